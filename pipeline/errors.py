@@ -1,0 +1,89 @@
+"""Everything that can go wrong, as the user meets it: a sentence, a command, an exit code.
+
+    FivegateError        1  fault in the program or the machine
+    ├── UserError        2  the input is wrong
+    ├── Refused          3  the answer is no
+    └── Pending          4  a person must decide first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+_UNSET: Any = object()
+
+
+class FivegateError(Exception):
+    """A stop with one message per fault; `exit_code` is what the process returns."""
+
+    exit_code = 1
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class UserError(FivegateError, ValueError):
+    """The user's input is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class Refused(FivegateError):
+    """The answer is no: a closed gate, a tampered record, a spent budget."""
+
+    exit_code = 3
+
+
+class Pending(FivegateError):
+    """Nothing is wrong, and a named person has to decide before it goes on."""
+
+    exit_code = 4
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word a user most probably meant, or None when none is close.
+
+    A dotted key may also be meant by its last part: `lr` is near to `optimizer.lr`.
+    """
+    known = [str(k) for k in known]
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        tail = word.rsplit(".", 1)[-1]
+        tails = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        close = [tails[t] for t in get_close_matches(tail, tails, n=1, cutoff=0.75)]
+    return close[0] if close else None
+
+
+def fault(
+    where: str,
+    what: str,
+    *,
+    got: Any = _UNSET,
+    expected: str | None = None,
+    among: Iterable[str] = (),
+    do: str | None = None,
+) -> str:
+    """One message in the house form.
+
+    `<where>: <what>, got <got>; expected <expected>; did you mean '<close>'?  Do: <do>`
+
+    `among` are the words that would have been right: the nearest to `got` is proposed,
+    and up to twelve are listed when `expected` says nothing.
+    """
+    among = [str(a) for a in among]
+    text = f"{where}: {what}"
+    if got is not _UNSET:
+        text += f", got {got!r}" if isinstance(got, str) else f", got {got}"
+    if expected is None and among and len(among) <= 12:
+        expected = "one of " + ", ".join(sorted(among))
+    if expected:
+        text += f"; expected {expected}"
+    close = nearest(str(got), among) if got is not _UNSET and among else None
+    if close:
+        text += f"; did you mean '{close}'?"
+    if do:
+        text += f"  Do: {do}"
+    return text

@@ -1,0 +1,144 @@
+"""The words that every layer shares: phase, outcome, evidence, result, score, and their canonical form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import PurePath
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
+
+Outcome = Literal["passed", "failed", "inconclusive", "errored", "pending", "not_applicable"]
+GateState = Literal["open", "closed", "pending"]
+Branch = Literal["sufficient", "insufficient"]
+
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it; NaN and infinities become the strings "nan", "inf", "-inf".
+
+    Raises TypeError for anything that has no faithful JSON form.
+    """
+    if value is None or isinstance(value, str | bool | int) and not isinstance(value, np.generic):
+        return value
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return [plain(v) for v in value.tolist()]
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        return [plain(v) for v in items]
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, ASCII only, no NaN literals."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a phase produced: its path inside the run directory and its SHA-256."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a phase hands its gate: measured values, their units, and files with digests.
+
+    Indexing raises KeyError for a value that was not measured, so that a check which
+    needs it ends as `errored`, never as passed.
+    """
+
+    values: Mapping[str, Any]
+    units: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.values:
+            raise KeyError(f"evidence '{name}' was not measured")
+        return self.values[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.values.get(name, default)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check's judgement: the outcome, the value it judged, the bound it judged by.
+
+    `why` is one sentence for people; `cause` an id of causes.yaml where there is one.
+    """
+
+    outcome: Outcome
+    value: Any = None
+    bound: Any = None
+    unit: str = ""
+    why: str = ""
+    cause: str | None = None
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.outcome in OUTCOMES, self.outcome
+        if self.outcome == "not_applicable" and not self.why:
+            raise ValueError("a result that is not applicable must say why")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric on rows the model was not trained on; the only type a target or a selection accepts.
+
+    `low` and `high` bound the 95 % interval; `n` counts the rows. Raises ValueError for train rows.
+    """
+
+    split: Literal["val", "test"]
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    greater_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if self.split not in ("val", "test"):
+            raise ValueError(f"a score is measured on val or test, got {self.split!r}; for train rows use TrainSide")
+
+    def reaches(self, target: float) -> bool:
+        """Whether the value meets the target in the metric's own direction; NaN never does."""
+        return self.value >= target if self.greater_is_better else self.value <= target
+
+    def beats(self, other: float) -> bool:
+        """Whether the value is strictly better than another value; NaN never is."""
+        return self.value > other if self.greater_is_better else self.value < other
+
+
+@dataclass(frozen=True)
+class TrainSide:
+    """A metric on train rows: good for diagnosis, refused by every target and selection."""
+
+    metric: str
+    value: float
+    n: int
