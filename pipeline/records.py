@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import PurePath
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 
 Outcome = Literal["passed", "failed", "inconclusive", "errored", "pending", "not_applicable"]
@@ -26,15 +24,14 @@ def plain(value: Any) -> Any:
 
     Raises TypeError for anything that has no faithful JSON form.
     """
-    if value is None or isinstance(value, str | bool | int) and not isinstance(value, np.generic):
+    if type(value).__module__ == "numpy":  # scalars and arrays, without importing numpy for those who have none
+        return plain(value.tolist())
+    if isinstance(value, str):
+        return str(value)  # also for its subclasses, such as torch's version
+    if value is None or isinstance(value, bool | int):
         return value
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return number if math.isfinite(number) else str(number)
-    if isinstance(value, np.bool_ | np.integer):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return [plain(v) for v in value.tolist()]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, PurePath):
         return value.as_posix()
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,0 +1,96 @@
+# Each target first makes the environment it needs, in .venv; nothing outside this folder is touched.
+
+PYTHON ?= python3
+RUN ?= digits
+ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test lint check bench lock help
+
+VENV := .venv
+TORCH := 2.13.0
+READY := $(VENV)/.ready
+# A fresh name starts the experiment of that name; a run that exists goes on from its frozen plan.
+SUBJECT = $(if $(wildcard runs/$(RUN)/ledger.jsonl),run.name=$(RUN),experiment=$(RUN))
+# Exit code 4 is no failure: a person has to decide, and the command has already said what.
+STEP := step() { $(VENV)/bin/python -m pipeline "$$@" || { code=$$?; [ $$code -eq 4 ] || exit $$code; }; }; step
+
+train-baseline: $(READY)  ## planning, then baseline: RUN=<experiment, or run that exists>
+	@$(STEP) phase=baseline $(SUBJECT) $(ARGS)
+
+diagnose: $(READY)  ## say why RUN fails
+	@$(STEP) phase=diagnostics run.name=$(RUN) $(ARGS)
+
+optimize: $(READY)  ## test the fixes for RUN and keep the one that is proven
+	@$(STEP) phase=optimization run.name=$(RUN) $(ARGS)
+
+finalize: $(READY)  ## export RUN and ask the 24 questions of the release
+	@$(STEP) phase=finalization run.name=$(RUN) $(ARGS)
+
+auto: $(READY)  ## go as far as the gates let RUN
+	@$(STEP) phase=auto $(SUBJECT) $(ARGS)
+
+status: $(READY)  ## where RUN stands and what comes next
+	@$(STEP) status $(RUN) $(ARGS)
+
+report: $(READY)  ## write RUN's report.html
+	@$(STEP) report $(RUN) $(ARGS)
+
+# The last gate is still closed (exit 3): items that are not built cannot pass. Any other end is a failure.
+smoke: $(READY)  ## walk all five phases, healthy and sick, in a temporary folder
+	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT; \
+	for run in digits digits_hot; do \
+	  code=0; $(VENV)/bin/python -m pipeline phase=auto experiment=$$run run.root="$$root" $(ARGS) || code=$$?; \
+	  [ $$code -eq 3 ] || { echo "smoke: $$run ended with exit code $$code; expected 3, the closed last gate" >&2; exit 1; }; \
+	  grep -q '"phase":"finalization".*"kind":"gate.decided"' "$$root/$$run/ledger.jsonl" || { echo "smoke: $$run was stopped before finalization" >&2; exit 1; }; \
+	  $(VENV)/bin/python -m pipeline verify "$$root/$$run"; \
+	done; echo "smoke: both runs walked to the last gate, and their ledgers verify"
+
+test: $(READY)  ## the quick suite, with line coverage of at least 90 %
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m "not slow" --cov --cov-fail-under=90 $(ARGS)
+
+lint: $(READY)  ## ruff, mypy, and the layers
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+check: lint test  ## lint, then test
+
+bench: $(READY)  ## time the engine against a plain loop
+	@$(VENV)/bin/python benchmarks/engine.py $(ARGS)
+
+# On the lowest Python that is supported: the versions that fit it also fit the later ones.
+lock:  ## pin anew everything that pyproject.toml asks for: make lock PYTHON=python3.11
+	@$(call supported,11,11)
+	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(PYTHON) -m venv "$$new"; \
+	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > "$$new/wanted"; \
+	"$$new/bin/python" -m pip install -qq -r "$$new/wanted" torch==$(TORCH); \
+	{ echo "# make lock PYTHON=python3.11"; \
+	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are left out: torch pins its own."; \
+	  "$$new/bin/python" -m pip freeze --all | sed -E '/^(pip|triton|nvidia-|cuda-)/d; s/\+[a-z0-9.]+$$//'; \
+	} > "$$new/lock"; cp "$$new/lock" requirements.lock
+
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo; echo "  RUN=<run> (now $(RUN)), ARGS='<overrides or options>', PYTHON=<interpreter for .venv> (now $(PYTHON))"
+
+$(READY): requirements.lock pyproject.toml
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { \
+	  $(call supported,11,13) && \
+	  echo "Making $(VENV) with $$($(PYTHON) --version): a few minutes, once" >&2 && $(PYTHON) -m venv --clear $(VENV); }
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . \
+	  --config-settings editable_mode=compat  # a plain path: the other kind costs every start 10 ms
+	@touch $@
+
+# $(call supported,11,13): stops with one message unless PYTHON is CPython 3.11 to 3.13.
+define supported
+{ $(PYTHON) -c 'import sys; sys.exit(not (3, $(1)) <= sys.version_info[:2] <= (3, $(2)))' 2>/dev/null || { \
+  echo "PYTHON: this interpreter does not fit, got $(PYTHON) ($$($(PYTHON) --version 2>&1 | tail -n 1));" \
+    "expected CPython 3.$(1)$(if $(filter-out $(1),$(2)), to 3.$(2))  Do: make $(or $(MAKECMDGOALS),help) PYTHON=python3.$(1)" >&2; exit 2; }; }
+endef

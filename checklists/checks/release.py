@@ -1,0 +1,53 @@
+"""Has this very model, in the form that others will run, earned its release?"""
+
+from __future__ import annotations
+
+from pipeline.records import Evidence, Result
+
+
+def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
+    """Passing proves that every named origin of the model is identified by a digest or a value."""
+    known = evidence["lineage"]
+    missing = [name for name in needs if known.get(name) in (None, "", {}, [])]
+    if missing:
+        return Result("failed", len(missing), 0, "origins", f"unknown: {', '.join(missing)}")
+    return Result("passed", len(needs), len(needs), "origins", ", ".join(needs))
+
+
+def target_on_test(evidence: Evidence, *, target: float, margin: float) -> Result:
+    """Passing proves that the test score reaches the target and that its 95 % bound stays within the margin of it.
+
+    The bound that counts is the low one where greater is better, else the high one.
+    """
+    score = evidence["test_score"]
+    sign = 1 if score["greater_is_better"] else -1
+    bound = score["low"] if sign > 0 else score["high"]
+    why = f"95 % interval {score['low']:.3g} to {score['high']:.3g}, n = {score['n']}, margin {margin:g}"
+    reached = sign * score["value"] >= sign * target
+    certain = sign * bound >= sign * target - margin
+    outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
+    return Result(outcome, score["value"], target, score["metric"], why)
+
+
+def parity(evidence: Evidence, *, form: str, atol: float, min_argmax_agreement: float) -> Result:
+    """Passing proves that an exported form gives the model's outputs on validation and edge rows, at any batch size.
+
+    Agreement of classes counts where the outputs are scores of several classes.
+    """
+    found = evidence["parity"].get(form)
+    if found is None:
+        return Result("not_applicable", why=f"export.formats does not ask for {form}")
+    if found.get("error"):
+        return Result("failed", why=found["error"])
+    agreement = found["argmax_agreement"]
+    why = f"{found['rows']} rows" + ("" if agreement is None else f", class agreement {agreement:.2%}")
+    good = found["max_abs"] <= atol and (agreement is None or agreement >= min_argmax_agreement)
+    return Result("passed" if good else "failed", found["max_abs"], atol, "largest difference", why)
+
+
+def bundle_layout(evidence: Evidence) -> Result:
+    """Passing proves that the payload holds the declared files with their digests, and nothing else."""
+    faults = evidence["bundle_faults"]
+    if faults:
+        return Result("failed", len(faults), 0, "faults", "; ".join(faults))
+    return Result("passed", 0, 0, "faults", f"payload {evidence['subject'][:12]}")

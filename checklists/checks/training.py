@@ -1,0 +1,75 @@
+"""Was the baseline measured completely and honestly?"""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.records import Evidence, Result
+
+
+def _measured(evidence: Evidence, name: str) -> bool:
+    """Whether a figure is there; NaN counts, since a run that ends in NaN was measured all the same."""
+    return isinstance(evidence[name], int | float)
+
+
+def loss_at_init_measured(evidence: Evidence) -> Result:
+    """Passing proves that the loss before the first step is on record, beside what theory expects where it knows."""
+    expected = evidence.get("loss_expected")
+    if not _measured(evidence, "loss_at_init"):
+        return Result("failed", why="the loss before the first step was not measured")
+    why = "theory expects nothing for this loss" if expected is None else f"theory expects {expected:.4g}"
+    return Result("passed", evidence["loss_at_init"], expected, why=why)
+
+
+def one_batch_tried(evidence: Evidence, *, min_steps: int) -> Result:
+    """Passing proves that the model was trained on one batch alone for enough steps to tell; not that it could fit it."""
+    steps = evidence["one_batch"]["steps"]
+    ratio = evidence["one_batch"]["loss_ratio"]
+    stopped = evidence["one_batch"]["stopped"]
+    if steps < min_steps and stopped != "nonfinite":
+        return Result("failed", steps, min_steps, "steps", "too few steps to tell")
+    found = f"loss fell to {ratio:.2g} of its start" if math.isfinite(ratio) else "the loss became non-finite"
+    return Result("passed", steps, min_steps, "steps", found)
+
+
+def trivial_bar_set(evidence: Evidence) -> Result:
+    """Passing proves that a model without learning (majority class, or the mean) was scored on validation."""
+    bar = evidence["trivial"]
+    return Result("passed", bar["value"], unit=bar["metric"], why=f"{bar['how']} on {bar['n']} validation rows")
+
+
+def trained_on_plan(evidence: Evidence) -> Result:
+    """Passing proves that training ran under the frozen plan and how it ended: done, spent, or non-finite."""
+    trained = evidence["trained"]
+    if trained["plan"] != evidence["plan"]:
+        return Result("failed", trained["plan"], evidence["plan"], why="trained under another plan")
+    if trained["stopped"] == "clock":
+        why = f"stopped by the clock after {trained['steps']} steps: raise trainer.max_minutes, or plan fewer epochs"
+        return Result("inconclusive", trained["steps"], unit="steps", why=why)
+    return Result("passed", trained["steps"], unit="steps", why=f"ended: {trained['stopped']}")
+
+
+def scored_on_validation(evidence: Evidence) -> Result:
+    """Passing proves that the score covers every validation row and carries a 95 % interval; NaN is a score too."""
+    score = evidence["score"]
+    if score is None:
+        return Result("passed", float("nan"), unit="rows", why="the model became non-finite: there is nothing to score")
+    if score["split"] != "val" or score["n"] != evidence["rows"]["val"]:
+        return Result("failed", score["n"], evidence["rows"]["val"], "rows", "not scored on all validation rows", "metric_wrong")
+    interval = f"95 % interval {score['low']:.3g} to {score['high']:.3g}"
+    return Result("passed", score["value"], unit=score["metric"], why=f"{interval}, n = {score['n']}")
+
+
+def artifacts_kept(evidence: Evidence, *, names: list[str]) -> Result:
+    """Passing proves that every named file was kept with its digest."""
+    missing = [name for name in names if name not in evidence.artifacts]
+    if missing:
+        return Result("failed", len(missing), 0, "files", f"not kept: {', '.join(missing)}")
+    return Result("passed", len(evidence.artifacts), unit="files", why=", ".join(evidence.artifacts), evidence=tuple(names))
+
+
+def checkpoint_identified(evidence: Evidence) -> Result:
+    """Passing proves that the weights on disk are, by digest, the weights that were scored."""
+    if evidence["weights_on_disk"] != evidence["trained"]["weights"]:
+        return Result("failed", evidence["weights_on_disk"], evidence["trained"]["weights"], why="other weights than those scored")
+    return Result("passed", evidence["weights_on_disk"][:12], why="digest over names, types, shapes and bytes")

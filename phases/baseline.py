@@ -1,0 +1,126 @@
+"""Baseline: what does the plan give, measured honestly, and is it good enough?
+
+Needs an open planning gate. Produces the trained weights, the history, the score on validation with its interval, the
+bar of a model without learning, two proofs (loss at initialization, one batch), pictures, and what the branch is
+decided on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from diagnostics.diagnose import diagnose
+from diagnostics.monitor import Monitor
+from pipeline import plots
+from pipeline.job import Job
+from pipeline.phase import PhaseContext
+from pipeline.record import files
+from pipeline.records import Artifact, Evidence
+
+if TYPE_CHECKING:
+    from pipeline.data.splits import Data
+    from pipeline.engine.evaluate import Evaluation
+    from pipeline.engine.loop import Fit
+    from pipeline.record.permits import TrainPermit
+
+
+def _one_batch(ctx: PhaseContext, permit: TrainPermit, data: Data) -> dict[str, Any]:
+    """Train a fresh copy of the model on the first batch alone; how far its loss falls, as a share of its start."""
+    from pipeline.engine.loop import fit
+
+    job = Job(permit.plan.digest, "proof.overfit_one_batch", max_steps=int(ctx.settings["overfit_steps"]))
+    tried = fit(permit, job, data=data)
+    _, losses = tried.history.series("train/loss")
+    ratio = float(losses[-1] / losses[0]) if len(losses) and losses[0] else math.nan
+    return {"steps": tried.steps, "stopped": tried.stopped, "loss_ratio": ratio}
+
+
+def trained(ctx: PhaseContext, done: Fit) -> dict[str, Any]:
+    """What is on record of a training: its plan, length, end and weights."""
+    return {"plan": ctx.plan.digest if ctx.plan else "", "steps": done.steps, "stopped": done.stopped, "weights": done.weights_digest}
+
+
+def branch_inputs(ctx: PhaseContext, done: Fit, trivial: float) -> dict[str, Any]:
+    """What the branch is decided on: target reached, better than trivial, blocking symptoms by name."""
+    found = diagnose(done.history, dict(ctx.config)).to_json()
+    blocking = [symptom["id"] for symptom in found["symptoms"] if symptom["severity"] == "blocking"]
+    reached = done.score is not None and done.score.reaches(float(ctx.config["task"]["target"]))
+    better = done.score is not None and done.score.beats(trivial)
+    return {"target": reached, "trivial": better, "symptoms": blocking}
+
+
+def _told(done: Fit) -> str:
+    """The outcome in one line."""
+    if done.score is None:
+        return f"no score, training ended {done.stopped} after {done.steps} steps"
+    s = done.score
+    return f"{s.metric} {s.value:.4g} on validation (95 % interval {s.low:.3g} to {s.high:.3g}, n = {s.n})"
+
+
+def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> dict[str, Artifact]:
+    """The history, the learning curve and, for classes, the confusion matrix, kept with their digests."""
+    history = ctx.folder / "history.npz"
+    files.write_bytes(history, done.history.to_bytes())
+    kept = {"history": ctx.artifact(history)}
+    drawn = {"learning_curve": plots.learning_curve(done.history)}
+    if data.classes:
+        from sklearn.metrics import confusion_matrix
+
+        names = data.class_names or tuple(map(str, range(data.classes)))
+        matrix = confusion_matrix(judged.targets, judged.predictions, labels=range(data.classes))
+        drawn["confusion_matrix"] = plots.confusion_matrix(matrix, names)
+        files.write_json(ctx.folder / "confusion_matrix.json", {"classes": names, "matrix": matrix})
+    for name, picture in drawn.items():
+        for suffix, content in picture.items():
+            path = ctx.folder / f"{name}.{suffix}"
+            files.write_bytes(path, content)
+            kept[name if suffix == "png" else f"{name}.{suffix}"] = ctx.artifact(path)
+    return kept
+
+
+def run(ctx: PhaseContext) -> Evidence:
+    """What does the planned training reach on validation, beside a model that learned nothing?"""
+    from pipeline.data.load import load
+    from pipeline.engine.evaluate import evaluate
+    from pipeline.engine.loop import fit
+    from pipeline.engine.trivial import trivial_score
+    from pipeline.engine.weights import load as load_weights, weights_digest
+
+    permit = ctx.train_permit()
+    data = load(ctx.config, ctx.trust)
+    bar = trivial_score(ctx.config, data, ctx.trust)
+    one_batch = _one_batch(ctx, permit, data)
+    done = fit(permit, Job(permit.plan.digest, "baseline"), [Monitor()], data=data, folder=ctx.folder)
+    done.history.facts["trivial"] = bar["value"]
+    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust)
+    artifacts = _pictures(ctx, done, judged, data)
+    assert done.checkpoint is not None
+    weights, _ = load_weights(done.checkpoint)
+    score = asdict(done.score) if done.score else None
+    ctx.say(f"baseline: {_told(done)}; a model without learning: {bar['value']:.4g}")
+    decided = branch_inputs(ctx, done, bar["value"])
+    checkpoint = ctx.run.relative(done.checkpoint)
+    return Evidence(
+        {
+            "plan": permit.plan.digest,
+            "rows": {"val": len(data.val)},
+            "loss_at_init": done.history.facts.get("loss_at_init"),
+            "loss_expected": done.history.facts.get("loss_expected"),
+            "one_batch": one_batch,
+            "trivial": bar,
+            "trained": trained(ctx, done),
+            "score": score,
+            "weights_on_disk": weights_digest(weights),
+            "branch": decided,
+            "candidate": {
+                "weights": done.weights_digest,
+                "checkpoint": checkpoint,
+                "job": Job(permit.plan.digest, "baseline").to_json(),
+                "score": score,
+            },
+        },
+        units={"loss_at_init": "loss", "loss_expected": "loss"},
+        artifacts=artifacts,
+    )

@@ -1,0 +1,51 @@
+"""Diagnostics: why is the run not good enough, by what evidence, and what would mend it?
+
+Needs the history of the last training that asks for an explanation (none is fine: less evidence lowers confidence).
+Produces `diagnosis.json` and `incident.md`. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diagnostics.diagnose import diagnose
+from diagnostics.playbook import load_all
+from pipeline.history import History
+from pipeline.phase import PhaseContext
+from pipeline.record import files
+from pipeline.records import Evidence, plain
+
+
+def subject(ctx: PhaseContext) -> tuple[Path | None, dict]:
+    """The history to be explained and the config it was made by: the last insufficient training's, else the baseline's."""
+    config = dict(ctx.config)
+    if ctx.round > 1:
+        last = ctx.run.inside("optimization", ctx.round - 1, "evidence.json")
+        found = json.loads(last.read_text())["values"]["subject_training"] if last.is_file() else None
+        if found:
+            from pipeline.job import Job
+
+            return ctx.run.path / found["history"], Job.from_json(found["job"]).config(config)
+    path = ctx.run.inside("baseline", "history.npz")
+    return (path if path.is_file() else None), config
+
+
+def run(ctx: PhaseContext) -> Evidence:
+    """Which symptoms does the history show, which causes explain them, and which changes are worth a trial?"""
+    path, config = subject(ctx)
+    history = History.load(path) if path else History()
+    found = diagnose(history, config, round=ctx.round)
+    document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
+    files.write_json(document, found.to_json())
+    files.write_text(page, found.incident())
+    for cause in found.to_json()["root_causes"][:3]:
+        ctx.say(f"  {cause['confidence']:.2f}  {cause['issue']}: {cause['evidence'][0] if cause['evidence'] else ''}")
+    return Evidence(
+        {
+            "history": ctx.run.relative(path) if path else None,
+            "playbooks": [playbook.id for playbook in load_all()],
+            "diagnosis": plain(found.to_json()),
+        },
+        artifacts={"diagnosis": ctx.artifact(document), "incident": ctx.artifact(page)},
+    )

@@ -1,0 +1,132 @@
+"""Finalization: has this very model, in the form that others will run, earned its release?
+
+Needs a sufficient candidate (or a waived branch). Opens the sealed test rows once, exports the model, proves that the
+exported forms answer as the model does, and lays the bundle that the owner signs. Changes nothing about the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import Refused, fault
+from pipeline.job import Job
+from pipeline.phase import PhaseContext
+from pipeline.record import files, permits
+from pipeline.record.state import fold
+from pipeline.records import Evidence, plain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.data.splits import Data
+
+
+def _model(ctx: PhaseContext, candidate: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The candidate with its weights, and the config it was trained by. Raises Refused when the weights are others."""
+    from pipeline.engine.builder import build_model
+    from pipeline.engine.weights import load, weights_digest
+
+    config = Job.from_json(candidate["job"]).config(ctx.config)
+    model = build_model(config, ctx.trust, seed=0)
+    weights, _ = load(ctx.run.path / candidate["checkpoint"])
+    if weights_digest(weights) != candidate["weights"]:
+        do = f"python -m pipeline verify {ctx.run.name}"
+        raise Refused(fault(candidate["checkpoint"], "holds other weights than the candidate's", do=do))
+    model.load_state_dict(weights)
+    return model.eval(), config
+
+
+def _test_score(ctx: PhaseContext, model: nn.Module, config: Mapping[str, Any], data: Data, weights: str) -> dict[str, Any]:
+    """The score on the sealed rows; measured once per candidate, and read from the record ever after."""
+    from pipeline.engine.evaluate import evaluate_test
+
+    path = ctx.folder / "test_score.json"
+    if path.is_file():
+        known = json.loads(path.read_text())
+        if known["weights"] == weights and known["digest"] == data.test.digest:
+            return known["score"]
+    key = permits.test(ctx.run, ctx.book)
+    judged = evaluate_test(model, data.test, key, config, trust=ctx.trust)
+    score = plain(judged.score)
+    files.write_json(path, {"weights": weights, "digest": data.test.digest, "score": score})
+    return score
+
+
+def _export(ctx: PhaseContext, model: nn.Module, data: Data) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Every declared form with its parity on validation rows, or the sentence that says why there is none."""
+    from pipeline.export.formats import export_formats
+
+    folder = files.folder(ctx.folder / "export")
+    permit = permits.export(ctx.run)
+    formats = ctx.config["export"]["formats"]
+    proven = export_formats(permit, model, data.val.X, folder, formats=formats)
+    parity: dict[str, Any] = {}
+    paths: dict[str, Path] = {}
+    for name, form in proven.items():
+        parity[name] = {"error": form.failure} if form.exported is None else plain(form.parity)
+        if form.exported is not None:
+            paths[form.exported.path.name] = form.exported.path
+            ctx.book.append("export.written", {"form": name, "file": ctx.artifact(form.exported.path)})
+    return parity, paths
+
+
+def _bundle(ctx: PhaseContext, forms: Mapping[str, Path], checkpoint: str) -> tuple[str, list[str]]:
+    """The payload's digest, and what is wrong with its layout."""
+    from pipeline.export.bundle import bundle_digest, check_layout, write_payload
+
+    assert ctx.state.plan is not None
+    contents: dict[str, bytes | Path] = {
+        **forms,
+        "weights.safetensors": ctx.run.inside(checkpoint, "weights.safetensors"),
+        "plan.yaml": ctx.run.path / ctx.state.plan["file"],
+    }
+    payload = write_payload(permits.export(ctx.run), contents)
+    return bundle_digest(payload), check_layout(payload)
+
+
+def _lineage(ctx: PhaseContext, weights: str) -> dict[str, Any]:
+    """Where the model comes from, by digests and values."""
+    assert ctx.plan is not None
+    return {
+        "plan": ctx.plan.digest,
+        "data": {split: known["digest"] for split, known in ctx.plan.facts["splits"].items()},
+        "weights": weights,
+        "seed": ctx.plan.seed,
+        "environment": ctx.plan.facts["environment"],
+        "ledger": ctx.state.head,
+        "trust": list(ctx.state.trust),
+    }
+
+
+def run(ctx: PhaseContext) -> Evidence:
+    """Does the chosen model keep its promise on rows that nobody has seen, in the forms that will be used?"""
+    from pipeline.data.load import load
+    from pipeline.data.shared import shared_fractions
+
+    assert ctx.plan is not None and ctx.state.candidate is not None
+    candidate = ctx.state.candidate
+    model, config = _model(ctx, candidate)
+    data = load(ctx.config, ctx.trust)
+    score = _test_score(ctx, model, config, data, candidate["weights"])
+    parity, forms = _export(ctx, model, data)
+    subject, faults = _bundle(ctx, forms, candidate["checkpoint"])
+    opened = fold(ctx.book.entries).test_opened
+    ctx.say(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {subject[:12]}")
+    return Evidence(
+        {
+            "subject": subject,
+            "test_score": score,
+            "planned_digests": {split: known["digest"] for split, known in ctx.plan.facts["splits"].items()},
+            "digests": {split: known["digest"] for split, known in data.facts().items()},
+            "shared_fraction": shared_fractions(data),
+            "openings_for_candidate": sum(o["candidate"] == candidate["weights"] for o in opened),
+            "candidates_that_opened": len({o["candidate"] for o in opened}),
+            "lineage": _lineage(ctx, candidate["weights"]),
+            "parity": parity,
+            "bundle_faults": faults,
+        },
+        artifacts={"test_score": ctx.artifact(ctx.folder / "test_score.json")},
+    )

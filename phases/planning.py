@@ -1,0 +1,100 @@
+"""Planning: is it said, and fixed, what will be done, before anything is trained?
+
+Needs the composed config. Produces the facts that the plan freezes (splits, digests, threads, budget in steps,
+environment) and the evidence that gate 1 judges. Makes no optimizer step.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.phase import PhaseContext
+from pipeline.records import Evidence
+
+
+def environment(threads: int | None, device: str) -> dict[str, Any]:
+    """Where the figures will be made: versions, platform, device, cores, threads. No host or user name."""
+    import numpy
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": threads,
+    }
+
+
+def _budget(trainer: Mapping[str, Any], loader: Mapping[str, Any], rows: int) -> dict[str, int]:
+    """The budget that decides, in optimizer steps; an epoch's last window may be short."""
+    batches = math.ceil(rows / int(loader["batch_size"]))
+    steps = math.ceil(batches / int(trainer["accumulate_grad_batches"]))
+    return {"steps_per_epoch": steps, "max_steps": steps * int(trainer["max_epochs"])}
+
+
+def _declared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the owner said: needs no data."""
+    from pipeline.engine.metrics import metric
+
+    measured = metric(config["task"])
+    return {
+        "seed": config["seed"],
+        "metric": measured.name,
+        "greater_is_better": measured.greater_is_better,
+        "target": config["task"]["target"],
+        "owner": config["plan"]["owner"] or "nobody",
+    }
+
+
+def run(ctx: PhaseContext) -> Evidence:
+    """Is this run planned well enough that its figures will mean something?
+
+    Without a seed nothing that depends on chance is made: the items that need it end as errored, and the gate is
+    closed. Raises UserError for data, a model or a loss that cannot be built or do not fit each other.
+    """
+    config = ctx.config
+    values = _declared(config)
+    if config["seed"] is None:
+        return Evidence({**values, "facts": {"trust": list(ctx.trust)}})
+
+    from pipeline.data.load import load
+    from pipeline.data.shared import shared_fractions
+    from pipeline.engine.probe import device_for, probe
+    from pipeline.engine.threads import threads
+
+    data = load(config, ctx.trust)
+    parameters = probe(config, data, ctx.trust)
+    count = threads(config["trainer"]["threads"], parameters)
+    known = data.facts()
+    where = environment(count, device_for(config["trainer"]["accelerator"]).type)
+    facts = {
+        "splits": known,
+        "classes": data.classes,
+        "threads": count,
+        "parameters": parameters,
+        "budget": _budget(config["trainer"], config["loader"], len(data.train)),
+        "environment": where,
+        "trust": list(ctx.trust),
+    }
+    sizes = {split: k["rows"] for split, k in known.items()}
+    ctx.say(f"planning: {', '.join(f'{n} {s}' for s, n in sizes.items())} rows; {parameters:,} parameters; {count} thread(s)")
+    return Evidence(
+        {
+            **values,
+            "facts": facts,
+            "rows": sizes,
+            "digests": {split: k["digest"] for split, k in known.items()},
+            "shared_fraction": shared_fractions(data),
+            "test_sealed": not hasattr(data.test, "X") and not hasattr(data.test, "y"),
+            "test_opened": len(ctx.state.test_opened),
+            "environment": where,
+        },
+        units={"shared_fraction": "share of rows"},
+    )

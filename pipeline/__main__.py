@@ -1,0 +1,192 @@
+"""The way in: `python -m pipeline ...`. One of the two files that know everybody.
+
+A record command (`status`, `verify`, ...) is a file of `pipeline/commands/`; a phase is a file of `phases/`; the gate
+behind it is `checklists/<phase>.yaml`, whose items are answered by `checklists/checks/`; `pipeline/machine.py` runs
+them in the order the gates allow. Heavy libraries are imported by what needs them, so that records answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from pipeline import shadow
+from pipeline.errors import FivegateError, UserError, fault
+
+COMMANDS = ("status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain", "diagnose")
+NOT_BUILT = {
+    "preflight": "python -m pipeline phase=baseline experiment=NAME",
+    "drift": "python -m pipeline report RUN",
+}
+HELP = """\
+Fivegate: a PyTorch training pipeline with a gate behind each of its five phases.
+
+  python -m pipeline phase=auto experiment=digits      go as far as the gates let you
+  python -m pipeline phase=baseline [overrides]        one phase (planning runs first where it has not passed)
+  python -m pipeline -m phase=baseline seed=1,2,3      each job its own run, and a ranked table at the end
+
+  phases   planning, baseline, diagnostics, optimization, finalization, auto
+  config   --cfg job shows it as composed; --config-dir DIR adds yours; trust=[pkg] allows its code; --json
+  records  python -m pipeline status|report|verify|approve|waive|rollback|checklist|diff|explain RUN   (-h for each)
+  logs     python -m pipeline diagnose PATH [--out DIR]
+
+  exit     0 done, 1 fault, 2 wrong input, 3 the answer is no, 4 a person must decide, 130 interrupted
+"""
+
+
+def _command(name: str, words: Sequence[str]) -> int:
+    """Run one record command."""
+    import argparse
+
+    module = import_module(f"pipeline.commands.{name}")
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    if name == "diagnose":
+        from diagnostics.diagnose import diagnose
+        from diagnostics.readers import read
+
+        return int(module.run(parser.parse_args(words), read, diagnose))
+    return int(module.run(parser.parse_args(words)))
+
+
+def _worker(words: Sequence[str]) -> int:
+    """One trial in this process."""
+    from pathlib import Path
+
+    from pipeline import worker
+
+    if len(words) != 1:
+        raise UserError(fault("worker", "takes one job", got=" ".join(words), expected="the folder of a job.json"))
+    worker.die_with_parent()
+
+    from diagnostics.monitor import Monitor
+
+    worker.work(Path(words[0]), lambda: [Monitor()])
+    return 0
+
+
+def _mirror(run: Any, config: Mapping[str, Any], parent: Callable[[Any, str | None], str] | None = None) -> None:
+    """The report is written anew, and the run's records are copied to the tracker that its config names."""
+    from pipeline.commands.report import report
+
+    report(run.path)
+    if config["tracking"]["kind"] == "none":
+        return
+    from pipeline.tracking.mlflow import mirror
+
+    uri = config["tracking"]["uri"]
+    mirror(run.path, uri, parent(run, uri) if parent else None)
+
+
+def house(say: Callable[[str], None], mirror: Callable[..., None] = _mirror) -> Any:
+    """The machine's surroundings: where phases, checks and checklists are found, and who is told."""
+    import checklists.find
+    from pipeline.phase import House
+
+    return House(
+        phase=lambda name: import_module(f"phases.{name}").run,
+        check=checklists.find.check,
+        checklists=checklists.find.CHECKS.parent,
+        say=say,
+        mirror=mirror,
+    )
+
+
+def exit_code(wanted: str, gate: str, stopped: int) -> int:
+    """What the process returns: a closed gate is 3, a pending one 4; only `auto` also answers for where it stopped."""
+    return {"closed": 3, "pending": 4}.get(gate, stopped if wanted == "auto" else 0)
+
+
+def run_once(overrides: Sequence[str], config_dirs: Sequence[Any], as_json: bool = False) -> int:
+    """Drive one run as typed, and show where it stands."""
+    from pipeline.commands import status, tables
+    from pipeline.session import draft, drive
+
+    console = tables.console(stderr=as_json)
+    made = draft(overrides, config_dirs)
+    run, gate, advice = drive(house(lambda text: console.print(text, soft_wrap=True)), made)
+    if as_json:
+        import json
+
+        print(json.dumps(status.summary(run, run.state())))
+    else:
+        status.show(run, run.state())
+    return exit_code(made.config["phase"], gate, advice.exit_code)
+
+
+def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = False) -> int:
+    """Drive every job of a sweep, its runs under one parent in the tracker, and rank them."""
+    from contextlib import ExitStack
+
+    from pipeline.commands import ranking, tables
+    from pipeline.session import sweep
+
+    console = tables.console(stderr=as_json)
+    parents: list[str] = []
+    with ExitStack() as stack:
+
+        def parent(run: Any, uri: str | None) -> str:
+            from pipeline.tracking import mlflow
+
+            if not parents:  # opened by the first run that is mirrored, in this process, before any other
+                parents.append(stack.enter_context(mlflow.sweep(run.path.parent, run.name.rpartition("-")[0], uri)))
+            return parents[0]
+
+        surroundings = house(
+            lambda text: console.print(text, soft_wrap=True), lambda run, config: _mirror(run, config, parent)
+        )
+        root, ends = sweep(surroundings, words, config_dirs, exit_code)
+    return ranking.show(root, ends, as_json)
+
+
+def _phases(words: Sequence[str]) -> int:
+    """Everything that is not a record command: overrides for one run, a sweep, or a question to Hydra."""
+    from pipeline.config.arguments import parse
+
+    arguments = parse(words)
+    if "--help" in arguments.hydra_flags or not words:
+        print(HELP, end="")
+        return 0
+    if arguments.hydra_flags:
+        from pipeline.config.ask import ask
+
+        return ask(words)
+    if arguments.multirun:
+        return run_sweep(words, arguments.config_dirs, arguments.json)
+    return run_once(arguments.overrides, arguments.config_dirs, arguments.json)
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Hand the words to whom they are for; the exit code comes back."""
+    if words and words[0] in COMMANDS:
+        return _command(words[0], words[1:])
+    if words and words[0] == "worker":
+        return _worker(words[1:])
+    if words and words[0] in NOT_BUILT:
+        raise UserError(fault(words[0], "is not built in this version", do=NOT_BUILT[words[0]]))
+    if words and words[0].isalpha() and words[0] not in ("help",):
+        known = (*COMMANDS, *NOT_BUILT, "worker")
+        raise UserError(fault("command", "there is no such command", got=words[0], among=known, do="python -m pipeline --help"))
+    return _phases(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The process: every stop is one message per fault on stderr, and an exit code that says what kind of stop it is."""
+    hidden = shadow.message()
+    if hidden:
+        print(hidden, file=sys.stderr)
+        return 2
+    try:
+        return dispatch(sys.argv[1:] if words is None else words)
+    except FivegateError as error:
+        print("\n".join(error.faults), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""`explain RUN [ITEM]`: why a gate stands where it stands, one paragraph per item, with the command that helps."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.commands import tables
+from pipeline.errors import UserError, fault
+from pipeline.record.gate import Item
+from pipeline.record.run import Run
+from pipeline.record.state import RunState
+from pipeline.records import PHASES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run directory or name")
+    parser.add_argument("item", metavar="ITEM", nargs="?", help="one item; without it, every item that is not satisfied")
+    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
+    parser.add_argument("--gate", choices=PHASES, help="one gate only")
+
+
+def _way_out(state: RunState, item: Item) -> str:
+    if item.sign_off:
+        return f"python -m pipeline approve {state.name} --who NAME"
+    if item.waivable:
+        return f"mend it and run the phase again, or: python -m pipeline waive {state.name} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
+    return "mend it and run the phase again; nobody can waive it"
+
+
+def paragraph(state: RunState, phase: str, item: Item) -> str:
+    """What was asked, what was found, what it means and what can be done."""
+    lines = [f"{phase}/{item.id}: {item.outcome}", f"  asked:  {item.ask}"]
+    if item.value is not None:
+        bound = f", bound {tables.number(item.bound)}" if item.bound is not None else ""
+        lines.append(f"  found:  {tables.number(item.value)} {item.unit}".rstrip() + bound)
+    if item.why:
+        lines.append(f"  why:    {item.why}")
+    if item.cause:
+        from pipeline.causes import load
+
+        lines.append(f"  cause:  {item.cause}: {load()[item.cause].means}")
+    if item.outcome not in ("passed", "not_applicable"):
+        lines.append(f"  do:     {_way_out(state, item)}")
+    return "\n".join(lines)
+
+
+def run(args: argparse.Namespace) -> int:
+    found = Run.find(args.run, args.root)
+    state = found.state()
+    everything = [(p, i) for p in PHASES if p in state.gates and args.gate in (None, p) for i in state.gates[p].items]
+    wanted = [(p, i) for p, i in everything if (i.id == args.item if args.item else i.outcome not in ("passed", "not_applicable"))]
+    if args.item and not wanted:
+        raise UserError(fault("ITEM", "no evaluated item has this id", got=args.item, among=[i.id for _, i in everything]))
+    for phase, item in wanted:
+        print(paragraph(state, phase, item) + "\n")
+    if not wanted:
+        print("every evaluated item is satisfied\n")
+    tables.console().print(tables.branch_line(state))
+    return 0

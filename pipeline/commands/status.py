@@ -1,0 +1,146 @@
+"""`status [RUN]`: where a run stands, item by item, and the command that continues it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands import tables
+from pipeline.errors import UserError, fault
+from pipeline.record import plan as plans
+from pipeline.record.advice import advise
+from pipeline.record.run import Run
+from pipeline.record.state import RunState
+from pipeline.records import PHASES, plain
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run directory or name; without it, all runs")
+    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
+    parser.add_argument("--gate", choices=PHASES, help="one gate: its items, and what an item still lacks")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+
+def cannot_pass(items: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, str]:
+    """For each item that cannot pass as planned: why, with the line to add where one would help."""
+    found = {}
+    for item in items:
+        missing = [key for key in item.get("needs") or [] if _lookup(config, key) in (None, "", [], {})]
+        if item.get("not_built"):
+            found[item["id"]] = f"not built in this version: {item['not_built']}"
+        elif missing:
+            found[item["id"]] = "add " + " ".join(f"{key}=VALUE" for key in missing) + " and plan again"
+        elif item.get("sign_off"):
+            found[item["id"]] = f"waits for the {item['sign_off']}: python -m pipeline approve RUN --who NAME"
+    return found
+
+
+def _lookup(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def summary(run: Run, state: RunState) -> dict[str, Any]:
+    """The state of a run as one JSON object."""
+    advice = advise(state)
+    return plain(
+        {
+            "run": run.name,
+            "entries": state.seq + 1,
+            "head": state.head,
+            "revision": state.plan["revision"] if state.plan else None,
+            "round": state.round,
+            "branch": state.current_branch(),
+            "gates": {p: tables.phase_state(state, p) for p in PHASES},
+            "items": {p: [vars(i) for i in g.items] for p, g in state.gates.items()},
+            "waivers": [vars(w) for w in state.waivers],
+            "released": state.released,
+            "next": {"phase": advice.phase, "why": advice.why, "command": advice.command},
+        }
+    )
+
+
+def _show_gate(run: Run, state: RunState, phase: str) -> None:
+    console = tables.console()
+    plan = plans.load(run, state)
+    items = plan.checklists[phase]
+    gate = state.gates.get(phase)
+    word = tables.phase_state(state, phase)
+    console.print(f"[bold]{run.name}[/]  gate {phase}: {tables.GATES.get(word, word)}, {len(items)} items\n")
+    if gate:
+        console.print(tables.items_table(phase, gate.items, state))
+    else:
+        for item in items:
+            console.print(f"  … {item['id']}  [dim]{item['ask']}[/]", soft_wrap=True)
+    lacking = cannot_pass(items, plan.config)
+    console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet" + (":" if lacking else ""))
+    for name, why in lacking.items():
+        console.print(f"  {name}: {why.replace('RUN', run.name)}", soft_wrap=True)
+
+
+def _show_left(console: Any, state: RunState, phase: str) -> None:
+    """The items of a gate that did not pass; those that are not built share one line."""
+    items = state.gates[phase].items if phase in state.gates else ()
+    left = [i for i in items if i.outcome not in ("passed", "not_applicable")]
+    absent = [i for i in left if i.why.startswith("not built")]
+    if not left:
+        return
+    console.print(f"\n[bold]{phase}[/]: items that did not pass")
+    console.print(tables.items_table(phase, [i for i in left if i not in absent], state))
+    if absent:
+        names = ", ".join(i.id for i in absent)
+        console.print(f"! errored, not built in this version ({len(absent)}): {names}", style="red", highlight=False)
+
+
+def show(run: Run, state: RunState) -> None:
+    """Print the table of gates, the items that are not satisfied, the branch and the next command."""
+    console = tables.console()
+    revision = state.plan["revision"] if state.plan else "–"
+    console.print(f"[bold]{run.name}[/]  plan revision {revision}, {state.seq + 1} ledger entries\n")
+    console.print(tables.gates_table(state))
+    for phase in PHASES:
+        _show_left(console, state, phase)
+    console.print("\n" + tables.branch_line(state))
+    for waiver in state.waivers:
+        console.print(f"waived: {waiver.phase}/{waiver.item} by {waiver.who} until {waiver.expires}: {waiver.why}", markup=False)
+    if state.failed:
+        console.print(f"last attempt of {state.failed['phase']} failed: {state.failed['why']}", markup=False, soft_wrap=True)
+    console.print(tables.advice_line(advise(state)), soft_wrap=True)
+
+
+def _show_all(root: Path, as_json: bool) -> None:
+    runs = [Run(p.parent.resolve()) for p in sorted(root.glob("*/ledger.jsonl"))]
+    if not runs:
+        do = "python -m pipeline phase=baseline experiment=digits"
+        raise UserError(fault(str(root), "there is no run yet", do=do))
+    states = [(run, run.state()) for run in runs]
+    if as_json:
+        tables.console().print_json(json.dumps([summary(*pair) for pair in states]))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", *PHASES, "branch", "next"):
+        table.add_column(name)
+    for run, state in states:
+        branch = (state.current_branch() or {}).get("branch", "")
+        table.add_row(run.name, *(tables.phase_state(state, p) for p in PHASES), branch, advise(state).why)
+    tables.console().print(table)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.run is None:
+        _show_all(Path(args.root), args.json)
+        return 0
+    found = Run.find(args.run, args.root)
+    state = found.state()
+    if args.json:
+        tables.console().print_json(json.dumps(summary(found, state)))
+    elif args.gate:
+        _show_gate(found, state, args.gate)
+    else:
+        show(found, state)
+    return 0

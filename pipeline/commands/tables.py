@@ -1,0 +1,117 @@
+"""How records look in a terminal: gates, items, and the line that says what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.record.advice import Advice
+from pipeline.record.gate import Item
+from pipeline.record.state import RunState
+from pipeline.records import PHASES
+
+MARKS = {
+    "passed": "[green]✓ passed[/]",
+    "failed": "[red]✗ failed[/]",
+    "inconclusive": "[yellow]? inconclusive[/]",
+    "errored": "[red]! errored[/]",
+    "pending": "[cyan]… pending[/]",
+    "not_applicable": "[dim]– not applicable[/]",
+    "waived": "[yellow]~ waived[/]",
+    "signed": "[green]✓ signed[/]",
+}
+GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan]pending[/]"}
+
+
+def console(stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def number(value: Any) -> str:
+    """A value as people read it: four significant digits, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(v, float | int) for v in value):
+        return f"{number(value[0])} to {number(value[1])}"
+    text = str(value)
+    return text if len(text) <= 24 else text[:21] + "…"
+
+
+def phase_state(state: RunState, phase: str) -> str:
+    """One word for a phase's gate: open, closed, pending, stale, not needed, or not reached."""
+    if state.stale(phase):
+        return "stale"
+    gate = state.gate(phase)
+    if gate:
+        return gate
+    return "not needed" if state.passed(phase) else "not reached"
+
+
+def mark(item: Item, state: RunState, phase: str) -> str:
+    """The item's outcome, or the waiver or signature that lies over it."""
+    waived = any(w.phase == phase and w.item == item.id for w in state.waivers)
+    signed = any(s.phase == phase and s.item == item.id for s in state.sign_offs)
+    if item.outcome not in ("passed", "not_applicable"):
+        if signed and item.sign_off:
+            return MARKS["signed"]
+        if waived:
+            return f"{MARKS['waived']} [dim]({item.outcome})[/]"
+    return MARKS[item.outcome]
+
+
+def gates_table(state: RunState) -> Table:
+    """Phases, their gates and how many of their items passed."""
+    questions = (state.plan or {}).get("questions", {})
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("phase", "gate", "items", "plan", "round"):
+        table.add_column(name, justify="right" if name in ("items", "plan", "round") else "left")
+    for phase in PHASES:
+        gate = state.gates.get(phase)
+        word = phase_state(state, phase)
+        if gate:
+            good = sum(i.outcome in ("passed", "not_applicable") for i in gate.items)
+            table.add_row(phase, GATES.get(word, f"[dim]{word}[/]"), f"{good}/{len(gate.items)}", str(gate.revision), str(gate.round))
+        else:
+            table.add_row(phase, f"[dim]{word}[/]", f"[dim]–/{questions.get(phase, '?')}[/]", "", "")
+    return table
+
+
+def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
+    """One gate's items with outcome, value, bound and the sentence why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("item", "outcome", "found", "why"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("item", "outcome"))
+    for item in items:
+        table.add_row(item.id, mark(item, state, phase), found(item), item.why)
+    return table
+
+
+def found(item: Item) -> str:
+    """The value with its unit, and the bound it was judged by."""
+    value = f"{number(item.value)} {item.unit}".strip() if item.value is not None else ""
+    return f"{value} (bound {number(item.bound)})".strip() if item.bound is not None else value
+
+
+def branch_line(state: RunState) -> str:
+    """The branch in words, with what it was decided on."""
+    branch = state.current_branch()
+    if branch is None:
+        return "branch: not decided yet"
+    parts = [
+        "target reached" if branch["target"] else "target missed",
+        "better than trivial" if branch["trivial"] else "no better than trivial",
+        "symptoms: " + (", ".join(branch["symptoms"]) or "none"),
+    ]
+    colour = "green" if branch["branch"] == "sufficient" else "yellow"
+    return f"branch: [{colour}]{branch['branch']}[/] ({'; '.join(parts)})"
+
+
+def advice_line(advice: Advice) -> str:
+    return f"next: {advice.why}\n  [bold]{advice.command}[/]"

@@ -1,0 +1,27 @@
+"""`verify RUN`: whether the records still say what they said; never repairs."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.commands import tables
+from pipeline.record import verify
+from pipeline.record.run import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run directory or name")
+    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
+
+
+def run(args: argparse.Namespace) -> int:
+    found = Run.find(args.run, args.root)
+    entries, faults = verify.faults(found)
+    console = tables.console()
+    for fault in faults:
+        console.print(f"✗ {fault}", style="red", markup=False, soft_wrap=True)
+    if faults:
+        console.print(f"{found.name}: not as recorded; {entries} ledger entries are intact")
+        return 3
+    console.print(f"[green]✓[/] {found.name}: {entries} ledger entries, every recorded file and every gate agree")
+    return 0

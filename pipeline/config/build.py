@@ -1,0 +1,216 @@
+"""From a `_target_` to an object: the one place where a config makes code run, and what it may run.
+
+A target is resolved step by step without leaving the allowed packages, and the object found must itself come from one
+of them: an alias of `os.system` inside a trusted package is still `os.system`. Everything in a node is checked before
+anything of it is called. Hydra is not asked: its `instantiate` resolves strings a second time, after a check could
+have looked at them, and a worker need not load it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+from pipeline.config.trust import why_not
+from pipeline.errors import FivegateError, UserError, fault, nearest
+
+ALLOWED = ("pipeline.models", "pipeline.data", "torch.nn", "torch.optim")
+BUILDER = "pipeline.data.load"  # builds targets itself, with a trust that a config must not choose
+SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+def build(node: Any, *, trust: Sequence[str] = (), where: str = "") -> Any:
+    """The object that a plain config node describes; values without a `_target_` come back as they are.
+
+    `where` is the node's key in the config, for messages. `_partial_: true` gives a `functools.partial`,
+    `_recursive_: false` leaves the nodes inside alone, `_args_` are positional. Raises one UserError with every
+    target that is not allowed, not there, or given arguments it does not take; then nothing was called.
+    """
+    faults = [f"trust: {name!r} {why}" for name in trust if (why := why_not(name))]
+    allowed = (*ALLOWED, *trust)
+    for key, inner in _targets(node, where):
+        faults += _faults_of(inner, key, allowed)
+    if faults:
+        raise UserError(*faults)
+    return _make(node, allowed, where)
+
+
+def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`, however deep, with its key."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield where, node
+        children = [(f"{where}.{name}" if where else str(name), value) for name, value in node.items()]
+    elif isinstance(node, list | tuple):
+        children = [(f"{where}.{i}", value) for i, value in enumerate(node)]
+    else:
+        return
+    for key, value in children:
+        yield from _targets(value, key)
+
+
+def _faults_of(node: dict[str, Any], where: str, allowed: Sequence[str]) -> list[str]:
+    try:
+        target = locate(node["_target_"], allowed, f"{where}._target_")
+    except UserError as error:
+        return list(error.faults)
+    return _argument_faults(target, node, where)
+
+
+def locate(name: Any, allowed: Sequence[str], where: str) -> Callable[..., Any]:
+    """The callable of that dotted name, which itself comes from an allowed package. Raises UserError otherwise."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(fault(where, "is no dotted name", got=name, expected="a name like my_pkg.model.Net"))
+    if not _within(name, allowed) or any(part.startswith("__") for part in name.split(".")):
+        raise UserError(_not_allowed(name, name, allowed, where))
+    found = _walk(name, allowed, where)
+    if not callable(found):
+        raise UserError(fault(where, "is nothing that can be called", got=name, expected="a class or a function"))
+    home = _home(found)
+    if home is None or not _within(home, allowed):
+        raise UserError(_not_allowed(name, home, allowed, where))
+    return found
+
+
+def _within(name: str, allowed: Sequence[str]) -> bool:
+    """Whether a dotted name lies in one of the packages, on package boundaries, and not where targets are built."""
+    inside = any(name == package or name.startswith(f"{package}.") for package in allowed)
+    return inside and not name.startswith(BUILDER)
+
+
+def _walk(name: str, allowed: Sequence[str], where: str) -> Any:
+    """Follow a dotted name from its top package, importing only what is allowed."""
+    parts = name.split(".")
+    found: Any = _import(parts[0], where)
+    for depth, part in enumerate(parts[1:], start=2):
+        prefix = ".".join(parts[:depth])
+        on_the_way = not _within(prefix, allowed)  # `torch` on the way to `torch.nn`
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            if not hasattr(found, "__path__") or not _is_module(prefix):
+                raise UserError(_not_there(prefix, part, found, where))
+            found = _import(prefix, where)
+            continue
+        if not hasattr(found, part):
+            raise UserError(_not_there(prefix, part, found, where))
+        found = getattr(found, part)
+        if isinstance(found, ModuleType) and not on_the_way and not _within(found.__name__, allowed):
+            raise UserError(_not_allowed(name, found.__name__, allowed, where))
+    return found
+
+
+def _is_module(name: str) -> bool:
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def _import(name: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            do = "python -m pipeline --config-dir DIR ..., the package beside DIR"
+            raise UserError(fault(where, "there is no such module", got=name, do=do)) from error
+        raise UserError(_cannot_import(name, error, where)) from error
+    except Exception as error:  # a user's module may fail in any way when it is imported
+        raise UserError(_cannot_import(name, error, where)) from error
+
+
+def _cannot_import(name: str, error: Exception, where: str) -> str:
+    return fault(where, f"{name} cannot be imported: {_said(error)}", do=f"python -c 'import {name}'")
+
+
+def _home(found: Any) -> str | None:
+    """The module that a callable itself comes from, through partials, methods and instances."""
+    if isinstance(found, functools.partial):
+        return _home(found.func)
+    if inspect.ismethod(found):
+        return _home(found.__func__)
+    if inspect.isclass(found) or inspect.isroutine(found):
+        module = getattr(found, "__module__", None)
+        return module if isinstance(module, str) else None
+    return type(found).__module__
+
+
+def _not_allowed(name: str, home: str | None, allowed: Sequence[str], where: str) -> str:
+    got = name if home == name else f"{name}, which is from {home or 'no module'}"
+    package = (home or "").partition(".")[0]
+    offer = package.isidentifier() and not why_not(package)
+    do = f"read {package}; if you trust it: python -m pipeline ... trust=[{package}]" if offer else None
+    return fault(where, "is not allowed", got=got, expected=f"something from {', '.join(allowed)}", do=do)
+
+
+def _not_there(prefix: str, part: str, parent: Any, where: str) -> str:
+    names = [name for name in dir(parent) if not name.startswith("_")]
+    what = f"{prefix.rpartition('.')[0]} has no {part!r}"
+    close = nearest(part, names)
+    do = f"python -m pipeline ... {where}={prefix.rpartition('.')[0]}.{close}" if close else None
+    return fault(where, what, got=part, expected="one of its names", among=names, do=do)
+
+
+def _argument_faults(target: Callable[..., Any], node: dict[str, Any], where: str) -> list[str]:
+    """Arguments that the target does not take, and for a complete node those it lacks."""
+    given = [str(name) for name in node if name not in SPECIAL]
+    positional = node.get("_args_", [])
+    if not isinstance(positional, list | tuple):
+        return [fault(f"{where}._args_", "is no list", got=positional, expected="a list of values")]
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # written in C: it complains for itself
+        return []
+    takes = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return []
+    name = node["_target_"]
+    wrong = [n for n in given if n not in takes]
+    faults = [_no_argument(f"{where}.{n}", n, name, takes) for n in wrong]
+    needed = [n for n in takes if parameters[n].default is inspect.Parameter.empty]
+    lacking = [n for n in needed if n not in given and takes.index(n) >= len(positional)]
+    if lacking and not node.get("_partial_") and not faults:
+        do = f"python -m pipeline ... +{where}.{lacking[0]}=<value>"
+        faults.append(fault(where, f"{name} needs {', '.join(lacking)}", do=do))
+    return faults
+
+
+def _no_argument(where: str, argument: str, name: str, takes: list[str]) -> str:
+    close = nearest(argument, takes)
+    expected = f"one of {', '.join(takes)}" if takes else "no arguments at all"
+    do = f"python -m pipeline ... ~{where}" + (f" +{where.rpartition('.')[0]}.{close}=<value>" if close else "")
+    return fault(where, f"{name} has no such argument", got=argument, expected=expected, among=takes, do=do)
+
+
+def _make(node: Any, allowed: Sequence[str], where: str, recursive: bool = True) -> Any:
+    if isinstance(node, list | tuple):
+        return [_make(value, allowed, f"{where}.{i}", recursive) for i, value in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    inside = recursive and node.get("_recursive_", True)
+    values = {k: _make(v, allowed, f"{where}.{k}", inside) for k, v in node.items()} if inside else dict(node)
+    if "_target_" not in node or not recursive:
+        return values
+    target = locate(node["_target_"], allowed, f"{where}._target_")
+    arguments = {str(k): v for k, v in values.items() if k not in SPECIAL}
+    positional = values.get("_args_", [])
+    if node.get("_partial_"):
+        return functools.partial(target, *positional, **arguments)
+    try:
+        return target(*positional, **arguments)
+    except FivegateError:
+        raise
+    except Exception as error:  # a constructor may refuse its arguments in any way
+        do = "python -m pipeline --cfg job"
+        raise UserError(fault(where, f"{node['_target_']} refused its arguments: {_said(error)}", do=do)) from error
+
+
+def _said(error: Exception) -> str:
+    """The error's own words, with the last line of code of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'}{place}"

@@ -1,0 +1,139 @@
+"""From overrides to one resolved, validated, plain config. The only place where Hydra composes.
+
+Hydra runs in the parent alone: what comes out is frozen into the plan, and that is what workers, trials, resume and
+the Python API consume. Hydra stops at the first fault; here all of them come back in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config.conf_dir import conf_dir
+from pipeline.config.keys import SHOW, key_of, leaves
+from pipeline.config.overrides import PRIMARY, first_line, sort_out
+from pipeline.config.schema import faults_of
+from pipeline.errors import UserError, fault
+
+ADD_FOLDER = "python -m pipeline --config-dir DIR ..."
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A resolved config and the options it was made of, `choices["model"] == "mlp"`."""
+
+    config: dict[str, Any]
+    choices: dict[str, Any]
+
+
+def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> dict[str, Any]:
+    """The resolved config as a plain dict. Raises one UserError with every fault of the overrides and the config."""
+    return composition(overrides, config_dirs).config
+
+
+def composition(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> Composition:
+    """The same, together with the options that were chosen."""
+    folders, faults = existing(config_dirs)
+    if any(key_of(word) == "hydra.searchpath" for word in overrides):
+        faults.append(fault("hydra.searchpath", "is set by a flag", do=ADD_FOLDER))
+        overrides = [word for word in overrides if key_of(word) != "hydra.searchpath"]
+    with hydra_over(folders) as search:
+        composed, more = _composed([search, *overrides])
+        faults += more
+        if composed is None:
+            raise UserError(*faults)
+        HydraConfig.instance().set_config(composed)
+        config, more = finished(composed, overrides)
+        faults += more
+    if faults:
+        raise UserError(*dict.fromkeys(faults))
+    return Composition(config, dict(composed.hydra.runtime.choices))
+
+
+def existing(config_dirs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
+    """The folders that exist, absolute, and a fault for each that does not."""
+    folders = [Path(folder).resolve() for folder in config_dirs]
+    faults = []
+    for folder in (f for f in folders if not f.is_dir()):
+        beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        what = "there is no such folder"
+        expected = "a folder of config groups"
+        faults.append(fault("--config-dir", what, got=str(folder), among=beside, expected=expected, do=ADD_FOLDER))
+    return [f for f in folders if f.is_dir()], faults
+
+
+@contextmanager
+def hydra_over(folders: Sequence[Path]) -> Iterator[str]:
+    """Hydra stands ready over our folder and the user's, and leaves nothing behind, not even inside another Hydra.
+
+    The override that puts the user's folders on the search path comes back: each composition needs it.
+    """
+    outer, settings = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), job_name="pipeline", version_base="1.3"):
+            yield search_path(folders)
+    finally:
+        GlobalHydra.instance().hydra = outer
+        HydraConfig.instance().cfg = settings
+
+
+def search_path(folders: Sequence[Path]) -> str:
+    """The override that adds folders to Hydra's search path."""
+    escaped = (str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in folders)
+    return "hydra.searchpath=[" + ",".join(f"'file://{path}'" for path in escaped) + "]"
+
+
+def _composed(words: list[str]) -> tuple[DictConfig | None, list[str]]:
+    """What Hydra composes; where it refuses, every reason, and what composes without the faulty overrides."""
+    try:
+        return hydra_compose(PRIMARY, words, return_hydra_config=True), []
+    except Exception as error:  # Hydra and the YAML of others fail in many ways, all of them in the input
+        return sort_out(words, error)
+
+
+def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """A composed config resolved to plain values, and every fault of it. Hydra's own settings must be in place.
+
+    `overrides` are those of the command line: only they may grant trust.
+    """
+    config, faults = _resolved(composed)
+    if config.get("trust") and not any(key_of(word) == "trust" for word in overrides):
+        do = "read that package; if you trust it: python -m pipeline ... trust=[PACKAGE]"
+        faults.append(fault("trust", "a config file cannot grant trust", got=config["trust"], expected="[]", do=do))
+    broken = {_section(said) for said in faults}
+    return config, faults + [said for said in faults_of(config) if _section(said) not in broken]
+
+
+def _section(said: str) -> str:
+    """The top-level key that a message speaks of."""
+    return said.partition(":")[0].partition(".")[0]
+
+
+def _resolved(composed: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    config: dict[str, Any] = {}
+    faults = []
+    for key in (k for k in composed if k != "hydra"):
+        try:
+            value = None if OmegaConf.is_missing(composed, key) else composed[key]
+            plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except OmegaConfBaseException as error:
+            where = error.full_key or str(key)
+            faults.append(fault(where, "cannot be resolved", got=first_line(error), do=SHOW))
+            plain = None
+        config[str(key)] = plain
+    return config, faults + [_unset(key) for key, value in leaves(config) if value == "???"]
+
+
+def _unset(key: str) -> str:
+    return fault(key, "must be given a value", do=f"python -m pipeline ... {key}=<value>")

@@ -1,0 +1,134 @@
+"""What is wrong with the overrides on a command line: all of it, each with the nearest that would be right.
+
+Only asked when Hydra refused, so that a right command line pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.config.keys import leaves, unknown_key
+from pipeline.errors import fault, nearest
+
+PRIMARY = "config"
+
+
+def first_line(error: BaseException) -> str:
+    """The error in one line, as far as it says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^\t")]
+    kept = [line for line in lines if not line.startswith(("See http", "full_key:", "object_type="))]
+    return " ".join(kept[:3]) or type(error).__name__
+
+
+def read(words: Sequence[str]) -> tuple[list[Override], list[str]]:
+    """The overrides that can be read, and a fault for each that cannot."""
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    parsed, faults = [], []
+    for word in words:
+        try:
+            parsed += parser.parse_overrides([word])
+        except (HydraException, ValueError, TypeError) as error:
+            why = "" if "=" not in word else f" ({first_line(error)})"
+            faults.append(fault(word, f"cannot be read{why}", expected="key=value", do="python -m pipeline --help"))
+    return parsed, faults
+
+
+def sort_out(words: Sequence[str], refusal: Exception) -> tuple[DictConfig | None, list[str]]:
+    """Every fault of the overrides, and the config composed from the others; None where not even that composes.
+
+    `words[0]` is the search path. `refusal` is what Hydra said, used when nothing better is found.
+    """
+    search, rest = words[0], words[1:]
+    parsed, faults = read(rest)
+    groups = [o for o in parsed if _options(o.key_or_group, search)]
+    wrong = {_line(o): said for o in groups if (said := _group_fault(o, search))}
+    base = _try([search, *(_line(o) for o in groups if _line(o) not in wrong)])
+    if not isinstance(base, DictConfig):
+        return None, [*faults, *wrong.values(), _composing(base)]
+    raw = OmegaConf.to_container(base, resolve=False)
+    unsure = {o.key_or_group for o in groups if _line(o) in wrong}
+    for override in (o for o in parsed if o not in groups):
+        said = _key_fault(override, raw, unsure)
+        if said is not None:
+            wrong[_line(override)] = said
+    faults += [said for said in wrong.values() if said]
+    composed = _try([search, *(_line(o) for o in parsed if _line(o) not in wrong)])
+    if not isinstance(composed, DictConfig):
+        return None, [*faults, _composing(composed)]
+    return composed, faults or [_composing(refusal)]
+
+
+def _line(override: Override) -> str:
+    return override.input_line or ""
+
+
+def _try(words: list[str]) -> DictConfig | Exception:
+    try:
+        return hydra_compose(PRIMARY, words, return_hydra_config=True)
+    except Exception as error:  # every refusal is reported, none is ours
+        return error
+
+
+def _composing(error: Exception) -> str:
+    return fault("config", f"cannot be composed: {first_line(error)}", do="python -m pipeline --info defaults-tree")
+
+
+def _options(group: str, search: str) -> list[str]:
+    loader = GlobalHydra.instance().config_loader()
+    return loader.get_group_options(group, ObjectType.CONFIG, PRIMARY, [search])
+
+
+def _group_fault(override: Override, search: str) -> str | None:
+    """What is wrong with the choice of an option, or None."""
+    group, options = override.key_or_group, _options(override.key_or_group, search)
+    if override.is_sweep_override():
+        return _several(override)
+    value = override.value()
+    if value is None and not override.is_delete():
+        return fault(group, "null is no option", among=options, do=f"python -m pipeline ... ~{group}")
+    for option in value if isinstance(value, list) else [value]:
+        if option is not None and "/" not in str(option) and str(option) not in options:
+            close = nearest(str(option), options)
+            do = f"python -m pipeline ... {group}={close or options[0]}"
+            return fault(group, "there is no such option", got=str(option), among=options, do=do)
+    if override.is_add() and group in _try_choices(search):
+        do = f"python -m pipeline ... {group}={value}"
+        return fault(group, "has a choice already", got=f"+{group}={value}", do=do)
+    return None
+
+
+def _try_choices(search: str) -> dict[str, Any]:
+    base = _try([search])
+    return dict(base.hydra.runtime.choices) if isinstance(base, DictConfig) else {}
+
+
+def _several(override: Override) -> str:
+    line = _line(override)
+    expected, do = "one value, or [a,b] for a list", f"python -m pipeline -m ... {line}"
+    return fault(override.key_or_group, "several values need -m", got=line, expected=expected, do=do)
+
+
+def _key_fault(override: Override, raw: Any, unsure: set[str]) -> str | None:
+    """What is wrong with the key of an override: None for nothing, "" where another fault hides the answer."""
+    key = override.key_or_group
+    if override.is_sweep_override():
+        return _several(override)
+    known = dict(leaves(raw))
+    if override.is_add():
+        clash = key in known and not isinstance(known[key], dict | list | None)
+        do = f"python -m pipeline ... {_line(override).lstrip('+')}"
+        return fault(key, "is set already, so it cannot be added", got=_line(override), do=do) if clash else None
+    if override.is_force_add() or key in known:
+        return None
+    if key.split(".", 1)[0] in unsure:
+        return ""
+    return unknown_key(key, known, f"={override.get_value_element_as_str()}")

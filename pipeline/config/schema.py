@@ -1,0 +1,258 @@
+"""What a config may say: a typed model for every closed section, and the rules that no configuration can bend.
+
+`model data loss optimizer scheduler` are open: they need a `_target_`; what else they hold is their target's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.config.complaints import complaints
+from pipeline.config.trust import why_not
+from pipeline.errors import UserError
+from pipeline.record.run import NAME, RESERVED
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+
+
+class Section(BaseModel):
+    """A closed section: an unknown key is a fault, `"3"` is no number, `true` is no integer, infinity is no limit."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Target(BaseModel):
+    """An open object: built from `_target_` with whatever else it holds."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    target: Annotated[str, Field(alias="_target_", pattern=DOTTED)]
+
+
+class PartialTarget(Target):
+    """An open object that is completed later, with the parameters or with the optimizer."""
+
+    partial: Annotated[Literal[True], Field(alias="_partial_")]
+
+
+class Run(Section):
+    name: Annotated[str, Field(max_length=63)]
+    root: Text
+    sweep: Count | None
+
+    @field_validator("name")
+    @classmethod
+    def names_a_run(cls, name: str) -> str:
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise ValueError("a-z 0-9 _ -, beginning with a letter or digit, not mlartifacts")
+        return name
+
+
+class Limits(Section):
+    latency_ms_p99: Positive | None
+    size_mb: Positive | None
+    memory_mb: Positive | None
+
+
+class Margins(Section):
+    target: Annotated[float, Field(ge=0)] | None
+    slice: Annotated[float, Field(ge=0)] | None
+    regression: Annotated[float, Field(ge=0)] | None
+
+
+class ProblemCard(Section):
+    purpose: Text | None
+    intended_use: Text | None
+    out_of_scope: Text | None
+    population: Text | None
+    assumptions: list[Text]
+    risks: list[Text]
+    owner: Text | None
+    approvers: list[Text]
+    limits: Limits
+    margins: Margins
+
+
+class Task(Section):
+    kind: Literal["classification", "binary", "multilabel", "regression", "autoencoder", "language_model", "custom"]
+    metric: Text | Target
+    target: float | None
+    predict: Literal["auto"] | Target
+    step: Target | None
+    class_weights: Literal["none", "balanced"] | list[Positive]
+
+
+class Loader(Section):
+    batch_size: Count
+    shuffle: bool
+    num_workers: Annotated[int, Field(ge=0)]
+    sampler: Literal["none", "balanced"]
+
+
+class Trainer(Section):
+    max_epochs: Count
+    max_minutes: Positive
+    patience: Count | None
+    precision: Literal[32, "bf16-mixed", "16-mixed"]
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    devices: Count
+    strategy: Literal["none", "ddp", "fsdp"]
+    threads: Literal["auto"] | Count
+    gradient_clip_val: Positive | None
+    accumulate_grad_batches: Count
+    deterministic: bool | Literal["warn"]
+    compile: bool
+    on_spike: Literal["stop", "skip"]
+
+
+class Tracking(Section):
+    kind: Literal["mlflow", "none"]
+    uri: Text | None
+    experiment: Text
+
+
+class Export(Section):
+    formats: list[Literal["onnx", "torchscript", "program"]]
+
+
+class Executor(Section):
+    kind: Literal["local"]
+
+
+class AfterPlanning(Section):
+    sufficient: Literal["baseline"]
+    insufficient: Literal["baseline"]
+
+
+class AfterBaseline(Section):
+    sufficient: Literal["finalization", "diagnostics"]
+    insufficient: Literal["diagnostics"]
+
+
+class AfterDiagnostics(Section):
+    sufficient: Literal["finalization"]
+    insufficient: Literal["optimization"]
+
+
+class AfterOptimization(Section):
+    sufficient: Literal["finalization"]
+    insufficient: Literal["diagnostics"]
+
+
+class AfterFinalization(Section):
+    sufficient: Literal["released"]
+    insufficient: None
+
+
+class Planning(Section):
+    checklist: Literal["planning"]
+    next: AfterPlanning
+
+
+class Baseline(Section):
+    checklist: Literal["baseline"]
+    next: AfterBaseline
+    overfit_steps: Count
+
+
+class Diagnostics(Section):
+    checklist: Literal["diagnostics"]
+    next: AfterDiagnostics
+
+
+class Optimization(Section):
+    checklist: Literal["optimization"]
+    next: AfterOptimization
+    rounds: Annotated[int, Field(ge=1, le=3)]
+    candidates: Count
+    pairs: Annotated[int, Field(ge=2)]
+    parallel: Literal["auto"] | Count
+
+
+class Finalization(Section):
+    checklist: Literal["finalization"]
+    next: AfterFinalization
+
+
+class Phases(Section):
+    """All five, each with its own gate: none can be left out, renamed or moved."""
+
+    planning: Planning
+    baseline: Baseline
+    diagnostics: Diagnostics
+    optimization: Optimization
+    finalization: Finalization
+
+
+class Config(Section):
+    """The whole config, as DESIGN 4.2 lays it out."""
+
+    phase: Literal["planning", "baseline", "diagnostics", "optimization", "finalization", "auto"]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None
+    run: Run
+    plan: ProblemCard
+    task: Task
+    data: Target
+    model: Target
+    loss: Target
+    optimizer: PartialTarget
+    scheduler: PartialTarget | None
+    loader: Loader
+    trainer: Trainer
+    surgery: list[dict[str, Any]]
+    tracking: Tracking
+    export: Export
+    executor: Executor
+    phases: Phases
+    trust: list[Annotated[str, Field(pattern=DOTTED)]]
+
+    @field_validator("surgery")
+    @classmethod
+    def one_change_each(cls, surgery: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(len(change) != 1 for change in surgery):
+            raise ValueError("a list of changes with one name each: [{swap_activation: {from: ReLU, to: LeakyReLU}}]")
+        return surgery
+
+    @field_validator("trust")
+    @classmethod
+    def not_ours(cls, trust: list[str]) -> list[str]:
+        if wrong := [f"{name} {why}" for name in trust if (why := why_not(name))]:
+            raise ValueError(f"packages of your own ({', '.join(wrong)})")
+        return trust
+
+
+@cache
+def known_keys() -> tuple[str, ...]:
+    """Every dotted key of the closed sections."""
+
+    def inside(model: type[BaseModel], prefix: str = "") -> list[str]:
+        keys = []
+        for name, field in model.model_fields.items():
+            key = f"{prefix}{field.alias or name}"
+            keys.append(key)
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                keys += inside(field.annotation, f"{key}.")
+        return keys
+
+    return tuple(inside(Config))
+
+
+def faults_of(config: Mapping[str, Any]) -> list[str]:
+    """Every fault of a resolved config, one message per key; none when it is right."""
+    try:
+        Config.model_validate(config)
+    except ValidationError as error:
+        return complaints(error.errors(include_url=False), config, known_keys())
+    return []
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """The config may be worked with. Raises one UserError with every fault of it."""
+    if faults := faults_of(config):
+        raise UserError(*faults)

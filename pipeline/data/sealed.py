@@ -1,0 +1,73 @@
+"""The sealed test set: it says how many rows it has and what they look like, and gives none without a key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.data.splits import Split
+    from pipeline.record.permits import TestKey
+
+# The rows lie beside the seals, not in them: no attribute, pickle, copy or debugger view of a seal leads to one.
+_contents: WeakKeyDictionary[SealedTest, Split] = WeakKeyDictionary()
+
+
+class SealedTest:
+    """The test rows, behind a seal that only a `TestKey` opens.
+
+    Open to everybody: `rows`, `digest` of the content, `row_digests` of the features (to find shared rows),
+    `schema` of one row, and `counts` per class.
+    """
+
+    __slots__ = ("__weakref__", "counts", "digest", "row_digests", "rows", "schema")
+
+    rows: int
+    digest: str
+    row_digests: tuple[str, ...]
+    schema: dict[str, Any]
+    counts: dict[str, int]
+
+    def __init__(self, X: Tensor, y: Tensor) -> None:
+        from pipeline.data import splits
+
+        split = splits.Split("test", X, y)
+        known = {
+            "rows": len(X),
+            "digest": split.digest,
+            "row_digests": splits.row_digests(X.numpy()),
+            "schema": splits.schema(X, y),
+            "counts": splits.class_counts(y),
+        }
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
+        _contents[self] = split
+
+    def read(self, key: TestKey) -> Split:
+        """The test rows. Raises Refused for anything but a key that an open gate issued."""
+        from pipeline.record import permits
+
+        permits.require(key, permits.TestKey)
+        return _contents[self]
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        return f"SealedTest({self.rows} rows, digest {self.digest[:12]})"
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a sealed test set does not change")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __getitem__(self, rows: object) -> NoReturn:
+        raise TypeError("test rows are sealed; only .read(key) with the TestKey of an open gate gives them")
+
+    def __iter__(self) -> NoReturn:
+        self.__getitem__(slice(None))
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a sealed test set can be neither copied nor pickled; load the data where it is needed")

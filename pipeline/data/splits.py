@@ -1,0 +1,169 @@
+"""Splits: the rows of one side, all that a run knows of its data, and how rows are divided between the sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from pipeline.data.sealed import SealedTest
+from pipeline.engine.seeds import derive
+from pipeline.errors import UserError, fault
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+
+
+def row_digests(X: Any) -> tuple[str, ...]:
+    """One digest per row (128 bits of BLAKE2, hex), equal for equal features; -0.0 counts as 0.0."""
+    rows = np.asarray(X)
+    rows = np.ascontiguousarray(rows + 0.0 if rows.dtype.kind == "f" else rows)
+    flat = rows.reshape(len(rows), -1)
+    return tuple(hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in flat)
+
+
+def content_digest(*tensors: Tensor) -> str:
+    """SHA-256 (hex) over dtype, shape and bytes of tensors."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous().numpy()
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(array.tobytes() if array.nbytes < 1 << 20 else array.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def class_counts(y: Tensor) -> dict[str, int]:
+    """Rows per class id; empty for targets that are values."""
+    if y.is_floating_point():
+        return {}
+    classes, counts = torch.unique(y, return_counts=True)
+    return {str(c): n for c, n in zip(classes.tolist(), counts.tolist(), strict=True)}
+
+
+def schema(X: Tensor, y: Tensor) -> dict[str, Any]:
+    """Shape of one row and dtype, of features and targets."""
+    return {
+        name: {"shape": list(t.shape[1:]), "dtype": str(t.dtype).removeprefix("torch.")}
+        for name, t in (("X", X), ("y", y))
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of one side: X float32 [N, ...]; y int64 [N] for classes, float32 [N, ...] for values."""
+
+    name: str
+    X: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}, {len(self)} rows of shape {tuple(self.X.shape[1:])})"
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """`X, y = split`."""
+        return iter((self.X, self.y))
+
+    def take(self, rows: Tensor) -> Split:
+        """Some of the rows, in the order asked for."""
+        return Split(self.name, self.X[rows], self.y[rows])
+
+    @property
+    def digest(self) -> str:
+        return content_digest(self.X, self.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Everything a run trains and is judged on; the test rows are sealed.
+
+    `ignored` names optional parts that the user's data has and this version does not use.
+    """
+
+    train: Split
+    val: Split
+    test: SealedTest
+    class_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    source: str | None = None
+    licence: str | None = None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes: the names given, else the highest label of any side plus one; None for values."""
+        if self.train.y.is_floating_point():
+            return None
+        if self.class_names:
+            return len(self.class_names)
+        sides = [int(self.train.y.max()), int(self.val.y.max()), *map(int, self.test.counts)]
+        return max(sides) + 1
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Rows, digest, schema and class counts of each side, as the plan records them."""
+        open_sides = {
+            s.name: {"rows": len(s), "digest": s.digest, "schema": schema(s.X, s.y), "counts": class_counts(s.y)}
+            for s in (self.train, self.val)
+        }
+        t = self.test
+        return {**open_sides, "test": {"rows": t.rows, "digest": t.digest, "schema": t.schema, "counts": t.counts}}
+
+
+def _strata(y: NDArray[Any]) -> NDArray[np.int64]:
+    """A stratum per group: its class; -1 for values and for classes of fewer than three groups."""
+    if y.dtype.kind not in "biu" or y.ndim != 1:
+        return np.full(len(y), -1, np.int64)
+    _, stratum, counts = np.unique(y, return_inverse=True, return_counts=True)
+    return np.where(counts[stratum] < 3, -1, stratum).astype(np.int64)
+
+
+def split_indices(
+    X: ArrayLike, y: ArrayLike, *, val: float = 0.2, test: float = 0.2, seed: int = 0
+) -> dict[str, NDArray[np.int64]]:
+    """Row numbers (ascending) of train, val and test: a pure function of rows, fractions and seed.
+
+    Integer targets are stratified; rows with equal features stay on one side, so that shares are met to within a group.
+    Raises UserError for shares that leave a side without rows.
+    """
+    if not (val > 0 and test > 0 and val + test < 1):
+        raise UserError(
+            fault("data", "shares of val and test", got=f"{val} and {test}", expected="both above 0, together below 1")
+        )
+    targets = np.asarray(y)
+    _, first, group, sizes = np.unique(
+        np.array(row_digests(X), dtype=str), return_index=True, return_inverse=True, return_counts=True
+    )
+    strata = _strata(targets[first])
+    draws = np.random.Philox(np.random.SeedSequence(derive(seed, "split"))).random_raw(len(targets))
+    side = np.zeros(len(first), np.int8)  # per group: 0 train, 1 val, 2 test
+    seen, given = 0, np.zeros(3)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        members = members[np.argsort(draws[first[members]], kind="stable")]
+        seen += int(sizes[members].sum())
+        free = list(members[:-1])  # one group of every stratum is left to train
+        for number, share in ((2, test), (1, val)):
+            while free and given[number] + sizes[free[-1]] / 2 <= np.ceil(seen * share):
+                chosen = free.pop()
+                side[chosen] = number
+                given[number] += sizes[chosen]
+    sides = {name: np.flatnonzero(side[group] == k) for k, name in enumerate(("train", "val", "test"))}
+    if empty := [name for name, rows in sides.items() if not len(rows)]:
+        raise UserError(
+            fault("data", f"too few different rows to split; {', '.join(empty)} would be empty", got=len(first))
+        )
+    return sides
+
+
+def split_rows(X: ArrayLike, y: ArrayLike, *, val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, Pair]:
+    """`{"train": (X, y), "val": ..., "test": ...}` by `split_indices`: what a `data` target returns."""
+    features, targets = np.asarray(X), np.asarray(y)
+    sides = split_indices(features, targets, val=val, test=test, seed=seed)
+    return {name: (features[rows], targets[rows]) for name, rows in sides.items()}

@@ -1,0 +1,157 @@
+"""Building what a training consists of from a plain config: model, loss, optimizer, scheduler."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pipeline import surgery
+from pipeline.config.build import build
+from pipeline.engine.seeds import derive, seeded
+from pipeline.engine.weights import read_tensors
+from pipeline.errors import FivegateError, UserError, fault
+
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """An exception of the user's own constructor becomes one UserError that names the config key."""
+    try:
+        yield
+    except FivegateError:
+        raise
+    except Exception as error:
+        raise UserError(fault(where, f"cannot be built ({type(error).__name__}: {error})")) from error
+
+
+def build_model(config: Mapping[str, Any], trust: Sequence[str], seed: int) -> nn.Module:
+    """The model of a config with its surgery done, initialized from (seed, "init") whatever was drawn before.
+
+    Raises UserError for a target that is no module and for `init_from` weights that do not fit.
+    """
+    node = dict(config["model"])
+    start = node.pop("init_from", None)
+    with seeded(derive(seed, "init")), _at("model"):
+        model = build(node, trust=trust, where="model")
+        if not isinstance(model, nn.Module):
+            raise UserError(fault("model", "is no torch.nn.Module", got=type(model).__name__))
+        if start is not None:
+            _start_from(model, Path(start))
+        return surgery.operate(model, config.get("surgery") or ())
+
+
+def _start_from(model: nn.Module, path: Path) -> None:
+    """The model holds the weights of a safetensors file. Raises UserError naming every weight that does not fit."""
+    given, own = read_tensors(path, "model.init_from"), model.state_dict()
+    odd = [f"{n} is missing" for n in own if n not in given] + [
+        f"{n} is not in the model" for n in given if n not in own
+    ]
+    odd += [
+        f"{n} is {list(t.shape)}, the model's {list(own[n].shape)}"
+        for n, t in given.items()
+        if n in own and t.shape != own[n].shape
+    ]
+    if odd:
+        raise UserError(fault("model.init_from", "weights do not fit the model", got="; ".join(odd[:8])))
+    model.load_state_dict(given)
+
+
+def _class_weights(asked: Any, counts: Mapping[str, int] | None) -> Tensor | None:
+    """One weight per class: the list asked for, or for `balanced` rows / (classes · rows of the class)."""
+    if asked in (None, "none"):
+        return None
+    if asked == "balanced":
+        if not counts:
+            return None
+        sizes = [counts.get(str(c), 0) for c in range(max(map(int, counts)) + 1)]
+        return torch.tensor([sum(sizes) / (len(sizes) * max(n, 1)) for n in sizes], dtype=torch.float32)
+    if isinstance(asked, str) or not isinstance(asked, Sequence):
+        raise UserError(fault("task.class_weights", "unknown weights", got=asked, expected="none, balanced or a list"))
+    return torch.tensor([float(w) for w in asked])
+
+
+def build_loss(config: Mapping[str, Any], trust: Sequence[str] = (), counts: Mapping[str, int] | None = None) -> Any:
+    """The loss of a config: a callable (outputs, targets) -> scalar, weighted by `task.class_weights`.
+
+    `counts` are the train rows per class, which `balanced` needs; without them that loss is unweighted.
+    """
+    with _at("loss"):
+        loss: Any = build(dict(config["loss"]), trust=trust, where="loss")
+    if not callable(loss):
+        raise UserError(
+            fault("loss", "is not callable", got=type(loss).__name__, expected="(outputs, targets) -> scalar")
+        )
+    weights = _class_weights(config["task"].get("class_weights"), counts)
+    if weights is None:
+        return loss
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        loss.weight = weights
+    elif isinstance(loss, nn.BCEWithLogitsLoss) and len(weights) == 2:
+        loss.pos_weight = weights[1] / weights[0]
+    else:
+        expected = "CrossEntropyLoss, NLLLoss, or BCEWithLogitsLoss for two classes"
+        raise UserError(fault("task.class_weights", "this loss takes none", got=type(loss).__name__, expected=expected))
+    return loss
+
+
+def _groups(model: nn.Module, asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Parameter groups by the first pattern that matches a name; the rest last. Raises UserError for idle patterns."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups, faults = [], []
+    for i, group in enumerate(asked):
+        options = {k: v for k, v in group.items() if k != "match"}
+        names = fnmatch.filter(named, str(group.get("match")))
+        if not names:
+            faults.append(
+                fault(f"optimizer.groups[{i}].match", "matches no parameter left", got=group.get("match"), among=named)
+            )
+        groups.append({"params": [named.pop(n) for n in names], **options})
+    if faults:
+        raise UserError(*faults)
+    return [*groups, {"params": list(named.values())}] if named else groups
+
+
+def build_optimizer(config: Mapping[str, Any], model: nn.Module, trust: Sequence[str] = ()) -> Optimizer:
+    """The optimizer of a config over the parameters that train; torch's Adam and AdamW fused unless the user chose."""
+    node = {"_partial_": True, **config["optimizer"]}
+    asked = node.pop("groups", None) or []
+    with _at("optimizer"):
+        make: Any = build(node, trust=trust, where="optimizer")
+        chosen = {"fused", "foreach", "capturable", "differentiable"} & set(node)
+        if getattr(make, "func", None) in FUSED and not chosen and _fusible(model):
+            optimizer = make(_groups(model, asked), fused=True)
+        else:
+            optimizer = make(_groups(model, asked))
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(fault("optimizer", "is no torch.optim.Optimizer", got=type(optimizer).__name__))
+    return optimizer
+
+
+def _fusible(model: nn.Module) -> bool:
+    """Whether the fused kernels take these parameters."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return all(
+        p.is_floating_point() and p.device.type in ("cpu", "cuda") and p.layout == torch.strided for p in trained
+    )
+
+
+def build_scheduler(config: Mapping[str, Any], optimizer: Optimizer, trust: Sequence[str] = ()) -> LRScheduler | None:
+    """The scheduler of a config, stepped once per epoch; None where there is none."""
+    node = config.get("scheduler")
+    if not node:
+        return None
+    with _at("scheduler"):
+        scheduler: Any = build({"_partial_": True, **node}, trust=trust, where="scheduler")(optimizer)
+    if "epoch" not in inspect.signature(scheduler.step).parameters and not hasattr(scheduler, "optimizer"):
+        raise UserError(fault("scheduler", "is no torch scheduler", got=type(scheduler).__name__))
+    return scheduler

@@ -1,0 +1,104 @@
+"""The guard: a step whose loss or gradient is not finite moves no weight, and is known by its number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+READ_EVERY = 50  # steps between read-backs where reading would stall the device
+
+
+@dataclass(frozen=True)
+class Nonfinite:
+    """The first step that was not finite, what of it, and the loss that was measured."""
+
+    step: int
+    what: Literal["loss", "gradient"]
+    loss: float
+
+
+class Guard:
+    """Lets finite updates pass, clipped to the norm `clip`; withholds the first that is not and all after it.
+
+    On the CPU every step is looked at. On a card the flag stays there: a fused optimizer reads it as `found_inf` and
+    skips on its own, and the host looks every 50 steps; any other optimizer there is looked at every step too.
+    """
+
+    def __init__(self, optimizer: Optimizer, clip: float | None, *, deferred: bool) -> None:
+        self.clip = clip
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.deferred = deferred
+        self.losses: list[Tensor | float] = []
+        self.seen = 0  # steps whose losses were handed over already
+        if deferred:
+            self.found = torch.zeros((), device=self.parameters[0].device)
+            self.good = torch.zeros((), dtype=torch.int64, device=self.found.device)
+            flagged: Any = optimizer  # an attribute that torch's own gradient scaler sets too
+            flagged.found_inf = self.found
+
+    def clear(self) -> None:
+        """No parameter has a gradient."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def allows(self, loss: Tensor) -> bool:
+        """Whether the optimizer may step on these gradients, which are clipped now; with a deferred flag always."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norms = torch._foreach_norm(gradients)
+        if self.deferred:
+            self._flag(loss, norms)
+        else:
+            value = loss.item()
+            self.losses.append(value)
+            normal = math.isfinite(value) and all(math.isfinite(n.item()) for n in norms)
+            if not normal and not self._finite(value, gradients):
+                return False
+        if self.clip is not None:
+            total = torch.linalg.vector_norm(torch.stack(norms))
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, total)
+        return True
+
+    @staticmethod
+    def _finite(loss: float, gradients: list[Tensor]) -> bool:
+        """The exact question, asked when a norm is not finite: finite numbers of 1e20 overflow their norm."""
+        return math.isfinite(loss) and all(bool(torch.isfinite(g).all()) for g in gradients)
+
+    def _flag(self, loss: Tensor, norms: tuple[Tensor, ...]) -> None:
+        """Raise the flag on the device, for good; count the steps before it."""
+        finite = torch.isfinite(torch.stack(norms)).all() & torch.isfinite(loss)
+        self.found.copy_(torch.maximum(self.found, (~finite).to(self.found.dtype)))
+        self.good.add_((self.found == 0).to(torch.int64))
+        self.losses.append(loss.detach())
+
+    def due(self, step: int) -> bool:
+        """Whether it is time to read the flag back."""
+        return self.deferred and step % READ_EVERY == 0
+
+    def raised(self) -> bool:
+        """Whether an update was withheld; waits for the device."""
+        return bool(self.found.item()) if self.deferred else False
+
+    def drain(self, withheld: bool) -> tuple[list[float], Nonfinite | None]:
+        """The losses since the last call, up to and with the first that was withheld; one read-back.
+
+        A withheld step's loss is NaN also where only its gradient was not finite: nothing was learnt from it.
+        """
+        if self.deferred and self.losses:
+            losses = torch.stack([t for t in self.losses if isinstance(t, Tensor)]).tolist()
+            if withheld:
+                losses = losses[: int(self.good.item()) - self.seen + 1]
+        else:
+            losses = [float(v) for v in self.losses]
+        self.losses.clear()
+        self.seen += len(losses)
+        if not withheld:
+            return losses, None
+        measured = losses[-1]
+        if not math.isfinite(measured):
+            return losses, Nonfinite(self.seen, "loss", measured)
+        return [*losses[:-1], math.nan], Nonfinite(self.seen, "gradient", measured)

@@ -1,0 +1,169 @@
+"""Metrics: the number a target is set for, the direction it improves in, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError, fault
+from pipeline.records import Score, TrainSide
+
+Needs = Literal["classes", "scores", "values"]
+Array = NDArray[Any]
+
+PROPORTIONS = ("accuracy", "top_k_accuracy")
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A function of (targets, predictions), what predictions it needs, and its direction.
+
+    `classes`: class ids [N]. `scores`: probabilities, [N] of class 1 for two classes, else [N, C]. `values`: numbers.
+    """
+
+    name: str
+    function: Callable[[Array, Array], float]
+    needs: Needs
+    greater_is_better: bool = True
+
+    def __call__(self, targets: Array, predictions: Array) -> float:
+        """The metric's value; NaN where it is undefined or the predictions are not finite.
+
+        Raises UserError when the function cannot take these predictions.
+        """
+        if predictions.dtype.kind == "f" and not np.isfinite(predictions).all():
+            return math.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn warns where it answers NaN or 0, and we record that
+            try:
+                return float(self.function(targets, predictions))
+            except (ValueError, TypeError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    fault("task.metric", f"'{self.name}' does not fit the predictions ({reason})")
+                ) from error
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether a value is strictly better than another; NaN never is, and anything is better than NaN."""
+        if math.isnan(value) or math.isnan(other):
+            return math.isnan(other) and not math.isnan(value)
+        return value > other if self.greater_is_better else value < other
+
+
+def _accuracy(targets: Array, predictions: Array) -> float:
+    return float(np.mean(targets == predictions))
+
+
+def _mae(targets: Array, predictions: Array) -> float:
+    return float(np.mean(np.abs(targets.astype(np.float64) - predictions)))
+
+
+def _rmse(targets: Array, predictions: Array) -> float:
+    return float(np.sqrt(np.mean((targets.astype(np.float64) - predictions) ** 2)))
+
+
+# Those that every epoch of every example measures: the same numbers as scikit-learn's, a hundred times sooner.
+OWN = {
+    "accuracy": Metric("accuracy", _accuracy, "classes"),
+    "mae": Metric("mae", _mae, "values", greater_is_better=False),
+    "rmse": Metric("rmse", _rmse, "values", greater_is_better=False),
+}
+
+
+def _signed(targets: Array, predictions: Array, *, score: Callable[..., float], sign: int) -> float:
+    return sign * score(targets, predictions)
+
+
+def _from_sklearn(name: str) -> Metric | None:
+    """scikit-learn's scorer of that name, without the estimator it asks for; None when there is none."""
+    from sklearn.metrics import get_scorer, get_scorer_names
+
+    if name not in get_scorer_names():
+        return None
+    scorer = get_scorer(name)
+    of_classes = scorer._response_method == "predict"
+    of_values = scorer._score_func.__module__.endswith("_regression")
+    needs: Needs = "values" if of_values else "classes" if of_classes else "scores"
+    score = functools.partial(scorer._score_func, **scorer._kwargs)
+    return Metric(name, functools.partial(_signed, score=score, sign=scorer._sign), needs)
+
+
+def _from_target(node: Mapping[str, Any], kind: str, trust: Sequence[str]) -> Metric:
+    """A user's function `(targets, predictions) -> float`, with its attributes `needs` and `greater_is_better`."""
+    from pipeline.config.build import build
+
+    function: Any = build(dict(node), trust=trust, where="task.metric")
+    if not callable(function):
+        got = type(function).__name__
+        raise UserError(fault("task.metric", "is not callable", got=got, expected="(targets, predictions) -> float"))
+    default: Needs = "values" if kind == "regression" else "classes"
+    name = str(getattr(function, "name", str(node["_target_"]).rsplit(".", 1)[-1]))
+    return Metric(
+        name, function, getattr(function, "needs", default), bool(getattr(function, "greater_is_better", True))
+    )
+
+
+def metric(task: Mapping[str, Any], trust: Sequence[str] = ()) -> Metric:
+    """The metric that `task.metric` names: a scikit-learn scorer, `rmse`, `mae`, or a `_target_`.
+
+    Raises UserError for an unknown name, and for one that does not measure this kind of task.
+    """
+    asked, kind = task["metric"], task["kind"]
+    if isinstance(asked, Mapping):
+        return _from_target(asked, kind, trust)
+    if asked == "perplexity":
+        raise UserError(fault("task.metric", "is not built in this version", got=asked))
+    found = OWN.get(asked) or _from_sklearn(str(asked))
+    if found is None:
+        from sklearn.metrics import get_scorer_names
+
+        names = [*OWN, *get_scorer_names()]
+        expected = "a scikit-learn scorer, rmse, mae, or a _target_"
+        raise UserError(fault("task.metric", "unknown metric", got=asked, among=names, expected=expected))
+    if (found.needs == "values") != (kind == "regression"):
+        fitting = "rmse, mae or r2" if kind == "regression" else "accuracy, balanced_accuracy or f1_macro"
+        raise UserError(
+            fault("task.metric", f"does not measure a {kind} task", got=asked, expected=f"one like {fitting}")
+        )
+    return found
+
+
+def interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
+    """The metric's 95 % interval on these rows: Wilson for proportions, else a bootstrap of 1000 seeded resamples.
+
+    (NaN, NaN) where the metric is NaN or no resample defines it.
+    """
+    n = len(targets)
+    value = metric(targets, predictions) if n else math.nan
+    if math.isnan(value):
+        return math.nan, math.nan
+    if metric.name in PROPORTIONS:
+        from scipy.stats import binomtest
+
+        bounds = binomtest(round(value * n), n).proportion_ci(confidence_level=0.95, method="wilson")
+        return float(bounds.low), float(bounds.high)
+    draw = np.random.Generator(np.random.Philox(seed))
+    rows = (draw.integers(0, n, n) for _ in range(RESAMPLES))
+    values = np.array([metric(targets[r], predictions[r]) for r in rows])
+    if np.isnan(values).all():
+        return math.nan, math.nan
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def score(metric: Metric, split: str, targets: Array, predictions: Array, seed: int = 0) -> Score | TrainSide:
+    """What was measured on a split, in the type that says what it may be used for."""
+    value = metric(targets, predictions)
+    if split not in ("val", "test"):
+        return TrainSide(metric.name, value, len(targets))
+    low, high = interval(metric, targets, predictions, seed)
+    side: Literal["val", "test"] = "val" if split == "val" else "test"
+    return Score(side, metric.name, value, low, high, len(targets), metric.greater_is_better)

@@ -1,0 +1,176 @@
+"""What a training run left behind: two sparse tables (`step`, `epoch`), facts and events. Loads without torch.
+
+NaN means measured and NaN; absent means not measured. Every column has an index of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError, fault
+from pipeline.records import canonical, plain
+
+SCHEMA = 1
+_BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, AttributeError)
+
+
+class Column:
+    """One measured quantity: a strictly increasing int64 index and float32 values."""
+
+    __slots__ = ("index", "values")
+
+    def __init__(self) -> None:
+        self.index = array("q")
+        self.values = array("f")
+
+    def append(self, at: int, value: float) -> None:
+        """Log one value; the last index logged again replaces its value. Raises ValueError when `at` goes back."""
+        at = int(at)
+        if self.index and at <= self.index[-1]:
+            if at < self.index[-1]:
+                raise ValueError(f"a column goes forward: got index {at} after {self.index[-1]}")
+            self.values[-1] = value
+            return
+        self.values.append(value)  # values first: a value that is no number leaves the column as it was
+        self.index.append(at)
+
+
+class History:
+    """The measurements of one run, by name: `train/loss`, `val/accuracy`, `lr`, `grad_norm`, ...
+
+    `facts` are numbers measured once (`loss_at_init`, `target`); `events` are dicts with `kind` and `step`.
+    """
+
+    def __init__(self) -> None:
+        self.step: dict[str, Column] = {}
+        self.epoch: dict[str, Column] = {}
+        self.facts: dict[str, float] = {}
+        self.events: list[dict[str, Any]] = []
+
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Append to the step table; a name is measured at the steps it is logged at, and nowhere else."""
+        for name, value in values.items():
+            self.step.setdefault(name, Column()).append(step, value)
+
+    def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Append to the epoch table."""
+        for name, value in values.items():
+            self.epoch.setdefault(name, Column()).append(epoch, value)
+
+    def event(self, kind: str, step: int, **data: Any) -> None:
+        """Note that something happened. Raises TypeError for data without a JSON form."""
+        self.events.append({"kind": kind, "step": int(step), **plain(data)})
+
+    def names(self) -> list[str]:
+        """Every measured name once, sorted."""
+        return sorted({*self.step, *self.epoch})
+
+    def table(self, name: str) -> str | None:
+        """`step` or `epoch`, where `series` finds the name; None when it was not measured."""
+        return "step" if name in self.step else "epoch" if name in self.epoch else None
+
+    def series(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Index and values of a name, the step table before the epoch table; both empty when not measured."""
+        column = self.step.get(name) or self.epoch.get(name) or Column()
+        return np.array(column.index, np.int64), np.array(column.values, np.float32)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over all that was measured, `time/*` apart: equal runs have equal digests."""
+        sha = hashlib.sha256()
+        for table, name, column in self._columns():
+            if name.startswith("time/"):
+                continue
+            values = np.array(column.values, "<f4")
+            values[np.isnan(values)] = np.nan  # a NaN has many bit patterns and one meaning
+            sha.update(canonical([table, name, len(values)]).encode())
+            sha.update(np.array(column.index, "<i8").tobytes())
+            sha.update(values.tobytes())
+        sha.update(canonical({n: float(v) for n, v in _timeless(self.facts).items()}).encode())  # 2 is 2.0
+        sha.update(canonical([_timeless(event) for event in self.events]).encode())
+        return sha.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The history as npz: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON)."""
+        columns = list(self._columns())
+        meta = {
+            "schema": SCHEMA,
+            "columns": [[table, name, len(column.index)] for table, name, column in columns],
+            "facts": self.facts,
+            "events": self.events,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            index=np.concatenate([np.zeros(0, np.int64), *(np.array(c.index, np.int64) for _, _, c in columns)]),
+            values=np.concatenate([np.zeros(0, np.float32), *(np.array(c.values, np.float32) for _, _, c in columns)]),
+            meta=np.frombuffer(canonical(meta).encode(), np.uint8),
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = "history") -> History:
+        """The history that `to_bytes` wrote. Raises UserError for anything else; nothing is ever unpickled."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                return cls._from_arrays(file["index"], file["values"], json.loads(file["meta"].tobytes()))
+        except _BROKEN as error:
+            raise UserError(fault(where, f"is no history ({error})", expected="the .npz that a run wrote")) from None
+
+    @classmethod
+    def _from_arrays(cls, index: NDArray[Any], values: NDArray[Any], meta: dict[str, Any]) -> History:
+        if meta["schema"] != SCHEMA:
+            raise ValueError(f"schema {meta['schema']}, this version reads {SCHEMA}")
+        if index.dtype != np.int64 or values.dtype != np.float32 or index.shape != values.shape:
+            raise ValueError("index and values do not fit each other")
+        if sum(size for _, _, size in meta["columns"]) != len(index):
+            raise ValueError("the columns do not add up to the table")
+        history, start = cls(), 0
+        for table, name, size in meta["columns"]:
+            column = {"step": history.step, "epoch": history.epoch}[table].setdefault(name, Column())
+            column.index.frombytes(index[start : start + size].tobytes())
+            column.values.frombytes(values[start : start + size].tobytes())
+            if size < 0 or (np.diff(index[start : start + size]) <= 0).any():
+                raise ValueError(f"column {name!r} does not go forward")
+            start += size
+        history.facts = {name: float(value) for name, value in meta["facts"].items()}
+        history.events = [dict(event) for event in meta["events"]]
+        return history
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_bytes()` to a file of the caller's own; a run writes them through pipeline.record.files."""
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """The history in a file. Raises UserError when it is missing or no history."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(fault(str(path), f"cannot read the history ({error.strerror})")) from None
+        return cls.from_bytes(data, str(path))
+
+    def _columns(self) -> Iterator[tuple[str, str, Column]]:
+        """All columns in canonical order, whatever the order of logging."""
+        for table, columns in (("epoch", self.epoch), ("step", self.step)):
+            for name in sorted(columns):
+                yield table, name, columns[name]
+
+    def __repr__(self) -> str:
+        longest = max((len(c.index) for _, _, c in self._columns()), default=0)
+        return f"History({len(self.step)} step and {len(self.epoch)} epoch columns, up to {longest} rows)"
+
+
+
+def _timeless(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not name.startswith("time/")}

@@ -1,0 +1,199 @@
+"""The state machine: runs phases in the order the gates allow, and writes down what they found.
+
+    planning -> baseline -+- sufficient ------------------------------> finalization -> released
+                          +- insufficient -> diagnostics -> optimization -+- sufficient -> finalization
+                                                 ^                        |
+                                                 +-- at most 3 rounds ----+   then: exhausted, a person decides
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.errors import FivegateError, Refused, fault
+from pipeline.phase import Draft, House, PhaseContext
+from pipeline.record import checklist, files, plan as plans
+from pipeline.record.advice import Advice, advise
+from pipeline.record.gate import branch
+from pipeline.record.ledger import Ledger
+from pipeline.record.plan import Plan
+from pipeline.record.release import release
+from pipeline.record.run import Run
+from pipeline.record.state import RunState, fold
+from pipeline.records import PHASES, Evidence, GateState
+
+ROUNDED = ("diagnostics", "optimization")
+
+
+def _folder(run: Run, phase: str, round_: int) -> Any:
+    return files.folder(run.inside(phase, round_) if phase in ROUNDED else run.inside(phase))
+
+
+def _refuse_unless_ready(state: RunState, phase: str, max_rounds: int) -> None:
+    """Raise Refused when a gate or the branch before `phase` does not let it run."""
+    needs = {"baseline": PHASES[:1], "optimization": PHASES[:3], "finalization": PHASES[:4]}.get(phase, ())
+    closed = [p for p in needs if not state.passed(p)]
+    why = None
+    if phase == "finalization" and state.current_branch() and not state.sufficient():
+        why = "the branch is insufficient: below its target, no better than trivial, or with a blocking symptom"
+    elif closed:
+        why = f"the {closed[0]} gate is {state.gate(closed[0]) or 'not evaluated'}"
+    elif phase == "diagnostics" and state.plan is None:
+        why = "nothing is planned yet"
+    elif phase == "optimization" and state.round > max_rounds:
+        why = f"{max_rounds} rounds are spent"
+    elif phase == "optimization" and state.sufficient():
+        why = "the branch is sufficient: there is nothing to mend"
+    if why:
+        advice = advise(state, max_rounds)
+        raise Refused(fault(f"phase={phase}", f"cannot run: {why} ({advice.why})", do=advice.command))
+
+
+def _freeze(run: Run, book: Ledger, draft: Draft, lists: dict[str, Any], facts: dict[str, Any]) -> Plan:
+    """The plan stands as a revision of its own, recorded with its difference; an unchanged one keeps its revision."""
+    state = fold(book.entries)
+    revision = state.plan["revision"] if state.plan else 0
+    config = {k: v for k, v in draft.config.items() if k not in plans.OUTSIDE}
+    fresh = Plan(revision + 1, config, lists, facts)
+    if state.plan and state.plan["digest"] == fresh.digest:
+        return Plan(revision, config, lists, facts)
+    old = plans.load(run, state) if state.plan else None
+    changed = plans.differences(old.config, config) if old else {}
+    path = plans.write(run, fresh)
+    book.append(
+        "plan.frozen",
+        {
+            "revision": fresh.revision,
+            "digest": fresh.digest,
+            "file": run.relative(path),
+            "overrides": draft.overrides,
+            "config_dirs": draft.config_dirs,
+            "changed": {k: list(v) for k, v in changed.items()},
+            "questions": {phase: len(items) for phase, items in lists.items()},
+        },
+    )
+    return fresh
+
+
+def _measure(house: House, ctx: PhaseContext, phase: str, basis: int) -> Evidence:
+    """Run the phase itself; its start and its end, good or bad, are in the ledger."""
+    book = ctx.book
+    book.append("phase.started", {"phase": phase, "round": ctx.round, "basis": basis})
+    try:
+        evidence = house.phase(phase)(ctx)
+    except BaseException as error:
+        kind = "phase.failed" if isinstance(error, Exception) else "stopped"
+        why = str(error) if isinstance(error, FivegateError) else f"{type(error).__name__}: {error}"
+        book.append(kind, {"phase": phase, "round": ctx.round, "why": why})
+        raise
+    path = ctx.folder / "evidence.json"
+    files.write_json(path, evidence)
+    found = {"phase": phase, "round": ctx.round, "evidence": ctx.artifact(path), "artifacts": evidence.artifacts}
+    book.append("phase.finished", found)
+    return evidence
+
+
+def _decide(house: House, book: Ledger, plan: Plan, phase: str, round_: int, basis: int, evidence: Evidence) -> GateState:
+    """The gate's items and its state are in the ledger; the state comes back."""
+    for item in checklist.judge(plan.checklists[phase], evidence, house.check):
+        book.append("item.evaluated", {"phase": phase, "round": round_, **vars(item)})
+    verdict = {"phase": phase, "round": round_, "revision": plan.revision, "basis": basis, "subject": evidence.get("subject")}
+    state = fold([*book.entries, {"kind": "gate.decided", "data": verdict, "seq": len(book.entries), "hash": ""}])
+    gate = state.gate(phase)
+    assert gate is not None
+    book.append("gate.decided", {**verdict, "state": gate})
+    return gate
+
+
+def _record_branch(book: Ledger, phase: str, round_: int, evidence: Evidence, max_rounds: int) -> None:
+    """The chosen candidate, the branch, and what the branch makes unnecessary or exhausted are in the ledger."""
+    if evidence.get("candidate"):
+        book.append("candidate.chosen", {"phase": phase, "round": round_, **evidence["candidate"]})
+    if evidence.get("branch") is None:
+        return
+    taken = branch(**evidence["branch"])
+    entry = book.append("branch.decided", {"phase": phase, "round": round_, "branch": taken, **evidence["branch"]})
+    if taken == "sufficient" and phase == "baseline":
+        for unneeded in ROUNDED:
+            book.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
+    if taken == "insufficient" and phase == "optimization" and (round_ >= max_rounds or evidence.get("nothing_left")):
+        why = "no untried cure is left" if evidence.get("nothing_left") else f"{max_rounds} rounds did not reach the target"
+        book.append("exhausted", {"round": round_, "why": why})
+
+
+def _context(house: House, run: Run, book: Ledger, phase: str, draft: Draft) -> PhaseContext:
+    state = fold(book.entries)
+    plan = plans.load(run, state) if phase != "planning" else None
+    return PhaseContext(
+        run=run,
+        book=book,
+        state=state,
+        config=plan.config if plan else draft.config,
+        plan=plan,
+        folder=_folder(run, phase, state.round),
+        round=state.round if phase in ROUNDED else 1,
+        say=house.say,
+    )
+
+
+def run_phase(house: House, run: Run, book: Ledger, phase: str, draft: Draft) -> GateState:
+    """Run one phase behind the gates before it, judge it, and record all of it; the state of its own gate comes back.
+
+    `draft` is what the command asks for; only planning reads its config. Raises Refused when a gate
+    before the phase is closed.
+    """
+    rounds = int(draft.config["phases"]["optimization"]["rounds"])
+    state = fold(book.entries)
+    _refuse_unless_ready(state, phase, rounds)
+    lists = {}
+    if phase == "planning":
+        read = checklist.read
+        lists = {p: read(house.checklists / f"{p}.yaml", draft.config, house.check) for p in PHASES}
+    ctx = _context(house, run, book, phase, draft)
+    basis = state.basis(phase)
+    evidence = _measure(house, ctx, phase, basis)
+    plan = ctx.plan or _freeze(run, book, draft, lists, evidence["facts"])
+    gate = _decide(house, book, plan, phase, ctx.round, basis, evidence)
+    _record_branch(book, phase, ctx.round, evidence, rounds)
+    _mirror(house, run, book, plan)
+    return gate
+
+
+def _mirror(house: House, run: Run, book: Ledger, plan: Plan) -> None:
+    """The tracker holds a copy, or the ledger says why not: tracking that fails never stops the work."""
+    if house.mirror is None:
+        return
+    try:
+        house.mirror(run, plan.config)
+    except Exception as error:  # a tracker may die of anything
+        book.append("tracking.away", {"why": f"{type(error).__name__}: {error}"})
+        house.say(f"tracking is away ({type(error).__name__}); the ledger has everything and is mirrored next time")
+
+
+def _done(state: RunState, phase: str) -> bool:
+    """Whether the phase passed on exactly what it would be run on now: a run is a pure function of its plan."""
+    return phase not in ("planning", "finalization") and state.gate(phase) == "open"
+
+
+def advance(house: House, run: Run, book: Ledger, wanted: str, draft: Draft) -> tuple[GateState, Advice]:
+    """Run the wanted phase, with planning first where it has not passed; `auto` goes as far as the gates let it.
+
+    Back come the state of the gate it stopped at, and the advice that says why and what continues it.
+    """
+    rounds = int(draft.config["phases"]["optimization"]["rounds"])
+    gate: GateState = "open"
+    replan = wanted == "baseline" and draft.changed
+    while True:
+        state = fold(book.entries)
+        advice = advise(state, rounds)
+        phase = advice.phase if wanted == "auto" else wanted
+        if replan or (wanted == "baseline" and state.gate("planning") != "open"):
+            phase, replan = "planning", False
+        if phase is None or (phase == wanted and _done(state, phase)):
+            return gate, advice
+        if phase == "finalization" and state.gate(phase) == "open":
+            release(run, book)
+            return "open", advise(fold(book.entries), rounds)
+        gate = run_phase(house, run, book, phase, draft)
+        if gate != "open" or (phase == wanted and phase != "finalization"):
+            return gate, advise(fold(book.entries), rounds)

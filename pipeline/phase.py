@@ -1,0 +1,78 @@
+"""What a phase is given and what the machine is made of: the contract between `machine.py` and `phases/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.record import files, permits
+from pipeline.record.checklist import FindCheck
+from pipeline.record.ledger import Ledger
+from pipeline.record.plan import Plan
+from pipeline.record.run import Run
+from pipeline.record.state import RunState
+from pipeline.records import Artifact, Evidence
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a command asks for: the composed config, the words behind it, and whether it differs from the frozen plan."""
+
+    config: dict[str, Any]
+    overrides: list[str]
+    config_dirs: list[str]
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class PhaseContext:
+    """Everything a phase may touch: the config it works from, its own folder, and the ledger's facts so far.
+
+    `plan` is None for planning alone, which makes it. `folder` is the only place a phase writes to.
+    """
+
+    run: Run
+    book: Ledger
+    state: RunState
+    config: Mapping[str, Any]
+    plan: Plan | None
+    folder: Path
+    round: int
+    say: Callable[[str], None] = field(repr=False)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The phase's own section of the config, `phases.<phase>`."""
+        return self.config["phases"][self.folder.parent.name if self.folder.name.isdigit() else self.folder.name]
+
+    @property
+    def trust(self) -> tuple[str, ...]:
+        """The names of the packages the user trusted."""
+        return tuple(grant["package"] for grant in self.state.trust)
+
+    def train_permit(self) -> permits.TrainPermit:
+        """A permit to train. Raises Refused unless the planning gate is open in the ledger on disk."""
+        return permits.train(self.run)
+
+    def artifact(self, path: Path) -> Artifact:
+        """A file of this run as evidence holds it."""
+        return Artifact(self.run.relative(path), files.sha256(path))
+
+
+PhaseRun = Callable[[PhaseContext], Evidence]
+
+
+@dataclass(frozen=True)
+class House:
+    """What the machine is driven with: how to find a phase, a check and a checklist, and whom to tell.
+
+    `mirror(run)` copies the records to the tracker after every phase; it may raise, which is recorded and passed over.
+    """
+
+    phase: Callable[[str], PhaseRun]
+    check: FindCheck
+    checklists: Path
+    say: Callable[[str], None]
+    mirror: Callable[[Run, Mapping[str, Any]], None] | None = None

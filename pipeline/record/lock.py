@@ -1,0 +1,65 @@
+"""One process per run: a kernel lock held for life, gone with kill -9, never inherited by a child."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.errors import UserError, fault
+
+_held: set[Path] = set()
+
+
+class RunLock:
+    """Exclusive right to write one run directory, as a context manager.
+
+    A POSIX record lock: the kernel releases it when the process dies, and neither `fork` nor `exec` hands it
+    on, so that an orphaned worker cannot keep a run. It does not exclude this same process, hence `_held`.
+    Raises UserError when another process (or this one) holds it.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = (run_dir / "lock").resolve()
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        # The check comes before open: closing a second descriptor of the file would drop the lock we hold.
+        if self.path in _held:
+            raise self._busy(os.getpid())
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                fault(str(self.path), "cannot lock the run", got=error.strerror, do="choose a writable run.root=DIR")
+            ) from error
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise self._busy(holder) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)  # for the message of whoever comes second, nothing else
+        self._descriptor = descriptor
+        _held.add(self.path)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._descriptor is not None
+        _held.discard(self.path)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def _busy(self, holder: object) -> UserError:
+        run_dir = self.path.parent
+        return UserError(
+            fault(
+                str(run_dir),
+                "another process works on this run",
+                got=f"process {holder}",
+                expected="one process per run",
+                do=f"wait for it, or give this run another name with run.name=NAME (status: python -m pipeline status {run_dir.name})",
+            )
+        )

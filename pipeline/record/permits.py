@@ -1,0 +1,117 @@
+"""Permits: what only an open gate, verified anew from the ledger, can make.
+
+Training takes a `TrainPermit`, reading the test rows a `TestKey`, exporting an `ExportPermit`. None can be built by
+hand: this stops accidents, not a user who edits the code; against that stands `verify`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import Refused, fault
+from pipeline.record import plan as plans
+from pipeline.record.ledger import Ledger
+from pipeline.record.run import Run
+from pipeline.record.state import RunState
+
+_ISSUER = object()
+
+
+class _Permit:
+    """What all permits carry: the plan they hold for, the run, and the ledger's head when they were made."""
+
+    def __init__(self, issuer: object, run: Run, plan: plans.Plan, head: str) -> None:
+        if issuer is not _ISSUER:
+            raise TypeError(f"a {type(self).__name__} is issued by an open gate and cannot be constructed")
+        self.run = run
+        self.plan = plan
+        self.head = head
+
+    @property
+    def run_dir(self) -> Path:
+        return self.run.path
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} cannot be copied into another process; issue it there from the ledger")
+
+
+class TrainPermit(_Permit):
+    """The planning gate of this plan is open: optimizer steps may be made."""
+
+
+class TestKey(_Permit):
+    """The test rows may be read once more, for the recorded candidate."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of its name
+
+
+class ExportPermit(_Permit):
+    """The model earned finalization: it may be written in a form that others run."""
+
+
+P = TypeVar("P", bound=_Permit)
+
+
+def _named(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIO' else 'a'} {kind.__name__}"
+
+
+def require(permit: object, kind: type[P]) -> P:
+    """The permit itself, when it is one. Raises Refused when anything else was handed in."""
+    if not isinstance(permit, kind):
+        raise Refused(
+            fault(
+                "permit",
+                f"nothing of ours does this without {_named(kind)}",
+                got=type(permit).__name__,
+                expected=f"{_named(kind)} issued by an open gate",
+                do="python -m pipeline phase=planning experiment=NAME seed=1",
+            )
+        )
+    return permit
+
+
+def _need_open(run: Run, state: RunState, *phases: str) -> None:
+    for phase in phases:
+        if not state.passed(phase):
+            raise Refused(
+                fault(
+                    f"gate {phase}",
+                    "is not open",
+                    got="stale" if state.stale(phase) else state.gate(phase) or "not evaluated",
+                    expected="open",
+                    do=f"python -m pipeline status {run.name}",
+                )
+            )
+
+
+def train(run: Run) -> TrainPermit:
+    """A permit to train under the run's current plan. Raises Refused unless the planning gate is open in the ledger."""
+    state = run.state()
+    _need_open(run, state, "planning")
+    return TrainPermit(_ISSUER, run, plans.load(run, state), state.head)
+
+
+def _need_candidate(run: Run, state: RunState) -> dict[str, Any]:
+    _need_open(run, state, "planning", "baseline", "diagnostics", "optimization")
+    if not state.candidate or not state.sufficient():
+        do = f"python -m pipeline phase=auto run.name={run.name}"
+        raise Refused(fault(run.name, "no model has earned finalization", expected="a sufficient candidate", do=do))
+    return state.candidate
+
+
+def test(run: Run, book: Ledger) -> TestKey:
+    """The key to the test rows. The opening is in the ledger before the key exists, so that a crash still counts."""
+    state = run.state()
+    candidate = _need_candidate(run, state)
+    plan = plans.load(run, state)
+    entry = book.append("test.opened", {"candidate": candidate["weights"], "plan": plan.digest})
+    return TestKey(_ISSUER, run, plan, entry["hash"])
+
+
+def export(run: Run) -> ExportPermit:
+    """A permit to export the candidate. Raises Refused unless every gate before finalization is open or not needed."""
+    state = run.state()
+    _need_candidate(run, state)
+    return ExportPermit(_ISSUER, run, plans.load(run, state), state.head)

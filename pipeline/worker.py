@@ -1,0 +1,87 @@
+"""One trial in a process of its own: `python -m pipeline worker JOB`, the only way work starts in another process.
+
+JOB is a folder with a `job.json` inside a run. The worker issues its own permit from the ledger, writes nothing
+outside its folder, and dies with its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, fault
+from pipeline.job import Job
+from pipeline.record import files, permits
+from pipeline.record.run import Run
+
+
+def die_with_parent() -> None:
+    """The process ends when its parent does, however that ends (checked twice a second)."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_around(folder: Path) -> Run:
+    for parent in folder.parents:
+        if (parent / "ledger.jsonl").is_file():
+            return Run(parent)
+    raise UserError(fault(str(folder), "is not inside a run directory", expected="a job folder that a run made"))
+
+
+def _read_job(folder: Path) -> Job:
+    path = folder / "job.json"
+    try:
+        return Job.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(fault(str(path), "is not a job", got=str(error), expected="a job.json that a run wrote")) from error
+
+
+def _performance(fit: Any) -> dict[str, float]:
+    """What the training cost: parameters, ms per step, peak memory of this process in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "params": sum(p.numel() for p in fit.model.parameters()),
+        "step_ms": 1000 * fit.seconds / max(fit.steps, 1),
+        "memory_mb": peak / (2**20 if sys.platform == "darwin" else 2**10),
+    }
+
+
+def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
+    """Train the folder's job and leave `result.json`, the history and a checkpoint in it.
+
+    Raises UserError for a folder that is no job, Refused when the ledger does not permit training.
+    """
+    folder = folder.resolve()
+    run = _run_around(folder)
+    job = _read_job(folder)
+    permit = permits.train(run)
+
+    from pipeline.config import trust
+    from pipeline.engine.loop import fit
+
+    trust.activate(run.state().trust)
+    done = fit(permit, job, observers(), folder=folder)
+    files.write_bytes(folder / "history.npz", done.history.to_bytes())
+    result = {
+        "score": done.score,
+        "steps": done.steps,
+        "stopped": done.stopped,
+        "weights": done.weights_digest,
+        "checkpoint": run.relative(done.checkpoint) if done.checkpoint else None,
+        "performance": _performance(done),
+    }
+    files.write_json(folder / "result.json", result)

@@ -1,0 +1,266 @@
+"""Building from a `_target_`: what it may be, and that nothing else ever runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config.build import ALLOWED, _home, build, locate
+from pipeline.config.compose import compose
+from pipeline.config.conf_dir import conf_dir
+from pipeline.config.trust import activate, grant, roots, source_digest
+from pipeline.errors import Refused, UserError
+
+COMPLETE = [(group, path.stem) for group in ("data", "model", "loss") for path in (conf_dir() / group).glob("*.yaml")]
+
+
+@pytest.mark.parametrize(("group", "option"), COMPLETE)
+def test_every_option_that_is_complete_builds(group: str, option: str) -> None:
+    """What conf/ offers can be built, without trust."""
+    assert build(compose([f"{group}={option}"])[group], where=group) is not None
+
+
+@pytest.mark.parametrize("option", [path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")])
+@pytest.mark.parametrize("scheduler", [path.stem for path in (conf_dir() / "scheduler").glob("*.yaml")])
+def test_every_optimizer_and_scheduler_is_completed_later(option: str, scheduler: str) -> None:
+    """Partial targets take the parameters, then the optimizer."""
+    config = compose([f"optimizer={option}", f"scheduler={scheduler}"])
+
+    optimizer = build(config["optimizer"], where="optimizer")([torch.nn.Parameter(torch.zeros(2))])
+    made = build(config["scheduler"], where="scheduler")
+
+    assert optimizer.param_groups[0]["lr"] == config["optimizer"]["lr"]
+    assert made is None if scheduler == "none" else made(optimizer).optimizer is optimizer
+
+
+HOSTILE = [
+    "os.system",
+    "posix.system",
+    "builtins.eval",
+    "subprocess.Popen",
+    "pathlib.Path.unlink",
+    "shutil.rmtree",
+    "hydra.utils.get_method",
+    "hydra.utils.instantiate",
+    "torch.load",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch.optim.os.system",
+    "torch.nn.modules.module.torch.load",
+    "torch.nn.functional.torch.hub.load",
+    "torch.nn.modules.module.functools.partial",
+    "torch.nn.modules.module.OrderedDict.fromkeys",
+    "torch.nn.modules.container.operator.attrgetter",
+    "torch.nn.functional.relu.__globals__.get",
+    "torch.nn.Linear.__init__",
+    "torch.nn.Linear.__subclasses__",
+    "torch.nn.modules.module.warnings.sys.exit",
+    "torch.nnx.Linear",
+    "torch.nn",
+    "pipeline.models.mlp.getattr",
+    "pipeline.models.mlp.UserError",
+    "pipeline.data.digits.np.load",
+    "pipeline.data.load.load",
+    "pipeline.config.build.build",
+    "pipeline.record.files.remove_folder",
+    "os",
+    "",
+    "torch.nn.",
+    "torch.nn.Linear; import os",
+    "${oc.env:HOME}",
+    None,
+    print,
+    ["torch.nn.Linear"],
+]
+
+
+@pytest.mark.parametrize("target", HOSTILE, ids=str)
+@pytest.mark.parametrize("shape", ["plain", "partial", "deep"])
+def test_what_lies_outside_is_refused(target: Any, shape: str) -> None:
+    """Not by name, not by alias, not by attribute, not hidden in an argument; the key is named."""
+    node = {"_target_": target, "_partial_": shape == "partial"}
+    if shape == "deep":
+        node = {"_target_": "torch.nn.Sequential", "_args_": [[{"_recursive_": False, "y": node}]]}
+
+    with pytest.raises(UserError, match=r"^model\.\S*_target_: "):
+        build(node, where="model")
+
+
+def test_nothing_is_called_when_anything_is_wrong(package: Path) -> None:
+    """All targets of a node are checked, and all faults named, before the first is called."""
+    (package / "loud.py").write_text("calls = []\ndef loud(**kw): calls.append(kw)\n")
+    node: dict[str, Any] = {"_target_": "our_pkg.loud.loud", "inner": {"_target_": "our_pkg.loud.loud"}}
+    node |= {"bad": {"_target_": "os.system"}, "worse": {"_target_": "torch.nn.Linear", "in_feature": 3}}
+
+    with pytest.raises(UserError) as refused:
+        build(node, trust=["our_pkg"], where="data")
+
+    assert sys.modules["our_pkg.loud"].calls == []
+    assert [said.split(":", 1)[0] for said in refused.value.faults] == ["data.bad._target_", "data.worse.in_feature"]
+
+
+STARTS = [
+    *ALLOWED,
+    "torch.nn.modules.module",
+    "torch.nn.functional",
+    "torch.optim.optimizer",
+    "pipeline.data.digits",
+    "",
+]
+WORDS = [*sys.stdlib_module_names, "torch", "np", "hub", "load", "system", "Linear", "Module", "apply", "__globals__"]
+
+
+@given(st.sampled_from(STARTS), st.lists(st.sampled_from(WORDS), min_size=1, max_size=3))
+def test_a_name_at_random_never_leaves_the_allowed_packages(start: str, parts: list[str]) -> None:
+    """Whatever name is asked for, it is refused or comes from an allowed package; nothing else is even imported."""
+    modules = set(sys.modules)
+    try:
+        found = locate(".".join([start, *parts]), ALLOWED, "model")
+    except UserError:
+        found = None
+    assert found is None or (_home(found) or "").startswith(ALLOWED)
+    assert {name for name in set(sys.modules) - modules if not name.startswith(("torch", "pipeline"))} == set()
+
+
+@given(st.text(max_size=30))
+def test_any_text_as_a_target_is_a_user_error(text: str) -> None:
+    """No text whatever makes anything else happen."""
+    with pytest.raises(UserError):
+        locate(text, ALLOWED, "model")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Iterator[Path]:
+    """A package of the user's own outside the checkout, beside a config folder; forgotten afterwards."""
+    folder = tmp_path / "project" / "our_pkg"
+    folder.mkdir(parents=True)
+    (tmp_path / "project" / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "project" / "conf" / "model" / "net.yaml").write_text("_target_: our_pkg.model.Net\nwidth: 3\n")
+    (folder / "__init__.py").write_text("")
+    (folder / "model.py").write_text(
+        "import os\nfrom os import system as Net2\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n    def __init__(self, width: int, bias: bool = True):\n"
+        "        if width > 9:\n            raise KeyError('too wide')\n        super().__init__(width, 2, bias)\n"
+        "    @classmethod\n    def small(cls):\n        return cls(1)\n"
+        "class Call:\n    def __call__(self):\n        return 5\n"
+        "instance = Call()\n"
+    )
+    path = list(sys.path)
+    activate(grant(["our_pkg"], [folder.parent]))
+    yield folder
+    sys.path[:] = path
+    for name in [n for n in sys.modules if n.partition(".")[0] == "our_pkg"]:
+        del sys.modules[name]
+
+
+def test_a_trusted_package_builds_and_an_untrusted_does_not(package: Path) -> None:
+    """The same config is refused without trust, with the words that would grant it, and built with it."""
+    config = compose(["model=net"], [package.parent / "conf"])
+
+    with pytest.raises(UserError, match=r"model\._target_: is not allowed.*trust=\[our_pkg\]"):
+        build(config["model"], where="model")
+    assert build(config["model"], trust=["our_pkg"], where="model").in_features == 3
+
+
+@pytest.mark.parametrize("target", ["our_pkg.model.Net2", "our_pkg.model.os.system", "our_pkg_evil.model.Net"])
+def test_trust_is_not_passed_on_by_an_alias(package: Path, target: str) -> None:
+    """What a trusted package only re-exports keeps its own home; a longer name is another package."""
+    with pytest.raises(UserError, match="is not allowed"):
+        build({"_target_": target}, trust=["our_pkg"], where="model")
+
+
+def test_methods_and_callable_instances_have_a_home(package: Path) -> None:
+    """Class methods and instances of a trusted package are as good as its classes."""
+    assert build({"_target_": "our_pkg.model.Net.small"}, trust=["our_pkg"], where="model").in_features == 1
+    assert build({"_target_": "our_pkg.model.instance"}, trust=["our_pkg"], where="model") == 5
+    assert _home(functools.partial(functools.partial(torch.nn.functional.relu))) == "torch.nn.functional"
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ({"_target_": "our_pkg.model.Net", "widht": 3}, "model.widht: .* has no such argument.*did you mean 'width'"),
+        ({"_target_": "our_pkg.model.Net"}, "model: our_pkg.model.Net needs width"),
+        (
+            {"_target_": "our_pkg.model.Net", "width": 10},
+            r"model: .* refused its arguments: KeyError: 'too wide' \(.*:7\)",
+        ),
+        ({"_target_": "our_pkg.model.Nett"}, "has no 'Nett'.*did you mean 'Net'"),
+        ({"_target_": "our_pkg.modle.Net"}, "has no 'modle'"),
+        ({"_target_": "our_pkg.broken.Net"}, "our_pkg.broken cannot be imported: ZeroDivisionError"),
+        ({"_target_": "our_pkg.lacking.Net"}, "our_pkg.lacking cannot be imported: ModuleNotFoundError"),
+        ({"_target_": "our_pkg.model.__name__"}, "is not allowed"),
+        ({"_target_": "our_pkg.model.nn"}, "is not allowed|nothing that can be called"),
+        ({"_target_": "torch.nn.Linear", "_args_": 3}, "model._args_: is no list"),
+        ({"_target_": "gone_pkg.Net"}, "model._target_: "),
+    ],
+)
+def test_a_target_that_fails_is_one_message(package: Path, node: dict[str, Any], says: str) -> None:
+    """No traceback: the key, what the target said and where, and the nearest name."""
+    (package / "broken.py").write_text("1 / 0\n")
+    (package / "lacking.py").write_text("import not_installed_anywhere\n")
+
+    with pytest.raises(UserError, match=says):
+        build(node, trust=["our_pkg", "gone_pkg"], where="model")
+
+
+def test_the_special_keys() -> None:
+    """`_args_`, `_partial_`, `_recursive_` and nested targets do what they do in Hydra."""
+    relu = {"_target_": "torch.nn.ReLU"}
+    linear = {"_target_": "torch.nn.Linear", "_args_": [2, 3]}
+    net = build({"_target_": "torch.nn.Sequential", "_args_": [linear, relu]})
+    later = {"_target_": "torch.nn.ParameterDict", "_partial_": True, "_recursive_": False, "parameters": {"a": relu}}
+    left = build(later)
+
+    assert [type(module).__name__ for module in net] == ["Linear", "ReLU"]
+    assert left.keywords == {"parameters": {"a": relu}}
+    assert build({"a": [1, {"b": None}]}, where="data") == {"a": [1, {"b": None}]}
+    assert build(None) is None
+
+
+def test_a_grant_holds_until_the_source_changes(package: Path) -> None:
+    """A worker stands on the digest: a changed line is refused, bytecode is not a change."""
+    [given] = granted = grant(["our_pkg"], roots([package.parent / "conf"]))
+
+    assert given == {"package": "our_pkg", "root": str(package.parent), "digest": source_digest(package)}
+    (package / "__pycache__").mkdir(exist_ok=True)
+    (package / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"x")
+    assert activate(granted) == ("our_pkg",)
+    (package / "model.py").write_text("changed = True\n")
+    with pytest.raises(Refused, match="has changed since it was trusted"):
+        activate(granted)
+    for path in package.iterdir():
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(Refused, match=r"has changed|is gone"):
+        activate(granted)
+
+
+def test_what_cannot_be_trusted_is_named_at_once(package: Path) -> None:
+    """Python's own modules, ours, packages that are nowhere, and a name that stands in two places."""
+    (package.parent / "yaml.py").write_text("")
+
+    with pytest.raises(UserError) as refused:
+        grant(["os", "pipeline", "torch.hub", "our_pk", "yaml", "our_pkg"], [package.parent])
+
+    assert len(refused.value.faults) == 5
+    assert "did you mean 'our_pkg'?" in str(refused.value)
+    with pytest.raises(UserError, match="'torch' is a package of"):
+        build(None, trust=["torch"])
+
+
+def test_a_module_of_one_file_can_be_trusted(package: Path) -> None:
+    """A file beside the config folder is as good as a package."""
+    (package.parent / "our_pkg_file.py").write_text("def three():\n    return 3\n")
+
+    names = activate(grant(["our_pkg_file"], [package.parent]))
+
+    assert build({"_target_": "our_pkg_file.three"}, trust=names, where="data") == 3

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from pipeline.errors import Refused, UserError
+from pipeline.export.bundle import bundle_digest, check_layout, write_payload
+from pipeline.export.formats import export_formats
+from pipeline.record import files, permits
+from tests.recorded import baseline_done
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
+    folder = tmp_path_factory.mktemp("made")
+    permit = permits.export(baseline_done(folder / "runs"))
+    model = nn.Linear(4, 2)
+    outcomes = export_formats(permit, model, np.ones((3, 4), np.float32), folder)
+    exported = {o.exported.path.name: o.exported.path for o in outcomes.values() if o.exported}
+    return {
+        **exported,
+        "weights.safetensors": save(model.state_dict()),
+        "plan.yaml": b"seed: 7\n",
+        "model_card.md": b"# Card",
+    }
+
+
+@pytest.fixture
+def permit(tmp_path: Path) -> permits.ExportPermit:
+    return permits.export(baseline_done(tmp_path / "runs"))
+
+
+@pytest.fixture
+def payload(permit: permits.ExportPermit, contents: dict[str, bytes | Path]) -> Path:
+    return write_payload(permit, contents)
+
+
+def relisted(payload: Path, name: str, content: bytes) -> Path:
+    """A file replaced together with its line in the manifest: what a careful forger would do."""
+    (payload / name).write_bytes(content)
+    manifest = json.loads((payload / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": files.sha256(payload / name), "runs_code": False}
+    (payload / "manifest.json").write_text(json.dumps(manifest))
+    return payload
+
+
+def zipped(*members: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member in members:
+            archive.writestr(member, "x")
+    return buffer.getvalue()
+
+
+def torch_saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def test_a_payload_as_written_has_no_fault(payload: Path, permit: permits.ExportPermit) -> None:
+    """The layout is complete, the manifest says what each file is, and which of them run code when opened."""
+    assert check_layout(payload) == []
+    manifest = json.loads((payload / "manifest.json").read_text())
+    assert manifest["source"] == {"run": "digits-hot", "plan": permit.plan.digest}
+    runs_code = {name for name, entry in manifest["files"].items() if entry["runs_code"]}
+    assert {"model.torchscript.pt", "model.pt2"} == runs_code
+    assert [path.name for path in payload.parent.iterdir()] == ["payload"]
+
+
+def test_writing_needs_a_permit(tmp_path: Path) -> None:
+    """Nobody writes a bundle without an export permit."""
+    with pytest.raises(Refused, match="without an ExportPermit"):
+        write_payload(None, {})  # type: ignore[arg-type]
+
+
+def test_a_file_without_a_place_is_refused(permit: permits.ExportPermit) -> None:
+    """A name that no payload has is the caller's error, and nothing is written."""
+    with pytest.raises(UserError, match=r"got 'modell.onnx'.*did you mean 'model.onnx'"):
+        write_payload(permit, {"modell.onnx": b""})
+    assert not (permit.run_dir / "bundle").exists()
+
+
+def test_the_digest_covers_every_byte(
+    payload: Path, permit: permits.ExportPermit, contents: dict[str, bytes | Path]
+) -> None:
+    """Writing the same files again keeps the digest; one changed bit, another name or one more file changes it."""
+    first = bundle_digest(payload)
+    assert first == bundle_digest(write_payload(permit, contents))
+    attestations = payload.parent / "attestations"
+    attestations.mkdir()
+    (attestations / "owner.json").write_text("{}")
+    assert first == bundle_digest(payload)
+    card = payload / "model_card.md"
+    card.write_bytes(b"# Cars")
+    changed = bundle_digest(payload)
+    card.rename(payload / "card.md")
+    assert len({first, changed, bundle_digest(payload)}) == 3
+
+
+def test_a_crash_leaves_the_old_payload_whole(
+    payload: Path, permit: permits.ExportPermit, contents: dict[str, bytes | Path]
+) -> None:
+    """Whichever system call fails while a payload is replaced before the rename, the old one stands untouched."""
+    before = bundle_digest(payload)
+    calls: list[str] = []
+    with files.fault_points(lambda operation, path: bool(calls.append(operation))):
+        write_payload(permit, contents)
+    last = len(calls) - 1 - calls[::-1].index("rename")
+    for k in range(0, last, 5):
+        seen: list[str] = []
+
+        def fail(operation: str, path: Path, k: int = k, seen: list[str] = seen) -> bool:
+            seen.append(operation)
+            if len(seen) == k + 1:
+                raise OSError(28, "No space left on device")
+            return False
+
+        with pytest.raises((UserError, OSError)), files.fault_points(fail):
+            write_payload(permit, contents)
+        assert before == bundle_digest(payload), calls[k]
+
+
+FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an absent file": (lambda p: (p / "model.onnx").unlink(), "model.onnx: is absent"),
+    "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json: is absent"),
+    "an empty manifest": (lambda p: (p / "manifest.json").write_text("[]"), "cannot be read as a manifest"),
+    "a stranger": (lambda p: (p / "extra.txt").write_text("hi"), "extra.txt: has no place"),
+    "a folder": (lambda p: (p / "attestations").mkdir(), "attestations: is not a plain file"),
+    "a link": (lambda p: (p / "golden.json").symlink_to("/etc/hostname"), "golden.json: is not a plain file"),
+    "a changed byte": (lambda p: (p / "plan.yaml").write_text("seed: 8\n"), "plan.yaml: is not the file"),
+    "an unlisted file": (lambda p: (p / "golden.json").write_text("[]"), "golden.json: is not in the manifest"),
+    "a pickle as a card": (lambda p: relisted(p, "model_card.md", pickle.dumps([1])), "is a pickle"),
+    "a pickle as weights": (lambda p: relisted(p, "weights.safetensors", torch_saved({"w": 1})), "is a zip archive"),
+    "a pickle as ONNX": (lambda p: relisted(p, "model.onnx", pickle.dumps({})), "is a pickle"),
+    "text as ONNX": (lambda p: relisted(p, "model.onnx", b"hello"), "is not an ONNX model"),
+    "a script as JSON": (lambda p: relisted(p, "golden.json", b"#!/bin/sh\n"), "is a script"),
+    "no JSON": (lambda p: relisted(p, "golden.json", b"{"), "is not JSON"),
+    "binary text": (lambda p: relisted(p, "model_card.md", b"a\0b"), "is not text"),
+    "a checkpoint as TorchScript": (
+        lambda p: relisted(p, "model.torchscript.pt", torch_saved(nn.Linear(2, 2).state_dict())),
+        "not the torch archive of that name",
+    ),
+    "a bare pickle as TorchScript": (
+        lambda p: relisted(p, "model.torchscript.pt", pickle.dumps([1])),
+        "model.torchscript.pt: is not a torch archive",
+    ),
+    "an archive that leads out": (
+        lambda p: relisted(p, "model.pt2", zipped("m/models/model.json", "m/archive_format", "m/../../evil")),
+        "leads out of the archive",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORGERIES)
+def test_every_forgery_is_named(payload: Path, case: str) -> None:
+    """Whatever is absent, added, swapped or disguised is said in one fault that names the file."""
+    forge, expected = FORGERIES[case]
+    forge(payload)
+    assert any(expected in fault for fault in check_layout(payload)), check_layout(payload)
+
+
+def test_no_folder_is_a_fault(tmp_path: Path) -> None:
+    """A payload that does not exist is a fault and not an exception."""
+    assert check_layout(tmp_path / "payload") == ["payload: is not a folder"]

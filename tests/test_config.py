@@ -1,0 +1,301 @@
+"""The configuration: what composes, what is refused, and that every fault is named at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from pipeline.config.arguments import Arguments, parse
+from pipeline.config.ask import ask
+from pipeline.config.compose import compose, composition
+from pipeline.config.conf_dir import conf_dir
+from pipeline.config.schema import faults_of, validate
+from pipeline.errors import UserError
+from pipeline.records import PHASES
+
+OPTIONS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml"))
+CHOSEN_BY_USERS = [(group, option) for group, option in OPTIONS if group not in ("phases", "hydra")]
+
+
+def faults(overrides: list[str], config_dirs: tuple[Path, ...] = ()) -> list[str]:
+    with pytest.raises(UserError) as refused:
+        compose(overrides, config_dirs)
+    return list(refused.value.faults)
+
+
+@pytest.mark.parametrize(("group", "option"), CHOSEN_BY_USERS)
+def test_every_option_of_every_group_composes(group: str, option: str) -> None:
+    """A file in conf/ is a valid choice, without a second place to edit."""
+    made = composition([f"{group}={option}"])
+
+    assert made.choices[group] == option
+    validate(made.config)
+
+
+def test_the_phases_are_the_five() -> None:
+    """conf/phases has one file for each phase, and all of them are loaded, in order."""
+    assert sorted(PHASES) == [option for group, option in OPTIONS if group == "phases"]
+    assert list(PHASES) == list(compose()["phases"])
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_begins_with_its_command(path: Path) -> None:
+    """The first comment of an experiment is the command that runs it, and the command composes."""
+    header, command = path.read_text().splitlines()[:2]
+
+    assert header == "# @package _global_"
+    words = command.removeprefix("# python -m pipeline ").split()
+    assert compose(words)["run"]["name"] == path.stem
+
+
+def test_a_run_shape_has_a_run_of_its_own() -> None:
+    """A smoke test never lands in the ledger of the real run."""
+    assert compose(["debug=smoke"])["run"]["name"] == "digits-smoke"
+    assert compose(["debug=overfit", "experiment=digits_hot"])["run"]["name"] == "digits_hot-overfit"
+
+
+def test_digits_hot_differs_from_digits_in_one_value() -> None:
+    """The failing twin is the same task with a learning rate a thousand times higher."""
+    right, hot = compose(["experiment=digits"]), compose(["experiment=digits_hot"])
+
+    assert hot["optimizer"]["lr"] == pytest.approx(1000 * right["optimizer"]["lr"])
+    assert hot["run"]["name"] == "digits_hot"
+    right["run"], right["optimizer"]["lr"] = hot["run"], hot["optimizer"]["lr"]
+    assert hot == right
+
+
+def test_without_an_experiment_nothing_is_seeded() -> None:
+    """The primary config sets no seed; an experiment does."""
+    config = compose(["~experiment", "run.name=bare"])
+
+    assert config["seed"] is None
+    assert config["task"]["target"] is None
+
+
+@pytest.mark.parametrize(("typed", "value"), [("1e-4", 1e-4), ("1E-4", 1e-4), ("3", 3), (".5", 0.5)])
+def test_loose_numbers_stay_numbers(typed: str, value: float) -> None:
+    """`1e-4`, which plain YAML reads as text, is a number here."""
+    assert compose([f"optimizer.lr={typed}"])["optimizer"]["lr"] == value
+
+
+def test_all_faults_at_once() -> None:
+    """One message carries every unknown key, unknown option, unreadable override, missing folder and wrong value."""
+    keys = ["optimizer.lrr", "lr", "model", "experiment"]
+    words = [*(f"{key}=wrong" for key in keys), "oops", "a b=1", "trainer.max_epochs=0", "seed=x"]
+    found = faults(words, (Path("/nowhere/conf"),))
+
+    where = {said.split(":", 1)[0] for said in found}
+    assert where == {*keys, "oops", "a b=1", "trainer.max_epochs", "seed", "--config-dir"}
+    assert all("  Do: " in said for said in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("optimizer.lrr=0.1", "optimizer.lr"),
+        ("lr=0.1", "optimizer.lr"),
+        ("optimzer.lr=0.1", "optimizer.lr"),
+        ("trainer.max_epoch=3", "trainer.max_epochs"),
+        ("+trainer.max_epoch=3", "trainer.max_epochs"),
+        ("trainer.lr=3", "optimizer.lr"),
+        ("plan.limits.latency_ms=3", "plan.limits.latency_ms_p99"),
+        ("model=mpl", "mlp"),
+        ("phase=basline", "baseline"),
+        ("task.kind=classificaton", "classification"),
+        ("trainer.strategy=dpp", "ddp"),
+    ],
+)
+def test_the_nearest_right_word(override: str, meant: str) -> None:
+    """A misspelt key, option or value is answered with the one that was meant, and a command that has it."""
+    [said] = faults([override])
+
+    assert f"did you mean '{meant}'?" in said
+    assert f"{meant}" in said.split("  Do: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed=true", "seed: has the wrong type, got True; expected an integer"),
+        ("seed=-1", "seed: is out of bounds, got -1; expected >= 0"),
+        ("seed=4294967296", "seed: is out of bounds, got 4294967296; expected < 4294967296"),
+        ("seed=1.0", "seed: has the wrong type, got 1.0; expected an integer"),
+        ("trainer.max_epochs=abc", "trainer.max_epochs: has the wrong type, got 'abc'; expected an integer"),
+        ("trainer.threads=0", "trainer.threads: is out of bounds, got 0; expected 'auto' or >= 1"),
+        ("trainer.deterministic=maybe", "trainer.deterministic: is not allowed, got 'maybe'"),
+        ("trainer.max_minutes=inf", "trainer.max_minutes: is out of bounds, got inf; expected a finite number"),
+        ("task.target=nan", "task.target: is out of bounds, got nan"),
+        ("task.class_weights=[1,-2]", "task.class_weights.1: is out of bounds, got -2"),
+        ("run=foo", "run: has the wrong type, got 'foo'; expected a section of keys"),
+        ("plan.owner=3", "plan.owner: has the wrong type, got 3; expected text in quotes"),
+        ("plan.purpose=''", "plan.purpose: is not allowed, got ''; expected text that is not empty"),
+        ("~optimizer._partial_", "optimizer._partial_: is missing"),
+        ("model._target_=os system", "model._target_: is not allowed, got 'os system'; expected a dotted name"),
+        ("surgery=[{a: 1, b: 2}]", "surgery: is not allowed"),
+        ("optimizer.lr=???", "optimizer.lr: must be given a value"),
+        ("optimizer.lr=${no.where}", "optimizer.lr: cannot be resolved"),
+        ("seed=1,2", "seed: several values need -m"),
+        ("model=mlp,mlp", "model: several values need -m"),
+        ("experiment=null", "experiment: null is no option"),
+        ("+experiment=digits", "experiment: has a choice already"),
+        ("+seed=3", "seed: is set already"),
+        ("hydra.searchpath=[file:///tmp]", "hydra.searchpath: is set by a flag"),
+        ("trust=[os]", "trust: is not allowed"),
+        ("trust=[torch.hub]", "trust: is not allowed"),
+        ("trust=my_pkg", "trust: has the wrong type"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(override: str, says: str) -> None:
+    """One message, the key first, then what was got and what would be right."""
+    [said] = faults([override])
+
+    assert said.startswith(says)
+
+
+def test_an_argument_of_an_open_object_can_be_added() -> None:
+    """`model data loss optimizer scheduler` take keys of their own; closed sections do not."""
+    assert compose(["+model.foo=1"])["model"]["foo"] == 1
+    assert faults(["+loader.foo=1"])[0].startswith("loader.foo: unknown key")
+    assert faults(["model.foo=1"])[0].endswith("Do: python -m pipeline ... +model.foo=1")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "-a", "A", ".", "mlartifacts", "a" * 64, "a\\nb", "ä"])
+def test_a_run_cannot_be_named_out_of_its_folder(name: str) -> None:
+    """Only the names of DESIGN 4.4 name a run."""
+    [said] = faults([f"run.name='{name}'"])
+
+    assert said.startswith("run.name: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("phases=[planning,baseline,diagnostics,finalization]", "phases.optimization"),
+        ("phases.optimization.rounds=4", "phases.optimization.rounds"),
+        ("phases.optimization.rounds=0", "phases.optimization.rounds"),
+        ("phases.planning.checklist=none", "phases.planning.checklist"),
+        ("phases.planning.checklist=baseline", "phases.planning.checklist"),
+        ("phases.planning.next.sufficient=finalization", "phases.planning.next.sufficient"),
+        ("phases.baseline.next.insufficient=finalization", "phases.baseline.next.insufficient"),
+        ("phases.optimization.next.insufficient=finalization", "phases.optimization.next.insufficient"),
+        ("phases.finalization.next.insufficient=released", "phases.finalization.next.insufficient"),
+        ("+phases.extra={checklist: extra}", "phases.extra"),
+        ("~phases.diagnostics", "phases.diagnostics"),
+    ],
+)
+def test_no_configuration_bends_the_machine(override: str, where: str) -> None:
+    """Gates cannot be removed, phases not reordered, rounds not raised above three."""
+    [said] = faults([override])
+
+    assert said.startswith(f"{where}: ")
+
+
+def test_trust_from_a_file_is_refused(tmp_path: Path) -> None:
+    """Only the command line grants trust, whatever an experiment says."""
+    _experiment(tmp_path, "sly", "defaults: [digits]\ntrust: [my_pkg]\n")
+
+    [said] = faults(["experiment=sly"], (tmp_path,))
+    assert said.startswith("trust: a config file cannot grant trust, got ['my_pkg']")
+    assert compose(["experiment=sly", "trust=[other]"], [tmp_path])["trust"] == ["other"]
+
+
+def _experiment(folder: Path, name: str, text: str) -> None:
+    (folder / "experiment").mkdir(parents=True, exist_ok=True)
+    (folder / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+
+
+def test_the_users_folder_adds_options(tmp_path: Path) -> None:
+    """An experiment and a model in a folder of one's own compose beside ours, and name the run."""
+    conf = tmp_path / "it's mine" / "conf"
+    _experiment(conf, "mine", "defaults: [{override /model: net}]\nseed: 7\n")
+    (conf / "model").mkdir()
+    (conf / "model" / "net.yaml").write_text("_target_: my_pkg.model.Net\nwidth: 3\n")
+
+    made = composition(["experiment=mine"], [conf])
+
+    assert made.config["model"] == {"_target_": "my_pkg.model.Net", "width": 3}
+    assert made.config["run"]["name"] == "mine"
+    assert made.choices["model"] == "net"
+
+
+def test_a_broken_file_of_the_user_is_one_message(tmp_path: Path) -> None:
+    """YAML that cannot be read, or a choice that is not there, is the user's fault and has no traceback."""
+    _experiment(tmp_path, "broken", "seed: [1\n")
+    _experiment(tmp_path, "astray", "defaults: [{override /model: nowhere}]\n")
+
+    assert faults(["experiment=broken"], (tmp_path,))[0].startswith("config: cannot be composed")
+    assert "model/nowhere" in faults(["experiment=astray"], (tmp_path,))[0]
+
+
+def test_composing_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No Hydra stays initialized, no folder appears, and composing again gives the same."""
+    before = set(Path.cwd().iterdir())
+    first = compose(["experiment=digits"])
+    faults(["nope=1"])
+
+    assert not GlobalHydra.instance().is_initialized()
+    assert compose(["experiment=digits"]) == first
+    assert set(Path.cwd().iterdir()) == before
+
+
+def test_a_composed_config_is_plain() -> None:
+    """Workers and the Python API get dicts, lists and values, resolved."""
+
+    def walk(node: Any) -> None:
+        assert type(node) in (dict, list, str, int, float, bool, type(None))
+        assert not (isinstance(node, str) and ("${" in node or node == "???"))
+        assert not (isinstance(node, float) and math.isnan(node))
+        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            walk(child)
+
+    walk(compose(["scheduler=cosine"]))
+
+
+def test_the_schema_reads_a_config_that_hydra_never_saw() -> None:
+    """The Python API validates a plain dict by the same rules."""
+    config = compose()
+    config["trainer"]["max_epochs"] = "20"
+    del config["loader"]
+
+    assert [said.split(":", 1)[0] for said in faults_of(config)] == ["loader", "trainer.max_epochs"]
+    with pytest.raises(UserError, match="loader: is missing"):
+        validate(config)
+
+
+def test_arguments_are_split_from_flags() -> None:
+    """Flags stand anywhere, with or without an equals sign."""
+    words = ["phase=auto", "--config-dir", "a", "-m", "seed=1,2", "--config-dir=b", "--json", "~model", "--cfg", "job"]
+
+    expected = Arguments(("phase=auto", "seed=1,2", "~model"), (Path("a"), Path("b")), True, True, ("--cfg", "job"))
+    assert parse(words) == expected
+    assert parse(["-h"]).hydra_flags == ("--help",)
+
+
+def test_wrong_flags_are_all_named() -> None:
+    """Unknown flags, flags without a value, and those that would replace the pipeline."""
+    with pytest.raises(UserError) as refused:
+        parse(["--multrun", "--cfg", "jbo", "--experimental-rerun", "x", "--config-dir"])
+
+    assert [said.split(":", 1)[0] for said in refused.value.faults] == [
+        "--multrun",
+        "--cfg",
+        "--experimental-rerun",
+        "--config-dir",
+    ]
+    assert "did you mean '--multirun'?" in refused.value.faults[0]
+
+
+def test_hydra_answers_what_only_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--cfg` and `--info` come from Hydra; a wrong override beside them is our message."""
+    assert ask(["--cfg", "job", "--package", "optimizer", "optimizer.lr=3"]) == 0
+    assert "lr: 3" in capsys.readouterr().out
+    with pytest.raises(UserError, match="unknown key"):
+        ask(["--cfg", "job", "optimizer.lrr=3"])
+    with pytest.raises(UserError, match="cannot be answered"):
+        ask(["--cfg", "job", "--package", "nowhere"])
+    with pytest.raises(UserError, match="refuses"):
+        ask(["--resolve"])

@@ -1,0 +1,288 @@
+"""Data: honest splits, a test set that stays sealed, and every fault of a user's data told at once."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import Dataset, TensorDataset
+
+from pipeline.data.digits import digits
+from pipeline.data.load import load, seal
+from pipeline.data.sealed import SealedTest
+from pipeline.data.splits import row_digests, split_indices, split_rows
+from pipeline.errors import Refused, UserError
+
+RANDOM = np.random.default_rng(3)
+
+
+def pair(rows: int, classes: int = 3, features: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    return RANDOM.normal(size=(rows, features)), RANDOM.integers(0, classes, rows)
+
+
+def parts(**changed: Any) -> dict[str, Any]:
+    return {"train": pair(20), "val": pair(8), "test": pair(8), **changed}
+
+
+def faults(source: Any, kind: str = "classification") -> str:
+    with pytest.raises(UserError) as caught:
+        seal(source, kind)
+    return str(caught.value)
+
+
+# --- splitting -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(30, 200), st.integers(1, 6), st.integers(0, 5), st.booleans())
+def test_splits_are_a_partition_with_identical_rows_on_one_side(n: int, classes: int, seed: int, twins: bool) -> None:
+    """Every row is on exactly one side, equal rows on the same, and no side is empty."""
+    draw = np.random.default_rng(seed)
+    X = draw.integers(0, 12 if twins else 10**6, (n, 2)).astype(float)
+    y = draw.integers(0, classes, n)
+    sides = split_indices(X, y, seed=seed)
+    assert list(range(n)) == sorted(np.concatenate(list(sides.values())).tolist())
+    seen = [set(row_digests(X[rows])) for rows in sides.values()]
+    assert all(seen) and not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_splits_are_pure_and_seeded() -> None:
+    """The same rows and seed give the same split; another seed another one."""
+    X, y = pair(300)
+    first, again, other = (split_indices(X, y, seed=s) for s in (1, 1, 2))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["val"], other["val"])
+
+
+def test_splits_are_stratified_and_keep_rare_classes_trainable() -> None:
+    """Class shares are alike on all sides; every class of three rows or more is in train."""
+    y = np.repeat([0, 1, 2], [600, 300, 3])
+    sides = split_indices(RANDOM.normal(size=(903, 2)), y, val=0.2, test=0.2)
+    shares = {name: np.bincount(y[rows], minlength=3)[:2] for name, rows in sides.items()}
+    assert all(abs(c[0] / c[1] - 2) < 0.05 for c in shares.values()) and 2 in y[sides["train"]]
+
+
+def test_values_are_split_by_chance() -> None:
+    """Targets that are all different have no strata, and the shares are met exactly."""
+    sides = split_indices(RANDOM.normal(size=(100, 2)), np.arange(100), val=0.1, test=0.3)
+    assert (60, 10, 30) == (len(sides["train"]), len(sides["val"]), len(sides["test"]))
+
+
+@pytest.mark.parametrize(("X", "shares"), [(np.zeros((9, 2)), {}), (np.eye(9), {"val": 0.6, "test": 0.4})])
+def test_impossible_splits_are_refused(X: np.ndarray, shares: dict[str, float]) -> None:
+    """Rows that are all equal, or shares that leave nothing to train, are one message."""
+    with pytest.raises(UserError, match="data: "):
+        split_rows(X, np.zeros(9, int), **shares)
+
+
+def test_negative_zero_is_zero_in_a_row() -> None:
+    """Rows that compare equal have equal digests."""
+    assert row_digests(np.array([[0.0]])) == row_digests(np.array([[-0.0]]))
+
+
+def test_digits_are_1797_real_rows() -> None:
+    """Features in 0..1, ten classes, 360 rows each for validation and test."""
+    data = seal(digits(), "classification")
+    assert (1077, 360, 360) == (len(data.train), len(data.val), data.test.rows)
+    assert 10 == data.classes and 0 == data.train.X.min() and 1 == data.train.X.max()
+    assert {str(c) for c in range(10)} == set(data.test.counts)
+
+
+# --- the seal --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sealed() -> SealedTest:
+    return seal(parts(), "classification").test
+
+
+def test_a_sealed_test_says_what_it_is(sealed: SealedTest) -> None:
+    """Rows, digests, schema and counts are open to everybody."""
+    assert 8 == sealed.rows == len(sealed) == len(sealed.row_digests) == sum(sealed.counts.values())
+    assert {"shape": [4], "dtype": "float32"} == sealed.schema["X"]
+    assert 64 == len(sealed.digest) and sealed.digest[:12] in repr(sealed)
+
+
+def test_no_attribute_of_a_sealed_test_holds_its_rows(sealed: SealedTest) -> None:
+    """Whatever `dir` lists is small and plain: no tensor, no array, no dictionary of attributes."""
+    assert not hasattr(sealed, "__dict__")
+    for name in dir(sealed):
+        if not name.startswith("__"):
+            value = getattr(sealed, name)
+            assert callable(value) or isinstance(value, int | str | tuple | dict), name
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        pickle.dumps,
+        copy.copy,
+        copy.deepcopy,
+        list,
+        iter,
+        np.asarray,
+        lambda s: s[0],
+        lambda s: s.X,
+        lambda s: s._split,
+        lambda s: vars(s),
+        lambda s: setattr(s, "rows", 3),
+        lambda s: delattr(s, "rows"),
+    ],
+)
+def test_no_way_around_the_seal(sealed: SealedTest, attempt: Any) -> None:
+    """Copying, pickling, iterating, indexing and changing fail instead of giving rows."""
+    with pytest.raises((TypeError, AttributeError)):
+        attempt(sealed)
+
+
+@pytest.mark.parametrize("key", [None, "key", object(), True])
+def test_only_a_real_key_reads_the_test_rows(sealed: SealedTest, key: Any) -> None:
+    """Anything but a TestKey is refused."""
+    with pytest.raises(Refused, match="TestKey"):
+        sealed.read(key)
+
+
+def test_a_train_permit_is_no_test_key(sealed: SealedTest, digits_permit: Any) -> None:
+    """The permit to train does not open the test rows."""
+    with pytest.raises(Refused, match="TestKey"):
+        sealed.read(digits_permit)
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+class Rows(Dataset):  # type: ignore[type-arg]
+    """A user's map-style Dataset of small images."""
+
+    def __init__(self, rows: int) -> None:
+        self.images = torch.rand(rows, 1, 4, 4)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.images[i], i % 2
+
+
+class Holder:
+    """Splits as attributes, with more about the data than this version uses."""
+
+    train, val, test = pair(20), pair(8), pair(8)
+    groups = np.arange(20)
+    licence = "CC0"
+
+
+def test_what_data_may_be() -> None:
+    """Mapping or object, arrays, tensors, TensorDataset or a map-style Dataset; dtypes become the house's."""
+    mixed = seal({"train": Rows(6), "val": TensorDataset(*map(torch.as_tensor, next(_images()))), "test": Rows(3)}, "binary")
+    assert torch.float32 == mixed.train.X.dtype and torch.int64 == mixed.train.y.dtype
+    assert (6, 1, 4, 4) == tuple(mixed.train.X.shape)
+    held = seal(Holder(), "classification")
+    assert ("groups",) == held.ignored and "CC0" == held.licence
+
+
+def _images() -> Any:
+    yield np.zeros((4, 1, 4, 4), np.uint8), np.array([0, 1, 0, 1], np.uint8)
+
+
+def test_targets_follow_the_task() -> None:
+    """Whole floats and columns are class ids for classes; integers are values for regression."""
+    column = (RANDOM.normal(size=(6, 2)), np.array([[0.0], [1.0]] * 3))
+    data = seal({"train": column, "val": column, "test": column}, "classification")
+    assert torch.int64 == data.train.y.dtype and (6,) == tuple(data.train.y.shape) and 2 == data.classes
+    values = seal({"train": column, "val": column, "test": column}, "regression")
+    assert torch.float32 == values.train.y.dtype and values.classes is None and {} == values.test.counts
+
+
+def test_nan_is_kept_for_the_diagnosis() -> None:
+    """NaN and infinite features are not the loader's business."""
+    X, y = pair(20)
+    X[3, 1], X[4, 1] = np.nan, np.inf
+    assert 1 == int(seal(parts(train=(X, y)), "classification").train.X.isnan().sum())
+
+
+def test_splits_do_not_follow_later_changes_of_the_users_arrays() -> None:
+    """A split is a copy of its own."""
+    X, y = pair(20)
+    data = seal(parts(train=(X.astype(np.float32), y)), "classification")
+    digest = data.train.digest
+    X[:] = 0
+    assert digest == data.train.digest
+
+
+def test_all_faults_are_told_at_once() -> None:
+    """Every split is looked at before anything is refused."""
+    X, y = pair(20)
+    told = faults({"train": (X, y[:5]), "valid": (X, y), "test": (X.astype(object), y), "class_names": ["a"]})
+    assert "data: split 'val' is missing" in told and "data.train: X and y differ" in told
+    assert "data.test.X: holds objects" in told
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"val": (np.zeros((0, 4)), np.zeros(0, int))}, "data.val: is empty"),
+        ({"train": np.zeros((3, 4))}, "data.train: is no split, got one ndarray of shape (3, 4)"),
+        ({"train": "rows.csv"}, "data.train: is no split, got str"),
+        ({"train": (np.array([["a"]]), [1])}, "data.train.X: holds text"),
+        ({"train": (np.zeros((2, 2), complex), [1, 0])}, "data.train.X: holds complex"),
+        ({"train": ([[1.0], [1.0, 2.0]], [1, 0])}, "data.train.X: is no array"),
+        ({"train": (3.0, [1])}, "data.train.X: has no rows"),
+        ({"train": ({"ids": [1]}, [1])}, "data.train.X: nested inputs are not built"),
+        ({"train": (np.zeros((2, 4)), [0.5, 1])}, "is no class id, got 0.5"),
+        ({"train": (np.zeros((2, 4)), [np.nan, 1])}, "is no class id, got nan"),
+        ({"train": (np.zeros((2, 4)), [-1, 1])}, "out of range, got -1"),
+        ({"train": (np.zeros((2, 4)), np.eye(2))}, "holds no class ids, got shape (2, 2)"),
+        ({"val": pair(8, features=5)}, "data.val.X: rows differ in shape, got (5,); expected (4,) as in data.train"),
+        ({"class_names": ["a", "b"]}, "data.class_names: names no class 2"),
+        ({"class_names": "abc"}, "data.class_names: is no list of names"),
+        ({"feature_names": ["a"]}, "data.feature_names: number of names, got 1; expected 4"),
+    ],
+)
+def test_each_fault_names_its_place(changed: dict[str, Any], message: str) -> None:
+    """A fault names the key, what was got and what would be right."""
+    assert message in faults(parts(**changed))
+
+
+def test_binary_labels_are_zero_and_one() -> None:
+    """A third label is out of range."""
+    assert "expected 0 and 1" in faults(parts(), "binary")
+
+
+class Ragged(Rows):
+    """Items that differ in shape, or are no pairs."""
+
+    def __init__(self, broken: Any) -> None:
+        super().__init__(3)
+        self.broken = broken
+
+    def __getitem__(self, i: int) -> Any:
+        return self.broken if i == 2 else super().__getitem__(i)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"), [((torch.zeros(9), 1), "items differ in shape"), (torch.zeros(9), "is no pair, got one Tensor")]
+)
+def test_odd_items_of_a_dataset_are_named(item: Any, message: str) -> None:
+    """The message names the item's number."""
+    told = faults({"train": Ragged(item), "val": Rows(2), "test": Rows(2)})
+    assert "data.train[2]: " in told and message in told
+
+
+def test_something_that_is_no_data_at_all() -> None:
+    """A plain value lacks every split."""
+    assert 3 == faults(7).count("is missing, got int")
+
+
+def test_load_builds_what_the_config_says() -> None:
+    """`load` builds the target and seals it; kinds that are not built are refused first."""
+    config = {"data": {"_target_": "pipeline.data.digits.digits"}, "task": {"kind": "classification"}}
+    assert 360 == load(config).test.rows
+    with pytest.raises(UserError, match=r"task\.kind: is not built in this version, got 'multilabel'"):
+        load({**config, "task": {"kind": "multilabel"}})

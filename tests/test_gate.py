@@ -1,0 +1,97 @@
+"""Gates decide: what opens one, what leaves it pending, what never satisfies an item."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import get_args
+
+import pytest
+from hypothesis import given, strategies as st
+
+from pipeline.record.gate import Item, SignOff, Waiver, branch, decide
+from pipeline.records import OUTCOMES, Outcome, Result, Score
+
+TODAY = date(2030, 5, 5)
+OUTCOME = st.sampled_from(get_args(Outcome))
+
+
+def _item(name: str = "a", outcome: Outcome = "passed", **more: object) -> Item:
+    return Item(name, "?", outcome, **more)  # type: ignore[arg-type]
+
+
+def _waiver(name: str = "a", days: int = 1) -> Waiver:
+    return Waiver("planning", name, "Ada", "because it is so", (TODAY + timedelta(days)).isoformat())
+
+
+def test_nothing_asked_is_nothing_proved() -> None:
+    """A gate without an evaluated item is closed."""
+    assert decide([], today=TODAY) == "closed"
+
+
+@given(st.lists(OUTCOME, min_size=1, max_size=6))
+def test_only_passed_and_not_applicable_open(outcomes: list[Outcome]) -> None:
+    """Without people, a gate is open exactly when every item passed or is not applicable."""
+    items = [_item(str(i), o) for i, o in enumerate(outcomes)]
+
+    assert (decide(items, today=TODAY) == "open") == all(o in ("passed", "not_applicable") for o in outcomes)
+
+
+@given(st.lists(OUTCOME, min_size=1, max_size=6))
+def test_pending_means_that_only_people_are_missing(outcomes: list[Outcome]) -> None:
+    """A gate is pending exactly when what is left is pending."""
+    items = [_item(str(i), o) for i, o in enumerate(outcomes)]
+    left = {o for o in outcomes if o not in ("passed", "not_applicable")}
+
+    assert (decide(items, today=TODAY) == "pending") == (left == {"pending"})
+
+
+@pytest.mark.parametrize("outcome", [o for o in OUTCOMES if o not in ("passed", "not_applicable")])
+def test_a_valid_waiver_lies_over_any_outcome(outcome: Outcome) -> None:
+    """A waiver satisfies an item until its last day, and not the day after; the outcome stays what it was."""
+    item = _item(outcome=outcome)
+
+    assert decide([item], [_waiver(days=0)], today=TODAY) == "open"
+    assert decide([item], [_waiver(days=-1)], today=TODAY) != "open"
+    assert item.outcome == outcome
+
+
+def test_what_cannot_be_waived_is_not() -> None:
+    """A waiver over an item that is not waivable counts for nothing."""
+    assert decide([_item(outcome="failed", waivable=False)], [_waiver()], today=TODAY) == "closed"
+
+
+def test_a_signature_is_bound_to_what_was_signed() -> None:
+    """A sign-off under another digest, or without one, does not count."""
+    item = _item("approval", "pending", sign_off="owner", waivable=False)
+    signed = SignOff("finalization", "approval", "Ada", "abc")
+
+    assert decide([item], signed=[signed], subject="abc", today=TODAY) == "open"
+    assert decide([item], signed=[signed], subject="abd", today=TODAY) == "pending"
+    assert decide([item], signed=[signed], subject=None, today=TODAY) == "pending"
+
+
+@given(st.booleans(), st.booleans(), st.lists(st.just("nan_loss"), max_size=2))
+def test_the_branch_needs_all_three(target: bool, trivial: bool, symptoms: list[str]) -> None:
+    """Sufficient is: target reached, better than trivial, no blocking symptom; nothing else."""
+    expected = "sufficient" if target and trivial and not symptoms else "insufficient"
+
+    assert branch(target, trivial, symptoms) == expected
+
+
+def test_train_rows_give_no_score() -> None:
+    """A figure measured on train rows cannot take the type that targets accept."""
+    with pytest.raises(ValueError, match="measured on val or test, got 'train'"):
+        Score("train", "accuracy", 1.0, 1.0, 1.0, 10)  # type: ignore[arg-type]
+
+
+def test_nan_reaches_and_beats_nothing() -> None:
+    """A NaN score is below every target and better than no bar, whatever the direction."""
+    for greater in (True, False):
+        score = Score("val", "m", float("nan"), 0.0, 1.0, 5, greater)
+        assert not score.reaches(0.0) and not score.beats(0.0)
+
+
+def test_not_applicable_must_say_why() -> None:
+    """An item is only not applicable for a reason."""
+    with pytest.raises(ValueError, match="must say why"):
+        Result("not_applicable")

@@ -1,0 +1,119 @@
+"""The ledger keeps what was acknowledged, and tells every change of what it keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from pipeline.errors import Refused
+from pipeline.record import files, ledger
+from pipeline.record.ledger import Ledger
+from pipeline.records import canonical
+
+FACTS = st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.floats() | st.text(max_size=8), max_size=4)
+
+
+def _written(folder: Path, facts: list[dict]) -> Path:
+    book = Ledger(folder / "ledger.jsonl")
+    for fact in facts:
+        book.append("job.finished", fact)
+    return book.path
+
+
+def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
+    """Reading gives the entries in order, each chained to the one before."""
+    path = _written(tmp_path, [{"n": 1}, {"n": 2}])
+
+    entries = ledger.read(path)
+
+    assert [e["data"] for e in entries] == [{"n": 1}, {"n": 2}]
+    assert entries[1]["prev"] == entries[0]["hash"]
+    assert entries[0]["prev"] == ledger.GENESIS
+
+
+@settings(max_examples=30, deadline=None)
+@given(facts=st.lists(FACTS, min_size=1, max_size=4))
+def test_any_facts_survive(tmp_path_factory: pytest.TempPathFactory, facts: list[dict]) -> None:
+    """Whatever a fact holds (NaN, huge numbers, any text), it is one canonical line and reads back intact."""
+    path = _written(tmp_path_factory.mktemp("ledger"), facts)
+
+    assert [canonical(e["data"]) for e in ledger.read(path)] == [canonical(f) for f in facts]
+
+
+def test_every_single_byte_counts(tmp_path: Path) -> None:
+    """Whichever byte is changed, to whatever, the entry it belongs to (or the one behind it) is named."""
+    path = _written(tmp_path, [{"n": 1, "text": "two words"}, {"n": 2}])
+    raw = path.read_bytes()
+    ends = [i for i, byte in enumerate(raw) if byte == 10]
+
+    for position in range(len(raw)):
+        entry = sum(end < position for end in ends)
+        for replacement in {(raw[position] + 1) % 256, 10, 32, 48} - {raw[position]}:
+            path.write_bytes(raw[:position] + bytes([replacement]) + raw[position + 1 :])
+
+            found = ledger.scan(path)
+
+            assert found.fault and found.fault.startswith(f"entry {entry} "), (position, replacement, found)
+
+
+def test_a_torn_tail_is_set_aside_and_recorded(tmp_path: Path) -> None:
+    """The beginning of an entry without its end is no tampering: the next writer keeps it apart and says so."""
+    path = _written(tmp_path, [{"n": 1}, {"n": 2}])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+
+    book = Ledger(path)
+
+    assert [e["kind"] for e in book.entries] == ["job.finished", "ledger.torn"]
+    torn = tmp_path / book.entries[1]["data"]["file"]
+    assert whole.endswith(torn.read_bytes() + whole[-9:])
+    assert ledger.read(path) == book.entries
+
+
+def test_a_complete_entry_without_its_newline_is_kept(tmp_path: Path) -> None:
+    """A write that lost only its newline lost no fact."""
+    path = _written(tmp_path, [{"n": 1}])
+    path.write_bytes(path.read_bytes()[:-1])
+
+    book = Ledger(path)
+    book.append("job.finished", {"n": 2})
+
+    assert [e["data"]["n"] for e in ledger.read(path)] == [1, 2]
+
+
+def test_a_failed_append_loses_nothing(tmp_path: Path) -> None:
+    """After a write that the disk cut short, the same writer goes on, and the ledger is intact."""
+    book = Ledger(tmp_path / "ledger.jsonl")
+    book.append("job.finished", {"n": 1})
+
+    with files.fault_points(lambda operation, _: operation == "write"), pytest.raises(files.UserError, match="cannot append"):
+        book.append("job.finished", {"n": 2})
+    book.append("job.finished", {"n": 3})
+
+    assert [e["kind"] for e in ledger.read(book.path)] == ["job.finished", "ledger.torn", "job.finished"]
+
+
+@pytest.mark.parametrize("change", ["delete", "swap", "duplicate", "insert"])
+def test_entries_cannot_be_moved(tmp_path: Path, change: str) -> None:
+    """Deleting, swapping, repeating or inserting a whole entry is told."""
+    path = _written(tmp_path, [{"n": i} for i in range(4)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    forged = canonical({**json.loads(lines[1]), "seq": 9}).encode() + b"\n"
+    changed = {
+        "delete": [lines[0], *lines[2:]],
+        "swap": [lines[1], lines[0], *lines[2:]],
+        "duplicate": [lines[0], lines[0], *lines[1:]],
+        "insert": [lines[0], forged, *lines[1:]],
+    }[change]
+    path.write_bytes(b"".join(changed))
+
+    with pytest.raises(Refused, match=r"the ledger was changed: entry \d"):
+        ledger.read(path)
+
+
+def test_an_absent_ledger_is_an_empty_one(tmp_path: Path) -> None:
+    """Nothing written yet is no fault."""
+    assert ledger.read(tmp_path / "ledger.jsonl") == []

@@ -1,0 +1,65 @@
+"""One process per run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.record.lock import RunLock
+
+HOLD = """
+import subprocess, sys, time
+from pathlib import Path
+from pipeline.record.lock import RunLock
+with RunLock(Path(sys.argv[1])):
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) if len(sys.argv) > 2 else None
+    print(orphan.pid if orphan else 0, flush=True)
+    time.sleep(30)
+"""
+
+
+def _holder(folder: Path, *words: str) -> tuple[subprocess.Popen, int]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), *words], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    assert process.stdout
+    return process, int(process.stdout.readline())
+
+
+def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
+    """While one process holds a run, another gets one message that names the process."""
+    process, _ = _holder(tmp_path)
+    try:
+        with pytest.raises(UserError, match=f"another process works on this run, got 'process {process.pid}'"), RunLock(tmp_path):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_kill_releases_and_children_inherit_nothing(tmp_path: Path) -> None:
+    """After kill -9 of the holder the run is free, although a child of it still lives."""
+    import os
+    import signal
+
+    process, orphan = _holder(tmp_path, "with a child")
+    process.kill()
+    process.wait()
+    try:
+        with RunLock(tmp_path):
+            os.kill(orphan, 0)  # the child is alive
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
+def test_one_process_cannot_lock_twice(tmp_path: Path) -> None:
+    """The same process is turned away too, and the first lock stays whole."""
+    with RunLock(tmp_path):
+        with pytest.raises(UserError, match="another process"), RunLock(tmp_path):
+            pass
+        process = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        assert "another process works on this run" in process.stderr
+    with RunLock(tmp_path):
+        pass

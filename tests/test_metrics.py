@@ -1,0 +1,118 @@
+"""Metrics: the same numbers as scikit-learn's, a direction, an interval, and a plain no to what does not measure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from pipeline.engine.metrics import interval, metric, score
+from pipeline.errors import UserError
+from pipeline.records import Score, TrainSide
+
+RANDOM = np.random.default_rng(5)
+LABELS = RANDOM.integers(0, 3, 200)
+GUESSES = np.where(RANDOM.random(200) < 0.7, LABELS, RANDOM.integers(0, 3, 200))
+VALUES = RANDOM.normal(size=200)
+NEAR = VALUES + RANDOM.normal(size=200) / 3
+
+
+def of(name: Any, kind: str = "classification") -> Any:
+    return metric({"metric": name, "kind": kind})
+
+
+def test_own_metrics_equal_scikit_learns() -> None:
+    """accuracy, rmse and mae are computed here and agree with the reference."""
+    assert sk.accuracy_score(LABELS, GUESSES) == of("accuracy")(LABELS, GUESSES)
+    assert math.isclose(sk.root_mean_squared_error(VALUES, NEAR), of("rmse", "regression")(VALUES, NEAR))
+    assert math.isclose(sk.mean_absolute_error(VALUES, NEAR), of("mae", "regression")(VALUES, NEAR))
+
+
+def test_scorers_by_name_keep_their_sign_and_options() -> None:
+    """A scorer is its function with its options; `neg_` scores are negative and greater is better."""
+    assert sk.f1_score(LABELS, GUESSES, average="macro") == of("f1_macro")(LABELS, GUESSES)
+    negative = of("neg_mean_squared_error", "regression")
+    assert -sk.mean_squared_error(VALUES, NEAR) == negative(VALUES, NEAR) and negative.greater_is_better
+
+
+def test_scores_are_asked_for_where_ranks_are_measured() -> None:
+    """A scorer that needs probabilities says so."""
+    auc = of("roc_auc", "binary")
+    labels = (VALUES > 0).astype(np.int64)
+    assert "scores" == auc.needs and sk.roc_auc_score(labels, NEAR) == auc(labels, NEAR)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("acuracy", "classification", "did you mean 'accuracy'"),
+        ("r2", "classification", "does not measure a classification task"),
+        ("accuracy", "regression", "does not measure a regression task"),
+        ("perplexity", "classification", "not built in this version"),
+    ],
+)
+def test_metrics_that_do_not_measure_the_task_are_refused(name: str, kind: str, message: str) -> None:
+    """An unknown metric, or one of another kind of task, is one message."""
+    with pytest.raises(UserError, match=message):
+        of(name, kind)
+
+
+def test_a_metric_that_cannot_take_the_predictions_names_itself() -> None:
+    """scikit-learn's refusal becomes a message about task.metric."""
+    with pytest.raises(UserError, match=r"task\.metric: 'f1' does not fit"):
+        of("f1")(LABELS, GUESSES)
+
+
+def test_nan_predictions_have_no_value() -> None:
+    """NaN in, NaN out, and never better than a number."""
+    rmse = of("rmse", "regression")
+    value = rmse(VALUES, np.where(VALUES > 0, np.nan, VALUES))
+    assert math.isnan(value) and not rmse.better(value, 3.0) and rmse.better(3.0, value)
+
+
+def test_better_follows_the_direction() -> None:
+    """Less is better for errors, more for shares; equal is not better."""
+    assert of("rmse", "regression").better(1.0, 2.0) and of("accuracy").better(0.9, 0.8)
+    assert not of("accuracy").better(0.9, 0.9)
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilson_holds_the_share_and_stays_in_bounds(n: int, data: st.DataObject) -> None:
+    """0 <= low <= accuracy <= high <= 1, also for none or all right."""
+    right = data.draw(st.integers(0, n))
+    labels = np.zeros(n, np.int64)
+    low, high = interval(of("accuracy"), labels, (np.arange(n) >= right).astype(np.int64))
+    assert 0 <= low <= right / n + 1e-12 and right / n - 1e-12 <= high <= 1
+
+
+def test_wilson_of_342_in_360() -> None:
+    """The interval of the example's target, as tables give it."""
+    low, high = interval(of("accuracy"), np.zeros(360), (np.arange(360) >= 342).astype(int))
+    assert (0.923, 0.968) == (round(low, 3), round(high, 3))
+
+
+def test_the_bootstrap_is_seeded_and_holds_the_value() -> None:
+    """Equal seeds give equal intervals around the value."""
+    rmse = of("rmse", "regression")
+    low, high = interval(rmse, VALUES, NEAR, seed=3)
+    assert (low, high) == interval(rmse, VALUES, NEAR, seed=3) != interval(rmse, VALUES, NEAR, seed=4)
+    assert low < rmse(VALUES, NEAR) < high
+
+
+def test_scores_of_train_rows_have_a_type_of_their_own() -> None:
+    """Train rows give a TrainSide, the others a Score with the metric's direction."""
+    rmse = of("rmse", "regression")
+    assert isinstance(score(rmse, "train", VALUES, NEAR), TrainSide)
+    judged = score(rmse, "val", VALUES, NEAR)
+    assert isinstance(judged, Score) and not judged.greater_is_better and 200 == judged.n
+
+
+def test_a_score_that_is_nan_has_no_interval() -> None:
+    """No number, no bounds."""
+    judged = score(of("rmse", "regression"), "val", VALUES, VALUES * np.nan)
+    assert isinstance(judged, Score) and all(map(math.isnan, (judged.value, judged.low, judged.high)))

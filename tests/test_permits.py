@@ -1,0 +1,94 @@
+"""Nothing of ours trains, reads test rows or exports without a permit that an open gate made."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from pipeline.errors import FivegateError, Refused
+from pipeline.job import Job
+from pipeline.record import permits
+from pipeline.record.run import Run, opened
+
+KINDS = (permits.TrainPermit, permits.TestKey, permits.ExportPermit)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_permit_cannot_be_built_by_hand(kind: type) -> None:
+    """Constructing a permit is a TypeError, whatever is handed in."""
+    with pytest.raises(TypeError, match="is issued by an open gate and cannot be constructed"):
+        kind(object(), None, None, "")
+
+
+def test_a_permit_cannot_be_copied(digits_permit: permits.TrainPermit) -> None:
+    """A permit stays where it was issued."""
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot be copied into another process"):
+            attempt(digits_permit)
+
+
+@pytest.mark.parametrize("nothing", [None, True, object(), "permit"])
+def test_fit_refuses_whatever_is_no_permit(nothing: object) -> None:
+    """The engine makes no step for anything but a TrainPermit."""
+    from pipeline.engine.loop import fit
+
+    with pytest.raises(Refused, match="nothing of ours does this without a TrainPermit"):
+        fit(nothing, Job("", "baseline"))  # type: ignore[arg-type]
+
+
+def test_fit_refuses_a_job_of_another_plan(digits_permit: permits.TrainPermit) -> None:
+    """A permit holds for its own plan only."""
+    from pipeline.engine.loop import fit
+
+    with pytest.raises(Refused, match="belongs to another plan"):
+        fit(digits_permit, Job("0" * 64, "baseline"))
+
+
+def test_the_wrong_kind_of_permit_is_none(digits_permit: permits.TrainPermit) -> None:
+    """A permit to train opens no test rows and exports nothing."""
+    from pipeline.data.load import load
+
+    sealed = load(digits_permit.plan.config).test
+    with pytest.raises(Refused, match="without a TestKey"):
+        sealed.read(digits_permit)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="without an ExportPermit"):
+        permits.require(digits_permit, permits.ExportPermit)
+
+
+def test_a_closed_planning_gate_gives_no_permit(tmp_path) -> None:
+    """A run without an open planning gate gives no permit, and so does one whose plan file was touched."""
+    run = Run(tmp_path / "fresh")
+    with opened(run):
+        with pytest.raises(Refused, match="gate planning: is not open"):
+            permits.train(run)
+
+
+def test_a_changed_plan_gives_no_permit(planned: Run) -> None:
+    """One changed threshold in the plan's file, and nothing trains any more."""
+    path = planned.path / "plan" / "1.yaml"
+    path.write_text(path.read_text().replace("target: 0.95", "target: 0.05"))
+
+    with pytest.raises(Refused, match="is not the plan that the ledger recorded"):
+        permits.train(planned)
+
+
+def test_a_changed_ledger_gives_no_permit(planned: Run) -> None:
+    """One changed byte of the ledger, and nothing trains any more."""
+    raw = planned.ledger_path.read_bytes()
+    planned.ledger_path.write_bytes(raw.replace(b'"outcome":"passed"', b'"outcome":"failed"', 1))
+
+    with pytest.raises(Refused, match="the ledger was changed: entry"):
+        permits.train(planned)
+
+
+def test_the_test_rows_stay_shut_before_their_time(trained: Run) -> None:
+    """After an insufficient baseline there is neither a key to test nor a permit to export."""
+    with opened(trained) as book:
+        before = len(book.entries)
+        with pytest.raises(FivegateError, match="gate diagnostics: is not open"):
+            permits.test(trained, book)
+        assert len(book.entries) == before
+    with pytest.raises(Refused, match="gate diagnostics: is not open"):
+        permits.export(trained)

@@ -1,0 +1,146 @@
+"""Surgery: each operation changes what it says on any module, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.models.mlp import MLP
+from pipeline.surgery import OPERATIONS, operate
+
+
+class Foreign(nn.Module):
+    """A user's net: convolution, a shared activation, attention, a functional head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.act = nn.ReLU()
+        self.deep = nn.ModuleList([nn.Linear(64, 8), nn.Linear(8, 8)])
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.conv(x)).mean(1).flatten(1)
+        for layer in self.deep:
+            x = self.act(layer(x))
+        x = self.attention(x[:, None], x[:, None], x[:, None])[0][:, 0]
+        return self.out(x)
+
+
+IMAGES = torch.rand(5, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},
+        {"insert_normalization": {"kind": "layer"}},
+        {"insert_normalization": {"kind": "batch"}},
+        {"set_dropout": {"p": 0.25}},
+        {"reinitialize": {"scheme": "orthogonal"}},
+        {"resize_output": {"out_features": 7}},
+        {"freeze": {"match": "conv.*"}},
+    ],
+)
+def test_every_operation_leaves_a_foreign_model_running(step: dict[str, dict[str, object]]) -> None:
+    """The result runs forward and backward, and the original is untouched."""
+    model = Foreign()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    changed = operate(model, [step])
+    changed(IMAGES).sum().backward()
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert str(changed) != str(model) or next(iter(step)) in ("reinitialize", "freeze")
+
+
+def test_swap_activation_keeps_sharing_and_leaves_weights() -> None:
+    """A shared activation stays one module, and weights are as they were."""
+    model = Foreign()
+    changed = operate(model, [{"swap_activation": {"from": "ReLU", "to": "Tanh"}}])
+    assert isinstance(changed.act, nn.Tanh)
+    assert torch.equal(model.conv.weight, changed.conv.weight)
+
+
+def test_swap_activation_names_what_there_is() -> None:
+    """A model without that activation is a message that names those it has."""
+    with pytest.raises(UserError, match="while the model has ReLU"):
+        operate(MLP(4, 2), [{"swap_activation": {"from": "Tanh", "to": "ReLU"}}])
+
+
+def test_a_root_module_can_be_replaced() -> None:
+    """A model that is itself the module in question is replaced whole."""
+    assert isinstance(operate(nn.ReLU(), [{"swap_activation": {"from": "ReLU", "to": "ELU"}}]), nn.ELU)
+    assert 3 == operate(nn.Linear(4, 2), [{"resize_output": {"out_features": 3}}])(torch.zeros(1, 4)).shape[1]
+
+
+def test_insert_normalization_spares_the_output_layer_and_attention() -> None:
+    """Hidden layers are followed by a norm; the last layer and attention's own projection are not."""
+    changed = operate(Foreign(), [{"insert_normalization": {}}])
+    assert [type(m).__name__ for m in changed.deep[0]] == ["Linear", "LayerNorm"]
+    assert [type(m).__name__ for m in changed.conv] == ["Conv2d", "GroupNorm"]
+    assert isinstance(changed.out, nn.Linear) and not isinstance(changed.attention.out_proj, nn.Sequential)
+
+
+def test_insert_normalization_twice_is_refused() -> None:
+    """A model with normalization keeps the one it has."""
+    with pytest.raises(UserError, match="has normalization already"):
+        operate(MLP(4, 2, normalization="layer"), [{"insert_normalization": {}}])
+
+
+def test_set_dropout_changes_or_inserts() -> None:
+    """Existing dropout takes the new share; a model without any gets it behind hidden activations only."""
+    existing = operate(MLP(4, 2, dropout=0.1), [{"set_dropout": {"p": 0.4}}])
+    assert [0.4] == [m.p for m in existing.modules() if isinstance(m, nn.Dropout)]
+    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2), nn.Sigmoid())
+    inserted = operate(plain, [{"set_dropout": {"p": 0.4}}])
+    assert 1 == sum(isinstance(m, nn.Dropout) for m in inserted.modules()) and isinstance(inserted[3], nn.Sigmoid)
+
+
+def test_resize_output_of_a_convolution_keeps_its_shape() -> None:
+    """Kernel, stride and padding of the last convolution stay."""
+    changed = operate(nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1)), [{"resize_output": {"out_features": 6}}])
+    assert (5, 6, 4, 4) == tuple(changed(IMAGES).shape)
+
+
+def test_freeze_and_unfreeze_by_pattern() -> None:
+    """Patterns choose parameters by name; the last step wins."""
+    changed = operate(MLP(4, 2), [{"freeze": {"match": "*"}}, {"unfreeze": {"match": "head.*"}}])
+    assert ["head.weight", "head.bias"] == [name for name, p in changed.named_parameters() if p.requires_grad]
+
+
+def test_steps_are_understood_before_any_is_done() -> None:
+    """All faults of a list are told at once, each with the nearest right word."""
+    steps = [{"set_dropuot": {"p": 0.1}}, {"resize_output": {"out_feature": 3}}, {"set_dropout": {}}, "freeze"]
+    with pytest.raises(UserError) as caught:
+        operate(MLP(4, 2), steps)  # type: ignore[list-item]
+    told = str(caught.value)
+    assert 4 == len(caught.value.faults)
+    for expected in ("did you mean 'set_dropout'?", "did you mean 'out_features'?", "'p' is missing", "surgery[3]"):
+        assert expected in told
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"set_dropout": {"p": 1.5}}, "0 <= p < 1"),
+        ({"set_dropout": {"p": "much"}}, "set_dropout"),
+        ({"reinitialize": {"scheme": "xavir"}}, "did you mean 'xavier'"),
+        ({"reinitialize": {"match": "tail"}}, "matches no module"),
+        ({"freeze": {"match": "boddy.*"}}, "matches no parameter"),
+        ({"insert_normalization": {"kind": "group"}}, "one of batch, layer"),
+        ({"swap_activation": {"from": "ReLU", "to": "ReLUU"}}, "did you mean 'ReLU'"),
+        ({"resize_output": {"out_features": 0}}, "at least 1 output"),
+    ],
+)
+def test_impossible_operations_are_one_message(step: dict[str, dict[str, object]], message: str) -> None:
+    """What cannot be done is said with the argument and what would be right."""
+    with pytest.raises(UserError, match=message):
+        operate(MLP(4, 2), [step])
+
+
+def test_every_operation_states_its_effect() -> None:
+    """The table's names are the functions' names, and each has a docstring."""
+    assert all(name == f.__name__ and f.__doc__ for name, f in OPERATIONS.items())
