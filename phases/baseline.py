@@ -39,7 +39,12 @@ def _one_batch(ctx: PhaseContext, permit: TrainPermit, data: Data) -> dict[str, 
 
 def trained(ctx: PhaseContext, done: Fit) -> dict[str, Any]:
     """What is on record of a training: its plan, length, end and weights."""
-    return {"plan": ctx.plan.digest if ctx.plan else "", "steps": done.steps, "stopped": done.stopped, "weights": done.weights_digest}
+    return {
+        "plan": ctx.plan.digest if ctx.plan else "",
+        "steps": done.steps,
+        "stopped": done.stopped,
+        "weights": done.weights_digest,
+    }
 
 
 def branch_inputs(ctx: PhaseContext, done: Fit, trivial: float) -> dict[str, Any]:
@@ -86,7 +91,8 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.engine.evaluate import evaluate
     from pipeline.engine.loop import fit
     from pipeline.engine.trivial import trivial_score
-    from pipeline.engine.weights import load as load_weights, weights_digest
+    from pipeline.engine.weights import load as load_weights
+    from pipeline.engine.weights import weights_digest
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)

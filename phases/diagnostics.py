@@ -18,7 +18,7 @@ from pipeline.records import Evidence, plain
 
 
 def subject(ctx: PhaseContext) -> tuple[Path | None, dict]:
-    """The history to be explained and the config it was made by: the last insufficient training's, else the baseline's."""
+    """The history to be explained and its config: the last insufficient training's, else the baseline's."""
     config = dict(ctx.config)
     if ctx.round > 1:
         last = ctx.run.inside("optimization", ctx.round - 1, "evidence.json")

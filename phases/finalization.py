@@ -39,7 +39,9 @@ def _model(ctx: PhaseContext, candidate: Mapping[str, Any]) -> tuple[nn.Module, 
     return model.eval(), config
 
 
-def _test_score(ctx: PhaseContext, model: nn.Module, config: Mapping[str, Any], data: Data, weights: str) -> dict[str, Any]:
+def _test_score(
+    ctx: PhaseContext, model: nn.Module, config: Mapping[str, Any], data: Data, weights: str
+) -> dict[str, Any]:
     """The score on the sealed rows; measured once per candidate, and read from the record ever after."""
     from pipeline.engine.evaluate import evaluate_test
 

@@ -121,16 +121,26 @@ def compare(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, greate
         job = trials[f"{arm.id}-1"].job
         rows.append(
             {
-                **{"id": arm.id, "cause": arm.cause, "cure": arm.cure, "order": arm.order, "change": arm.delta.describe()},
+                **{
+                    "id": arm.id,
+                    "cause": arm.cause,
+                    "cure": arm.cure,
+                    "order": arm.order,
+                    "change": arm.delta.describe(),
+                },
                 **{"values": raw[arm.id], "mean": fmean(values[arm.id]), "effect": effect, "p": p},
-                **{"wins": p < ALPHA and effect > 0, "max_steps": job.max_steps, "seed_indices": list(range(1, pairs + 1))},
+                **{
+                    "wins": p < ALPHA and effect > 0,
+                    "max_steps": job.max_steps,
+                    "seed_indices": list(range(1, pairs + 1)),
+                },
             }
         )
     return rows
 
 
 def choose(rows: Sequence[Mapping[str, Any]], target: float, greater: bool) -> Mapping[str, Any] | None:
-    """The smallest change that wins its test and reaches the target; where none reaches it, the best winner; else None."""
+    """The smallest change that wins its test and reaches the target; where none does, the best winner; or None."""
     winners = [row for row in rows if row["wins"]]
     enough = [row for row in winners if (row["mean"] >= target if greater else row["mean"] <= target)]
     if enough:
@@ -229,7 +239,9 @@ def run(ctx: PhaseContext) -> Evidence:
         if not fixed.died:
             outcome = _outcome(ctx, fixed)
             _adopt(ctx, trials["control-1"], fixed, _criteria(winner, outcome))
-            ctx.say(f"adopted: {winner['change']} ({winner['effect']:+.4g} on average, p = {winner['p']:.3g} after Holm)")
+            ctx.say(
+                f"adopted: {winner['change']} ({winner['effect']:+.4g} on average, p = {winner['p']:.3g} after Holm)"
+            )
     threads = int(ctx.plan.facts["threads"])
     stamped = [{**row, "threads": threads} for row in rows]
     ended = [e for e in ctx.book.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]

@@ -84,7 +84,10 @@ def run(ctx: PhaseContext) -> Evidence:
         "trust": list(ctx.trust),
     }
     sizes = {split: k["rows"] for split, k in known.items()}
-    ctx.say(f"planning: {', '.join(f'{n} {s}' for s, n in sizes.items())} rows; {parameters:,} parameters; {count} thread(s)")
+    ctx.say(
+        f"planning: {', '.join(f'{n} {s}' for s, n in sizes.items())} rows; "
+        f"{parameters:,} parameters; {count} thread(s)"
+    )
     return Evidence(
         {
             **values,

@@ -67,17 +67,17 @@ def _worker(words: Sequence[str]) -> int:
     return 0
 
 
-def _mirror(run: Any, config: Mapping[str, Any], parent: Callable[[Any, str | None], str] | None = None) -> None:
+def _mirror(run: Any, config: Mapping[str, Any], parent: Callable[..., str] | None = None) -> None:
     """The report is written anew, and the run's records are copied to the tracker that its config names."""
     from pipeline.commands.report import report
 
     report(run.path)
-    if config["tracking"]["kind"] == "none":
+    tracking = config["tracking"]
+    if tracking["kind"] == "none":
         return
     from pipeline.tracking.mlflow import mirror
 
-    uri = config["tracking"]["uri"]
-    mirror(run.path, uri, parent(run, uri) if parent else None)
+    mirror(run.path, tracking["uri"], parent(run, tracking) if parent else None)
 
 
 def house(say: Callable[[str], None], mirror: Callable[..., None] = _mirror) -> Any:
@@ -127,11 +127,13 @@ def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = 
     parents: list[str] = []
     with ExitStack() as stack:
 
-        def parent(run: Any, uri: str | None) -> str:
+        def parent(run: Any, tracking: Mapping[str, Any]) -> str:
             from pipeline.tracking import mlflow
 
             if not parents:  # opened by the first run that is mirrored, in this process, before any other
-                parents.append(stack.enter_context(mlflow.sweep(run.path.parent, run.name.rpartition("-")[0], uri)))
+                name = run.name.rpartition("-")[0]
+                over = mlflow.sweep(run.path.parent, name, tracking["uri"], tracking["experiment"])
+                parents.append(stack.enter_context(over))
             return parents[0]
 
         surroundings = house(
@@ -168,12 +170,14 @@ def dispatch(words: Sequence[str]) -> int:
         raise UserError(fault(words[0], "is not built in this version", do=NOT_BUILT[words[0]]))
     if words and words[0].isalpha() and words[0] not in ("help",):
         known = (*COMMANDS, *NOT_BUILT, "worker")
-        raise UserError(fault("command", "there is no such command", got=words[0], among=known, do="python -m pipeline --help"))
+        raise UserError(
+            fault("command", "there is no such command", got=words[0], among=known, do="python -m pipeline --help")
+        )
     return _phases(words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The process: every stop is one message per fault on stderr, and an exit code that says what kind of stop it is."""
+    """The process: a stop is one message per fault on stderr, and an exit code that says what kind of stop it is."""
     hidden = shadow.message()
     if hidden:
         print(hidden, file=sys.stderr)

@@ -1,9 +1,9 @@
 """Everything that can go wrong, as the user meets it: a sentence, a command, an exit code.
 
-    FivegateError        1  fault in the program or the machine
-    ├── UserError        2  the input is wrong
-    ├── Refused          3  the answer is no
-    └── Pending          4  a person must decide first
+FivegateError        1  fault in the program or the machine
+├── UserError        2  the input is wrong
+├── Refused          3  the answer is no
+└── Pending          4  a person must decide first
 """
 
 from __future__ import annotations

@@ -171,6 +171,5 @@ class History:
         return f"History({len(self.step)} step and {len(self.epoch)} epoch columns, up to {longest} rows)"
 
 
-
 def _timeless(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith("time/")}

@@ -47,7 +47,7 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: against which plan, what for, what is changed, which of the derived seeds, how many steps at most."""
+    """One training: against which plan, what for, what is changed, which derived seed, how many steps at most."""
 
     plan_digest: str
     purpose: str

@@ -1,9 +1,9 @@
 """The state machine: runs phases in the order the gates allow, and writes down what they found.
 
-    planning -> baseline -+- sufficient ------------------------------> finalization -> released
-                          +- insufficient -> diagnostics -> optimization -+- sufficient -> finalization
-                                                 ^                        |
-                                                 +-- at most 3 rounds ----+   then: exhausted, a person decides
+planning -> baseline -+- sufficient ------------------------------> finalization -> released
+                      +- insufficient -> diagnostics -> optimization -+- sufficient -> finalization
+                                             ^                        |
+                                             +-- at most 3 rounds ----+   then: exhausted, a person decides
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.errors import FivegateError, Refused, fault
 from pipeline.phase import Draft, House, PhaseContext
-from pipeline.record import checklist, files, plan as plans
+from pipeline.record import checklist, files
+from pipeline.record import plan as plans
 from pipeline.record.advice import Advice, advise
 from pipeline.record.gate import branch
 from pipeline.record.ledger import Ledger
@@ -93,11 +94,19 @@ def _measure(house: House, ctx: PhaseContext, phase: str, basis: int) -> Evidenc
     return evidence
 
 
-def _decide(house: House, book: Ledger, plan: Plan, phase: str, round_: int, basis: int, evidence: Evidence) -> GateState:
+def _decide(
+    house: House, book: Ledger, plan: Plan, phase: str, round_: int, basis: int, evidence: Evidence
+) -> GateState:
     """The gate's items and its state are in the ledger; the state comes back."""
     for item in checklist.judge(plan.checklists[phase], evidence, house.check):
         book.append("item.evaluated", {"phase": phase, "round": round_, **vars(item)})
-    verdict = {"phase": phase, "round": round_, "revision": plan.revision, "basis": basis, "subject": evidence.get("subject")}
+    verdict = {
+        "phase": phase,
+        "round": round_,
+        "revision": plan.revision,
+        "basis": basis,
+        "subject": evidence.get("subject"),
+    }
     state = fold([*book.entries, {"kind": "gate.decided", "data": verdict, "seq": len(book.entries), "hash": ""}])
     gate = state.gate(phase)
     assert gate is not None
@@ -117,7 +126,11 @@ def _record_branch(book: Ledger, phase: str, round_: int, evidence: Evidence, ma
         for unneeded in ROUNDED:
             book.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
     if taken == "insufficient" and phase == "optimization" and (round_ >= max_rounds or evidence.get("nothing_left")):
-        why = "no untried cure is left" if evidence.get("nothing_left") else f"{max_rounds} rounds did not reach the target"
+        why = (
+            "no untried cure is left"
+            if evidence.get("nothing_left")
+            else f"{max_rounds} rounds did not reach the target"
+        )
         book.append("exhausted", {"round": round_, "why": why})
 
 

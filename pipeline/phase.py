@@ -18,7 +18,7 @@ from pipeline.records import Artifact, Evidence
 
 @dataclass(frozen=True)
 class Draft:
-    """What a command asks for: the composed config, the words behind it, and whether it differs from the frozen plan."""
+    """What a command asks for: the composed config, the words behind it, whether it differs from the frozen plan."""
 
     config: dict[str, Any]
     overrides: list[str]

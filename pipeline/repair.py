@@ -55,12 +55,21 @@ def _code_changes(before: Mapping[str, Any], trial: Trial) -> list[dict[str, Any
     ]
     for change in delta.surgery:
         name = next(iter(change))
-        changes.append({"file": "fixed.yaml", "change": f"surgery: {json.dumps(change)}", "description": f"change the model by {name}"})
+        changes.append(
+            {
+                "file": "fixed.yaml",
+                "change": f"surgery: {json.dumps(change)}",
+                "description": f"change the model by {name}",
+            }
+        )
     return changes
 
 
 def implementation(
-    before: Mapping[str, Any], trial: Trial, criteria: Mapping[str, tuple[bool, Any]], figures: Mapping[str, Mapping[str, float]]
+    before: Mapping[str, Any],
+    trial: Trial,
+    criteria: Mapping[str, tuple[bool, Any]],
+    figures: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """The document. `criteria` are what the repair was held against, each with whether it holds and its figure;
     `figures` is `{"before": ..., "after": ...}` from `performance`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import machine
+from pipeline.config.keys import key_of
 from pipeline.errors import UserError, fault
 from pipeline.phase import Draft, House
 from pipeline.record import plan as plans
@@ -22,11 +23,6 @@ from pipeline.records import GateState
 
 PLANNING = ("planning", "baseline")
 OUTSIDE = plans.OUTSIDE
-
-
-def key_of(override: str) -> str:
-    """The key or group that an override is about: `model` for `+model=cnn`, `optimizer.lr` for `optimizer.lr=1`."""
-    return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
 def _typed(overrides: Sequence[str], key: str) -> str | None:
@@ -67,7 +63,9 @@ def _refuse_differences(run: Run, phase: str, words: list[str], dirs: list[str],
         do = f"python -m pipeline phase=baseline run.name={run.name} " + " ".join(words)
         if plans.moved_goalposts(changed):
             do = _replan_command(run, words)
-        raise UserError(*(fault(k, what, got=repr(new), expected=repr(old), do=do) for k, (old, new) in changed.items()))
+        raise UserError(
+            *(fault(k, what, got=repr(new), expected=repr(old), do=do) for k, (old, new) in changed.items())
+        )
 
 
 def _refuse_moved_goalposts(run: Run, words: list[str], changed: Mapping[str, tuple[Any, Any]]) -> None:
@@ -144,7 +142,9 @@ def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
     return run, gate, advice
 
 
-def sweep(house: House, words: Sequence[str], config_dirs: Sequence[str | Path], code: Any) -> tuple[Path, list[dict[str, Any]]]:
+def sweep(
+    house: House, words: Sequence[str], config_dirs: Sequence[str | Path], code: Any
+) -> tuple[Path, list[dict[str, Any]]]:
     """Every job of a sweep as a run of its own; the root folder and how each job ended come back.
 
     `code(wanted, gate, stopped)` is the exit code of a job.

@@ -23,13 +23,17 @@ def paired_p(differences: Sequence[float]) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy warns when the observed sample is among the permutations; it always is
         found = permutation_test(
-            (values,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", n_resamples=2 ** len(values), vectorized=True
+            (values,),
+            lambda x, axis: np.mean(x, axis=axis),
+            permutation_type="samples",
+            n_resamples=2 ** len(values),
+            vectorized=True,
         )
     return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p values that may be compared with alpha as if there were one test. Monotone, at most 1."""
+    """Holm's step-down correction: p values to be compared with alpha as if there were one test. At most 1."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, floor = [1.0] * len(p_values), 0.0
     for rank, i in enumerate(order):

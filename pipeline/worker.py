@@ -47,7 +47,9 @@ def _read_job(folder: Path) -> Job:
     try:
         return Job.from_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(fault(str(path), "is not a job", got=str(error), expected="a job.json that a run wrote")) from error
+        raise UserError(
+            fault(str(path), "is not a job", got=str(error), expected="a job.json that a run wrote")
+        ) from error
 
 
 def _performance(fit: Any) -> dict[str, float]:

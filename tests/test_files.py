@@ -12,7 +12,12 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.record import files
 
-WRITE = "import sys; from pathlib import Path; from pipeline.record import files; files.write_bytes(Path(sys.argv[1]), b'new' * 999)"
+WRITE = """
+import sys
+from pathlib import Path
+from pipeline.record import files
+files.write_bytes(Path(sys.argv[1]), b'new' * 999)
+"""
 
 
 def _calls(path: Path) -> int:
@@ -40,7 +45,7 @@ def test_a_written_file_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EIO"])
 def test_a_refusing_disk_changes_nothing(tmp_path: Path, error: str) -> None:
-    """Whichever call of a write the disk refuses, the old content stands, nothing lies beside it, and one message says why."""
+    """Whichever call of a write the disk refuses: the old content stands, nothing lies beside it, a message says why."""
     import errno
 
     path = tmp_path / "file"

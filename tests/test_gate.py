@@ -6,7 +6,8 @@ from datetime import date, timedelta
 from typing import get_args
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.record.gate import Item, SignOff, Waiver, branch, decide
 from pipeline.records import OUTCOMES, Outcome, Result, Score

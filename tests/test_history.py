@@ -6,6 +6,7 @@ import io
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_columns_that_do_not_add_up_are_refused() -> None:
         History.from_bytes(buffer.getvalue())
 
 
-def test_file(tmp_path) -> None:
+def test_file(tmp_path: Path) -> None:
     """A history goes through a file; a missing one is named."""
     history = History()
     history.log_epoch(0, {"val/loss": 0.5})
@@ -171,5 +172,8 @@ def test_file(tmp_path) -> None:
 def test_loads_without_torch() -> None:
     """Reading a history imports neither torch nor anything that does."""
     code = "import sys, pipeline.history; print('torch' in sys.modules)"
+    root = Path(__file__).parent.parent
 
-    assert "False" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+
+    assert "False" == done.stdout.strip()

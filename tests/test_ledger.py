@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import Refused
 from pipeline.record import files, ledger
@@ -89,7 +90,10 @@ def test_a_failed_append_loses_nothing(tmp_path: Path) -> None:
     book = Ledger(tmp_path / "ledger.jsonl")
     book.append("job.finished", {"n": 1})
 
-    with files.fault_points(lambda operation, _: operation == "write"), pytest.raises(files.UserError, match="cannot append"):
+    with (
+        files.fault_points(lambda operation, _: operation == "write"),
+        pytest.raises(files.UserError, match="cannot append"),
+    ):
         book.append("job.finished", {"n": 2})
     book.append("job.finished", {"n": 3})
 

@@ -23,7 +23,12 @@ with RunLock(Path(sys.argv[1])):
 
 
 def _holder(folder: Path, *words: str) -> tuple[subprocess.Popen, int]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), *words], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
     assert process.stdout
     return process, int(process.stdout.readline())
 
@@ -32,7 +37,10 @@ def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
     """While one process holds a run, another gets one message that names the process."""
     process, _ = _holder(tmp_path)
     try:
-        with pytest.raises(UserError, match=f"another process works on this run, got 'process {process.pid}'"), RunLock(tmp_path):
+        with (
+            pytest.raises(UserError, match=f"another process works on this run, got 'process {process.pid}'"),
+            RunLock(tmp_path),
+        ):
             pass
     finally:
         process.kill()
@@ -59,7 +67,9 @@ def test_one_process_cannot_lock_twice(tmp_path: Path) -> None:
     with RunLock(tmp_path):
         with pytest.raises(UserError, match="another process"), RunLock(tmp_path):
             pass
-        process = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        process = subprocess.run(
+            [sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        )
         assert "another process works on this run" in process.stderr
     with RunLock(tmp_path):
         pass

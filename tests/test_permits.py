@@ -60,9 +60,8 @@ def test_the_wrong_kind_of_permit_is_none(digits_permit: permits.TrainPermit) ->
 def test_a_closed_planning_gate_gives_no_permit(tmp_path) -> None:
     """A run without an open planning gate gives no permit, and so does one whose plan file was touched."""
     run = Run(tmp_path / "fresh")
-    with opened(run):
-        with pytest.raises(Refused, match="gate planning: is not open"):
-            permits.train(run)
+    with opened(run), pytest.raises(Refused, match="gate planning: is not open"):
+        permits.train(run)
 
 
 def test_a_changed_plan_gives_no_permit(planned: Run) -> None:

@@ -25,7 +25,9 @@ def test_sealed(evidence: Evidence) -> Result:
     if not sealed:
         return Result("failed", False, True, why="the test rows can be read without a key")
     if opened:
-        return Result("failed", opened, 0, "openings", "the test rows were already read in this run: take another run.name")
+        return Result(
+            "failed", opened, 0, "openings", "the test rows were already read in this run: take another run.name"
+        )
     return Result("passed", opened, 0, "openings", f"{evidence['rows']['test']} rows sealed")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.causes import load as load_causes
-from pipeline.records import Evidence, Result
+from pipeline.records import Evidence, Outcome, Result
 
 CEILINGS = {"inference": 0.70, "report": 0.70, "research": 0.85, "observation": 0.95, "definition": 0.95}
 
@@ -11,7 +11,7 @@ CEILINGS = {"inference": 0.70, "report": 0.70, "research": 0.85, "observation": 
 def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:
     """Passing proves that every playbook of the house was held against this history."""
     read = evidence["playbooks"]
-    outcome = "passed" if len(read) >= min_playbooks else "failed"
+    outcome: Outcome = "passed" if len(read) >= min_playbooks else "failed"
     return Result(outcome, len(read), min_playbooks, "playbooks", ", ".join(read))
 
 
@@ -25,7 +25,9 @@ def causes_known(evidence: Evidence) -> Result:
             why = f"{cause['issue']}: more confidence than {cause['basis']} allows"
             return Result("failed", cause["confidence"], CEILINGS[cause["basis"]], why=why)
     first = [c["issue"] for c in evidence["diagnosis"]["root_causes"][:1]]
-    return Result("passed", len(evidence["diagnosis"]["root_causes"]), unit="causes", why=", ".join(first) or "no cause named")
+    return Result(
+        "passed", len(evidence["diagnosis"]["root_causes"]), unit="causes", why=", ".join(first) or "no cause named"
+    )
 
 
 def fixes_proposed(evidence: Evidence, *, min_fixes: int) -> Result:

@@ -11,4 +11,6 @@ def environment_recorded(evidence: Evidence, *, needs: list[str]) -> Result:
     missing = [name for name in needs if environment.get(name) in (None, "")]
     if missing:
         return Result("failed", len(missing), 0, "facts", f"not recorded: {', '.join(missing)}")
-    return Result("passed", len(needs), len(needs), "facts", f"torch {environment['torch']}, {environment['threads']} thread(s)")
+    return Result(
+        "passed", len(needs), len(needs), "facts", f"torch {environment['torch']}, {environment['threads']} thread(s)"
+    )

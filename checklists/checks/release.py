@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.records import Evidence, Result
+from pipeline.records import Evidence, Outcome, Result
 
 
 def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
@@ -25,7 +25,7 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float) -> Resul
     why = f"95 % interval {score['low']:.3g} to {score['high']:.3g}, n = {score['n']}, margin {margin:g}"
     reached = sign * score["value"] >= sign * target
     certain = sign * bound >= sign * target - margin
-    outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
+    outcome: Outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
     return Result(outcome, score["value"], target, score["metric"], why)
 
 

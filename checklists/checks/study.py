@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.causes import load as load_causes
-from pipeline.records import Evidence, Result
+from pipeline.records import Evidence, Outcome, Result
 
 
 def candidates_from_causes(evidence: Evidence) -> Result:
@@ -12,7 +12,9 @@ def candidates_from_causes(evidence: Evidence) -> Result:
     for arm in evidence["arms"]:
         if arm["cause"] not in named or arm["cure"] not in known[arm["cause"]].cures:
             return Result("failed", arm["id"], why=f"{arm['cure']} is no cure of a named cause")
-    return Result("passed", len(evidence["arms"]), unit="candidates", why=", ".join(a["change"] for a in evidence["arms"]))
+    return Result(
+        "passed", len(evidence["arms"]), unit="candidates", why=", ".join(a["change"] for a in evidence["arms"])
+    )
 
 
 def arms_compared_fairly(evidence: Evidence) -> Result:
@@ -26,12 +28,12 @@ def arms_compared_fairly(evidence: Evidence) -> Result:
 
 
 def enough_pairs(evidence: Evidence, *, alpha: float) -> Result:
-    """Passing proves that the exact test could reach alpha: the smallest two-sided p times the candidates is below it."""
+    """Passing proves that the exact test can reach alpha: its smallest two-sided p, times the candidates, is below it."""
     pairs, candidates = evidence["pairs"], max(len(evidence["arms"]), 1)
     floor = candidates * 2 / 2**pairs
     if not evidence["arms"]:
         return Result("not_applicable", pairs, unit="pairs", why="there is no candidate to test")
-    outcome = "passed" if floor < alpha else "failed"
+    outcome: Outcome = "passed" if floor < alpha else "failed"
     return Result(outcome, floor, alpha, "smallest p", f"{pairs} pairs, {candidates} candidate(s), Holm")
 
 

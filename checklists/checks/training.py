@@ -22,7 +22,7 @@ def loss_at_init_measured(evidence: Evidence) -> Result:
 
 
 def one_batch_tried(evidence: Evidence, *, min_steps: int) -> Result:
-    """Passing proves that the model was trained on one batch alone for enough steps to tell; not that it could fit it."""
+    """Passing proves that the model was trained on one batch alone, for enough steps to tell; not that it fitted."""
     steps = evidence["one_batch"]["steps"]
     ratio = evidence["one_batch"]["loss_ratio"]
     stopped = evidence["one_batch"]["stopped"]
@@ -55,7 +55,9 @@ def scored_on_validation(evidence: Evidence) -> Result:
     if score is None:
         return Result("passed", float("nan"), unit="rows", why="the model became non-finite: there is nothing to score")
     if score["split"] != "val" or score["n"] != evidence["rows"]["val"]:
-        return Result("failed", score["n"], evidence["rows"]["val"], "rows", "not scored on all validation rows", "metric_wrong")
+        return Result(
+            "failed", score["n"], evidence["rows"]["val"], "rows", "not scored on all validation rows", "metric_wrong"
+        )
     interval = f"95 % interval {score['low']:.3g} to {score['high']:.3g}"
     return Result("passed", score["value"], unit=score["metric"], why=f"{interval}, n = {score['n']}")
 
@@ -65,11 +67,15 @@ def artifacts_kept(evidence: Evidence, *, names: list[str]) -> Result:
     missing = [name for name in names if name not in evidence.artifacts]
     if missing:
         return Result("failed", len(missing), 0, "files", f"not kept: {', '.join(missing)}")
-    return Result("passed", len(evidence.artifacts), unit="files", why=", ".join(evidence.artifacts), evidence=tuple(names))
+    return Result(
+        "passed", len(evidence.artifacts), unit="files", why=", ".join(evidence.artifacts), evidence=tuple(names)
+    )
 
 
 def checkpoint_identified(evidence: Evidence) -> Result:
     """Passing proves that the weights on disk are, by digest, the weights that were scored."""
     if evidence["weights_on_disk"] != evidence["trained"]["weights"]:
-        return Result("failed", evidence["weights_on_disk"], evidence["trained"]["weights"], why="other weights than those scored")
+        return Result(
+            "failed", evidence["weights_on_disk"], evidence["trained"]["weights"], why="other weights than those scored"
+        )
     return Result("passed", evidence["weights_on_disk"][:12], why="digest over names, types, shapes and bytes")

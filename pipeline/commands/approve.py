@@ -27,7 +27,11 @@ def typed_name(who: str | None) -> str:
     if who is None and sys.stdin.isatty():
         who = input("your name: ")
     if not who or not who.strip():
-        raise UserError(fault("--who", "a name is missing", expected="the name of the person who decides", do="repeat with --who NAME"))
+        raise UserError(
+            fault(
+                "--who", "a name is missing", expected="the name of the person who decides", do="repeat with --who NAME"
+            )
+        )
     return who.strip()
 
 
@@ -50,7 +54,13 @@ def sign(run: Run, book: Ledger, who: str, note: str) -> list[str]:
         if who not in allowed:
             raise UserError(fault("--who", f"may not sign {item.id}", got=who, among=allowed, do="ask one of them"))
         if gate.subject is None:
-            raise Refused(fault(item.id, "there is no bundle to sign yet", do=f"python -m pipeline phase={phase} run.name={run.name}"))
+            raise Refused(
+                fault(
+                    item.id,
+                    "there is no bundle to sign yet",
+                    do=f"python -m pipeline phase={phase} run.name={run.name}",
+                )
+            )
         book.append("sign_off", {"phase": phase, "item": item.id, "who": who, "digest": gate.subject, "note": note})
         signed.append(item.id)
     return signed

@@ -24,7 +24,9 @@ def run(args: argparse.Namespace, read: Callable[[Path], Any], diagnose: Callabl
     said = [name for name in ("symptom", "at") if getattr(args, name)]
     if said:
         do = f"python -m pipeline diagnose {args.path}"
-        raise UserError(*(fault(f"--{name}", "is not built in this version", got=getattr(args, name), do=do) for name in said))
+        raise UserError(
+            *(fault(f"--{name}", "is not built in this version", got=getattr(args, name), do=do) for name in said)
+        )
     found = diagnose(read(Path(args.path)))
     if args.out:
         found.save(Path(args.out))

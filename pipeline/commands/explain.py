@@ -14,7 +14,9 @@ from pipeline.records import PHASES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
-    parser.add_argument("item", metavar="ITEM", nargs="?", help="one item; without it, every item that is not satisfied")
+    parser.add_argument(
+        "item", metavar="ITEM", nargs="?", help="one item; without it, every item that is not satisfied"
+    )
     parser.add_argument("--root", default="runs", help="where runs live (run.root)")
     parser.add_argument("--gate", choices=PHASES, help="one gate only")
 
@@ -23,7 +25,8 @@ def _way_out(state: RunState, item: Item) -> str:
     if item.sign_off:
         return f"python -m pipeline approve {state.name} --who NAME"
     if item.waivable:
-        return f"mend it and run the phase again, or: python -m pipeline waive {state.name} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
+        waive = f"python -m pipeline waive {state.name} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
+        return f"mend it and run the phase again, or: {waive}"
     return "mend it and run the phase again; nobody can waive it"
 
 
@@ -48,9 +51,15 @@ def run(args: argparse.Namespace) -> int:
     found = Run.find(args.run, args.root)
     state = found.state()
     everything = [(p, i) for p in PHASES if p in state.gates and args.gate in (None, p) for i in state.gates[p].items]
-    wanted = [(p, i) for p, i in everything if (i.id == args.item if args.item else i.outcome not in ("passed", "not_applicable"))]
+    wanted = [
+        (p, i)
+        for p, i in everything
+        if (i.id == args.item if args.item else i.outcome not in ("passed", "not_applicable"))
+    ]
     if args.item and not wanted:
-        raise UserError(fault("ITEM", "no evaluated item has this id", got=args.item, among=[i.id for _, i in everything]))
+        raise UserError(
+            fault("ITEM", "no evaluated item has this id", got=args.item, among=[i.id for _, i in everything])
+        )
     for phase, item in wanted:
         print(paragraph(state, phase, item) + "\n")
     if not wanted:

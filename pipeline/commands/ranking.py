@@ -11,8 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.commands import tables
+from pipeline.config.keys import key_of
+from pipeline.record.plan import OUTSIDE
 from pipeline.record.run import Run
-from pipeline.session import OUTSIDE, key_of
 
 ENDS = {0: "done", 1: "fault", 2: "wrong input", 3: "gate closed", 4: "waits for a person", 130: "interrupted"}
 
@@ -48,12 +49,13 @@ def ranked(root: Path, ends: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The ranking as people read it. An interval that overlaps its neighbour's is no proof of a difference."""
     found = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("#", "run", "score", "95 % interval", "branch", "ended", "overrides"):
-        found.add_column(name, overflow="fold")
+    metrics = {entry["score"]["metric"] for entry in rows if entry["score"]}
+    for name in ("#", "run", " / ".join(sorted(metrics)) or "score", "95 % interval", "branch", "ended", "overrides"):
+        found.add_column(name, overflow="fold", no_wrap=name in ("run", "95 % interval"))
     for place, entry in enumerate(rows, 1):
         score = entry["score"]
-        value = f"{score['metric']} {tables.number(score['value'])}" if score else "–"
-        interval = f"{tables.number(score['low'])} to {tables.number(score['high'])}" if score else ""
+        value = f"{score['value']:.4f}" if score else "–"
+        interval = f"{score['low']:.3f} to {score['high']:.3f}" if score else ""
         ended = ENDS.get(entry["exit_code"], str(entry["exit_code"]))
         found.add_row(str(place), entry["run"], value, interval, entry["branch"], ended, " ".join(entry["overrides"]))
     return found

@@ -105,9 +105,13 @@ def show(run: Run, state: RunState) -> None:
         _show_left(console, state, phase)
     console.print("\n" + tables.branch_line(state))
     for waiver in state.waivers:
-        console.print(f"waived: {waiver.phase}/{waiver.item} by {waiver.who} until {waiver.expires}: {waiver.why}", markup=False)
+        console.print(
+            f"waived: {waiver.phase}/{waiver.item} by {waiver.who} until {waiver.expires}: {waiver.why}", markup=False
+        )
     if state.failed:
-        console.print(f"last attempt of {state.failed['phase']} failed: {state.failed['why']}", markup=False, soft_wrap=True)
+        console.print(
+            f"last attempt of {state.failed['phase']} failed: {state.failed['why']}", markup=False, soft_wrap=True
+        )
     console.print(tables.advice_line(advise(state)), soft_wrap=True)
 
 

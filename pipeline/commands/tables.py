@@ -77,7 +77,13 @@ def gates_table(state: RunState) -> Table:
         word = phase_state(state, phase)
         if gate:
             good = sum(i.outcome in ("passed", "not_applicable") for i in gate.items)
-            table.add_row(phase, GATES.get(word, f"[dim]{word}[/]"), f"{good}/{len(gate.items)}", str(gate.revision), str(gate.round))
+            table.add_row(
+                phase,
+                GATES.get(word, f"[dim]{word}[/]"),
+                f"{good}/{len(gate.items)}",
+                str(gate.revision),
+                str(gate.round),
+            )
         else:
             table.add_row(phase, f"[dim]{word}[/]", f"[dim]–/{questions.get(phase, '?')}[/]", "", "")
     return table

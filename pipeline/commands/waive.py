@@ -22,11 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _phase_of(state: RunState, name: str) -> str:
-    """The phase whose gate holds the item, or whose branch is waived. Raises when there is none or it may not be waived."""
+    """The phase whose gate holds the item, or whose branch is waived. Raises where there is nothing to waive."""
     if name == "branch":
         decided = state.current_branch()
         if decided is None or decided["branch"] == "sufficient":
-            raise Refused(fault("branch", "there is no insufficient branch to waive", do=f"python -m pipeline status {state.name}"))
+            raise Refused(
+                fault(
+                    "branch", "there is no insufficient branch to waive", do=f"python -m pipeline status {state.name}"
+                )
+            )
         return str(decided["phase"])
     places = {i.id: (p, i) for p, g in state.gates.items() for i in g.items}
     if name not in places:
@@ -41,7 +45,9 @@ def _phase_of(state: RunState, name: str) -> str:
 def _faults(why: str, expires: str, today: date) -> list[str]:
     found = []
     if len(why.strip()) < 10:
-        found.append(fault("--why", "does not justify anything", got=why, expected="a sentence of at least 10 characters"))
+        found.append(
+            fault("--why", "does not justify anything", got=why, expected="a sentence of at least 10 characters")
+        )
     try:
         day = date.fromisoformat(expires)
     except ValueError:

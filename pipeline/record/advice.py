@@ -47,7 +47,9 @@ def advise(state: RunState, max_rounds: int = MAX_ROUNDS) -> Advice:
     for phase in PHASES[:2]:
         gate = state.gate(phase)
         if gate is None:
-            return _go(state, phase, "stale: what it was built on has changed" if state.stale(phase) else "not done yet")
+            return _go(
+                state, phase, "stale: what it was built on has changed" if state.stale(phase) else "not done yet"
+            )
         if gate != "open":
             return _blocked(state, phase)
     if state.sufficient():

@@ -37,15 +37,20 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
 
     if not path.is_file():
         known = [p.stem for p in path.parent.glob("*.yaml")]
-        raise UserError(fault(f"phases.{path.stem}.checklist", "there is no such checklist", got=path.stem, among=known))
+        raise UserError(
+            fault(f"phases.{path.stem}.checklist", "there is no such checklist", got=path.stem, among=known)
+        )
     try:
         whole = OmegaConf.merge(OmegaConf.create(dict(config)), OmegaConf.load(path))
-        items = OmegaConf.to_container(whole, resolve=True)["items"]  # type: ignore[index,call-overload]
+        resolved: Any = OmegaConf.to_container(whole, resolve=True)
+        items: list[dict[str, Any]] = resolved["items"]
     except (OmegaConfBaseException, KeyError, ValueError) as error:
         raise UserError(fault(path.name, "cannot be read as a checklist", got=str(error).splitlines()[0])) from error
     faults = [f for item in items for f in _faults(path.name, item, find)]
-    ids = [item.get("id") for item in items]
-    faults += [fault(f"{path.name}:{i}", "stands twice in the checklist") for i in sorted({i for i in ids if ids.count(i) > 1})]
+    ids = [str(item.get("id")) for item in items]
+    faults += [
+        fault(f"{path.name}:{i}", "stands twice in the checklist") for i in sorted({i for i in ids if ids.count(i) > 1})
+    ]
     if faults:
         raise UserError(*faults)
     return [plain({"waivable": True, "with": {}, **item}) for item in items]
@@ -69,7 +74,11 @@ def _binding_faults(where: str, item: Mapping[str, Any], find: FindCheck) -> lis
         return [f"{where}: {message}" for message in error.faults]
     takes = {n: p for n, p in inspect.signature(check).parameters.items() if p.kind is p.KEYWORD_ONLY}
     given = item.get("with") or {}
-    found = [fault(where, f"{item['check']} does not take this threshold", got=k, among=takes) for k in given if k not in takes]
+    found = [
+        fault(where, f"{item['check']} does not take this threshold", got=k, among=takes)
+        for k in given
+        if k not in takes
+    ]
     required = [n for n, p in takes.items() if p.default is p.empty]
     return found + [fault(where, f"{item['check']} needs the threshold '{n}'") for n in required if n not in given]
 
@@ -81,7 +90,9 @@ def _call(check: Check, evidence: Evidence, thresholds: Mapping[str, Any]) -> Re
     def judge() -> None:
         try:
             result = check(evidence, **thresholds)
-            answer.append(result if isinstance(result, Result) else Result("errored", why="the check returned no result"))
+            answer.append(
+                result if isinstance(result, Result) else Result("errored", why="the check returned no result")
+            )
         except KeyError as error:
             answer.append(Result("errored", why=str(error.args[0]) if error.args else "a value is missing"))
         except Exception as error:  # whatever a check dies of is its outcome

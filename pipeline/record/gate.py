@@ -54,7 +54,9 @@ class SignOff:
     seq: int = -1
 
 
-def satisfied(item: Item, waivers: Iterable[Waiver], signed: Iterable[SignOff], subject: str | None, today: date) -> bool:
+def satisfied(
+    item: Item, waivers: Iterable[Waiver], signed: Iterable[SignOff], subject: str | None, today: date
+) -> bool:
     """Whether an item lets its gate open: passed, not applicable, signed for this very subject, or validly waived.
 
     `subject` is the digest a sign-off must be bound to; a signature under anything else does not count.

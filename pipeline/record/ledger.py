@@ -98,7 +98,9 @@ def read(path: Path) -> list[Entry]:
     found = scan(path)
     if found.fault:
         raise Refused(
-            fault(str(path), f"the ledger was changed: {found.fault}", do=f"python -m pipeline verify {path.parent.name}")
+            fault(
+                str(path), f"the ledger was changed: {found.fault}", do=f"python -m pipeline verify {path.parent.name}"
+            )
         )
     return found.entries
 

@@ -46,7 +46,9 @@ class RunLock:
         _held.add(self.path)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._descriptor is not None
         _held.discard(self.path)
         os.close(self._descriptor)
@@ -60,6 +62,6 @@ class RunLock:
                 "another process works on this run",
                 got=f"process {holder}",
                 expected="one process per run",
-                do=f"wait for it, or give this run another name with run.name=NAME (status: python -m pipeline status {run_dir.name})",
+                do=f"wait for it (python -m pipeline status {run_dir.name}), or choose another run.name=NAME",
             )
         )

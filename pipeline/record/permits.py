@@ -33,7 +33,9 @@ class _Permit:
         return self.run.path
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} cannot be copied into another process; issue it there from the ledger")
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied into another process; issue it there from the ledger"
+        )
 
 
 class TrainPermit(_Permit):

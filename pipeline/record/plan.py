@@ -61,7 +61,9 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     state = state or run.state()
     known = {r["revision"]: r for r in state.revisions}
     if not known:
-        raise UserError(fault(run.name, "nothing is planned yet", do=f"python -m pipeline phase=planning run.name={run.name}"))
+        raise UserError(
+            fault(run.name, "nothing is planned yet", do=f"python -m pipeline phase=planning run.name={run.name}")
+        )
     record = known.get(revision or max(known))
     if record is None:
         raise UserError(fault("revision", "there is no such plan", got=revision, among=[str(k) for k in known]))
@@ -75,7 +77,11 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
         intact = False
     if not intact:
         do = f"restore {path} or plan anew: python -m pipeline phase=planning run.name={run.name}"
-        raise Refused(fault(str(path), "is not the plan that the ledger recorded", expected=f"digest {record['digest'][:12]}", do=do))
+        raise Refused(
+            fault(
+                str(path), "is not the plan that the ledger recorded", expected=f"digest {record['digest'][:12]}", do=do
+            )
+        )
     return plan
 
 
@@ -90,7 +96,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 
 
 def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The config keys that differ between two plans, apart from those that are not part of a plan (phase, run, trust)."""
+    """The config keys that differ between two plans, apart from those that are no part of a plan (`OUTSIDE`)."""
     inside = ({k: v for k, v in config.items() if k not in OUTSIDE} for config in (old, new))
     return differences(plain(next(inside)), plain(next(inside)))
 

@@ -21,11 +21,13 @@ RESERVED = frozenset({"mlartifacts"})
 
 def check_name(name: str) -> str:
     """The name itself when it may name a run. Raises UserError otherwise."""
-    if not NAME.match(name) or name in RESERVED:
+    if not NAME.fullmatch(name) or name in RESERVED:
         expected = "1 to 63 of a-z 0-9 _ -, beginning with a letter or digit" + (
             f", and not {name!r}, which is reserved" if name in RESERVED else ""
         )
-        raise UserError(fault("run.name", "cannot name a run", got=name, expected=expected, do="choose another run.name=NAME"))
+        raise UserError(
+            fault("run.name", "cannot name a run", got=name, expected=expected, do="choose another run.name=NAME")
+        )
     return name
 
 

@@ -7,7 +7,8 @@ from datetime import date
 from typing import Any
 
 from pipeline.errors import FivegateError
-from pipeline.record import files, ledger, plan as plans
+from pipeline.record import files, ledger
+from pipeline.record import plan as plans
 from pipeline.record.ledger import Entry
 from pipeline.record.run import Run
 from pipeline.record.state import fold
@@ -43,7 +44,8 @@ def _gate_faults(entries: list[Entry]) -> Iterator[str]:
             state = fold(entries[: index + 1])
             told = state.gate(entry["data"]["phase"], date.fromisoformat(entry["time"][:10]))
             if told != entry["data"]["state"]:
-                yield f"entry {entry['seq']}: gate {entry['data']['phase']} is recorded as {entry['data']['state']}, its items say {told}"
+                said = f"gate {entry['data']['phase']} is recorded as {entry['data']['state']}"
+                yield f"entry {entry['seq']}: {said}, its items say {told}"
 
 
 def faults(run: Run) -> tuple[int, list[str]]:

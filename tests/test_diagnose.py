@@ -1,0 +1,290 @@
+"""Diagnosis: the right cause first, nothing invented, less evidence lower confidence, and readable records of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diagnostics.confidence import CEILINGS, Confidence, weigh
+from diagnostics.diagnose import diagnose
+from diagnostics.diagnosis import Diagnosis
+from diagnostics.playbook import example_history
+from diagnostics.readers import canonical, read
+from pipeline import causes
+from pipeline.errors import UserError
+from pipeline.history import History
+
+CONFIG: dict[str, Any] = {
+    "task": {"metric": "accuracy", "target": 0.95, "kind": "classification"},
+    "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1.0, "weight_decay": 0.01},
+    "trainer": {"gradient_clip_val": None, "max_epochs": 20, "precision": 32},
+    "scheduler": None,
+    "surgery": [],
+}
+HOT = {
+    "train/loss": "2.32 410 95 31 12 6.1 3.3 2.6 2.41 2.35 2.38 2.36 2.37 2.36",
+    "update_ratio": "12 3 0.4",
+    "dead/body.0": "0.1 1 1",
+    "val/accuracy": "0.1 0.1 0.1",
+    "train/accuracy": "0.1 0.1 0.1",
+    "facts": {"loss_expected": 2.303, "target": 0.95, "trivial": 0.1},
+}
+HEALTHY = {
+    "train/loss": "2.3 1.2 0.6 0.3 0.2 0.15 0.12 0.1 0.1 0.09",
+    "val/loss": "1.0 0.4 0.2 0.15 0.14",
+    "val/accuracy": "0.7 0.9 0.95 0.96 0.96",
+    "train/accuracy": "0.7 0.92 0.97 0.99 0.99",
+    "facts": {"loss_expected": 2.303, "target": 0.95, "trivial": 0.1},
+}
+
+
+def test_hot_learning_rate_is_named_first() -> None:
+    """A loss that leapt and settled at guessing is the learning rate's doing, and the first cures lower it."""
+    found = diagnose(example_history(HOT), CONFIG)
+
+    assert "learning_rate_too_high" == found.root_causes[0].issue
+    assert [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.001}] == [
+        fix.remedy.overrides for fix in found.fixes[:3]
+    ]
+    assert "Lower the learning rate: optimizer.lr 1 → 0.1" == found.root_causes[0].fix == found.quick_wins[0]
+    assert "train/loss: largest value over the first is 177 (above 3, since step 2)" in found.root_causes[0].evidence
+
+
+def test_clipping_only_relieves() -> None:
+    """A fix that treats the symptom is marked so."""
+    kinds = {fix.remedy.cure: fix.kind for fix in diagnose(example_history(HOT), CONFIG).fixes}
+
+    assert ("cure", "mitigation") == (kinds["lower_lr"], kinds["clip_gradients"])
+
+
+def test_healthy_history_names_nothing() -> None:
+    """No symptom, no cause, no fix; and it is said what was not done."""
+    found = diagnose(example_history(HEALTHY), CONFIG)
+
+    assert ((), (), (), ()) == (found.symptoms, found.root_causes, found.fixes, found.quick_wins)
+    assert ["controlled experiments"] == [gap["what"] for gap in found.not_checked]
+    assert found.confidence_statement.endswith("playbooks sees its symptom in this history.")
+    assert "# No symptom found" in found.incident()
+
+
+def test_empty_history_says_that_nothing_could_be_judged() -> None:
+    """Without evidence nothing is claimed, and every undecided symptom is listed."""
+    found = diagnose(History())
+
+    assert not found.symptoms and not found.root_causes
+    assert {"symptom nan_loss", "symptom overfitting"} <= {gap["what"] for gap in found.not_checked}
+    assert "Not decided for want of measurements" in found.confidence_statement
+
+
+def test_schema() -> None:
+    """diagnosis.json has the keys of its schema, known causes, and survives JSON."""
+    body = diagnose(example_history(HOT), CONFIG).to_json()
+
+    assert body == json.loads(json.dumps(body))
+    assert {
+        "symptoms", "root_causes", "quick_wins", "recommended_fixes", "experiments", "not_checked",
+        "confidence_statement", "schema",
+    } == set(body)  # fmt: skip
+    assert 1 == body["schema"] and [] == body["experiments"]
+    assert {"signal", "value", "bound", "since"} == set(body["symptoms"][0]["observations"][0])
+    assert {"issue", "status", "confidence", "basis", "evidence", "fix"} == set(body["root_causes"][0])
+    assert all(c["issue"] in causes.load() and c["status"] == "candidate" for c in body["root_causes"])
+    fix = body["recommended_fixes"][0]
+    assert {"priority", "cause", "cure", "kind", "implementation", "expected_impact", "verified"} == set(fix)
+    assert {"overrides", "surgery", "code"} == set(fix["implementation"]) and fix["verified"] is None
+    assert list(range(1, len(body["recommended_fixes"]) + 1)) == [f["priority"] for f in body["recommended_fixes"]]
+    assert sorted((c["confidence"] for c in body["root_causes"]), reverse=True) == [
+        c["confidence"] for c in body["root_causes"]
+    ]
+
+
+def test_less_evidence_lowers_confidence() -> None:
+    """The same curve without the monitor's columns names the same cause, less surely; as a log, on a report only."""
+    bare = {name: value for name, value in HOT.items() if name in ("train/loss", "facts")}
+    seen, unseen = diagnose(example_history(HOT)), diagnose(example_history(bare))
+    log = example_history(bare)
+    log.event("imported", 0)
+    reported = diagnose(log)
+
+    first = [d.root_causes[0] for d in (seen, unseen, reported)]
+    assert ["learning_rate_too_high"] * 3 == [c.issue for c in first]
+    assert first[0].confidence.value > first[1].confidence.value > first[2].confidence.value
+    assert ["research", "research", "report"] == [c.confidence.basis for c in first]
+    assert any("update_ratio not recorded" in gap["why"] for gap in unseen.not_checked)
+
+
+def test_contradicted_causes_are_not_named() -> None:
+    """What was measured and speaks against a cause rules it out, and the statement says so."""
+    found = diagnose(example_history(HOT), CONFIG)
+
+    assert "learning_rate_too_low" not in [c.issue for c in found.root_causes]
+    assert "learning_rate_too_low" in found.confidence_statement.partition("Contradicted")[2]
+
+
+def test_withheld_gradient_counts_as_nonfinite() -> None:
+    """A step that the engine withheld is a symptom although every recorded value is finite."""
+    history = example_history(HEALTHY)
+    history.event("nonfinite", 9, what="gradient")
+
+    assert ["nan_loss"] == [s.id for s in diagnose(history).symptoms]
+
+
+def test_fixes_work_without_a_config() -> None:
+    """From logs alone every fix is a line of code."""
+    found = diagnose(example_history(HOT))
+
+    assert len(found.fixes) >= 3 and all(fix.remedy.code for fix in found.fixes)
+
+
+@given(st.sampled_from(list(CEILINGS)), st.floats(0, 1))
+def test_ceiling(basis: str, value: float) -> None:
+    """No confidence lies over the ceiling of its basis."""
+    if value > CEILINGS[basis]:
+        with pytest.raises(ValueError, match=f"confidence on {basis} lies in"):
+            Confidence(value, basis)
+    else:
+        assert value == Confidence(value, basis).value
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.sampled_from(list(CEILINGS)))
+def test_weighing(held: int, against: int, basis: str) -> None:
+    """One more support raises confidence, one more contradiction lowers it."""
+    now = weigh(held, held + against, basis).value
+
+    assert weigh(held, held + against + 1, basis).value < now < weigh(held + 1, held + against + 1, basis).value
+
+
+def test_unknown_basis() -> None:
+    """A confidence has one of the known bases, and is a number."""
+    with pytest.raises(ValueError, match="basis must be one of"):
+        Confidence(0.1, "gossip")
+    with pytest.raises(ValueError, match="got nan"):
+        Confidence(math.nan, "report")
+
+
+def test_records(tmp_path: Path) -> None:
+    """It is saved as JSON and as a page for people, and shown as a table that cannot carry markup."""
+    found = diagnose(example_history(HOT), CONFIG)
+    found.save(tmp_path / "out")
+    found.save(tmp_path / "alone.json")
+
+    page = (tmp_path / "out" / "incident.md").read_text()
+    assert found.to_json() == json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    assert found.to_json() == json.loads((tmp_path / "alone.json").read_text())
+    assert "1. **learning_rate_too_high** (0.64, research): steps overshoot." in page
+    assert "1. Lower the learning rate: optimizer.lr 1 → 0.1 (cure of `learning_rate_too_high`)" in page
+    assert "<td>learning_rate_too_high</td>" in found._repr_html_()
+    assert "<b>" not in Diagnosis(confidence_statement="<b>bold</b>")._repr_html_()
+    assert "Diagnosis(convergence_stall, underfitting: learning_rate_too_high 0.64" in repr(found)
+
+
+# --- readers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("loss", "train/loss"), ("train_loss", "train/loss"), ("Training Loss", "train/loss"), ("train/loss", "train/loss"),
+        ("eval_loss", "val/loss"), ("val.loss", "val/loss"), ("Validation-Loss", "val/loss"), ("val_acc", "val/accuracy"),
+        ("acc", "train/accuracy"), ("eval_f1_macro", "val/f1_macro"), ("learning_rate", "lr"), ("lr-AdamW", "lr"),
+        ("grad_norm", "grad_norm"), ("train_loss_epoch", "train/loss"), ("global_step", "step"), ("My Metric", "My Metric"),
+    ],
+)  # fmt: skip
+def test_canonical_names(name: str, expected: str) -> None:
+    """The usual names of logs become the house's; unknown ones are kept."""
+    assert expected == canonical(name)
+
+
+def test_csv(tmp_path: Path) -> None:
+    """A table of a step log with validation rows between: empty cells are not measured, NaN is."""
+    path = tmp_path / "log.csv"
+    path.write_text("step,epoch,train_loss,val_loss,note\n0,0,2.0,,a\n1,0,nan,,b\n1,0,,1.5,c\n2,1,1.0,,d\n3,1,,1.2,e\n")
+    history = read(path)
+
+    assert [0, 1, 2] == history.series("train/loss")[0].tolist()
+    assert math.isnan(history.series("train/loss")[1][1])
+    assert ([0, 1], "epoch") == (history.series("val/loss")[0].tolist(), history.table("val/loss"))
+    assert ["left_out", "imported"] == [event["kind"] for event in history.events]
+
+
+def test_csv_by_epoch_and_by_row(tmp_path: Path) -> None:
+    """Without steps a log counts by epoch; without either, or with several rows an epoch, by row."""
+    (tmp_path / "a.csv").write_text("epoch;loss;val_loss\n1;2.0;2.1\n2;1.0;1.1\n")
+    (tmp_path / "b.tsv").write_text("loss\tother\n2.0\t7\n1.0\t8\n")
+    (tmp_path / "c.csv").write_text("epoch,loss\n0,2.0\n0,1.0\n1,0.5\n")
+
+    assert ([1, 2], "epoch") == (read(tmp_path / "a.csv").series("train/loss")[0].tolist(), "epoch")
+    assert ["other", "train/loss"] == read(tmp_path / "b.tsv").names()
+    assert [0, 1, 2] == read(tmp_path / "c.csv").series("train/loss")[0].tolist()
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    """One object a line, nested or not; null is not measured, fractional epochs fall back to steps."""
+    path = tmp_path / "log.jsonl"
+    lines = [
+        {"step": 10, "epoch": 0.5, "loss": 2.0, "val": None},
+        {"step": 20, "epoch": 1.0, "loss": 1.0},
+        {"step": 20, "epoch": 1.0, "eval": {"loss": 1.5}},
+        {"step": 40, "epoch": 1.7, "eval": {"loss": "NaN"}},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    history = read(path)
+
+    assert [10, 20] == history.series("train/loss")[0].tolist()
+    assert ([20, 40], "step") == (history.series("val/loss")[0].tolist(), history.table("val/loss"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "step,loss\n0,1\n1,many\n2,\n3,few\n", r"line 3, column 'loss': is no number, got 'many'\n.*line 5.*'few'"),
+        ("a.csv", "step,loss\n0,1,7\n", r"line 2: has the wrong width, got 3; expected 2 columns"),
+        ("a.csv", "step,loss\n1,1\n0,1\n", r"line 3, column 'loss': its step does not go forward"),
+        ("a.csv", "epoch,loss\n1,1\n0,1\n", r"line 3, column 'loss': its epoch does not go forward"),
+        ("a.csv", "loss,loss\n1,1\n", "column 'loss' stands twice"),
+        ("a.csv", "", "holds no measurement"),
+        ("a.csv", "step,loss\n" + "0,x\n" * 20, "and 8 more faults"),
+        ("a.jsonl", '{"loss": 1}\n{"loss"\n[1]\n', r"line 2: is no JSON.*\n.*line 3: is no object, got 'list'"),
+        ("a.xlsx", "x", "unknown format, got '.xlsx'; expected history.npz"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """Every fault of a file at once, with its line and column."""
+    (tmp_path / name).write_text(text)
+
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / name)
+
+
+def test_missing_and_unreadable(tmp_path: Path) -> None:
+    """What is not there, or not text, is one message."""
+    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00loss")
+
+    with pytest.raises(UserError, match="does not exist"):
+        read(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="expected text in UTF-8"):
+        read(tmp_path / "b.csv")
+
+
+def test_run_directory(tmp_path: Path) -> None:
+    """A run directory stands for its baseline's history; a folder without or with several is refused."""
+    history = History()
+    history.log_step(0, {"train/loss": 1.0})
+    with pytest.raises(UserError, match=r"holds no history\.npz"):
+        read(tmp_path)
+    for folder in ("optimization/1/trials/a", "optimization/1/trials/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        history.save(tmp_path / folder / "history.npz")
+    with pytest.raises(UserError, match="holds 2 histories"):
+        read(tmp_path)
+    (tmp_path / "baseline").mkdir()
+    history.save(tmp_path / "baseline" / "history.npz")
+
+    assert history.digest() == read(tmp_path).digest()
+    assert history.digest() == read(tmp_path / "baseline" / "history.npz").digest()
