@@ -66,7 +66,7 @@ class Observation:
         window = "" if self.condition.last == 1 else f", over the last {self.condition.last:.0%} of the run"
         step = (self.since or {}).get("step")
         when = f", since step {step}" if step is not None else ""
-        of = " against ".join(self.of)
+        of = " against ".join(self.of) if len(self.of) == 2 else self.of[0]
         return f"{of}: {phrase(self.condition.signal)} is {self.value:.3g}{window} ({self.condition.bound}{when})"
 
     def to_dict(self) -> dict[str, Any]:

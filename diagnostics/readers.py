@@ -32,9 +32,10 @@ Row = tuple[int, Mapping[str, Any]]  # line number in the file, values by the fi
 
 @dataclass(frozen=True)
 class Cell:
-    """A number and where it stands."""
+    """A number and where it stands, by the file's own name of the column."""
 
     line: int
+    column: str
     value: float
 
 
@@ -75,9 +76,9 @@ def _of_run(path: Path) -> Path:
 def canonical(name: str) -> str:
     """The house's name of a column: `eval_loss` is `val/loss`, `acc` is `train/accuracy`; unknown ones are kept."""
     words = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-    words = re.sub(r"_(step|epoch)$", "", words) or words
     if words in WHOLE:
         return WHOLE[words]
+    words = re.sub(r"_(step|epoch)$", "", words)
     if words.startswith("lr_"):
         return "lr"  # lr-AdamW and its like
     split, _, metric = words.partition("_")
@@ -139,22 +140,20 @@ def _history(path: Path, rows: list[Row], faults: list[str]) -> History:
     columns = _columns(path, rows, history, faults)
     if not columns and not faults:
         faults.append(fault(str(path), "holds no measurement", expected="a column such as loss, val_loss or accuracy"))
-    steps, epochs = columns.pop("step", []), columns.pop("epoch", [])
-    at = {"step": {c.line: c.value for c in steps}, "epoch": {c.line: c.value for c in epochs}}
-    if not at["step"] and all(a <= b for a, b in pairwise(c.value for c in epochs)):
-        at["step"] = {line: float(i) for i, (line, _) in enumerate(rows)}  # rows count where nothing else does
-    indices = {table: index for table, index in at.items() if index}
+    at = {table: {c.line: c.value for c in columns.pop(table, [])} for table in ("step", "epoch")}
+    if not at["step"] and all(a <= b for a, b in pairwise(at["epoch"].values())):
+        at["row"] = {line: float(i) for i, (line, _) in enumerate(rows)}  # rows count where nothing else does
     for name, cells in columns.items():
-        order = ("epoch", "step") if name.startswith("val/") else ("step", "epoch")
-        usable = [t for t in order if t in indices and _forward([indices[t].get(c.line) for c in cells])]
-        if not usable:
-            line, index = _first_back(cells, indices)
-            where = f"{path}, line {line}, column '{name}'"
-            faults.append(fault(where, f"its {index} does not go forward", expected="whole numbers of one run"))
-            continue
-        log = history.log_step if usable[0] == "step" else history.log_epoch
-        for cell in cells:
-            log(int(indices[usable[0]][cell.line]), {name: cell.value})
+        order = ("epoch", "step", "row") if name.startswith("val/") else ("step", "epoch", "row")
+        usable = [t for t in order if at.get(t) and _forward([at[t].get(c.line) for c in cells])]
+        if usable:
+            log = history.log_epoch if usable[0] == "epoch" else history.log_step
+            for cell in cells:
+                log(int(at[usable[0]][cell.line]), {name: cell.value})
+        else:
+            table = next(t for t in order if at.get(t))
+            where = f"{path}, line {_first_back(cells, at[table])}, column '{cells[0].column}'"
+            faults.append(fault(where, f"its {table} does not go forward", expected="whole numbers of one run"))
     history.event("imported", 0, file=path.name, rows=len(rows))
     return history
 
@@ -176,7 +175,7 @@ def _columns(path: Path, rows: list[Row], history: History, faults: list[str]) -
             if number is None:
                 faults.append(fault(f"{path}, line {line}, column '{name}'", "is no number", got=value))
         known = name if known in columns else known  # loss_step and loss_epoch: the first takes the name
-        columns[known] = [Cell(line, number) for line, _, number in numbers if number is not None]
+        columns[known] = [Cell(line, name, number) for line, _, number in numbers if number is not None]
     return columns
 
 
@@ -196,10 +195,7 @@ def _forward(index: list[float | None]) -> bool:
     return len(known) == len(index) and all(a < b for a, b in pairwise(known))
 
 
-def _first_back(cells: list[Cell], indices: Mapping[str, Mapping[int, float]]) -> tuple[int, str]:
-    """The line at which the first index there is stops going forward."""
-    table, index = next(iter(indices.items()))
-    for k in range(len(cells)):
-        if not _forward([index.get(c.line) for c in cells[: k + 1]]):
-            return cells[k].line, table
-    return cells[0].line, table
+def _first_back(cells: list[Cell], index: Mapping[int, float]) -> int:
+    """The line at which an index stops going forward."""
+    known = [index.get(c.line) for c in cells]
+    return next(c.line for k, c in enumerate(cells, 1) if not _forward(known[:k]))

@@ -85,7 +85,9 @@ def activation(_: Config, old: Any) -> Any:
 
 
 def optimizer(_: Config, old: Any) -> Any:
-    target = str(old.get("_target_", "")) if isinstance(old, Mapping) else ""
+    if not isinstance(old, Mapping) or "_target_" not in old:
+        return old
+    target = str(old["_target_"])
     adamw = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decay": 0.01}
     sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1, "momentum": 0.9, "nesterov": True}
     return sgd if target.endswith(("Adam", "AdamW")) else adamw

@@ -6,7 +6,8 @@ remembered in the ledger, so that `phase=diagnostics run.name=digits` needs noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline import machine
 from pipeline.config.keys import key_of
 from pipeline.errors import UserError, fault
 from pipeline.phase import Draft, House
+from pipeline.record import files
 from pipeline.record import plan as plans
 from pipeline.record.advice import Advice
 from pipeline.record.ledger import Ledger
@@ -63,9 +65,7 @@ def _refuse_differences(run: Run, phase: str, words: list[str], dirs: list[str],
         do = f"python -m pipeline phase=baseline run.name={run.name} " + " ".join(words)
         if plans.moved_goalposts(changed):
             do = _replan_command(run, words)
-        raise UserError(
-            *(fault(k, what, got=repr(new), expected=repr(old), do=do) for k, (old, new) in changed.items())
-        )
+        raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in changed.items()))
 
 
 def _refuse_moved_goalposts(run: Run, words: list[str], changed: Mapping[str, tuple[Any, Any]]) -> None:
@@ -73,7 +73,7 @@ def _refuse_moved_goalposts(run: Run, words: list[str], changed: Mapping[str, tu
     if moved:
         do = _replan_command(run, words)
         what = "is a goalpost of the frozen plan and moves only by an explicit phase=planning"
-        raise UserError(*(fault(k, what, got=repr(changed[k][1]), expected=repr(changed[k][0]), do=do) for k in moved))
+        raise UserError(*(fault(k, what, got=changed[k][1], expected=str(changed[k][0]), do=do) for k in moved))
 
 
 def draft(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> Draft:
@@ -132,11 +132,26 @@ def _trust(run: Run, book: Ledger, made: Draft) -> None:
     trust.activate(fold(book.entries).trust)
 
 
+@contextmanager
+def _nothing_left_of_a_false_start(run: Run) -> Iterator[None]:
+    """A run that wrong input stopped before its first plan leaves nothing behind; anything older is kept."""
+    fresh, root = not run.exists(), run.path.parent
+    fresh_root = not root.exists()
+    try:
+        yield
+    except UserError:
+        if fresh and run.exists() and not run.state().plan:
+            files.remove_folder(run.path)
+            if fresh_root and not any(root.iterdir()):
+                files.remove_folder(root)
+        raise
+
+
 def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
     """Run what the draft asks for, with the run locked; the gate it stopped at and the advice come back."""
     wanted = made.config["phase"]
     run = Run.at(made.config["run"]["root"], made.config["run"]["name"])
-    with opened(run, experiment=_typed(made.overrides, "experiment")) as book:
+    with _nothing_left_of_a_false_start(run), opened(run, experiment=_typed(made.overrides, "experiment")) as book:
         _trust(run, book, made)
         gate, advice = machine.advance(house, run, book, wanted, made)
     return run, gate, advice

@@ -180,7 +180,9 @@ class Holder:
 
 def test_what_data_may_be() -> None:
     """Mapping or object, arrays, tensors, TensorDataset or a map-style Dataset; dtypes become the house's."""
-    mixed = seal({"train": Rows(6), "val": TensorDataset(*map(torch.as_tensor, next(_images()))), "test": Rows(3)}, "binary")
+    mixed = seal(
+        {"train": Rows(6), "val": TensorDataset(*map(torch.as_tensor, next(_images()))), "test": Rows(3)}, "binary"
+    )
     assert torch.float32 == mixed.train.X.dtype and torch.int64 == mixed.train.y.dtype
     assert (6, 1, 4, 4) == tuple(mixed.train.X.shape)
     held = seal(Holder(), "classification")
@@ -228,8 +230,8 @@ def test_all_faults_are_told_at_once() -> None:
     ("changed", "message"),
     [
         ({"val": (np.zeros((0, 4)), np.zeros(0, int))}, "data.val: is empty"),
-        ({"train": np.zeros((3, 4))}, "data.train: is no split, got one ndarray of shape (3, 4)"),
-        ({"train": "rows.csv"}, "data.train: is no split, got str"),
+        ({"train": np.zeros((3, 4))}, "data.train: is no split, got 'one ndarray of shape (3, 4)'"),
+        ({"train": "rows.csv"}, "data.train: is no split, got 'str'"),
         ({"train": (np.array([["a"]]), [1])}, "data.train.X: holds text"),
         ({"train": (np.zeros((2, 2), complex), [1, 0])}, "data.train.X: holds complex"),
         ({"train": ([[1.0], [1.0, 2.0]], [1, 0])}, "data.train.X: is no array"),
@@ -238,7 +240,7 @@ def test_all_faults_are_told_at_once() -> None:
         ({"train": (np.zeros((2, 4)), [0.5, 1])}, "is no class id, got 0.5"),
         ({"train": (np.zeros((2, 4)), [np.nan, 1])}, "is no class id, got nan"),
         ({"train": (np.zeros((2, 4)), [-1, 1])}, "out of range, got -1"),
-        ({"train": (np.zeros((2, 4)), np.eye(2))}, "holds no class ids, got shape (2, 2)"),
+        ({"train": (np.zeros((2, 4)), np.eye(2))}, "holds no class ids, got 'shape (2, 2)'"),
         ({"val": pair(8, features=5)}, "data.val.X: rows differ in shape, got (5,); expected (4,) as in data.train"),
         ({"class_names": ["a", "b"]}, "data.class_names: names no class 2"),
         ({"class_names": "abc"}, "data.class_names: is no list of names"),
@@ -267,7 +269,8 @@ class Ragged(Rows):
 
 
 @pytest.mark.parametrize(
-    ("item", "message"), [((torch.zeros(9), 1), "items differ in shape"), (torch.zeros(9), "is no pair, got one Tensor")]
+    ("item", "message"),
+    [((torch.zeros(9), 1), "items differ in shape"), (torch.zeros(9), "is no pair, got 'one Tensor")],
 )
 def test_odd_items_of_a_dataset_are_named(item: Any, message: str) -> None:
     """The message names the item's number."""
@@ -277,7 +280,7 @@ def test_odd_items_of_a_dataset_are_named(item: Any, message: str) -> None:
 
 def test_something_that_is_no_data_at_all() -> None:
     """A plain value lacks every split."""
-    assert 3 == faults(7).count("is missing, got int")
+    assert 3 == faults(7).count("is missing, got 'int'")
 
 
 def test_load_builds_what_the_config_says() -> None:

@@ -45,7 +45,7 @@ def test_a_written_file_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EIO"])
 def test_a_refusing_disk_changes_nothing(tmp_path: Path, error: str) -> None:
-    """Whichever call of a write the disk refuses: the old content stands, nothing lies beside it, a message says why."""
+    """Whichever call of a write the disk refuses: the old content stands, and one message says why."""
     import errno
 
     path = tmp_path / "file"

@@ -31,7 +31,7 @@ def test_mlp_normalizes_and_drops_where_asked(normalization: str, kind: type[nn.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"activation": "rellu"}, "did you mean 'ReLU'"),
+        ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
         ({"normalization": "batchnorm"}, r"model\.normalization: unknown"),
         ({"hidden": [0]}, "widths from 1"),
         ({"dropout": 1.0}, "dropout in"),
@@ -41,3 +41,9 @@ def test_mlp_refuses_what_it_cannot_be(options: dict[str, object], message: str)
     """A wrong option is one message that names the key."""
     with pytest.raises(UserError, match=message):
         MLP(4, 2, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("SiLU", nn.SiLU)])
+def test_activations_go_by_torchs_names_in_any_spelling(name: str, kind: type[nn.Module]) -> None:
+    """`leaky_relu` is `LeakyReLU`."""
+    assert isinstance(MLP(4, 2, activation=name).body[1], kind)

@@ -28,7 +28,7 @@ def arms_compared_fairly(evidence: Evidence) -> Result:
 
 
 def enough_pairs(evidence: Evidence, *, alpha: float) -> Result:
-    """Passing proves that the exact test can reach alpha: its smallest two-sided p, times the candidates, is below it."""
+    """Passing proves that the exact test can reach alpha: its smallest p, times the candidates, is below it."""
     pairs, candidates = evidence["pairs"], max(len(evidence["arms"]), 1)
     floor = candidates * 2 / 2**pairs
     if not evidence["arms"]:

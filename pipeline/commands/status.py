@@ -23,17 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
-def cannot_pass(items: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, str]:
+def cannot_pass(items: list[dict[str, Any]], config: dict[str, Any], run: str) -> dict[str, str]:
     """For each item that cannot pass as planned: why, with the line to add where one would help."""
     found = {}
     for item in items:
         missing = [key for key in item.get("needs") or [] if _lookup(config, key) in (None, "", [], {})]
+        reasons = []
         if item.get("not_built"):
-            found[item["id"]] = f"not built in this version: {item['not_built']}"
-        elif missing:
-            found[item["id"]] = "add " + " ".join(f"{key}=VALUE" for key in missing) + " and plan again"
-        elif item.get("sign_off"):
-            found[item["id"]] = f"waits for the {item['sign_off']}: python -m pipeline approve RUN --who NAME"
+            reasons.append(f"not built in this version: {item['not_built']}")
+        if missing:
+            lines = " ".join(f"{key}=VALUE" for key in missing)
+            reasons.append(f"add: python -m pipeline phase=planning run.name={run} {lines}")
+        if item.get("sign_off"):
+            reasons.append(f"waits for the {item['sign_off']}: python -m pipeline approve {run} --who NAME")
+        if reasons:
+            found[item["id"]] = "; ".join(reasons)
     return found
 
 
@@ -75,10 +79,10 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     else:
         for item in items:
             console.print(f"  … {item['id']}  [dim]{item['ask']}[/]", soft_wrap=True)
-    lacking = cannot_pass(items, plan.config)
+    lacking = cannot_pass(items, plan.config, run.name)
     console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet" + (":" if lacking else ""))
     for name, why in lacking.items():
-        console.print(f"  {name}: {why.replace('RUN', run.name)}", soft_wrap=True)
+        console.print(f"  {name}: {why}", soft_wrap=True)
 
 
 def _show_left(console: Any, state: RunState, phase: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class Data:
     val: Split
     test: SealedTest
     class_names: tuple[str, ...] | None = None
-    feature_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = field(default=None, repr=False)
     source: str | None = None
     licence: str | None = None
     ignored: tuple[str, ...] = ()

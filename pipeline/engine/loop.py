@@ -23,7 +23,7 @@ from pipeline.engine import options
 from pipeline.engine.evaluate import judge, measure
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.order import windows
-from pipeline.engine.probe import blame
+from pipeline.engine.probe import blame, blamed
 from pipeline.engine.seeds import derive, reseed, seeded
 from pipeline.engine.setup import Setup, set_up
 from pipeline.engine.threads import running_on, threads
@@ -215,10 +215,11 @@ class Training:
     def _schedule(self, loss: float, value: float) -> None:
         """The learning rate of the next epoch; a plateau in `min` mode is one of the loss, else of the metric."""
         scheduler = self.setup.scheduler
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(loss if scheduler.mode == "min" else value)
-        elif scheduler is not None:
-            scheduler.step()
+        with blamed("scheduler"):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(loss if scheduler.mode == "min" else value)
+            elif scheduler is not None:
+                scheduler.step()
 
     def _finish(self, epoch: int, folder: Path | None, start: float) -> Fit:
         """The model holds its best weights; they stand on disk, after the last ones, where a folder was given."""

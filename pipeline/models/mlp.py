@@ -15,7 +15,7 @@ NORMALIZATIONS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 def _activation(name: str) -> type[nn.Module]:
     known = [n for n in nn.modules.activation.__all__ if n != "MultiheadAttention"]
     if name not in known:
-        exact = {n.lower(): n for n in known}.get(str(name).lower())
+        exact = {n.lower(): n for n in known}.get(str(name).lower().replace("_", ""))
         if exact is None:
             raise UserError(
                 fault("model.activation", "unknown activation", got=name, among=known, expected="a module of torch.nn")

@@ -1,0 +1,312 @@
+"""The monitor: it measures without touching the run, names the first non-finite value, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics.monitor import Monitor, NonFinite
+from pipeline.history import History
+
+Loop = Callable[..., list[Tensor]]
+
+
+def model(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def batches(n: int = 4, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
+    made = torch.Generator().manual_seed(seed)
+    return [(torch.randn(16, 6, generator=made), torch.randint(3, (16,), generator=made)) for _ in range(n)]
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, monitor: Monitor | None, steps: int = 4) -> list[Tensor]:
+    """A plain loop; the monitor, where there is one, sees each step after backward."""
+    losses = []
+    for x, y in batches(steps):
+        optimizer.zero_grad()
+        out = net(x)
+        loss = nn.functional.cross_entropy(out, y)
+        loss.backward()
+        if monitor:
+            monitor.step(loss, x, y, out)
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def test_watching_changes_nothing() -> None:
+    """Weights and losses are bit-identical with and without the monitor."""
+    a, b = model(), model()
+    plain = train(a, torch.optim.AdamW(a.parameters()), None)
+    optimizer = torch.optim.AdamW(b.parameters())
+    with Monitor(b, optimizer, every=2) as monitor:
+        watched = train(b, optimizer, monitor)
+
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert torch.equal(torch.stack(plain), torch.stack(watched))
+
+
+def test_what_is_measured() -> None:
+    """Loss and rate at every step; norms, updates, dead units and spread at the first steps and every n-th."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    with Monitor(net, optimizer, every=4) as monitor:
+        losses = train(net, optimizer, monitor, 6)
+    history = monitor.history
+
+    assert torch.stack(losses).tolist() == history.series("train/loss")[1].tolist()
+    assert list(range(6)) == history.series("lr")[0].tolist()
+    for name in ("grad_norm", "grad_norm/0", "update_ratio/2", "weight_norm/2", "dead/0", "output_std"):
+        assert [0, 1, 2, 4] == history.series(name)[0].tolist(), name
+    assert losses[0].item() == pytest.approx(history.facts["loss_at_init"])
+    assert math.log(3) == history.facts["loss_expected"]
+    assert (6 * 8 + 8 + 8 * 3 + 3, 16, 3) == tuple(history.facts[n] for n in ("parameters", "batch_size", "classes"))
+    assert 1 == pytest.approx(history.facts["input_rms"], rel=0.3)
+
+
+def test_values_against_plain_arithmetic() -> None:
+    """Norms and the update ratio are what their names say."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    before = [p.detach().clone() for p in net.parameters()]
+    with Monitor(net, optimizer) as monitor:
+        train(net, optimizer, monitor, 1)
+    grads = [p.grad for p in net.parameters() if p.grad is not None]
+    history = monitor.history
+
+    def norm(tensors: list[Tensor]) -> float:
+        return torch.cat([t.flatten() for t in tensors]).norm().item()
+
+    assert norm(grads) == pytest.approx(history.series("grad_norm")[1][0], rel=1e-5)
+    assert norm(grads[2:]) == pytest.approx(history.series("grad_norm/2")[1][0], rel=1e-5)
+    assert 0.5 * norm(grads[:2]) / norm(before[:2]) == pytest.approx(history.series("update_ratio/0")[1][0], rel=1e-4)
+    assert norm([p.detach() for p in net.parameters()]) == pytest.approx(history.series("weight_norm")[1][0], rel=1e-5)
+
+
+def test_gradients_are_seen_before_clipping() -> None:
+    """Called after backward, the monitor sees the whole gradient; without that call, what the optimizer gets."""
+    norms = []
+    for early in (True, False):
+        net = model()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        with Monitor(net, optimizer) as monitor:
+            (x, y), *_ = batches()
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            if early:
+                monitor.step(loss)
+            nn.utils.clip_grad_norm_(net.parameters(), 1e-3)
+            optimizer.step()
+            if not early:
+                monitor.step(loss)
+        assert [0] == monitor.history.series("train/loss")[0].tolist()
+        norms.append(monitor.history.series("grad_norm")[1][0])
+
+    assert norms[0] > 1e-2 and norms[1] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_after_the_step_is_fine_too() -> None:
+    """A loop that calls the monitor last has its losses at the same steps."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(net, optimizer) as monitor:
+        for value in (3.0, 2.0, 1.0):
+            optimizer.step()
+            monitor.step(value)
+
+    assert ([0, 1, 2], [3.0, 2.0, 1.0]) == tuple(x.tolist() for x in monitor.history.series("train/loss"))
+
+
+def test_accumulated_losses_are_averaged() -> None:
+    """Several losses within one optimizer step are one measurement."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(net, optimizer) as monitor:
+        for pair in ((1.0, 3.0), (2.0, 6.0)):
+            for value in pair:
+                monitor.step(value)
+            optimizer.step()
+
+    assert ([0, 1], [2.0, 4.0]) == tuple(x.tolist() for x in monitor.history.series("train/loss"))
+
+
+def test_nonfinite_is_named_and_never_masked() -> None:
+    """The first value that is not finite stands in the history and the verdict; the batch is examined."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(net, optimizer) as monitor:
+        train(net, optimizer, monitor, 2)
+        x, y = batches()[0]
+        x[3, 2] = math.nan
+        out = net(x)
+        verdict = monitor.step(nn.functional.cross_entropy(out, y), x, y, out)
+        found = monitor.diagnose()
+
+    assert not verdict and (2, "step 2: the loss is nan") == (verdict.step, verdict.why)
+    assert math.isnan(monitor.history.series("train/loss")[1][2])
+    assert [{"kind": "nonfinite", "step": 2, "what": "loss", "where": ""}] == monitor.history.events
+    assert (1, 0) == (monitor.history.facts["batch_nonfinite"], monitor.history.facts["weights_nonfinite"])
+    assert "nonfinite_inputs" == found.root_causes[0].issue
+
+
+def test_nonfinite_gradient_names_its_module() -> None:
+    """A finite loss with a broken gradient is seen, and where."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(net, optimizer) as monitor:
+        x, y = batches()[0]
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        net[2].weight.grad[0, 0] = math.inf
+        monitor.step(loss)
+        optimizer.step()
+        verdict = monitor.step(loss)
+
+    assert "step 0: the gradient of 2 is inf" == verdict.why
+
+
+def test_raises_only_when_asked() -> None:
+    """`on_nonfinite="raise"` turns the verdict into an exception that a loop can catch."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(net, optimizer, on_nonfinite="raise") as monitor:
+        assert monitor.step(1.0)
+        with pytest.raises(NonFinite, match="the loss is inf"):
+            monitor.step(math.inf)
+    with pytest.raises(ValueError, match="'record' or 'raise', got 50 and 'ignore'"):
+        Monitor(net, optimizer, on_nonfinite="ignore")  # type: ignore[arg-type]
+
+
+def test_no_hook_is_left() -> None:
+    """After closing, the optimizer and the model are as they were."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(net, optimizer) as monitor:
+        assert 1 == len(optimizer._optimizer_step_pre_hooks) == len(optimizer._optimizer_step_post_hooks)
+    train(net, optimizer, None, 2)
+
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
+    assert [] == monitor.history.names()
+
+
+def test_validation() -> None:
+    """Metrics land in the epoch table under `val/`, or under the name they bring."""
+    net = model()
+    with Monitor(net, torch.optim.SGD(net.parameters(), lr=0.1)) as monitor:
+        monitor.validated(loss=0.5, accuracy=0.9)
+        monitor.validated(**{"train/accuracy": 0.95}, loss=0.4)
+        monitor.validated(epoch=7, loss=0.3)
+
+    assert [0, 1, 7] == monitor.history.series("val/loss")[0].tolist()
+    assert ["train/accuracy", "val/accuracy", "val/loss"] == monitor.history.names()
+
+
+def test_untrained_parameters_are_counted() -> None:
+    """Weights that are frozen or unknown to the optimizer are a share of all."""
+    net = model()
+    net[0].bias.requires_grad_(False)
+    with Monitor(net, torch.optim.SGD(net[0].parameters(), lr=0.1)) as monitor:
+        assert (8 + 8 * 3 + 3) / 83 == pytest.approx(monitor.history.facts["share_untrained"])
+
+
+def test_dead_units_and_unused_parameters() -> None:
+    """A unit that no row sends a gradient to is dead; a parameter without a gradient counts as zero."""
+    net = model()
+    net.append(nn.Linear(3, 3))  # never called
+    with torch.no_grad():
+        net[0].bias.fill_(-1e3)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with Monitor(net, optimizer) as monitor:
+        x, y = batches()[0]
+        nn.functional.cross_entropy(net[:3](x), y).backward()
+        monitor.step(1.0)
+        optimizer.step()
+
+    assert (1.0, 0.0) == tuple(monitor.history.series(n)[1][0] for n in ("dead/0", "grad_norm/3"))
+
+
+def test_sparse_gradients_and_nested_batches() -> None:
+    """An embedding with sparse gradients and a batch in a dict are measured like any other."""
+    table = nn.Embedding(10, 4, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    with Monitor(table, optimizer) as monitor:
+        ids = torch.tensor([1, 1, 2])
+        loss = table(ids).square().sum()
+        loss.backward()
+        monitor.step(loss, {"ids": ids, "weights": [torch.full((3,), 2.0)]})
+        optimizer.step()
+
+    assert table.weight.grad.coalesce().values().norm().item() == pytest.approx(
+        monitor.history.series("grad_norm")[1][0], rel=1e-5
+    )
+    assert 2.0 == monitor.history.facts["input_rms"] and "dead/model" not in monitor.history.names()
+
+
+def test_model_without_parameters() -> None:
+    """Nothing to train is said as such, and the loss is still logged."""
+    spare = nn.Linear(1, 1)
+    with Monitor(nn.ReLU(), torch.optim.SGD(spare.parameters(), lr=0.1)) as monitor:
+        monitor.step(1.0)
+
+    assert 1.0 == monitor.history.facts["share_untrained"] and ["train/loss"] == monitor.history.names()
+
+
+def engine(monitor: Monitor, steps: int, broken_at: int | None = None) -> History:
+    """What the engine does with an observer: sampled steps only, counted from 1, a broken update withheld."""
+    net, history = model(), History()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    monitor.start(net, optimizer, history)
+    for step, (x, y) in enumerate(batches(steps), 1):
+        if step == broken_at:
+            x[0, 0] = math.nan
+        optimizer.zero_grad()
+        out = net(x)
+        loss = nn.functional.cross_entropy(out, y)
+        loss.backward()
+        due = step % monitor.every == 0
+        if due:
+            monitor.before_update(step, x, y, out, loss)
+        if not loss.isfinite():
+            history.event("nonfinite", step, what="loss")
+            break
+        optimizer.step()
+        if due:
+            monitor.after_update(step)
+    monitor.validated(0, {"val/loss": 1.0})
+    monitor.finish()
+    return history
+
+
+def test_as_observer_of_the_engine() -> None:
+    """The first steps and every n-th are sampled; loss and validation are left to the engine."""
+    history = engine(Monitor(every=5), 11)
+
+    assert [1, 2, 3, 5, 10] == history.series("update_ratio")[0].tolist()
+    assert "train/loss" not in history.names() and "val/loss" not in history.names()
+    assert 1 == pytest.approx(history.facts["input_rms"], rel=0.3)
+
+
+@pytest.mark.parametrize(("broken_at", "batch"), [(2, 1.0), (7, None)])
+def test_withheld_update(broken_at: int, batch: float | None) -> None:
+    """At a sampled step the batch is examined; at another at least the weights are."""
+    history = engine(Monitor(every=5), 9, broken_at)
+
+    assert 0 == history.facts["weights_nonfinite"]
+    assert batch == history.facts.get("batch_nonfinite")
+    assert 1 == len(history.events)
+
+
+def test_observer_protocol() -> None:
+    """The monitor is what the engine expects of an observer."""
+    from pipeline.engine.observer import StepObserver
+
+    needed: list[Any] = [name for name in vars(StepObserver) if not name.startswith("_")]
+    assert needed and all(hasattr(Monitor(), name) for name in needed)
