@@ -67,7 +67,7 @@ class Monitor:
         self._own_loop = model is not None and optimizer is not None
         self._taken = 0  # optimizer steps so far
         self._last_loss = -1  # the step of the newest loss
-        self._micro: list[Tensor] = []  # its parts, under accumulation
+        self._micro: list[Any] = []  # its parts, under accumulation
         self._epochs = 0
         if model is not None and optimizer is not None:
             self.start(model, optimizer, self._history)
@@ -85,16 +85,13 @@ class Monitor:
         On an accelerator the verdict lags by at most `every` steps; the step it names is exact all the same.
         """
         at = self._taken if self._last_loss >= self._taken - 1 else self._taken - 1
-        value = torch.as_tensor(loss).detach().float().reshape(1)
         self._batch = {"step": at, "inputs": inputs, "targets": targets, "outputs": outputs}
-        self._note_loss(at, value)
+        self._note_loss(at, loss)
         if at == 0:
             self._note_first_batch()
-            self._history.facts.setdefault("loss_at_init", float(value))
+            self._history.facts.setdefault("loss_at_init", float(loss))
         if at == self._taken and self._sampled(at):
             self._gradients = (at, *self._measure_gradients(outputs))
-        if value.device.type == "cpu" or at % self.every == 0:
-            self.read_back()
         if not self.verdict and self.on_nonfinite == "raise":
             raise NonFinite(self.verdict.why)
         return self.verdict
@@ -195,10 +192,14 @@ class Monitor:
         self._taken += 1
 
     def _by_module(self, tensors: list[Tensor]) -> Tensor:
-        """Norm per module [M], of one tensor per parameter, in one fused pass."""
+        """Norm per module [M], of one tensor per parameter, in one fused pass.
+
+        In double precision where there is one: squares of large finite values must not look infinite.
+        """
         device = tensors[0].device
-        norms = torch.stack([n.to(device) for n in torch._foreach_norm(tensors, 2, dtype=torch.float32)])
-        return torch.zeros(len(self._modules), device=device).index_add_(0, self._owner.to(device), norms**2).sqrt()
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        norms = torch.stack([n.to(device) for n in torch._foreach_norm(tensors, 2, dtype=wide)])
+        return norms.new_zeros(len(self._modules)).index_add_(0, self._owner.to(device), norms**2).sqrt()
 
     @torch.no_grad()
     def _measure_gradients(self, outputs: Any) -> tuple[list[str], Tensor]:
@@ -250,7 +251,9 @@ class Monitor:
 
     def read_back(self, *, everything: bool = False) -> None:
         """Move what is pending into the history, with one synchronization; the newest step stays on an accelerator."""
-        newest = self._pending[-1][0] if self._pending else 0
+        if not self._pending:
+            return
+        newest = self._pending[-1][0]
         waiting = [] if everything else [p for p in self._pending if p[2].device.type != "cpu" and p[0] == newest]
         ready = [p for p in self._pending if not any(p is w for w in waiting)]
         self._pending = waiting
@@ -279,10 +282,21 @@ class Monitor:
                 self._note_suspects(step)
                 return
 
-    def _note_loss(self, at: int, value: Tensor) -> None:
-        self._micro = [*self._micro, value] if at == self._last_loss else [value]
+    def _note_loss(self, at: int, loss: Any) -> None:
+        """The mean of the losses seen within this optimizer step is its loss; read at once where that is free."""
+        near = not isinstance(loss, Tensor) or loss.device.type == "cpu"
+        part = float(loss) if near else loss.detach().float().reshape(1)
+        self._micro = [*self._micro, part] if at == self._last_loss else [part]
         self._last_loss = at
-        self._pending.append((at, ["train/loss"], torch.stack(self._micro).mean(0)))
+        mean = sum(self._micro) / len(self._micro)
+        if near:
+            self.read_back()
+            self._history.log_step(at, {"train/loss": mean})
+            self._judge(at, {"train/loss": mean})
+        else:
+            self._pending.append((at, ["train/loss"], mean))
+            if at % self.every == 0:
+                self.read_back()
 
     @torch.no_grad()
     def _note_suspects(self, step: int) -> None:

@@ -88,6 +88,7 @@ def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> d
 def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, beside a model that learned nothing?"""
     from pipeline.data.load import load
+    from pipeline.data.splits import class_counts
     from pipeline.engine.evaluate import evaluate
     from pipeline.engine.loop import fit
     from pipeline.engine.trivial import trivial_score
@@ -100,7 +101,8 @@ def run(ctx: PhaseContext) -> Evidence:
     one_batch = _one_batch(ctx, permit, data)
     done = fit(permit, Job(permit.plan.digest, "baseline"), [Monitor()], data=data, folder=ctx.folder)
     done.history.facts["trivial"] = bar["value"]
-    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust)
+    counts = class_counts(data.train.y)
+    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
     artifacts = _pictures(ctx, done, judged, data)
     assert done.checkpoint is not None
     weights, _ = load_weights(done.checkpoint)

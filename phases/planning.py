@@ -88,6 +88,8 @@ def run(ctx: PhaseContext) -> Evidence:
         f"planning: {', '.join(f'{n} {s}' for s, n in sizes.items())} rows; "
         f"{parameters:,} parameters; {count} thread(s)"
     )
+    if data.ignored:
+        ctx.say(f"planning: this version does not use {', '.join(data.ignored)} of your data")
     return Evidence(
         {
             **values,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.__main__ import house
+from pipeline.__main__ import house, main
 from pipeline.record import permits
 from pipeline.record.run import Run
 from pipeline.session import draft, drive
+
+Say = Callable[..., tuple[int, str, str]]
 
 SMALL = ("experiment=digits", "trainer.max_epochs=3", "tracking=none", "phases.baseline.overfit_steps=40")
 
@@ -54,6 +58,38 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` filled, once for all the processes that share the suite."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            make(folder)
+            (folder / "done").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(root: Path) -> None:
+        _, gate, _ = go(root, "phase=auto", *SMALL, "task.target=0.5")
+        assert gate == "closed"
+
+    return shared(tmp_path_factory, "finished", make) / "digits"
+
+
+@pytest.fixture(scope="session")
+def _mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(root: Path) -> None:
+        words = ("phases.optimization.pairs=6", "phases.optimization.candidates=1", "task.target=0.5")
+        _, gate, _ = go(root, "phase=auto", "experiment=digits_hot", *SMALL[1:], *words)
+        assert gate == "closed"
+
+    return shared(tmp_path_factory, "mended", make) / "digits_hot"
+
+
 @pytest.fixture
 def copied(tmp_path: Path) -> Callable[[Path], Run]:
     """A copy of a run under `<tmp_path>/runs`, free to be changed."""
@@ -76,6 +112,34 @@ def planned(copied: Callable[[Path], Run], _planned: Path) -> Run:
 def trained(copied: Callable[[Path], Run], _trained: Path) -> Run:
     """A run of the shrunk digits with a baseline below its target."""
     return copied(_trained)
+
+
+@pytest.fixture
+def finished(copied: Callable[[Path], Run], _finished: Path) -> Run:
+    """A run of the shrunk digits that reaches its (low) target and stands at the closed last gate."""
+    return copied(_finished)
+
+
+@pytest.fixture
+def mended(copied: Callable[[Path], Run], _mended: Path) -> Run:
+    """A run of the shrunk digits_hot, explained and mended, and at the closed last gate."""
+    return copied(_mended)
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """`say("status", "digits")`: the command line in this process; exit code, stdout and stderr come back."""
+
+    def command(*words: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as error:
+            code = int(error.code or 0)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return command
 
 
 @pytest.fixture

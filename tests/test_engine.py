@@ -27,7 +27,9 @@ from pipeline.engine.task import build_task, expected_loss
 from pipeline.engine.threads import running_on, threads
 from pipeline.errors import Refused, UserError
 from pipeline.job import Delta, Job, run_seed
+from pipeline.record import permits
 from pipeline.record.permits import TrainPermit
+from pipeline.record.run import Run
 from pipeline.records import Score, TrainSide
 
 CPU = torch.device("cpu")
@@ -56,6 +58,15 @@ def config(**changed: Any) -> dict[str, Any]:
     return body
 
 
+PERMIT: list[permits.TrainPermit] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def permitted(_planned: Path) -> None:
+    """The real permit of a planned run, without which not even the bare loop makes a step."""
+    PERMIT[:] = [permits.train(Run(_planned))]
+
+
 def blobs(rows: int = 100, kind: str = "classification", seed: int = 0) -> Data:
     """Three clouds of points, or a linear target; 37 rows leave a partial last batch."""
     draw = np.random.default_rng(seed)
@@ -69,13 +80,13 @@ def blobs(rows: int = 100, kind: str = "classification", seed: int = 0) -> Data:
 
 
 def train(body: Mapping[str, Any], data: Data, *observers: Any, purpose: str = "trial", **job: Any) -> loop.Fit:
-    """The loop behind the permit, on a config that no run has planned."""
+    """The loop under a real permit, on a config that no run has planned."""
     made = Job("", purpose, **job)
     made_config = made.config(body)
     options.require_built(made_config)
     seed = run_seed(made_config["seed"], made.seed_index)
     with seeded(derive(seed, "fit")):
-        return loop.Training(setup.set_up(made_config, made, data, seed, ()), made).run(observers, None)
+        return loop.Training(PERMIT[0], setup.set_up(made_config, made, data, seed, ()), made).run(observers, None)
 
 
 # --- seeds, order, threads -------------------------------------------------------------------------------------------
@@ -386,7 +397,7 @@ def test_a_deferred_flag_stops_the_same_training_at_the_same_step() -> None:
     with seeded(derive(3, "fit")):
         made = setup.set_up(body, job, data, 3, ())
         deferred = replace(made, guard=Guard(made.optimizer, None, deferred=True))
-        later = loop.Training(deferred, job).run((), None)
+        later = loop.Training(PERMIT[0], deferred, job).run((), None)
     assert immediate.steps == later.steps and immediate.weights_digest == later.weights_digest
     assert immediate.history.digest() == later.history.digest()
 
@@ -511,7 +522,7 @@ def test_the_part_that_fails_is_the_part_that_is_named() -> None:
 
     def failing(**changed: Any) -> loop.Training:
         made = setup.set_up(config(), job, data, 3, ())
-        return loop.Training(replace(made, **changed), job)
+        return loop.Training(PERMIT[0], replace(made, **changed), job)
 
     made = setup.set_up(config(), job, data, 3, ())
     with pytest.raises(UserError, match=rf"loss: fails at {__file__}"):
@@ -520,7 +531,7 @@ def test_the_part_that_fails_is_the_part_that_is_named() -> None:
         failing(optimizer=Odd(made.model.parameters(), lr=0.1)).run((), None)
     back = failing()
     back.model.register_forward_hook(lambda module, inputs, out: Doubled.apply(out))
-    with pytest.raises(UserError, match="in the backward pass, fails at .*no way back"):
+    with pytest.raises(UserError, match=r"model or loss: fails in the backward pass at .*no way back"):
         back.run((), None)
     with pytest.raises(KeyError, match="an observer's own fault"):
         failing().run([Curious(1)], None)
@@ -537,7 +548,7 @@ def test_a_failure_in_the_middle_names_the_users_line() -> None:
     job, data, body = Job("", "trial"), blobs(), config()
     made = setup.set_up(body, job, data, 3, ())
     made.model.register_forward_hook(late)
-    training = loop.Training(made, job)
+    training = loop.Training(PERMIT[0], made, job)
     with pytest.raises(UserError, match=rf"model: fails at {__file__}:\d+ \(AttributeError"):
         training.run((), None)
 
@@ -729,7 +740,7 @@ def test_metrics_and_predictors_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> 
     body = {**config(**REGRESSION), "task": task}
     monkeypatch.setattr(absolute_error, "greater_is_better", False, raising=False)
     own = build_task(body, nn.MSELoss())
-    assert ("absolute_error", False, "values") == (own.metric.name, own.metric.greater_is_better, own.metric.needs)
+    assert ("metric", False, "values") == (own.metric.name, own.metric.greater_is_better, own.metric.needs)
     assert 0.5 == own.measure(torch.tensor([[1.2]]), torch.tensor([0.5]))
     with pytest.raises(UserError, match=r"task\.metric: is not callable"):
         build_task({**body, "task": {**task, "metric": {"_target_": "my.number"}}}, nn.MSELoss())

@@ -172,6 +172,19 @@ def test_nonfinite_gradient_names_its_module() -> None:
     assert "step 0: the gradient of 2 is inf" == verdict.why
 
 
+def test_large_is_not_infinite() -> None:
+    """Weights whose squares overflow are still numbers, and the verdict says so."""
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    with torch.no_grad():
+        net[0].weight.fill_(1e30)
+    with Monitor(net, optimizer) as monitor:
+        optimizer.step()
+        verdict = monitor.step(1.0)
+
+    assert verdict and 48**0.5 * 1e30 == pytest.approx(monitor.history.series("weight_norm/0")[1][0], rel=1e-5)
+
+
 def test_raises_only_when_asked() -> None:
     """`on_nonfinite="raise"` turns the verdict into an exception that a loop can catch."""
     net = model()

@@ -38,6 +38,27 @@ def test_fit_refuses_whatever_is_no_permit(nothing: object) -> None:
         fit(nothing, Job("", "baseline"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("nothing", [None, object()])
+def test_the_loop_itself_refuses_whatever_is_no_permit(nothing: object) -> None:
+    """Going round `fit` to the class behind it leads to the same refusal."""
+    from pipeline.engine.loop import Training
+
+    with pytest.raises(Refused, match="nothing of ours does this without a TrainPermit"):
+        Training(nothing, None, Job("", "baseline"))  # type: ignore[arg-type]
+
+
+def test_the_worker_refuses_a_run_whose_gate_is_closed(tmp_path) -> None:
+    """A job laid by hand into a run without an open gate is not trained."""
+    from pipeline.record import files
+    from pipeline.worker import work
+
+    run = Run(tmp_path / "fresh")
+    with opened(run):
+        files.write_json(run.inside("job", "job.json"), Job("", "trial").to_json())
+    with pytest.raises(Refused, match="gate planning: is not open"):
+        work(run.inside("job"), lambda: [])
+
+
 def test_fit_refuses_a_job_of_another_plan(digits_permit: permits.TrainPermit) -> None:
     """A permit holds for its own plan only."""
     from pipeline.engine.loop import fit

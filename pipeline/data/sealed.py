@@ -7,6 +7,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from pipeline.errors import Refused, fault
+
 if TYPE_CHECKING:
     from pipeline.data.splits import Split
     from pipeline.record.permits import TestKey
@@ -46,10 +48,13 @@ class SealedTest:
         _contents[self] = split
 
     def read(self, key: TestKey) -> Split:
-        """The test rows. Raises Refused for anything but a key that an open gate issued."""
+        """The test rows. Raises Refused for anything but a key that an open gate issued for these very rows."""
         from pipeline.record import permits
 
-        permits.require(key, permits.TestKey)
+        planned = permits.require(key, permits.TestKey).plan.facts["splits"]["test"]["digest"]
+        if planned != self.digest:
+            what = "are not the test rows that the plan froze"
+            raise Refused(fault("data.test", what, got=self.digest[:12], expected=planned[:12]))
         return _contents[self]
 
     def __len__(self) -> int:

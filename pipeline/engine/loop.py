@@ -84,7 +84,7 @@ def fit(
         setup = set_up(config, job, data or load(config, trust), seed, trust)
         rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")
         stack.enter_context(running_on(threads(rule, setup.parameters)))
-        return Training(setup, job).run(observers, folder)
+        return Training(permit, setup, job).run(observers, folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,10 @@ class Standing:
 
 
 class Training:
-    """One training in progress: where it stands, and what it has measured."""
+    """One training in progress: where it stands, and what it has measured. Raises Refused without a permit."""
 
-    def __init__(self, setup: Setup, job: Job) -> None:
+    def __init__(self, permit: permits.TrainPermit, setup: Setup, job: Job) -> None:
+        permits.require(permit, permits.TrainPermit)
         self.setup, self.job = setup, job
         self.model, self.task, self.optimizer, self.guard = setup.model, setup.task, setup.optimizer, setup.guard
         self.trainer = setup.config["trainer"]

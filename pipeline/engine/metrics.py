@@ -71,7 +71,7 @@ def _rmse(targets: Array, predictions: Array) -> float:
 
 
 def _roc_auc(targets: Array, scores: Array) -> float:
-    """The share of pairs (a row of class 1, a row of class 0) that the scores put in order, ties half (Mann-Whitney)."""
+    """The share of pairs, one row of each class, that the scores put in order; ties count half (Mann-Whitney)."""
     if scores.ndim != 1:
         raise ValueError("more than two classes; roc_auc_ovr and roc_auc_ovo take them")
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)

@@ -28,7 +28,7 @@ class StepObserver(Protocol):
     def after_update(self, step: int) -> None:
         """Weights have moved; gradients are still there."""
 
-    def validated(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def validated(self, epoch: int, metrics: Mapping[str, float], /) -> None:
         """The epoch's `val/...` measurements."""
 
     def finish(self) -> None:

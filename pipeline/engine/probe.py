@@ -43,13 +43,13 @@ def _place(error: BaseException) -> str:
     return ""
 
 
-def _told(name: str, error: BaseException) -> UserError:
+def _told(name: str, error: BaseException, what: str = "fails") -> UserError:
     if isinstance(error, torch.OutOfMemoryError):
         return UserError(
             fault("loader.batch_size", "the step does not fit the device's memory", do="halve loader.batch_size")
         )
     text = " ".join(str(error).split()) or "no message"
-    return UserError(fault(name, f"fails{_place(error)} ({type(error).__name__}: {text})"))
+    return UserError(fault(name, f"{what}{_place(error)} ({type(error).__name__}: {text})"))
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def blame(error: Exception, model: nn.Module) -> Exception:
         if isinstance(owner, nn.Module) or path.startswith(f"{_TORCH}/nn/functional"):
             return _told("loss", error)
         if path.startswith((f"{_TORCH}/_tensor", f"{_TORCH}/autograd")):
-            return _told("model or loss, in the backward pass,", error)
+            return _told("model or loss", error, "fails in the backward pass")
         if path.startswith(_OURS):
             continue
         return error if hasattr(owner, "before_update") else _told("loss", error)

@@ -1,0 +1,45 @@
+"""A check as its gate calls it: bound by name, on evidence that a test wrote by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+from checklists.find import CHECKS, check
+from pipeline.record import checklist
+from pipeline.record.gate import Item
+from pipeline.record.run import Run
+from pipeline.records import Artifact, Evidence
+
+
+def judged(name: str, values: dict[str, Any], *artifacts: str, **thresholds: Any) -> Item:
+    """The item that a checklist with this one check would record."""
+    kept = {a: Artifact(f"somewhere/{a}", "0" * 64) for a in artifacts}
+    item = {"id": "it", "ask": "Is it?", "check": name, "with": thresholds, "waivable": True}
+    return checklist.judge([item], Evidence(values, artifacts=kept), check)[0]
+
+
+def measured(run: Run, phase: str, *inside: str | int) -> dict[str, Any]:
+    """The values that a phase handed to its gate."""
+    return json.loads(run.inside(phase, *inside, "evidence.json").read_text())["values"]
+
+
+def changed(values: dict[str, Any], **new: Any) -> dict[str, Any]:
+    """A deep copy with some values replaced; `a__b` reaches into `a`, and ... takes a value away."""
+    values = copy.deepcopy(values)
+    for key, value in new.items():
+        *path, last = key.split("__")
+        node = values
+        for part in path:
+            node = node[part]
+        if value is ...:
+            del node[last]
+        else:
+            node[last] = value
+    return values
+
+
+def questions(phase: str, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """A checklist's items with their thresholds."""
+    return checklist.read(CHECKS.parent / f"{phase}.yaml", config, check)

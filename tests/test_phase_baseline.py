@@ -1,0 +1,122 @@
+"""Baseline: measured completely and honestly, whether or not it is any good."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from pipeline.history import History
+from pipeline.record.run import Run
+from pipeline.record.verify import faults
+from tests.conftest import SMALL, go
+from tests.judged import changed, judged, measured
+
+
+def test_what_a_baseline_leaves(trained: Run) -> None:
+    """Weights, history, pictures and figures are kept with digests, and agree with each other."""
+    values = measured(trained, "baseline")
+    history = History.load(trained.inside("baseline", "history.npz"))
+
+    assert faults(trained)[1] == []
+    assert values["weights_on_disk"] == values["trained"]["weights"] == values["candidate"]["weights"]
+    assert values["score"]["split"] == "val" and values["score"]["n"] == 360
+    assert values["score"]["low"] < values["score"]["value"] < values["score"]["high"]
+    assert values["loss_expected"] == pytest.approx(math.log(10))
+    assert values["loss_at_init"] == pytest.approx(values["loss_expected"], rel=0.2)
+    assert values["one_batch"]["loss_ratio"] < 0.8
+    assert values["trained"]["steps"] == 51 == len(history.series("train/loss")[0])
+    assert {p.name for p in trained.inside("baseline").glob("*.*")} >= {
+        "learning_curve.png", "learning_curve.svg", "confusion_matrix.png", "confusion_matrix.json", "history.npz",
+    }  # fmt: skip
+
+
+def test_the_gate_asks_for_honesty_and_the_branch_for_quality(trained: Run) -> None:
+    """Below its target a baseline passes its gate, and the branch sends it to diagnostics."""
+    state = trained.state()
+    branch = state.current_branch()
+
+    assert state.gate("baseline") == "open"
+    assert {i.outcome for i in state.gates["baseline"].items} == {"passed"}
+    assert branch and branch["branch"] == "insufficient"
+    assert branch["target"] is False and branch["trivial"] is True
+    assert state.gate("diagnostics") is None and not state.passed("diagnostics")
+
+
+def test_the_fast_path_records_why_two_gates_are_not_needed(finished: Run) -> None:
+    """A sufficient baseline makes diagnostics and optimization `not needed`, with the entry that says why."""
+    from pipeline.record import ledger
+
+    entries = ledger.read(finished.ledger_path)
+    unneeded = [e["data"] for e in entries if e["kind"] == "gate.not_needed"]
+
+    assert [u["phase"] for u in unneeded] == ["diagnostics", "optimization"]
+    assert {entries[u["because"]]["kind"] for u in unneeded} == {"branch.decided"}
+    assert finished.state().passed("optimization") and finished.state().gate("optimization") is None
+
+
+def test_a_baseline_that_diverges_is_measured_all_the_same(own_folder: Any) -> None:
+    """A training that ends in NaN has no score, passes its gate, and is blocked by a symptom."""
+    run, gate, advice = go(own_folder, "phase=baseline", *SMALL, "optimizer=sgd", "optimizer.lr=1e30")
+    values = measured(run, "baseline")
+    items = {i.id: i for i in run.state().gates["baseline"].items}
+
+    assert (gate, advice.phase) == ("open", "diagnostics")
+    assert values["trained"]["stopped"] == "nonfinite"
+    assert "non-finite" in items["one_batch_tried"].why or items["one_batch_tried"].outcome == "passed"
+    assert "nan_loss" in run.state().current_branch()["symptoms"]
+
+
+def test_the_same_plan_gives_the_same_weights(trained: Run, own_folder: Any) -> None:
+    """A run is a pure function of its plan: another run of it ends in the same weights, whatever ran before."""
+    other, _, _ = go(own_folder / "elsewhere", "phase=baseline", *SMALL, "task.target=0.99")
+
+    assert measured(other, "baseline")["trained"]["weights"] == measured(trained, "baseline")["trained"]["weights"]
+
+
+def test_what_passed_is_not_done_again(trained: Run) -> None:
+    """Asking for a baseline that passed on this very plan adds nothing to the ledger."""
+    before = trained.state().seq
+
+    _, gate, advice = go(trained.path.parent, "phase=baseline", "run.name=digits")
+
+    assert (gate, advice.phase, trained.state().seq) == ("open", "diagnostics", before)
+
+
+WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+    ("training.loss_at_init_measured", {"loss_at_init": None}, {}, "failed", "was not measured"),
+    ("training.loss_at_init_measured", {"loss_at_init": ...}, {}, "errored", "'loss_at_init' was not measured"),
+    ("training.loss_at_init_measured", {"loss_expected": None}, {}, "passed", "theory expects nothing"),
+    ("training.one_batch_tried", {"one_batch__steps": 3}, {"min_steps": 20}, "failed", "too few steps"),
+    ("training.one_batch_tried", {"one_batch__steps": ...}, {"min_steps": 20}, "errored", "steps"),
+    ("training.trivial_bar_set", {"trivial": ...}, {}, "errored", "was not measured"),
+    ("training.trained_on_plan", {"trained__plan": "another"}, {}, "failed", "under another plan"),
+    ("training.trained_on_plan", {"trained__stopped": "clock"}, {}, "inconclusive", "raise trainer.max_minutes"),
+    ("training.scored_on_validation", {"score": None}, {}, "passed", "nothing to score"),
+    ("training.scored_on_validation", {"score__n": 359}, {}, "failed", "not scored on all"),
+    ("training.scored_on_validation", {"score__split": "test"}, {}, "failed", "not scored on all"),
+    ("training.artifacts_kept", {}, {"names": ["history", "roc"]}, "failed", "not kept: roc"),
+    ("training.checkpoint_identified", {"weights_on_disk": "others"}, {}, "failed", "other weights"),
+]
+
+
+@pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
+def test_each_check_answers_no(
+    trained: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
+) -> None:
+    """On the real evidence with one value wrong, the check that asks for it says so."""
+    item = judged(check, changed(measured(trained, "baseline"), **wrong), "history", **bounds)
+
+    assert item.outcome == outcome
+    assert why in item.why
+
+
+def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
+    """A proof that breaks early is an answer too."""
+    broken = {"steps": 2, "loss_ratio": "nan", "stopped": "nonfinite"}
+    values = changed(measured(trained, "baseline"), one_batch={**broken, "loss_ratio": math.nan})
+
+    item = judged("training.one_batch_tried", values, min_steps=20)
+
+    assert item.outcome == "passed" and "non-finite" in item.why
