@@ -84,6 +84,7 @@ class Monitor:
         After `optimizer.step()` is fine too. Several calls within one step (accumulation) are averaged.
         On an accelerator the verdict lags by at most `every` steps; the step it names is exact all the same.
         """
+        loss = loss.detach() if isinstance(loss, Tensor) else float(loss)
         at = self._taken if self._last_loss >= self._taken - 1 else self._taken - 1
         self._batch = {"step": at, "inputs": inputs, "targets": targets, "outputs": outputs}
         self._note_loss(at, loss)
@@ -285,7 +286,7 @@ class Monitor:
     def _note_loss(self, at: int, loss: Any) -> None:
         """The mean of the losses seen within this optimizer step is its loss; read at once where that is free."""
         near = not isinstance(loss, Tensor) or loss.device.type == "cpu"
-        part = float(loss) if near else loss.detach().float().reshape(1)
+        part = float(loss) if near else loss.float().reshape(1)
         self._micro = [*self._micro, part] if at == self._last_loss else [part]
         self._last_loss = at
         mean = sum(self._micro) / len(self._micro)

@@ -101,7 +101,7 @@ class History:
         return sha.hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The history as npz: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON)."""
+        """The history as npz, for pipeline.record.files to write: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON)."""
         columns = list(self._columns())
         meta = {
             "schema": SCHEMA,
@@ -146,10 +146,6 @@ class History:
         history.facts = {name: float(value) for name, value in meta["facts"].items()}
         history.events = [dict(event) for event in meta["events"]]
         return history
-
-    def save(self, path: str | Path) -> None:
-        """Write `to_bytes()` to a file of the caller's own; a run writes them through pipeline.record.files."""
-        Path(path).write_bytes(self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path) -> History:

@@ -19,6 +19,7 @@ from diagnostics.readers import canonical, read
 from pipeline import causes
 from pipeline.errors import UserError
 from pipeline.history import History
+from pipeline.record import files
 
 CONFIG: dict[str, Any] = {
     "task": {"metric": "accuracy", "target": 0.95, "kind": "classification"},
@@ -302,11 +303,11 @@ def test_run_directory(tmp_path: Path) -> None:
         read(tmp_path)
     for folder in ("optimization/1/trials/a", "optimization/1/trials/b"):
         (tmp_path / folder).mkdir(parents=True)
-        history.save(tmp_path / folder / "history.npz")
+        files.write_bytes(tmp_path / folder / "history.npz", history.to_bytes())
     with pytest.raises(UserError, match="holds 2 histories"):
         read(tmp_path)
     (tmp_path / "baseline").mkdir()
-    history.save(tmp_path / "baseline" / "history.npz")
+    files.write_bytes(tmp_path / "baseline" / "history.npz", history.to_bytes())
 
     assert history.digest() == read(tmp_path).digest()
     assert history.digest() == read(tmp_path / "baseline" / "history.npz").digest()

@@ -63,7 +63,7 @@ def test_fit_refuses_a_job_of_another_plan(digits_permit: permits.TrainPermit) -
     """A permit holds for its own plan only."""
     from pipeline.engine.loop import fit
 
-    with pytest.raises(Refused, match="belongs to another plan"):
+    with pytest.raises(Refused, match="is of another plan"):
         fit(digits_permit, Job("0" * 64, "baseline"))
 
 
