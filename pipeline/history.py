@@ -101,7 +101,10 @@ class History:
         return sha.hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The history as npz, for pipeline.record.files to write: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON)."""
+        """The history as npz: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON).
+
+        Files are written by pipeline.record.files alone.
+        """
         columns = list(self._columns())
         meta = {
             "schema": SCHEMA,

@@ -1,0 +1,326 @@
+"""The command line: every command answers, every stop has its exit code and the command that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import COMMANDS, exit_code, house
+from pipeline.record.run import Run, opened
+from tests.conftest import SMALL, Say
+
+ROOT = Path(__file__).resolve().parents[1]
+LATER = (date.today() + timedelta(days=9)).isoformat()
+NEXT = re.compile(r"^next: .+\n  python -m pipeline \S.*$", re.MULTILINE)
+
+
+def process(*words: str, python: tuple[str, ...] = ("-m", "pipeline")) -> subprocess.Popen[str]:
+    """The command line in a process of its own, importing this checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *python, *words], env=environment, text=True, **pipes)  # type: ignore[call-overload]
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_status_shows_where_a_run_stands(finished: Run, say: Say) -> None:
+    """Gates, items that did not pass, branch and the next command."""
+    code, out, err = say("status", "digits")
+
+    assert (code, err) == (0, "")
+    assert re.search(r"baseline +open +7/7", out) and re.search(r"diagnostics +not needed", out)
+    assert "branch: sufficient" in out and "not built in this version (16)" in out
+    assert NEXT.search(out)
+
+
+def test_status_as_json_is_the_whole_state(finished: Run, say: Say) -> None:
+    """`--json` gives one object that says the same."""
+    _, out, _ = say("status", "digits", "--json")
+    said = json.loads(out)
+
+    assert said["gates"]["finalization"] == "closed" and said["branch"]["branch"] == "sufficient"
+    assert said["head"] == finished.state().head and len(said["items"]["finalization"]) == 24
+    assert said["next"]["command"].startswith("python -m pipeline ")
+
+
+def test_status_of_all_runs(finished: Run, say: Say) -> None:
+    """Without a name every run is listed, also as JSON."""
+    code, out, _ = say("status")
+    assert code == 0 and "digits" in out
+    assert [r["run"] for r in json.loads(say("status", "--json")[1])] == ["digits"]
+
+
+def test_status_previews_the_last_gate(planned: Run, say: Say) -> None:
+    """Before anything is trained it is said which of the 24 items cannot pass yet, and why."""
+    code, out, _ = say("status", "digits", "--gate", "finalization")
+
+    assert code == 0 and "24 items" in out
+    assert re.search(r"\d+ of 24 items cannot pass yet", out)
+    assert "python -m pipeline approve digits --who NAME" in out
+
+
+def test_status_previews_the_line_to_add(planned: Run) -> None:
+    """An item whose declaration is missing says which key to set."""
+    from pipeline.commands.status import cannot_pass
+
+    items = [{"id": "documents", "check": "x.y", "needs": ["plan.purpose", "plan.owner"]}, {"id": "fine"}]
+    found = cannot_pass(items, {"plan": {"owner": "Ada", "purpose": None}})
+
+    assert list(found) == ["documents"]
+    assert "plan.purpose=" in found["documents"] and "plan.owner" not in found["documents"]
+
+
+def test_verify_agrees_and_names_what_does_not(finished: Run, say: Say) -> None:
+    """An intact run verifies; one changed byte is named by its entry, one changed file by its path. Exit 3."""
+    assert say("verify", "digits")[0] == 0
+    curve = finished.inside("baseline", "learning_curve.svg")
+    curve.write_text(curve.read_text() + " ")
+    code, out, _ = say("verify", "digits")
+    assert code == 3 and "baseline/learning_curve.svg: is not the file that entry" in out
+
+    raw = finished.ledger_path.read_bytes()
+    third = raw.split(b"\n")[3]
+    finished.ledger_path.write_bytes(raw.replace(third, third.replace(b'"seq":3', b'"seq":4')))
+    code, out, _ = say("verify", "digits")
+    assert code == 3 and "entry 3" in out
+    code, _, err = say("status", "digits")
+    assert code == 3 and "the ledger was changed: entry 3" in err and "Do: python -m pipeline verify digits" in err
+
+
+def test_checklist_is_markdown_boxes(finished: Run, say: Say) -> None:
+    """Ticked where satisfied, empty where not; a waiver is written beside its item."""
+    code, _, _ = say("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
+    assert code == 0
+    code, out, _ = say("checklist", "digits", "--gate", "finalization")
+    boxes = re.findall(r"^- \[([ x])\] \*\*(\w+)\*\*", out, re.MULTILINE)
+
+    assert code == 0 and len(boxes) == 24
+    assert ("x", "onnx_parity") in boxes and (" ", "calibration") in boxes and ("x", "slices") in boxes
+    assert f"waived by Ada until {LATER}: no slices here" in out
+    assert len(re.findall(r"^## ", say("checklist", "digits")[1], re.MULTILINE)) == 5
+
+
+@pytest.mark.xfail(reason="checklist and status show a waiver that has expired as if it held")
+def test_an_expired_waiver_ticks_no_box(finished: Run, say: Say) -> None:
+    """A waiver whose last day is over leaves its box empty."""
+    with opened(finished) as book:
+        over = {"phase": "finalization", "item": "slices", "who": "Ada", "why": "no slices", "expires": "2020-01-01"}
+        book.append("waiver", over)
+
+    assert "- [ ] **slices**" in say("checklist", "digits", "--gate", "finalization")[1]
+
+
+def test_explain_says_why_and_what_to_do(finished: Run, say: Say) -> None:
+    """One paragraph per item that is not satisfied; a single item on demand, satisfied or not."""
+    code, out, _ = say("explain", "digits", "--gate", "finalization")
+    assert code == 0 and out.count("  asked:") == 17
+    assert "python -m pipeline waive digits calibration --who NAME" in out
+    assert "python -m pipeline approve digits --who NAME" in out
+    _, out, _ = say("explain", "digits", "split_integrity")
+    assert "finalization/split_integrity: passed" in out and "asked:" in out
+    code, _, err = say("explain", "digits", "split_integrty")
+    assert code == 2 and "did you mean 'split_integrity'?" in err
+
+
+def test_diff_names_what_differs(finished: Run, trained: Run, say: Say, tmp_path: Path) -> None:
+    """Config, gates and outcome of two runs side by side; a run agrees with itself."""
+    finished.path.rename(tmp_path / "other")
+    code, out, _ = say("diff", "digits", tmp_path / "other")
+
+    assert code == 0 and "task.target" in out and "0.99" in out and "0.5" in out
+    assert "agree in config" in say("diff", "digits", "digits")[1]
+
+
+def test_report_is_written(finished: Run, say: Say) -> None:
+    """The page stands in the run's folder and its path is printed."""
+    finished.inside("report.html").unlink()
+    code, out, _ = say("report", "digits")
+
+    assert code == 0 and Path(out.strip().replace("\n", "")) == finished.inside("report.html")
+    assert finished.inside("report.html").read_text().startswith("<!")
+
+
+def test_diagnose_reads_logs_of_others(mended: Run, say: Say, tmp_path: Path) -> None:
+    """A history from anywhere is explained, on paper, as JSON and as files."""
+    path = mended.inside("baseline", "history.npz")
+    code, out, _ = say("diagnose", path, "--out", tmp_path / "said")
+    assert code == 0 and "learning_rate_too_high" in out
+    assert {p.name for p in (tmp_path / "said").iterdir()} >= {"diagnosis.json", "incident.md"}
+    said = json.loads(say("diagnose", path, "--json")[1])
+    assert said["root_causes"][0]["issue"] == "learning_rate_too_high"
+    code, _, err = say("diagnose", path, "--symptom", "it is slow", "--at", "epoch=7")
+    assert code == 2 and err.count("is not built in this version") == 2
+
+
+# --- exits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gate", "stopped", "code"),
+    [
+        ("auto", "open", 0, 0),
+        ("auto", "open", 3, 3),
+        ("auto", "closed", 3, 3),
+        ("auto", "pending", 4, 4),
+        ("baseline", "open", 3, 0),
+        ("baseline", "closed", 3, 3),
+        ("finalization", "pending", 4, 4),
+    ],
+)
+def test_what_the_process_returns(wanted: str, gate: str, stopped: int, code: int) -> None:
+    """Only `auto` answers for where the run stops next; a single phase answers for its own gate."""
+    assert exit_code(wanted, gate, stopped) == code
+
+
+def test_an_insufficient_baseline_is_no_error(say: Say) -> None:
+    """Exit 0, the branch printed and in --json, where stdout is one JSON object and nothing else."""
+    code, out, err = say("phase=baseline", *SMALL, "task.target=0.99", "--json")
+    said = json.loads(out)
+
+    assert code == 0 and said["branch"]["branch"] == "insufficient"
+    assert said["next"]["command"] == "python -m pipeline phase=diagnostics run.name=digits"
+    assert "baseline: accuracy" in err and "Traceback" not in err
+
+
+def test_a_fault_of_the_program_is_exit_1(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is nobody's input is recorded as a failed phase and gets out as it is: Python's exit code for it is 1."""
+    from pipeline.session import draft, drive
+
+    broken = house(lambda text: None)
+    object.__setattr__(broken, "phase", lambda name: lambda ctx: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        drive(broken, draft(["phase=diagnostics", "run.name=digits"], ()))
+    assert trained.state().failed and "ZeroDivisionError" in trained.state().failed["why"]
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["-h"]])
+def test_help_is_on_one_screen(say: Say, words: list[str]) -> None:
+    """No word at all, or a cry for help, prints the commands and the exit codes."""
+    code, out, _ = say(*words)
+    assert code == 0 and len(out.splitlines()) <= 24
+    assert all(word in out for word in ("phase=auto", "status", "diagnose", "130 interrupted"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(say: Say, command: str) -> None:
+    """`-h` of every record command answers."""
+    code, out, _ = say(command, "-h")
+    assert code == 0 and f"python -m pipeline {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["statsu"], "there is no such command, got 'statsu'; did you mean 'status'?"),
+        (["preflight", "a:b", "c:d"], "preflight: is not built in this version  Do: "),
+        (["drift", "a", "b"], "drift: is not built in this version  Do: "),
+        (["worker"], "worker: takes one job"),
+        (["worker", "nowhere"], "is not inside a run directory"),
+        (["status", "nothing"], "RUN: there is no such run, got 'nothing'"),
+        (["status"], "there is no run yet  Do: python -m pipeline phase="),
+        (["diagnose", "nowhere.csv"], "nowhere.csv: does not exist"),
+        (["--jsn"], "--jsn: unknown flag, got '--jsn'; expected"),
+    ],
+)
+def test_wrong_words_are_one_message(say: Say, words: list[str], says: str) -> None:
+    """Exit 2, one line on stderr, nothing on stdout."""
+    code, out, err = say(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+
+
+def test_a_job_that_is_none_is_refused(trained: Run, say: Say) -> None:
+    """A worker takes only what a run wrote."""
+    folder = trained.inside("optimization", "1", "trials", "x")
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text("{}")
+    code, _, err = say("worker", folder)
+    assert code == 2 and "job.json: is not a job" in err
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_records_load_nothing_heavy(finished: Run) -> None:
+    """`status` of a finished run imports neither hydra nor torch nor numpy, and answers at once."""
+    script = (
+        "import sys, pipeline.__main__ as m\n"
+        "code = m.main(['status', 'digits'])\n"
+        "print([n for n in ('hydra', 'torch', 'numpy', 'omegaconf', 'sklearn') if n in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    ended = process(script, python=("-c",))
+    _, err = ended.communicate(timeout=60)
+    assert (ended.returncode, err.strip()) == (0, "[]")
+
+
+def test_help_is_quick() -> None:
+    """Under half a second of work; the best of three, with room for a busy machine."""
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        process("--help").communicate(timeout=60)
+        taken.append(time.perf_counter() - started)
+    assert min(taken) < 1.5
+
+
+def test_an_interrupt_loses_nothing(own_folder: Path) -> None:
+    """Ctrl-C in the middle of training: exit 130, a message that says how to go on, `stopped` on record."""
+    words = ["phase=baseline", *SMALL, "trainer.max_epochs=5000"]
+    running = process(*words)
+    ledger = own_folder / "runs" / "digits" / "ledger.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (ledger.exists() and b'"phase":"baseline"' in ledger.read_bytes()):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    run = Run(own_folder / "runs" / "digits")
+
+    assert running.returncode == 130, err
+    assert "interrupted" in err and "goes on" in err and "Traceback" not in err
+    assert run.state().failed and run.state().failed["phase"] == "baseline"
+    assert run.state().gate("planning") == "open" and run.state().gate("baseline") is None
+
+
+@pytest.mark.xfail(reason="a reader that goes away (| head) gives a traceback of BrokenPipeError")
+def test_a_reader_may_leave(finished: Run) -> None:
+    """Output into a pipe that was closed ends quietly."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "pipeline", "checklist", "digits"]
+    ended = subprocess.run(words, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert "Traceback" not in ended.stderr and "Error" not in ended.stderr
+
+
+def test_the_targets_of_make_exist() -> None:
+    """Every target that users and CI name is there, with a line of help."""
+    makefile = (ROOT / "Makefile").read_text()
+    for name in [
+        "train-baseline",
+        "diagnose",
+        "optimize",
+        "finalize",
+        "auto",
+        "status",
+        "report",
+        "smoke",
+        "test",
+        "lint",
+        "check",
+        "bench",
+        "help",
+    ]:
+        assert re.search(rf"^{name}:.*  ## \S", makefile, re.MULTILINE), name

@@ -1,0 +1,205 @@
+"""Finalization: 24 questions about the very model that others will run, and no release before they are answered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import Refused
+from pipeline.record import permits
+from pipeline.record.run import Run, opened
+from pipeline.record.verify import faults
+from tests.conftest import Say, go
+from tests.judged import changed, judged, measured
+
+LATER = (date.today() + timedelta(days=30)).isoformat()
+WHY = "accepted for a rehearsal on synthetic forms"
+
+
+def errored(run: Run) -> list[str]:
+    return [i.id for i in run.state().gates["finalization"].items if i.outcome == "errored"]
+
+
+def test_the_last_gate_asks_24_and_is_closed(finished: Run) -> None:
+    """What is built answers, what is not says so, and one person is missing."""
+    items = finished.state().gates["finalization"].items
+    outcomes = {i.id: i.outcome for i in items}
+
+    assert len(items) == 24 and finished.state().gate("finalization") == "closed"
+    assert [i for i, o in outcomes.items() if o == "pending"] == ["owner_approval"]
+    assert {i.why.split(":")[0] for i in items if i.outcome == "errored"} == {"not built"}
+    assert {i for i, o in outcomes.items() if o == "passed"} == {
+        "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity", "torchscript_parity",
+        "bundle_layout",
+    }  # fmt: skip
+
+
+def test_onnx_runs_without_torch(finished: Run, tmp_path: Path) -> None:
+    """The exported graph answers like the model on validation rows in a process that cannot import torch."""
+    import numpy as np
+
+    from pipeline.data.load import load
+    from pipeline.record import plan as plans
+
+    rows = load(plans.load(finished).config).val
+    np.save(tmp_path / "X.npy", rows.X.numpy())
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy, onnxruntime\n"
+        "s = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "X = numpy.load(sys.argv[2])\n"
+        "numpy.save(sys.argv[3], s.run(None, {s.get_inputs()[0].name: X})[0].argmax(1))\n"
+    )
+    words = [finished.inside("bundle", "payload", "model.onnx"), tmp_path / "X.npy", tmp_path / "y.npy"]
+
+    subprocess.run([sys.executable, "-I", "-c", script, *map(str, words)], check=True, timeout=60)
+    right = (np.load(tmp_path / "y.npy") == rows.y.numpy()).mean()
+
+    assert right == pytest.approx(measured(finished, "baseline")["score"]["value"], abs=1 / 360)
+
+
+def test_the_test_rows_are_read_once(finished: Run) -> None:
+    """Judging the same candidate again reads the score from the record, and says so in the ledger."""
+    run, gate, _ = go(finished.path.parent, "phase=finalization", "run.name=digits")
+    again = next(i for i in run.state().gates["finalization"].items if i.id == "test_opened_once")
+
+    assert gate == "closed" and len(run.state().test_opened) == 1
+    assert again.outcome == "passed"
+    assert faults(run)[1] == []
+
+
+def test_an_insufficient_model_is_not_finished(trained: Run) -> None:
+    """Below its target the phase is refused, unless a named person waives the branch."""
+    with pytest.raises(Refused, match="the branch is insufficient"):
+        go(trained.path.parent, "phase=finalization", "run.name=digits")
+    assert not trained.inside("finalization").exists() and not trained.state().test_opened
+
+
+def test_changed_weights_are_not_exported(finished: Run) -> None:
+    """A checkpoint that is not the candidate's stops the phase with the command that looks closer."""
+    checkpoint = finished.path / finished.state().candidate["checkpoint"] / "weights.safetensors"
+    raw = bytearray(checkpoint.read_bytes())
+    raw[-1] ^= 1
+    checkpoint.write_bytes(bytes(raw))
+
+    with pytest.raises(Refused, match="is not what was saved"):
+        go(finished.path.parent, "phase=finalization", "run.name=digits")
+
+
+def test_from_a_closed_gate_to_a_release_and_back(finished: Run, say: Say) -> None:
+    """Every waivable item waived, the owner's name typed: released; then taken back by the owner."""
+    for name in errored(finished):
+        code, out, _ = say("waive", "digits", name, "--who", "Ada", "--why", WHY, "--expires", LATER)
+        assert code == 0 and f"{name} waived by Ada until {LATER}" in " ".join(out.split())
+    assert finished.state().gate("finalization") == "pending"
+    assert say("phase=auto", "run.name=digits")[0] == 4
+
+    code, out, _ = say("approve", "digits", "--who", "Example Owner", "--note", "looked at the card")
+    state = finished.state()
+    said = json.loads(finished.inside("bundle", "attestations", "release.json").read_text())
+
+    assert code == 0 and "released" in out
+    assert state.released and said["subject"] == state.released["subject"] == state.gates["finalization"].subject
+    assert len(said["waivers"]) == 16 and said["sign_offs"][0]["who"] == "Example Owner"
+    assert faults(finished)[1] == []
+    assert say("phase=auto", "run.name=digits")[0] == 0
+    assert say("rollback", "digits", "--who", "Ada")[0] == 2
+    code, out, _ = say("rollback", "digits", "--who", "Example Owner", "--why", "wrong forms")
+    assert code == 0 and finished.state().released is None
+    assert say("rollback", "digits", "--who", "Example Owner")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["approve", "digits", "--who", "Mallory"], 2, "expected one of Example Owner, Example Reviewer"),
+        (["approve", "digits", "--who", "Example Ownr"], 2, "did you mean 'Example Owner'?"),
+        (["approve", "digits"], 2, "--who: a name is missing"),
+        (["waive", "digits", "slices", "--who", "A", "--why", WHY, "--expires", "2020-01-01"], 2, "is past"),
+        (["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", "soon"], 2, "--expires: is no day"),
+        (["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", LATER], 2, "does not justify"),
+        (["waive", "digits", "slcies", "--who", "A", "--why", WHY, "--expires", LATER], 2, "did you mean 'slices'?"),
+        (["waive", "digits", "owner_approval", "--who", "A", "--why", WHY, "--expires", LATER], 3, "cannot be waived"),
+        (["waive", "digits", "seeds_fixed", "--who", "A", "--why", WHY, "--expires", LATER], 3, "cannot be waived"),
+        (["waive", "digits", "branch", "--who", "A", "--why", WHY, "--expires", LATER], 3, "no insufficient branch"),
+    ],
+)
+def test_what_people_may_not_do(finished: Run, say: Say, words: list[str], code: int, says: str) -> None:
+    """A name, a reason, a day or an item that does not do is refused in one message, and nothing is recorded."""
+    before = finished.ledger_path.read_bytes()
+
+    ended, _, err = say(*words)
+
+    assert (ended, says in err) == (code, True), err
+    assert finished.ledger_path.read_bytes() == before
+
+
+def test_an_expired_waiver_closes_the_gate_again(finished: Run) -> None:
+    """A waiver holds through its last day and not after."""
+    with opened(finished) as book:
+        for name in errored(finished):
+            data = {"phase": "finalization", "item": name, "who": "Ada", "why": WHY, "expires": LATER}
+            book.append("waiver", data)
+    state = finished.state()
+    last = date.fromisoformat(LATER)
+
+    assert state.gate("finalization", last) == "pending"
+    assert state.gate("finalization", last + timedelta(days=1)) == "closed"
+
+
+def test_a_waived_branch_leads_to_finalization(trained: Run, say: Say) -> None:
+    """Releasing below target needs a waiver of the branch by a named person, and the gates in between."""
+    code, _, _ = say("waive", "digits", "branch", "--who", "Ada", "--why", WHY, "--expires", LATER)
+
+    assert code == 0 and trained.state().sufficient()
+    with pytest.raises(Refused, match="gate diagnostics: is not open"):
+        permits.export(trained)
+
+
+REAL = {"max_shared_fraction": 0.0}
+PARITY = {"form": "onnx", "atol": 1e-4, "min_argmax_agreement": 0.999}
+BOUND = {"target": 0.5, "margin": 0.02}
+WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+    ("data.split_integrity", {"digests__val": "other"}, REAL, "failed", "not the planned rows: val"),
+    ("data.split_integrity", {"shared_fraction__test": 0.1}, REAL, "failed", "rows of test"),
+    ("data.test_opened_once", {"openings_for_candidate": 2}, {"max_candidates": 3}, "failed", "more than once"),
+    ("data.test_opened_once", {"candidates_that_opened": 4}, {"max_candidates": 3}, "failed", "too many models"),
+    ("release.lineage", {"lineage__data": {}}, {"needs": ["data", "seed"]}, "failed", "unknown: data"),
+    ("release.lineage", {"lineage": ...}, {"needs": ["seed"]}, "errored", "was not measured"),
+    ("release.target_on_test", {"test_score__value": 0.4}, BOUND, "failed", "margin 0.02"),
+    ("release.target_on_test", {"test_score__low": 0.4}, BOUND, "inconclusive", "0.4 to"),
+    ("release.target_on_test", {"test_score__greater_is_better": False}, BOUND, "failed", "95 %"),
+    ("release.target_on_test", {}, {"target": 0.5, "margin": None}, "errored", "TypeError"),
+    ("release.parity", {"parity__onnx": {"error": "no such operator"}}, PARITY, "failed", "no such operator"),
+    ("release.parity", {"parity__onnx__max_abs": 0.1}, PARITY, "failed", "rows"),
+    ("release.parity", {"parity__onnx__argmax_agreement": 0.9}, PARITY, "failed", "90.00%"),
+    ("release.parity", {"parity__onnx__argmax_agreement": None}, PARITY, "passed", "rows"),
+    ("release.parity", {"parity": {}}, PARITY, "not_applicable", "does not ask for onnx"),
+    ("release.bundle_layout", {"bundle_faults": ["x.pkl: has no place"]}, {}, "failed", "x.pkl"),
+]
+
+
+@pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
+def test_each_check_answers_no(
+    finished: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
+) -> None:
+    """On the real evidence with one value wrong, the check that asks for it says so."""
+    item = judged(check, changed(measured(finished, "finalization"), **wrong), **bounds)
+
+    assert item.outcome == outcome
+    assert why in item.why
+
+
+def test_less_is_better_where_the_metric_says_so(finished: Run) -> None:
+    """For a loss-like metric the high end of the interval counts."""
+    score = {"metric": "rmse", "value": 0.4, "low": 0.3, "high": 0.51, "n": 9, "greater_is_better": False}
+    values = changed(measured(finished, "finalization"), test_score=score)
+
+    assert judged("release.target_on_test", values, target=0.5, margin=0.02).outcome == "passed"
+    assert judged("release.target_on_test", values, target=0.5, margin=0.0).outcome == "inconclusive"
