@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-CEILINGS = {"inference": 0.70, "report": 0.70, "research": 0.85, "observation": 0.95, "definition": 0.95}
+from pipeline.records import CEILINGS
 
 PRIOR = 0.25  # a cause that nothing supports or contradicts: one of about four that a playbook lists
 

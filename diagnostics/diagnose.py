@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diagnostics.confidence import CEILINGS, Confidence, weigh
+from diagnostics.confidence import Confidence, weigh
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
 from diagnostics.observe import Condition, Observation, View, observe
 from diagnostics.playbook import Kind, Playbook, Suspect, load_all
@@ -15,6 +15,7 @@ from pipeline import causes as vocabulary
 from pipeline.changes import look
 from pipeline.cures import resolve
 from pipeline.history import History
+from pipeline.records import CEILINGS
 
 MIN_FIXES = 3
 NOT_BUILT = {

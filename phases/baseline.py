@@ -89,18 +89,20 @@ def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, beside a model that learned nothing?"""
     from pipeline.data.load import load
     from pipeline.data.splits import class_counts
+    from pipeline.engine.builder import build_loss
     from pipeline.engine.evaluate import evaluate
     from pipeline.engine.loop import fit
+    from pipeline.engine.task import build_task
     from pipeline.engine.trivial import trivial_score
     from pipeline.engine.weights import load as load_weights
     from pipeline.engine.weights import weights_digest
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)
-    bar = trivial_score(ctx.config, data, ctx.trust)
+    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust), trust=ctx.trust)
+    bar = trivial_score(task, data.train, data.val, data.classes)
     one_batch = _one_batch(ctx, permit, data)
     done = fit(permit, Job(permit.plan.digest, "baseline"), [Monitor()], data=data, folder=ctx.folder)
-    done.history.facts["trivial"] = bar["value"]
     counts = class_counts(data.train.y)
     judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
     artifacts = _pictures(ctx, done, judged, data)

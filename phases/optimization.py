@@ -8,9 +8,8 @@ Produces `fixed.yaml`, `implementation.json` and the fixed model, or the finding
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import yaml
@@ -20,21 +19,8 @@ from pipeline.job import Delta, Job
 from pipeline.phase import PhaseContext
 from pipeline.record import files
 from pipeline.records import Evidence, Score, plain
-from pipeline.repair import implementation, performance
-from pipeline.stats import holm, paired_p, worst_filled
-
-ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One side of the comparison: a change (none for the control), the cause it cures, its place by size of change."""
-
-    id: str
-    delta: Delta
-    cause: str = ""
-    cure: str = ""
-    order: int = 0
+from pipeline.repair import implementation, performance, rerun_command
+from pipeline.study import Arm, added, choose, compare
 
 
 def _read(ctx: PhaseContext, *parts: str | int) -> dict[str, Any]:
@@ -47,12 +33,6 @@ def _start(ctx: PhaseContext) -> Delta:
         return Delta()
     job = _read(ctx, "optimization", ctx.round - 1, "evidence.json")["values"]["subject_training"]["job"]
     return Job.from_json(job).delta
-
-
-def _added(start: Delta, change: Mapping[str, Any]) -> Delta:
-    """The start with one more change over it."""
-    overrides = {**start.overrides, **change.get("overrides", {})}
-    return Delta(overrides, (*start.surgery, *change.get("surgery", ())), start.train_rows)
 
 
 def _tried(ctx: PhaseContext) -> set[str]:
@@ -68,7 +48,7 @@ def candidates(ctx: PhaseContext, diagnosis: Mapping[str, Any], start: Delta) ->
     seen = _tried(ctx) | {start.describe()}
     for fix in diagnosis["recommended_fixes"]:
         change = fix["implementation"]
-        delta = _added(start, change)
+        delta = added(start, change)
         if fix["kind"] != "cure" or not (change["overrides"] or change["surgery"]) or delta.describe() in seen:
             continue
         seen.add(delta.describe())
@@ -76,76 +56,40 @@ def candidates(ctx: PhaseContext, diagnosis: Mapping[str, Any], start: Delta) ->
     return arms[: int(ctx.settings["candidates"])]
 
 
+def _budget(ctx: PhaseContext, arms: Sequence[Arm]) -> int:
+    """Steps that every arm may take: the plan's, and as many times more as a candidate asks for longer training."""
+    assert ctx.plan is not None
+    planned = int(ctx.config["trainer"]["max_epochs"])
+    epochs = [int(arm.delta.overrides.get("trainer.max_epochs", planned)) for arm in arms]
+    return math.ceil(int(ctx.plan.facts["budget"]["max_steps"]) * max([1.0, *(e / planned for e in epochs)]))
+
+
 def _jobs(ctx: PhaseContext, arms: Sequence[Arm], pairs: int) -> list[tuple[str, Job]]:
     assert ctx.plan is not None
-    steps = ctx.plan.facts["budget"]["max_steps"]
+    steps = _budget(ctx, arms)
     every = [(arm, index) for index in range(1, pairs + 1) for arm in arms]
     return [(f"{arm.id}-{i}", Job(ctx.plan.digest, "trial", arm.delta, i, steps)) for arm, i in every]
 
 
-def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]]) -> dict[str, Trial]:
-    """Every job trained; its start and its end, dead or alive, are in the ledger."""
+def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> dict[str, Trial]:
+    """Every job trained; its start and its end, dead or alive, are in the ledger. Says a line per `columns` jobs."""
     assert ctx.plan is not None
     threads = int(ctx.plan.facts["threads"])
+    line: list[str] = []
 
     def told(trial: Trial) -> None:
         end = {"id": trial.id, "round": ctx.round, "score": trial.score, "died": trial.died}
         ctx.book.append("job.finished", {**end, "weights": trial.result.get("weights")})
-        reached = f"{trial.value:.4g}" if trial.score else trial.died or "no score (non-finite)"
-        ctx.say(f"  {trial.id:<6} {reached}  ({trial.job.delta.describe()})")
+        line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
+        if len(line) == columns:
+            ctx.say(f"  seed {trial.job.seed_index:<4} " + "  ".join(line))
+            line.clear()
 
     for name, job in jobs:
         ctx.book.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
     parallel = parallel_jobs(ctx.settings["parallel"], threads)
     done = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, told=told)
     return {trial.id: trial for trial in done}
-
-
-def compare(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, greater: bool) -> list[dict[str, Any]]:
-    """Each arm with its values by seed and, against the control (first), its mean effect and corrected p.
-
-    The effect is positive where the arm is better, in the metric's unit. A training without a score counts as the
-    worst score of the study.
-    """
-    raw = {arm.id: [trials[f"{arm.id}-{i}"].value for i in range(1, pairs + 1)] for arm in arms}
-    known = [v for values in raw.values() for v in values]
-    values = {name: worst_filled(v, known, greater) for name, v in raw.items()}
-    sign = 1 if greater else -1
-    control = values[arms[0].id]
-    differences = {arm.id: [sign * (v - c) for v, c in zip(values[arm.id], control, strict=True)] for arm in arms[1:]}
-    corrected = dict(zip(differences, holm([paired_p(d) for d in differences.values()]), strict=True))
-    rows = []
-    for arm in arms:
-        effect = fmean(differences[arm.id]) if arm.id in differences else 0.0
-        p = corrected.get(arm.id, 1.0)
-        job = trials[f"{arm.id}-1"].job
-        rows.append(
-            {
-                **{
-                    "id": arm.id,
-                    "cause": arm.cause,
-                    "cure": arm.cure,
-                    "order": arm.order,
-                    "change": arm.delta.describe(),
-                },
-                **{"values": raw[arm.id], "mean": fmean(values[arm.id]), "effect": effect, "p": p},
-                **{
-                    "wins": p < ALPHA and effect > 0,
-                    "max_steps": job.max_steps,
-                    "seed_indices": list(range(1, pairs + 1)),
-                },
-            }
-        )
-    return rows
-
-
-def choose(rows: Sequence[Mapping[str, Any]], target: float, greater: bool) -> Mapping[str, Any] | None:
-    """The smallest change that wins its test and reaches the target; where none does, the best winner; or None."""
-    winners = [row for row in rows if row["wins"]]
-    enough = [row for row in winners if (row["mean"] >= target if greater else row["mean"] <= target)]
-    if enough:
-        return min(enough, key=lambda row: row["order"])
-    return max(winners, key=lambda row: row["effect"], default=None)
 
 
 def _criteria(row: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, tuple[bool, Any]]:
@@ -164,9 +108,9 @@ def _adopt(ctx: PhaseContext, control: Trial, trial: Trial, criteria: Mapping[st
     """`fixed.yaml` and `implementation.json` say what was changed and what came of it."""
     assert ctx.plan is not None
     fixed = trial.job.config(ctx.plan.config)
-    words = " ".join(f"{k}={v}" for k, v in trial.job.delta.overrides.items())
-    command = f"# python -m pipeline phase=baseline run.name={ctx.run.name}-fixed {words}".rstrip()
-    files.write_text(ctx.folder / "fixed.yaml", f"{command}\n{yaml.safe_dump(plain(fixed), sort_keys=False)}")
+    assert ctx.state.plan is not None
+    command = rerun_command(ctx.run.name, ctx.state.plan, trial.job.delta, fixed["surgery"])
+    files.write_text(ctx.folder / "fixed.yaml", f"# {command}\n{yaml.safe_dump(plain(fixed), sort_keys=False)}")
     before = performance(ctx.run.path, control, control.job.config(ctx.plan.config), ctx.trust)
     after = performance(ctx.run.path, trial, fixed, ctx.trust)
     document = implementation(ctx.plan.config, trial, criteria, {"before": before, "after": after})
@@ -226,16 +170,20 @@ def run(ctx: PhaseContext) -> Evidence:
     greater = bool(_read(ctx, "planning", "evidence.json")["values"]["greater_is_better"])
     every = [control, *arms] if arms else []
     jobs = _jobs(ctx, every, pairs)
-    ctx.say(f"optimization, round {ctx.round}: {len(arms)} candidate(s) and a control, {pairs} seeds each")
-    trials = _train(ctx, jobs)
+    ctx.say(f"optimization, round {ctx.round}: a control and {len(arms)} candidate(s), {pairs} seeds each")
+    for arm in arms:
+        ctx.say(f"  {arm.id}: {arm.delta.describe()}, a cure of {arm.cause}")
+    if every:
+        ctx.say("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in every))
+    trials = _train(ctx, jobs, len(every))
     rows = compare(every, trials, pairs, greater) if arms else []
     winner = choose(rows[1:], float(ctx.config["task"]["target"]), greater)
     ctx.book.append("study.decided", {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None})
     outcome = _unchanged(ctx, start)
     if winner:
         arm = next(a for a in arms if a.id == winner["id"])
-        job = Job(ctx.plan.digest, "fixed", arm.delta, 0, ctx.plan.facts["budget"]["max_steps"])
-        fixed = _train(ctx, [("fixed", job)])["fixed"]
+        job = Job(ctx.plan.digest, "fixed", arm.delta, 0, _budget(ctx, every))
+        fixed = _train(ctx, [("fixed", job)], 1)["fixed"]
         if not fixed.died:
             outcome = _outcome(ctx, fixed)
             _adopt(ctx, trials["control-1"], fixed, _criteria(winner, outcome))

@@ -18,6 +18,9 @@ Branch = Literal["sufficient", "insufficient"]
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
+# How confident a statement may be at most, by what it is based on.
+CEILINGS = {"inference": 0.70, "report": 0.70, "research": 0.85, "observation": 0.95, "definition": 0.95}
+
 
 def plain(value: Any) -> Any:
     """The value as JSON can hold it; NaN and infinities become the strings "nan", "inf", "-inf".

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.keys import key_of
 from pipeline.executor import Trial
+from pipeline.job import Delta
+
+
+def typed(value: Any) -> str:
+    """A value as one types it behind `key=` on the command line."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{typed(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(typed, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def rerun_command(name: str, record: Mapping[str, Any], delta: Delta, surgery: Sequence[Any]) -> str:
+    """The command that plans and trains the mended config as a run of its own, from a plan's recorded words."""
+    dirs = [f"--config-dir {folder}" for folder in record["config_dirs"]]
+    changed = {**delta.overrides, **({"surgery": list(surgery)} if delta.surgery else {})}
+    kept = [word for word in record["overrides"] if key_of(word) not in changed]
+    words = [shlex.quote(f"{key}={typed(value)}") for key, value in changed.items()]
+    return " ".join(["python -m pipeline phase=baseline", *dirs, *kept, f"run.name={name}-fixed", *words])
 
 
 def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Path, rows: int = 100) -> float:

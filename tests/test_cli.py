@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -132,9 +133,12 @@ def test_explain_says_why_and_what_to_do(finished: Run, say: Say) -> None:
     assert code == 2 and "did you mean 'split_integrity'?" in err
 
 
-def test_diff_names_what_differs(finished: Run, trained: Run, say: Say, tmp_path: Path) -> None:
+def test_diff_names_what_differs(
+    finished: Run, say: Say, copied: Callable[[Path], Run], _trained: Path, tmp_path: Path
+) -> None:
     """Config, gates and outcome of two runs side by side; a run agrees with itself."""
     finished.path.rename(tmp_path / "other")
+    copied(_trained)
     code, out, _ = say("diff", "digits", tmp_path / "other")
 
     assert code == 0 and "task.target" in out and "0.99" in out and "0.5" in out
@@ -308,19 +312,6 @@ def test_a_reader_may_leave(finished: Run) -> None:
 def test_the_targets_of_make_exist() -> None:
     """Every target that users and CI name is there, with a line of help."""
     makefile = (ROOT / "Makefile").read_text()
-    for name in [
-        "train-baseline",
-        "diagnose",
-        "optimize",
-        "finalize",
-        "auto",
-        "status",
-        "report",
-        "smoke",
-        "test",
-        "lint",
-        "check",
-        "bench",
-        "help",
-    ]:
+    targets = "train-baseline diagnose optimize finalize auto status report smoke test lint check bench help"
+    for name in re.findall(r"\S+", targets):
         assert re.search(rf"^{name}:.*  ## \S", makefile, re.MULTILINE), name

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pipeline.causes import load as load_causes
-from pipeline.records import Evidence, Outcome, Result
-
-CEILINGS = {"inference": 0.70, "report": 0.70, "research": 0.85, "observation": 0.95, "definition": 0.95}
+from pipeline.records import CEILINGS, Evidence, Outcome, Result
 
 
 def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:

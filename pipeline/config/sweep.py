@@ -27,7 +27,7 @@ from pipeline.config.arguments import parse
 from pipeline.config.compose import composition, existing, finished, hydra_over, search_path
 from pipeline.config.hydra_main import hydra_main
 from pipeline.config.schema import validate
-from pipeline.errors import FivegateError, UserError, fault
+from pipeline.errors import FivegateError, UserError
 from pipeline.record import files
 
 log = logging.getLogger(__name__)
@@ -133,15 +133,8 @@ def _claim(root: Path) -> int:
     shelf = files.folder(root / ".sweeps")
     used = {int(m[1]) for path in root.iterdir() if (m := re.fullmatch(r".+-(\d+)-\d+", path.name))}
     for number in count(1):
-        if number in used:
-            continue
-        try:
-            (shelf / str(number)).mkdir()
+        if number not in used and files.claim(shelf / str(number)):
             return number
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(fault(str(shelf), "cannot make the folder", got=error.strerror)) from error
     raise AssertionError("numbers do not end")
 
 

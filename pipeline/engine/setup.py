@@ -21,6 +21,7 @@ from pipeline.engine.order import balanced_order, epoch_order
 from pipeline.engine.probe import device_for, probe_rows
 from pipeline.engine.seeds import derive
 from pipeline.engine.task import Task, build_task, expected_loss
+from pipeline.engine.trivial import trivial_score
 from pipeline.job import Job
 
 OVERFIT = "proof.overfit_one_batch"
@@ -77,7 +78,7 @@ class Setup:
         return epoch_order(self.seed, epoch, n) if loader.get("shuffle", True) else np.arange(n)
 
     def facts(self) -> dict[str, float]:
-        """What is known before the first step and needs no forward pass."""
+        """What is known before the first step and needs no pass through the model."""
         known = {
             "loss_expected": expected_loss(self.task, self.train.y, self.classes),
             "train_rows": len(self.train),
@@ -87,6 +88,7 @@ class Setup:
             "steps_per_epoch": self.budget.per_epoch,
             "batch_size": self.budget.batch,
             "target": self.config["task"].get("target"),
+            "trivial": trivial_score(self.task, self.train, self.val, self.classes)["value"],
         }
         return {name: float(value) for name, value in known.items() if value is not None}
 

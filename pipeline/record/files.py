@@ -111,6 +111,18 @@ def folder(path: Path) -> Path:
     return path
 
 
+def claim(path: Path) -> bool:
+    """Whether this call, and no other, made the folder: who gets True has the name to itself."""
+    with _as_user_error(path, "make the folder"):
+        _point("mkdir", path)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return False
+        sync_folder(path.parent)
+    return True
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """The file holds exactly `data`, or what it held before. Raises UserError when the disk refuses."""
     folder(path.parent)

@@ -16,4 +16,6 @@ def load(rows: int, noise: float, seed: int = 0) -> dict[str, Pair]:
     X = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
     order = draw.permutation(rows)
     cuts = [int(0.6 * rows), int(0.8 * rows)]
-    return {name: (X[part], y[part]) for name, part in zip(("train", "val", "test"), np.split(order, cuts), strict=True)}
+    return {
+        name: (X[part], y[part]) for name, part in zip(("train", "val", "test"), np.split(order, cuts), strict=True)
+    }

@@ -1,0 +1,204 @@
+"""Wrong input: one message in the house form, the right exit code, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.record import files
+from pipeline.record import plan as plans
+from pipeline.record.ledger import read
+from pipeline.record.lock import RunLock
+from pipeline.record.run import Run
+from tests.conftest import SMALL, Say
+
+HOUSE_FORM = re.compile(r"^\S[^:]*(\.\w+)*: .+$")
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything under a folder, with its bytes; the lock file, which never goes away, apart."""
+    found = sorted(p for p in folder.rglob("*") if p.name != "lock")
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in found}
+
+
+def refused(ended: tuple[int, str, str], code: int, *says: str) -> None:
+    """The command ended as wrong input ends: its exit code, and one line per fault that says all this."""
+    got, _, err = ended
+    assert got == code, err
+    assert "Traceback" not in err
+    assert all(HOUSE_FORM.match(line) for line in err.splitlines()), err
+    for said in says:
+        assert said in err
+
+
+BAD = [
+    (["optimizr.lr=1"], ["optimizr.lr: unknown key", "did you mean 'optimizer.lr'?"]),
+    (["trainer.max_epoch=1"], ["did you mean 'trainer.max_epochs'?"]),
+    (["optimizr.lr=1", "trainer.max_epoch=1", "task.target=high"], ["optimizr.lr", "trainer.max_epoch", "task.target"]),
+    (["trainer.max_epochs=many"], ["trainer.max_epochs: has the wrong type, got 'many'; expected an integer"]),
+    (["seed=-1"], ["seed: "]),
+    (["run.name=../evil"], ["run.name: cannot name a run, got '../evil'"]),
+    (["run.name=mlartifacts"], ["run.name: cannot name a run"]),
+    (["experiment=digts"], ["did you mean 'digits'?"]),
+    (["--config-dir", "nowhere"], ["--config-dir: there is no such folder"]),
+    (["model._target_=os.system"], ["model._target_: is not allowed, got 'os.system'"]),
+    (["loss._target_=builtins.eval"], ["loss._target_: is not allowed"]),
+    (["data._target_=my_pkg.data.load"], ["is not allowed, got 'my_pkg.data.load'", "trust=[my_pkg]"]),
+    (["model.out_features=3"], ["outputs do not fit the classes, got 'shape [B, 3]'; expected [B, 10]"]),
+    (["model.in_features=32"], ["model: fails"]),
+    (["+model.init_from=nowhere.safetensors"], ["model.init_from: there is no such file, got 'nowhere.safetensors'"]),
+    (["trust=[no_such_package_here]"], ["trust: there is no such package"]),
+    (["trust=[torch]"], ["trust"]),
+    (["task.metric=acuracy"], ["accuracy"]),
+    (["phase=trainig"], ["phase: is not allowed, got 'trainig'"]),
+    (["export.formats=[onx]"], ["export.formats"]),
+    (["trainer.accelerator=cuda"], ["trainer.accelerator: finds no CUDA card"]),
+    (["loader.num_workers=4"], ["loader.num_workers: is not built in this version"]),
+    (["phases.optimization.rounds=4"], ["phases.optimization.rounds"]),
+    (["run.root=/proc/nowhere"], ["/proc/nowhere", "cannot make the folder"]),
+    (["run.root=/sys/fs/x"], ["/sys/fs/x", "cannot make the folder", "Do: choose a writable folder with run.root=DIR"]),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), BAD, ids=lambda v: v[0] if isinstance(v, list) else None)
+def test_what_is_wrong_is_said_and_nothing_is_left(
+    say: Say, own_folder: Path, words: list[str], says: list[str]
+) -> None:
+    """Exit 2 with every fault in its line; the folder is as it was."""
+    if words[0].startswith("trainer.accelerator"):
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a CUDA card here")
+    experiment = SMALL[1:] if words[0].startswith("experiment") else SMALL
+    phase = () if words[0].startswith("phase=") else ("phase=baseline",)
+
+    refused(say(*phase, *experiment, *words), 2, *says)
+
+    assert tree(own_folder) == {}
+
+
+def test_a_process_says_it_without_a_traceback(own_folder: Path) -> None:
+    """The same through a process of its own: stderr holds the messages and nothing else."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    words = [sys.executable, "-m", "pipeline", "phase=baseline", *SMALL, "optimizr.lr=1", "trainer.max_epochs=many"]
+
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+
+    refused((ended.returncode, ended.stdout, ended.stderr), 2, "optimizr.lr", "trainer.max_epochs")
+    assert len(ended.stderr.splitlines()) == 2 and ended.stdout == ""
+    assert tree(own_folder) == {}
+
+
+@pytest.mark.parametrize("error", ["EROFS", "ENOSPC", "EACCES"])
+@pytest.mark.parametrize("where", ["ledger.jsonl", "1.yaml", "evidence.json"])
+def test_a_disk_that_refuses(say: Say, own_folder: Path, where: str, error: str) -> None:
+    """A disk that refuses in the middle of planning is one message; what stands is whole and goes on later."""
+
+    def hook(operation: str, path: Path) -> bool:
+        if operation == "open" and where in path.name:
+            raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
+        return False
+
+    with files.fault_points(hook):
+        refused(say("phase=planning", *SMALL), 2, "cannot ", where)
+    assert not [p for p in own_folder.rglob("*.tmp")]
+
+    assert say("phase=planning", *SMALL)[0] == 0
+    assert say("verify", "digits")[0] == 0
+
+
+def test_a_second_process_is_turned_away(say: Say, trained: Run) -> None:
+    """While somebody works on a run, another command on it is one message, and reading it goes on."""
+    before = tree(trained.path.parent)
+    with RunLock(trained.path):
+        refused(say("phase=diagnostics", "run.name=digits"), 2, "another process works on this run", "run.name=NAME")
+        refused(say("approve", "digits", "--who", "Ada"), 2, "another process")
+        assert say("status", "digits")[0] == 0
+    assert tree(trained.path.parent) == before
+
+
+def test_a_mistyped_run_is_not_made(say: Say, own_folder: Path) -> None:
+    """A later phase of a run that does not exist leaves no run behind."""
+    code, _, err = say("phase=diagnostics", "run.name=digts")
+
+    assert code in (2, 3) and "Traceback" not in err
+    assert tree(own_folder) == {}
+
+
+# --- plan revisions --------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_hyperparameter_is_a_new_revision(say: Say, finished: Run) -> None:
+    """`phase=baseline` with another rate makes revision 2 with its difference; what stood on the first is stale."""
+    code, _, err = say("phase=baseline", "run.name=digits", "optimizer.lr=0.01")
+    state = finished.state()
+
+    assert code == 0, err
+    assert [r["revision"] for r in state.revisions] == [1, 2]
+    assert state.revisions[1]["changed"] == {"optimizer.lr": [0.001, 0.01]}
+    assert state.gate("baseline") == "open" and state.gates["baseline"].revision == 2
+    assert state.stale("finalization") and not state.stale("baseline")
+    assert plans.load(finished, state, 1).config["optimizer"]["lr"] == 0.001
+    assert say("verify", "digits")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "word", ["task.target=0.1", "seed=2", "data.seed=9", "plan.limits.size_mb=9.0", "phases.optimization.pairs=9"]
+)
+def test_goalposts_do_not_move_silently(say: Say, trained: Run, word: str) -> None:
+    """A changed target, seed, split, limit or threshold is refused with the command that plans it openly."""
+    before = tree(trained.path)
+
+    ended = say("phase=baseline", "run.name=digits", word)
+
+    refused(ended, 2, word.split("=")[0], f"Do: python -m pipeline phase=planning run.name=digits {word}")
+    assert tree(trained.path) == before
+
+
+def test_an_explicit_planning_moves_them(say: Say, trained: Run) -> None:
+    """The command that the refusal names works, and the release will show the revision."""
+    assert say("phase=planning", "run.name=digits", "task.target=0.1")[0] == 0
+
+    assert trained.state().revisions[1]["changed"] == {"task.target": [0.99, 0.1]}
+    assert trained.state().stale("baseline")
+
+
+def test_later_phases_work_from_the_frozen_plan(say: Say, trained: Run) -> None:
+    """An override that differs is refused with the command that would re-plan; the same one is accepted."""
+    before = tree(trained.path)
+
+    refused(
+        say("phase=diagnostics", "run.name=digits", "optimizer.lr=0.5"), 2, "optimizer.lr: differs", "phase=baseline"
+    )
+    refused(say("phase=diagnostics", "run.name=digits", "task.target=0.5"), 2, "task.target: differs", "phase=planning")
+    refused(say("phase=diagnostics", "run.name=digits", "optimzer.lr=1"), 2, "did you mean 'optimizer.lr'?")
+    assert tree(trained.path) == before
+    assert say("phase=diagnostics", "run.name=digits", "trainer.max_epochs=3", "seed=1")[0] == 0
+
+
+def test_no_seed_no_step(say: Say, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`seed=null` is exit 3 by the planning gate; no baseline is begun, and asking for more does not help."""
+    import torch
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("an optimizer made a step")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", never)
+    for phase in ("baseline", "auto", "planning"):
+        assert say(f"phase={phase}", *SMALL, "seed=null")[0] == 3
+    for phase in ("optimization", "finalization"):
+        refused(say(f"phase={phase}", "run.name=digits"), 3, "planning gate is closed")
+    started = {
+        e["data"]["phase"]
+        for e in read(own_folder / "runs" / "digits" / "ledger.jsonl")
+        if e["kind"] == "phase.started"
+    }
+    assert started == {"planning"}
