@@ -21,8 +21,8 @@ from pipeline.records import Artifact, Evidence
 
 if TYPE_CHECKING:
     from pipeline.data.splits import Data
-    from pipeline.engine.evaluate import Evaluation
     from pipeline.engine.loop import Fit
+    from pipeline.evaluation.evaluate import Evaluation
     from pipeline.record.permits import TrainPermit
 
 
@@ -90,12 +90,12 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.data.load import load
     from pipeline.data.splits import class_counts
     from pipeline.engine.builder import build_loss
-    from pipeline.engine.evaluate import evaluate
     from pipeline.engine.loop import fit
-    from pipeline.engine.task import build_task
-    from pipeline.engine.trivial import trivial_score
     from pipeline.engine.weights import load as load_weights
     from pipeline.engine.weights import weights_digest
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.task import build_task
+    from pipeline.evaluation.trivial import trivial_score
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)

@@ -43,7 +43,7 @@ def _test_score(
     ctx: PhaseContext, model: nn.Module, config: Mapping[str, Any], data: Data, weights: str
 ) -> dict[str, Any]:
     """The score on the sealed rows; measured once per candidate, and read from the record ever after."""
-    from pipeline.engine.evaluate import evaluate_test
+    from pipeline.evaluation.evaluate import evaluate_test
 
     path = ctx.folder / "test_score.json"
     if path.is_file():

@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-from pipeline.executor import Trial, parallel_jobs, run_jobs
 from pipeline.job import Delta, Job
 from pipeline.phase import PhaseContext
 from pipeline.record import files
 from pipeline.records import Evidence, Score, plain
-from pipeline.repair import implementation, performance, rerun_command
-from pipeline.study import Arm, added, choose, compare
+from pipeline.trials.executor import Trial, parallel_jobs, run_jobs
+from pipeline.trials.repair import implementation, performance, rerun_command
+from pipeline.trials.study import Arm, added, choose, compare
 
 
 def _read(ctx: PhaseContext, *parts: str | int) -> dict[str, Any]:
@@ -82,7 +82,8 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
         ctx.book.append("job.finished", {**end, "weights": trial.result.get("weights")})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         if len(line) == columns:
-            ctx.say(f"  seed {trial.job.seed_index:<4} " + "  ".join(line))
+            seed = f"seed {trial.job.seed_index}" if trial.job.seed_index else "master"
+            ctx.say(f"  {seed:<8}  " + "  ".join(line))
             line.clear()
 
     for name, job in jobs:

@@ -41,7 +41,7 @@ def _budget(trainer: Mapping[str, Any], loader: Mapping[str, Any], rows: int) ->
 
 def _declared(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the owner said: needs no data."""
-    from pipeline.engine.metrics import metric
+    from pipeline.evaluation.metrics import metric
 
     measured = metric(config["task"])
     return {

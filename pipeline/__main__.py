@@ -55,7 +55,7 @@ def _worker(words: Sequence[str]) -> int:
     """One trial in this process."""
     from pathlib import Path
 
-    from pipeline import worker
+    from pipeline.trials import worker
 
     if len(words) != 1:
         raise UserError(fault("worker", "takes one job", got=" ".join(words), expected="the folder of a job.json"))

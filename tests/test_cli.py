@@ -70,15 +70,16 @@ def test_status_previews_the_last_gate(planned: Run, say: Say) -> None:
     assert "python -m pipeline approve digits --who NAME" in out
 
 
-def test_status_previews_the_line_to_add(planned: Run) -> None:
+def test_status_previews_the_line_to_add() -> None:
     """An item whose declaration is missing says which key to set."""
     from pipeline.commands.status import cannot_pass
 
     items = [{"id": "documents", "check": "x.y", "needs": ["plan.purpose", "plan.owner"]}, {"id": "fine"}]
-    found = cannot_pass(items, {"plan": {"owner": "Ada", "purpose": None}})
+    found = cannot_pass(items, {"plan": {"owner": "Ada", "purpose": None}}, "mine")
 
     assert list(found) == ["documents"]
-    assert "plan.purpose=" in found["documents"] and "plan.owner" not in found["documents"]
+    assert "add: python -m pipeline phase=planning run.name=mine plan.purpose=VALUE" in found["documents"]
+    assert "plan.owner" not in found["documents"]
 
 
 def test_verify_agrees_and_names_what_does_not(finished: Run, say: Say) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from pipeline.data.load import seal
 from pipeline.data.splits import Data
-from pipeline.engine import builder, evaluate, loop, options, probe, setup, weights
+from pipeline.engine import builder, loop, options, probe, setup, weights
 from pipeline.engine.guard import Guard, Nonfinite
 from pipeline.engine.order import balanced_order, epoch_order, windows
 from pipeline.engine.seeds import derive, reseed, seeded
-from pipeline.engine.task import build_task, expected_loss
 from pipeline.engine.threads import running_on, threads
 from pipeline.errors import Refused, UserError
+from pipeline.evaluation import evaluate
+from pipeline.evaluation.task import build_task, expected_loss
 from pipeline.job import Delta, Job, run_seed
 from pipeline.record import permits
 from pipeline.record.permits import TrainPermit

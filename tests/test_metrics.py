@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipeline.engine.metrics import interval, metric, score
 from pipeline.errors import UserError
+from pipeline.evaluation.metrics import interval, metric, score
 from pipeline.records import Score, TrainSide
 
 RANDOM = np.random.default_rng(5)

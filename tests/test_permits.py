@@ -50,7 +50,7 @@ def test_the_loop_itself_refuses_whatever_is_no_permit(nothing: object) -> None:
 def test_the_worker_refuses_a_run_whose_gate_is_closed(tmp_path) -> None:
     """A job laid by hand into a run without an open gate is not trained."""
     from pipeline.record import files
-    from pipeline.worker import work
+    from pipeline.trials.worker import work
 
     run = Run(tmp_path / "fresh")
     with opened(run):

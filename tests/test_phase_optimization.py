@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from phases.optimization import Arm, choose, compare
-from pipeline.executor import Trial
 from pipeline.job import Delta, Job
 from pipeline.record import ledger
 from pipeline.record import plan as plans
 from pipeline.record.run import Run
 from pipeline.record.verify import faults
+from pipeline.trials.executor import Trial
 from tests.conftest import go
 from tests.judged import changed, judged, measured
 
@@ -30,7 +30,8 @@ def test_what_a_study_leaves(mended: Run) -> None:
     assert values["winner"]["change"] == "optimizer.lr=0.1"
     assert values["winner"]["p"] == pytest.approx(2 / 2**6)
     assert values["arms"][0]["cause"] == "learning_rate_too_high"
-    assert fixed.startswith("# python -m pipeline phase=baseline run.name=digits_hot-fixed optimizer.lr=0.1\n")
+    assert fixed.startswith("# python -m pipeline phase=baseline experiment=digits_hot ")
+    assert fixed.splitlines()[0].endswith(" run.name=digits_hot-fixed optimizer.lr=0.1")
     assert plans.differences(before, yaml.safe_load(fixed)) == {"optimizer.lr": (1.0, 0.1)}
     assert faults(mended)[1] == []
 
@@ -142,7 +143,7 @@ def test_the_dead_count_as_the_worst() -> None:
 
 def test_a_worker_that_dies_is_an_outcome(trained: Run) -> None:
     """A job that cannot run ends as a trial that says what of, and the others go on."""
-    from pipeline.executor import run_jobs
+    from pipeline.trials.executor import run_jobs
 
     digest = plans.load(trained).digest
     jobs = [("good", Job(digest, "trial", max_steps=2)), ("bad", Job("0" * 64, "trial"))]

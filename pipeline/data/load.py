@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Data, Split
-from pipeline.engine.task import require_built
 from pipeline.errors import UserError, fault
+from pipeline.evaluation.task import require_built
 
 SPLITS = ("train", "val", "test")
 NAMED = ("class_names", "feature_names", "source", "licence")

@@ -20,7 +20,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pipeline.data.load import load
 from pipeline.data.splits import Data
 from pipeline.engine import options
-from pipeline.engine.evaluate import judge, measure
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.order import windows
 from pipeline.engine.probe import blame, blamed
@@ -29,6 +28,7 @@ from pipeline.engine.setup import Setup, set_up
 from pipeline.engine.threads import running_on, threads
 from pipeline.engine.weights import save, tensors_of, weights_digest
 from pipeline.errors import Refused, UserError, fault
+from pipeline.evaluation.evaluate import judge, measure
 from pipeline.history import History
 from pipeline.job import Job, run_seed
 from pipeline.record import permits

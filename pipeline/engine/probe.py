@@ -18,8 +18,8 @@ from pipeline.data.splits import Data, class_counts
 from pipeline.engine import options
 from pipeline.engine.builder import build_loss, build_model, build_optimizer, build_scheduler
 from pipeline.engine.seeds import derive, seeded
-from pipeline.engine.task import Task, build_task, loss_name
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.evaluation.task import Task, build_task, loss_name
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)

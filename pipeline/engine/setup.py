@@ -20,8 +20,8 @@ from pipeline.engine.guard import Guard
 from pipeline.engine.order import balanced_order, epoch_order
 from pipeline.engine.probe import device_for, probe_rows
 from pipeline.engine.seeds import derive
-from pipeline.engine.task import Task, build_task, expected_loss
-from pipeline.engine.trivial import trivial_score
+from pipeline.evaluation.task import Task, build_task, expected_loss
+from pipeline.evaluation.trivial import trivial_score
 from pipeline.job import Job
 
 OVERFIT = "proof.overfit_one_batch"

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.errors import Refused, UserError, fault
 from pipeline.record import files
 from pipeline.record.run import Run
@@ -43,6 +41,8 @@ class Plan:
 
 def write(run: Run, plan: Plan) -> Path:
     """The plan stands in its file under the run."""
+    import yaml
+
     path = run.inside("plan", f"{plan.revision}.yaml")
     body = {
         "schema": 1,
@@ -58,6 +58,8 @@ def write(run: Run, plan: Plan) -> Path:
 
 def load(run: Run, state: RunState | None = None, revision: int | None = None) -> Plan:
     """The newest plan (or one revision) as frozen. Raises Refused when the file is not what the ledger recorded."""
+    import yaml
+
     state = state or run.state()
     known = {r["revision"]: r for r in state.revisions}
     if not known:

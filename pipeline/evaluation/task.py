@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.engine.metrics import Metric, metric
 from pipeline.errors import UserError, fault
+from pipeline.evaluation.metrics import Metric, metric
 
 BUILT = ("classification", "binary", "regression")
 LATER = ("multilabel", "autoencoder", "language_model", "custom")

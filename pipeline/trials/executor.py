@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.job import Job
 from pipeline.record import files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

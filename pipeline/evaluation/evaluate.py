@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
-from pipeline.engine.metrics import score
 from pipeline.engine.probe import blamed
-from pipeline.engine.task import Task, build_task
+from pipeline.evaluation.metrics import score
+from pipeline.evaluation.task import Task, build_task
 from pipeline.records import Score, TrainSide
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits import Split
-from pipeline.engine.task import Task
+from pipeline.evaluation.task import Task
 
 
 def _constant(y: Tensor, rows: int, classes: int | None, takes: str) -> tuple[Tensor, str]:

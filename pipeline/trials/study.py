@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pipeline.executor import Trial
 from pipeline.job import Delta
-from pipeline.stats import holm, paired_p, worst_filled
+from pipeline.trials.executor import Trial
+from pipeline.trials.stats import holm, paired_p, worst_filled
 
 ALPHA = 0.05
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.keys import key_of
-from pipeline.executor import Trial
 from pipeline.job import Delta
+from pipeline.trials.executor import Trial
 
 
 def typed(value: Any) -> str:

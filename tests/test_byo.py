@@ -1,0 +1,145 @@
+"""Bring your own: model, data, loss and optimizer of a package outside the checkout, trusted by name alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.record.run import Run
+from tests.judged import measured
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PACKAGE = {
+    "lab/__init__.py": "",
+    "lab/net.py": """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(2, width), nn.Linear(width, 2)
+
+    def forward(self, x):  # [B, 2] -> [B, 2]
+        return self.out(torch.tanh(self.hidden(x)))
+""",
+    "lab/rows.py": """
+import numpy as np
+
+
+def rows(n, seed):
+    draw = np.random.default_rng(seed)
+    X = draw.normal(size=(3 * n, 2))
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)
+    parts = {name: (X[i * n : (i + 1) * n], y[i * n : (i + 1) * n]) for i, name in enumerate(("train", "val", "test"))}
+    return {**parts, "class_names": ["differ", "agree"]}
+""",
+    "lab/steps.py": '''
+import torch
+
+
+def smooth(outputs, targets, amount):
+    return torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=amount)
+
+
+class Careful(torch.optim.SGD):
+    """SGD under another name."""
+''',
+    "conf/experiment/corners.yaml": """# @package _global_
+# python -m pipeline phase=auto --config-dir conf experiment=corners trust=[lab]
+defaults:
+  - override /data: null
+  - override /model: null
+  - override /loss: null
+  - override /optimizer: null
+  - override /tracking: none
+
+seed: 3
+data: {_target_: lab.rows.rows, n: 200, seed: 0}
+model: {_target_: lab.net.Net, width: 16}
+loss: {_target_: lab.steps.smooth, _partial_: true, amount: 0.01}
+optimizer: {_target_: lab.steps.Careful, _partial_: true, lr: 1.0e+6}
+trainer: {max_epochs: 4}
+loader: {batch_size: 20}
+phases: {baseline: {overfit_steps: 20}, optimization: {candidates: 1, pairs: 2}}
+task: {target: 0.99}
+plan: {owner: Ada}
+""",
+}
+WORDS = ("--config-dir", "conf", "experiment=corners")
+
+
+@pytest.fixture
+def outside(own_folder: Path) -> Path:
+    """An empty folder with a package, its configs, and nothing of the checkout."""
+    for name, text in PACKAGE.items():
+        path = own_folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return own_folder
+
+
+def pipeline(*words: str) -> tuple[int, str]:
+    """`python -m pipeline` in a process of its own, in the current folder."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", *words]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_a_package_of_ones_own_walks_the_phases(outside: Path) -> None:
+    """Trusted once, it is planned, trained, explained and handed to the workers; changed, it is refused."""
+    code, told = pipeline("phase=auto", *WORDS, "trust=[lab]")
+    run = Run(outside / "runs" / "corners")
+    state = run.state()
+    gates = {phase: state.gate(phase) for phase in ("planning", "baseline", "optimization")}
+
+    assert code == 3, told  # two pairs prove nothing, and the fourth gate says so
+    assert gates == {"planning": "open", "baseline": "open", "optimization": "closed"}, told
+    assert {i.outcome for i in state.gates["diagnostics"].items} == {"passed"}
+    assert state.trust[0]["package"] == "lab"
+    assert measured(run, "planning")["rows"] == {"train": 200, "val": 200, "test": 200}
+    study = measured(run, "optimization", 1)
+    assert study["arms"] and study["trials_died"] == 0 and study["trials_planned"] == 4
+    result = run.inside("optimization", 1, "trials", "c1-1", "result.json")
+    assert json.loads(result.read_text())["steps"] == 40
+
+    (outside / "lab" / "net.py").write_text(PACKAGE["lab/net.py"].replace("tanh", "relu"))
+    before = run.ledger_path.read_bytes()
+    code, told = pipeline("phase=baseline", "run.name=corners", "optimizer.lr=0.1")
+    assert code == 3 and "lab: has changed since it was trusted" in told and "trust=[lab]" in told
+    assert run.ledger_path.read_bytes() == before
+
+    code, told = pipeline("phase=baseline", *WORDS, "trust=[lab]", "optimizer.lr=0.1")
+    assert code == 0, told
+    assert run.state().plan and run.state().plan["revision"] == 2
+
+
+def test_without_trust_nothing_of_it_runs(outside: Path) -> None:
+    """Refused without trust, naming every target and the word to add; the package was not even imported."""
+    (outside / "lab" / "__init__.py").write_text("open('imported', 'w')\n")
+
+    code, told = pipeline("phase=baseline", *WORDS)
+
+    assert code == 2
+    assert "lab.rows.rows" in told and "trust=[lab]" in told
+    assert not (outside / "imported").exists() and not (outside / "runs").exists()
+
+
+def test_a_config_file_grants_no_trust(outside: Path) -> None:
+    """`trust:` in a file is refused, wherever the file stands."""
+    path = outside / "conf" / "experiment" / "corners.yaml"
+    path.write_text(path.read_text() + "trust: [lab]\n")
+
+    code, told = pipeline("phase=baseline", *WORDS)
+
+    assert code == 2 and "trust: a config file cannot grant trust" in told
+    assert not (outside / "runs").exists()

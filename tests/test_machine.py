@@ -1,0 +1,251 @@
+"""The state machine under any sequence of commands: what it never does, whatever is asked of it and found out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pipeline import machine
+from pipeline.__main__ import main
+from pipeline.errors import FivegateError, Refused
+from pipeline.phase import Draft, House, PhaseContext
+from pipeline.record import ledger, permits
+from pipeline.record.advice import advise
+from pipeline.record.run import Run, opened
+from pipeline.record.state import MAX_ROUNDS, fold
+from pipeline.record.verify import faults
+from pipeline.records import PHASES, Evidence, Result
+
+LATER = (date.today() + timedelta(days=1)).isoformat()
+OUTCOMES = st.sampled_from(["passed", "passed", "passed", "failed", "inconclusive", "errored"])
+CHECKLIST = 'items:\n  - {id: %s_done, ask: "Is it done?", check: any.answer}\n'
+SIGNED = '  - {id: owner_approval, ask: "Accepted?", sign_off: owner, waivable: false}\n'
+
+
+def config(lr: float) -> dict[str, Any]:
+    """The little of a config that the machine itself reads."""
+    return {"seed": 1, "plan": {"owner": "Ada"}, "optimizer": {"lr": lr}, "phases": {"optimization": {"rounds": 3}}}
+
+
+class Commands(RuleBasedStateMachine):
+    """A run driven by random commands through phases that find whatever chance decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp())
+        self.run = Run.at(self.root, "walk")
+        self.lr, self.outcome, self.good, self.left = 0.1, "passed", True, False
+        self.trained: list[bool] = []  # whether the planning gate was open whenever a phase was given a permit
+        lists = self.root / "checklists"
+        lists.mkdir()
+        for phase in PHASES:
+            (lists / f"{phase}.yaml").write_text(CHECKLIST % phase + (SIGNED if phase == PHASES[-1] else ""))
+        self.house = House(
+            phase=lambda name: getattr(self, f"_{name}"),
+            check=lambda name: lambda evidence: Result(evidence["outcome"]),
+            checklists=lists,
+            say=lambda text: None,
+        )
+        self.drive("planning")
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.root)
+
+    # --- phases that find what chance decides ---
+
+    def _found(self, **more: Any) -> Evidence:
+        return Evidence({"outcome": self.outcome, **more})
+
+    def _planning(self, ctx: PhaseContext) -> Evidence:
+        return self._found(facts={"threads": 1})
+
+    def _train(self, ctx: PhaseContext) -> dict[str, Any]:
+        permit = ctx.train_permit()
+        self.trained.append(fold(ctx.book.entries).gate("planning") == "open")
+        candidate = {"weights": f"{ctx.state.seq}", "checkpoint": "", "job": {}, "score": None}
+        branch = {"target": self.good, "trivial": True, "symptoms": []}
+        return {"candidate": candidate, "branch": branch, "plan": permit.plan.digest}
+
+    def _baseline(self, ctx: PhaseContext) -> Evidence:
+        return self._found(**self._train(ctx))
+
+    def _diagnostics(self, ctx: PhaseContext) -> Evidence:
+        return self._found()
+
+    def _optimization(self, ctx: PhaseContext) -> Evidence:
+        return self._found(**self._train(ctx), nothing_left=self.left)
+
+    def _finalization(self, ctx: PhaseContext) -> Evidence:
+        permits.test(ctx.run, ctx.book)
+        permits.export(ctx.run)
+        assert ctx.state.candidate
+        return self._found(subject=ctx.state.candidate["weights"])
+
+    # --- commands ---
+
+    def drive(self, wanted: str, changed: bool = False) -> None:
+        made = Draft(config(self.lr), [], [], changed)
+        with contextlib.suppress(Refused), opened(self.run) as book:
+            machine.advance(self.house, self.run, book, wanted, made)
+
+    @rule(phase=st.sampled_from([*PHASES, "auto", "auto"]), outcome=OUTCOMES, good=st.booleans(), left=st.booleans())
+    def command(self, phase: str, outcome: str, good: bool, left: bool) -> None:
+        self.outcome, self.good, self.left = outcome, good, left
+        self.drive(phase)
+
+    @rule(lr=st.sampled_from([0.1, 0.2, 0.3]))
+    def another_revision(self, lr: float) -> None:
+        changed, self.lr, self.outcome = lr != self.lr, lr, "passed"
+        self.drive("baseline", changed)
+
+    @rule(item=st.sampled_from(["branch", "owner_approval", *(f"{p}_done" for p in PHASES)]))
+    def waive(self, item: str) -> None:
+        why = "good enough to rehearse with"
+        words = ["waive", str(self.run.path), item, "--who", "Bob", "--why", why, "--expires", LATER]
+        self._say(words, 0, 2, 3)
+
+    @rule(who=st.sampled_from(["Ada", "Mallory"]))
+    def approve(self, who: str) -> None:
+        self._say(["approve", str(self.run.path), "--who", who], *((0, 3) if who == "Ada" else (2, 3)))
+
+    @precondition(lambda self: self.run.state().released)
+    @rule()
+    def rollback(self) -> None:
+        self._say(["rollback", str(self.run.path), "--who", "Ada"], 0)
+
+    @rule()
+    def look(self) -> None:
+        for command in ("status", "explain", "checklist", "verify"):
+            self._say([command, str(self.run.path)], 0)
+
+    def _say(self, words: list[str], *codes: int) -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+            code = main(words)
+        assert code in codes, (words, code, out.getvalue())
+
+    # --- what is always true ---
+
+    @invariant()
+    def never_trained_behind_a_closed_gate(self) -> None:
+        assert all(self.trained)
+
+    @invariant()
+    def never_more_than_three_rounds(self) -> None:
+        entries = ledger.read(self.run.ledger_path)
+        assert all(e["data"]["round"] <= MAX_ROUNDS for e in entries if e["kind"] == "phase.started" and
+                   e["data"]["phase"] == "optimization")  # fmt: skip
+
+    @invariant()
+    def never_released_without_every_gate(self) -> None:
+        entries = ledger.read(self.run.ledger_path)
+        for e in entries:
+            if e["kind"] == "released":
+                state = fold(entries[: e["seq"]])
+                assert all(state.passed(phase) for phase in PHASES)
+                assert state.sufficient() and state.gate("finalization") == "open"
+                assert any(s.who == "Ada" and s.digest == e["data"]["subject"] for s in state.sign_offs)
+
+    @invariant()
+    def the_state_is_a_fold(self) -> None:
+        entries = ledger.read(self.run.ledger_path)
+        assert fold(entries) == fold(entries) == self.run.state()
+        assert faults(self.run)[1] == []
+
+    @invariant()
+    def there_is_always_a_way_on(self) -> None:
+        advice = advise(self.run.state())
+        assert advice.command.startswith("python -m pipeline ") and advice.why
+        assert advice.phase is None or advice.exit_code == 0
+
+    @invariant()
+    def what_is_advised_is_not_refused(self) -> None:
+        state = self.run.state()
+        phase = advise(state).phase
+        waived = any(w.item == "branch" for w in state.waivers)  # see test_a_waived_branch_is_a_way_on
+        if phase and not waived:
+            machine._refuse_unless_ready(state, phase, MAX_ROUNDS)
+
+
+Commands.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestCommands = Commands.TestCase
+
+
+def test_the_machine_can_end_in_release() -> None:
+    """The walk is not empty: with everything passed and the owner's name, the fake run is released."""
+    walk = Commands()
+    try:
+        walk.drive("auto")
+        walk._say(["approve", str(walk.run.path), "--who", "Ada"], 0)
+        assert walk.run.state().released
+    finally:
+        walk.teardown()
+
+
+def test_three_rounds_and_a_person() -> None:
+    """Never good enough: three rounds of diagnostics and optimization, then exhausted, exit 3."""
+    walk = Commands()
+    try:
+        walk.good = False
+        walk.drive("auto")
+        state = walk.run.state()
+        assert state.exhausted and state.exhausted["round"] == 3
+        assert advise(state).exit_code == 3 and "a person decides" in advise(state).why
+        assert [g.round for p, g in state.gates.items() if p in machine.ROUNDED] == [3, 3]
+    finally:
+        walk.teardown()
+
+
+@pytest.mark.xfail(reason="behind a waived branch of a baseline, finalization waits for gates that nobody can open")
+def test_a_waived_branch_is_a_way_on() -> None:
+    """A baseline below its target whose branch was waived goes on to finalization."""
+    walk = Commands()
+    try:
+        walk.good = False
+        walk.drive("baseline")
+        walk.waive("branch")
+        walk.drive("auto")
+        assert walk.run.state().gate("finalization") == "pending"
+    finally:
+        walk.teardown()
+
+
+@pytest.mark.xfail(reason="phase=auto releases again what was just taken back")
+def test_what_was_taken_back_stays_back() -> None:
+    """After a rollback no command but a new signature or a new model releases again."""
+    walk = Commands()
+    try:
+        walk.drive("auto")
+        walk.approve("Ada")
+        walk.rollback()
+        walk.drive("auto")
+        assert not walk.run.state().released
+    finally:
+        walk.teardown()
+
+
+def test_a_machine_that_is_not_allowed_says_why() -> None:
+    """Each phase behind a closed gate is refused with the command that goes on."""
+    walk = Commands()
+    try:
+        for phase in ("optimization", "finalization"):
+            try:
+                with opened(walk.run) as book:
+                    machine.advance(walk.house, walk.run, book, phase, Draft(config(0.1), [], []))
+            except FivegateError as error:
+                assert "Do: python -m pipeline phase=baseline run.name=walk" in str(error)
+            else:
+                raise AssertionError(phase)
+    finally:
+        walk.teardown()
