@@ -7,10 +7,13 @@ them in the order the gates allow. Heavy libraries are imported by what needs th
 
 from __future__ import annotations
 
+import argparse
+import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline import shadow
 from pipeline.errors import FivegateError, UserError, fault
@@ -36,12 +39,17 @@ Fivegate: a PyTorch training pipeline with a gate behind each of its five phases
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong words give our one message instead of a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(fault(self.prog.removeprefix("python -m pipeline "), message, do=f"{self.prog} --help"))
+
+
 def _command(name: str, words: Sequence[str]) -> int:
     """Run one record command."""
-    import argparse
-
     module = import_module(f"pipeline.commands.{name}")
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline {name}", description=module.__doc__)
+    parser = _Parser(prog=f"python -m pipeline {name}", description=module.__doc__)
     module.add_arguments(parser)
     if name == "diagnose":
         from diagnostics.diagnose import diagnose
@@ -188,8 +196,12 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        again = shlex.join(["python", "-m", "pipeline", *(sys.argv[1:] if words is None else words)])
+        print(f"\ninterrupted: nothing acknowledged is lost  Do: {again}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader went away, as `| head` does; what was asked has been answered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

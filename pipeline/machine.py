@@ -8,6 +8,8 @@ planning -> baseline -+- sufficient ------------------------------> finalization
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import FivegateError, Refused, fault
@@ -21,9 +23,7 @@ from pipeline.record.plan import Plan
 from pipeline.record.release import release
 from pipeline.record.run import Run
 from pipeline.record.state import RunState, fold
-from pipeline.records import PHASES, Evidence, GateState
-
-ROUNDED = ("diagnostics", "optimization")
+from pipeline.records import PHASES, ROUNDED, Evidence, GateState
 
 
 def _folder(run: Run, phase: str, round_: int) -> Any:
@@ -114,24 +114,43 @@ def _decide(
     return gate
 
 
-def _record_branch(book: Ledger, phase: str, round_: int, evidence: Evidence, max_rounds: int) -> None:
-    """The chosen candidate, the branch, and what the branch makes unnecessary or exhausted are in the ledger."""
-    if evidence.get("candidate"):
-        book.append("candidate.chosen", {"phase": phase, "round": round_, **evidence["candidate"]})
-    if evidence.get("branch") is None:
+def settle(run: Run, book: Ledger, max_rounds: int) -> None:
+    """What follows from an open gate behind a training is in the ledger: candidate, branch, unneeded gates, exhaustion.
+
+    Read from the recorded evidence and appended only where it is missing, so that neither a kill between two entries
+    nor a waiver that opens a gate later leaves the run without its branch.
+    """
+    for phase in ("baseline", "optimization"):
+        state = fold(book.entries)
+        done = state.finished.get(phase)
+        if done is None or state.gate(phase) != "open":
+            continue
+        values = json.loads((run.path / done["evidence"]["path"]).read_text())["values"]
+        where = {"phase": phase, "round": done["round"]}
+        if values.get("candidate") and (state.candidate is None or state.candidate["seq"] < done["seq"]):
+            book.append("candidate.chosen", {**where, **values["candidate"]})
+        decided = state.current_branch()
+        if decided is None or decided["seq"] < done["seq"]:
+            book.append("branch.decided", {**where, "branch": branch(**values["branch"]), **values["branch"]})
+        _settle_branch(book, phase, values, max_rounds)
+
+
+def _settle_branch(book: Ledger, phase: str, values: Mapping[str, Any], max_rounds: int) -> None:
+    """What the newest branch makes unnecessary, or exhausted."""
+    state = fold(book.entries)
+    decided = state.current_branch()
+    assert decided is not None
+    if decided["phase"] != phase:
         return
-    taken = branch(**evidence["branch"])
-    entry = book.append("branch.decided", {"phase": phase, "round": round_, "branch": taken, **evidence["branch"]})
-    if taken == "sufficient" and phase == "baseline":
-        for unneeded in ROUNDED:
-            book.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
-    if taken == "insufficient" and phase == "optimization" and (round_ >= max_rounds or evidence.get("nothing_left")):
+    if decided["branch"] == "sufficient" and phase == "baseline":
+        for unneeded in [p for p in ROUNDED if not state.passed(p) and not state.gate(p)]:
+            book.append("gate.not_needed", {"phase": unneeded, "because": decided["seq"]})
+    spent = decided["round"] >= max_rounds or bool(values.get("nothing_left"))
+    if decided["branch"] == "insufficient" and phase == "optimization" and spent and not state.exhausted:
         why = (
-            "no untried cure is left"
-            if evidence.get("nothing_left")
-            else f"{max_rounds} rounds did not reach the target"
+            "no untried cure is left" if values.get("nothing_left") else f"{max_rounds} rounds did not reach the target"
         )
-        book.append("exhausted", {"round": round_, "why": why})
+        book.append("exhausted", {"round": decided["round"], "why": why})
 
 
 def _context(house: House, run: Run, book: Ledger, phase: str, draft: Draft) -> PhaseContext:
@@ -167,7 +186,7 @@ def run_phase(house: House, run: Run, book: Ledger, phase: str, draft: Draft) ->
     evidence = _measure(house, ctx, phase, basis)
     plan = ctx.plan or _freeze(run, book, draft, lists, evidence["facts"])
     gate = _decide(house, book, plan, phase, ctx.round, basis, evidence)
-    _record_branch(book, phase, ctx.round, evidence, rounds)
+    settle(run, book, rounds)
     _mirror(house, run, book, plan)
     return gate
 
@@ -196,6 +215,7 @@ def advance(house: House, run: Run, book: Ledger, wanted: str, draft: Draft) -> 
     rounds = int(draft.config["phases"]["optimization"]["rounds"])
     gate: GateState = "open"
     replan = wanted == "baseline" and draft.changed
+    settle(run, book, rounds)
     while True:
         state = fold(book.entries)
         advice = advise(state, rounds)

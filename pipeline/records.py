@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 
+ROUNDED = ("diagnostics", "optimization")  # the two that a good run does not need, and a bad one may repeat
+
 Outcome = Literal["passed", "failed", "inconclusive", "errored", "pending", "not_applicable"]
 GateState = Literal["open", "closed", "pending"]
 Branch = Literal["sufficient", "insufficient"]

@@ -6,14 +6,13 @@ remembered in the ledger, so that `phase=diagnostics run.name=digits` needs noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import machine
 from pipeline.config.keys import key_of
-from pipeline.errors import UserError, fault
+from pipeline.errors import Refused, UserError, fault
 from pipeline.phase import Draft, House
 from pipeline.record import files
 from pipeline.record import plan as plans
@@ -24,6 +23,7 @@ from pipeline.record.state import RunState, fold
 from pipeline.records import GateState
 
 PLANNING = ("planning", "baseline")
+LATER = ("diagnostics", "optimization", "finalization")
 OUTSIDE = plans.OUTSIDE
 
 
@@ -87,6 +87,8 @@ def draft(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> Draft:
     words = about_the_plan(overrides)
     dirs = [str(Path(d).resolve()) for d in config_dirs]
     if run is None:
+        if wanted in LATER and _typed(overrides, "run.name"):
+            Run.find(str(_typed(overrides, "run.name")), _typed(overrides, "run.root") or "runs")
         from pipeline.config.compose import compose
 
         return Draft(compose(overrides, dirs), words, dirs)
@@ -132,28 +134,25 @@ def _trust(run: Run, book: Ledger, made: Draft) -> None:
     trust.activate(fold(book.entries).trust)
 
 
-@contextmanager
-def _nothing_left_of_a_false_start(run: Run) -> Iterator[None]:
-    """A run that wrong input stopped before its first plan leaves nothing behind; anything older is kept."""
-    fresh, root = not run.exists(), run.path.parent
-    fresh_root = not root.exists()
-    try:
-        yield
-    except UserError:
-        if fresh and run.exists() and not run.state().plan:
-            files.remove_folder(run.path)
-            if fresh_root and not any(root.iterdir()):
-                files.remove_folder(root)
-        raise
-
-
 def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
-    """Run what the draft asks for, with the run locked; the gate it stopped at and the advice come back."""
+    """Run what the draft asks for, with the run locked; the gate it stopped at and the advice come back.
+
+    A run that is stopped before its first plan by wrong input, or refused, leaves nothing behind.
+    """
     wanted = made.config["phase"]
     run = Run.at(made.config["run"]["root"], made.config["run"]["name"])
-    with _nothing_left_of_a_false_start(run), opened(run, experiment=_typed(made.overrides, "experiment")) as book:
-        _trust(run, book, made)
-        gate, advice = machine.advance(house, run, book, wanted, made)
+    fresh_root = not run.path.parent.exists()
+    with opened(run, experiment=_typed(made.overrides, "experiment")) as book:
+        fresh = len(book.entries) == 1
+        try:
+            _trust(run, book, made)
+            gate, advice = machine.advance(house, run, book, wanted, made)
+        except (UserError, Refused):
+            if fresh and not fold(book.entries).plan:
+                files.remove_folder(run.path)
+                if fresh_root and not any(run.path.parent.iterdir()):
+                    files.remove_folder(run.path.parent)
+            raise
     return run, gate, advice
 
 

@@ -47,4 +47,6 @@ def limits_said(evidence: Evidence) -> Result:
 def documents_written(evidence: Evidence, *, names: list[str]) -> Result:
     """Passing proves that the diagnosis lies in the run as files with digests."""
     missing = [name for name in names if name not in evidence.artifacts]
-    return Result("failed" if missing else "passed", len(names) - len(missing), len(names), "files", ", ".join(names))
+    if missing:
+        return Result("failed", len(missing), 0, "files", f"not written: {', '.join(missing)}")
+    return Result("passed", len(names), len(names), "files", ", ".join(names))

@@ -41,7 +41,11 @@ def every_trial_recorded(evidence: Evidence) -> Result:
     """Passing proves that the ledger holds an end for every trial that was planned."""
     planned, recorded = evidence["trials_planned"], evidence["trials_recorded"]
     died = evidence["trials_died"]
-    return Result("passed" if planned == recorded else "failed", recorded, planned, "trials", f"{died} died")
+    if planned != recorded:
+        return Result(
+            "failed", recorded, planned, "trials", f"{planned - recorded} planned trials have no recorded end"
+        )
+    return Result("passed", recorded, planned, "trials", f"{died} died")
 
 
 def chosen_on_validation(evidence: Evidence) -> Result:

@@ -26,12 +26,9 @@ def markdown(state: RunState, checklists: dict[str, list[dict]], phase: str) -> 
         yield from (f"- [ ] **{item['id']}** {item['ask']}" for item in checklists[phase])
         return
     for item in gate.items:
-        over = [
-            f"waived by {w.who} until {w.expires}: {w.why}"
-            for w in state.waivers
-            if (w.phase, w.item) == (phase, item.id)
-        ]
-        over += [f"signed by {s.who}" for s in state.sign_offs if (s.phase, s.item) == (phase, item.id)]
+        waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
+        over = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
+        over += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
         box = "x" if over or item.outcome in ("passed", "not_applicable") else " "
         measured = (
             f" ({tables.number(item.value)}, bound {tables.number(item.bound)})" if item.bound is not None else ""

@@ -55,13 +55,11 @@ def phase_state(state: RunState, phase: str) -> str:
 
 
 def mark(item: Item, state: RunState, phase: str) -> str:
-    """The item's outcome, or the waiver or signature that lies over it."""
-    waived = any(w.phase == phase and w.item == item.id for w in state.waivers)
-    signed = any(s.phase == phase and s.item == item.id for s in state.sign_offs)
+    """The item's outcome, or the valid waiver or signature that lies over it."""
     if item.outcome not in ("passed", "not_applicable"):
-        if signed and item.sign_off:
+        if any(s.item == item.id for s in state.valid_sign_offs(phase)):
             return MARKS["signed"]
-        if waived:
+        if any(w.item == item.id for w in state.valid_waivers(phase)):
             return f"{MARKS['waived']} [dim]({item.outcome})[/]"
     return MARKS[item.outcome]
 

@@ -10,6 +10,7 @@ from pipeline.commands.approve import release_when_open, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.record.run import Run, opened
 from pipeline.record.state import RunState, fold
+from pipeline.records import ROUNDED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
     with opened(found) as book:
         phase = _phase_of(fold(book.entries), args.item)
         waiver = {"phase": phase, "item": args.item, "who": who, "why": args.why.strip(), "expires": args.expires}
-        book.append("waiver", waiver)
+        entry = book.append("waiver", waiver)
+        if args.item == "branch":  # the gates on the way that the waiver leaves out
+            for unneeded in [p for p in ROUNDED if not fold(book.entries).passed(p)]:
+                book.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
         tables.console().print(f"[yellow]~[/] {phase}/{args.item} waived by {who} until {args.expires}")
         release_when_open(found, book)
     return 0

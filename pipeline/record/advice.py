@@ -57,6 +57,8 @@ def advise(state: RunState, max_rounds: int = MAX_ROUNDS) -> Advice:
             if not state.passed(phase) and state.gate(phase) in ("closed", "pending"):
                 return _blocked(state, phase)
         return _finish(state)
+    if state.gate("optimization") in ("closed", "pending"):
+        return _blocked(state, "optimization")
     if state.exhausted or state.round > max_rounds:
         why = state.exhausted["why"] if state.exhausted else f"{max_rounds} rounds did not reach the target"
         return Advice(None, f"exhausted: {why}; a person decides", f"python -m pipeline status {state.name}", 3)
@@ -65,6 +67,4 @@ def advise(state: RunState, max_rounds: int = MAX_ROUNDS) -> Advice:
         return _go(state, "diagnostics", "the run is not good enough yet: find out why")
     if gate != "open":
         return _blocked(state, "diagnostics")
-    if state.gate("optimization") in ("closed", "pending"):
-        return _blocked(state, "optimization")
     return _go(state, "optimization", "the causes are named: prove a cure")

@@ -32,6 +32,7 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
     Raises UserError with every fault of the file: unknown keys, an item without an answer, a check that does not
     exist, thresholds that the check does not take or lacks.
     """
+    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -44,7 +45,7 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
         whole = OmegaConf.merge(OmegaConf.create(dict(config)), OmegaConf.load(path))
         resolved: Any = OmegaConf.to_container(whole, resolve=True)
         items: list[dict[str, Any]] = resolved["items"]
-    except (OmegaConfBaseException, KeyError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, TypeError) as error:
         raise UserError(fault(path.name, "cannot be read as a checklist", got=str(error).splitlines()[0])) from error
     faults = [f for item in items for f in _faults(path.name, item, find)]
     ids = [str(item.get("id")) for item in items]

@@ -29,7 +29,7 @@ def release(run: Run, book: Ledger, today: date | None = None) -> None:
         "ledger_head": state.head,
         "items": [vars(item) for item in gate.items],
         "waivers": [vars(w) for w in state.waivers],
-        "sign_offs": [vars(s) for s in state.sign_offs if s.digest == gate.subject],
+        "sign_offs": [vars(s) for s in state.valid_sign_offs("finalization")],
         "revisions": list(state.revisions),
     }
     path = run.inside("bundle", "attestations", "release.json")

@@ -49,6 +49,7 @@ class RunState:
     failed: dict[str, Any] | None = None
     exhausted: dict[str, Any] | None = None
     released: dict[str, Any] | None = None
+    taken_back: int = -1  # seq of the last rollback; signatures before it count no more
     _items: tuple[Item, ...] = ()
     _started: dict[str, Any] = field(default_factory=dict)
 
@@ -91,15 +92,25 @@ class RunState:
             return gate.revision != self.plan["revision"]
         return gate.revision != self.plan["revision"] or gate.basis != self.basis(phase, gate.round)
 
+    def valid_waivers(self, phase: str, today: date | None = None) -> list[Waiver]:
+        """The waivers that lie over a gate as it stands: given after what it was built on, and not expired."""
+        gate = self.gates.get(phase)
+        since = self.plan["seq"] if phase == "planning" and self.plan else gate.basis if gate else -1
+        today = today or date.today()
+        return [w for w in self.waivers if w.phase == phase and w.seq > since and w.valid(today)]
+
+    def valid_sign_offs(self, phase: str) -> list[SignOff]:
+        """The signatures under a gate's very subject, none of which a rollback has taken back."""
+        subject = self.gates[phase].subject if phase in self.gates else None
+        mine = (s for s in self.sign_offs if s.phase == phase and s.seq > self.taken_back)
+        return [s for s in mine if subject and s.digest == subject]
+
     def gate(self, phase: str, today: date | None = None) -> GateState | None:
         """The gate's state today, waivers and sign-offs counted in; None when it was never evaluated or is stale."""
         gate = self.gates.get(phase)
         if gate is None or self.stale(phase):
             return None
-        since = self.plan["seq"] if phase == "planning" and self.plan else gate.basis
-        waivers = [w for w in self.waivers if w.phase == phase and w.seq > since]
-        signed = [s for s in self.sign_offs if s.phase == phase]
-        return decide(gate.items, waivers, signed, gate.subject, today)
+        return decide(gate.items, self.valid_waivers(phase, today), self.valid_sign_offs(phase), gate.subject, today)
 
     def passed(self, phase: str, today: date | None = None) -> bool:
         """Whether what stands behind the phase's gate may go on: open, or recorded as not needed."""
@@ -175,7 +186,7 @@ def _step(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunStat
         case "released":
             return replace(state, released=stamped)
         case "rolled_back":
-            return replace(state, released=None)
+            return replace(state, released=None, taken_back=seq)
     return state
 
 
