@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from diagnostics.monitor import Monitor
 from pipeline.__main__ import house
 from pipeline.data.load import load
+from pipeline.drafting import draft
 from pipeline.engine.loop import fit
 from pipeline.job import Job
 from pipeline.models.mlp import MLP
 from pipeline.record import permits
-from pipeline.session import draft, drive
+from pipeline.session import drive
 
 EPOCHS = 60
 BATCH = 64

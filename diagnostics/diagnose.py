@@ -118,6 +118,7 @@ def diagnose(history: History, config: Mapping[str, Any] | None = None, round: i
         tuple(f.remedy.description for f in fixes if f.remedy.overrides and f.kind != "prevention")[:3],
         tuple(_not_checked(judged, ranked)),
         _statement(judged, ranked),
+        tuple(j.playbook.id for j in judged),
         round,
     )
 

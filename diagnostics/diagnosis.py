@@ -73,6 +73,7 @@ class Diagnosis:
     quick_wins: tuple[str, ...] = ()
     not_checked: tuple[Mapping[str, str], ...] = ()
     confidence_statement: str = ""
+    judged: tuple[str, ...] = ()  # the playbooks that were held against the history
     round: int = field(default=1, compare=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -8,7 +8,9 @@ decided on.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.diagnose import diagnose
@@ -17,7 +19,7 @@ from pipeline import plots
 from pipeline.job import Job
 from pipeline.phase import PhaseContext
 from pipeline.record import files
-from pipeline.records import Artifact, Evidence
+from pipeline.records import Artifact, Evidence, plain
 
 if TYPE_CHECKING:
     from pipeline.data.splits import Data
@@ -37,10 +39,11 @@ def _one_batch(ctx: PhaseContext, permit: TrainPermit, data: Data) -> dict[str, 
     return {"steps": tried.steps, "stopped": tried.stopped, "loss_ratio": ratio}
 
 
-def trained(ctx: PhaseContext, done: Fit) -> dict[str, Any]:
-    """What is on record of a training: its plan, length, end and weights."""
+def trained(done: Fit, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What is on record of a training: plan and seed as its checkpoint's state says, length, end and weights."""
     return {
-        "plan": ctx.plan.digest if ctx.plan else "",
+        "plan": state["plan_digest"],
+        "seed": state["seed"],
         "steps": done.steps,
         "stopped": done.stopped,
         "weights": done.weights_digest,
@@ -64,11 +67,15 @@ def _told(done: Fit) -> str:
     return f"{s.metric} {s.value:.4g} on validation (95 % interval {s.low:.3g} to {s.high:.3g}, n = {s.n})"
 
 
+def _kept(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:
+    """A file of this phase, written and identified."""
+    files.write_bytes(path, content)
+    return ctx.artifact(path)
+
+
 def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> dict[str, Artifact]:
     """The history, the learning curve and, for classes, the confusion matrix, kept with their digests."""
-    history = ctx.folder / "history.npz"
-    files.write_bytes(history, done.history.to_bytes())
-    kept = {"history": ctx.artifact(history)}
+    kept = {"history": _kept(ctx, ctx.folder / "history.npz", done.history.to_bytes())}
     drawn = {"learning_curve": plots.learning_curve(done.history)}
     if data.classes:
         from sklearn.metrics import confusion_matrix
@@ -76,12 +83,13 @@ def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> d
         names = data.class_names or tuple(map(str, range(data.classes)))
         matrix = confusion_matrix(judged.targets, judged.predictions, labels=range(data.classes))
         drawn["confusion_matrix"] = plots.confusion_matrix(matrix, names)
-        files.write_json(ctx.folder / "confusion_matrix.json", {"classes": names, "matrix": matrix})
+        figures = ctx.folder / "confusion_matrix.json"
+        files.write_json(figures, {"classes": names, "matrix": matrix})
+        kept[figures.name] = ctx.artifact(figures)
     for name, picture in drawn.items():
         for suffix, content in picture.items():
             path = ctx.folder / f"{name}.{suffix}"
-            files.write_bytes(path, content)
-            kept[name if suffix == "png" else f"{name}.{suffix}"] = ctx.artifact(path)
+            kept[name if suffix == "png" else path.name] = _kept(ctx, path, content)
     return kept
 
 
@@ -91,8 +99,8 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.data.splits import class_counts
     from pipeline.engine.builder import build_loss
     from pipeline.engine.loop import fit
+    from pipeline.engine.weights import WEIGHTS, weights_digest
     from pipeline.engine.weights import load as load_weights
-    from pipeline.engine.weights import weights_digest
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.task import build_task
     from pipeline.evaluation.trivial import trivial_score
@@ -107,26 +115,28 @@ def run(ctx: PhaseContext) -> Evidence:
     judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
     artifacts = _pictures(ctx, done, judged, data)
     assert done.checkpoint is not None
-    weights, _ = load_weights(done.checkpoint)
+    weights, state = load_weights(done.checkpoint)
     score = asdict(done.score) if done.score else None
     ctx.say(f"baseline: {_told(done)}; a model without learning: {bar['value']:.4g}")
     decided = branch_inputs(ctx, done, bar["value"])
-    checkpoint = ctx.run.relative(done.checkpoint)
     return Evidence(
         {
             "plan": permit.plan.digest,
+            "seed": permit.plan.seed,
+            "classes": data.classes,
             "rows": {"val": len(data.val)},
             "loss_at_init": done.history.facts.get("loss_at_init"),
             "loss_expected": done.history.facts.get("loss_expected"),
             "one_batch": one_batch,
             "trivial": bar,
-            "trained": trained(ctx, done),
+            "trained": trained(done, state),
             "score": score,
             "weights_on_disk": weights_digest(weights),
             "branch": decided,
             "candidate": {
                 "weights": done.weights_digest,
-                "checkpoint": checkpoint,
+                "checkpoint": ctx.run.relative(done.checkpoint),
+                "file": plain(ctx.artifact(done.checkpoint / WEIGHTS)),
                 "job": Job(permit.plan.digest, "baseline").to_json(),
                 "score": score,
             },

@@ -6,12 +6,12 @@ Produces `diagnosis.json` and `incident.md`. Trains nothing.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diagnostics.diagnose import diagnose
 from diagnostics.playbook import load_all
 from pipeline.history import History
+from pipeline.job import Job
 from pipeline.phase import PhaseContext
 from pipeline.record import files
 from pipeline.records import Evidence, plain
@@ -21,14 +21,11 @@ def subject(ctx: PhaseContext) -> tuple[Path | None, dict]:
     """The history to be explained and its config: the last insufficient training's, else the baseline's."""
     config = dict(ctx.config)
     if ctx.round > 1:
-        last = ctx.run.inside("optimization", ctx.round - 1, "evidence.json")
-        found = json.loads(last.read_text())["values"]["subject_training"] if last.is_file() else None
-        if found:
-            from pipeline.job import Job
-
-            return ctx.run.path / found["history"], Job.from_json(found["job"]).config(config)
-    path = ctx.run.inside("baseline", "history.npz")
-    return (path if path.is_file() else None), config
+        found = ctx.evidence_of("optimization")["subject_training"]
+        return ctx.run.path / found["history"], Job.from_json(found["job"]).config(config)
+    if "baseline" not in ctx.state.finished or ctx.state.stale("baseline"):
+        return None, config
+    return ctx.artifact_of("baseline", "history"), config
 
 
 def run(ctx: PhaseContext) -> Evidence:
@@ -45,6 +42,7 @@ def run(ctx: PhaseContext) -> Evidence:
         {
             "history": ctx.run.relative(path) if path else None,
             "playbooks": [playbook.id for playbook in load_all()],
+            "judged": found.judged,
             "diagnosis": plain(found.to_json()),
         },
         artifacts={"diagnosis": ctx.artifact(document), "incident": ctx.artifact(page)},

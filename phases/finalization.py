@@ -6,7 +6,6 @@ exported forms answer as the model does, and lays the bundle that the owner sign
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from pipeline.job import Job
 from pipeline.phase import PhaseContext
 from pipeline.record import files, permits
 from pipeline.record.state import fold
-from pipeline.records import Evidence, plain
+from pipeline.records import Artifact, Evidence, digest, plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,19 +41,21 @@ def _model(ctx: PhaseContext, candidate: Mapping[str, Any]) -> tuple[nn.Module, 
 def _test_score(
     ctx: PhaseContext, model: nn.Module, config: Mapping[str, Any], data: Data, weights: str
 ) -> dict[str, Any]:
-    """The score on the sealed rows; measured once per candidate, and read from the record ever after."""
+    """The score on the sealed rows; measured once per candidate, and read from the ledger ever after."""
     from pipeline.evaluation.evaluate import evaluate_test
 
-    path = ctx.folder / "test_score.json"
-    if path.is_file():
-        known = json.loads(path.read_text())
-        if known["weights"] == weights and known["digest"] == data.test.digest:
-            return known["score"]
-    key = permits.test(ctx.run, ctx.book)
-    judged = evaluate_test(model, data.test, key, config, trust=ctx.trust)
-    score = plain(judged.score)
-    files.write_json(path, {"weights": weights, "digest": data.test.digest, "score": score})
-    return score
+    assert ctx.plan is not None
+    task = digest({key: value for key, value in config["task"].items() if key != "target"})
+    known = {"candidate": weights, "digest": data.test.digest, "task": task}
+    scored = [e["data"] for e in ctx.book.entries if e["kind"] == "test.scored"]
+    scores = [s["score"] for s in scored if known.items() <= s.items()]
+    if not scores:
+        key = permits.test(ctx.run, ctx.book, data.test.digest)
+        judged = evaluate_test(model, data.test, key, config, trust=ctx.trust)
+        scores = [plain(judged.score)]
+        ctx.book.append("test.scored", {**known, "plan": ctx.plan.digest, "score": scores[0]})
+    files.write_json(ctx.folder / "test_score.json", {**known, "score": scores[-1]})  # to read, never read back
+    return scores[-1]
 
 
 def _export(ctx: PhaseContext, model: nn.Module, data: Data) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -71,7 +72,8 @@ def _export(ctx: PhaseContext, model: nn.Module, data: Data) -> tuple[dict[str, 
         parity[name] = {"error": form.failure} if form.exported is None else plain(form.parity)
         if form.exported is not None:
             paths[form.exported.path.name] = form.exported.path
-            ctx.book.append("export.written", {"form": name, "file": ctx.artifact(form.exported.path)})
+            where = {"phase": "finalization", "round": ctx.round}
+            ctx.book.append("export.written", {**where, "form": name, "file": ctx.artifact(form.exported.path)})
     return parity, paths
 
 
@@ -87,6 +89,25 @@ def _bundle(ctx: PhaseContext, forms: Mapping[str, Path], checkpoint: str) -> tu
     }
     payload = write_payload(permits.export(ctx.run), contents)
     return bundle_digest(payload), check_layout(payload)
+
+
+def _artifacts(ctx: PhaseContext, forms: Mapping[str, Path]) -> dict[str, Artifact]:
+    """The files that this phase answers for: what was exported, the payload's manifest, the score's readable copy."""
+    from pipeline.export.bundle import MANIFEST
+
+    written = {
+        **forms,
+        "manifest": ctx.run.inside("bundle", "payload", MANIFEST),
+        "test_score": ctx.folder / "test_score.json",
+    }
+    return {name: ctx.artifact(path) for name, path in written.items()}
+
+
+def _openings(ctx: PhaseContext, candidate: str, rows: str) -> dict[str, int]:
+    """How often these test rows were opened for the candidate, and how many candidates opened any."""
+    opened = fold(ctx.book.entries).test_opened
+    mine = [o for o in opened if (o["candidate"], o.get("digest")) == (candidate, rows)]
+    return {"openings_for_candidate": len(mine), "candidates_that_opened": len({o["candidate"] for o in opened})}
 
 
 def _lineage(ctx: PhaseContext, weights: str) -> dict[str, Any]:
@@ -115,7 +136,6 @@ def run(ctx: PhaseContext) -> Evidence:
     score = _test_score(ctx, model, config, data, candidate["weights"])
     parity, forms = _export(ctx, model, data)
     subject, faults = _bundle(ctx, forms, candidate["checkpoint"])
-    opened = fold(ctx.book.entries).test_opened
     ctx.say(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {subject[:12]}")
     return Evidence(
         {
@@ -124,11 +144,10 @@ def run(ctx: PhaseContext) -> Evidence:
             "planned_digests": {split: known["digest"] for split, known in ctx.plan.facts["splits"].items()},
             "digests": {split: known["digest"] for split, known in data.facts().items()},
             "shared_fraction": shared_fractions(data),
-            "openings_for_candidate": sum(o["candidate"] == candidate["weights"] for o in opened),
-            "candidates_that_opened": len({o["candidate"] for o in opened}),
+            **_openings(ctx, candidate["weights"], data.test.digest),
             "lineage": _lineage(ctx, candidate["weights"]),
             "parity": parity,
             "bundle_faults": faults,
         },
-        artifacts={"test_score": ctx.artifact(ctx.folder / "test_score.json")},
+        artifacts=_artifacts(ctx, forms),
     )

@@ -1,15 +1,17 @@
 """Optimization: which is the smallest change that provably mends the run?
 
-Needs the diagnosis of this round. Trains a control arm without change and each candidate cure on the same seeds, steps
-and threads, in worker processes; compares them pair by pair with an exact test, corrected for the number of candidates.
-Produces `fixed.yaml`, `implementation.json` and the fixed model, or the finding that no candidate wins.
+Needs the diagnosis of this round. Trains a control arm without change and each candidate cure on the same seeds,
+threads and budget of steps, in worker processes; compares them pair by pair with an exact test, corrected for the
+number of candidates. Produces `fixed.yaml`, `implementation.json` and the fixed model, or the finding that no candidate
+wins, and whether a cure is left that no round has tried.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -17,43 +19,57 @@ import yaml
 from pipeline.job import Delta, Job
 from pipeline.phase import PhaseContext
 from pipeline.record import files
-from pipeline.records import Evidence, Score, plain
+from pipeline.records import Artifact, Evidence, Score, digest, plain
 from pipeline.trials.executor import Trial, parallel_jobs, run_jobs
 from pipeline.trials.repair import implementation, performance, rerun_command
 from pipeline.trials.study import Arm, added, choose, compare
 
+DOCUMENTS = ("fixed.yaml", "implementation.json")
+FIXED = "fixed"  # the winner, trained once more on the master seed
 
-def _read(ctx: PhaseContext, *parts: str | int) -> dict[str, Any]:
-    return json.loads(ctx.run.inside(*parts).read_text())
+
+def _diagnosis(ctx: PhaseContext) -> dict[str, Any]:
+    return dict(json.loads(ctx.artifact_of("diagnostics", "diagnosis").read_text()))
 
 
 def _start(ctx: PhaseContext) -> Delta:
     """The change that earlier rounds adopted; nothing in the first."""
     if ctx.round == 1:
         return Delta()
-    job = _read(ctx, "optimization", ctx.round - 1, "evidence.json")["values"]["subject_training"]["job"]
-    return Job.from_json(job).delta
+    return Job.from_json(ctx.evidence_of("optimization")["subject_training"]["job"]).delta
 
 
 def _tried(ctx: PhaseContext) -> set[str]:
-    """The changes that earlier rounds tried, by their canonical text."""
-    rounds = range(1, ctx.round)
-    studies = [_read(ctx, "optimization", r, "evidence.json")["values"] for r in rounds]
-    return {arm["change"] for study in studies for arm in study["arms"]}
+    """Digests of the changes that earlier rounds of this plan tried, as the ledger has them.
+
+    A winner whose last training died was never adopted and may be tried again.
+    """
+    since = ctx.state.plan["seq"] if ctx.state.plan else -1
+    entries = [e for e in ctx.book.entries if e["seq"] > since and e["data"].get("round", ctx.round) < ctx.round]
+    ended = [e["data"] for e in entries if e["kind"] == "job.finished"]
+    lost = {end["round"] for end in ended if end["id"] == FIXED and end["died"]}
+    studies = [e["data"] for e in entries if e["kind"] == "study.decided"]
+    return {
+        digest(arm["delta"])
+        for study in studies
+        for arm in study["arms"]
+        if not (arm["id"] == study["winner"] and study["round"] in lost)
+    }
 
 
-def candidates(ctx: PhaseContext, diagnosis: Mapping[str, Any], start: Delta) -> list[Arm]:
-    """The first cures of the diagnosis that a trial can try and no earlier round did, in the diagnosis's order."""
+def untried(diagnosis: Mapping[str, Any], start: Delta, tried: Set[str]) -> list[Arm]:
+    """Every cure of a named cause that a trial can try and none did, in the diagnosis's order (cheapest first)."""
     arms: list[Arm] = []
-    seen = _tried(ctx) | {start.describe()}
+    named = {cause["issue"] for cause in diagnosis["root_causes"]}
+    seen = tried | {digest(start)}
     for fix in diagnosis["recommended_fixes"]:
         change = fix["implementation"]
         delta = added(start, change)
-        if fix["kind"] != "cure" or not (change["overrides"] or change["surgery"]) or delta.describe() in seen:
-            continue
-        seen.add(delta.describe())
-        arms.append(Arm(f"c{len(arms) + 1}", delta, fix["cause"], fix["cure"], len(arms) + 1))
-    return arms[: int(ctx.settings["candidates"])]
+        usable = fix["kind"] == "cure" and fix["cause"] in named and (change["overrides"] or change["surgery"])
+        if usable and digest(delta) not in seen:
+            seen = seen | {digest(delta)}
+            arms.append(Arm(f"c{len(arms) + 1}", delta, fix["cause"], fix["cure"], len(arms) + 1))
+    return arms
 
 
 def _budget(ctx: PhaseContext, arms: Sequence[Arm]) -> int:
@@ -105,16 +121,16 @@ def _criteria(row: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, t
     }
 
 
-def _adopt(ctx: PhaseContext, control: Trial, trial: Trial, criteria: Mapping[str, tuple[bool, Any]]) -> None:
+def _document(ctx: PhaseContext, control: Trial, trial: Trial, criteria: Mapping[str, tuple[bool, Any]]) -> None:
     """`fixed.yaml` and `implementation.json` say what was changed and what came of it."""
     assert ctx.plan is not None
-    fixed = trial.job.config(ctx.plan.config)
-    assert ctx.state.plan is not None
-    command = rerun_command(ctx.run.name, ctx.state.plan, trial.job.delta, fixed["surgery"])
+    planned = ctx.plan.config
+    fixed = trial.job.config(planned)
+    command = rerun_command(ctx.run, ctx.state, planned, trial.job.delta)
     files.write_text(ctx.folder / "fixed.yaml", f"# {command}\n{yaml.safe_dump(plain(fixed), sort_keys=False)}")
-    before = performance(ctx.run.path, control, control.job.config(ctx.plan.config), ctx.trust)
+    before = performance(ctx.run.path, control, control.job.config(planned), ctx.trust)
     after = performance(ctx.run.path, trial, fixed, ctx.trust)
-    document = implementation(ctx.plan.config, trial, criteria, {"before": before, "after": after})
+    document = implementation(planned, trial, criteria, {"before": before, "after": after})
     files.write_json(ctx.folder / "implementation.json", document)
 
 
@@ -124,18 +140,20 @@ def _outcome(ctx: PhaseContext, trial: Trial) -> dict[str, Any]:
     from pipeline.history import History
 
     assert ctx.plan is not None
-    bar = _read(ctx, "baseline", "evidence.json")["values"]["trivial"]["value"]
+    bar = ctx.evidence_of("baseline")["trivial"]["value"]
     history = History.load(trial.folder / "history.npz")
     found = diagnose(history, trial.job.config(ctx.plan.config), round=ctx.round).to_json()
     blocking = [symptom["id"] for symptom in found["symptoms"] if symptom["severity"] == "blocking"]
     score = Score(**trial.score) if trial.score else None
     reached = score is not None and score.reaches(float(ctx.config["task"]["target"]))
     better = score is not None and score.beats(float(bar))
+    weights = ctx.run.inside(trial.result["checkpoint"], "weights.safetensors")
     return {
         "branch": {"target": reached, "trivial": better, "symptoms": blocking},
         "candidate": {
             "weights": trial.result["weights"],
             "checkpoint": trial.result["checkpoint"],
+            "file": plain(ctx.artifact(weights)),
             "job": trial.job.to_json(),
             "score": trial.score,
         },
@@ -149,64 +167,112 @@ def _outcome(ctx: PhaseContext, trial: Trial) -> dict[str, Any]:
 def _unchanged(ctx: PhaseContext, start: Delta) -> dict[str, Any]:
     """What stays when nothing is adopted: the branch and the training as they were."""
     before = ctx.state.current_branch() or {"target": False, "trivial": False, "symptoms": []}
-    history = "baseline/history.npz"
+    history = ctx.run.relative(ctx.artifact_of("baseline", "history"))
     if ctx.round > 1:
-        history = _read(ctx, "optimization", ctx.round - 1, "evidence.json")["values"]["subject_training"]["history"]
-    job = Job(ctx.plan.digest if ctx.plan else "", "fixed", start)
+        history = ctx.evidence_of("optimization")["subject_training"]["history"]
+    job = Job(ctx.plan.digest if ctx.plan else "", FIXED, start)
     return {
         "branch": {key: before[key] for key in ("target", "trivial", "symptoms")},
         "subject_training": {"history": history, "job": job.to_json()},
-        "nothing_left": True,
     }
+
+
+@dataclass(frozen=True)
+class Study:
+    """The comparison as it was made: the arms (control first), their trainings, the rows of figures, and the winner."""
+
+    arms: Sequence[Arm]
+    pairs: int
+    budget: int
+    trials: Mapping[str, Trial]
+    rows: Sequence[Mapping[str, Any]]
+    winner: Mapping[str, Any] | None
+
+
+def _study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
+    """Every arm trained on every seed, compared, and the choice on record; nothing is trained without a candidate."""
+    pairs, every = int(ctx.settings["pairs"]), list(arms) if len(arms) > 1 else []
+    ctx.say(f"optimization, round {ctx.round}: a control and {len(arms) - 1} candidate(s), {pairs} seeds each")
+    for arm in arms[1:]:
+        ctx.say(f"  {arm.id}: {arm.delta.describe()}, a cure of {arm.cause}")
+    if every:
+        ctx.say("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in every))
+    trials = _train(ctx, _jobs(ctx, every, pairs), len(every))
+    rows = compare(every, trials, pairs, greater) if every else []
+    winner = choose(rows[1:], float(ctx.config["task"]["target"]), greater)
+    ctx.book.append("study.decided", {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None})
+    return Study(every, pairs, _budget(ctx, every), trials, rows, winner)
+
+
+def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[dict[str, Any], Trial | None]:
+    """What follows from the study, with the winner's training on the master seed where there is a winner."""
+    assert ctx.plan is not None
+    winner = study.winner
+    if winner is None:
+        return _unchanged(ctx, start), None
+    arm = next(a for a in study.arms if a.id == winner["id"])
+    job = Job(ctx.plan.digest, FIXED, arm.delta, 0, study.budget)
+    fixed = _train(ctx, [(FIXED, job)], 1)[FIXED]
+    if fixed.died:
+        ctx.say(f"not adopted: {winner['change']} won, and its training on the master seed died of {fixed.died}")
+        return {**_unchanged(ctx, start), "fixed_died": fixed.died}, fixed
+    outcome = _outcome(ctx, fixed)
+    _document(ctx, study.trials["control-1"], fixed, _criteria(winner, outcome))
+    ctx.say(f"adopted: {winner['change']} ({winner['effect']:+.4g} on average, p = {winner['p']:.3g} after Holm)")
+    return outcome, fixed
+
+
+def _left(ctx: PhaseContext, study: Study, diagnosis: Mapping[str, Any], start: Delta, tried: Set[str]) -> int:
+    """How many cures the next round could try, were it to start where this one did; said where nothing was adopted."""
+    left = len(untried(diagnosis, start, tried | {digest(arm.delta) for arm in study.arms}))
+    if study.winner is None:
+        ctx.say(f"no candidate beats the control beyond chance; {left or 'no'} untried cure(s) left")
+    return left
+
+
+def _measured(trial: Trial) -> dict[str, Any]:
+    """What the worker itself says of a training; nothing where it died."""
+    which = {"id": trial.id, "arm": trial.id.rpartition("-")[0], "pair": trial.job.seed_index, "died": trial.died}
+    return {**which, **{key: trial.result.get(key) for key in ("seed", "threads", "steps", "stopped")}}
+
+
+def _artifacts(ctx: PhaseContext, trials: Iterable[Trial], adopted: bool) -> dict[str, Artifact]:
+    """The documents of what was adopted, and every file that a trial is judged by, each with its digest."""
+    paths = {name: ctx.folder / name for name in DOCUMENTS} if adopted else {}
+    paths |= {f"{t.id}/{name}": t.folder / name for t in trials for name in ("result.json", "history.npz")}
+    return {name: ctx.artifact(path) for name, path in paths.items() if path.is_file()}
 
 
 def run(ctx: PhaseContext) -> Evidence:
     """Does one of the cures that the diagnosis proposes beat no change at all, on the same seeds, beyond chance?"""
     assert ctx.plan is not None
-    diagnosis = _read(ctx, "diagnostics", ctx.round, "diagnosis.json")
-    start = _start(ctx)
-    control = Arm("control", start)
-    arms = candidates(ctx, diagnosis, start)
-    pairs = int(ctx.settings["pairs"])
-    greater = bool(_read(ctx, "planning", "evidence.json")["values"]["greater_is_better"])
-    every = [control, *arms] if arms else []
-    jobs = _jobs(ctx, every, pairs)
-    ctx.say(f"optimization, round {ctx.round}: a control and {len(arms)} candidate(s), {pairs} seeds each")
-    for arm in arms:
-        ctx.say(f"  {arm.id}: {arm.delta.describe()}, a cure of {arm.cause}")
-    if every:
-        ctx.say("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in every))
-    trials = _train(ctx, jobs, len(every))
-    rows = compare(every, trials, pairs, greater) if arms else []
-    winner = choose(rows[1:], float(ctx.config["task"]["target"]), greater)
-    ctx.book.append("study.decided", {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None})
-    outcome = _unchanged(ctx, start)
-    if winner:
-        arm = next(a for a in arms if a.id == winner["id"])
-        job = Job(ctx.plan.digest, "fixed", arm.delta, 0, _budget(ctx, every))
-        fixed = _train(ctx, [("fixed", job)], 1)["fixed"]
-        if not fixed.died:
-            outcome = _outcome(ctx, fixed)
-            _adopt(ctx, trials["control-1"], fixed, _criteria(winner, outcome))
-            ctx.say(
-                f"adopted: {winner['change']} ({winner['effect']:+.4g} on average, p = {winner['p']:.3g} after Holm)"
-            )
-    threads = int(ctx.plan.facts["threads"])
-    stamped = [{**row, "threads": threads} for row in rows]
-    ended = [e for e in ctx.book.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]
+    diagnosis, start, tried = _diagnosis(ctx), _start(ctx), _tried(ctx)
+    greater = bool(ctx.evidence_of("planning")["greater_is_better"])
+    arms = untried(diagnosis, start, tried)[: int(ctx.settings["candidates"])]
+    study = _study(ctx, [Arm("control", start), *arms], greater)
+    outcome, fixed = _adopt(ctx, study, start)
+    left = _left(ctx, study, diagnosis, start, tried)
+    trials = [*study.trials.values(), *([fixed] if fixed else [])]
+    ended = [e["data"] for e in ctx.book.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]
     return Evidence(
         {
             "causes": [cause["issue"] for cause in diagnosis["root_causes"]],
-            "control": stamped[0] if stamped else {"seed_indices": [], "max_steps": 0, "threads": threads},
-            "arms": stamped[1:],
-            "pairs": pairs,
-            "winner": winner,
-            "trials_planned": len(jobs) + bool(winner),
+            "target": float(ctx.config["task"]["target"]),
+            "greater_is_better": greater,
+            "control": study.rows[0] if study.rows else None,
+            "arms": list(study.rows[1:]),
+            "pairs": study.pairs,
+            "max_steps": study.budget,
+            "winner": study.winner,
+            "trials": [_measured(trial) for trial in study.trials.values()],
+            "trials_planned": len(study.arms) * study.pairs + bool(study.winner),
             "trials_recorded": len(ended),
-            "trials_died": sum(bool(e["data"]["died"]) for e in ended),
-            "score_splits": [e["data"]["score"]["split"] for e in ended if e["data"]["score"]],
+            "trials_died": sum(bool(end["died"]) for end in ended),
+            "score_splits": [end["score"]["split"] for end in ended if end["score"]],
             "test_opened": len([t for t in ctx.state.test_opened if t["plan"] == ctx.plan.digest]),
+            "nothing_left": study.winner is None and not left,
             **outcome,
         },
         units={"effect": str(ctx.config["task"]["metric"])},
+        artifacts=_artifacts(ctx, trials, "candidate" in outcome),
     )

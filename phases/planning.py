@@ -10,10 +10,16 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import Refused
 from pipeline.phase import PhaseContext
+from pipeline.record import files
 from pipeline.records import Evidence
+
+if TYPE_CHECKING:
+    from pipeline.data.splits import Data
 
 
 def environment(threads: int | None, device: str) -> dict[str, Any]:
@@ -53,6 +59,26 @@ def _declared(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _trusted(ctx: PhaseContext) -> list[dict[str, str]]:
+    """The packages of others with the digest of their source: a changed package is a changed plan."""
+    return [{"package": grant["package"], "digest": grant["digest"]} for grant in ctx.state.trust]
+
+
+def _start_digest(config: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the weights to start from, where there are any."""
+    start = (config["model"] or {}).get("init_from")
+    return files.sha256(Path(start)) if start else None
+
+
+def _tries_the_seal(data: Data) -> bool:
+    """Whether the test rows stay shut for somebody who asks without a key."""
+    try:
+        data.test.read(None)  # type: ignore[arg-type]
+    except Refused:
+        return True
+    return False
+
+
 def run(ctx: PhaseContext) -> Evidence:
     """Is this run planned well enough that its figures will mean something?
 
@@ -62,7 +88,7 @@ def run(ctx: PhaseContext) -> Evidence:
     config = ctx.config
     values = _declared(config)
     if config["seed"] is None:
-        return Evidence({**values, "facts": {"trust": list(ctx.trust)}})
+        return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
 
     from pipeline.data.load import load
     from pipeline.data.shared import shared_fractions
@@ -81,7 +107,8 @@ def run(ctx: PhaseContext) -> Evidence:
         "parameters": parameters,
         "budget": _budget(config["trainer"], config["loader"], len(data.train)),
         "environment": where,
-        "trust": list(ctx.trust),
+        "trust": _trusted(ctx),
+        "init_from": _start_digest(config),
     }
     sizes = {split: k["rows"] for split, k in known.items()}
     ctx.say(
@@ -97,7 +124,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "rows": sizes,
             "digests": {split: k["digest"] for split, k in known.items()},
             "shared_fraction": shared_fractions(data),
-            "test_sealed": not hasattr(data.test, "X") and not hasattr(data.test, "y"),
+            "test_sealed": _tries_the_seal(data),
             "test_opened": len(ctx.state.test_opened),
             "environment": where,
         },

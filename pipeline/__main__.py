@@ -75,11 +75,15 @@ def _worker(words: Sequence[str]) -> int:
     return 0
 
 
-def _mirror(run: Any, config: Mapping[str, Any], parent: Callable[..., str] | None = None) -> None:
-    """The report is written anew, and the run's records are copied to the tracker that its config names."""
+def _report(run: Any) -> None:
+    """The run's page is written anew."""
     from pipeline.commands.report import report
 
     report(run.path)
+
+
+def _mirror(run: Any, config: Mapping[str, Any], parent: Callable[..., str] | None = None) -> None:
+    """A run's records are copied to the tracker that its config names."""
     tracking = config["tracking"]
     if tracking["kind"] == "none":
         return
@@ -98,6 +102,7 @@ def house(say: Callable[[str], None], mirror: Callable[..., None] = _mirror) -> 
         check=checklists.find.check,
         checklists=checklists.find.CHECKS.parent,
         say=say,
+        report=_report,
         mirror=mirror,
     )
 
@@ -110,7 +115,8 @@ def exit_code(wanted: str, gate: str, stopped: int) -> int:
 def run_once(overrides: Sequence[str], config_dirs: Sequence[Any], as_json: bool = False) -> int:
     """Drive one run as typed, and show where it stands."""
     from pipeline.commands import status, tables
-    from pipeline.session import draft, drive
+    from pipeline.drafting import draft
+    from pipeline.session import drive
 
     console = tables.console(stderr=as_json)
     made = draft(overrides, config_dirs)
@@ -190,18 +196,18 @@ def main(words: Sequence[str] | None = None) -> int:
     if hidden:
         print(hidden, file=sys.stderr)
         return 2
+    words = sys.argv[1:] if words is None else words
     try:
-        return dispatch(sys.argv[1:] if words is None else words)
+        return dispatch(words)
     except FivegateError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        again = shlex.join(["python", "-m", "pipeline", *(sys.argv[1:] if words is None else words)])
+        again = shlex.join(["python", "-m", "pipeline", *words])
         print(f"\ninterrupted: nothing acknowledged is lost  Do: {again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader went away, as `| head` does; what was asked has been answered
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # the reader went away, as `| head` does: a record has been answered, a phase has not
+        os._exit(0 if words[0] in COMMANDS else 1)  # the interpreter's own end would complain of the pipe once more
 
 
 if __name__ == "__main__":

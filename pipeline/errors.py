@@ -37,12 +37,6 @@ class Refused(FivegateError):
     exit_code = 3
 
 
-class Pending(FivegateError):
-    """Nothing is wrong, and a named person has to decide before it goes on."""
-
-    exit_code = 4
-
-
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word a user most probably meant, or None when none is close.
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import FivegateError, Refused, fault
+from pipeline.freezing import freeze
 from pipeline.phase import Draft, House, PhaseContext
 from pipeline.record import checklist, files
 from pipeline.record import plan as plans
@@ -30,50 +31,25 @@ def _folder(run: Run, phase: str, round_: int) -> Any:
     return files.folder(run.inside(phase, round_) if phase in ROUNDED else run.inside(phase))
 
 
-def _refuse_unless_ready(state: RunState, phase: str, max_rounds: int) -> None:
+def _refuse_unless_ready(state: RunState, phase: str, max_rounds: int, root: str) -> None:
     """Raise Refused when a gate or the branch before `phase` does not let it run."""
     needs = {"baseline": PHASES[:1], "optimization": PHASES[:3], "finalization": PHASES[:4]}.get(phase, ())
     closed = [p for p in needs if not state.passed(p)]
+    good, decided = state.sufficient(), state.current_branch()
     why = None
-    if phase == "finalization" and state.current_branch() and not state.sufficient():
+    if phase == "finalization" and decided and not good:
         why = "the branch is insufficient: below its target, no better than trivial, or with a blocking symptom"
+    elif phase in ROUNDED and decided and not good and (state.exhausted or state.round > max_rounds):
+        why = "the rounds are spent"
+    elif phase == "optimization" and good:
+        why = "the branch is sufficient: there is nothing to mend"
     elif closed:
         why = f"the {closed[0]} gate is {state.gate(closed[0]) or 'not evaluated'}"
     elif phase == "diagnostics" and state.plan is None:
         why = "nothing is planned yet"
-    elif phase == "optimization" and state.round > max_rounds:
-        why = f"{max_rounds} rounds are spent"
-    elif phase == "optimization" and state.sufficient():
-        why = "the branch is sufficient: there is nothing to mend"
     if why:
-        advice = advise(state, max_rounds)
+        advice = advise(state, max_rounds, root)
         raise Refused(fault(f"phase={phase}", f"cannot run: {why} ({advice.why})", do=advice.command))
-
-
-def _freeze(run: Run, book: Ledger, draft: Draft, lists: dict[str, Any], facts: dict[str, Any]) -> Plan:
-    """The plan stands as a revision of its own, recorded with its difference; an unchanged one keeps its revision."""
-    state = fold(book.entries)
-    revision = state.plan["revision"] if state.plan else 0
-    config = {k: v for k, v in draft.config.items() if k not in plans.OUTSIDE}
-    fresh = Plan(revision + 1, config, lists, facts)
-    if state.plan and state.plan["digest"] == fresh.digest:
-        return Plan(revision, config, lists, facts)
-    old = plans.load(run, state) if state.plan else None
-    changed = plans.differences(old.config, config) if old else {}
-    path = plans.write(run, fresh)
-    book.append(
-        "plan.frozen",
-        {
-            "revision": fresh.revision,
-            "digest": fresh.digest,
-            "file": run.relative(path),
-            "overrides": draft.overrides,
-            "config_dirs": draft.config_dirs,
-            "changed": {k: list(v) for k, v in changed.items()},
-            "questions": {phase: len(items) for phase, items in lists.items()},
-        },
-    )
-    return fresh
 
 
 def _measure(house: House, ctx: PhaseContext, phase: str, basis: int) -> Evidence:
@@ -139,12 +115,14 @@ def _settle_branch(book: Ledger, phase: str, values: Mapping[str, Any], max_roun
     """What the newest branch makes unnecessary, or exhausted."""
     state = fold(book.entries)
     decided = state.current_branch()
-    assert decided is not None
+    assert decided is not None and state.plan is not None
     if decided["phase"] != phase:
         return
     if decided["branch"] == "sufficient" and phase == "baseline":
-        for unneeded in [p for p in ROUNDED if not state.passed(p) and not state.gate(p)]:
-            book.append("gate.not_needed", {"phase": unneeded, "because": decided["seq"]})
+        asked = state.plan["then"]["baseline"]["sufficient"] == "diagnostics"
+        unneeded = ROUNDED if not asked else ROUNDED[1:] if state.gate("diagnostics") == "open" else ()
+        for left_out in [p for p in unneeded if not state.passed(p) and not state.gate(p)]:
+            book.append("gate.not_needed", {"phase": left_out, "because": decided["seq"]})
     spent = decided["round"] >= max_rounds or bool(values.get("nothing_left"))
     if decided["branch"] == "insufficient" and phase == "optimization" and spent and not state.exhausted:
         why = (
@@ -168,6 +146,12 @@ def _context(house: House, run: Run, book: Ledger, phase: str, draft: Draft) -> 
     )
 
 
+def _checklists(house: House, draft: Draft) -> dict[str, Any]:
+    """Every phase's questions with their thresholds, as the plan freezes them."""
+    files_ = {p: house.checklists / f"{draft.config['phases'][p]['checklist']}.yaml" for p in PHASES}
+    return {p: checklist.read(path, draft.config, house.check) for p, path in files_.items()}
+
+
 def run_phase(house: House, run: Run, book: Ledger, phase: str, draft: Draft) -> GateState:
     """Run one phase behind the gates before it, judge it, and record all of it; the state of its own gate comes back.
 
@@ -176,23 +160,25 @@ def run_phase(house: House, run: Run, book: Ledger, phase: str, draft: Draft) ->
     """
     rounds = int(draft.config["phases"]["optimization"]["rounds"])
     state = fold(book.entries)
-    _refuse_unless_ready(state, phase, rounds)
-    lists = {}
-    if phase == "planning":
-        read = checklist.read
-        lists = {p: read(house.checklists / f"{p}.yaml", draft.config, house.check) for p in PHASES}
+    _refuse_unless_ready(state, phase, rounds, run.shown_root)
+    lists = _checklists(house, draft) if phase == "planning" else {}
     ctx = _context(house, run, book, phase, draft)
     basis = state.basis(phase)
     evidence = _measure(house, ctx, phase, basis)
-    plan = ctx.plan or _freeze(run, book, draft, lists, evidence["facts"])
+    plan = ctx.plan or freeze(run, book, draft, lists, evidence["facts"])
     gate = _decide(house, book, plan, phase, ctx.round, basis, evidence)
     settle(run, book, rounds)
-    _mirror(house, run, book, plan)
+    _tell(house, run, book, plan)
     return gate
 
 
-def _mirror(house: House, run: Run, book: Ledger, plan: Plan) -> None:
-    """The tracker holds a copy, or the ledger says why not: tracking that fails never stops the work."""
+def _tell(house: House, run: Run, book: Ledger, plan: Plan) -> None:
+    """The page is written and the tracker holds a copy, or it is said why not: neither ever stops the work."""
+    if house.report is not None:
+        try:
+            house.report(run)
+        except FivegateError as error:
+            house.say(f"no report: {error}")
     if house.mirror is None:
         return
     try:
@@ -202,9 +188,12 @@ def _mirror(house: House, run: Run, book: Ledger, plan: Plan) -> None:
         house.say(f"tracking is away ({type(error).__name__}); the ledger has everything and is mirrored next time")
 
 
-def _done(state: RunState, phase: str) -> bool:
-    """Whether the phase passed on exactly what it would be run on now: a run is a pure function of its plan."""
-    return phase not in ("planning", "finalization") and state.gate(phase) == "open"
+def _done(run: Run, state: RunState, phase: str) -> bool:
+    """Whether the phase passed on exactly what it would be run on now, and what it left is still there."""
+    if phase in ("planning", "finalization") or state.gate(phase) != "open":
+        return False
+    left = state.finished[phase]
+    return all((run.path / a["path"]).is_file() for a in (left["evidence"], *left["artifacts"].values()))
 
 
 def advance(house: House, run: Run, book: Ledger, wanted: str, draft: Draft) -> tuple[GateState, Advice]:
@@ -218,15 +207,16 @@ def advance(house: House, run: Run, book: Ledger, wanted: str, draft: Draft) -> 
     settle(run, book, rounds)
     while True:
         state = fold(book.entries)
-        advice = advise(state, rounds)
+        advice = advise(state, rounds, run.shown_root)
         phase = advice.phase if wanted == "auto" else wanted
         if replan or (wanted == "baseline" and state.gate("planning") != "open"):
             phase, replan = "planning", False
-        if phase is None or (phase == wanted and _done(state, phase)):
+        if phase is None or (phase == wanted and _done(run, state, phase)):
             return gate, advice
         if phase == "finalization" and state.gate(phase) == "open":
-            release(run, book)
-            return "open", advise(fold(book.entries), rounds)
+            if not state.released:
+                release(run, book)
+            return "open", advise(fold(book.entries), rounds, run.shown_root)
         gate = run_phase(house, run, book, phase, draft)
         if gate != "open" or (phase == wanted and phase != "finalization"):
-            return gate, advise(fold(book.entries), rounds)
+            return gate, advise(fold(book.entries), rounds, run.shown_root)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import Refused, fault
 from pipeline.record import files, permits
 from pipeline.record.checklist import FindCheck
 from pipeline.record.ledger import Ledger
@@ -18,12 +20,16 @@ from pipeline.records import Artifact, Evidence
 
 @dataclass(frozen=True)
 class Draft:
-    """What a command asks for: the composed config, the words behind it, whether it differs from the frozen plan."""
+    """What a command asks for: the composed config, the words behind it, whether it differs from the frozen plan.
+
+    `head` is the ledger's head that the draft was made against, empty for a run without a plan.
+    """
 
     config: dict[str, Any]
     overrides: list[str]
     config_dirs: list[str]
     changed: bool = False
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,23 @@ class PhaseContext:
         """The names of the packages the user trusted."""
         return tuple(grant["package"] for grant in self.state.trust)
 
+    def artifact_of(self, phase: str, name: str) -> Path:
+        """A file that an earlier phase left, as recorded. Raises Refused when it is gone or was changed."""
+        recorded = self.state.finished[phase]["artifacts"][name]
+        return self._as_recorded(phase, recorded)
+
+    def evidence_of(self, phase: str) -> dict[str, Any]:
+        """The values that an earlier phase measured. Raises Refused when they are not as recorded."""
+        path = self._as_recorded(phase, self.state.finished[phase]["evidence"])
+        return dict(json.loads(path.read_text())["values"])
+
+    def _as_recorded(self, phase: str, recorded: Mapping[str, str]) -> Path:
+        path = self.run.path / recorded["path"]
+        if not path.is_file() or files.sha256(path) != recorded["sha256"]:
+            do = f"restore it, or do it again: python -m pipeline phase={phase} run.name={self.run.name}"
+            raise Refused(fault(recorded["path"], "is not what the ledger recorded", do=do))
+        return path
+
     def train_permit(self) -> permits.TrainPermit:
         """A permit to train. Raises Refused unless the planning gate is open in the ledger on disk."""
         return permits.train(self.run)
@@ -68,11 +91,13 @@ PhaseRun = Callable[[PhaseContext], Evidence]
 class House:
     """What the machine is driven with: how to find a phase, a check and a checklist, and whom to tell.
 
-    `mirror(run)` copies the records to the tracker after every phase; it may raise, which is recorded and passed over.
+    `report(run)` writes the run's page after every phase. `mirror(run, config)` copies the records to the tracker; it
+    may raise, which is recorded and passed over.
     """
 
     phase: Callable[[str], PhaseRun]
     check: FindCheck
     checklists: Path
     say: Callable[[str], None]
+    report: Callable[[Run], object] | None = None
     mirror: Callable[[Run, Mapping[str, Any]], None] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import house, main
+from pipeline.drafting import draft
 from pipeline.record import permits
 from pipeline.record.run import Run
-from pipeline.session import draft, drive
+from pipeline.session import drive
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -80,11 +82,23 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared(tmp_path_factory, "finished", make) / "digits"
 
 
+def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """What the executor starts as a worker, done here: the same file of the same job, without a process's imports."""
+    from diagnostics.monitor import Monitor
+    from pipeline.trials import worker
+
+    worker.work(Path(command[-1]), lambda: [Monitor()])
+    return subprocess.CompletedProcess(command, 0, "", "")
+
+
 @pytest.fixture(scope="session")
 def _mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(root: Path) -> None:
         words = ("phases.optimization.pairs=6", "phases.optimization.candidates=1", "task.target=0.5")
-        _, gate, _ = go(root, "phase=auto", "experiment=digits_hot", *SMALL[1:], *words)
+        quick = ("phases.optimization.parallel=1", "export.formats=[onnx]")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipeline.trials.executor.subprocess.run", in_this_process)
+            _, gate, _ = go(root, "phase=auto", "experiment=digits_hot", *SMALL[1:], *words, *quick)
         assert gate == "closed"
 
     return shared(tmp_path_factory, "mended", make) / "digits_hot"

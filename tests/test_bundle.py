@@ -14,9 +14,10 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.errors import Refused, UserError
-from pipeline.export.bundle import bundle_digest, check_layout, write_payload
+from pipeline.export.bundle import bundle_digest, check_layout, kept, write_payload
 from pipeline.export.formats import export_formats
 from pipeline.record import files, permits
+from pipeline.record.run import opened
 from tests.recorded import baseline_done
 
 
@@ -129,6 +130,45 @@ def test_a_crash_leaves_the_old_payload_whole(
         with pytest.raises((UserError, OSError)), files.fault_points(fail):
             write_payload(permit, contents)
         assert before == bundle_digest(payload), calls[k]
+
+
+def test_a_released_payload_is_kept(
+    payload: Path, permit: permits.ExportPermit, contents: dict[str, bytes | Path]
+) -> None:
+    """Another payload takes the place of a released one only after that one is kept, whichever call fails."""
+    released = bundle_digest(payload)
+    files.write_json(payload.parent / "attestations" / "release.json", {"subject": released})
+    with opened(permit.run) as book:
+        book.append("released", {"subject": released})
+    previous = kept(permit.run, released)
+
+    write_payload(permit, contents)
+    assert not previous.exists()
+    other = {**contents, "model_card.md": b"# Another"}
+    calls: list[str] = []
+    last = 0
+    for k in range(999):
+        calls.clear()
+
+        def fail(operation: str, path: Path, k: int = k) -> bool:
+            calls.append(operation)
+            if len(calls) == k + 1:
+                raise OSError(28, "No space left on device")
+            return False
+
+        try:
+            with files.fault_points(fail):
+                write_payload(permit, other)
+        except (UserError, OSError):
+            last = k
+        assert released in (bundle_digest(payload), bundle_digest(previous / "payload")), calls
+        if last != k:
+            break
+
+    assert last and bundle_digest(payload) != released == bundle_digest(previous / "payload")
+    assert json.loads((previous / "attestations" / "release.json").read_text()) == {"subject": released}
+    write_payload(permit, {**contents, "model_card.md": b"# A third"})
+    assert [p.name for p in previous.parent.iterdir()] == [released[:12]]
 
 
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -81,4 +81,5 @@ def test_killed_again_and_again(own_folder: Path) -> None:
         assert final[: len(acknowledged.entries)] == acknowledged.entries
     assert faults(run)[1] == []
     assert outcome(run) == outcome(Run(own_folder / "calm" / "digits"))
-    assert len({o["candidate"] for o in run.state().test_opened}) == 1
+    assert len(run.state().test_opened) == 1
+    assert [e["kind"] for e in final].count("test.scored") == 1

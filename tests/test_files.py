@@ -95,6 +95,83 @@ def test_a_folder_is_committed_by_one_rename(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["final"]
 
 
+COMMIT = """
+import sys
+from pathlib import Path
+from pipeline.record import files
+if "renames" in sys.argv:
+    files._exchange = lambda one, other: False
+final = Path(sys.argv[1])
+temporary = final.with_name(f".{final.name}.1.tmp")
+for name in ("a", "b"):
+    files.write_text(temporary / name, "new")
+files.commit_folder(temporary, final)
+"""
+
+
+@pytest.mark.parametrize("way", ["exchange", "renames"])
+def test_a_kill_at_any_call_leaves_a_folder_reachable(tmp_path: Path, way: str) -> None:
+    """SIGKILL at each call of a commit, with and without an exchange of names: old or new, then healed by the next."""
+    found = []
+    for k in range(1, 99):
+        final = tmp_path / str(k) / "final"
+        for name in ("a", "b"):
+            files.write_text(final / name, "old")
+        words = [sys.executable, "-c", COMMIT, str(final), way]
+        here = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
+
+        ended = subprocess.run(words, env={**here, "FIVEGATE_FAULT": f"kill@{k}"})
+        standing = [p for p in (final, *final.parent.glob(".final.*.old")) if p.exists()]
+
+        assert way == "renames" or final.exists()
+        assert len({f.read_text() for f in standing[0].iterdir()}) == 1 and len(list(standing[0].iterdir())) == 2
+        found.append((final.exists(), (standing[0] / "a").read_text()))
+        subprocess.run(words, env=here, check=True)
+        assert [p.name for p in final.parent.iterdir()] == ["final"] and (final / "b").read_text() == "new"
+        if ended.returncode == 0:
+            break
+    assert ended.returncode == 0 and {was for _, was in found} == {"old", "new"}
+    assert ((False, "old") in found) == (way == "renames")
+
+
+def test_a_folder_set_aside_by_a_kill_has_its_name_again(tmp_path: Path) -> None:
+    """What a commit finds aside is put back before it begins, so that a commit that fails then loses nothing."""
+    files.write_text(tmp_path / ".final.7.old" / "file", "old")
+    files.write_text(tmp_path / ".final.8.tmp" / "file", "half")
+    files.write_text(tmp_path / ".new" / "file", "new")
+
+    def refuse(operation: str, path: Path) -> bool:
+        if operation == "fsync":
+            raise OSError(28, "No space left on device")
+        return False
+
+    with files.fault_points(refuse), pytest.raises(UserError, match="cannot commit"):
+        files.commit_folder(tmp_path / ".new", tmp_path / "final")
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".new", "final"]
+    assert (tmp_path / "final" / "file").read_text() == "old"
+
+
+def test_a_refused_second_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where names cannot be exchanged and the disk refuses the new name, the old folder has its own again."""
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    files.write_text(tmp_path / "final" / "file", "old")
+    files.write_text(tmp_path / ".new" / "file", "new")
+    renames: list[Path] = []
+
+    def refuse(operation: str, path: Path) -> bool:
+        if operation == "rename":
+            renames.append(path)
+        if len(renames) == 2:
+            raise OSError(5, "Input/output error")
+        return False
+
+    with files.fault_points(refuse), pytest.raises(UserError, match="cannot commit"):
+        files.commit_folder(tmp_path / ".new", tmp_path / "final")
+
+    assert (tmp_path / "final" / "file").read_text() == "old"
+
+
 def test_a_folder_that_cannot_be_made_is_the_users_to_mend() -> None:
     """A place where nobody may write gives one message that names it and says what to do."""
     with pytest.raises(UserError, match=r"/proc/nothing: cannot make the folder"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,16 +14,40 @@ from hypothesis import strategies as st
 from pipeline.errors import Refused
 from pipeline.record import files, ledger
 from pipeline.record.ledger import Ledger
+from pipeline.record.lock import RunLock
 from pipeline.records import canonical
 
 FACTS = st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.floats() | st.text(max_size=8), max_size=4)
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[Ledger]:
+    with RunLock(path.parent) as lock:
+        yield Ledger(path, lock)
+
+
 def _written(folder: Path, facts: list[dict]) -> Path:
-    book = Ledger(folder / "ledger.jsonl")
-    for fact in facts:
-        book.append("job.finished", fact)
+    with _writing(folder / "ledger.jsonl") as book:
+        for fact in facts:
+            book.append("job.finished", fact)
     return book.path
+
+
+def test_only_the_holder_of_the_lock_writes(tmp_path: Path) -> None:
+    """Without the lock, with another run's, or after it was given back, nothing is appended."""
+    (tmp_path / "other").mkdir()
+    path = tmp_path / "ledger.jsonl"
+
+    with pytest.raises(TypeError, match="only while the lock of its run is held"):
+        Ledger(path, RunLock(tmp_path))
+    with RunLock(tmp_path / "other") as lock, pytest.raises(TypeError, match="only while the lock"):
+        Ledger(path, lock)
+    with _writing(path) as book:
+        book.append("job.finished", {"n": 1})
+    with pytest.raises(TypeError, match="only while the lock"):
+        book.append("job.finished", {"n": 2})
+
+    assert [e["data"]["n"] for e in ledger.read(path)] == [1]
 
 
 def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
@@ -66,7 +92,8 @@ def test_a_torn_tail_is_set_aside_and_recorded(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
 
-    book = Ledger(path)
+    with _writing(path) as book:
+        pass
 
     assert [e["kind"] for e in book.entries] == ["job.finished", "ledger.torn"]
     torn = tmp_path / book.entries[1]["data"]["file"]
@@ -79,23 +106,22 @@ def test_a_complete_entry_without_its_newline_is_kept(tmp_path: Path) -> None:
     path = _written(tmp_path, [{"n": 1}])
     path.write_bytes(path.read_bytes()[:-1])
 
-    book = Ledger(path)
-    book.append("job.finished", {"n": 2})
+    with _writing(path) as book:
+        book.append("job.finished", {"n": 2})
 
     assert [e["data"]["n"] for e in ledger.read(path)] == [1, 2]
 
 
 def test_a_failed_append_loses_nothing(tmp_path: Path) -> None:
     """After a write that the disk cut short, the same writer goes on, and the ledger is intact."""
-    book = Ledger(tmp_path / "ledger.jsonl")
-    book.append("job.finished", {"n": 1})
-
-    with (
-        files.fault_points(lambda operation, _: operation == "write"),
-        pytest.raises(files.UserError, match="cannot append"),
-    ):
-        book.append("job.finished", {"n": 2})
-    book.append("job.finished", {"n": 3})
+    with _writing(tmp_path / "ledger.jsonl") as book:
+        book.append("job.finished", {"n": 1})
+        with (
+            files.fault_points(lambda operation, _: operation == "write"),
+            pytest.raises(files.UserError, match="cannot append"),
+        ):
+            book.append("job.finished", {"n": 2})
+        book.append("job.finished", {"n": 3})
 
     assert [e["kind"] for e in ledger.read(book.path)] == ["job.finished", "ledger.torn", "job.finished"]
 

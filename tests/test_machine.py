@@ -10,31 +10,58 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
+import yaml
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from checklists.find import CHECKS
 from pipeline import machine
 from pipeline.__main__ import main
 from pipeline.errors import FivegateError, Refused
+from pipeline.export.bundle import bundle_digest, write_payload
 from pipeline.phase import Draft, House, PhaseContext
 from pipeline.record import ledger, permits
 from pipeline.record.advice import advise
 from pipeline.record.run import Run, opened
 from pipeline.record.state import MAX_ROUNDS, fold
 from pipeline.record.verify import faults
-from pipeline.records import PHASES, Evidence, Result
+from pipeline.records import PHASES, ROUNDED, Evidence, Result
 
 LATER = (date.today() + timedelta(days=1)).isoformat()
 OUTCOMES = st.sampled_from(["passed", "passed", "passed", "failed", "inconclusive", "errored"])
-CHECKLIST = 'items:\n  - {id: %s_done, ask: "Is it done?", check: any.answer}\n'
-SIGNED = '  - {id: owner_approval, ask: "Accepted?", sign_off: owner, waivable: false}\n'
+CHANCE = {  # the one item of each gate that chance answers; people may waive it
+    "planning": "environment_recorded",
+    "baseline": "trained_on_plan",
+    "diagnostics": "limits_said",
+    "optimization": "enough_pairs",
+    "finalization": "lineage",
+}
+
+
+def questions(phase: str) -> str:
+    """The real checklist, with checks that pass, but for the one that chance answers."""
+    real = yaml.safe_load((CHECKS.parent / f"{phase}.yaml").read_text())["items"]
+    items = []
+    for item in real:
+        answer = {"sign_off": "owner"} if item.get("sign_off") else {"check": "any.passes"}
+        if item["id"] == CHANCE[phase]:
+            answer = {"check": "any.chance"}
+        items.append({"id": item["id"], "ask": "?", "waivable": item.get("waivable", True), **answer})
+    return yaml.safe_dump({"items": items}, sort_keys=False)
 
 
 def config(lr: float) -> dict[str, Any]:
     """The little of a config that the machine itself reads."""
-    return {"seed": 1, "plan": {"owner": "Ada"}, "optimizer": {"lr": lr}, "phases": {"optimization": {"rounds": 3}}}
+    phases: dict[str, Any] = {phase: {"checklist": phase, "next": {"sufficient": "finalization"}} for phase in PHASES}
+    phases["optimization"]["rounds"] = 3
+    return {
+        "phase": "baseline",
+        "seed": 1,
+        "plan": {"owner": "Ada", "purpose": "a walk"},
+        "optimizer": {"lr": lr},
+        "phases": phases,
+    }
 
 
 class Commands(RuleBasedStateMachine):
@@ -49,10 +76,10 @@ class Commands(RuleBasedStateMachine):
         lists = self.root / "checklists"
         lists.mkdir()
         for phase in PHASES:
-            (lists / f"{phase}.yaml").write_text(CHECKLIST % phase + (SIGNED if phase == PHASES[-1] else ""))
+            (lists / f"{phase}.yaml").write_text(questions(phase))
         self.house = House(
             phase=lambda name: getattr(self, f"_{name}"),
-            check=lambda name: lambda evidence: Result(evidence["outcome"]),
+            check=lambda name: lambda evidence: Result(evidence["outcome"] if name == "any.chance" else "passed"),
             checklists=lists,
             say=lambda text: None,
         )
@@ -67,7 +94,7 @@ class Commands(RuleBasedStateMachine):
         return Evidence({"outcome": self.outcome, **more})
 
     def _planning(self, ctx: PhaseContext) -> Evidence:
-        return self._found(facts={"threads": 1})
+        return self._found(facts={"threads": 1, "splits": {"test": {"digest": "rows"}}})
 
     def _train(self, ctx: PhaseContext) -> dict[str, Any]:
         permit = ctx.train_permit()
@@ -86,10 +113,10 @@ class Commands(RuleBasedStateMachine):
         return self._found(**self._train(ctx), nothing_left=self.left)
 
     def _finalization(self, ctx: PhaseContext) -> Evidence:
-        permits.test(ctx.run, ctx.book)
-        permits.export(ctx.run)
         assert ctx.state.candidate
-        return self._found(subject=ctx.state.candidate["weights"])
+        permits.test(ctx.run, ctx.book, "rows")
+        weights = ctx.state.candidate["weights"].encode()
+        return self._found(subject=bundle_digest(write_payload(permits.export(ctx.run), {"plan.yaml": weights})))
 
     # --- commands ---
 
@@ -108,7 +135,7 @@ class Commands(RuleBasedStateMachine):
         changed, self.lr, self.outcome = lr != self.lr, lr, "passed"
         self.drive("baseline", changed)
 
-    @rule(item=st.sampled_from(["branch", "owner_approval", *(f"{p}_done" for p in PHASES)]))
+    @rule(item=st.sampled_from(["branch", "owner_approval", *CHANCE.values()]))
     def waive(self, item: str) -> None:
         why = "good enough to rehearse with"
         words = ["waive", str(self.run.path), item, "--who", "Bob", "--why", why, "--expires", LATER]
@@ -171,9 +198,8 @@ class Commands(RuleBasedStateMachine):
     def what_is_advised_is_not_refused(self) -> None:
         state = self.run.state()
         phase = advise(state).phase
-        waived = any(w.item == "branch" for w in state.waivers)  # see test_a_waived_branch_is_a_way_on
-        if phase and not waived:
-            machine._refuse_unless_ready(state, phase, MAX_ROUNDS)
+        if phase:
+            machine._refuse_unless_ready(state, phase, MAX_ROUNDS, "runs")
 
 
 Commands.TestCase.settings = settings(
@@ -202,12 +228,11 @@ def test_three_rounds_and_a_person() -> None:
         state = walk.run.state()
         assert state.exhausted and state.exhausted["round"] == 3
         assert advise(state).exit_code == 3 and "a person decides" in advise(state).why
-        assert [g.round for p, g in state.gates.items() if p in machine.ROUNDED] == [3, 3]
+        assert [g.round for p, g in state.gates.items() if p in ROUNDED] == [3, 3]
     finally:
         walk.teardown()
 
 
-@pytest.mark.xfail(reason="behind a waived branch of a baseline, finalization waits for gates that nobody can open")
 def test_a_waived_branch_is_a_way_on() -> None:
     """A baseline below its target whose branch was waived goes on to finalization."""
     walk = Commands()
@@ -221,7 +246,6 @@ def test_a_waived_branch_is_a_way_on() -> None:
         walk.teardown()
 
 
-@pytest.mark.xfail(reason="phase=auto releases again what was just taken back")
 def test_what_was_taken_back_stays_back() -> None:
     """After a rollback no command but a new signature or a new model releases again."""
     walk = Commands()

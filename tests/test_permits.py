@@ -108,7 +108,7 @@ def test_the_test_rows_stay_shut_before_their_time(trained: Run) -> None:
     with opened(trained) as book:
         before = len(book.entries)
         with pytest.raises(FivegateError, match="gate diagnostics: is not open"):
-            permits.test(trained, book)
+            permits.test(trained, book, "0" * 64)
         assert len(book.entries) == before
     with pytest.raises(Refused, match="gate diagnostics: is not open"):
         permits.export(trained)

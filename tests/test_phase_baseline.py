@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
 
 from pipeline.history import History
-from pipeline.record.run import Run
+from pipeline.record import files
+from pipeline.record.run import Run, opened
 from pipeline.record.verify import faults
 from tests.conftest import SMALL, go
 from tests.judged import changed, judged, measured
@@ -30,6 +32,24 @@ def test_what_a_baseline_leaves(trained: Run) -> None:
     assert {p.name for p in trained.inside("baseline").glob("*.*")} >= {
         "learning_curve.png", "learning_curve.svg", "confusion_matrix.png", "confusion_matrix.json", "history.npz",
     }  # fmt: skip
+
+
+def test_the_record_of_a_baseline_is_its_checkpoint(trained: Run) -> None:
+    """Plan and seed are what the checkpoint says, and its weights are vouched for: a changed byte of them is found."""
+    values = measured(trained, "baseline")
+    checkpoint = trained.inside(values["candidate"]["checkpoint"])
+    state = json.loads((checkpoint / "state.json").read_text())
+    recorded = trained.state().finished["baseline"]["artifacts"]
+
+    assert (values["trained"]["plan"], values["trained"]["seed"]) == (state["plan_digest"], state["seed"])
+    assert values["candidate"]["file"]["path"] == trained.relative(checkpoint / "weights.safetensors")
+    assert {"history", "learning_curve", "confusion_matrix", "confusion_matrix.json"} <= set(recorded)
+    raw = bytearray((checkpoint / "weights.safetensors").read_bytes())
+    raw[-1] ^= 1
+    files.write_bytes(trained.inside(values["candidate"]["checkpoint"], "weights.safetensors"), bytes(raw))
+    with opened(trained) as book:  # as the branch of a sufficient baseline records it
+        book.append("candidate.chosen", {"phase": "baseline", "round": 1, **values["candidate"]})
+    assert "weights.safetensors: is not the file" in faults(trained)[1][0]
 
 
 def test_the_gate_asks_for_honesty_and_the_branch_for_quality(trained: Run) -> None:
@@ -84,28 +104,35 @@ def test_what_passed_is_not_done_again(trained: Run) -> None:
     assert (gate, advice.phase, trained.state().seq) == ("open", "diagnostics", before)
 
 
+FAR = {"suspicious_ratio": 2.0}
+PICTURES = {"names": ["history"], "for_classes": ["confusion_matrix"]}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
-    ("training.loss_at_init_measured", {"loss_at_init": None}, {}, "failed", "was not measured"),
-    ("training.loss_at_init_measured", {"loss_at_init": ...}, {}, "errored", "'loss_at_init' was not measured"),
-    ("training.loss_at_init_measured", {"loss_expected": None}, {}, "passed", "theory expects nothing"),
+    ("training.loss_at_init_measured", {"loss_at_init": None}, FAR, "failed", "was not measured"),
+    ("training.loss_at_init_measured", {"loss_at_init": ...}, FAR, "errored", "'loss_at_init' was not measured"),
+    ("training.loss_at_init_measured", {"loss_expected": None}, FAR, "passed", "theory expects nothing"),
+    ("training.loss_at_init_measured", {"loss_at_init": 23.02585}, FAR, "passed", "warning: 10 times what theory"),
+    ("training.loss_at_init_measured", {"loss_at_init": 2.302585}, FAR, "passed", "1 times what theory"),
     ("training.one_batch_tried", {"one_batch__steps": 3}, {"min_steps": 20}, "failed", "too few steps"),
     ("training.one_batch_tried", {"one_batch__steps": ...}, {"min_steps": 20}, "errored", "steps"),
     ("training.trivial_bar_set", {"trivial": ...}, {}, "errored", "was not measured"),
-    ("training.trained_on_plan", {"trained__plan": "another"}, {}, "failed", "under another plan"),
+    ("training.trained_on_plan", {"trained__plan": "another"}, {}, "failed", "of another plan"),
+    ("training.trained_on_plan", {"trained__seed": 7}, {}, "failed", "of another seed"),
     ("training.trained_on_plan", {"trained__stopped": "clock"}, {}, "inconclusive", "raise trainer.max_minutes"),
     ("training.scored_on_validation", {"score": None}, {}, "passed", "nothing to score"),
     ("training.scored_on_validation", {"score__n": 359}, {}, "failed", "not scored on all"),
     ("training.scored_on_validation", {"score__split": "test"}, {}, "failed", "not scored on all"),
-    ("training.artifacts_kept", {}, {"names": ["history", "roc"]}, "failed", "not kept: roc"),
+    ("training.artifacts_kept", {}, {"names": ["roc"], "for_classes": []}, "failed", "not kept: roc"),
+    ("training.artifacts_kept", {}, PICTURES, "failed", "not kept: confusion_matrix"),
+    ("training.artifacts_kept", {"classes": None}, PICTURES, "passed", "no classes to confuse"),
     ("training.checkpoint_identified", {"weights_on_disk": "others"}, {}, "failed", "other weights"),
 ]
 
 
 @pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_each_check_answers_no(
+def test_what_each_check_answers(
     trained: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value wrong, the check that asks for it says so."""
+    """On the real evidence with one value changed, the check that asks for it says so."""
     item = judged(check, changed(measured(trained, "baseline"), **wrong), "history", **bounds)
 
     assert item.outcome == outcome

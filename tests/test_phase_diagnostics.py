@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import Refused
+from pipeline.errors import UserError
 from pipeline.record.run import Run
 from pipeline.record.verify import faults
 from tests.conftest import SMALL, go
@@ -63,28 +63,31 @@ def test_a_sufficient_run_may_be_diagnosed(finished: Run) -> None:
 
 
 def test_nothing_planned_is_nothing_to_diagnose(own_folder: Any) -> None:
-    """Without a plan the answer is no, with the command that plans."""
-    with pytest.raises(Refused, match="nothing is planned yet"):
+    """Without a run there is nothing to explain: the command that begins one is named, and none is made."""
+    with pytest.raises(UserError, match=r"there is no such run, got 'digits'.*Do: .*phase=baseline"):
         go(own_folder, "phase=diagnostics", *SMALL)
 
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
-    ("diagnosis.playbooks_read", {"playbooks": ["nan_loss"]}, {"min_playbooks": 4}, "failed", "nan_loss"),
+    ("diagnosis.playbooks_read", {"judged": ["nan_loss"]}, {"min_playbooks": 1}, "failed", "left out: con"),
+    ("diagnosis.playbooks_read", {"playbooks": []}, {"min_playbooks": 40}, "failed", "nan_loss"),
+    ("diagnosis.playbooks_read", {"playbooks": ["brand_new"]}, {"min_playbooks": 4}, "failed", "left out: brand_new"),
+    ("diagnosis.playbooks_read", {"judged": ...}, {"min_playbooks": 4}, "errored", "judged"),
     ("diagnosis.playbooks_read", {"playbooks": ...}, {"min_playbooks": 4}, "errored", "was not measured"),
     ("diagnosis.causes_known", {"diagnosis__root_causes": []}, {}, "passed", "no cause named"),
     ("diagnosis.fixes_proposed", {"diagnosis__root_causes": []}, {"min_fixes": 3}, "not_applicable", "no cause"),
     ("diagnosis.fixes_proposed", {"diagnosis__recommended_fixes": []}, {"min_fixes": 3}, "failed", ""),
     ("diagnosis.limits_said", {"diagnosis__confidence_statement": ""}, {}, "failed", "no confidence statement"),
     ("diagnosis.limits_said", {"diagnosis": {}}, {}, "errored", "confidence_statement"),
-    ("diagnosis.documents_written", {}, {"names": ["diagnosis", "incident"]}, "failed", "diagnosis, incident"),
+    ("diagnosis.documents_written", {}, {"names": ["diagnosis", "incident"]}, "failed", "not written: incident"),
 ]
 
 
 @pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_each_check_answers_no(
+def test_what_each_check_answers(
     mended: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value wrong, the check that asks for it says so."""
+    """On the real evidence with one value changed, the check that asks for it says so."""
     item = judged(check, changed(measured(mended, "diagnostics", 1), **wrong), "diagnosis", **bounds)
 
     assert item.outcome == outcome

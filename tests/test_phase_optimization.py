@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from phases.optimization import Arm, choose, compare
+from phases.optimization import Arm, choose, compare, untried
+from pipeline.__main__ import house
 from pipeline.job import Delta, Job
-from pipeline.record import ledger
+from pipeline.record import files, ledger
 from pipeline.record import plan as plans
 from pipeline.record.run import Run
+from pipeline.record.state import RunState
 from pipeline.record.verify import faults
+from pipeline.records import digest
 from pipeline.trials.executor import Trial
-from tests.conftest import go
+from pipeline.trials.repair import rerun_command
+from tests.conftest import SMALL, go
 from tests.judged import changed, judged, measured
 
 
@@ -49,13 +54,15 @@ def test_what_the_repair_says_of_itself(mended: Run) -> None:
     assert said["performance"]["params"]["before"] == said["performance"]["params"]["after"]
 
 
-def test_every_trial_is_a_process_with_a_record(mended: Run) -> None:
+def test_every_trial_has_a_record(mended: Run) -> None:
     """Thirteen jobs were started and ended: six pairs, and the winner once more on the master seed."""
     entries = [e["data"] for e in ledger.read(mended.ledger_path) if e["kind"] == "job.finished"]
     named = [f"{arm}-{i}" for i in range(1, 7) for arm in ("control", "c1")]
 
     assert [e["id"] for e in entries] == [*named, "fixed"]
     assert not any(e["died"] for e in entries)
+    kept = mended.state().finished["optimization"]["artifacts"]
+    assert {"fixed.yaml", "implementation.json", "control-1/history.npz", "fixed/result.json"} <= set(kept)
     for e in entries:
         folder = mended.inside("optimization", 1, "trials", e["id"])
         assert json.loads((folder / "result.json").read_text())["weights"] == e["weights"]
@@ -70,6 +77,21 @@ def test_the_mended_run_goes_on(mended: Run) -> None:
     assert state.gate("optimization") == "open"
     assert {i.outcome for i in state.gates["optimization"].items} == {"passed"}
     assert state.sufficient() and state.candidate and state.candidate["weights"] == trial["weights"]
+
+
+def test_what_a_trial_measured_is_vouched_for(mended: Run) -> None:
+    """A changed result or checkpoint of the study is found by verify; what the gate judged came from the workers."""
+    values = measured(mended, "optimization", 1)
+    results = {t["id"]: json.loads(mended.inside("optimization", 1, "trials", t["id"], "result.json").read_text())
+               for t in values["trials"]}  # fmt: skip
+
+    assert all(t["seed"] == results[t["id"]]["seed"] and t["threads"] == 1 for t in values["trials"])
+    assert len({t["seed"] for t in values["trials"]}) == 6
+    files.write_json(mended.inside("optimization", 1, "trials", "c1-2", "result.json"), {**results["c1-2"], "steps": 1})
+    weights = mended.inside(values["candidate"]["file"]["path"])
+    files.write_bytes(weights, weights.read_bytes()[:-1] + b"x")
+    found = " ".join(faults(mended)[1])
+    assert "trials/c1-2/result.json: is not the file" in found and "weights.safetensors: is not the file" in found
 
 
 def test_a_study_needs_a_diagnosis(trained: Run) -> None:
@@ -141,49 +163,253 @@ def test_the_dead_count_as_the_worst() -> None:
     assert rows[1]["p"] == pytest.approx(2 / 2**6)  # one pair is a tie
 
 
-def test_a_worker_that_dies_is_an_outcome(trained: Run) -> None:
-    """A job that cannot run ends as a trial that says what of, and the others go on."""
+def test_a_worker_is_a_process_and_may_die(mended: Run) -> None:
+    """A job in a process of its own gives the weights on record; one that cannot run says what of; both are told."""
     from pipeline.trials.executor import run_jobs
 
-    digest = plans.load(trained).digest
-    jobs = [("good", Job(digest, "trial", max_steps=2)), ("bad", Job("0" * 64, "trial"))]
+    folder = mended.inside("optimization", 1, "trials", "c1-1")
+    job = Job.from_json(json.loads((folder / "job.json").read_text()))
+    recorded = json.loads((folder / "result.json").read_text())
     told: list[str] = []
 
-    good, bad = run_jobs(jobs, trained.path / "x", parallel=2, threads=1, told=lambda t: told.append(t.id))
+    jobs = [("good", job), ("bad", Job("0" * 64, "trial"))]
+    good, bad = run_jobs(jobs, mended.path / "x", parallel=2, threads=1, told=lambda t: told.append(t.id))
 
     assert told == ["good", "bad"]
-    assert good.died is None and good.result["steps"] == 2
+    same = ("weights", "score", "steps", "stopped", "seed", "threads")
+    assert good.died is None and {k: good.result[k] for k in same} == {k: recorded[k] for k in same}
     assert bad.died and bad.died.startswith("exit 3: job: is of another plan") and bad.value != bad.value
+
+
+# --- rounds, with the trainings played -------------------------------------------------------------------------------
+
+
+def played(monkeypatch: pytest.MonkeyPatch, value: Callable[[Job], float], fixed: str | None = None) -> None:
+    """Trials end at once with the score that `value` gives their job; the fixed training dies of `fixed`."""
+
+    def run_jobs(jobs: Sequence[tuple[str, Job]], folder: Path, *, told: Any, **_: Any) -> list[Trial]:
+        done = []
+        for name, job in jobs:
+            score = {"split": "val", "metric": "accuracy", "value": value(job), "low": 0.0, "high": 1.0, "n": 360}
+            found = {"score": score, "seed": job.seed_index, "threads": 1, "steps": job.max_steps, "stopped": "done"}
+            died = fixed if name == "fixed" else None
+            done.append(Trial(name, job, folder / name, {} if died else found, died))
+            told(done[-1])
+        return done
+
+    monkeypatch.setattr("phases.optimization.run_jobs", run_jobs)
+
+
+def studies(run: Run) -> list[dict[str, Any]]:
+    return [e["data"] for e in ledger.read(run.ledger_path) if e["kind"] == "study.decided"]
+
+
+def test_rounds_go_on_until_no_cure_is_left(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a winner the next round diagnoses the same history and tries the next cures, each once; what was left is
+    what the diagnosis still offers, and `no untried cure is left` is said only when that is nothing."""
+    played(monkeypatch, lambda job: 0.5)
+
+    words = ("experiment=digits_hot", *SMALL[1:], "phases.optimization.candidates=2", "trainer.max_epochs=2")
+    run, _, advice = go(own_folder, "phase=auto", *words)
+    rounds = [[arm["change"] for arm in study["arms"][1:]] for study in studies(run)]
+    tried = [change for changes in rounds for change in changes]
+    offered = untried(json.loads(run.inside("diagnostics", 1, "diagnosis.json").read_text()), Delta(), set())
+    left = [measured(run, "optimization", n + 1)["nothing_left"] for n in range(len(rounds))]
+
+    assert len(rounds) > 1 and len(tried) == len(set(tried))
+    assert tried == [arm.delta.describe() for arm in offered][: len(tried)]
+    assert all(measured(run, "diagnostics", n)["history"] == "baseline/history.npz" for n in range(1, len(rounds) + 1))
+    assert left == [False] * (len(rounds) - 1) + [len(tried) == len(offered)]
+    assert advice.exit_code == 3 and "exhausted" in advice.why
+    assert ("no untried cure is left" in advice.why) == (len(tried) == len(offered))
+    assert {i.outcome for i in run.state().gates["optimization"].items} <= {"passed", "not_applicable"}
+
+
+def test_the_last_untried_cures_end_the_rounds(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a round tries all that the diagnosis offers, it is said at once, and no empty round follows."""
+    played(monkeypatch, lambda job: 0.5)
+    monkeypatch.setattr("phases.optimization.untried", lambda d, s, tried: untried(d, s, tried)[: 3 - len(tried) + 1])
+
+    run, _, advice = go(trained.path.parent, "phase=auto", "run.name=digits")
+
+    assert len(studies(run)) == 1 and "no untried cure is left" in advice.why
+
+
+def test_a_winner_whose_training_dies_is_not_the_end(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded and said; nothing is adopted, something is left, and the next round may try the winner again."""
+    said: list[str] = []
+    played(monkeypatch, lambda job: 0.9 if job.delta else 0.1, fixed="signal 9: out of memory")
+    go(trained.path.parent, "phase=diagnostics", "run.name=digits")
+    monkeypatch.setattr("tests.conftest.house", lambda _: house(said.append))
+
+    run, gate, _ = go(trained.path.parent, "phase=optimization", "run.name=digits")
+    values = measured(run, "optimization", 1)
+    item = next(i for i in run.state().gates["optimization"].items if i.id == "choice_justified")
+
+    assert gate == "open" and values["fixed_died"] == "signal 9: out of memory" and not values["nothing_left"]
+    assert "candidate" not in values and not run.inside("optimization", 1, "fixed.yaml").exists()
+    assert "nothing was adopted" in item.why and any(text.startswith("not adopted: ") for text in said)
+    assert run.state().round == 2 and not run.state().exhausted
+    go(trained.path.parent, "phase=diagnostics", "run.name=digits")
+    go(trained.path.parent, "phase=optimization", "run.name=digits")
+    assert measured(run, "optimization", 2)["arms"][0]["change"] == values["winner"]["change"]
+
+
+def test_only_cures_of_named_causes_are_tried() -> None:
+    """A fix that only fills up the list is no candidate, nor one that cannot be typed; surgeries differ by detail."""
+    how = {"overrides": {}, "surgery": [], "code": None}
+    fix = {"cause": "dead_relu", "cure": "x", "kind": "cure", "implementation": how}
+    swaps = [{**how, "surgery": [{"swap_activation": {"from": "ReLU", "to": to}}]} for to in ("GELU", "Tanh")]
+    lower = {**how, "overrides": {"optimizer.lr": 0.1}}
+    fixes = [
+        {**fix, "cause": "overfitting", "implementation": lower},
+        {**fix, "kind": "mitigation", "implementation": lower},
+        fix,
+        *({**fix, "implementation": swap} for swap in (*swaps, swaps[0])),
+    ]
+    diagnosis = {"root_causes": [{"issue": "dead_relu"}], "recommended_fixes": fixes}
+
+    arms = untried(diagnosis, Delta(), set())
+
+    assert [a.delta.surgery[0]["swap_activation"]["to"] for a in arms] == ["GELU", "Tanh"]
+    assert [a.order for a in untried(diagnosis, Delta(), {digest(arms[0].delta)})] == [1]
+
+
+# --- the command that repeats a mended run ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "delta"),
+    [
+        ([], Delta({"optimizer.lr": 0.1})),
+        (["optimizer.lr=3.0"], Delta({"optimizer.lr": 0.1})),
+        ([], Delta({"loss": {"_target_": "torch.nn.HuberLoss", "delta": 1.0}})),
+        (["optimizer=sgd"], Delta({"optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3}})),
+        (["scheduler=cosine", "scheduler.T_max=5"], Delta({"scheduler": None})),
+        (["plan.owner='it\\'s, a [b]'"], Delta({"model.hidden": [64, 32], "trainer.patience": 5})),
+        ([], Delta(surgery=({"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},))),
+    ],
+)
+def test_the_command_gives_the_mended_config(words: list[str], delta: Delta, own_folder: Path) -> None:
+    """Split as a shell splits it and composed anew, the command on `fixed.yaml` is the mended config, word for word."""
+    from pipeline.config.arguments import parse
+    from pipeline.config.compose import compose
+
+    words = ["experiment=digits", *words]
+    planned = compose(words, [])
+    grants = ({"package": "my_lab"}, {"package": "other"})
+    plan = {"overrides": words, "config_dirs": [str(own_folder / "my conf")], "seq": 1}
+    run = Run.at(own_folder / "some where", "digits")
+
+    command = rerun_command(run, RunState(revisions=(plan,), trust=grants), planned, delta)
+    typed = shlex.split(command)
+    again = parse(typed[3:])
+    config = compose(again.overrides, [])
+
+    assert typed[:4] == ["python", "-m", "pipeline", "phase=baseline"] and "'" in command
+    assert [str(d) for d in again.config_dirs] == [str(own_folder / "my conf")]
+    assert config["trust"] == ["my_lab", "other"]
+    assert (config["run"]["name"], config["run"]["root"]) == ("digits-fixed", "some where")
+    assert plans.changed_config(Job("", "", delta).config(planned), config) == {}
 
 
 def arm(**new: Any) -> dict[str, Any]:
     base = {"id": "c1", "cause": "learning_rate_too_high", "cure": "lower_lr", "order": 1, "change": "lr=0.1"}
-    return {**base, "seed_indices": [1], "max_steps": 9, "threads": 1, "wins": True, "p": 0.01, "effect": 0.5, **new}
+    return {**base, "p": 0.01, "effect": 0.5, "mean": 0.9, **new}
+
+
+def ran(side: str, pair: int, **new: Any) -> dict[str, Any]:
+    base = {"id": f"{side}-{pair}", "arm": side, "pair": pair, "died": None}
+    return {**base, "seed": pair, "threads": 1, "steps": 9, "stopped": "done", **new}
+
+
+def compared(**wrong: Any) -> dict[str, Any]:
+    """Evidence of a control and one candidate on two seeds, with what the last worker measured changed."""
+    runs = [ran("control", 1), ran("control", 2), ran("c1", 1), ran("c1", 2, **wrong)]
+    return {"arms": [arm()], "pairs": 2, "max_steps": 9, "trials": runs}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "outcome", "why"),
+    [
+        ({}, "passed", "2 seeds, at most 9 steps each"),
+        ({"seed": 3}, "failed", "pair 2 did not run on one seed"),
+        ({"seed": None}, "failed", "pair 2 did not run on one seed"),
+        ({"threads": 2}, "failed", "different numbers of threads"),
+        ({"steps": 10}, "failed", "more steps than the common budget of 9: c1-2"),
+        ({"steps": 5, "stopped": "nonfinite"}, "passed", "2 seeds"),
+        ({"steps": 5, "stopped": "clock"}, "failed", "cut short by the clock: c1-2"),
+        ({"died": "signal 9", "seed": None, "threads": None}, "passed", "2 seeds"),
+        ({"arm": "c2"}, "failed", "without its pair: c1"),
+    ],
+)
+def test_what_makes_a_comparison_unfair(wrong: dict[str, Any], outcome: str, why: str) -> None:
+    """Seeds, threads, steps and ends are those that the workers measured; the dead measured nothing."""
+    item = judged("study.arms_compared_fairly", compared(**wrong))
+
+    assert (item.outcome, why in item.why) == (outcome, True), item.why
+
+
+def test_two_pairs_on_one_seed_are_one_pair() -> None:
+    """Seeds that repeat would count the same comparison twice."""
+    values = compared(seed=1)
+    values["trials"][1]["seed"] = 1
+
+    assert judged("study.arms_compared_fairly", values).why == "two pairs ran on the same seed"
+
+
+SMALLER = arm(id="c1", order=1, mean=0.6, effect=0.1, change="small")
+LARGER = arm(id="c2", order=2, mean=0.9, effect=0.4, change="large")
+
+
+@pytest.mark.parametrize("chosen", [None, "c1", "c2"])
+@pytest.mark.parametrize("better", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
+def test_the_check_and_the_choice_are_one_rule(chosen: str | None, better: tuple[bool, bool], target: float) -> None:
+    """Gate 4 passes exactly what `choose` chooses: the smallest that reaches the target, else the best, else none."""
+    rows = [{**a, "p": 0.01 if good else 0.9, "wins": good} for a, good in zip((SMALLER, LARGER), better, strict=True)]
+    winner = next((row for row in rows if row["id"] == chosen), None)
+    values = {"arms": rows, "winner": winner, "target": target, "greater_is_better": True}
+
+    passed = judged("study.choice_justified", values, alpha=0.05).outcome == "passed"
+
+    assert passed == (choose(rows, target, True) == winner)
+
+
+def test_where_less_is_better_the_target_is_reached_from_above() -> None:
+    """The larger change is the right choice when the smaller one stays above the target."""
+    rows = [{**SMALLER, "mean": 0.4, "wins": True}, {**LARGER, "mean": 0.2, "wins": True}]
+    values = {"arms": rows, "winner": choose(rows, 0.3, False), "target": 0.3, "greater_is_better": False}
+
+    assert values["winner"]["id"] == "c2"
+    assert judged("study.choice_justified", values, alpha=0.05).outcome == "passed"
 
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.candidates_from_causes", {"causes": ["dead_relu"]}, {}, "failed", "no cure of a named cause"),
     ("study.candidates_from_causes", {"arms": [arm(cure="more_layers")]}, {}, "failed", "more_layers"),
     ("study.candidates_from_causes", {"arms": ...}, {}, "errored", "'arms' was not measured"),
-    ("study.arms_compared_fairly", {"control__threads": 2}, {}, "failed", "the arms differ in threads"),
-    ("study.arms_compared_fairly", {"control__seed_indices": [1]}, {}, "failed", "differ in seed_indices"),
+    ("study.arms_compared_fairly", {"arms": []}, {}, "not_applicable", "no candidate"),
+    ("study.arms_compared_fairly", {"trials": ...}, {}, "errored", "'trials' was not measured"),
     ("study.enough_pairs", {"pairs": 5}, {"alpha": 0.05}, "failed", "5 pairs"),
     ("study.enough_pairs", {"arms": []}, {"alpha": 0.05}, "not_applicable", "no candidate"),
-    ("study.every_trial_recorded", {"trials_recorded": 12}, {}, "failed", "0 died"),
+    ("study.every_trial_recorded", {"trials_recorded": 12}, {}, "failed", "1 planned trials have no recorded end"),
     ("study.chosen_on_validation", {"score_splits": ["val", "test"]}, {}, "failed", "another split"),
     ("study.chosen_on_validation", {"test_opened": 1}, {}, "failed", "another split"),
-    ("study.choice_justified", {"winner": None}, {"alpha": 0.05}, "passed", "nothing was adopted"),
-    ("study.choice_justified", {"winner__p": 0.05}, {"alpha": 0.05}, "failed", "not the smallest"),
-    ("study.choice_justified", {"winner__effect": -0.1}, {"alpha": 0.05}, "failed", "not the smallest"),
-    ("study.choice_justified", {"winner__order": 2}, {"alpha": 0.05}, "failed", "not the smallest"),
+    ("study.choice_justified", {"winner": None}, {"alpha": 0.05}, "failed", "won and was left"),
+    ("study.choice_justified", {"winner": None, "arms": []}, {"alpha": 0.05}, "passed", "nothing was adopted"),
+    ("study.choice_justified", {"winner__p": 0.05}, {"alpha": 0.05}, "failed", "did not win its test"),
+    ("study.choice_justified", {"winner__effect": -0.1}, {"alpha": 0.05}, "failed", "did not win its test"),
+    ("study.choice_justified", {"winner__id": "c9"}, {"alpha": 0.05}, "failed", "the rule says optimizer.lr=0.1"),
+    ("study.choice_justified", {"fixed_died": "signal 9"}, {"alpha": 0.05}, "passed", "died: signal 9"),
 ]
 
 
 @pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_each_check_answers_no(
+def test_what_each_check_answers(
     mended: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value wrong, the check that asks for it says so."""
+    """On the real evidence with one value changed, the check that asks for it says so."""
     item = judged(check, changed(measured(mended, "optimization", 1), **wrong), **bounds)
 
     assert item.outcome == outcome

@@ -123,10 +123,10 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_each_check_answers_no(
+def test_what_each_check_answers(
     planned: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value wrong, the check that asks for it says so."""
+    """On the real evidence with one value changed, the check that asks for it says so."""
     item = judged(check, changed(measured(planned, "planning"), **wrong), **bounds)
 
     assert item.outcome == outcome

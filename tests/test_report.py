@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import plots
-from pipeline.commands.report import report
+from pipeline.commands.report import gather, report
 from pipeline.commands.svg import Scale, draw
 from pipeline.errors import Refused
 from pipeline.history import History
@@ -49,7 +49,7 @@ def text_of(path: Path) -> str:
 
 def test_the_page_tells_the_whole_run(tmp_path: Path) -> None:
     """Branch, gates, items, diagnosis, fixes, trials, people, revisions and what was not checked are all there."""
-    words = text_of(report(mended(tmp_path).path))
+    words = text_of(report(mended(tmp_path / "runs").path))
     for expected in (
         "digits-hot", "sufficient", "experiment digits", "seed 7", "val accuracy 0.972", "n = 360",
         "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7", "fixed, round 1",
@@ -116,6 +116,20 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     assert "diagnostics/1/diagnosis.json cannot be read" in words
     assert "baseline/history.npz is no history" in words
     assert "fixed, round 1" in words
+
+
+def test_a_waiver_that_is_over_waives_nothing(tmp_path: Path) -> None:
+    """An expired waiver stays on record, marked, and its item is shown as it was found."""
+    run = mended(tmp_path)
+    with opened(run) as book:
+        over = {"phase": "finalization", "item": "latency", "who": "Bob", "why": "a rehearsal", "expires": "2020-01-01"}
+        book.append("waiver", over)
+    page = text_of(report(run.path))
+    shown = {item["id"]: item["word"] for item in gather(run)["phases"][-1]["items"]}
+
+    assert (shown["latency"], shown["target_on_test"]) == ("errored", "waived")
+    assert "2020-01-01 holds no more" in page and "2999-01-01 holds no more" not in page
+    assert f"verify {run.path.name}" not in page and f"verify ./{run.path.name}" in page
 
 
 def test_a_ledger_that_was_changed_gets_no_page(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pipeline.records import CEILINGS, Evidence, Outcome, Result
 
 
 def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:
-    """Passing proves that every playbook of the house was held against this history."""
-    read = evidence["playbooks"]
-    outcome: Outcome = "passed" if len(read) >= min_playbooks else "failed"
-    return Result(outcome, len(read), min_playbooks, "playbooks", ", ".join(read))
+    """Passing proves that every playbook on disk is among those that the diagnosis judged, and that they are enough."""
+    known, judged = evidence["playbooks"], evidence["judged"]
+    left_out = sorted(set(known) - set(judged))
+    if left_out:
+        return Result("failed", len(judged), len(known), "playbooks", f"left out: {', '.join(left_out)}")
+    outcome: Outcome = "passed" if len(judged) >= min_playbooks else "failed"
+    return Result(outcome, len(judged), min_playbooks, "playbooks", ", ".join(judged))
 
 
 def causes_known(evidence: Evidence) -> Result:

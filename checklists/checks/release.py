@@ -14,16 +14,21 @@ def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
     return Result("passed", len(needs), len(needs), "origins", ", ".join(needs))
 
 
-def target_on_test(evidence: Evidence, *, target: float, margin: float) -> Result:
+def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -> Result:
     """Passing proves that the test score reaches the target and that its 95 % bound stays within the margin of it.
 
-    The bound that counts is the low one where greater is better, else the high one.
+    The bound that counts is the low one where greater is better, else the high one. Without a margin a reached target
+    proves nothing.
     """
     score = evidence["test_score"]
     sign = 1 if score["greater_is_better"] else -1
     bound = score["low"] if sign > 0 else score["high"]
-    why = f"95 % interval {score['low']:.3g} to {score['high']:.3g}, n = {score['n']}, margin {margin:g}"
+    why = f"95 % interval {score['low']:.3g} to {score['high']:.3g}, n = {score['n']}"
     reached = sign * score["value"] >= sign * target
+    if margin is None:
+        lacking = f"{why}; no margin is declared: add plan.margins.target=NUMBER with phase=planning"
+        return Result("inconclusive" if reached else "failed", score["value"], target, score["metric"], lacking)
+    why += f", margin {margin:g}"
     certain = sign * bound >= sign * target - margin
     outcome: Outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
     return Result(outcome, score["value"], target, score["metric"], why)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.causes import load as load_causes
 from pipeline.records import Evidence, Outcome, Result
 
@@ -17,14 +19,42 @@ def candidates_from_causes(evidence: Evidence) -> Result:
     )
 
 
+def _unfair(trials: list[dict[str, Any]], budget: int) -> tuple[str, str] | None:
+    """What makes a comparison unfair, with the sentence that says so; None when nothing does."""
+    seeds = {pair: {t["seed"] for t in trials if t["pair"] == pair} for pair in {t["pair"] for t in trials}}
+    apart = sorted(pair for pair, found in seeds.items() if len(found) != 1 or None in found)
+    if apart:
+        return "seed", f"the arms of pair {apart[0]} did not run on one seed"
+    if len(set.union(*seeds.values())) < len(seeds):
+        return "seed", "two pairs ran on the same seed"
+    if len({t["threads"] for t in trials}) > 1:
+        return "threads", "the arms ran on different numbers of threads"
+    over = [t["id"] for t in trials if t["steps"] > budget]
+    if over:
+        return "steps", f"more steps than the common budget of {budget}: {', '.join(over)}"
+    cut = [t["id"] for t in trials if t["stopped"] == "clock"]
+    if cut:
+        return "stopped", f"cut short by the clock: {', '.join(cut)}; raise trainer.max_minutes"
+    return None
+
+
 def arms_compared_fairly(evidence: Evidence) -> Result:
-    """Passing proves that control and candidates share seeds, step budget and thread count, pair by pair."""
-    arms = [evidence["control"], *evidence["arms"]]
-    for key in ("seed_indices", "max_steps", "threads"):
-        values = [arm[key] for arm in arms]
-        if any(v != values[0] for v in values):
-            return Result("failed", key, why=f"the arms differ in {key}")
-    return Result("passed", len(arms), unit="arms", why=f"same {len(arms[0]['seed_indices'])} seeds, steps and threads")
+    """Passing proves, by what each worker measured, that every pair of trainings had one seed of its own, all of them
+    the same threads and one budget of steps, and that none was cut short by the clock. The dead measured nothing.
+    """
+    arms = ["control", *(arm["id"] for arm in evidence["arms"])]
+    if len(arms) == 1:
+        return Result("not_applicable", 0, unit="candidates", why="there is no candidate to compare")
+    wanted = {(arm, pair) for arm in arms for pair in range(1, evidence["pairs"] + 1)}
+    absent = wanted - {(t["arm"], t["pair"]) for t in evidence["trials"]}
+    if absent:
+        return Result("failed", len(absent), 0, "trials", f"without its pair: {min(absent)[0]}")
+    lived = [t for t in evidence["trials"] if not t["died"]]
+    unfair = _unfair(lived, evidence["max_steps"]) if lived else None
+    if unfair:
+        return Result("failed", unfair[0], why=unfair[1])
+    why = f"{evidence['pairs']} seeds, at most {evidence['max_steps']} steps each"
+    return Result("passed", len(arms), unit="arms", why=why)
 
 
 def enough_pairs(evidence: Evidence, *, alpha: float) -> Result:
@@ -57,11 +87,23 @@ def chosen_on_validation(evidence: Evidence) -> Result:
 
 
 def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
-    """Passing proves that the winner's corrected p is below alpha and that no smaller change won; or that none won."""
-    winner = evidence["winner"]
-    if winner is None:
+    """Passing proves that what was chosen is what the rule says: of the candidates with a corrected p below alpha and
+    a positive effect, the first in the diagnosis's order whose mean reaches the target; where none reaches it, the one
+    with the largest effect; where there is none, nobody.
+    """
+    winner, target = evidence["winner"], float(evidence["target"])
+    sign = 1 if evidence["greater_is_better"] else -1
+    better = sorted((a for a in evidence["arms"] if a["p"] < alpha and a["effect"] > 0), key=lambda a: -a["effect"])
+    enough = sorted((a for a in better if sign * a["mean"] >= sign * target), key=lambda a: a["order"])
+    due = (enough or better or [None])[0]
+    if winner is None and due is None:
         return Result("passed", None, alpha, why="no candidate is significantly better; nothing was adopted")
-    smaller = [a for a in evidence["arms"] if a["order"] < winner["order"] and a["wins"]]
-    if winner["p"] >= alpha or winner["effect"] <= 0 or smaller:
-        return Result("failed", winner["p"], alpha, "p", f"{winner['change']} is not the smallest significant change")
-    return Result("passed", winner["p"], alpha, "p", f"{winner['change']}: {winner['effect']:+.4g} on average")
+    if winner is None or winner["p"] >= alpha or winner["effect"] <= 0:
+        what = f"{due['change']} won and was left" if winner is None else f"{winner['change']} did not win its test"
+        return Result("failed", winner and winner["p"], alpha, "p", what)
+    if due is None or (winner["id"], winner["p"], winner["effect"]) != (due["id"], due["p"], due["effect"]):
+        due_is = due["change"] if due else "none"
+        return Result("failed", winner["p"], alpha, "p", f"{winner['change']} was chosen, the rule says {due_is}")
+    died = evidence.get("fixed_died")
+    after = f"; nothing was adopted, its training on the master seed died: {died}" if died else ""
+    return Result("passed", winner["p"], alpha, "p", f"{winner['change']}: {winner['effect']:+.4g} on average{after}")

@@ -12,13 +12,21 @@ def _measured(evidence: Evidence, name: str) -> bool:
     return isinstance(evidence[name], int | float)
 
 
-def loss_at_init_measured(evidence: Evidence) -> Result:
-    """Passing proves that the loss before the first step is on record, beside what theory expects where it knows."""
-    expected = evidence.get("loss_expected")
+def loss_at_init_measured(evidence: Evidence, *, suspicious_ratio: float) -> Result:
+    """Passing proves that the loss before the first step is on record, beside what theory expects where it knows.
+
+    How far the two are apart fails nothing; beyond the ratio, either way, the reason warns.
+    """
+    loss, expected = evidence["loss_at_init"], evidence.get("loss_expected")
     if not _measured(evidence, "loss_at_init"):
         return Result("failed", why="the loss before the first step was not measured")
-    why = "theory expects nothing for this loss" if expected is None else f"theory expects {expected:.4g}"
-    return Result("passed", evidence["loss_at_init"], expected, why=why)
+    if not expected:
+        return Result("passed", loss, expected, why="theory expects nothing for this loss")
+    ratio = float(loss) / expected
+    why = f"{ratio:.3g} times what theory expects"
+    if not 1 / suspicious_ratio <= ratio <= suspicious_ratio:
+        why = f"warning: {why}; look at the scale of the inputs, the last layer and the loss"
+    return Result("passed", loss, expected, why=why)
 
 
 def one_batch_tried(evidence: Evidence, *, min_steps: int) -> Result:
@@ -39,10 +47,13 @@ def trivial_bar_set(evidence: Evidence) -> Result:
 
 
 def trained_on_plan(evidence: Evidence) -> Result:
-    """Passing proves that training ran under the frozen plan and how it ended: done, spent, or non-finite."""
+    """Passing proves that the checkpoint was written under the frozen plan and on its master seed, and how training
+    ended: done, spent, or non-finite.
+    """
     trained = evidence["trained"]
-    if trained["plan"] != evidence["plan"]:
-        return Result("failed", trained["plan"], evidence["plan"], why="trained under another plan")
+    for what in ("plan", "seed"):
+        if trained[what] != evidence[what]:
+            return Result("failed", trained[what], evidence[what], why=f"the checkpoint is of another {what}")
     if trained["stopped"] == "clock":
         why = f"stopped by the clock after {trained['steps']} steps: raise trainer.max_minutes, or plan fewer epochs"
         return Result("inconclusive", trained["steps"], unit="steps", why=why)
@@ -62,14 +73,14 @@ def scored_on_validation(evidence: Evidence) -> Result:
     return Result("passed", score["value"], unit=score["metric"], why=f"{interval}, n = {score['n']}")
 
 
-def artifacts_kept(evidence: Evidence, *, names: list[str]) -> Result:
-    """Passing proves that every named file was kept with its digest."""
-    missing = [name for name in names if name not in evidence.artifacts]
+def artifacts_kept(evidence: Evidence, *, names: list[str], for_classes: list[str]) -> Result:
+    """Passing proves that every named file was kept with its digest, those for classes where the data have classes."""
+    wanted = [*names, *(for_classes if evidence["classes"] else ())]
+    missing = [name for name in wanted if name not in evidence.artifacts]
     if missing:
         return Result("failed", len(missing), 0, "files", f"not kept: {', '.join(missing)}")
-    return Result(
-        "passed", len(evidence.artifacts), unit="files", why=", ".join(evidence.artifacts), evidence=tuple(names)
-    )
+    why = ", ".join(wanted) + ("" if evidence["classes"] else "; there are no classes to confuse")
+    return Result("passed", len(wanted), len(wanted), "files", why, evidence=tuple(wanted))
 
 
 def checkpoint_identified(evidence: Evidence) -> Result:

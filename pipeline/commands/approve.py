@@ -6,11 +6,12 @@ import argparse
 import sys
 
 from pipeline.commands import tables
-from pipeline.errors import Refused, UserError, fault
+from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.record import plan as plans
 from pipeline.record.advice import advise
+from pipeline.record.gate import utc_today
 from pipeline.record.ledger import Ledger
-from pipeline.record.release import release
+from pipeline.record.release import hindrance, release
 from pipeline.record.run import Run, opened
 from pipeline.record.state import RunState, fold
 
@@ -36,10 +37,17 @@ def typed_name(who: str | None) -> str:
 
 
 def may_sign(run: Run, state: RunState, role: str) -> list[str]:
-    """The names that may sign for a role: the plan's approvers, or its owner."""
+    """The names that may sign for a role: who holds it in the plan, and the approvers whom the plan names."""
     plan = plans.load(run, state).config["plan"]
-    approvers = plan.get("approvers") or []
-    return approvers or [name for name in [plan.get(role)] if name]
+    return [name for name in dict.fromkeys([plan.get(role), *(plan.get("approvers") or [])]) if name]
+
+
+def refuse_stranger(run: Run, state: RunState, role: str, who: str, what: str) -> None:
+    """Raise UserError when the plan does not name this person for the role."""
+    allowed = may_sign(run, state, role)
+    if who not in allowed:
+        do = "ask one of them" if allowed else f"add plan.{role}=NAME with phase=planning"
+        raise UserError(fault("--who", what, got=who, among=allowed, do=do))
 
 
 def sign(run: Run, book: Ledger, who: str, note: str) -> list[str]:
@@ -47,32 +55,36 @@ def sign(run: Run, book: Ledger, who: str, note: str) -> list[str]:
     state = fold(book.entries)
     waiting = [(p, g, i) for p, g in state.gates.items() for i in g.items if i.sign_off and not state.stale(p)]
     if not waiting:
-        raise Refused(fault(run.name, "nothing waits for a signature", do=advise(state).command))
+        raise Refused(fault(run.name, "nothing waits for a signature", do=advise(state, root=run.shown_root).command))
     signed = []
     for phase, gate, item in waiting:
-        allowed = may_sign(run, state, str(item.sign_off))
-        if who not in allowed:
-            raise UserError(fault("--who", f"may not sign {item.id}", got=who, among=allowed, do="ask one of them"))
+        refuse_stranger(run, state, str(item.sign_off), who, f"may not sign {item.id}")
         if gate.subject is None:
-            raise Refused(
-                fault(
-                    item.id,
-                    "there is no bundle to sign yet",
-                    do=f"python -m pipeline phase={phase} run.name={run.name}",
-                )
-            )
+            do = f"python -m pipeline status {tables.place(run)}"
+            raise Refused(fault(item.id, "there is no bundle to sign yet", do=do))
         book.append("sign_off", {"phase": phase, "item": item.id, "who": who, "digest": gate.subject, "note": note})
         signed.append(item.id)
     return signed
 
 
+def refresh_report(run: Run) -> None:
+    """The run's page shows what was just recorded; where it cannot be written, that is said and nothing is lost."""
+    from pipeline.commands.report import report
+
+    try:
+        report(run.path)
+    except FivegateError as error:
+        tables.console().print(f"no report: {error}", markup=False, soft_wrap=True)
+
+
 def release_when_open(run: Run, book: Ledger) -> None:
-    """Release the bundle when the last gate has just opened, and print what comes next."""
+    """Release the bundle when the last gate has just opened, write the report anew, and print what comes next."""
     console = tables.console()
-    if fold(book.entries).gate("finalization") == "open":
+    if hindrance(fold(book.entries), utc_today()) is None:
         release(run, book)
         console.print(f"[green]released[/]: {run.inside('bundle')}")
-    console.print(tables.advice_line(advise(fold(book.entries))), soft_wrap=True)
+    refresh_report(run)
+    console.print(tables.advice_line(advise(fold(book.entries), root=run.shown_root)), soft_wrap=True)
 
 
 def run(args: argparse.Namespace) -> int:

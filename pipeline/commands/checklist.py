@@ -29,7 +29,7 @@ def markdown(state: RunState, checklists: dict[str, list[dict]], phase: str) -> 
         waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
         over = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
         over += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
-        box = "x" if over or item.outcome in ("passed", "not_applicable") else " "
+        box = "x" if tables.satisfied(item, state, phase) else " "
         measured = (
             f" ({tables.number(item.value)}, bound {tables.number(item.bound)})" if item.bound is not None else ""
         )

@@ -21,16 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gate", choices=PHASES, help="one gate only")
 
 
-def _way_out(state: RunState, item: Item) -> str:
+def _way_out(place: str, item: Item) -> str:
     if item.sign_off:
-        return f"python -m pipeline approve {state.name} --who NAME"
+        return f"python -m pipeline approve {place} --who NAME"
     if item.waivable:
-        waive = f"python -m pipeline waive {state.name} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
+        waive = f"python -m pipeline waive {place} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
         return f"mend it and run the phase again, or: {waive}"
     return "mend it and run the phase again; nobody can waive it"
 
 
-def paragraph(state: RunState, phase: str, item: Item) -> str:
+def paragraph(run: Run, state: RunState, phase: str, item: Item) -> str:
     """What was asked, what was found, what it means and what can be done."""
     lines = [f"{phase}/{item.id}: {item.outcome}", f"  asked:  {item.ask}"]
     if item.value is not None:
@@ -42,8 +42,12 @@ def paragraph(state: RunState, phase: str, item: Item) -> str:
         from pipeline.causes import load
 
         lines.append(f"  cause:  {item.cause}: {load()[item.cause].means}")
-    if item.outcome not in ("passed", "not_applicable"):
-        lines.append(f"  do:     {_way_out(state, item)}")
+    lines += [
+        f"  waived: by {w.who} until {w.expires}: {w.why}" for w in state.valid_waivers(phase) if w.item == item.id
+    ]
+    lines += [f"  signed: by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+    if not tables.satisfied(item, state, phase):
+        lines.append(f"  do:     {_way_out(tables.place(run), item)}")
     return "\n".join(lines)
 
 
@@ -51,17 +55,13 @@ def run(args: argparse.Namespace) -> int:
     found = Run.find(args.run, args.root)
     state = found.state()
     everything = [(p, i) for p in PHASES if p in state.gates and args.gate in (None, p) for i in state.gates[p].items]
-    wanted = [
-        (p, i)
-        for p, i in everything
-        if (i.id == args.item if args.item else i.outcome not in ("passed", "not_applicable"))
-    ]
+    wanted = [(p, i) for p, i in everything if (i.id == args.item if args.item else not tables.satisfied(i, state, p))]
     if args.item and not wanted:
         raise UserError(
             fault("ITEM", "no evaluated item has this id", got=args.item, among=[i.id for _, i in everything])
         )
     for phase, item in wanted:
-        print(paragraph(state, phase, item) + "\n")
+        print(paragraph(found, state, phase, item) + "\n")
     if not wanted:
         print("every evaluated item is satisfied\n")
     tables.console().print(tables.branch_line(state))

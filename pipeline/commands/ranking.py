@@ -14,6 +14,8 @@ from pipeline.commands import tables
 from pipeline.config.keys import key_of
 from pipeline.record.plan import OUTSIDE
 from pipeline.record.run import Run
+from pipeline.record.state import RunState
+from pipeline.records import PHASES
 
 ENDS = {0: "done", 1: "fault", 2: "wrong input", 3: "gate closed", 4: "waits for a person", 130: "interrupted"}
 
@@ -29,7 +31,27 @@ def row(root: Path, end: Mapping[str, Any]) -> dict[str, Any]:
         "exit_code": end["exit_code"],
         "score": score,
         "branch": (state.current_branch() or {}).get("branch", "") if state else "",
+        "why": _why(state, int(end["exit_code"])),
     }
+
+
+def _why(state: RunState | None, exit_code: int) -> list[str]:
+    """What a job that did not end well stopped at: its last failure, else the items that hold its last gate shut."""
+    if exit_code == 0:
+        return []
+    if state is None:
+        return ["stopped before there was a plan; the log above says why"]
+    if state.failed:
+        return [f"{state.failed['phase']}: {state.failed['why']}"]
+    shut = [p for p in PHASES if state.gate(p) in ("closed", "pending")]
+    items = [i for i in state.gates[shut[-1]].items if not tables.satisfied(i, state, shut[-1])] if shut else []
+    return [f"{shut[-1]}/{i.id}: {i.outcome}" + (f", {i.why}" if i.why else "") for i in items]
+
+
+def apart(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Each job's words without those that all of them share."""
+    common = set.intersection(*(set(entry["overrides"]) for entry in rows)) if len(rows) > 1 else set()
+    return [[word for word in entry["overrides"] if word not in common] for entry in rows]
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[int, float]:
@@ -50,15 +72,23 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The ranking as people read it. An interval that overlaps its neighbour's is no proof of a difference."""
     found = Table(box=None, pad_edge=False, header_style="bold")
     metrics = {entry["score"]["metric"] for entry in rows if entry["score"]}
-    for name in ("#", "run", " / ".join(sorted(metrics)) or "score", "95 % interval", "branch", "ended", "overrides"):
+    words = apart(rows)
+    for name in ("#", "run", " / ".join(sorted(metrics)) or "score", "95 % interval", "branch", "ended"):
         found.add_column(name, overflow="fold", no_wrap=name in ("run", "95 % interval"))
-    for place, entry in enumerate(rows, 1):
+    longest = max((len(word) for own in words for word in own), default=0)
+    found.add_column("overrides", overflow="fold", min_width=min(longest, 40))  # folds between words
+    for place, (entry, own) in enumerate(zip(rows, words, strict=True), 1):
         score = entry["score"]
         value = f"{score['value']:.4f}" if score else "–"
         interval = f"{score['low']:.3f} to {score['high']:.3f}" if score else ""
         ended = ENDS.get(entry["exit_code"], str(entry["exit_code"]))
-        found.add_row(str(place), entry["run"], value, interval, entry["branch"], ended, " ".join(entry["overrides"]))
+        found.add_row(str(place), entry["run"], value, interval, entry["branch"], ended, " ".join(own))
     return found
+
+
+def _in_few(lines: Sequence[str], most: int = 3) -> list[str]:
+    """The first reasons, and how many more there are."""
+    return [*lines[:most], *([f"and {len(lines) - most} more: explain says which"] if len(lines) > most else [])]
 
 
 def show(root: Path, ends: Sequence[Mapping[str, Any]], as_json: bool, say: Callable[[str], None] = print) -> int:
@@ -67,5 +97,9 @@ def show(root: Path, ends: Sequence[Mapping[str, Any]], as_json: bool, say: Call
     if as_json:
         say(json.dumps(rows))
     else:
-        tables.console().print(table(rows))
+        console = tables.console()
+        console.print(table(rows))
+        for entry in rows:
+            for line in _in_few(entry["why"]):
+                console.print(f"{entry['run']}: {line}", markup=False, soft_wrap=True)
     return max((int(entry["exit_code"]) for entry in rows), default=0)

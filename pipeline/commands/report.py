@@ -6,11 +6,10 @@ import argparse
 import base64
 import json
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.tables import number, phase_state
+from pipeline.commands.tables import number, phase_state, place, satisfied
 from pipeline.history import History
 from pipeline.record import files, ledger
 from pipeline.record import plan as plans
@@ -61,16 +60,17 @@ def gather(run: Run) -> dict[str, Any]:
     plan = plans.load(run, state) if state.plan else None
     return {
         "name": run.name,
+        "place": place(run),
         "experiment": state.experiment,
         "made": entries[-1]["time"][:16].replace("T", " ") if entries else "",
         "config": plan.config if plan else {},
         "verdict": _verdict(state),
         "branch": state.current_branch(),
         "candidate": state.candidate,
-        "advice": advise(state),
+        "advice": advise(state, root=run.shown_root),
         "phases": [_phase(state, phase, plan) for phase in PHASES],
         "revisions": state.revisions,
-        "waivers": state.waivers,
+        "waivers": [(waiver, any(waiver in state.valid_waivers(p) for p in PHASES)) for waiver in state.waivers],
         "sign_offs": state.sign_offs,
         "test_opened": len(state.test_opened),
         "failed": state.failed,
@@ -110,15 +110,8 @@ def _phase(state: RunState, phase: str, plan: plans.Plan | None) -> dict[str, An
 def _item(item: Item, state: RunState, phase: str) -> dict[str, Any]:
     """One question as shown: its word is the outcome, or the signature or waiver that lies over it."""
     word = item.outcome.replace("_", " ")
-    waivers = [w for w in state.waivers if (w.phase, w.item) == (phase, item.id) and w.valid(date.today())]
-    if item.outcome not in ("passed", "not_applicable"):
-        subject = state.gates[phase].subject
-        if item.sign_off and any(
-            s.item == item.id and s.phase == phase and s.digest == subject for s in state.sign_offs
-        ):
-            word = "signed"
-        elif waivers and item.waivable:
-            word = "waived"
+    if item.outcome not in ("passed", "not_applicable") and satisfied(item, state, phase):
+        word = "signed" if any(s.item == item.id for s in state.valid_sign_offs(phase)) else "waived"
     tones = {"passed": "good", "signed": "good", "failed": "bad", "errored": "bad", "not applicable": "plain"}
     return {**vars(item), "word": word, "tone": tones.get(word, "warn")}
 

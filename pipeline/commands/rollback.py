@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from pipeline.commands import tables
-from pipeline.commands.approve import may_sign, typed_name
-from pipeline.errors import Refused, UserError, fault
+from pipeline.commands.approve import refresh_report, refuse_stranger, typed_name
+from pipeline.errors import Refused, fault
 from pipeline.record.run import Run, opened
 from pipeline.record.state import fold
 
@@ -24,10 +24,9 @@ def run(args: argparse.Namespace) -> int:
     with opened(found) as book:
         state = fold(book.entries)
         if not state.released:
-            raise Refused(fault(found.name, "is not released", do=f"python -m pipeline status {found.name}"))
-        allowed = may_sign(found, state, "owner")
-        if who not in allowed:
-            raise UserError(fault("--who", "may not take a release back", got=who, among=allowed))
+            raise Refused(fault(found.name, "is not released", do=f"python -m pipeline status {tables.place(found)}"))
+        refuse_stranger(found, state, "owner", who, "may not take a release back")
         book.append("rolled_back", {"who": who, "why": args.why, "subject": state.released["subject"]})
+        refresh_report(found)
     tables.console().print(f"{found.name}: the release of {state.released['subject'][:12]} is taken back by {who}")
     return 0

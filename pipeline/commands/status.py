@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.commands import tables
 from pipeline.errors import UserError, fault
 from pipeline.record import plan as plans
-from pipeline.record.advice import advise
+from pipeline.record.advice import HOME, advise
 from pipeline.record.run import Run
 from pipeline.record.state import RunState
 from pipeline.records import PHASES, plain
@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
-def cannot_pass(items: list[dict[str, Any]], config: dict[str, Any], run: str) -> dict[str, str]:
+def cannot_pass(items: list[dict[str, Any]], config: dict[str, Any], run: str, root: str = HOME) -> dict[str, str]:
     """For each item that cannot pass as planned: why, with the line to add where one would help."""
+    place = "" if root == HOME else f" run.root={root}"
+    signer = run if root == HOME else f"{root}/{run}"
     found = {}
     for item in items:
         missing = [key for key in item.get("needs") or [] if _lookup(config, key) in (None, "", [], {})]
@@ -33,9 +35,9 @@ def cannot_pass(items: list[dict[str, Any]], config: dict[str, Any], run: str) -
             reasons.append(f"not built in this version: {item['not_built']}")
         if missing:
             lines = " ".join(f"{key}=VALUE" for key in missing)
-            reasons.append(f"add: python -m pipeline phase=planning run.name={run} {lines}")
+            reasons.append(f"add: python -m pipeline phase=planning run.name={run}{place} {lines}")
         if item.get("sign_off"):
-            reasons.append(f"waits for the {item['sign_off']}: python -m pipeline approve {run} --who NAME")
+            reasons.append(f"waits for the {item['sign_off']}: python -m pipeline approve {signer} --who NAME")
         if reasons:
             found[item["id"]] = "; ".join(reasons)
     return found
@@ -49,7 +51,7 @@ def _lookup(config: Any, key: str) -> Any:
 
 def summary(run: Run, state: RunState) -> dict[str, Any]:
     """The state of a run as one JSON object."""
-    advice = advise(state)
+    advice = advise(state, root=run.shown_root)
     return plain(
         {
             "run": run.name,
@@ -79,16 +81,16 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     else:
         for item in items:
             console.print(f"  … {item['id']}  [dim]{item['ask']}[/]", soft_wrap=True)
-    lacking = cannot_pass(items, plan.config, run.name)
+    lacking = cannot_pass(items, plan.config, run.name, run.shown_root)
     console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet" + (":" if lacking else ""))
     for name, why in lacking.items():
         console.print(f"  {name}: {why}", soft_wrap=True)
 
 
 def _show_left(console: Any, state: RunState, phase: str) -> None:
-    """The items of a gate that did not pass; those that are not built share one line."""
+    """The items of a gate that are not satisfied; those that are not built share one line."""
     items = state.gates[phase].items if phase in state.gates else ()
-    left = [i for i in items if i.outcome not in ("passed", "not_applicable")]
+    left = [i for i in items if not tables.satisfied(i, state, phase)]
     absent = [i for i in left if i.why.startswith("not built")]
     if not left:
         return
@@ -108,7 +110,7 @@ def show(run: Run, state: RunState) -> None:
     for phase in PHASES:
         _show_left(console, state, phase)
     console.print("\n" + tables.branch_line(state))
-    for waiver in state.waivers:
+    for waiver in (w for phase in PHASES for w in state.valid_waivers(phase)):
         console.print(
             f"waived: {waiver.phase}/{waiver.item} by {waiver.who} until {waiver.expires}: {waiver.why}", markup=False
         )
@@ -116,7 +118,7 @@ def show(run: Run, state: RunState) -> None:
         console.print(
             f"last attempt of {state.failed['phase']} failed: {state.failed['why']}", markup=False, soft_wrap=True
         )
-    console.print(tables.advice_line(advise(state)), soft_wrap=True)
+    console.print(tables.advice_line(advise(state, root=run.shown_root)), soft_wrap=True)
 
 
 def _show_all(root: Path, as_json: bool) -> None:
@@ -135,7 +137,9 @@ def _show_all(root: Path, as_json: bool) -> None:
         table.add_column(name)
     for run, state in states:
         branch = (state.current_branch() or {}).get("branch", "")
-        table.add_row(run.name, *(tables.phase_state(state, p) for p in PHASES), branch, advise(state).why)
+        table.add_row(
+            run.name, *(tables.phase_state(state, p) for p in PHASES), branch, advise(state, root=run.shown_root).why
+        )
     tables.console().print(table)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.record.advice import Advice
+from pipeline.record import gate as gates
+from pipeline.record.advice import HOME, Advice
 from pipeline.record.gate import Item
+from pipeline.record.run import Run
 from pipeline.record.state import RunState
 from pipeline.records import PHASES
 
@@ -54,6 +56,17 @@ def phase_state(state: RunState, phase: str) -> str:
     return "not needed" if state.passed(phase) else "not reached"
 
 
+def place(run: Run) -> str:
+    """The run as a command names it: its name under the usual root, its folder elsewhere."""
+    return run.name if run.shown_root == HOME else f"{run.shown_root}/{run.name}"
+
+
+def satisfied(item: Item, state: RunState, phase: str) -> bool:
+    """Whether the item lets its gate open today: passed, not applicable, signed or waived."""
+    subject = state.gates[phase].subject
+    return gates.satisfied(item, state.valid_waivers(phase), state.valid_sign_offs(phase), subject, gates.utc_today())
+
+
 def mark(item: Item, state: RunState, phase: str) -> str:
     """The item's outcome, or the valid waiver or signature that lies over it."""
     if item.outcome not in ("passed", "not_applicable"):
@@ -65,7 +78,7 @@ def mark(item: Item, state: RunState, phase: str) -> str:
 
 
 def gates_table(state: RunState) -> Table:
-    """Phases, their gates and how many of their items passed."""
+    """Phases, their gates and how many of their items are satisfied."""
     questions = (state.plan or {}).get("questions", {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("phase", "gate", "items", "plan", "round"):
@@ -74,7 +87,7 @@ def gates_table(state: RunState) -> Table:
         gate = state.gates.get(phase)
         word = phase_state(state, phase)
         if gate:
-            good = sum(i.outcome in ("passed", "not_applicable") for i in gate.items)
+            good = sum(satisfied(i, state, phase) for i in gate.items)
             table.add_row(
                 phase,
                 GATES.get(word, f"[dim]{word}[/]"),

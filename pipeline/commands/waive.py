@@ -8,6 +8,7 @@ from datetime import date
 from pipeline.commands import tables
 from pipeline.commands.approve import release_when_open, typed_name
 from pipeline.errors import Refused, UserError, fault
+from pipeline.record.gate import utc_today
 from pipeline.record.run import Run, opened
 from pipeline.record.state import RunState, fold
 from pipeline.records import ROUNDED
@@ -22,23 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expires", default="", help="the last day it holds, as YYYY-MM-DD")
 
 
-def _phase_of(state: RunState, name: str) -> str:
+def _phase_of(run: Run, state: RunState, name: str) -> str:
     """The phase whose gate holds the item, or whose branch is waived. Raises where there is nothing to waive."""
     if name == "branch":
         decided = state.current_branch()
         if decided is None or decided["branch"] == "sufficient":
-            raise Refused(
-                fault(
-                    "branch", "there is no insufficient branch to waive", do=f"python -m pipeline status {state.name}"
-                )
-            )
+            do = f"python -m pipeline status {tables.place(run)}"
+            raise Refused(fault("branch", "there is no insufficient branch to waive", do=do))
         return str(decided["phase"])
     places = {i.id: (p, i) for p, g in state.gates.items() for i in g.items}
     if name not in places:
         raise UserError(fault("ITEM", "no evaluated item has this id", got=name, among=[*places, "branch"]))
     phase, item = places[name]
     if not item.waivable:
-        do = f"python -m pipeline explain {state.name} {name}"
+        do = f"python -m pipeline explain {tables.place(run)} {name}"
         raise Refused(fault(name, "cannot be waived by anybody: it is what makes every other figure honest", do=do))
     return phase
 
@@ -62,15 +60,15 @@ def _faults(why: str, expires: str, today: date) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     who = typed_name(args.who)
     found = Run.find(args.run, args.root)
-    faults = _faults(args.why, args.expires, date.today())
+    faults = _faults(args.why, args.expires, utc_today())
     if faults:
         raise UserError(*faults)
     with opened(found) as book:
-        phase = _phase_of(fold(book.entries), args.item)
+        phase = _phase_of(found, fold(book.entries), args.item)
         waiver = {"phase": phase, "item": args.item, "who": who, "why": args.why.strip(), "expires": args.expires}
         entry = book.append("waiver", waiver)
         if args.item == "branch":  # the gates on the way that the waiver leaves out
-            for unneeded in [p for p in ROUNDED if not fold(book.entries).passed(p)]:
+            for unneeded in [p for p in ROUNDED if fold(book.entries).gate(p) is None]:
                 book.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
         tables.console().print(f"[yellow]~[/] {phase}/{args.item} waived by {who} until {args.expires}")
         release_when_open(found, book)

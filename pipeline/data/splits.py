@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,9 @@ class Split:
         """Some of the rows, in the order asked for."""
         return Split(self.name, self.X[rows], self.y[rows])
 
-    @property
+    @cached_property
     def digest(self) -> str:
+        """SHA-256 over features and targets; nobody changes a split's tensors."""
         return content_digest(self.X, self.y)
 
 

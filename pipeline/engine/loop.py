@@ -81,10 +81,26 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(seeded(derive(seed, "fit")))
         stack.enter_context(options.deterministic(config["trainer"].get("deterministic", True)))
-        setup = set_up(config, job, data or load(config, trust), seed, trust)
+        data = data or load(config, trust)
+        _refuse_other_rows(permit, data)
+        setup = set_up(config, job, data, seed, trust)
         rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")
         stack.enter_context(running_on(threads(rule, setup.parameters)))
         return Training(permit, setup, job).run(observers, folder)
+
+
+def _refuse_other_rows(permit: permits.TrainPermit, data: Data) -> None:
+    """Raise Refused when the rows are not, split by split, those that the plan froze."""
+    frozen = {name: known["digest"] for name, known in permit.plan.facts["splits"].items()}
+    found = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}
+    faults = [
+        fault(f"data.{name}", "are not the rows that the plan froze", got=found[name][:12], expected=digest[:12],
+              do=f"python -m pipeline phase=planning run.name={permit.run.name}")
+        for name, digest in frozen.items()
+        if found[name] != digest
+    ]  # fmt: skip
+    if faults:
+        raise Refused(*faults)
 
 
 @dataclass(frozen=True, eq=False)

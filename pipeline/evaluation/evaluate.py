@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
 from pipeline.engine.probe import blamed
+from pipeline.errors import Refused, fault
 from pipeline.evaluation.metrics import score
 from pipeline.evaluation.task import Task, build_task
 from pipeline.records import Score, TrainSide
@@ -121,5 +122,14 @@ def evaluate_test(
     trust: Sequence[str] = (),
     counts: Mapping[str, int] | None = None,
 ) -> Evaluation:
-    """The model on the sealed test rows. Raises Refused without a key that an open gate issued."""
+    """The model on the sealed test rows. Raises Refused without a key that an open gate issued for these weights."""
+    from pipeline.engine.weights import weights_digest
+    from pipeline.record import permits
+
+    candidate = permits.require(key, permits.TestKey).candidate
+    weights = weights_digest(model.state_dict())
+    if weights != candidate:
+        what = "is not the candidate that the test rows were opened for"
+        do = f"python -m pipeline verify {key.run.name}"
+        raise Refused(fault("model", what, got=f"weights {weights[:12]}", expected=candidate[:12], do=do))
     return evaluate(model, sealed.read(key), config, trust=trust, counts=counts)

@@ -6,6 +6,7 @@
     manifest.json                                   size and SHA-256 of each of them
 
 `bundle/attestations/` beside it is written later, by people, about the payload's digest, and is no part of it.
+A payload that was released is kept as `bundle/previous/<digest>/` with its attestations when another takes its place.
 Torch-free: whoever receives a bundle can check it.
 """
 
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, fault
-from pipeline.record import files
+from pipeline.record import files, ledger
 from pipeline.record.permits import ExportPermit, require
+from pipeline.record.run import Run
 from pipeline.records import digest
 
 MANIFEST = "manifest.json"
@@ -46,7 +48,8 @@ def write_payload(permit: ExportPermit, contents: Mapping[str, bytes | Path]) ->
     """`bundle/payload/` of the permit's run holds exactly these files and their manifest; returns its path.
 
     A value is the file's bytes, or the path of a file to copy. It appears by one rename: a crash leaves the old
-    payload or none. Raises UserError, writing nothing, for names that have no place in a payload.
+    payload or none, and a released one is kept first. Raises UserError, writing nothing, for names that have no place
+    in a payload.
     """
     permit = require(permit, ExportPermit)
     known = [name for name in (*REQUIRED, *OPTIONAL) if name != MANIFEST]
@@ -64,10 +67,32 @@ def write_payload(permit: ExportPermit, contents: Mapping[str, bytes | Path]) ->
         described = {name: describe(temporary / name) for name in sorted(contents)}
         source = {"run": permit.run.name, "plan": permit.plan.digest}
         files.write_json(temporary / MANIFEST, {"schema": 1, "source": source, "files": described})
+        _keep_released(permit.run, bundle_digest(temporary))
         files.commit_folder(temporary, final)
     finally:
         files.remove_folder(temporary)
     return final
+
+
+def kept(run: Run, subject: str) -> Path:
+    """Where a released bundle is kept once another payload has taken its place."""
+    return run.inside("bundle", "previous", subject[:12])
+
+
+def _keep_released(run: Run, coming: str) -> None:
+    """The payload that stands now is kept, with its attestations, when it was released and another one is coming."""
+    payload, attestations = run.inside("bundle", "payload"), run.inside("bundle", "attestations")
+    released = {e["data"]["subject"] for e in ledger.read(run.ledger_path) if e["kind"] == "released"}
+    standing = bundle_digest(payload)
+    final = kept(run, standing)
+    if standing == coming or standing not in released or bundle_digest(final / "payload") == standing:
+        return
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    files.remove_folder(temporary)
+    for folder in (payload, attestations):
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            files.write_bytes(temporary / path.relative_to(payload.parent), path.read_bytes())
+    files.commit_folder(temporary, final)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.record.state import MAX_ROUNDS, RunState
-from pipeline.records import PHASES
+from pipeline.records import PHASES, ROUNDED
+
+HOME = "runs"  # where runs live unless run.root says otherwise
 
 
 @dataclass(frozen=True)
@@ -18,53 +20,76 @@ class Advice:
     exit_code: int = 0
 
 
-def _go(state: RunState, phase: str, why: str) -> Advice:
-    return Advice(phase, why, f"python -m pipeline phase={phase} run.name={state.name}")
+@dataclass(frozen=True)
+class _Adviser:
+    """Words commands for one run: by name under the usual root, with its place elsewhere."""
+
+    state: RunState
+    root: str
+
+    @property
+    def _run(self) -> str:
+        return self.state.name if self.root == HOME else f"{self.root}/{self.state.name}"
+
+    def go(self, phase: str, why: str) -> Advice:
+        place = "" if self.root == HOME else f" run.root={self.root}"
+        return Advice(phase, why, f"python -m pipeline phase={phase} run.name={self.state.name}{place}")
+
+    def blocked(self, phase: str) -> Advice:
+        """The stop at a gate that was evaluated and did not open."""
+        if self.state.gate(phase) == "pending":
+            why = f"the {phase} gate waits for a person"
+            return Advice(None, why, f"python -m pipeline approve {self._run} --who NAME", 4)
+        return Advice(None, f"the {phase} gate is closed", f"python -m pipeline explain {self._run} --gate {phase}", 3)
+
+    def released(self) -> Advice:
+        return Advice(None, "released", f"python -m pipeline verify {self._run}")
+
+    def exhausted(self, why: str) -> Advice:
+        waive = f"python -m pipeline waive {self._run} branch --who NAME --why '...' --expires YYYY-MM-DD"
+        return Advice(None, f"exhausted: {why}; a person decides", waive, 3)
 
 
-def _blocked(state: RunState, phase: str) -> Advice:
-    """The stop at a gate that was evaluated and did not open."""
-    gate = state.gate(phase)
-    if gate == "pending":
-        who = f"python -m pipeline approve {state.name} --who NAME"
-        return Advice(None, f"the {phase} gate waits for a person", who, 4)
-    return Advice(None, f"the {phase} gate is closed", f"python -m pipeline explain {state.name} --gate {phase}", 3)
-
-
-def _finish(state: RunState) -> Advice:
-    gate = state.gate("finalization")
-    if gate is None:
-        return _go(state, "finalization", "the model is good enough to be finished")
-    if gate == "open":
-        return _go(state, "finalization", "every question is answered: the bundle can be released")
-    return _blocked(state, "finalization")
-
-
-def advise(state: RunState, max_rounds: int = MAX_ROUNDS) -> Advice:
-    """Where the run goes from here, or why it stops and what continues it."""
+def advise(state: RunState, max_rounds: int = MAX_ROUNDS, root: str = HOME) -> Advice:
+    """Where the run goes from here, or why it stops and what continues it. `root` is where the run lives."""
+    words = _Adviser(state, root)
     if state.released:
-        return Advice(None, "released", f"python -m pipeline verify {state.name}")
+        return words.released()
     for phase in PHASES[:2]:
         gate = state.gate(phase)
         if gate is None:
-            return _go(
-                state, phase, "stale: what it was built on has changed" if state.stale(phase) else "not done yet"
-            )
+            return words.go(phase, "stale: what it was built on has changed" if state.stale(phase) else "not done yet")
         if gate != "open":
-            return _blocked(state, phase)
-    if state.sufficient():
-        for phase in PHASES[2:4]:
-            if not state.passed(phase) and state.gate(phase) in ("closed", "pending"):
-                return _blocked(state, phase)
-        return _finish(state)
+            return words.blocked(phase)
+    return _finish(state, words) if state.sufficient() else _mend(state, words, max_rounds)
+
+
+def _finish(state: RunState, words: _Adviser) -> Advice:
+    """The way of a model that is good enough: what the route asks for on the way, then finalization."""
+    for phase in ROUNDED:
+        if not state.passed(phase):
+            if state.gate(phase) in ("closed", "pending"):
+                return words.blocked(phase)
+            return words.go(phase, "the plan asks for it before finalization")
+    gate = state.gate("finalization")
+    if gate is None:
+        return words.go("finalization", "the model is good enough to be finished")
+    if gate == "open":
+        return words.go("finalization", "every question is answered: the bundle can be released")
+    return words.blocked("finalization")
+
+
+def _mend(state: RunState, words: _Adviser, max_rounds: int) -> Advice:
+    """The way of a model that is not: diagnosis and cure in turn, until a round is the last."""
     if state.gate("optimization") in ("closed", "pending"):
-        return _blocked(state, "optimization")
+        return words.blocked("optimization")
     if state.exhausted or state.round > max_rounds:
-        why = state.exhausted["why"] if state.exhausted else f"{max_rounds} rounds did not reach the target"
-        return Advice(None, f"exhausted: {why}; a person decides", f"python -m pipeline status {state.name}", 3)
+        return words.exhausted(
+            state.exhausted["why"] if state.exhausted else f"{max_rounds} rounds did not reach the target"
+        )
     gate = state.gate("diagnostics")
     if gate is None:
-        return _go(state, "diagnostics", "the run is not good enough yet: find out why")
+        return words.go("diagnostics", "the run is not good enough yet: find out why")
     if gate != "open":
-        return _blocked(state, "diagnostics")
-    return _go(state, "optimization", "the causes are named: prove a cure")
+        return words.blocked("diagnostics")
+    return words.go("optimization", "the causes are named: prove a cure")

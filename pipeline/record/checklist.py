@@ -25,6 +25,15 @@ KEYS = ("id", "ask", "check", "sign_off", "not_built", "with", "waivable", "need
 ANSWERS = ("check", "sign_off", "not_built")
 TIMEOUT_S = 120.0
 
+# What no edit of a checklist can take away: the questions that every other figure stands on, and their number.
+INDISPENSABLE = {
+    "planning": ("seeds_fixed", "splits_disjoint", "test_sealed"),
+    "baseline": ("scored_on_validation", "checkpoint_identified"),
+    "optimization": ("arms_compared_fairly", "chosen_on_validation"),
+    "finalization": ("test_opened_once", "target_on_test", "owner_approval"),
+}
+RELEASE_QUESTIONS = 24
+
 
 def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[str, Any]]:
     """The items of a checklist with their thresholds resolved against the config, as the plan freezes them.
@@ -52,9 +61,23 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
     faults += [
         fault(f"{path.name}:{i}", "stands twice in the checklist") for i in sorted({i for i in ids if ids.count(i) > 1})
     ]
+    faults += _missing_faults(path, ids, items)
     if faults:
         raise UserError(*faults)
     return [plain({"waivable": True, "with": {}, **item}) for item in items]
+
+
+def _missing_faults(path: Path, ids: list[str], items: list[dict[str, Any]]) -> list[str]:
+    """What an edited checklist lacks of what makes its gate a gate."""
+    missing = [i for i in INDISPENSABLE.get(path.stem, ()) if i not in ids]
+    found = [fault(f"{path.name}:{i}", "is missing, and no configuration can remove it") for i in missing]
+    if path.stem == "planning" and not missing and (ids[0] != "seeds_fixed" or items[0].get("waivable", True)):
+        found.append(fault(f"{path.name}:seeds_fixed", "must come first and not be waivable"))
+    if path.stem == "finalization" and len(items) != RELEASE_QUESTIONS:
+        found.append(
+            fault(path.name, "asks too few or too many questions", got=len(items), expected=str(RELEASE_QUESTIONS))
+        )
+    return found
 
 
 def _faults(file: str, item: Mapping[str, Any], find: FindCheck) -> list[str]:

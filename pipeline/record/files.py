@@ -7,7 +7,9 @@ call passes a numbered fault point, so that a test can fail or kill exactly the 
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -178,9 +180,55 @@ def truncate(path: Path, length: int) -> None:
             os.close(descriptor)
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Two names change places in one step; False, with nothing done, where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux; glibc 2.28, musl 1.2.6
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _set_in_place(temporary: Path, final: Path) -> Path | None:
+    """`temporary` takes the name `final`; the name under which the folder that stood there can be found now."""
+    _point("rename", final)
+    if not final.exists():
+        os.replace(temporary, final)
+        return None
+    if _exchange(temporary, final):
+        return temporary
+    aside = final.with_name(f".{final.name}.{os.getpid()}.old")
+    os.replace(final, aside)
+    try:
+        _point("rename", final)
+        os.replace(temporary, final)
+    except OSError:
+        os.replace(aside, final)
+        raise
+    return aside
+
+
+def _clear_up_after_a_kill(final: Path, temporary: Path) -> None:
+    """A folder that a killed commit set aside has its name again, and what is left over beside it is gone."""
+    for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
+        if final.exists():
+            remove_folder(old)
+        else:
+            _point("rename", final)
+            os.replace(old, final)
+    for stale in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+        if stale != temporary and stale.is_dir():
+            remove_folder(stale)
+
+
 def commit_folder(temporary: Path, final: Path) -> None:
-    """The folder `temporary` stands under the name `final`, which is replaced when it exists."""
+    """The folder `temporary` stands under the name `final`, which is replaced when it exists.
+
+    One step where the system can exchange two names. Where it cannot, a kill in between leaves the old folder beside
+    the name, as `.<name>.<pid>.old`, and the next commit gives it the name back before it begins.
+    """
     with _as_user_error(final, "commit"):
+        _clear_up_after_a_kill(final, temporary)
         for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
             _point("fsync", path)
             descriptor = os.open(path, os.O_RDONLY)
@@ -189,14 +237,11 @@ def commit_folder(temporary: Path, final: Path) -> None:
             finally:
                 os.close(descriptor)
         sync_folder(temporary)
-        aside = final.with_name(f".{final.name}.{os.getpid()}.old")
-        if final.exists():
-            _point("rename", final)
-            os.replace(final, aside)
-        _point("rename", final)
-        os.replace(temporary, final)
+        replaced = _set_in_place(temporary, final)
         sync_folder(final.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        if replaced:
+            _point("unlink", replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from pipeline.records import Branch, GateState, Outcome
+
+
+def utc_today() -> date:
+    """The day that waivers are held against, the same everywhere: ledger entries bear UTC times, too."""
+    return datetime.now(UTC).date()
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def decide(
 
     A gate without a single evaluated item is closed: nothing asked is nothing proved.
     """
-    today = today or date.today()
+    today = today or utc_today()
     waivers, signed, items = list(waivers), list(signed), list(items)
     left = [i for i in items if not satisfied(i, waivers, signed, subject, today)]
     if not items:

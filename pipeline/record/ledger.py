@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import Refused, fault
 from pipeline.record import files
+from pipeline.record.lock import RunLock
 from pipeline.records import canonical, digest, plain
 
 Entry = dict[str, Any]
@@ -27,7 +28,7 @@ KINDS = frozenset(
         "phase.started", "phase.finished", "phase.failed",
         "item.evaluated", "gate.decided", "gate.not_needed", "branch.decided",
         "job.started", "job.finished", "study.decided", "candidate.chosen",
-        "test.opened", "export.written", "waiver", "sign_off",
+        "test.opened", "test.scored", "export.written", "waiver", "sign_off",
         "exhausted", "released", "rolled_back", "stopped", "tracking.away",
     }
 )  # fmt: skip
@@ -106,13 +107,15 @@ def read(path: Path) -> list[Entry]:
 
 
 class Ledger:
-    """The writer's end of a ledger; only the holder of the run's lock makes one.
+    """The writer's end of a ledger; only the holder of the run's lock makes one, and only while it is held.
 
     Opening sets a torn tail aside as `ledger.torn-<seq>` and records it. Raises Refused on tampering.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: RunLock) -> None:
         self.path = path
+        self._lock = lock
+        self._need_lock()
         self.entries = read(path)
         self._dirty = False
         self._heal()
@@ -121,6 +124,10 @@ class Ledger:
     def head(self) -> str:
         """Hash of the last entry."""
         return self.entries[-1]["hash"] if self.entries else GENESIS
+
+    def _need_lock(self) -> None:
+        if not self._lock.guards(self.path):
+            raise TypeError(f"{self.path} is written only while the lock of its run is held; use `opened(run)`")
 
     def _heal(self) -> None:
         self._dirty = False
@@ -139,6 +146,7 @@ class Ledger:
     def append(self, kind: str, data: dict[str, Any]) -> Entry:
         """The fact is on disk when this returns: one line, one write, one fsync."""
         assert kind in KINDS, kind
+        self._need_lock()
         if self._dirty:
             self._heal()
         body = {

@@ -54,6 +54,10 @@ class RunLock:
         os.close(self._descriptor)
         self._descriptor = None
 
+    def guards(self, path: Path) -> bool:
+        """Whether the lock is held now, over the folder that this file lies in."""
+        return self._descriptor is not None and self.path.parent == path.parent.resolve()
+
     def _busy(self, holder: object) -> UserError:
         run_dir = self.path.parent
         return UserError(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import Refused, fault
 from pipeline.record import plan as plans
-from pipeline.record.ledger import Ledger
+from pipeline.record.ledger import Entry, Ledger
 from pipeline.record.run import Run
 from pipeline.record.state import RunState
 
@@ -43,9 +43,22 @@ class TrainPermit(_Permit):
 
 
 class TestKey(_Permit):
-    """The test rows may be read once more, for the recorded candidate."""
+    """The planned test rows may be read once, to judge the recorded `candidate` (the digest of its weights)."""
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
+
+    def __init__(self, issuer: object, run: Run, plan: plans.Plan, head: str, candidate: str = "") -> None:
+        super().__init__(issuer, run, plan, head)
+        self.candidate = candidate
+        self._spent = False
+
+    def spend(self, rows: str) -> None:
+        """The key is used up by rows of this digest. Raises Refused for a used key and for other rows."""
+        _need_planned_rows(self.plan, rows)
+        if self._spent:
+            do = f"python -m pipeline phase=finalization run.name={self.run.name}"
+            raise Refused(fault("permit", "this key to the test rows was used before", expected="a new one", do=do))
+        self._spent = True
 
 
 class ExportPermit(_Permit):
@@ -103,13 +116,35 @@ def _need_candidate(run: Run, state: RunState) -> dict[str, Any]:
     return state.candidate
 
 
-def test(run: Run, book: Ledger) -> TestKey:
-    """The key to the test rows. The opening is in the ledger before the key exists, so that a crash still counts."""
+def _need_planned_rows(plan: plans.Plan, rows: str) -> None:
+    planned = plan.facts["splits"]["test"]["digest"]
+    if rows != planned:
+        what = "are not the test rows that the plan froze"
+        raise Refused(fault("data.test", what, got=rows[:12], expected=planned[:12]))
+
+
+def _unscored_opening(book: Ledger, candidate: str, rows: str) -> Entry | None:
+    """The newest opening of these rows for this candidate, when no score came of it."""
+    kinds = ("test.opened", "test.scored")
+    mine = [e for e in book.entries if e["kind"] in kinds and e["data"]["candidate"] == candidate]
+    mine = [e for e in mine if e["data"].get("digest") == rows]
+    return mine[-1] if mine and mine[-1]["kind"] == "test.opened" else None
+
+
+def test(run: Run, book: Ledger, rows: str) -> TestKey:
+    """The key to the test rows of this digest. Raises Refused, recording nothing, for others than the planned ones.
+
+    The opening is in the ledger before the key exists, so that a crash still counts; an opening that a crash left
+    without its score is taken up again and not counted twice.
+    """
     state = run.state()
-    candidate = _need_candidate(run, state)
+    candidate = _need_candidate(run, state)["weights"]
     plan = plans.load(run, state)
-    entry = book.append("test.opened", {"candidate": candidate["weights"], "plan": plan.digest})
-    return TestKey(_ISSUER, run, plan, entry["hash"])
+    _need_planned_rows(plan, rows)
+    opening = _unscored_opening(book, candidate, rows)
+    if opening is None:
+        opening = book.append("test.opened", {"candidate": candidate, "digest": rows, "plan": plan.digest})
+    return TestKey(_ISSUER, run, plan, opening["hash"], candidate)
 
 
 def export(run: Run) -> ExportPermit:

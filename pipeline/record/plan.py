@@ -73,7 +73,7 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         body = yaml.load(path.read_text(), Loader=loader)
-        plan = Plan(body["revision"], body["config"], body["checklists"], body["facts"])
+        plan = Plan(record["revision"], body["config"], body["checklists"], body["facts"])
         intact = plan.digest == record["digest"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         intact = False

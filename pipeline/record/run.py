@@ -45,6 +45,12 @@ class Run:
     def ledger_path(self) -> Path:
         return self.path / "ledger.jsonl"
 
+    @property
+    def shown_root(self) -> str:
+        """The folder of runs as a command in this folder names it; `runs` is the default and need not be typed."""
+        root = self.path.parent
+        return root.relative_to(Path.cwd()).as_posix() if root.is_relative_to(Path.cwd()) else str(root)
+
     def exists(self) -> bool:
         return self.ledger_path.exists()
 
@@ -80,8 +86,8 @@ class Run:
 def opened(run: Run, **created: Any) -> Iterator[Ledger]:
     """The run's ledger, locked for writing; `created` goes into the first entry of a new run."""
     files.folder(run.path)
-    with RunLock(run.path):
-        book = Ledger(run.ledger_path)
+    with RunLock(run.path) as lock:
+        book = Ledger(run.ledger_path, lock)
         if not book.entries:
             book.append("run.created", {"name": run.name, "schema": 1, **created})
         yield book

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
-from pipeline.record.gate import Item, SignOff, Waiver, decide
+from pipeline.record.gate import Item, SignOff, Waiver, decide, utc_today
 from pipeline.record.ledger import GENESIS, Entry
 from pipeline.records import GateState
 
@@ -51,7 +51,6 @@ class RunState:
     released: dict[str, Any] | None = None
     taken_back: int = -1  # seq of the last rollback; signatures before it count no more
     _items: tuple[Item, ...] = ()
-    _started: dict[str, Any] = field(default_factory=dict)
 
     @property
     def plan(self) -> dict[str, Any] | None:
@@ -96,7 +95,7 @@ class RunState:
         """The waivers that lie over a gate as it stands: given after what it was built on, and not expired."""
         gate = self.gates.get(phase)
         since = self.plan["seq"] if phase == "planning" and self.plan else gate.basis if gate else -1
-        today = today or date.today()
+        today = today or utc_today()
         return [w for w in self.waivers if w.phase == phase and w.seq > since and w.valid(today)]
 
     def valid_sign_offs(self, phase: str) -> list[SignOff]:
@@ -131,7 +130,7 @@ class RunState:
         if decided is None:
             return False
         waived = (w for w in self.waivers if w.item == "branch" and w.seq > decided["seq"])
-        return decided["branch"] == "sufficient" or any(w.valid(today or date.today()) for w in waived)
+        return decided["branch"] == "sufficient" or any(w.valid(today or utc_today()) for w in waived)
 
 
 def _record_gate(state: RunState, data: dict[str, Any], seq: int) -> RunState:
@@ -157,9 +156,10 @@ def _step(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunStat
         case "trust.granted":
             return replace(state, trust=tuple(data["packages"]))
         case "plan.frozen":
-            return replace(state, revisions=(*state.revisions, stamped), exhausted=None, candidate=None)
+            revisions = (*state.revisions, stamped)
+            return replace(state, revisions=revisions, exhausted=None, candidate=None, released=None)
         case "phase.started":
-            return replace(state, _items=(), _started=stamped, failed=None)
+            return replace(state, _items=(), failed=None)
         case "phase.finished":
             return replace(state, finished={**state.finished, data["phase"]: stamped})
         case "phase.failed" | "stopped":

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.changes import look
 from pipeline.config.keys import key_of
 from pipeline.job import Delta
+from pipeline.record.advice import HOME
+from pipeline.record.run import Run
+from pipeline.record.state import RunState
 from pipeline.trials.executor import Trial
+
+PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")  # what Hydra reads as a word without quotes,
+NO_WORDS = ("null", "true", "false", "nan", "inf")  # unless it is one of these
 
 
 def typed(value: Any) -> str:
@@ -22,16 +30,44 @@ def typed(value: Any) -> str:
         return "[" + ",".join(map(typed, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str) and (not PLAIN.fullmatch(value) or value.lower() in NO_WORDS):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return str(value)
 
 
-def rerun_command(name: str, record: Mapping[str, Any], delta: Delta, surgery: Sequence[Any]) -> str:
-    """The command that plans and trains the mended config as a run of its own, from a plan's recorded words."""
-    dirs = [f"--config-dir {folder}" for folder in record["config_dirs"]]
-    changed = {**delta.overrides, **({"surgery": list(surgery)} if delta.surgery else {})}
-    kept = [word for word in record["overrides"] if key_of(word) not in changed]
-    words = [shlex.quote(f"{key}={typed(value)}") for key, value in changed.items()]
-    return " ".join(["python -m pipeline phase=baseline", *dirs, *kept, f"run.name={name}-fixed", *words])
+def _words(key: str, old: Any, new: Any) -> list[str]:
+    """What one types to put `new` in the place of `old`; a whole piece is replaced key by key, since Hydra would lay it
+    over the one before."""
+    if new is None and isinstance(old, Mapping):
+        return [f"{key}=none"]  # the option of a group that stands for nothing
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [f"{key}={typed(new)}"]
+    put = [f"{'' if k in old else '+'}{key}.{k}={typed(v)}" for k, v in new.items() if old.get(k) != v]
+    return [*put, *(f"~{key}.{k}" for k in old if k not in new)]
+
+
+def _outdone(key: str, changed: Mapping[str, Any]) -> bool:
+    """Whether a remembered word says nothing any more beside the changes. A piece that is replaced needs its words."""
+    scalars = (k for k, value in changed.items() if not isinstance(value, Mapping))
+    return any(key == k or key.startswith(f"{k}.") for k in scalars)
+
+
+def rerun_command(run: Run, state: RunState, before: Mapping[str, Any], delta: Delta) -> str:
+    """The command that plans and trains the mended config as a run of its own, from the plan's recorded words.
+
+    `before` is the config that the delta changes.
+    """
+    assert state.plan is not None
+    dirs = [word for folder in state.plan["config_dirs"] for word in ("--config-dir", folder)]
+    changed = dict(delta.overrides)
+    if delta.surgery:
+        changed["surgery"] = [*(before.get("surgery") or []), *delta.surgery]
+    kept = [word for word in state.plan["overrides"] if not _outdone(key_of(word), changed)]
+    trust = [f"trust={typed([grant['package'] for grant in state.trust])}"] if state.trust else []
+    root = [] if run.shown_root == HOME else [f"run.root={typed(run.shown_root)}"]
+    words = [word for key, value in changed.items() for word in _words(key, look(before, key), value)]
+    start = ["python", "-m", "pipeline", "phase=baseline"]
+    return shlex.join([*start, *dirs, *kept, *trust, *root, f"run.name={run.name}-fixed", *words])
 
 
 def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Path, rows: int = 100) -> float:
@@ -65,15 +101,13 @@ def performance(run_dir: Path, trial: Trial, config: Mapping[str, Any], trust: S
 
 
 def _code_changes(before: Mapping[str, Any], trial: Trial) -> list[dict[str, Any]]:
-    def old(key: str) -> Any:
-        node: Any = before
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        return node
-
     delta = trial.job.delta
     changes = [
-        {"file": "fixed.yaml", "change": f"{key}: {old(key)} -> {value}", "description": f"set {key} to {value}"}
+        {
+            "file": "fixed.yaml",
+            "change": f"{key}: {look(before, key)} -> {value}",
+            "description": f"set {key} to {value}",
+        }
         for key, value in delta.overrides.items()
     ]
     for change in delta.surgery:

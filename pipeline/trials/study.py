@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.job import Delta
+from pipeline.records import plain
 from pipeline.trials.executor import Trial
 from pipeline.trials.stats import holm, paired_p, worst_filled
 
@@ -16,7 +17,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of the comparison: a change (none for the control), the cause it cures, its place by size of change."""
+    """One side of the comparison: a change (none for the control), the cause it cures, its place in the diagnosis."""
 
     id: str
     delta: Delta
@@ -32,7 +33,7 @@ def added(start: Delta, change: Mapping[str, Any]) -> Delta:
 
 
 def compare(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, greater: bool) -> list[dict[str, Any]]:
-    """Each arm with its values by seed and, against the control (first), its mean effect and corrected p.
+    """Each arm with its change, its values by seed and, against the control (first), its mean effect and corrected p.
 
     The effect is positive where the arm is better, in the metric's unit. A training without a score counts as the
     worst score of the study.
@@ -48,29 +49,15 @@ def compare(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, greate
     for arm in arms:
         effect = fmean(differences[arm.id]) if arm.id in differences else 0.0
         p = corrected.get(arm.id, 1.0)
-        job = trials[f"{arm.id}-1"].job
-        rows.append(
-            {
-                **{
-                    "id": arm.id,
-                    "cause": arm.cause,
-                    "cure": arm.cure,
-                    "order": arm.order,
-                    "change": arm.delta.describe(),
-                },
-                **{"values": raw[arm.id], "mean": fmean(values[arm.id]), "effect": effect, "p": p},
-                **{
-                    "wins": p < ALPHA and effect > 0,
-                    "max_steps": job.max_steps,
-                    "seed_indices": list(range(1, pairs + 1)),
-                },
-            }
-        )
+        what = {"id": arm.id, "cause": arm.cause, "cure": arm.cure, "order": arm.order, "change": arm.delta.describe()}
+        found = {"values": raw[arm.id], "mean": fmean(values[arm.id]), "effect": effect, "p": p}
+        rows.append({**what, "delta": plain(arm.delta), **found, "wins": p < ALPHA and effect > 0})
     return rows
 
 
 def choose(rows: Sequence[Mapping[str, Any]], target: float, greater: bool) -> Mapping[str, Any] | None:
-    """The smallest change that wins its test and reaches the target; where none does, the best winner; or None."""
+    """The winner with the smallest change (by `order`) whose mean reaches the target; where none reaches it, the winner
+    with the largest effect; None without a winner."""
     winners = [row for row in rows if row["wins"]]
     enough = [row for row in winners if (row["mean"] >= target if greater else row["mean"] <= target)]
     if enough:

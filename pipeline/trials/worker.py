@@ -62,6 +62,31 @@ def _performance(fit: Any) -> dict[str, float]:
     }
 
 
+class _Witness:
+    """Sees how many threads a training really runs on, and no step."""
+
+    every = sys.maxsize
+    threads = 0
+
+    def start(self, *_: Any) -> None:
+        import torch
+
+        self.threads = torch.get_num_threads()
+
+    def before_update(self, *_: Any) -> None: ...
+
+    def after_update(self, *_: Any) -> None: ...
+
+    def validated(self, *_: Any) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def _seed(checkpoint: Path | None) -> int | None:
+    """The seed that the engine wrote beside the weights."""
+    return json.loads((checkpoint / "state.json").read_text())["seed"] if checkpoint else None
+
+
 def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     """Train the folder's job and leave `result.json`, the history and a checkpoint in it.
 
@@ -76,12 +101,15 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     from pipeline.engine.loop import fit
 
     trust.activate(run.state().trust)
-    done = fit(permit, job, observers(), folder=folder)
+    witness = _Witness()
+    done = fit(permit, job, [*observers(), witness], folder=folder)
     files.write_bytes(folder / "history.npz", done.history.to_bytes())
     result = {
         "score": done.score,
         "steps": done.steps,
         "stopped": done.stopped,
+        "seed": _seed(done.checkpoint),
+        "threads": witness.threads,
         "weights": done.weights_digest,
         "checkpoint": run.relative(done.checkpoint) if done.checkpoint else None,
         "performance": _performance(done),

@@ -1,0 +1,232 @@
+"""A release is what was signed, and `verify` sees every product that is not as recorded."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from pipeline.errors import Refused
+from pipeline.export.bundle import bundle_digest, kept
+from pipeline.record import files
+from pipeline.record.gate import Item, Waiver, decide, utc_today
+from pipeline.record.ledger import Ledger
+from pipeline.record.release import release
+from pipeline.record.run import Run, opened
+from pipeline.record.state import fold
+from pipeline.record.verify import faults
+
+LATER = (utc_today() + timedelta(days=30)).isoformat()
+DAY = timedelta(days=1)
+
+
+def waive(book: Ledger, phase: str, item: str, expires: str = LATER) -> None:
+    why = "accepted for a rehearsal on synthetic forms"
+    book.append("waiver", {"phase": phase, "item": item, "who": "Ada", "why": why, "expires": expires})
+
+
+@pytest.fixture
+def signed(finished: Run) -> Run:
+    """A run whose last gate has just opened: everything waivable waived, the bundle signed, nothing released."""
+    gate = finished.state().gates["finalization"]
+    with opened(finished) as book:
+        for item in (i for i in gate.items if i.outcome == "errored"):
+            waive(book, "finalization", item.id)
+        sign = {"phase": "finalization", "item": "owner_approval", "who": "Example Owner", "digest": gate.subject}
+        book.append("sign_off", {**sign, "note": ""})
+    return finished
+
+
+@pytest.fixture
+def released(signed: Run) -> Run:
+    with opened(signed) as book:
+        release(signed, book)
+    return signed
+
+
+def refused(run: Run, match: str, today: date | None = None) -> None:
+    """Releasing is refused in one message, and nothing is recorded or attested."""
+    before = run.ledger_path.read_bytes()
+    with opened(run) as book, pytest.raises(Refused, match=match) as stop:
+        release(run, book, today)
+    assert "  Do: python -m pipeline " in str(stop.value)
+    assert run.ledger_path.read_bytes() == before
+
+
+def begin(book: Ledger, phase: str, *, end: bool = False) -> int:
+    """The phase starts once more; back comes the entry's number."""
+    entry = book.append("phase.started", {"phase": phase, "round": 1, "basis": 0})
+    if end:
+        book.append("phase.finished", {"phase": phase, "round": 1, "evidence": {}, "artifacts": {}})
+    return int(entry["seq"])
+
+
+def test_what_was_signed_is_released(released: Run) -> None:
+    """The attestation is about the payload on disk, and the ledger vouches for it."""
+    told = released.state().released
+
+    assert told and told["subject"] == bundle_digest(released.inside("bundle", "payload"))
+    assert told["attestation"]["path"] == "bundle/attestations/release.json"
+    assert told["attestation"]["sha256"] == files.sha256(released.inside("bundle", "attestations", "release.json"))
+    assert faults(released)[1] == []
+
+
+@pytest.mark.parametrize("change", ["a byte", "one file more", "gone"])
+def test_a_payload_changed_after_the_signature_is_not_released(signed: Run, change: str) -> None:
+    """Whatever was put in the place of the signed bundle, it is refused, and verify says so as well."""
+    payload = signed.inside("bundle", "payload")
+    if change == "a byte":
+        path = payload / "weights.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    elif change == "one file more":
+        (payload / "golden.json").write_text("[]")
+    else:
+        shutil.rmtree(payload)
+
+    refused(signed, "bundle/payload: is not the bundle that was judged and signed")
+    assert any(f.startswith("bundle/payload: ") for f in faults(signed)[1])
+
+
+def test_nothing_is_released_twice(released: Run) -> None:
+    """A released run says so; taken back by its owner, the same signature releases nothing."""
+    subject = released.state().released["subject"]
+    refused(released, f"it is released already, as {subject[:12]}")
+    with opened(released) as book:
+        book.append("rolled_back", {"who": "Example Owner", "why": "", "subject": subject})
+    refused(released, "the finalization gate is not open")
+
+
+def test_every_earlier_gate_is_asked_again(signed: Run) -> None:
+    """A gate that was open when the bundle was signed, and is not any more, holds the release back."""
+    gate = signed.state().gates["baseline"]
+    with opened(signed) as book:
+        failed = {**vars(gate.items[0]), "outcome": "failed"}
+        book.append("item.evaluated", {"phase": "baseline", "round": 1, **failed})
+        verdict = {"phase": "baseline", "round": 1, "revision": gate.revision, "basis": gate.basis, "subject": None}
+        book.append("gate.decided", {**verdict, "state": "closed"})
+
+    assert signed.state().gate("finalization") == "open"
+    refused(signed, "the baseline gate is not open, it is closed")
+
+
+def test_the_branch_is_asked_again(signed: Run) -> None:
+    """A branch that leads to finalization only by a waiver holds no longer than the waiver."""
+    with opened(signed) as book:
+        decided = {"phase": "baseline", "round": 1, "target": False, "trivial": True, "symptoms": []}
+        book.append("branch.decided", {**decided, "branch": "insufficient"})
+    refused(signed, "the branch is insufficient")
+    with opened(signed) as book:
+        waive(book, "baseline", "branch", utc_today().isoformat())
+    refused(signed, "the branch is insufficient, and no valid waiver", utc_today() + DAY)
+    with opened(signed) as book:
+        release(signed, book)
+    assert faults(signed)[1] == []
+
+
+def test_a_release_that_the_gates_did_not_allow_is_seen(finished: Run) -> None:
+    """An entry that says released behind a closed gate is told, and so is one about another bundle."""
+    with opened(finished) as book:
+        seq = book.append("released", {"subject": "0" * 64, "attestation": {}})["seq"]
+
+    told = faults(finished)[1]
+
+    assert f"entry {seq}: released, although the finalization gate is not open" in told
+    assert f"bundle: the payload {'0' * 12} that entry {seq} released is not there" in told
+
+
+def test_a_released_bundle_is_found_where_it_is_kept(released: Run) -> None:
+    """After another payload took its place, the released one is looked for beside it."""
+    payload, subject = released.inside("bundle", "payload"), released.state().released["subject"]
+    shutil.copytree(payload, kept(released, subject) / "payload")
+    shutil.rmtree(payload)
+
+    assert [f.split(",")[0] for f in faults(released)[1] if f.startswith("bundle:")] == []
+    shutil.rmtree(kept(released, subject))
+    assert any(f"the payload {subject[:12]} that entry" in f for f in faults(released)[1])
+
+
+PRODUCTS = [
+    "bundle/attestations/release.json", "bundle/payload/manifest.json", "finalization/export/model.onnx",
+    "finalization/test_score.json", "finalization/evidence.json", "baseline/history.npz",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("what", ["is not the file that entry", "and not there"])
+def test_every_product_is_covered(released: Run, product: str, what: str) -> None:
+    """A file that the ledger vouches for is told when it was changed, and when it is gone."""
+    path = released.path / product
+    if "not there" in what:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes() + b" ")
+
+    assert any(f.startswith(f"{product}: ") and what in f for f in faults(released)[1])
+
+
+def test_the_candidates_file_is_covered(finished: Run) -> None:
+    """A {path, sha256} pair anywhere in an entry is held against the disk, the candidate's checkpoint too."""
+    candidate = {k: v for k, v in finished.state().candidate.items() if k != "seq"}
+    path = f"{candidate['checkpoint']}/weights.safetensors"
+    with opened(finished) as book:
+        file = {"path": path, "sha256": files.sha256(finished.path / path)}
+        book.append("candidate.chosen", {**candidate, "file": file})
+    assert faults(finished)[1] == []
+
+    (finished.path / path).write_bytes(b"other")
+
+    assert any(f.startswith(f"{path}: is not the file") for f in faults(finished)[1])
+
+
+def test_a_phase_that_was_cut_short_is_named(finished: Run) -> None:
+    """A file changed by a phase that began again and was killed is still told, with what mends it."""
+    with opened(finished) as book:
+        seq = begin(book, "finalization")
+    shutil.rmtree(finished.inside("bundle", "payload"))
+
+    told = [f for f in faults(finished)[1] if f.startswith("bundle/payload: is not there")]
+
+    assert len(told) == 1 and f"(entry {seq} began the finalization phase again, and it did not end" in told[0]
+
+
+def test_what_a_later_run_of_a_phase_replaced_is_not_missed(finished: Run) -> None:
+    """A phase that ran again to its end answers for its newest files alone."""
+    finished.inside("baseline", "history.npz").unlink()
+    assert any(f.startswith("baseline/history.npz: ") for f in faults(finished)[1])
+    with opened(finished) as book:
+        begin(book, "baseline", end=True)
+    assert not any(f.startswith("baseline/history.npz: ") for f in faults(finished)[1])
+
+
+@pytest.fixture(params=["Etc/GMT-14", "Etc/GMT+12"])  # one of the two has another day than UTC, at any hour
+def far_away(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_day_is_the_same_everywhere(far_away: None) -> None:
+    """Gates decide by the day in UTC, the day of the ledger's own times, wherever the machine stands."""
+    today = datetime.now(UTC).date()
+    item = Item("a", "?", "failed")
+
+    assert utc_today() == today
+    for days, gate in ((0, "open"), (-1, "closed")):
+        waiver = Waiver("planning", "a", "Ada", "because", (today + timedelta(days=days)).isoformat())
+        assert decide([item], [waiver]) == gate
+
+
+def test_the_state_of_a_run_knows_the_same_day(signed: Run, far_away: None) -> None:
+    """What `state` says of a waiver's last day is what `verify` and `release` say."""
+    today = datetime.now(UTC).date()
+    with opened(signed) as book:
+        decided = {"phase": "baseline", "round": 1, "target": False, "trivial": True, "symptoms": []}
+        book.append("branch.decided", {**decided, "branch": "insufficient"})
+        waive(book, "baseline", "branch", today.isoformat())
+        assert fold(book.entries).sufficient() and fold(book.entries).sufficient(today)
+        assert fold(book.entries).valid_waivers("baseline") == fold(book.entries).valid_waivers("baseline", today)
