@@ -59,6 +59,11 @@ class Playbook:
     sections: Mapping[str, str]
 
 
+def names() -> list[str]:
+    """The ids of the playbooks that lie in this folder now, whatever was read of it before."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.md"))
+
+
 @cache
 def load_all(folder: Path | None = None) -> tuple[Playbook, ...]:
     """Every playbook in the folder, sorted by id. Raises UserError with all faults of the first bad file."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diagnostics.diagnose import diagnose
-from diagnostics.playbook import load_all
+from diagnostics.playbook import names
 from pipeline.history import History
 from pipeline.job import Job
 from pipeline.phase import PhaseContext
@@ -41,7 +41,7 @@ def run(ctx: PhaseContext) -> Evidence:
     return Evidence(
         {
             "history": ctx.run.relative(path) if path else None,
-            "playbooks": [playbook.id for playbook in load_all()],
+            "playbooks": names(),
             "judged": found.judged,
             "diagnosis": plain(found.to_json()),
         },

@@ -248,6 +248,8 @@ def run(ctx: PhaseContext) -> Evidence:
     assert ctx.plan is not None
     diagnosis, start, tried = _diagnosis(ctx), _start(ctx), _tried(ctx)
     greater = bool(ctx.evidence_of("planning")["greater_is_better"])
+    for name in DOCUMENTS:  # of an earlier revision of the plan, which this round may not confirm
+        files.remove(ctx.folder / name)
     arms = untried(diagnosis, start, tried)[: int(ctx.settings["candidates"])]
     study = _study(ctx, [Arm("control", start), *arms], greater)
     outcome, fixed = _adopt(ctx, study, start)

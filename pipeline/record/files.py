@@ -244,6 +244,13 @@ def commit_folder(temporary: Path, final: Path) -> None:
             shutil.rmtree(replaced, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """No file stands under that name any more."""
+    with _as_user_error(path, "remove"):
+        _point("unlink", path)
+        path.unlink(missing_ok=True)
+
+
 def remove_folder(path: Path) -> None:
     """Nothing stands under that name any more."""
     with _as_user_error(path, "remove"):

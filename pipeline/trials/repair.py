@@ -67,7 +67,7 @@ def rerun_command(run: Run, state: RunState, before: Mapping[str, Any], delta: D
     root = [] if run.shown_root == HOME else [f"run.root={typed(run.shown_root)}"]
     words = [word for key, value in changed.items() for word in _words(key, look(before, key), value)]
     start = ["python", "-m", "pipeline", "phase=baseline"]
-    return shlex.join([*start, *dirs, *kept, *trust, *root, f"run.name={run.name}-fixed", *words])
+    return shlex.join([*start, *dirs, *kept, *trust, *root, f"run.name={run.name[:57]}-fixed", *words])
 
 
 def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Path, rows: int = 100) -> float:
