@@ -22,7 +22,7 @@ from pipeline.record import files
 from pipeline.records import Artifact, Evidence, plain
 
 if TYPE_CHECKING:
-    from pipeline.data.splits import Data
+    from pipeline.data.dataset import Data
     from pipeline.engine.loop import Fit
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.record.permits import TrainPermit

@@ -20,7 +20,7 @@ from pipeline.records import Artifact, Evidence, digest, plain
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.data.splits import Data
+    from pipeline.data.dataset import Data
 
 
 def _model(ctx: PhaseContext, candidate: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:

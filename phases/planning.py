@@ -19,7 +19,7 @@ from pipeline.record import files
 from pipeline.records import Evidence
 
 if TYPE_CHECKING:
-    from pipeline.data.splits import Data
+    from pipeline.data.dataset import Data
 
 
 def environment(threads: int | None, device: str) -> dict[str, Any]:

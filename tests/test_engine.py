@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline.data.dataset import Data
 from pipeline.data.load import seal
-from pipeline.data.splits import Data
 from pipeline.engine import builder, loop, options, probe, setup, weights
 from pipeline.engine.guard import Guard, Nonfinite
 from pipeline.engine.order import balanced_order, epoch_order, windows

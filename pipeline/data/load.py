@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data.dataset import Data
 from pipeline.data.sealed import SealedTest
-from pipeline.data.splits import Data, Split
+from pipeline.data.splits import Split
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import require_built
 

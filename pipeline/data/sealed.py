@@ -7,8 +7,10 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from pipeline.data import splits
+from pipeline.data.splits import Split
+
 if TYPE_CHECKING:
-    from pipeline.data.splits import Split
     from pipeline.record.permits import TestKey
 
 # The rows lie beside the seals, not in them: no attribute, pickle, copy or debugger view of a seal leads to one.
@@ -31,8 +33,6 @@ class SealedTest:
     counts: dict[str, int]
 
     def __init__(self, X: Tensor, y: Tensor) -> None:
-        from pipeline.data import splits
-
         split = splits.Split("test", X, y)
         known = {
             "rows": len(X),

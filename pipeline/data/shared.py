@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.data.splits import Data, row_digests
+from pipeline.data.dataset import Data
+from pipeline.data.splits import row_digests
 
 
 def shared_fractions(data: Data) -> dict[str, float]:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pipeline.data.dataset import Data
 from pipeline.data.load import load
-from pipeline.data.splits import Data
 from pipeline.engine import options
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.order import windows

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.data.splits import Data, class_counts
+from pipeline.data.dataset import Data
+from pipeline.data.splits import class_counts
 from pipeline.engine import options
 from pipeline.engine.builder import build_loss, build_model, build_optimizer, build_scheduler
 from pipeline.engine.seeds import derive, seeded

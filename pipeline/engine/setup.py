@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pipeline.data.splits import Data, Split, class_counts
+from pipeline.data.dataset import Data
+from pipeline.data.splits import Split, class_counts
 from pipeline.engine.builder import build_loss, build_model, build_optimizer, build_scheduler
 from pipeline.engine.guard import Guard
 from pipeline.engine.order import balanced_order, epoch_order

@@ -1,0 +1,45 @@
+"""All the data of a run: two sides that may be looked at, one that is sealed, and what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.data.sealed import SealedTest
+from pipeline.data.splits import Split, class_counts, schema
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Everything a run trains and is judged on; the test rows are sealed.
+
+    `ignored` names optional parts that the user's data has and this version does not use.
+    """
+
+    train: Split
+    val: Split
+    test: SealedTest
+    class_names: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = field(default=None, repr=False)
+    source: str | None = None
+    licence: str | None = None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes: the names given, else the highest label of any side plus one; None for values."""
+        if self.train.y.is_floating_point():
+            return None
+        if self.class_names:
+            return len(self.class_names)
+        sides = [int(self.train.y.max()), int(self.val.y.max()), *map(int, self.test.counts)]
+        return max(sides) + 1
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Rows, digest, schema and class counts of each side, as the plan records them."""
+        open_sides = {
+            s.name: {"rows": len(s), "digest": s.digest, "schema": schema(s.X, s.y), "counts": class_counts(s.y)}
+            for s in (self.train, self.val)
+        }
+        t = self.test
+        return {**open_sides, "test": {"rows": t.rows, "digest": t.digest, "schema": t.schema, "counts": t.counts}}
