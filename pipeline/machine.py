@@ -1,9 +1,9 @@
 """The state machine: runs phases in the order the gates allow, and writes down what they found.
 
-planning -> baseline -+- sufficient ------------------------------> finalization -> released
-                      +- insufficient -> diagnostics -> optimization -+- sufficient -> finalization
-                                             ^                        |
-                                             +-- at most 3 rounds ----+   then: exhausted, a person decides
+    planning -> baseline -+- sufficient ------------------------------> finalization -> released
+                          +- insufficient -> diagnostics -> optimization -+- sufficient -> finalization
+                                                 ^                        |
+                                                 +-- at most 3 rounds ----+   then: exhausted, a person decides
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def settle(run: Run, book: Ledger, max_rounds: int) -> None:
         done = state.finished.get(phase)
         if done is None or state.gate(phase) != "open":
             continue
-        values = json.loads((run.path / done["evidence"]["path"]).read_text())["values"]
+        values = _recorded_values(run, done["evidence"])
+        if values is None:
+            continue  # the phase is not done any more, and runs again
         where = {"phase": phase, "round": done["round"]}
         if values.get("candidate") and (state.candidate is None or state.candidate["seq"] < done["seq"]):
             book.append("candidate.chosen", {**where, **values["candidate"]})
@@ -109,6 +111,13 @@ def settle(run: Run, book: Ledger, max_rounds: int) -> None:
         if decided is None or decided["seq"] < done["seq"]:
             book.append("branch.decided", {**where, "branch": branch(**values["branch"]), **values["branch"]})
         _settle_branch(book, phase, values, max_rounds)
+
+
+def _recorded_values(run: Run, evidence: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The values of a phase's evidence, None where the file is not what the ledger recorded."""
+    path = run.path / evidence["path"]
+    intact = path.is_file() and files.sha256(path) == evidence["sha256"]
+    return json.loads(path.read_text())["values"] if intact else None
 
 
 def _settle_branch(book: Ledger, phase: str, values: Mapping[str, Any], max_rounds: int) -> None:

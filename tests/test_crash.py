@@ -67,14 +67,14 @@ def outcome(run: Run) -> dict[str, object]:
 
 
 def test_killed_again_and_again(own_folder: Path) -> None:
-    """Twelve kills spread over the whole run, each behind the one before; then it ends as if nothing had happened."""
-    kills = [1, 3, 5, 8, 13, 20, 33, 45, 26, 10, 15, 6]
+    """Kills spread over the whole run, each behind the one before; then it ends as if nothing had happened."""
+    kills = [1, 5, 13, 33, 45, 26, 10]
 
     calm, *ends = attempts([("calm", 0), *(("killed", k) for k in kills), ("killed", 0)])
     run = Run(own_folder / "killed" / "digits")
     final = ledger.read(run.ledger_path)
 
-    assert (calm, ends[-1]) == (3, 3) and ends.count(-9) == 12
+    assert (calm, ends[-1]) == (3, 3) and ends.count(-9) == len(kills)
     for kept in (own_folder / "killed").glob("after-*"):
         acknowledged = ledger.scan(kept)
         assert acknowledged.fault is None
