@@ -115,9 +115,16 @@ def settle(run: Run, book: Ledger, max_rounds: int) -> None:
 
 def _recorded_values(run: Run, evidence: Mapping[str, str]) -> Mapping[str, Any] | None:
     """The values of a phase's evidence, None where the file is not what the ledger recorded."""
-    path = run.path / evidence["path"]
-    intact = path.is_file() and files.sha256(path) == evidence["sha256"]
-    return json.loads(path.read_text())["values"] if intact else None
+    if not _intact(run, evidence):
+        return None
+    values: Mapping[str, Any] = json.loads((run.path / evidence["path"]).read_text())["values"]
+    return values
+
+
+def _intact(run: Run, artifact: Mapping[str, str]) -> bool:
+    """Whether a recorded file is there, byte for byte."""
+    path = run.path / artifact["path"]
+    return path.is_file() and files.sha256(path) == artifact["sha256"]
 
 
 def _settle_branch(book: Ledger, phase: str, values: Mapping[str, Any], max_rounds: int) -> None:
@@ -202,7 +209,7 @@ def _done(run: Run, state: RunState, phase: str) -> bool:
     if phase in ("planning", "finalization") or state.gate(phase) != "open":
         return False
     left = state.finished[phase]
-    return all((run.path / a["path"]).is_file() for a in (left["evidence"], *left["artifacts"].values()))
+    return all(_intact(run, artifact) for artifact in (left["evidence"], *left["artifacts"].values()))
 
 
 def advance(house: House, run: Run, book: Ledger, wanted: str, draft: Draft) -> tuple[GateState, Advice]:
