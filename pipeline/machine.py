@@ -1,9 +1,9 @@
 """The state machine: runs phases in the order the gates allow, and writes down what they found.
 
-    planning -> baseline -+- sufficient ------------------------------> finalization -> released
-                          +- insufficient -> diagnostics -> optimization -+- sufficient -> finalization
-                                                 ^                        |
-                                                 +-- at most 3 rounds ----+   then: exhausted, a person decides
+planning -> baseline -+- sufficient ------------------------------> finalization -> released
+                      +- insufficient -> diagnostics -> optimization -+- sufficient -> finalization
+                                             ^                        |
+                                             +-- at most 3 rounds ----+   then: exhausted, a person decides
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import argparse
 
 from pipeline.commands import tables
 from pipeline.errors import UserError, fault
+from pipeline.record import plan as plans
+from pipeline.record.advice import advise
 from pipeline.record.gate import Item
 from pipeline.record.run import Run
 from pipeline.record.state import RunState
@@ -26,6 +28,8 @@ def _way_out(place: str, item: Item) -> str:
         return f"python -m pipeline approve {place} --who NAME"
     if item.waivable:
         waive = f"python -m pipeline waive {place} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
+        if item.why.startswith("not built"):
+            return f"no run can answer it in this version; a named person may let it pass: {waive}"
         return f"mend it and run the phase again, or: {waive}"
     return "mend it and run the phase again; nobody can waive it"
 
@@ -51,15 +55,25 @@ def paragraph(run: Run, state: RunState, phase: str, item: Item) -> str:
     return "\n".join(lines)
 
 
+def _not_asked_yet(run: Run, state: RunState, name: str) -> str:
+    """What an item will ask when its phase has run. Raises UserError for an id that no gate of the plan has."""
+    lists = plans.load(run, state).checklists if state.plan else {}
+    planned = {item["id"]: (phase, item) for phase, items in lists.items() for item in items}
+    if name not in planned:
+        raise UserError(fault("ITEM", "no gate has an item of this id", got=name, among=planned))
+    phase, item = planned[name]
+    advice = advise(state, root=run.shown_root)
+    return f"{phase}/{name}: not asked yet\n  asked:  {item['ask']}\n  next:   {advice.command}"
+
+
 def run(args: argparse.Namespace) -> int:
     found = Run.find(args.run, args.root)
     state = found.state()
     everything = [(p, i) for p in PHASES if p in state.gates and args.gate in (None, p) for i in state.gates[p].items]
     wanted = [(p, i) for p, i in everything if (i.id == args.item if args.item else not tables.satisfied(i, state, p))]
     if args.item and not wanted:
-        raise UserError(
-            fault("ITEM", "no evaluated item has this id", got=args.item, among=[i.id for _, i in everything])
-        )
+        print(_not_asked_yet(found, state, args.item))
+        return 0
     for phase, item in wanted:
         print(paragraph(found, state, phase, item) + "\n")
     if not wanted:

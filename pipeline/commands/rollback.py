@@ -7,6 +7,8 @@ import argparse
 from pipeline.commands import tables
 from pipeline.commands.approve import refresh_report, refuse_stranger, typed_name
 from pipeline.errors import Refused, fault
+from pipeline.record import files
+from pipeline.record.advice import advise
 from pipeline.record.run import Run, opened
 from pipeline.record.state import fold
 
@@ -26,7 +28,13 @@ def run(args: argparse.Namespace) -> int:
         if not state.released:
             raise Refused(fault(found.name, "is not released", do=f"python -m pipeline status {tables.place(found)}"))
         refuse_stranger(found, state, "owner", who, "may not take a release back")
-        book.append("rolled_back", {"who": who, "why": args.why, "subject": state.released["subject"]})
+        taken = {"who": who, "why": args.why, "subject": state.released["subject"]}
+        path = found.inside("bundle", "attestations", "rollback.json")
+        files.write_json(path, {"schema": 1, **taken})  # whoever holds the bundle sees it too
+        book.append("rolled_back", taken)
         refresh_report(found)
-    tables.console().print(f"{found.name}: the release of {state.released['subject'][:12]} is taken back by {who}")
+        advice = advise(fold(book.entries), root=found.shown_root)
+    console = tables.console()
+    console.print(f"{found.name}: the release of {taken['subject'][:12]} is taken back by {who}")
+    console.print(tables.advice_line(advice), soft_wrap=True)
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands import tables
-from pipeline.errors import UserError, fault
+from pipeline.errors import Refused, UserError, fault
 from pipeline.record import plan as plans
 from pipeline.record.advice import HOME, advise
 from pipeline.record.run import Run
@@ -126,20 +126,31 @@ def _show_all(root: Path, as_json: bool) -> None:
     if not runs:
         do = "python -m pipeline phase=baseline experiment=digits"
         raise UserError(fault(str(root), "there is no run yet", do=do))
-    states = [(run, run.state()) for run in runs]
+    states: list[tuple[Run, RunState]] = []
+    damaged: list[str] = []
+    for run in runs:
+        try:
+            states.append((run, run.state()))
+        except Refused as error:  # one damaged run hides none of the others
+            damaged += error.faults
     if as_json:
         tables.console().print_json(json.dumps([summary(*pair) for pair in states]))
-        return
+    else:
+        _print_runs(states)
+    if damaged:
+        raise Refused(*damaged)
+
+
+def _print_runs(states: list[tuple[Run, RunState]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", *PHASES, "branch", "next"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold", no_wrap=name == "run")
     for run, state in states:
         branch = (state.current_branch() or {}).get("branch", "")
-        table.add_row(
-            run.name, *(tables.phase_state(state, p) for p in PHASES), branch, advise(state, root=run.shown_root).why
-        )
+        words = [tables.phase_state(state, phase) for phase in PHASES]
+        table.add_row(run.name, *words, branch, advise(state, root=run.shown_root).why)
     tables.console().print(table)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,7 +31,10 @@ GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan
 
 
 def console(stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    """The terminal; what is piped into a file is 120 columns wide unless COLUMNS says otherwise."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 120
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
 
 
 def number(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.commands import tables
-from pipeline.record import verify
+from pipeline.record import ledger, verify
 from pipeline.record.run import Run
 
 
@@ -23,5 +23,8 @@ def run(args: argparse.Namespace) -> int:
     if faults:
         console.print(f"{found.name}: not as recorded; {entries} ledger entries are intact")
         return 3
+    torn = ledger.scan(found.ledger_path).torn
+    if torn:
+        console.print(f"the last write was cut short: {len(torn)} bytes that the next writer sets aside")
     console.print(f"[green]✓[/] {found.name}: {entries} ledger entries, every recorded file and every gate agree")
     return 0

@@ -32,7 +32,7 @@ def require_built(config: Mapping[str, Any]) -> None:
         section, name = key.split(".")
         value = config[section].get(name, built[0])
         if not any(value == b and isinstance(value, bool) == isinstance(b, bool) for b in built):
-            expected = "one of " + ", ".join(str(b).lower() for b in built if b is not None)
+            expected = "one of " + ", ".join(dict.fromkeys(str(b).lower() for b in built if b is not None))
             faults.append(fault(key, "is not built in this version", got=value, expected=expected))
     if faults:
         raise UserError(*faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,8 +113,10 @@ def probe_rows(model: nn.Module, task: Task, X: Tensor, y: Tensor, classes: int 
     drawn = any(not torch.equal(a, b) for a, b in zip(before, _generators(X.device), strict=True))
     _outputs_fit(outputs, task, len(X), y, classes)
     _weights_train(model)
-    with blamed("loss"):
+    with blamed("loss"), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         loss = task.loss(outputs, task.targets(y, outputs))
+    _nothing_spread(said, outputs, y)
     _loss_fits(loss, task)
     with torch.no_grad():
         for name, buffer in model.named_buffers():
@@ -150,6 +153,14 @@ def _weights_train(model: nn.Module) -> None:
     if not any(p.requires_grad for p in model.parameters()):
         got = f"{sum(1 for _ in model.parameters())} parameters, none of which requires a gradient"
         raise UserError(fault("model", "has nothing to train", got=got, do="surgery=[{unfreeze: {match: '*'}}]"))
+
+
+def _nothing_spread(said: list[warnings.WarningMessage], outputs: Tensor, y: Tensor) -> None:
+    """Raises UserError where the loss compared every output with every target, of which torch only warns."""
+    if any("Using a target size" in str(warning.message) for warning in said):
+        got, expected = f"outputs {_shape(outputs.shape)} and targets {_shape(y.shape)}", "one shape for both"
+        do = "reshape the targets, or mend the model's last layer"
+        raise UserError(fault("loss", "outputs and targets differ in shape", got=got, expected=expected, do=do))
 
 
 def _loss_fits(loss: Any, task: Task) -> None:

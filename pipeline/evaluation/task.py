@@ -170,6 +170,8 @@ def expected_loss(task: Task, y: Tensor, classes: int | None) -> float | None:
         return math.log(classes) if classes else None
     if name in ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits", "BCELoss", "binary_cross_entropy"):
         return math.log(2)
+    if not y.is_floating_point():
+        return None
     if name in ("MSELoss", "mse_loss"):
         return float(y.var(dim=0, correction=0).mean())
     if name in ("L1Loss", "l1_loss"):
