@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +27,18 @@ NEXT = re.compile(r"^next: .+\n  python -m pipeline \S.*$", re.MULTILINE)
 
 
 def process(*words: str, python: tuple[str, ...] = ("-m", "pipeline")) -> subprocess.Popen[str]:
-    """The command line in a process of its own, importing this checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *python, *words], env=environment, text=True, **pipes)  # type: ignore[call-overload]
+    """The command line in a process of its own, importing this checkout.
+
+    It hears Ctrl-C also where these tests run in the background of a shell, which has it ignored.
+    """
+    options: dict[str, Any] = {
+        "env": {**os.environ, "PYTHONPATH": str(ROOT)},
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    }
+    return subprocess.Popen([sys.executable, *python, *words], text=True, **options)
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
