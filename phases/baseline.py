@@ -95,12 +95,12 @@ def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> d
 
 def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, beside a model that learned nothing?"""
+    from pipeline.checkpoints.weights import WEIGHTS, weights_digest
+    from pipeline.checkpoints.weights import load as load_weights
     from pipeline.data.load import load
     from pipeline.data.splits import class_counts
     from pipeline.engine.builder import build_loss
     from pipeline.engine.loop import fit
-    from pipeline.engine.weights import WEIGHTS, weights_digest
-    from pipeline.engine.weights import load as load_weights
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.task import build_task
     from pipeline.evaluation.trivial import trivial_score

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 def _model(ctx: PhaseContext, candidate: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The candidate with its weights, and the config it was trained by. Raises Refused when the weights are others."""
+    from pipeline.checkpoints.weights import load, weights_digest
     from pipeline.engine.builder import build_model
-    from pipeline.engine.weights import load, weights_digest
 
     config = Job.from_json(candidate["job"]).config(ctx.config)
     model = build_model(config, ctx.trust, seed=0)

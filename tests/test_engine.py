@@ -17,16 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline.checkpoints import weights
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
-from pipeline.engine import builder, loop, options, probe, setup, weights
+from pipeline.engine import builder, loop, options, probe, setup
 from pipeline.engine.guard import Guard, Nonfinite
-from pipeline.engine.order import balanced_order, epoch_order, windows
 from pipeline.engine.seeds import derive, reseed, seeded
 from pipeline.engine.threads import running_on, threads
 from pipeline.errors import Refused, UserError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.task import build_task, expected_loss
+from pipeline.feed.order import balanced_order, epoch_order, windows
 from pipeline.job import Delta, Job, run_seed
 from pipeline.record import permits
 from pipeline.record.permits import TrainPermit
@@ -158,7 +159,7 @@ def test_windows_in_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     """Data too large to be gathered at once give the same batches."""
     X, y, order = torch.rand(50, 3), torch.arange(50), epoch_order(2, 1, 50)
     whole = list(windows(X, y, order, 4, 3, CPU))
-    monkeypatch.setattr("pipeline.engine.order.CHUNK_BYTES", 200)
+    monkeypatch.setattr("pipeline.feed.order.CHUNK_BYTES", 200)
     chunked = list(windows(X, y, order, 4, 3, CPU))
     assert [t.tolist() for w in whole for _, t in w] == [t.tolist() for w in chunked for _, t in w]
     assert list(map(len, whole)) == list(map(len, chunked))

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pipeline import surgery
+from pipeline.checkpoints.weights import read_tensors
 from pipeline.config.build import build
 from pipeline.engine.seeds import derive, seeded
-from pipeline.engine.weights import read_tensors
 from pipeline.errors import FivegateError, UserError, fault
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW)

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pipeline.checkpoints.weights import save, tensors_of, weights_digest
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
 from pipeline.engine import options
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.order import windows
 from pipeline.engine.probe import blame, blamed
 from pipeline.engine.seeds import derive, reseed, seeded
 from pipeline.engine.setup import Setup, set_up
 from pipeline.engine.threads import running_on, threads
-from pipeline.engine.weights import save, tensors_of, weights_digest
 from pipeline.errors import Refused, UserError, fault
 from pipeline.evaluation.evaluate import judge, measure
+from pipeline.feed.order import windows
 from pipeline.history import History
 from pipeline.job import Job, run_seed
 from pipeline.record import permits

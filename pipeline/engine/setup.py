@@ -18,11 +18,11 @@ from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.engine.builder import build_loss, build_model, build_optimizer, build_scheduler
 from pipeline.engine.guard import Guard
-from pipeline.engine.order import balanced_order, epoch_order
 from pipeline.engine.probe import device_for, probe_rows
 from pipeline.engine.seeds import derive
 from pipeline.evaluation.task import Task, build_task, expected_loss
 from pipeline.evaluation.trivial import trivial_score
+from pipeline.feed.order import balanced_order, epoch_order
 from pipeline.job import Job
 
 OVERFIT = "proof.overfit_one_batch"

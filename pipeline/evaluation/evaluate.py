@@ -123,7 +123,7 @@ def evaluate_test(
     counts: Mapping[str, int] | None = None,
 ) -> Evaluation:
     """The model on the sealed test rows. Raises Refused without a key that an open gate issued for these weights."""
-    from pipeline.engine.weights import weights_digest
+    from pipeline.checkpoints.weights import weights_digest
     from pipeline.record import permits
 
     candidate = permits.require(key, permits.TestKey).candidate

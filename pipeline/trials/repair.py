@@ -74,9 +74,9 @@ def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Pa
     """Median milliseconds of one forward pass of one row, eager, on this machine."""
     import torch
 
+    from pipeline.checkpoints.weights import load
     from pipeline.data.load import load as load_data
     from pipeline.engine.builder import build_model
-    from pipeline.engine.weights import load
 
     model = build_model(config, trust, seed=0)
     model.load_state_dict(load(checkpoint)[0])
