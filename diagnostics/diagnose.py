@@ -117,7 +117,7 @@ def diagnose(history: History, config: Mapping[str, Any] | None = None, round: i
         tuple(fixes),
         tuple(f.remedy.description for f in fixes if f.remedy.overrides and f.kind != "prevention")[:3],
         tuple(_not_checked(judged, ranked)),
-        _statement(judged, ranked),
+        _statement(judged, ranked) + _made_again(history),
         tuple(j.playbook.id for j in judged),
         round,
     )
@@ -199,6 +199,17 @@ def _not_checked(judged: Iterable[Judged], ranked: Iterable[Weighed]) -> Iterato
     for (what, why), ids in missing.items():
         yield {"what": f"{what} (for {', '.join(ids)})", "why": why}
     yield NOT_BUILT
+
+
+def _made_again(history: History) -> str:
+    """What the guilty step showed when it was made again with hooks; empty where none was."""
+    found = [event for event in history.events if event["kind"] == "origin"]
+    if not found:
+        return ""
+    step, what, module, rows = (found[-1].get(key) for key in ("step", "what", "module", "rows"))
+    place = f"{what} of {module}" if module else str(what)
+    shown = f", in train rows {', '.join(map(str, rows))}" if rows else ""
+    return f" Made again, step {step} shows the first tensor that is not finite: {place}{shown}."
 
 
 def _statement(judged: list[Judged], ranked: list[Weighed]) -> str:

@@ -70,7 +70,7 @@ class Monitor:
         self._micro: list[Any] = []  # its parts, under accumulation
         self._epochs = 0
         if model is not None and optimizer is not None:
-            self.start(model, optimizer, self._history)
+            self.start(model, optimizer, self._history, 0)
             self._handles += [
                 optimizer.register_step_pre_hook(self._before_step),
                 optimizer.register_step_post_hook(self._after_step),
@@ -133,10 +133,10 @@ class Monitor:
 
     # --- the step observer of the engine ------------------------------------------------------------------------------
 
-    def start(self, model: nn.Module, optimizer: Optimizer, history: History) -> None:
+    def start(self, model: nn.Module, optimizer: Optimizer, history: History, step: int) -> None:
         """Group the trainable parameters by the module that owns them."""
         self._model, self._optimizer, self._history = model, optimizer, history
-        self.every = self._every if self._own_loop else 1  # the engine reads it at every step
+        self.every = self._every if self._own_loop or step >= FIRST else 1
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self._parameters = [p for _, p in named]
         owners = [name.rpartition(".")[0] or "model" for name, _ in named]
@@ -166,10 +166,14 @@ class Monitor:
         self._measure_update(step)
         self.read_back()
 
-    def finish(self) -> None:
+    def settle(self) -> None:
         """Everything measured is in the history."""
         self._keep_gradients()
         self.read_back(everything=True)
+
+    def finish(self) -> None:
+        """Everything measured is in the history, and what broke is counted."""
+        self.settle()
         broken = [event["step"] for event in self._history.events if event["kind"] == "nonfinite"]
         if broken and self.verdict:  # at a step that was not sampled: the engine has seen it
             self._note_suspects(broken[0])

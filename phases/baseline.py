@@ -30,13 +30,33 @@ if TYPE_CHECKING:
 
 def _one_batch(ctx: PhaseContext, permit: TrainPermit, data: Data) -> dict[str, Any]:
     """Train a fresh copy of the model on the first batch alone; how far its loss falls, as a share of its start."""
-    from pipeline.engine.loop import fit
+    from pipeline.engine.fit import fit
 
     job = Job(permit.plan.digest, "proof.overfit_one_batch", max_steps=int(ctx.settings["overfit_steps"]))
     tried = fit(permit, job, data=data)
     _, losses = tried.history.series("train/loss")
     ratio = float(losses[-1] / losses[0]) if len(losses) and losses[0] else math.nan
     return {"steps": tried.steps, "stopped": tried.stopped, "loss_ratio": ratio}
+
+
+def _origin(ctx: PhaseContext, done: Fit, data: Data) -> dict[str, Any] | None:
+    """The first tensor that was not finite, found by making the guilty step again; None where all was finite."""
+    if done.stopped != "nonfinite":
+        return None
+    from pipeline.engine.replay import replay
+
+    origin = replay(ctx.run, done.steps, data=data).origin
+    found = {"step": done.steps, **(plain(origin) if origin else {"what": "not found", "module": "", "rows": []})}
+    done.history.event("origin", **found)
+    ctx.say(f"baseline: made step {done.steps} again; the first tensor that is not finite: {origin or 'not found'}")
+    return found
+
+
+def _stop_by_the_clock(ctx: PhaseContext, done: Fit) -> None:
+    """What ended by the clock and not by its budget is on record: another machine would have gone further."""
+    if done.stopped == "clock":
+        why = f"the clock, {ctx.config['trainer']['max_minutes']} minutes, after {done.steps} steps"
+        ctx.book.append("stopped", {"phase": "baseline", "round": ctx.round, "why": why})
 
 
 def trained(done: Fit, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +84,8 @@ def _told(done: Fit) -> str:
     if done.score is None:
         return f"no score, training ended {done.stopped} after {done.steps} steps"
     s = done.score
-    return f"{s.metric} {s.value:.4g} on validation (95 % interval {s.low:.3g} to {s.high:.3g}, n = {s.n})"
+    interval = "" if math.isnan(s.low) else f"95 % interval {s.low:.3g} to {s.high:.3g}, "
+    return f"{s.metric} {s.value:.4g} on validation ({interval}n = {s.n})"
 
 
 def _kept(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:
@@ -77,7 +98,7 @@ def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> d
     """The history, the learning curve and, for classes, the confusion matrix, kept with their digests."""
     kept = {"history": _kept(ctx, ctx.folder / "history.npz", done.history.to_bytes())}
     drawn = {"learning_curve": plots.learning_curve(done.history)}
-    if data.classes:
+    if data.classes and judged.predictions is not None and judged.predictions.dtype.kind in "iu":
         from sklearn.metrics import confusion_matrix
 
         names = data.class_names or tuple(map(str, range(data.classes)))
@@ -95,22 +116,27 @@ def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> d
 
 def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, beside a model that learned nothing?"""
-    from pipeline.checkpoints.weights import WEIGHTS, weights_digest
-    from pipeline.checkpoints.weights import load as load_weights
+    from pipeline.building.builder import build_loss, build_model
+    from pipeline.checkpoints.generation import WEIGHTS
+    from pipeline.checkpoints.generation import load as load_weights
+    from pipeline.checkpoints.weights import weights_digest
     from pipeline.data.load import load
     from pipeline.data.splits import class_counts
-    from pipeline.engine.builder import build_loss
-    from pipeline.engine.loop import fit
+    from pipeline.engine.fit import fit
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.task import build_task
     from pipeline.evaluation.trivial import trivial_score
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)
-    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust), trust=ctx.trust)
-    bar = trivial_score(task, data.train, data.val, data.classes)
+    untrained = build_model(ctx.config, ctx.trust, int(ctx.config["seed"]))
+    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust), untrained, ctx.trust)
+    bar = trivial_score(task, data.train, data.val, data.classes, untrained)
     one_batch = _one_batch(ctx, permit, data)
-    done = fit(permit, Job(permit.plan.digest, "baseline"), [Monitor()], data=data, folder=ctx.folder)
+    observers = [Monitor(), *ctx.watch("baseline")]
+    done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
+    _stop_by_the_clock(ctx, done)
+    origin = _origin(ctx, done, data)
     counts = class_counts(data.train.y)
     judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
     artifacts = _pictures(ctx, done, judged, data)
@@ -128,6 +154,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "loss_at_init": done.history.facts.get("loss_at_init"),
             "loss_expected": done.history.facts.get("loss_expected"),
             "one_batch": one_batch,
+            "nonfinite": origin,
             "trivial": bar,
             "trained": trained(done, state),
             "score": score,

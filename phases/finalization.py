@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 def _model(ctx: PhaseContext, candidate: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The candidate with its weights, and the config it was trained by. Raises Refused when the weights are others."""
-    from pipeline.checkpoints.weights import load, weights_digest
-    from pipeline.engine.builder import build_model
+    from pipeline.building.builder import build_model
+    from pipeline.checkpoints.generation import load
+    from pipeline.checkpoints.weights import weights_digest
 
     config = Job.from_json(candidate["job"]).config(ctx.config)
     model = build_model(config, ctx.trust, seed=0)
@@ -119,6 +120,7 @@ def _lineage(ctx: PhaseContext, weights: str) -> dict[str, Any]:
         "weights": weights,
         "seed": ctx.plan.seed,
         "environment": ctx.plan.facts["environment"],
+        "determinism": ctx.plan.facts.get("determinism"),
         "ledger": ctx.state.head,
         "trust": list(ctx.state.trust),
     }

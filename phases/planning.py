@@ -7,9 +7,8 @@ environment) and the evidence that gate 1 judges. Makes no optimizer step.
 from __future__ import annotations
 
 import math
-import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +26,15 @@ def environment(threads: int | None, device: str) -> dict[str, Any]:
     import numpy
     import torch
 
+    from pipeline.engine.threads import cores
+
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": threads,
     }
 
@@ -45,11 +46,11 @@ def _budget(trainer: Mapping[str, Any], loader: Mapping[str, Any], rows: int) ->
     return {"steps_per_epoch": steps, "max_steps": steps * int(trainer["max_epochs"])}
 
 
-def _declared(config: Mapping[str, Any]) -> dict[str, Any]:
+def _declared(config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:
     """What the owner said: needs no data."""
     from pipeline.evaluation.metrics import metric
 
-    measured = metric(config["task"])
+    measured = metric(config["task"], trust)
     return {
         "seed": config["seed"],
         "metric": measured.name,
@@ -86,18 +87,20 @@ def run(ctx: PhaseContext) -> Evidence:
     closed. Raises UserError for data, a model or a loss that cannot be built or do not fit each other.
     """
     config = ctx.config
-    values = _declared(config)
+    values = _declared(config, ctx.trust)
     if config["seed"] is None:
         return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
 
+    from pipeline.building.probe import device_for, probe
     from pipeline.data.load import load
     from pipeline.data.shared import shared_fractions
-    from pipeline.engine.probe import device_for, probe
     from pipeline.engine.threads import threads
 
     data = load(config, ctx.trust)
-    parameters = probe(config, data, ctx.trust)
+    proof = probe(config, data, ctx.trust)
+    parameters = proof.parameters
     count = threads(config["trainer"]["threads"], parameters)
+    determinism = {"policy": config["trainer"]["deterministic"], "operations": list(proof.varying)}
     known = data.facts()
     where = environment(count, device_for(config["trainer"]["accelerator"]).type)
     facts = {
@@ -107,6 +110,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "parameters": parameters,
         "budget": _budget(config["trainer"], config["loader"], len(data.train)),
         "environment": where,
+        "determinism": determinism,
         "trust": _trusted(ctx),
         "init_from": _start_digest(config),
     }
@@ -115,6 +119,8 @@ def run(ctx: PhaseContext) -> Evidence:
         f"planning: {', '.join(f'{n} {s}' for s, n in sizes.items())} rows; "
         f"{parameters:,} parameters; {count} thread(s)"
     )
+    if determinism["operations"]:
+        ctx.say(f"planning: no deterministic kernel on the {where['device']}: {', '.join(proof.varying)}")
     if data.ignored:
         ctx.say(f"planning: this version does not use {', '.join(data.ignored)} of your data")
     return Evidence(
@@ -127,6 +133,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "test_sealed": _tries_the_seal(data),
             "test_opened": len(ctx.state.test_opened),
             "environment": where,
+            "determinism": determinism,
         },
         units={"shared_fraction": "share of rows"},
     )

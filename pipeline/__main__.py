@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from pipeline import shadow
+from pipeline.engine.interrupt import Interrupted, outside_training
 from pipeline.errors import FivegateError, UserError, fault
 
 COMMANDS = ("status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain", "diagnose")
@@ -92,8 +93,10 @@ def _mirror(run: Any, config: Mapping[str, Any], parent: Callable[..., str] | No
     mirror(run.path, tracking["uri"], parent(run, tracking) if parent else None)
 
 
-def house(say: Callable[[str], None], mirror: Callable[..., None] = _mirror) -> Any:
-    """The machine's surroundings: where phases, checks and checklists are found, and who is told."""
+def house(
+    say: Callable[[str], None], mirror: Callable[..., None] = _mirror, watch: Callable[..., Any] | None = None
+) -> Any:
+    """The machine's surroundings: where phases, checks and checklists are found, who is told, and who looks on."""
     import checklists.find
     from pipeline.phase import House
 
@@ -104,6 +107,7 @@ def house(say: Callable[[str], None], mirror: Callable[..., None] = _mirror) -> 
         say=say,
         report=_report,
         mirror=mirror,
+        watch=watch,
     )
 
 
@@ -120,7 +124,14 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Any], as_json: bool
 
     console = tables.console(stderr=as_json)
     made = draft(overrides, config_dirs)
-    run, gate, advice = drive(house(lambda text: console.print(text, soft_wrap=True)), made)
+
+    def watch(what: str, metric: Any) -> Any:
+        from pipeline.commands.progress import Watch
+
+        return Watch(console, what, metric)
+
+    surroundings = house(lambda text: console.print(text, soft_wrap=True), watch=watch)
+    run, gate, advice = drive(surroundings, made)
     if as_json:
         import json
 
@@ -198,13 +209,15 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     words = sys.argv[1:] if words is None else words
     try:
-        return dispatch(words)
+        with outside_training():
+            return dispatch(words)
     except FivegateError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        stands = stop if isinstance(stop, Interrupted) else "nothing acknowledged is lost"
         again = shlex.join(["python", "-m", "pipeline", *words])
-        print(f"\ninterrupted: nothing acknowledged is lost  Do: {again}", file=sys.stderr)
+        print(f"\ninterrupted: {stands}  Do: {again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader went away, as `| head` does: a record has been answered, a phase has not
         os._exit(0 if words[0] in COMMANDS else 1)  # the interpreter's own end would complain of the pipe once more

@@ -11,7 +11,7 @@ import json
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ class Column:
         self.values.append(value)  # values first: a value that is no number leaves the column as it was
         self.index.append(at)
 
+    def copy(self) -> Column:
+        """The same measurements, in memory of their own."""
+        other = Column()
+        other.index, other.values = self.index[:], self.values[:]
+        return other
+
 
 class History:
     """The measurements of one run, by name: `train/loss`, `val/accuracy`, `lr`, `grad_norm`, ...
@@ -62,6 +68,15 @@ class History:
         """Append to the step table; a name is measured at the steps it is logged at, and nowhere else."""
         for name, value in values.items():
             self.step.setdefault(name, Column()).append(step, value)
+
+    def log_steps(self, first: int, values: Mapping[str, Sequence[float]]) -> None:
+        """Append consecutive steps, one value each, to the step table. Raises ValueError when a column goes back."""
+        for name, measured in values.items():
+            column = self.step.setdefault(name, Column())
+            if measured and column.index and first <= column.index[-1]:
+                raise ValueError(f"a column goes forward: got index {first} after {column.index[-1]}")
+            column.values.extend(measured)
+            column.index.extend(range(first, first + len(measured)))
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Append to the epoch table."""
@@ -100,7 +115,15 @@ class History:
         sha.update(canonical([_timeless(event) for event in self.events]).encode())
         return sha.hexdigest()
 
-    def to_bytes(self) -> bytes:
+    def copy(self) -> History:
+        """The same history, in memory of its own."""
+        other = History()
+        other.step = {name: column.copy() for name, column in self.step.items()}
+        other.epoch = {name: column.copy() for name, column in self.epoch.items()}
+        other.facts, other.events = dict(self.facts), [dict(event) for event in self.events]
+        return other
+
+    def to_bytes(self, *, compressed: bool = True) -> bytes:
         """The history as npz: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON).
 
         Files are written by pipeline.record.files alone.
@@ -113,7 +136,8 @@ class History:
             "events": self.events,
         }
         buffer = io.BytesIO()
-        np.savez_compressed(
+        save = np.savez_compressed if compressed else np.savez
+        save(
             buffer,
             index=np.concatenate([np.zeros(0, np.int64), *(np.array(c.index, np.int64) for _, _, c in columns)]),
             values=np.concatenate([np.zeros(0, np.float32), *(np.array(c.values, np.float32) for _, _, c in columns)]),

@@ -159,6 +159,7 @@ def _context(house: House, run: Run, book: Ledger, phase: str, draft: Draft) -> 
         folder=_folder(run, phase, state.round),
         round=state.round if phase in ROUNDED else 1,
         say=house.say,
+        watched=house.watch,
     )
 
 

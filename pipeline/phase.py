@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Refused, fault
 from pipeline.record import files, permits
@@ -16,6 +16,9 @@ from pipeline.record.plan import Plan
 from pipeline.record.run import Run
 from pipeline.record.state import RunState
 from pipeline.records import Artifact, Evidence
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Draft:
     config_dirs: list[str]
     changed: bool = False
     head: str = ""
+
+
+Watched = Callable[[str, "Metric"], Any]  # (what trains, the metric that decides) -> an observer of its steps
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class PhaseContext:
     folder: Path
     round: int
     say: Callable[[str], None] = field(repr=False)
+    watched: Watched | None = field(default=None, repr=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -75,6 +82,14 @@ class PhaseContext:
             raise Refused(fault(recorded["path"], "is not what the ledger recorded", do=do))
         return path
 
+    def watch(self, what: str) -> list[Any]:
+        """Who looks on while `what` trains and shows it, as observers of its steps; nobody where nobody wants to."""
+        if self.watched is None:
+            return []
+        from pipeline.evaluation.metrics import metric
+
+        return [self.watched(what, metric(self.config["task"], self.trust))]
+
     def train_permit(self) -> permits.TrainPermit:
         """A permit to train. Raises Refused unless the planning gate is open in the ledger on disk."""
         return permits.train(self.run)
@@ -92,7 +107,7 @@ class House:
     """What the machine is driven with: how to find a phase, a check and a checklist, and whom to tell.
 
     `report(run)` writes the run's page after every phase. `mirror(run, config)` copies the records to the tracker; it
-    may raise, which is recorded and passed over.
+    may raise, which is recorded and passed over. `watch(what, metric)` makes the observer that shows a training.
     """
 
     phase: Callable[[str], PhaseRun]
@@ -101,3 +116,4 @@ class House:
     say: Callable[[str], None]
     report: Callable[[Run], object] | None = None
     mirror: Callable[[Run, Mapping[str, Any]], None] | None = None
+    watch: Watched | None = None

@@ -82,13 +82,13 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared(tmp_path_factory, "finished", make) / "digits"
 
 
-def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+def in_this_process(_: Any, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
     """What the executor starts as a worker, done here: the same file of the same job, without a process's imports."""
     from diagnostics.monitor import Monitor
     from pipeline.trials import worker
 
-    worker.work(Path(command[-1]), lambda: [Monitor()])
-    return subprocess.CompletedProcess(command, 0, "", "")
+    worker.work(folder, lambda: [Monitor()])
+    return subprocess.CompletedProcess([], 0, "", "")
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def _mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = ("phases.optimization.pairs=6", "phases.optimization.candidates=1", "task.target=0.5")
         quick = ("phases.optimization.parallel=1", "export.formats=[onnx]")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pipeline.trials.executor.subprocess.run", in_this_process)
+            patch.setattr("pipeline.trials.executor.Workers.run", in_this_process)
             _, gate, _ = go(root, "phase=auto", "experiment=digits_hot", *SMALL[1:], *words, *quick)
         assert gate == "closed"
 

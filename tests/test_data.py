@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, TensorDataset
 
+from pipeline.data import tree
 from pipeline.data.digits import digits
 from pipeline.data.load import load, seal
 from pipeline.data.sealed import SealedTest
-from pipeline.data.splits import row_digests, split_indices, split_rows
+from pipeline.data.shared import shared_fractions
+from pipeline.data.splits import Split, row_digests, split_indices, split_rows
 from pipeline.errors import Refused, UserError
 
 RANDOM = np.random.default_rng(3)
@@ -236,7 +239,17 @@ def test_all_faults_are_told_at_once() -> None:
         ({"train": (np.zeros((2, 2), complex), [1, 0])}, "data.train.X: holds complex"),
         ({"train": ([[1.0], [1.0, 2.0]], [1, 0])}, "data.train.X: is no array"),
         ({"train": (3.0, [1])}, "data.train.X: has no rows"),
-        ({"train": ({"ids": [1]}, [1])}, "data.train.X: nested inputs are not built"),
+        ({"train": (np.zeros((1, 4)), {"ids": [1]})}, "data.train.y: nested targets are not built"),
+        ({"train": ({}, [1])}, "data.train.X: holds nothing, got 'dict'"),
+        (
+            {"train": ({"ids": [1, 2], "more": [1]}, [1, 0])},
+            "data.train.X: parts differ in length, got '2 of ids, 1 of more",
+        ),
+        ({"train": ({"ids": [1], "more": ["a"]}, [1])}, "data.train.X.more: holds text"),
+        (
+            {"val": ({"ids": np.zeros((8, 4))}, [1] * 8)},
+            "data.val: rows differ in their parts, got 'X.ids, y'; expected X, y",
+        ),
         ({"train": (np.zeros((2, 4)), [0.5, 1])}, "is no class id, got 0.5"),
         ({"train": (np.zeros((2, 4)), [np.nan, 1])}, "is no class id, got nan"),
         ({"train": (np.zeros((2, 4)), [-1, 1])}, "out of range, got -1"),
@@ -276,6 +289,124 @@ def test_odd_items_of_a_dataset_are_named(item: Any, message: str) -> None:
     """The message names the item's number."""
     told = faults({"train": Ragged(item), "val": Rows(2), "test": Rows(2)})
     assert "data.train[2]: " in told and message in told
+
+
+class Bad(Rows):
+    """The row 17 of a file is broken."""
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        if i == 17:
+            raise ValueError("bad row")
+        return super().__getitem__(i)
+
+
+def test_an_item_that_cannot_be_read_is_one_message() -> None:
+    """The message names the row, the error and the user's line; the other splits are read all the same."""
+    told = faults({"train": Bad(20), "val": Bad(18), "test": Rows(2)}).splitlines()
+    line = Bad.__getitem__.__code__.co_firstlineno + 2
+    assert [
+        f"data.{split}[17]: cannot be read (ValueError: bad row) at {__file__}:{line}" for split in ("train", "val")
+    ] == told
+
+
+class Noisy(Rows):
+    """Every reading of a row is another one."""
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.images[i] + random.random() + torch.rand(1, 4, 4) + np.random.rand(), i % 2
+
+
+def test_a_random_dataset_is_read_once_and_the_same_way_every_time() -> None:
+    """Rows that are measured on are equal in every process, and reading them draws from nobody's generator."""
+    source = {name: Noisy(5) for name in ("train", "val", "test")}
+    before = random.getstate(), torch.get_rng_state()
+    first, again = seal(source, "binary"), seal(source, "binary")
+    assert first.facts() == again.facts() and not torch.equal(first.train.X[0], first.train.X[1])
+    assert before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
+    assert first.train.items is source["train"] and first.val.items is None
+    assert first.train.take(torch.tensor([1])).items is None
+
+
+def test_what_a_tensor_dataset_holds_is_taken_out() -> None:
+    """A TensorDataset, or a part of one, needs no reading row by row."""
+    whole = TensorDataset(torch.arange(12.0)[:, None], torch.arange(12) % 2)
+    part = torch.utils.data.Subset(whole, [3, 1])
+    data = seal({"train": whole, "val": part, "test": part}, "binary")
+    assert data.train.items is None and [[3.0], [1.0]] == data.val.X.tolist()
+
+
+class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """Rows without numbers."""
+
+    def __iter__(self) -> Any:
+        return iter([(0.0, 1)])
+
+
+def test_a_stream_is_refused() -> None:
+    """Rows that have no numbers cannot be ordered by us."""
+    assert "data.train: is an IterableDataset, got 'Stream'; expected a map-style" in faults(parts(train=Stream()))
+
+
+# --- nested features -------------------------------------------------------------------------------------------------
+
+
+class Sentences(Dataset):  # type: ignore[type-arg]
+    """A user's Dataset of nested inputs."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> Any:
+        return {"ids": [i, i + 1, 7], "more": (torch.tensor(i / 2, dtype=torch.float64), np.array([True]))}, i % 2
+
+
+def test_features_may_be_nested() -> None:
+    """Floats become float32, integers int64, truth values stay; a Dataset of such rows is stacked."""
+    pair = {"ids": np.array([[1, 2, 7]], np.int32), "more": (np.zeros(1), np.array([[True]]))}, [1]
+    data = seal({"train": Sentences(), "val": pair, "test": Sentences()}, "binary")
+    for split in (data.train, data.val):
+        assert [torch.int64, torch.float32, torch.bool] == [t.dtype for t in tree.leaves(split.X)]
+    assert [[0, 1, 7], [1, 2, 7], [2, 3, 7], [3, 4, 7]] == data.train.X["ids"].tolist() and 4 == len(data.train)
+    assert {"shape": [3], "dtype": "int64"} == data.test.schema["X.ids"]
+    assert ["X.ids", "X.more.0", "X.more.1", "y"] == list(data.test.schema)
+    assert [[3, 4, 7], [0, 1, 7]] == data.train.take(torch.tensor([3, 0])).X["ids"].tolist()
+    assert "ids (3,), more.0 (), more.1 (1,)" in repr(data.train)
+    assert {"val": 0.0, "test": 1.0} == shared_fractions(data)
+
+
+def test_a_digest_is_of_names_and_content_and_not_of_the_order_of_names() -> None:
+    """Equal tensors under other names are other data; a lone tensor's digest is what it always was."""
+    a, b, y = torch.ones(2, 1), torch.zeros(2, 1), torch.tensor([0, 1])
+    one, same, other = (
+        Split("val", {"a": a, "b": b}, y),
+        Split("val", {"b": b, "a": a}, y),
+        Split("val", {"a": b, "b": a}, y),
+    )
+    assert one.digest == same.digest != other.digest
+    assert row_digests(one.X) == row_digests(same.X) != row_digests(other.X)
+    assert "70b7558d48d8" == Split("val", a, y).digest[:12]
+    assert "708f55fe96ad903a4ad13565abb7bd13" == row_digests(a)[0]
+
+
+def test_a_tree_comes_back_from_its_leaves() -> None:
+    """What is cut, chosen or changed keeps its structure."""
+    nested = {"a": torch.arange(5), "b": (torch.arange(5.0), {"c": torch.zeros(5, 2)})}
+    cut = tree.split(nested, 2)
+    assert [2, 2, 1] == list(map(tree.rows_of, cut)) and [4] == cut[2]["a"].tolist()
+    assert [4.0, 0.0] == tree.take(nested, torch.tensor([4, 0]))["b"][0].tolist()
+    assert ["a", "b.0", "b.1.c"] == list(tree.named(nested))
+    assert torch.equal(nested["b"][1]["c"], tree.to(nested, torch.device("cpu"))["b"][1]["c"])
+
+
+def test_an_items_parts_must_agree() -> None:
+    """A row with another part or shape is named."""
+
+    class Odd(Sentences):
+        def __getitem__(self, i: int) -> Any:
+            return super().__getitem__(i) if i < 2 else ({"ids": [1]}, 1)
+
+    told = faults({"train": Odd(), "val": Sentences(), "test": Sentences()})
+    assert "data.train[2]: items differ in shape, got 'ids (1,) and ()'; expected ids (3,), more.0 ()" in told
 
 
 def test_something_that_is_no_data_at_all() -> None:

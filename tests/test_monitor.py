@@ -276,7 +276,7 @@ def engine(monitor: Monitor, steps: int, broken_at: int | None = None) -> Histor
     """What the engine does with an observer: sampled steps only, counted from 1, a broken update withheld."""
     net, history = model(), History()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    monitor.start(net, optimizer, history)
+    monitor.start(net, optimizer, history, 0)
     for step, (x, y) in enumerate(batches(steps), 1):
         if step == broken_at:
             x[0, 0] = math.nan

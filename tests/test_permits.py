@@ -32,7 +32,7 @@ def test_a_permit_cannot_be_copied(digits_permit: permits.TrainPermit) -> None:
 @pytest.mark.parametrize("nothing", [None, True, object(), "permit"])
 def test_fit_refuses_whatever_is_no_permit(nothing: object) -> None:
     """The engine makes no step for anything but a TrainPermit."""
-    from pipeline.engine.loop import fit
+    from pipeline.engine.fit import fit
 
     with pytest.raises(Refused, match="nothing of ours does this without a TrainPermit"):
         fit(nothing, Job("", "baseline"))  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_the_worker_refuses_a_run_whose_gate_is_closed(tmp_path) -> None:
 
 def test_fit_refuses_a_job_of_another_plan(digits_permit: permits.TrainPermit) -> None:
     """A permit holds for its own plan only."""
-    from pipeline.engine.loop import fit
+    from pipeline.engine.fit import fit
 
     with pytest.raises(Refused, match="is of another plan"):
         fit(digits_permit, Job("0" * 64, "baseline"))

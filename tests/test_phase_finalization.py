@@ -136,8 +136,8 @@ def test_other_test_rows_are_refused_before_they_are_opened(finished: Run) -> No
 
 def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
     """A key judges no other model than the candidate, and gives the rows out a single time."""
+    from pipeline.building.builder import build_model
     from pipeline.data.load import load
-    from pipeline.engine.builder import build_model
     from pipeline.evaluation.evaluate import evaluate_test
     from pipeline.record import plan as plans
 

@@ -38,15 +38,17 @@ def test_what_planning_freezes(planned: Run) -> None:
     assert plan.facts["budget"] == {"steps_per_epoch": 17, "max_steps": 51}
     assert {s: k["rows"] for s, k in plan.facts["splits"].items()} == {"train": 1077, "val": 360, "test": 360}
     assert plan.facts["threads"] == 1
+    assert plan.facts["determinism"] == {"policy": True, "operations": []}
     assert "run" not in plan.config and "trust" not in plan.config and "phase" not in plan.config
 
 
 def test_the_gate_is_open_on_honest_facts(planned: Run) -> None:
-    """Six items, all passed, the seed first."""
+    """Seven items, all passed, the seed first."""
     items = planned.state().gates["planning"].items
 
     assert [i.id for i in items] == [
         "seeds_fixed", "metric_and_target", "splits_disjoint", "test_sealed", "data_digests", "environment_recorded",
+        "deterministic_kernels",
     ]  # fmt: skip
     assert {i.outcome for i in items} == {"passed"}
     assert "attested by Example Owner" in items[1].why

@@ -81,7 +81,8 @@ class ProblemCard(Section):
 
 class Task(Section):
     kind: Literal["classification", "binary", "multilabel", "regression", "autoencoder", "language_model", "custom"]
-    metric: Text | Target
+    metric: Text | Target  # with a step also `loss`, or a scalar that it returns; `-name`: less is better
+    metrics: list[Text | Target]
     target: float | None
     predict: Literal["auto"] | Target
     step: Target | None
@@ -93,6 +94,7 @@ class Loader(Section):
     shuffle: bool
     num_workers: Annotated[int, Field(ge=0)]
     sampler: Literal["none", "balanced"]
+    augment: list[Target]
 
 
 class Trainer(Section):
@@ -109,6 +111,8 @@ class Trainer(Section):
     deterministic: bool | Literal["warn"]
     compile: bool
     on_spike: Literal["stop", "skip"]
+    checkpoint_minutes: Positive | None
+    checkpoint_steps: Count | None
 
 
 class Tracking(Section):

@@ -28,7 +28,7 @@ class Data:
     @property
     def classes(self) -> int | None:
         """The number of classes: the names given, else the highest label of any side plus one; None for values."""
-        if self.train.y.is_floating_point():
+        if self.train.y.is_floating_point() or self.train.y.ndim != 1:
             return None
         if self.class_names:
             return len(self.class_names)

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.dataset import Data
+from pipeline.data.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
+from pipeline.data.tree import Tree, each, named
+from pipeline.engine.seeds import derive
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import require_built
 
@@ -28,13 +31,13 @@ _WHAT = {
     "c": "complex numbers",
     "V": "records",
 }
-PAIR = "a pair (X, y) of numeric arrays, or a map-style Dataset of such pairs"
 
 
 def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
     """The data of a config, checked, with the test rows sealed.
 
-    X becomes float32; class labels int64, values float32. Map-style Datasets are stacked into memory once.
+    X becomes float32, parts of nested X float32, int64 or bool; class labels int64, values float32. Map-style Datasets
+    are stacked into memory once; that of train is also kept, since training reads it anew in every epoch.
     NaN and infinities are kept: finding them is the diagnosis' work. Raises UserError with all faults at once.
     """
     from pipeline.config.build import build
@@ -62,8 +65,8 @@ def seal(source: Any, kind: str) -> Data:
         raise UserError(*faults)
     return Data(
         train=Split("train", *whole["train"]),
-        val=Split("val", *whole["val"]),
-        test=SealedTest(*whole["test"]),
+        val=Split("val", *whole["val"][:2]),
+        test=SealedTest(*whole["test"][:2]),
         **names,
         source=_text(given["source"]),
         licence=_text(given["licence"]),
@@ -84,66 +87,104 @@ def _names(value: Any, where: str, faults: list[str]) -> tuple[str, ...] | None:
     return tuple(str(name) for name in value)
 
 
-def _pair(part: Any, where: str, kind: str, faults: list[str]) -> tuple[Tensor, Tensor] | None:
-    """Features and targets of one split, or None with the reasons added to `faults`."""
+def _pair(part: Any, where: str, kind: str, faults: list[str]) -> tuple[Tree, Tensor, Any] | None:
+    """Features, targets and the Dataset they were read from, if any; or None with the reasons added to `faults`."""
     unpacked = _unpack(part, where, faults)
     if unpacked is None:
         return None
-    raw_X, raw_y = (_array(value, f"{where}.{name}", faults) for name, value in zip("Xy", unpacked, strict=True))
-    if raw_X is None or raw_y is None:
+    raw_X = _nested(unpacked[0], f"{where}.X", faults)
+    raw_y = _targets(unpacked[1], f"{where}.y", faults)
+    if raw_X is None or raw_y is None or not _one_length(raw_X, raw_y, where, faults):
         return None
-    if len(raw_X) == 0 or len(raw_y) == 0:
-        faults.append(fault(where, "is empty", got=f"{len(raw_X)} rows of X and {len(raw_y)} of y"))
-        return None
-    if len(raw_X) != len(raw_y):
-        faults.append(fault(where, "X and y differ in length", got=f"{len(raw_X)} rows of X and {len(raw_y)} of y"))
-        return None
-    y = _values(raw_y) if kind == "regression" else _labels(raw_y, f"{where}.y", kind, faults)
-    return None if y is None else (_values(raw_X), y)
+    y = _aims(raw_y, f"{where}.y", kind, faults)
+    lone = not isinstance(raw_X, dict | tuple)
+    return None if y is None else (_values(raw_X) if lone else each(_part, raw_X), y, unpacked[2])
 
 
-def _unpack(part: Any, where: str, faults: list[str]) -> tuple[Any, Any] | None:
+def _one_length(X: Tree, y: NDArray[Any], where: str, faults: list[str]) -> bool:
+    """Whether there are rows, and as many of each part."""
+    parts = {name: len(part) for name, part in named(X).items()}
+    rows = next(iter(parts.values()))
+    if len(set(parts.values())) > 1:
+        got = ", ".join(f"{rows} of {name}" for name, rows in parts.items())
+        faults.append(fault(f"{where}.X", "parts differ in length", got=got, expected="as many rows of each"))
+    elif rows == 0 or len(y) == 0:
+        faults.append(fault(where, "is empty", got=f"{rows} rows of X and {len(y)} of y"))
+    elif rows != len(y):
+        faults.append(fault(where, "X and y differ in length", got=f"{rows} rows of X and {len(y)} of y"))
+    else:
+        return True
+    return False
+
+
+def _unpack(part: Any, where: str, faults: list[str]) -> tuple[Any, Any, Any] | None:
+    """X, y and the Dataset that has to be read anew in every epoch, if it is one."""
     if isinstance(part, tuple | list) and len(part) == 2:
-        return part[0], part[1]
-    if isinstance(part, torch.utils.data.TensorDataset) and len(part.tensors) == 2:
-        return part.tensors
+        return part[0], part[1], None
+    if isinstance(part, torch.utils.data.IterableDataset):
+        expected = "a map-style Dataset, with __getitem__ and __len__"
+        faults.append(fault(where, "is an IterableDataset", got=type(part).__name__, expected=expected))
+        return None
+    if tensors := _tensors(part):
+        return *tensors, None
     items = not isinstance(part, Tensor | np.ndarray | str | bytes | Mapping | tuple | list)
     if items and hasattr(part, "__getitem__") and hasattr(part, "__len__"):
-        return _stack(part, where, faults)
-    faults.append(fault(where, "is no split", got=_describe(part), expected=PAIR))
+        read = _read(part, where, faults)
+        return None if read is None else (*read, part)
+    faults.append(fault(where, "is no split", got=describe(part), expected=PAIR))
     return None
 
 
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor | np.ndarray):
-        return f"one {type(value).__name__} of shape {tuple(value.shape)}"
-    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
+def _tensors(part: Any) -> tuple[Tensor, Tensor] | None:
+    """The pair inside a TensorDataset, or inside a part of one as `random_split` gives it; else None."""
+    data = torch.utils.data
+    if type(part) is data.Subset and (whole := _tensors(part.dataset)):
+        rows = torch.as_tensor(part.indices, dtype=torch.int64)
+        return whole[0][rows], whole[1][rows]
+    plain = isinstance(part, data.TensorDataset) and type(part).__getitem__ is data.TensorDataset.__getitem__
+    return (part.tensors[0], part.tensors[1]) if plain and len(part.tensors) == 2 else None
 
 
-def _stack(dataset: Any, where: str, faults: list[str]) -> tuple[Any, Any] | None:
-    """All items of a map-style Dataset, side by side in memory."""
-    rows: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for i in range(len(dataset)):
-        item = dataset[i]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            faults.append(fault(f"{where}[{i}]", "is no pair", got=_describe(item), expected=PAIR))
-            return None
-        rows.append((np.asarray(item[0]), np.asarray(item[1])))
-        if [a.shape for a in rows[-1]] != [a.shape for a in rows[0]]:
-            got = f"{rows[-1][0].shape} and {rows[-1][1].shape}"
-            expected = f"{rows[0][0].shape} and {rows[0][1].shape} as in the first item"
-            faults.append(fault(f"{where}[{i}]", "items differ in shape", got=got, expected=expected))
-            return None
-    return ([x for x, _ in rows], [y for _, y in rows]) if rows else (np.zeros((0, 1)), np.zeros(0))
+def _read(dataset: Any, where: str, faults: list[str]) -> tuple[Any, Any] | None:
+    """All items of a map-style Dataset, side by side in memory: the same ones whenever they are read."""
+    rows, shapes = list[tuple[Tree, NDArray[Any]]](), list[dict[str, tuple[int, ...]]]()
+    seed = derive(0, where)  # not the run's: what is measured on these rows is compared between runs
+    try:
+        with reading():
+            for i in range(len(dataset)):
+                rows.append(read_item(dataset, i, where, seed=seed, epoch=0))
+                shapes = shapes if i else shapes_of(rows[0])
+                require_alike(rows[-1], shapes, f"{where}[{i}]")
+    except UserError as error:
+        faults += error.faults
+        return None
+    return (stack([x for x, _ in rows]), stack([y for _, y in rows])) if rows else (np.zeros((0, 1)), np.zeros(0))
+
+
+def _nested(value: Any, where: str, faults: list[str]) -> Tree | None:
+    """The value as a numeric array with rows, or a dict or tuple of such, or None with the reasons in `faults`."""
+    if not isinstance(value, Mapping | tuple):
+        return _array(value, where, faults)
+    if not len(value):
+        faults.append(fault(where, "holds nothing", got=describe(value), expected="arrays"))
+        return None
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    parts = {str(name): _nested(part, f"{where}.{name}", faults) for name, part in pairs}
+    if any(part is None for part in parts.values()):
+        return None
+    return parts if isinstance(value, Mapping) else tuple(parts.values())
+
+
+def _targets(value: Any, where: str, faults: list[str]) -> NDArray[Any] | None:
+    if isinstance(value, Mapping | tuple):
+        what = "nested targets are not built in this version"
+        faults.append(fault(where, what, got=type(value).__name__, expected="one array"))
+        return None
+    return _array(value, where, faults)
 
 
 def _array(value: Any, where: str, faults: list[str]) -> NDArray[Any] | None:
     """The value as a numeric array with rows, or None with the reason added to `faults`."""
-    if isinstance(value, Mapping | tuple):
-        faults.append(
-            fault(where, "nested inputs are not built in this version", got=type(value).__name__, expected="one array")
-        )
-        return None
     try:
         if isinstance(value, Tensor):
             value = value.detach().cpu()
@@ -174,6 +215,20 @@ def _values(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
+def _part(array: NDArray[Any]) -> Tensor:
+    """A copy of one part of nested features: float32 of floats, int64 of integers, truth values as they are."""
+    if array.dtype.kind == "f":
+        return _values(array)
+    return torch.from_numpy(np.array(array, dtype=np.bool_ if array.dtype.kind == "b" else np.int64, order="C"))
+
+
+def _aims(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Tensor | None:
+    """Targets as the kind of task has them: values, whatever a step of one's own takes, or class ids."""
+    if kind == "regression":
+        return _values(array)
+    return _part(array) if kind == "custom" else _labels(array, where, kind, faults)
+
+
 def _labels(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Tensor | None:
     """Class ids int64 [N], or None with the reason added to `faults`."""
     if array.ndim == 2 and array.shape[1] == 1:
@@ -200,23 +255,36 @@ def _labels(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Te
 
 
 def _disagreements(
-    pairs: Mapping[str, tuple[Tensor, Tensor]], names: Mapping[str, tuple[str, ...] | None]
+    pairs: Mapping[str, tuple[Tree, Tensor, Any]], names: Mapping[str, tuple[str, ...] | None]
 ) -> list[str]:
     """What the splits say differently from each other or from the names."""
     found = []
     reference = next(iter(pairs), None)
-    for name, (X, y) in pairs.items():
-        for part, tensor, first in (("X", X, pairs[reference or name][0]), ("y", y, pairs[reference or name][1])):
-            if tensor.shape[1:] != first.shape[1:]:
-                got, expected = tuple(tensor.shape[1:]), f"{tuple(first.shape[1:])} as in data.{reference}"
-                found.append(fault(f"data.{name}.{part}", "rows differ in shape", got=got, expected=expected))
+    for name, (X, y, _) in pairs.items():
+        first = pairs[reference or name]
+        found += _shape_faults(f"data.{name}", {**named(X, "X"), "y": y}, {**named(first[0], "X"), "y": first[1]},
+                               reference)  # fmt: skip
         classes = names["class_names"]
         if classes and not y.is_floating_point() and int(y.max()) >= len(classes):
             found.append(
                 fault("data.class_names", f"names no class {int(y.max())} of data.{name}", got=f"{len(classes)} names")
             )
     features = names["feature_names"]
-    if features and reference and pairs[reference][0][0].numel() != len(features):
-        expected = f"{pairs[reference][0][0].numel()}, one per feature"
+    if features and reference and isinstance(X := pairs[reference][0], Tensor) and X[0].numel() != len(features):
+        expected = f"{X[0].numel()}, one per feature"
         found.append(fault("data.feature_names", "number of names", got=len(features), expected=expected))
+    return found
+
+
+def _shape_faults(where: str, parts: Mapping[str, Tensor], first: Mapping[str, Tensor], reference: Any) -> list[str]:
+    """Where the rows of one split have other parts or shapes than those of the first."""
+    if parts.keys() != first.keys():
+        expected = f"{', '.join(first)} as in data.{reference}"
+        return [fault(where, "rows differ in their parts", got=", ".join(parts), expected=expected)]
+    found = []
+    for name, tensor in parts.items():
+        got, usual = tuple(tensor.shape[1:]), tuple(first[name].shape[1:])
+        if got != usual:
+            expected = f"{usual} as in data.{reference}"
+            found.append(fault(f"{where}.{name}", "rows differ in shape", got=got, expected=expected))
     return found

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.data import splits
 from pipeline.data.splits import Split
+from pipeline.data.tree import Tree
 
 if TYPE_CHECKING:
     from pipeline.record.permits import TestKey
@@ -32,12 +33,12 @@ class SealedTest:
     schema: dict[str, Any]
     counts: dict[str, int]
 
-    def __init__(self, X: Tensor, y: Tensor) -> None:
+    def __init__(self, X: Tree, y: Tensor) -> None:
         split = splits.Split("test", X, y)
         known = {
-            "rows": len(X),
+            "rows": len(split),
             "digest": split.digest,
-            "row_digests": splits.row_digests(X.numpy()),
+            "row_digests": splits.row_digests(X),
             "schema": splits.schema(X, y),
             "counts": splits.class_counts(y),
         }

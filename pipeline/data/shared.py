@@ -9,8 +9,8 @@ from pipeline.data.splits import row_digests
 def shared_fractions(data: Data) -> dict[str, float]:
     """For validation and test, the share of their rows whose features stand in another split too, byte for byte."""
     rows = {
-        "train": row_digests(data.train.X.numpy()),
-        "val": row_digests(data.val.X.numpy()),
+        "train": row_digests(data.train.X),
+        "val": row_digests(data.val.X),
         "test": data.test.row_digests,
     }
     sets = {split: set(digests) for split, digests in rows.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pipeline.data.tree import Tree, each, named, rows_of
 from pipeline.engine.seeds import derive
 from pipeline.errors import UserError, fault
 
@@ -20,19 +21,25 @@ Pair = tuple[NDArray[Any], NDArray[Any]]
 
 
 def row_digests(X: Any) -> tuple[str, ...]:
-    """One digest per row (128 bits of BLAKE2, hex), equal for equal features; -0.0 counts as 0.0."""
-    rows = np.asarray(X)
+    """One digest per row (128 bits of BLAKE2, hex), equal for equal features, all parts of them; -0.0 counts as 0.0."""
+    parts = [_flat(part) for part in named(X).values()]
+    rows = zip(*parts, strict=True)
+    return tuple(hashlib.blake2b(b"".join(r.tobytes() for r in row), digest_size=16).hexdigest() for row in rows)
+
+
+def _flat(part: Any) -> NDArray[Any]:
+    """[N, numbers per row], in which equal rows have equal bytes."""
+    rows = np.asarray(part)
     rows = np.ascontiguousarray(rows + 0.0 if rows.dtype.kind == "f" else rows)
-    flat = rows.reshape(len(rows), -1)
-    return tuple(hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in flat)
+    return rows.reshape(len(rows), -1)
 
 
-def content_digest(*tensors: Tensor) -> str:
-    """SHA-256 (hex) over dtype, shape and bytes of tensors."""
+def content_digest(*trees: Tree) -> str:
+    """SHA-256 (hex) over dtype, shape and bytes of tensors, and over the names of those in nested ones."""
     sha = hashlib.sha256()
-    for tensor in tensors:
+    for name, tensor in (leaf for tree in trees for leaf in named(tree).items()):
         array = tensor.detach().cpu().contiguous().numpy()
-        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(f"{name}{array.dtype.str}{array.shape}".encode())
         sha.update(array.tobytes() if array.nbytes < 1 << 20 else array.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
 
@@ -45,35 +52,41 @@ def class_counts(y: Tensor) -> dict[str, int]:
     return {str(c): n for c, n in zip(classes.tolist(), counts.tolist(), strict=True)}
 
 
-def schema(X: Tensor, y: Tensor) -> dict[str, Any]:
-    """Shape of one row and dtype, of features and targets."""
+def schema(X: Tree, y: Tensor) -> dict[str, Any]:
+    """Shape of one row and dtype, of features and targets; those of nested features are `X.<name>`."""
     return {
         name: {"shape": list(t.shape[1:]), "dtype": str(t.dtype).removeprefix("torch.")}
-        for name, t in (("X", X), ("y", y))
+        for name, t in {**named(X, "X"), "y": y}.items()
     }
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of one side: X float32 [N, ...]; y int64 [N] for classes, float32 [N, ...] for values."""
+    """Rows of one side: X float32 [N, ...]; y int64 [N] for classes, float32 [N, ...] for values.
+
+    X may be nested: a dict or tuple of tensors, float32, int64 or bool. `items` is the user's map-style Dataset where
+    the rows come from one: training reads it anew in every epoch, everything else looks at X and y.
+    """
 
     name: str
-    X: Tensor
+    X: Tree
     y: Tensor
+    items: Any = field(default=None, repr=False)
 
     def __len__(self) -> int:
-        return len(self.X)
+        return rows_of(self.X)
 
     def __repr__(self) -> str:
-        return f"Split({self.name!r}, {len(self)} rows of shape {tuple(self.X.shape[1:])})"
+        shapes = ", ".join(f"{name} {tuple(t.shape[1:])}".strip() for name, t in named(self.X).items())
+        return f"Split({self.name!r}, {len(self)} rows of shape {shapes})"
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tree]:
         """`X, y = split`."""
         return iter((self.X, self.y))
 
     def take(self, rows: Tensor) -> Split:
-        """Some of the rows, in the order asked for."""
-        return Split(self.name, self.X[rows], self.y[rows])
+        """Some of the rows, in the order asked for, as they were read once: without `items`."""
+        return Split(self.name, each(lambda tensor: tensor[rows], self.X), self.y[rows])
 
     @cached_property
     def digest(self) -> str:
@@ -103,7 +116,7 @@ def split_indices(
         )
     targets = np.asarray(y)
     _, first, group, sizes = np.unique(
-        np.array(row_digests(X), dtype=str), return_index=True, return_inverse=True, return_counts=True
+        np.array(row_digests(np.asarray(X)), dtype=str), return_index=True, return_inverse=True, return_counts=True
     )
     strata = _strata(targets[first])
     draws = np.random.Philox(np.random.SeedSequence(derive(seed, "split"))).random_raw(len(targets))

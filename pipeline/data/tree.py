@@ -8,25 +8,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Tree = Any  # Tensor | dict[str, Tree] | tuple[Tree, ...]
+Tree = Any  # Tensor | dict[str, Tree] | tuple[Tree, ...]; what is neither dict nor tuple is a leaf, an array too
 
 
-def leaves(tree: Tree) -> Iterator[Tensor]:
+def leaves(tree: Tree) -> Iterator[Any]:
     """Every tensor, in the order of the structure."""
-    if isinstance(tree, Tensor):
-        yield tree
-    else:
+    if isinstance(tree, dict | tuple):
         for part in tree.values() if isinstance(tree, dict) else tree:
             yield from leaves(part)
+    else:
+        yield tree
 
 
-def each(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+def named(tree: Tree, name: str = "") -> dict[str, Any]:
+    """Every tensor by its dotted name, sorted, so that two dicts in another order are the same; a lone one is `name`.
+
+    `{"ids": a, "more": (b, c)}` gives `ids`, `more.0` and `more.1`.
+    """
+    if not isinstance(tree, dict | tuple):
+        return {name: tree}
+    parts = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    found = [named(part, f"{name}.{key}" if name else str(key)) for key, part in parts]
+    return dict(sorted((key, leaf) for part in found for key, leaf in part.items()))
+
+
+def each(change: Callable[[Any], Any], tree: Tree) -> Tree:
     """The same structure with every tensor changed."""
-    if isinstance(tree, Tensor):
-        return change(tree)
     if isinstance(tree, dict):
         return {name: each(change, part) for name, part in tree.items()}
-    return tuple(each(change, part) for part in tree)
+    if isinstance(tree, tuple):
+        return tuple(each(change, part) for part in tree)
+    return change(tree)
+
+
+def filled(tree: Tree, parts: Iterator[Any]) -> Tree:
+    """The same structure with other tensors, taken one after the other: the way back from `leaves`."""
+    return each(lambda _: next(parts), tree)
 
 
 def rows_of(tree: Tree) -> int:
@@ -40,7 +57,9 @@ def take(tree: Tree, rows: Tensor) -> Tree:
 
 
 def to(tree: Tree, device: torch.device) -> Tree:
-    """The tree on a device."""
+    """The tree on a device; on a CUDA card without waiting for the copy."""
+    if device.type == "cuda":
+        return each(lambda t: t if t.is_cuda else t.pin_memory().to(device, non_blocking=True), tree)
     return each(lambda tensor: tensor.to(device), tree)
 
 
@@ -48,4 +67,5 @@ def split(tree: Tree, size: int) -> list[Tree]:
     """Consecutive parts of `size` rows, the last one maybe smaller; views."""
     if isinstance(tree, Tensor):
         return list(tree.split(size))
-    return [each(lambda tensor, at=at: tensor[at : at + size], tree) for at in range(0, rows_of(tree), size)]  # type: ignore[misc]
+    parts = zip(*(leaf.split(size) for leaf in leaves(tree)), strict=True)
+    return [filled(tree, iter(part)) for part in parts]

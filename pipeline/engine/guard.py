@@ -41,14 +41,24 @@ class Guard:
             flagged: Any = optimizer  # an attribute that torch's own gradient scaler sets too
             flagged.found_inf = self.found
 
+    def start(self, step: int) -> None:
+        """Steps are counted from here: so many were made before, by the training that is taken up."""
+        self.seen = step
+        if self.deferred:
+            self.good.fill_(step)
+
     def clear(self) -> None:
         """No parameter has a gradient."""
         for parameter in self.parameters:
             parameter.grad = None
 
+    def gradients(self) -> list[Tensor]:
+        """Those that there are."""
+        return [p.grad for p in self.parameters if p.grad is not None]
+
     def allows(self, loss: Tensor) -> bool:
         """Whether the optimizer may step on these gradients, which are clipped now; with a deferred flag always."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = self.gradients()
         norms = torch._foreach_norm(gradients)
         if self.deferred:
             self._flag(loss, norms)

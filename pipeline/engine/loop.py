@@ -1,38 +1,43 @@
-"""The training loop: the only place of this project where an optimizer makes a step.
+"""The training loop.
 
 Weights, metrics and history are a pure function of plan, job and data: the order of rows of (seed, epoch), a step's
-random numbers of (seed, step), the first weights of (seed, "init"), whatever the process did before.
+random numbers of (seed, step), the first weights of (seed, "init"), whatever the process did before. So a training that
+was killed is taken up from its last checkpoint and gives the same bits, and any of its steps can be made again.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pipeline.checkpoints.weights import save, tensors_of, weights_digest
-from pipeline.data.dataset import Data
-from pipeline.data.load import load
-from pipeline.engine import options
+from pipeline.building.blame import blame
+from pipeline.checkpoints.generation import Snapshot
+from pipeline.checkpoints.weights import tensors_of, weights_digest
+from pipeline.checkpoints.writer import Writer
+from pipeline.data.tree import Tree, rows_of
+from pipeline.engine import resume
+from pipeline.engine.cadence import Cadence
+from pipeline.engine.interrupt import Asked, Interrupted, listening
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.probe import blame, blamed
-from pipeline.engine.seeds import derive, reseed, seeded
-from pipeline.engine.setup import Setup, set_up
-from pipeline.engine.threads import running_on, threads
-from pipeline.errors import Refused, UserError, fault
-from pipeline.evaluation.evaluate import judge, measure
-from pipeline.feed.order import windows
+from pipeline.engine.seeds import derive, reseed
+from pipeline.engine.setup import Setup
+from pipeline.engine.stepper import Stepper
+from pipeline.evaluation.evaluate import judge, loss_of, measured
+from pipeline.feed.feed import Batch
 from pipeline.history import History
-from pipeline.job import Job, run_seed
+from pipeline.job import Job
 from pipeline.record import permits
 from pipeline.records import Score
+
+MASK = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +45,8 @@ class Fit:
     """What a training left: the model with its best weights, its history, its score and why it stopped.
 
     `stopped`: done | budget | clock | nonfinite. `score` is that of the best epoch on validation rows, None when no
-    epoch had a score that is a number, and for a proof. `checkpoint` holds the same weights as `model`.
+    epoch had a score that is a number, and for a proof. `checkpoint` holds the same weights as `model`. `seconds` are
+    those of earlier processes too, where it was taken up at step `resumed_at`.
     """
 
     model: nn.Module
@@ -51,176 +57,260 @@ class Fit:
     weights_digest: str
     checkpoint: Path | None
     seconds: float
+    resumed_at: int = 0
 
 
-def fit(
-    permit: permits.TrainPermit,
-    job: Job,
-    observers: Sequence[StepObserver] = (),
-    *,
-    data: Data | None = None,
-    folder: Path | None = None,
-) -> Fit:
-    """Train the job's model under the permit's plan; checkpoints go to `folder` where one is given.
-
-    Raises Refused without a permit or for a job of another plan, UserError where model, data, loss and options
-    do not fit each other.
-    """
-    permit = permits.require(permit, permits.TrainPermit)
-    plan = permit.plan
-    if job.plan_digest != plan.digest:
-        do = f"python -m pipeline status {permit.run.name}"
-        raise Refused(fault("job", "is of another plan", got=job.plan_digest[:12], expected=plan.digest[:12], do=do))
-    config = job.config(plan.config)
-    options.require_built(config)
-    if job.delta.train_rows:
-        got = dict(job.delta.train_rows)
-        raise UserError(fault("job.delta.train_rows", "is not built in this version", got=got, expected="no change"))
-    trust = tuple(grant["package"] for grant in permit.run.state().trust)
-    seed = run_seed(int(config["seed"]), job.seed_index)
-    with ExitStack() as stack:
-        stack.enter_context(seeded(derive(seed, "fit")))
-        stack.enter_context(options.deterministic(config["trainer"].get("deterministic", True)))
-        data = data or load(config, trust)
-        _refuse_other_rows(permit, data)
-        setup = set_up(config, job, data, seed, trust)
-        rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")
-        stack.enter_context(running_on(threads(rule, setup.parameters)))
-        return Training(permit, setup, job).run(observers, folder)
-
-
-def _refuse_other_rows(permit: permits.TrainPermit, data: Data) -> None:
-    """Raise Refused when the rows are not, split by split, those that the plan froze."""
-    frozen = {name: known["digest"] for name, known in permit.plan.facts["splits"].items()}
-    found = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}
-    faults = [
-        fault(f"data.{name}", "are not the rows that the plan froze", got=found[name][:12], expected=digest[:12],
-              do=f"python -m pipeline phase=planning run.name={permit.run.name}")
-        for name, digest in frozen.items()
-        if found[name] != digest
-    ]  # fmt: skip
-    if faults:
-        raise Refused(*faults)
-
-
-@dataclass(frozen=True, eq=False)
-class Standing:
-    """Weights (copies on the CPU) and where they stood; `value` is NaN for weights that have no score."""
-
-    epoch: int
-    step: int
-    value: float
-    weights: dict[str, Tensor]
+def _elements(targets: Tree) -> int:
+    """How much a batch counts in its window."""
+    return targets.numel() if isinstance(targets, Tensor) else rows_of(targets)
 
 
 class Training:
-    """One training in progress: where it stands, and what it has measured. Raises Refused without a permit."""
+    """One training in progress: where it stands, and what it has measured. Raises Refused without a permit.
+
+    `step` updates are made and `measured` epochs measured; `ended` when nothing more is to be done.
+    """
 
     def __init__(self, permit: permits.TrainPermit, setup: Setup, job: Job) -> None:
-        permits.require(permit, permits.TrainPermit)
+        permit = permits.require(permit, permits.TrainPermit)
+        self.stepper = Stepper(permit, setup.optimizer)
         self.setup, self.job = setup, job
         self.model, self.task, self.optimizer, self.guard = setup.model, setup.task, setup.optimizer, setup.guard
         self.trainer = setup.config["trainer"]
-        self.history, self.step, self.stopped = History(), 0, "done"
-        self.best: Standing | None = None
+        self.history, self.step, self.measured = History(), 0, 0
+        self.ended, self.stopped = False, "done"
+        self.best: resume.Standing | None = None
         self.lowest, self.lowest_at = math.inf, 0  # of the validation loss, and its epoch
-        self.seconds_per_step = math.nan
+        self.rates: list[float] = []  # of the steps that are not in the history yet, where it changes with every step
+        self.earlier, self.began, self.seconds_per_step = 0.0, time.perf_counter(), math.nan
+        self.observers: Sequence[StepObserver] = ()
+        self.next_seen = sys.maxsize  # the next step that an observer asks for
+        self.cadence = Cadence.of(self.trainer)
+        self.asked = Asked()
+        self.writer: Writer | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this training, by earlier processes too."""
+        return self.earlier + time.perf_counter() - self.began
 
     def run(self, observers: Sequence[StepObserver], folder: Path | None) -> Fit:
-        """Train to the end of the budget, or to what ends it before."""
-        start = time.perf_counter()
-        self.deadline = start + 60 * float(self.trainer.get("max_minutes") or math.inf)
-        side, budget = self.setup.side, self.setup.budget
-        self.history.facts.update(self.setup.facts())
-        self.history.facts["loss_at_init"] = measure(self.model, side.X, side.y, self.task)[0]
-        for observer in observers:
-            observer.start(self.model, self.optimizer, self.history)
-        epoch, ended = 0, False
-        try:
-            while not ended and self.step < budget.last_step:
-                epoch += 1
-                ended = self._epoch(epoch, observers)
-                ended = self._measure(epoch, observers) or ended
-        finally:
-            for observer in observers:
-                observer.finish()
-        if self.stopped == "done" and budget.cut_short and self.step == budget.last_step:
-            self.stopped = "budget"
-        return self._finish(epoch, folder, start)
+        """Train to the end of the budget, or to what ends it before; take up what `folder` holds of this training."""
+        found = resume.find(self, folder) if folder is not None else None
+        with ExitStack() as stack:
+            self.asked = stack.enter_context(listening())
+            if folder is not None:
+                self.writer = stack.enter_context(closing(Writer(folder)))
+            self.start(found, observers, stack)
+            self._look()
+            self.advance(self.setup.budget.last_step)
+            if self.writer:
+                self.writer.settle()
+        return self._finish(folder, found)
 
-    def _epoch(self, epoch: int, observers: Sequence[StepObserver]) -> bool:
-        """The steps of one epoch; True when training ends with it."""
-        setup, guard, budget = self.setup, self.guard, self.setup.budget
+    def start(self, found: Snapshot | None, observers: Sequence[StepObserver], stack: ExitStack) -> None:
+        """Stand where the snapshot was taken, or at the first step; the observers look on until the stack closes."""
+        self.setup.feed.start()
+        stack.callback(self.setup.feed.close)
+        if found is None:
+            self._before_the_first_step()
+        else:
+            resume.take_up(self, found)
+        self.cadence.begin(self.step, self.earlier, self.trainer.get("max_minutes"))
+        self.observers = observers
+        for observer in observers:
+            observer.start(self.model, self.optimizer, self.history, self.step)
+            stack.callback(observer.finish)
+        self._ask_observers()
+
+    def _before_the_first_step(self) -> None:
+        side = self.setup.side
+        self.history.facts.update(self.setup.facts())
+        self.history.facts["loss_at_init"] = loss_of(self.model, side.X, side.y, self.task)
+
+    def advance(self, until: int) -> None:
+        """Train until so many updates are made, or to what ends training before. Raises Interrupted when asked to."""
+        per_epoch, last = self.setup.budget.per_epoch, self.setup.budget.last_step
+        while not self.ended:
+            epoch = self.measured + 1
+            if self.stopped == "done" and self.step < min(until, epoch * per_epoch):
+                self._steps(epoch, until)
+            if self.stopped == "done" and self.step != min(epoch * per_epoch, last):
+                return
+            ended = self._measure(epoch)
+            self.ended = ended or self.stopped != "done" or self.step == last
+            if self.stopped == "done" and self.setup.budget.cut_short and self.step == last:
+                self.stopped = "budget"
+            self.ended = self._look() or self.ended
+            if self.step >= until:
+                return
+
+    def _steps(self, epoch: int, until: int) -> None:
+        """The steps of one epoch from where training stands; the losses are in the history afterwards."""
+        setup, guard, cadence, asked = self.setup, self.guard, self.cadence, self.asked
         base, first = derive(setup.seed, "step"), self.step
+        moving = setup.schedule if setup.schedule and setup.schedule.every_step else None
         began, withheld = time.perf_counter(), False
-        lr = float(self.optimizer.param_groups[0]["lr"])
-        rows = (setup.train.X, setup.targets, setup.order(epoch))
         self.model.train()
-        for window in windows(*rows, budget.batch, budget.accumulate, setup.device):
-            if self.step == budget.last_step:
-                break
-            if time.perf_counter() > self.deadline:
-                self.stopped = "clock"
-                self.history.event("clock", self.step, max_minutes=self.trainer["max_minutes"])
-                break
-            self.step += 1
-            if setup.stochastic or self.step == first + 1:
-                reseed((base + self.step) & (2**63 - 1), setup.device)
-            try:
-                withheld = not self._update(window, observers)
-            except Exception as error:
-                raise blame(error, self.model) from error
+        for window in setup.feed.windows(epoch, self.step - (epoch - 1) * setup.budget.per_epoch):
+            withheld = not self._make(base, window)
             if withheld or (guard.due(self.step) and guard.raised()):
                 break
-        losses, bad = guard.drain(withheld or guard.raised())
+            if moving:
+                self.rates.append(float(self.optimizer.param_groups[0]["lr"]))
+                moving.after_step()
+            if self.step >= until:
+                break
+            if cadence.due(self.step) or asked.stop or asked.checkpoint:
+                self._log(guard.raised())
+                if self.stopped != "done" or self._look():
+                    break
+        self._log(withheld or guard.raised())
+        self.seconds_per_step = (time.perf_counter() - began) / max(1, self.step - first)
+
+    def _make(self, base: int, window: list[Batch]) -> bool:
+        """The next step, its random numbers drawn from its own seed; False when its update was withheld."""
+        self.step += 1
+        reseed((base + self.step) & MASK, self.setup.device, self.setup.foreign)
+        try:
+            return self._update(window)
+        except Exception as error:
+            accumulate, autocast = self.setup.budget.accumulate, self.setup.autocast
+            told = blame(error, self.model, self.task, window[0], accumulate=accumulate, autocast=autocast)
+            raise told from error
+
+    def next_window(self) -> list[Batch]:
+        """The batches of the next step."""
+        done = self.step - self.measured * self.setup.budget.per_epoch
+        return next(iter(self.setup.feed.windows(self.measured + 1, done)))
+
+    def once(self, window: list[Batch], observers: Sequence[StepObserver]) -> None:
+        """The next step alone, under the eyes of these observers."""
+        self.observers, self.next_seen = observers, self.step + 1
+        for observer in observers:
+            observer.start(self.model, self.optimizer, self.history, self.step)
+        self.model.train()
+        self._make(derive(self.setup.seed, "step"), window)
+
+    def _log(self, withheld: bool) -> None:
+        """The losses since the last call are in the history; a withheld update ends training."""
+        losses, bad = self.guard.drain(withheld)
+        if not losses:
+            return
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        rates = [*self.rates, *[rate] * (len(losses) - len(self.rates))]
+        self.rates.clear()
+        self.history.log_steps(self.guard.seen - len(losses) + 1, {"train/loss": losses, "lr": rates[: len(losses)]})
         if bad:
             self.step, self.stopped = bad.step, "nonfinite"
             self.history.event("nonfinite", bad.step, what=bad.what, loss=bad.loss)
-        for step, loss in enumerate(losses, first + 1):
-            self.history.log_step(step, {"train/loss": loss, "lr": lr})
-        self.seconds_per_step = (time.perf_counter() - began) / max(1, len(losses))
-        return self.stopped != "done"
 
-    def _update(self, window: list[tuple[Tensor, Tensor]], observers: Sequence[StepObserver]) -> bool:
-        """One update from batches weighted by their share of the window's rows; False when it was withheld."""
-        self.guard.clear()
+    def _update(self, window: list[Batch]) -> bool:
+        """One update from batches weighted by their share of the window's targets; False when it was withheld."""
+        guard, task, net, scale = self.guard, self.task, self.setup.net, self.setup.scale
+        guard.clear()
         if len(window) == 1:
-            inputs, targets = window[0]
-            outputs = self.model(inputs)
-            total = self.task.loss(outputs, targets)
-            total.backward()
+            inputs, targets = window[0].inputs, window[0].targets
+            with self.setup.autocast():
+                outputs, total = task.forward(net, inputs, targets)
+            (scale.scaled(total) if scale else total).backward()
         else:
-            rows, total = sum(len(x) for x, _ in window), torch.zeros((), device=self.setup.device)
-            for inputs, targets in window:
-                outputs = self.model(inputs)
-                share = self.task.loss(outputs, targets) * (len(inputs) / rows)
-                share.backward()
+            sizes = [_elements(batch.targets) for batch in window]
+            total = torch.zeros((), device=self.setup.device)
+            for batch, size in zip(window, sizes, strict=True):
+                inputs, targets = batch.inputs, batch.targets
+                with self.setup.autocast():
+                    outputs, loss = task.forward(net, inputs, targets)
+                    share = loss * (size / sum(sizes))
+                (scale.scaled(share) if scale else share).backward()
                 total = total + share.detach()
-        due = [o for o in observers if self.step % o.every == 0] if observers else ()
+        if scale:
+            scale.unscale_(guard.gradients())
+        due = [o for o in self.observers if self.step % o.every == 0] if self.step >= self.next_seen else ()
         for observer in due:
             observer.before_update(self.step, inputs, targets, outputs, total)
-        if not self.guard.allows(total):
-            return False
-        self.optimizer.step()
+        if not guard.allows(total):
+            return scale is not None and self._scaled_down(total)
+        self.stepper()
+        if scale:
+            scale.update(True)
         for observer in due:
             observer.after_update(self.step)
+        if due:
+            self._ask_observers()
         return True
 
-    def _measure(self, epoch: int, observers: Sequence[StepObserver]) -> bool:
+    def _scaled_down(self, loss: Tensor) -> bool:
+        """Whether only the scale was too large, the loss being finite: the update is left out, and nothing else."""
+        scale = self.setup.scale
+        assert scale is not None
+        if not (math.isfinite(loss.item()) and scale.to_blame):
+            return False
+        scale.update(False)
+        self.history.event("scale", self.step, value=scale.value)
+        return True
+
+    def _ask_observers(self) -> None:
+        """When the next observer wants to see a step."""
+        self.next_seen = min((self.step - self.step % o.every + o.every for o in self.observers), default=sys.maxsize)
+
+    def _look(self) -> bool:
+        """What has come up between two updates is done: a stop that was asked for, the clock, a checkpoint.
+
+        True when training ends here. Raises Interrupted when somebody asked for a stop, and what a checkpoint met.
+        """
+        asked, cadence = self.asked, self.cadence
+        if asked.stop:
+            raise Interrupted(self._interrupted())
+        if self.writer:
+            self.writer.check()
+            if asked.checkpoint or (cadence.save_due(self.step) and not self.writer.busy):
+                self._offer()
+        asked.checkpoint = False
+        cadence.saved(self.step)
+        if cadence.over and self.stopped == "done" and not self.ended:
+            self.stopped = "clock"
+            self.history.event("clock", self.step, max_minutes=self.trainer["max_minutes"])
+        return self.stopped != "done"
+
+    def _offer(self) -> None:
+        """A checkpoint of this instant will be written."""
+        assert self.writer is not None
+        for observer in self.observers:
+            observer.settle()
+        self.writer.offer(resume.snapshot(self))
+
+    def _interrupted(self) -> str:
+        """Where training stands, once that is on disk."""
+        kept = "no checkpoint, since it has no folder"
+        if self.writer:
+            self._offer()
+            self.writer.settle()
+            kept = "a checkpoint is written"
+        budget = self.setup.budget
+        return f"at step {self.step} of {budget.last_step}, epoch {self.measured + 1}; {kept}"
+
+    def _measure(self, epoch: int) -> bool:
         """The epoch's row is in the history, its weights are kept if best; True when patience is at its end."""
-        side, val, name = self.setup.side, self.setup.val, self.task.metric.name
-        row = {f"train/{name}": measure(self.model, side.X, side.y, self.task)[1], "time/step": self.seconds_per_step}
+        side, val = self.setup.side, self.setup.val
+        seen = measured(self.model, side.X, side.y, self.task).values
+        row = {f"train/{name}": value for name, value in seen.items() if name != "loss"}  # that is of the steps
+        row["time/step"] = self.seconds_per_step
+        self.measured = epoch
         if self.setup.proof:
             self.history.log_epoch(epoch, row)
             return False
-        loss, value = measure(self.model, val.X, val.y, self.task)
-        judged = {"val/loss": loss, f"val/{name}": value}
+        found = measured(self.model, val.X, val.y, self.task)
+        loss, value = found.loss, found.values[self.task.metric.name]
+        judged = {"val/loss": loss, **{f"val/{name}": value for name, value in found.values.items()}}
         self.history.log_epoch(epoch, {**judged, **row})
-        for observer in observers:
+        for observer in self.observers:
             observer.validated(epoch, judged)
+        self._ask_observers()
         if self.task.metric.better(value, self.best.value if self.best else math.nan):
-            self.best = Standing(epoch, self.step, value, tensors_of(self.model.state_dict()))
-        self._schedule(loss, value)
+            self.best = resume.Standing(epoch, self.step, value, tensors_of(self.model.state_dict()))
+        if self.setup.schedule:
+            self.setup.schedule.after_epoch(loss, value)
         if loss < self.lowest:
             self.lowest, self.lowest_at = loss, epoch
         patience = self.trainer.get("patience")
@@ -229,45 +319,22 @@ class Training:
         self.history.event("early_stop", self.step, epoch=epoch, patience=int(patience))
         return True
 
-    def _schedule(self, loss: float, value: float) -> None:
-        """The learning rate of the next epoch; a plateau in `min` mode is one of the loss, else of the metric."""
-        scheduler = self.setup.scheduler
-        with blamed("scheduler"):
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(loss if scheduler.mode == "min" else value)
-            elif scheduler is not None:
-                scheduler.step()
-
-    def _finish(self, epoch: int, folder: Path | None, start: float) -> Fit:
-        """The model holds its best weights; they stand on disk, after the last ones, where a folder was given."""
-        last = Standing(epoch, self.step, math.nan, tensors_of(self.model.state_dict()))
+    def _finish(self, folder: Path | None, found: Snapshot | None) -> Fit:
+        """The model holds its best weights; they stand on disk, beside the last ones, where a folder was given."""
+        last = resume.Standing(self.measured, self.step, math.nan, tensors_of(self.model.state_dict()))
         best, checkpoint = self.best or last, None
         if folder is not None:
-            if best.step != last.step:
-                self._save(folder, last, "last")
-            checkpoint = self._save(folder, best, "best")
+            checkpoint = resume.keep(self, folder, best, known=found is not None and found.step == self.step)
         self.model.load_state_dict(best.weights, strict=False)  # what is no tensor was not kept
-        measured = judge(self.model, self.setup.val, self.task, self.setup.seed).score if self.best else None
+        score = judge(self.model, self.setup.val, self.task, self.setup.seed).score if self.best else None
         return Fit(
             model=self.model.eval(),
             history=self.history,
-            score=measured if isinstance(measured, Score) else None,
+            score=score if isinstance(score, Score) else None,
             steps=self.step,
             stopped=self.stopped,
             weights_digest=weights_digest(best.weights),
             checkpoint=checkpoint,
-            seconds=time.perf_counter() - start,
+            seconds=self.seconds,
+            resumed_at=found.step if found else 0,
         )
-
-    def _save(self, folder: Path, at: Standing, role: str) -> Path:
-        state = {
-            "role": role,
-            "plan_digest": self.job.plan_digest,
-            "purpose": self.job.purpose,
-            "seed": self.setup.seed,
-            "epoch": at.epoch,
-            "step": at.step,
-            "metric": self.task.metric.name,
-            "value": at.value,
-        }
-        return save(folder, at.weights, state)

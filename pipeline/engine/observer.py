@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,15 +14,16 @@ from pipeline.history import History
 class StepObserver(Protocol):
     """Sees the steps that `every` divides; an observer that is absent costs nothing.
 
-    A step whose update was suppressed as non-finite gets `before_update` and no `after_update`.
+    A step whose update was suppressed as non-finite gets `before_update` and no `after_update`. `every` may change
+    while the observer is called, and at no other time.
     """
 
     every: int
 
-    def start(self, model: nn.Module, optimizer: Optimizer, history: History) -> None:
-        """Before the first step."""
+    def start(self, model: nn.Module, optimizer: Optimizer, history: History, step: int) -> None:
+        """Before the first step; `step` updates were made earlier, by the training that is taken up."""
 
-    def before_update(self, step: int, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: Tensor) -> None:
+    def before_update(self, step: int, inputs: Any, targets: Any, outputs: Any, loss: Tensor) -> None:
         """Gradients are complete and unclipped, weights as the forward pass saw them; the last micro-batch is shown."""
 
     def after_update(self, step: int) -> None:
@@ -30,6 +31,9 @@ class StepObserver(Protocol):
 
     def validated(self, epoch: int, metrics: Mapping[str, float], /) -> None:
         """The epoch's `val/...` measurements."""
+
+    def settle(self) -> None:
+        """The history is about to be copied: everything measured is in it."""
 
     def finish(self) -> None:
         """After the last step, also when training failed."""

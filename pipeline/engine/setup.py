@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
+from pipeline.building.builder import (
+    Schedule,
+    build_loss,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    compiled,
+)
+from pipeline.building.probe import device_for, probe_rows
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
-from pipeline.engine.builder import build_loss, build_model, build_optimizer, build_scheduler
+from pipeline.data.tree import to
 from pipeline.engine.guard import Guard
-from pipeline.engine.probe import device_for, probe_rows
+from pipeline.engine.precision import LossScale, autocast
 from pipeline.engine.seeds import derive
 from pipeline.evaluation.task import Task, build_task, expected_loss
 from pipeline.evaluation.trivial import trivial_score
+from pipeline.feed.augment import build_augmentations
+from pipeline.feed.feed import Feed, feed_of
 from pipeline.feed.order import balanced_order, epoch_order
 from pipeline.job import Job
 
@@ -43,9 +54,10 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A training before its first step. `targets` are the train rows' as the loss needs them.
+    """A training before its first step.
 
-    `side` are the train rows, at most as many as validation has, on which the train side is measured.
+    `net` is the model as the steps call it, compiled where that is asked for. `side` are the train rows, at most as
+    many as validation has, on which the train side is measured. `foreign`: the model draws from Python or NumPy.
     """
 
     config: Mapping[str, Any]
@@ -53,14 +65,17 @@ class Setup:
     proof: bool
     device: torch.device
     model: nn.Module
+    net: nn.Module
     task: Task
     train: Split
     side: Split
     val: Split
-    targets: Tensor
-    stochastic: bool
+    feed: Feed
+    foreign: bool
+    autocast: Callable[[], AbstractContextManager[Any]]
+    scale: LossScale | None
     optimizer: Optimizer
-    scheduler: LRScheduler | None
+    schedule: Schedule | None
     guard: Guard
     budget: Budget
     classes: int | None
@@ -68,15 +83,6 @@ class Setup:
     @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Row numbers of the epoch, in order; those of a proof are its one batch again and again."""
-        n, loader = len(self.train), self.config["loader"]
-        if self.proof:
-            return np.tile(np.arange(n), self.budget.per_epoch)
-        if loader.get("sampler") == "balanced" and not self.train.y.is_floating_point():
-            return balanced_order(self.seed, epoch, self.train.y.numpy())
-        return epoch_order(self.seed, epoch, n) if loader.get("shuffle", True) else np.arange(n)
 
     def facts(self) -> dict[str, float]:
         """What is known before the first step and needs no pass through the model."""
@@ -87,9 +93,10 @@ class Setup:
             "classes": self.classes,
             "parameters": self.parameters,
             "steps_per_epoch": self.budget.per_epoch,
+            "max_steps": self.budget.last_step,
             "batch_size": self.budget.batch,
             "target": self.config["task"].get("target"),
-            "trivial": trivial_score(self.task, self.train, self.val, self.classes)["value"],
+            "trivial": trivial_score(self.task, self.train, self.val, self.classes, self.model)["value"],
         }
         return {name: float(value) for name, value in known.items() if value is not None}
 
@@ -114,18 +121,36 @@ def _one_batch(model: nn.Module, train: Split, size: int, seed: int) -> Split:
     return train.take(torch.from_numpy(epoch_order(seed, 1, len(train))[:size]))
 
 
+def _order(loader: Mapping[str, Any], seed: int, train: Split, tiled: int) -> Callable[[int], NDArray[np.int64]]:
+    """The row numbers of an epoch, in order; the rows as they stand, `tiled` times, for the one batch of a proof."""
+    n = len(train)
+    if tiled:
+        return lambda epoch: np.tile(np.arange(n), tiled)
+    if loader.get("sampler") == "balanced" and not train.y.is_floating_point():
+        labels = train.y.numpy()
+        return lambda epoch: balanced_order(seed, epoch, labels)
+    if loader.get("shuffle", True):
+        return lambda epoch: epoch_order(seed, epoch, n)
+    return lambda epoch: np.arange(n)
+
+
 def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Sequence[str]) -> Setup:
     """A training ready for its first step. Raises UserError where model, data, loss and optimizer do not fit."""
     proof = job.purpose == OVERFIT
-    device = device_for(config["trainer"].get("accelerator", "auto"))
+    loader, trainer = config["loader"], config["trainer"]
+    device = device_for(trainer.get("accelerator", "auto"))
     model = build_model(config, trust, seed).to(device)
     loss = build_loss(config, trust, class_counts(data.train.y))
     task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
-    size = int(config["loader"]["batch_size"])
-    train = _one_batch(model, data.train, size, seed) if proof else data.train
-    seen = probe_rows(model, task, train.X[:2].to(device), train.y[:2].to(device), data.classes)
+    train = _one_batch(model, data.train, int(loader["batch_size"]), seed) if proof else data.train
+    few = data.train.take(torch.arange(min(2, len(data.train))))
+    precision = trainer.get("precision", 32)
+    seen = probe_rows(model, task, to(few.X, device), to(few.y, device), data.classes, precision)
+    budget = _budget(config, job, len(train), proof)
     optimizer = build_optimizer(config, model, trust)
-    deferred = device.type != "cpu" and bool(optimizer.defaults.get("fused"))
+    epochs = math.ceil(budget.last_step / budget.per_epoch)
+    scale = LossScale() if precision == "16-mixed" else None
+    deferred = device.type != "cpu" and bool(optimizer.defaults.get("fused")) and scale is None
     rows = epoch_order(derive(seed, "train_side"), 0, len(train))[: len(data.val)]
     return Setup(
         config=config,
@@ -133,15 +158,28 @@ def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Se
         proof=proof,
         device=device,
         model=model,
+        net=compiled(model) if trainer.get("compile") else model,
         task=task,
         train=train,
         side=train.take(torch.from_numpy(rows)),
         val=data.val,
-        targets=task.targets(train.y, seen.outputs),
-        stochastic=seen.stochastic,
+        feed=feed_of(
+            train,
+            _order(loader, seed, train, budget.per_epoch if proof else 0),
+            seed=seed,
+            batch=budget.batch,
+            accumulate=budget.accumulate,
+            device=device,
+            workers=int(loader.get("num_workers") or 0),
+            augment=() if proof else build_augmentations(config, trust),
+            targets=lambda y: task.targets(y, seen.outputs),
+        ),
+        foreign=seen.foreign,
+        autocast=autocast(precision, device),
+        scale=scale,
         optimizer=optimizer,
-        scheduler=None if proof else build_scheduler(config, optimizer, trust),
-        guard=Guard(optimizer, config["trainer"].get("gradient_clip_val"), deferred=deferred),
-        budget=_budget(config, job, len(train), proof),
+        schedule=None if proof else build_schedule(config, optimizer, trust, budget.last_step, epochs),
+        guard=Guard(optimizer, trainer.get("gradient_clip_val"), deferred=deferred),
+        budget=budget,
         classes=data.classes,
     )

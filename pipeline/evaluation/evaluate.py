@@ -1,4 +1,7 @@
-"""Evaluation: outputs, predictions, loss and score of a model on one split, in eval mode and without gradients."""
+"""Evaluation: outputs, predictions, loss and score of a model on one split, in eval mode and without gradients.
+
+Always in the weights' own precision, whatever training's autocast: what is measured is what will be exported.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.building.blame import blamed
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
-from pipeline.engine.probe import blamed
+from pipeline.data.tree import Tree, each, rows_of, split, to
 from pipeline.errors import Refused, fault
-from pipeline.evaluation.metrics import score
+from pipeline.evaluation.metrics import score, stated
+from pipeline.evaluation.step import answered, of_step, scalars
 from pipeline.evaluation.task import Task, build_task
 from pipeline.records import Score, TrainSide
 
@@ -30,27 +35,60 @@ class Evaluation:
     """A model on a split: raw outputs [N, ...] on the CPU, predictions (ids or values), targets, mean loss, score.
 
     `predictions` are what the task predicts, also where the metric needs probabilities. The score of train rows is
-    a `TrainSide`, which no target accepts.
+    a `TrainSide`, which no target accepts. Outputs and predictions are None where a step gives no outputs; the bounds
+    of a score that it gives itself are NaN.
     """
 
-    outputs: Tensor
-    predictions: NDArray[Any]
-    targets: NDArray[Any]
+    outputs: Tensor | None
+    predictions: NDArray[Any] | None
+    targets: Any
     loss: float
     score: Score | TrainSide
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Measured:
+    """Loss and metrics of a model on some rows; `values` by the metric's name, the one that decides first."""
+
+    loss: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Answer:
+    """What a model said to some rows: outputs (None: it gave none), loss, and the scalars of a step."""
+
+    outputs: Tensor | None
+    loss: float
+    scalars: Mapping[str, float]
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model is in eval mode and records no gradients; every module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Inside the block the model is in eval mode and records no gradients; every module gets its own mode back.
+
+    No inference mode: tensors that a model keeps for later, such as a table of positions, must still serve training.
+    """
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    own = any(type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval for m in modules)
+    if own:  # more than a flag changes with the mode
+        model.eval()
+    else:
+        _set(training, False)
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        if own:
+            model.train(modules[0] in training)
+            _set(modules, False)
+        _set(training, True)
+
+
+def _set(modules: Sequence[nn.Module], training: bool) -> None:
+    for module in modules:
+        module.training = training
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -59,38 +97,101 @@ def device_of(model: nn.Module) -> torch.device:
     return first.device if first is not None else torch.device("cpu")
 
 
-def forward(model: nn.Module, X: Tensor) -> Tensor:
+def forward(model: nn.Module, X: Tree) -> Tensor:
     """Outputs for all rows, on the model's device. Raises UserError when the model fails."""
     device = device_of(model)
     with evaluating(model), blamed("model"):
-        parts = [model(part.to(device)) for part in X.split(ROWS)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = [model(to(part, device)) for part in split(X, ROWS)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _answer(model: nn.Module, X: Tensor, y: Tensor, task: Task) -> tuple[Tensor, float, NDArray[Any]]:
-    """(outputs, loss, what the metric judges); the loss is one call over all rows, so that none counts twice."""
+def _answer(model: nn.Module, X: Tree, y: Tree, task: Task) -> Answer:
+    """What the model says to all rows; the loss is one call over them, so that none counts twice."""
+    if task.step is not None:
+        return _stepped(model, X, y, task, any(m.needs != "step" for m in task.metrics))
     outputs = forward(model, X)
-    y = y.to(outputs.device)
     with torch.no_grad(), blamed("loss"):
-        loss = float(task.loss(outputs, task.targets(y, outputs)))
-    with torch.no_grad(), blamed("task.predict"):
-        return outputs, loss, task.judged(outputs, y)
+        return Answer(outputs, float(task.loss(outputs, task.targets(to(y, outputs.device), outputs))), {})
 
 
-def measure(model: nn.Module, X: Tensor, y: Tensor, task: Task) -> tuple[float, float]:
-    """(loss, metric) on these rows."""
-    _, loss, judged = _answer(model, X, y, task)
-    return loss, task.metric(y.cpu().numpy(), judged)
+def _stepped(model: nn.Module, X: Tree, y: Tree, task: Task, keep: bool) -> Answer:
+    """The step over parts of the rows: scalars and loss are means weighted by rows, outputs kept where asked for."""
+    assert task.step is not None
+    device = device_of(model)
+    sizes: list[int] = []
+    given: list[dict[str, Tensor | float]] = []
+    outputs: list[Tensor] = []
+    with evaluating(model), blamed("task.step"):
+        for inputs, targets in zip(split(X, ROWS), split(y, ROWS), strict=True):
+            part = answered(task.step(model, (to(inputs, device), to(targets, device))))
+            sizes.append(rows_of(inputs))
+            given.append(scalars(part))
+            if keep and part.get("outputs") is not None:
+                outputs.append(part["outputs"])
+        whole = torch.cat(outputs) if outputs and sum(map(len, outputs)) == sum(sizes) else None
+    names = [name for name in given[0] if all(name in part for part in given)]
+    means = {name: _mean([float(part[name]) for part in given], sizes) for name in names}
+    return Answer(whole, means["loss"], means)
+
+
+def _mean(values: Sequence[float], sizes: Sequence[int]) -> float:
+    """The mean of the parts' means, weighted by their rows."""
+    if len(values) == 1:
+        return values[0]
+    return sum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
+
+
+def measured(model: nn.Module, X: Tree, y: Tree, task: Task) -> Measured:
+    """Loss and every metric on these rows."""
+    answer = _answer(model, X, y, task)
+    return Measured(answer.loss, _values(answer, y, task))
+
+
+def _values(answer: Answer, y: Tree, task: Task) -> dict[str, float]:
+    """Each metric from the outputs; from the step's scalars where it is one of them, or where there are no outputs."""
+    found: dict[str, float] = {}
+    if answer.outputs is not None:
+        with blamed("task.predict"):
+            found = task.values(answer.outputs, y)
+    if len(found) == len(task.metrics):
+        return found
+    return {m.name: found[m.name] if m.name in found else of_step(m, answer.scalars) for m in task.metrics}
+
+
+def loss_of(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
+    """The loss alone, the mean over parts of the rows weighted by their number; no outputs are kept.
+
+    A loss that weights its rows, and is averaged over those weights, may differ in the last digits from `measured`.
+    """
+    if task.step is not None:
+        return _stepped(model, X, y, task, keep=False).loss
+    device, losses, sizes = device_of(model), [], []
+    with evaluating(model):
+        for inputs, targets in zip(split(X, ROWS), split(y, ROWS), strict=True):
+            with blamed("model"):
+                outputs = model(to(inputs, device))
+            with blamed("loss"):
+                losses.append(task.loss(outputs, task.targets(to(targets, device), outputs)))
+            sizes.append(len(targets))
+    return _mean([float(loss) for loss in losses], sizes)
 
 
 def judge(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Evaluation:
     """The model on a split, its score with an interval from resamples seeded by `seed`."""
-    outputs, loss, judged = _answer(model, split.X, split.y, task)
-    with torch.no_grad(), blamed("task.predict"):
-        predictions = task.predict(outputs).cpu().numpy()
-    targets = split.y.numpy()
-    measured = score(task.metric, split.name, targets, judged, seed)
-    return Evaluation(outputs.cpu(), predictions, targets, loss, measured)
+    answer = _answer(model, split.X, split.y, task)
+    targets = each(lambda tensor: tensor.cpu().numpy(), split.y)
+    outputs, metric = answer.outputs, task.metric
+    if outputs is None or metric.needs == "step":
+        value = of_step(metric, answer.scalars)
+        found = stated(metric, split.name, value, rows_of(split.X))
+    else:
+        with blamed("task.predict"):
+            found = score(metric, split.name, targets, task.judged(outputs, split.y), seed)
+    if outputs is None:
+        return Evaluation(None, None, targets, answer.loss, found)
+    with blamed("task.predict"):
+        predictions = task.predict(outputs).detach().cpu().numpy()
+    return Evaluation(outputs.cpu(), predictions, targets, answer.loss, found)
 
 
 def evaluate(
@@ -105,7 +206,7 @@ def evaluate(
 
     `counts` are the train rows per class; `class_weights: balanced` needs them, without them the loss is unweighted.
     """
-    from pipeline.engine.builder import build_loss
+    from pipeline.building.builder import build_loss
 
     loss = build_loss(config, trust, counts)
     if isinstance(loss, nn.Module):

@@ -6,8 +6,8 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError, fault
 from pipeline.records import Score, TrainSide
 
-Needs = Literal["classes", "scores", "values"]
+Needs = Literal["classes", "scores", "values", "step"]
 Array = NDArray[Any]
 
 PROPORTIONS = ("accuracy", "top_k_accuracy")
@@ -24,15 +24,17 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of (targets, predictions), what predictions it needs, and its direction.
+    """A function of (targets, predictions), what predictions it needs, its direction, and the key that asked for it.
 
     `classes`: class ids [N]. `scores`: probabilities, [N] of class 1 for two classes, else [N, C]. `values`: numbers.
+    `step`: none; it is a scalar that `task.step` returns under this name, averaged over the rows.
     """
 
     name: str
     function: Callable[[Array, Array], float]
     needs: Needs
     greater_is_better: bool = True
+    where: str = "task.metric"
 
     def __call__(self, targets: Array, predictions: Array) -> float:
         """The metric's value; NaN where it is undefined or the predictions are not finite.
@@ -41,15 +43,11 @@ class Metric:
         """
         if predictions.dtype.kind == "f" and not np.isfinite(predictions).all():
             return math.nan
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scikit-learn warns where it answers NaN or 0, and we record that
-            try:
-                return float(self.function(targets, predictions))
-            except (ValueError, TypeError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    fault("task.metric", f"'{self.name}' does not fit the predictions ({reason})")
-                ) from error
+        try:
+            return float(self.function(targets, predictions))
+        except (ValueError, TypeError) as error:
+            reason = (str(error).splitlines() or ["no reason"])[0]
+            raise UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})")) from error
 
     def better(self, value: float, other: float) -> bool:
         """Whether a value is strictly better than another; NaN never is, and anything is better than NaN."""
@@ -59,7 +57,7 @@ class Metric:
 
 
 def _accuracy(targets: Array, predictions: Array) -> float:
-    return float(np.mean(targets == predictions))
+    return np.count_nonzero(targets == predictions) / targets.size if targets.size else math.nan
 
 
 def _mae(targets: Array, predictions: Array) -> float:
@@ -92,8 +90,11 @@ OWN = {
 }
 
 
-def _signed(targets: Array, predictions: Array, *, score: Callable[..., float], sign: int) -> float:
-    return sign * score(targets, predictions)
+def _silently(targets: Array, predictions: Array, *, function: Callable[..., float], sign: int = 1) -> float:
+    """A function of others, which may warn where it answers NaN or 0: that is recorded anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sign * function(targets, predictions)
 
 
 def _from_sklearn(name: str) -> Metric | None:
@@ -106,48 +107,79 @@ def _from_sklearn(name: str) -> Metric | None:
     of_classes = scorer._response_method == "predict"
     of_values = scorer._score_func.__module__.endswith("_regression")
     needs: Needs = "values" if of_values else "classes" if of_classes else "scores"
-    score = functools.partial(scorer._score_func, **scorer._kwargs)
-    return Metric(name, functools.partial(_signed, score=score, sign=scorer._sign), needs)
+    function = functools.partial(scorer._score_func, **scorer._kwargs)
+    return Metric(name, functools.partial(_silently, function=function, sign=scorer._sign), needs)
 
 
-def _from_target(node: Mapping[str, Any], kind: str, trust: Sequence[str]) -> Metric:
+def _from_target(node: Mapping[str, Any], kind: str, trust: Sequence[str], where: str) -> Metric:
     """A user's function `(targets, predictions) -> float`, with its attributes `needs` and `greater_is_better`."""
     from pipeline.config.build import build
 
-    function: Any = build(dict(node), trust=trust, where="task.metric")
+    function: Any = build(dict(node), trust=trust, where=where)
     if not callable(function):
         got = type(function).__name__
-        raise UserError(fault("task.metric", "is not callable", got=got, expected="(targets, predictions) -> float"))
-    default: Needs = "values" if kind == "regression" else "classes"
+        raise UserError(fault(where, "is not callable", got=got, expected="(targets, predictions) -> float"))
+    needs: Any = getattr(function, "needs", "values" if kind in ("regression", "custom") else "classes")
+    if needs not in (known := [n for n in get_args(Needs) if n != "step"]):
+        raise UserError(fault(where, "needs unknown predictions", got=needs, among=known))
     name = str(getattr(function, "name", str(node["_target_"]).rsplit(".", 1)[-1]))
-    return Metric(
-        name, function, getattr(function, "needs", default), bool(getattr(function, "greater_is_better", True))
-    )
+    if name == "loss":
+        raise UserError(fault(where, "has the loss's name", got=name, do="give the function an attribute `name`"))
+    better = bool(getattr(function, "greater_is_better", True))
+    return Metric(name, functools.partial(_silently, function=function), needs, better, where)
 
 
-def metric(task: Mapping[str, Any], trust: Sequence[str] = ()) -> Metric:
+def _of_the_step(targets: Array, predictions: Array) -> float:
+    raise AssertionError("a scalar of task.step is read, not computed")
+
+
+def metric(task: Mapping[str, Any], trust: Sequence[str] = (), where: str = "task.metric") -> Metric:
     """The metric that `task.metric` names: a scikit-learn scorer, `rmse`, `mae`, or a `_target_`.
 
-    Raises UserError for an unknown name, and for one that does not measure this kind of task.
+    With a `task.step` also `loss`, and any other word for a scalar that the step returns; a leading `-` says that
+    less of it is better. Raises UserError for an unknown name, and for one that does not measure this kind of task.
     """
     asked, kind = task["metric"], task["kind"]
     if isinstance(asked, Mapping):
-        return _from_target(asked, kind, trust)
+        return _from_target(asked, kind, trust, where)
     if asked == "perplexity":
-        raise UserError(fault("task.metric", "is not built in this version", got=asked))
+        raise UserError(fault(where, "is not built in this version", got=asked))
+    stepped = bool(task.get("step"))
+    if stepped and (asked == "loss" or asked.startswith("-")):
+        return Metric(asked.removeprefix("-"), _of_the_step, "step", False, where)
     found = OWN.get(asked) or _from_sklearn(str(asked))
+    if found is None and stepped:
+        return Metric(asked, _of_the_step, "step", True, where)
     if found is None:
         from sklearn.metrics import get_scorer_names
 
         names = [*OWN, *get_scorer_names()]
         expected = "a scikit-learn scorer, rmse, mae, or a _target_"
-        raise UserError(fault("task.metric", "unknown metric", got=asked, among=names, expected=expected))
-    if (found.needs == "values") != (kind == "regression"):
+        raise UserError(fault(where, "unknown metric", got=asked, among=names, expected=expected))
+    if kind != "custom" and (found.needs == "values") != (kind == "regression"):
         fitting = "rmse, mae or r2" if kind == "regression" else "accuracy, balanced_accuracy or f1_macro"
-        raise UserError(
-            fault("task.metric", f"does not measure a {kind} task", got=asked, expected=f"one like {fitting}")
-        )
-    return found
+        raise UserError(fault(where, f"does not measure a {kind} task", got=asked, expected=f"one like {fitting}"))
+    return replace(found, where=where)
+
+
+def all_metrics(task: Mapping[str, Any], trust: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """`task.metric`, which decides, then those of `task.metrics` that are not it again, each once.
+
+    Raises UserError naming the key of one that does not measure this task, or bears the name of another.
+    """
+    found = {_identity(task["metric"]): metric(task, trust)}
+    for i, asked in enumerate(task.get("metrics") or ()):
+        if _identity(asked) in found:
+            continue
+        one = metric({**task, "metric": asked}, trust, f"task.metrics[{i}]")
+        if one.name in (m.name for m in found.values()):
+            raise UserError(fault(one.where, "another metric has this name already", got=one.name))
+        found[_identity(asked)] = one
+    return tuple(found.values())
+
+
+def _identity(asked: Any) -> str:
+    return repr(sorted(asked.items(), key=str)) if isinstance(asked, Mapping) else str(asked)
 
 
 def interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
@@ -176,8 +208,16 @@ def interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) 
 def score(metric: Metric, split: str, targets: Array, predictions: Array, seed: int = 0) -> Score | TrainSide:
     """What was measured on a split, in the type that says what it may be used for."""
     value = metric(targets, predictions)
+    bounds = interval(metric, targets, predictions, seed) if split in ("val", "test") else None
+    return stated(metric, split, value, len(targets), bounds)
+
+
+def stated(
+    metric: Metric, split: str, value: float, n: int, bounds: tuple[float, float] | None = None
+) -> Score | TrainSide:
+    """A value over `n` rows in the type of its split; its bounds are NaN where no row by row figure could give them."""
     if split not in ("val", "test"):
-        return TrainSide(metric.name, value, len(targets))
-    low, high = interval(metric, targets, predictions, seed)
+        return TrainSide(metric.name, value, n)
+    low, high = bounds or (math.nan, math.nan)
     side: Literal["val", "test"] = "val" if split == "val" else "test"
-    return Score(side, metric.name, value, low, high, len(targets), metric.greater_is_better)
+    return Score(side, metric.name, value, low, high, n, metric.greater_is_better)

@@ -13,13 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.data.tree import Tree
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.metrics import Metric, metric
+from pipeline.evaluation.metrics import Metric, Needs, all_metrics
+from pipeline.evaluation.step import Step, Stepped, build_step
 
-BUILT = ("classification", "binary", "regression")
-LATER = ("multilabel", "autoencoder", "language_model", "custom")
+BUILT = ("classification", "binary", "regression", "custom")
+LATER = ("multilabel", "autoencoder", "language_model")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[[nn.Module, Tree, Tree], tuple[Any, Tensor]]
 Takes = Literal["logits", "log_probabilities", "probabilities"]
 
 _TAKES: dict[str, Takes] = {
@@ -68,26 +71,50 @@ def _from_torch(loss: Loss) -> bool:
     return str(getattr(inner, "__module__", "")).startswith("torch.nn")
 
 
+def _apart(loss: Loss) -> Forward:
+    """The forward pass of a task whose model and loss are two calls."""
+
+    def forward(model: nn.Module, inputs: Tree, targets: Tree) -> tuple[Any, Tensor]:
+        outputs = model(inputs)
+        return outputs, loss(outputs, targets)
+
+    return forward
+
+
 @dataclass(frozen=True)
 class Task:
-    """One task, resolved: `loss` for training, `metric` for judging, `predict` from outputs to ids or values."""
+    """One task, resolved: `loss` for training, `metrics` for judging, `predict` from outputs to ids or values.
+
+    The first metric decides, the others are measured beside it. `forward(model, inputs, targets) -> (outputs, loss)`
+    is one pass with its loss, targets as `targets` gave them; with a `step` it is the step, and outputs may be None.
+    """
 
     kind: str
     loss: Loss
-    metric: Metric
+    metrics: tuple[Metric, ...]
     predict: Callable[[Tensor], Tensor]
     takes: Takes
+    forward: Forward
+    step: Step | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that decides."""
+        return self.metrics[0]
 
     @property
     def takes_targets_shape(self) -> bool:
         """Whether the loss is torch's own and compares values one by one."""
         return self.kind != "classification" and _from_torch(self.loss)
 
-    def targets(self, y: Tensor, outputs: Tensor) -> Tensor:
+    def targets(self, y: Tree, outputs: Tensor | None) -> Tree:
         """Targets as the loss needs them beside outputs like these: dtype by kind, and for torch's losses the shape.
 
         torch's pointwise losses broadcast [N] against [N, 1] to [N, N] without a word; equal shapes prevent it.
+        A step gets the targets as the data have them.
         """
+        if self.step is not None or outputs is None:
+            return y
         two_columns = outputs.ndim == 2 and outputs.shape[1] > 1
         if self.kind == "classification" or (self.kind == "binary" and two_columns):
             return y
@@ -107,33 +134,68 @@ class Task:
         outputs = outputs.reshape(len(outputs))
         return outputs if self.takes == "probabilities" else outputs.sigmoid()
 
-    def judged(self, outputs: Tensor, y: Tensor) -> NDArray[Any]:
+    def judged(self, outputs: Tensor, y: Tensor, needs: Needs | None = None) -> NDArray[Any]:
         """What the metric needs of the outputs, values in the targets' own shape ([N] for [N, 1]).
 
-        NaN for every row when any output is not finite, since no class or rank is meant by it.
+        NaN for every row when any output is not finite, since no class or rank is meant by it. `needs` asks for what
+        another metric needs.
         """
-        needed = self.probabilities(outputs) if self.metric.needs == "scores" else self.predict(outputs)
+        return self._array(outputs, y, needs or self.metric.needs, finite(outputs))
+
+    def _array(self, outputs: Tensor, y: Tensor, needs: Needs, whole: bool) -> NDArray[Any]:
+        if needs == "values" and self.kind == "custom":
+            needed = outputs
+        else:
+            needed = self.probabilities(outputs) if needs == "scores" else self.predict(outputs)
         array: NDArray[Any] = needed.detach().cpu().numpy()
-        if not bool(torch.isfinite(outputs).all()):
+        if not whole:
             return np.full(array.shape, np.nan, np.float32)
-        return array.reshape(tuple(y.shape)) if self.metric.needs == "values" and array.size == y.numel() else array
+        return array.reshape(tuple(y.shape)) if needs == "values" and array.size == y.numel() else array
+
+    def values(self, outputs: Tensor, y: Tensor) -> dict[str, float]:
+        """The value of each metric that is computed from outputs, by name."""
+        whole, targets = finite(outputs), y.cpu().numpy()
+        found: dict[str, float] = {}
+        arrays: dict[Needs, NDArray[Any]] = {}
+        for metric in self.metrics:
+            if metric.needs != "step":
+                if metric.needs not in arrays:
+                    arrays[metric.needs] = self._array(outputs, y, metric.needs, whole)
+                found[metric.name] = metric(targets, arrays[metric.needs])
+        return found
 
     def measure(self, outputs: Tensor, y: Tensor) -> float:
-        """The metric's value for these outputs."""
+        """The deciding metric's value for these outputs."""
         return self.metric(y.cpu().numpy(), self.judged(outputs, y))
 
 
-def _predict(kind: str, takes: Takes) -> Callable[[Tensor], Tensor]:
-    """`task.predict: auto`: argmax over classes, a threshold for one output, the outputs themselves for values."""
+def finite(outputs: Tensor) -> bool:
+    """Whether every output is finite; their sum tells it at a tenth of the price, unless it overflows."""
+    return math.isfinite(outputs.sum().item()) or bool(torch.isfinite(outputs).all())
+
+
+def _themselves(outputs: Tensor) -> Tensor:
+    return outputs
+
+
+def _predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tensor]:
+    """`task.predict: auto`: argmax over classes, a threshold for one output, the outputs themselves for values.
+
+    A custom task predicts `classes` where one of its metrics asks for them.
+    """
     if kind == "regression":
-        return lambda outputs: outputs
+        return _themselves
     if kind == "classification":
         return lambda outputs: outputs.argmax(dim=1)
+    if kind == "custom" and not classes:
+        return _themselves
     threshold = 0.5 if takes == "probabilities" else 0.0
 
     def decide(outputs: Tensor) -> Tensor:
         if outputs.ndim == 2 and outputs.shape[1] > 1:
             return outputs.argmax(dim=1)
+        if kind == "custom" and not outputs.is_floating_point():
+            return outputs  # the step has decided
         return (outputs.reshape(len(outputs)) > threshold).long()
 
     return decide
@@ -142,29 +204,32 @@ def _predict(kind: str, takes: Takes) -> Callable[[Tensor], Tensor]:
 def build_task(
     config: Mapping[str, Any], loss: Loss, model: nn.Module | None = None, trust: Sequence[str] = ()
 ) -> Task:
-    """The task of a config. Raises UserError for a kind, metric or predictor that cannot be."""
+    """The task of a config. Raises UserError for a kind, metric, predictor or step that cannot be."""
     section = config["task"]
     require_built(section["kind"])
-    if section.get("step"):
-        raise UserError(fault("task.step", "is not built in this version", got=section["step"], expected="null"))
+    step = build_step(section, model, trust)
     takes = loss_takes(loss, model)
+    metrics = all_metrics(section, trust)
     asked = section.get("predict", "auto")
-    predict: Any = _predict(section["kind"], takes)
+    predict: Any = _predict(section["kind"], takes, any(m.needs == "classes" for m in metrics))
     if isinstance(asked, Mapping):
         from pipeline.config.build import build
 
         predict = build(dict(asked), trust=trust, where="task.predict")
     elif asked != "auto":
         raise UserError(fault("task.predict", "unknown predictor", got=asked, expected="auto or a _target_"))
-    return Task(section["kind"], loss, metric(section, trust), predict, takes)
+    forward = Stepped(step) if step is not None else _apart(loss)
+    return Task(section["kind"], loss, metrics, predict, takes, forward, step)
 
 
-def expected_loss(task: Task, y: Tensor, classes: int | None) -> float | None:
+def expected_loss(task: Task, y: Tree, classes: int | None) -> float | None:
     """The loss of a model that knows nothing but the targets' scale; None where the loss has no known theory.
 
     ln C for cross entropy over C classes, ln 2 for binary ones; for values the loss of predicting the mean (squared
     error: their variance) or the median (absolute error).
     """
+    if task.step is not None or not isinstance(y, Tensor):
+        return None
     name = loss_name(task.loss)
     if name in ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss"):
         return math.log(classes) if classes else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.splits import Split
+from pipeline.evaluation.evaluate import measured
 from pipeline.evaluation.task import Task
 
 
@@ -21,7 +23,18 @@ def _constant(y: Tensor, rows: int, classes: int | None, takes: str) -> tuple[Te
     return outputs.expand(rows, -1), f"majority class ({int(counts.argmax())})"
 
 
-def trivial_score(task: Task, train: Split, val: Split, classes: int | None) -> dict[str, Any]:
-    """The metric of the majority class (or of the mean) on validation: `{metric, value, n, how}`."""
-    outputs, how = _constant(train.y, len(val), classes, task.takes)
-    return {"metric": task.metric.name, "value": task.measure(outputs, val.y), "n": len(val), "how": how}
+def trivial_score(
+    task: Task, train: Split, val: Split, classes: int | None, model: nn.Module | None = None
+) -> dict[str, Any]:
+    """The metric of the majority class (or of the mean) on validation: `{metric, value, n, how}`.
+
+    Where a step alone knows what the outputs mean, the bar is that of `model`, untrained; NaN without one.
+    """
+    named = {"metric": task.metric.name, "n": len(val)}
+    if task.kind != "custom" and task.metric.needs != "step" and isinstance(train.y, Tensor):
+        outputs, how = _constant(train.y, len(val), classes, task.takes)
+        return {**named, "value": task.measure(outputs, val.y), "how": how}
+    if model is None:
+        return {**named, "value": math.nan, "how": "no untrained model to measure"}
+    value = measured(model, val.X, val.y, task).values[task.metric.name]
+    return {**named, "value": value, "how": "the model before its first step"}

@@ -138,7 +138,11 @@ def export(
     started = time.perf_counter()
     with _captured() as said, serving(model) as still:
         batch = trace_batch(example)
-        outputs = still(batch)
+        try:
+            outputs = still(batch)
+        except Exception as error:  # trained by a step that calls it in another way
+            what = "cannot be called with one batch of inputs, as exported forms are"
+            raise ExportFailed(fault("model", what, got=_reason(error))) from error
         if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != TRACE_ROWS:
             got = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ExportFailed(

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-CHUNK_BYTES = 1 << 28  # rows gathered at once; all of an epoch's for most data sets
 
 
 def _draws(seed: int, epoch: int, n: int) -> NDArray[np.uint64]:
@@ -34,19 +28,3 @@ def balanced_order(seed: int, epoch: int, labels: NDArray[np.int64]) -> NDArray[
     rows = [np.resize(shuffled[labels[shuffled] == c], share) for c, share in zip(classes, shares, strict=True)]
     mixed = np.concatenate(rows)
     return mixed[np.argsort(_draws(seed + 1, epoch, n), kind="stable")]
-
-
-def windows(
-    X: Tensor, y: Tensor, order: NDArray[np.int64], batch: int, accumulate: int, device: torch.device
-) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """The rows in this order on the device, as lists of `accumulate` batches, each list the share of one update.
-
-    Rows are gathered once for many batches, which then are views. The last list and batch may be smaller.
-    """
-    update = batch * accumulate
-    row_bytes = max(1, X[0].numel() * X.element_size())
-    for rows in torch.from_numpy(order).split(max(1, CHUNK_BYTES // (row_bytes * update)) * update):
-        inputs, targets = X.index_select(0, rows).to(device), y.index_select(0, rows).to(device)
-        batches = list(zip(inputs.split(batch), targets.split(batch), strict=True))
-        for i in range(0, len(batches), accumulate):
-            yield batches[i : i + accumulate]

@@ -12,7 +12,8 @@ from pipeline.errors import UserError, fault
 NORMALIZATIONS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
-def _activation(name: str) -> type[nn.Module]:
+def activation_named(name: str) -> type[nn.Module]:
+    """The activation module of torch.nn that is meant, `leaky_relu` as well as `LeakyReLU`. Raises UserError."""
     known = [n for n in nn.modules.activation.__all__ if n != "MultiheadAttention"]
     if name not in known:
         exact = {n.lower(): n for n in known}.get(str(name).lower().replace("_", ""))
@@ -48,7 +49,7 @@ class MLP(nn.Module):
         if min(*widths, int(out_features)) < 1 or not 0 <= dropout < 1:
             got = f"widths {[*widths, out_features]} and dropout {dropout}"
             raise UserError(fault("model", "cannot be built", got=got, expected="widths from 1, dropout in [0, 1)"))
-        make, norm = _activation(activation), NORMALIZATIONS[normalization]
+        make, norm = activation_named(activation), NORMALIZATIONS[normalization]
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(widths):
             layers.append(nn.Linear(wide, narrow))

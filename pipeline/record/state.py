@@ -161,7 +161,7 @@ def _step(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunStat
         case "phase.started":
             return replace(state, _items=(), failed=None)
         case "phase.finished":
-            return replace(state, finished={**state.finished, data["phase"]: stamped})
+            return replace(state, finished={**state.finished, data["phase"]: stamped}, failed=None)
         case "phase.failed" | "stopped":
             return replace(state, failed=stamped)
         case "item.evaluated":

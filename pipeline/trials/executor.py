@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.threads import cores
 from pipeline.job import Job
 from pipeline.record import files
 
 ROOT = Path(__file__).resolve().parents[2]
+
+Run = Callable[[Path, int], subprocess.CompletedProcess[str]]  # a job's folder and its threads, run in a worker
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Trial:
 
 def parallel_jobs(setting: int | str, threads: int) -> int:
     """How many workers at a time: as told, or so many that their threads fit the cores."""
-    return max(1, (os.cpu_count() or 1) // max(threads, 1)) if setting == "auto" else int(setting)
+    return max(1, cores() // max(threads, 1)) if setting == "auto" else int(setting)
 
 
 def _finished(folder: Path, job: Job) -> Mapping[str, Any] | None:
@@ -59,14 +64,55 @@ def _command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-m", "pipeline", "worker", str(folder)], environment
 
 
-def _run_one(trial: Trial, threads: int) -> Trial:
+class Workers:
+    """The worker processes at work. Once they were told to stop, no other is started."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._over = False
+        self._turn = threading.Lock()
+
+    def run(self, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
+        """A worker on the folder's job, waited for. Raises CancelledError where none may start any more."""
+        command, environment = _command(folder, threads)
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self._turn:
+            if self._over:
+                raise CancelledError
+            process = subprocess.Popen(command, env=environment, text=True, **pipes)
+            self._running.add(process)
+        try:
+            out, err = process.communicate()
+        finally:
+            with self._turn:
+                self._running.discard(process)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Every worker gets this signal, and none is started after it."""
+        with self._turn:
+            self._over = True
+            for process in self._running:
+                process.send_signal(number)
+
+
+def _prepare(folder: Path, job: Job) -> None:
+    """The folder holds this job; what the same job left there before, its checkpoints, is kept for it to take up."""
+    try:
+        same = json.loads((folder / "job.json").read_text()) == job.to_json()
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        files.remove_folder(folder)
+        files.write_json(folder / "job.json", job.to_json())
+
+
+def _run_one(trial: Trial, threads: int, run: Run) -> Trial:
     known = _finished(trial.folder, trial.job)
     if known is not None:
         return Trial(trial.id, trial.job, trial.folder, known)
-    files.remove_folder(trial.folder)
-    files.write_json(trial.folder / "job.json", trial.job.to_json())
-    command, environment = _command(trial.folder, threads)
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    _prepare(trial.folder, trial.job)
+    ended = run(trial.folder, threads)
     result = _finished(trial.folder, trial.job)
     if ended.returncode == 0 and result is not None:
         return Trial(trial.id, trial.job, trial.folder, result)
@@ -85,12 +131,30 @@ def run_jobs(
 ) -> list[Trial]:
     """Every job trained in a process of its own under `folder/<id>`; `told` hears of each in the order of the jobs.
 
-    A worker that dies is an outcome, not an error. Jobs that finished before are not run again.
+    A worker that dies is an outcome, not an error. Jobs that finished before are not run again, and those that were
+    stopped go on from their checkpoints. When this process is interrupted its workers end their step and stop; a
+    second time they are killed.
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
-    done = []
-    with ThreadPoolExecutor(max_workers=parallel) as pool:
-        for trial in pool.map(lambda t: _run_one(t, threads), trials):
+    done, workers = [], Workers()
+    pool = ThreadPoolExecutor(max_workers=parallel)
+    try:
+        for trial in pool.map(lambda t: _run_one(t, threads, workers.run), trials):
             told(trial)
             done.append(trial)
+    except BaseException:
+        _end(pool, workers)
+        raise
+    pool.shutdown()
     return done
+
+
+def _end(pool: ThreadPoolExecutor, workers: Workers) -> None:
+    """No job is started any more, and no worker is left."""
+    try:
+        workers.tell(signal.SIGTERM)
+        pool.shutdown(cancel_futures=True)
+    except KeyboardInterrupt:
+        workers.tell(signal.SIGKILL)
+        pool.shutdown(cancel_futures=True)
+        raise

@@ -74,14 +74,15 @@ def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Pa
     """Median milliseconds of one forward pass of one row, eager, on this machine."""
     import torch
 
-    from pipeline.checkpoints.weights import load
+    from pipeline.building.builder import build_model
+    from pipeline.checkpoints.generation import load
     from pipeline.data.load import load as load_data
-    from pipeline.engine.builder import build_model
+    from pipeline.data.tree import split
 
     model = build_model(config, trust, seed=0)
     model.load_state_dict(load(checkpoint)[0])
     model.eval()
-    X = load_data(config, trust).val.X[:1]
+    X = split(load_data(config, trust).val.X, 1)[0]
     taken = []
     with torch.inference_mode():
         for _ in range(rows):
@@ -92,10 +93,13 @@ def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Pa
 
 
 def performance(run_dir: Path, trial: Trial, config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, float]:
-    """`{params, step_ms, memory_mb, inference_ms}` of one trial, from its own process and its checkpoint."""
+    """`{params, step_ms, memory_mb, inference_ms}` of one trial, from its own process and its checkpoint.
+
+    Without the last where a step stands between inputs and model: it alone knows how that one is called.
+    """
     measured = dict(trial.result.get("performance", {}))
     checkpoint = trial.result.get("checkpoint")
-    if checkpoint:
+    if checkpoint and not config["task"].get("step"):
         measured["inference_ms"] = inference_ms(config, trust, run_dir / checkpoint)
     return measured
 

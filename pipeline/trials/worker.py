@@ -22,10 +22,24 @@ from pipeline.job import Job
 from pipeline.record import files, permits
 from pipeline.record.run import Run
 
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
 
 def die_with_parent() -> None:
-    """The process ends when its parent does, however that ends (checked twice a second)."""
+    """The process ends when its parent does, however that ends: by the kernel at once, else checked twice a second.
+
+    The kernel's way starts no thread, which the processes that read data would have to be forked beside. It means the
+    parent's thread that started this one: the executor's, which waits for it.
+    """
     parent = os.getppid()
+    if sys.platform == "linux":
+        import ctypes
+
+        told = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0
+        if os.getppid() != parent:  # it ended before the kernel knew
+            os.kill(os.getpid(), signal.SIGKILL)
+        if told:
+            return
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -79,6 +93,8 @@ class _Witness:
 
     def validated(self, *_: Any) -> None: ...
 
+    def settle(self) -> None: ...
+
     def finish(self) -> None: ...
 
 
@@ -88,9 +104,10 @@ def _seed(checkpoint: Path | None) -> int | None:
 
 
 def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
-    """Train the folder's job and leave `result.json`, the history and a checkpoint in it.
+    """Train the folder's job, from its last checkpoint on where there is one, and leave `result.json` beside it.
 
-    Raises UserError for a folder that is no job, Refused when the ledger does not permit training.
+    Raises Interrupted when a signal asked it to stop (the same call takes the training up again), UserError for a
+    folder that is no job, Refused when the ledger does not permit training.
     """
     folder = folder.resolve()
     run = _run_around(folder)
@@ -98,7 +115,7 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     permit = permits.train(run)
 
     from pipeline.config import trust
-    from pipeline.engine.loop import fit
+    from pipeline.engine.fit import fit
 
     trust.activate(run.state().trust)
     witness = _Witness()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pipeline import surgery
+from pipeline.building.blame import blamed
 from pipeline.checkpoints.weights import read_tensors
 from pipeline.config.build import build
 from pipeline.engine.seeds import derive, seeded
@@ -64,6 +65,15 @@ def _start_from(model: nn.Module, path: Path) -> None:
     if odd:
         raise UserError(fault("model.init_from", "weights do not fit the model", got="; ".join(odd[:8])))
     model.load_state_dict(given)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The model as torch.compile makes it; it shares its weights with the model itself.
+
+    Compiled once per batch size, so that which sizes came before cannot choose the code that runs.
+    """
+    net: Any = torch.compile(model, dynamic=False)
+    return net
 
 
 def _class_weights(asked: Any, counts: Mapping[str, int] | None) -> Tensor | None:
@@ -145,13 +155,52 @@ def _fusible(model: nn.Module) -> bool:
     )
 
 
-def build_scheduler(config: Mapping[str, Any], optimizer: Optimizer, trust: Sequence[str] = ()) -> LRScheduler | None:
-    """The scheduler of a config, stepped once per epoch; None where there is none."""
-    node = config.get("scheduler")
-    if not node:
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A scheduler of the learning rate, and whether it moves after every update or after every epoch."""
+
+    scheduler: LRScheduler
+    every_step: bool
+
+    def after_step(self) -> None:
+        """The learning rate is that of the next step."""
+        with blamed("scheduler"):
+            self.scheduler.step()
+
+    def after_epoch(self, loss: float, value: float) -> None:
+        """The learning rate is that of the next epoch; a plateau in `min` mode is of the loss, else of the metric."""
+        with blamed("scheduler"):
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                self.scheduler.step(loss if self.scheduler.mode == "min" else value)
+            elif not self.every_step:
+                self.scheduler.step()
+
+
+def build_schedule(
+    config: Mapping[str, Any], optimizer: Optimizer, trust: Sequence[str] = (), steps: int = 1, epochs: int = 1
+) -> Schedule | None:
+    """The schedule of a config; None where there is none.
+
+    `interval: step` moves it after every update; the word `budget` for an argument is the length of the training in
+    that unit. Raises UserError for what is no scheduler, and for one that holds another optimizer.
+    """
+    if not config.get("scheduler"):
         return None
+    node = dict(config["scheduler"])
+    interval = node.pop("interval", "epoch")
+    if interval not in ("epoch", "step"):
+        raise UserError(fault("scheduler.interval", "unknown interval", got=interval, among=("epoch", "step")))
+    length = max(1, steps if interval == "step" else epochs)
+    node = {name: length if value == "budget" else value for name, value in node.items()}
     with _at("scheduler"):
         scheduler: Any = build({"_partial_": True, **node}, trust=trust, where="scheduler")(optimizer)
-    if "epoch" not in inspect.signature(scheduler.step).parameters and not hasattr(scheduler, "optimizer"):
+    if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "state_dict"):
         raise UserError(fault("scheduler", "is no torch scheduler", got=type(scheduler).__name__))
-    return scheduler
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        do = "let scheduler be the _target_ of a torch scheduler with _partial_: true; it is handed the optimizer"
+        raise UserError(fault("scheduler", "moves another optimizer than the one that trains", do=do))
+    schedule = Schedule(scheduler, interval == "step")
+    if isinstance(scheduler, ReduceLROnPlateau) and schedule.every_step:
+        got, expected = "interval: step", "interval: epoch; a plateau is seen on validation"
+        raise UserError(fault("scheduler.interval", "does not fit ReduceLROnPlateau", got=got, expected=expected))
+    return schedule

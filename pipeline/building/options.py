@@ -13,14 +13,12 @@ from pipeline.errors import UserError, fault
 
 # What each option may be in this version; a value outside is refused, never ignored.
 BUILT: dict[str, tuple[Any, ...]] = {
-    "trainer.precision": (32, "32"),
-    "trainer.accelerator": ("auto", "cpu", "cuda"),
+    "trainer.precision": (32, "32", "bf16-mixed", "16-mixed"),
+    "trainer.accelerator": ("auto", "cpu", "cuda", "mps"),
     "trainer.devices": (1,),
     "trainer.strategy": ("none", None),
-    "trainer.compile": (False,),
     "trainer.deterministic": (True, False, "warn"),
     "trainer.on_spike": ("stop",),
-    "loader.num_workers": (0,),  # the data lie in memory: there is nothing to read ahead
     "loader.sampler": ("none", "balanced", None),
 }
 

@@ -1,0 +1,76 @@
+"""What is timed: four trainings, each planned behind a real gate, so that the engine runs as it runs for a user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.__main__ import house
+from pipeline.data.dataset import Data
+from pipeline.data.load import load
+from pipeline.drafting import draft
+from pipeline.job import Job
+from pipeline.record import permits
+from pipeline.record.run import Run
+from pipeline.session import drive
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training: what it is, and the words of the command line that it differs in from the digits MLP."""
+
+    title: str
+    epochs: int
+    words: tuple[str, ...] = ()
+
+
+CASES = {
+    "mlp": Case("digits MLP 64-128-10, batch 64", 240),
+    "cnn8": Case("digits CNN 8x8, 32 and 64 channels, batch 64", 30, ("model=cnn",)),
+    "cnn28": Case(
+        "digits CNN 28x28, 32 and 64 channels, batch 64",
+        6,
+        ("model=cnn", "model.image=[1,28,28]", "data=digits28", "trust=[rows]"),
+    ),
+    "transformer": Case(
+        "transformer, 4 layers of 128, context 64, bytes of Python's own sources, batch 32",
+        2,
+        ("model=transformer", "model.classes=256", "data=letters", "trust=[rows]", "loader.batch_size=32"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case behind its open planning gate."""
+
+    case: Case
+    permit: permits.TrainPermit
+    data: Data
+    job: Job
+
+
+def plan(name: str, root: Path, *words: str) -> Run:
+    """The run of a case, planned under `root`; further words count last."""
+    case = CASES[name]
+    asked = ["experiment=digits", "phase=planning", "tracking=none", f"trainer.max_epochs={case.epochs}"]
+    made = draft([*asked, *case.words, f"run.root={root}", f"run.name={name}", *words], [HERE / "conf"])
+    run, gate, _ = drive(house(lambda text: None), made)
+    if gate != "open":
+        raise SystemExit(f"{name}: the planning gate is {gate}")
+    return run
+
+
+@contextmanager
+def planned(name: str, *words: str) -> Iterator[Planned]:
+    """A case with its permit, in a folder that is gone afterwards."""
+    with TemporaryDirectory() as folder:
+        permit = permits.train(plan(name, Path(folder), *words))
+        trust = tuple(grant["package"] for grant in permit.run.state().trust)
+        data = load(permit.plan.config, trust)
+        yield Planned(CASES[name], permit, data, Job(permit.plan.digest, "baseline"))

@@ -1,0 +1,146 @@
+"""Blame: whom to name when somebody's code fails in the middle of ours: the part, the line, and what to do."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from pipeline.building import memory
+from pipeline.errors import FivegateError, UserError, fault
+
+_TORCH = str(Path(torch.__file__).parent)
+_ROOMS = Path(__file__).parents[1]
+_OURS = tuple(f"{_ROOMS / room}/" for room in ("building", "engine", "evaluation", "feed"))
+
+NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
+_COMPILERS = ("torch._dynamo.", "torch._inductor.")
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    return list(traceback.walk_tb(error.__traceback__))
+
+
+def _place(error: BaseException) -> str:
+    """Where it failed: the deepest line that is neither torch's nor the engine's, else the innermost module."""
+    frames = _frames(error)
+    for frame, line in reversed(frames):
+        path = frame.f_code.co_filename
+        if not path.startswith((_TORCH, *_OURS, "<")):
+            return f" at {path}:{line}"
+    for frame, _ in reversed(frames):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and not list(module.children()):
+            return f" in {module!r}"
+    return ""
+
+
+def _told(name: str, error: BaseException, what: str = "fails") -> UserError:
+    """One message that names the part, the user's line and the text, or what is known of errors of this kind."""
+    text = " ".join(str(error).split()) or "no message"
+    if memory.out_of_memory(error):
+        asked = re.search(r"allocate ([\d.]+ ?\w+)", text)
+        do = "free some, take a smaller model, or another trainer.accelerator"
+        return UserError(fault(name, "needs more memory than there is", got=asked[1] if asked else text, do=do))
+    if found := NO_KERNEL.search(text):
+        what = f"{found[1]}{_place(error)} has no deterministic kernel"
+        expected, do = "warn, which lets it vary, or another operation", "trainer.deterministic=warn"
+        return UserError(fault("trainer.deterministic", what, got="true", expected=expected, do=do))
+    if any(kind.__module__.startswith(_COMPILERS) for kind in type(error).__mro__):
+        said = re.split(r" Set TORCHDYNAMO_VERBOSE| from user code:", text)[0]
+        do = "trainer.compile=false" + (", or install a C++ compiler (g++)" if "compiler found" in text else "")
+        return UserError(fault("trainer.compile", f"the compiler fails ({type(error).__name__}: {said})", do=do))
+    return UserError(fault(name, f"{what}{_place(error)} ({type(error).__name__}: {text})"))
+
+
+@contextmanager
+def blamed(name: str) -> Iterator[None]:
+    """An exception inside the block becomes one UserError that names the part, the user's line and the text."""
+    try:
+        yield
+    except FivegateError:
+        raise
+    except Exception as error:
+        raise _told(name, error) from error
+
+
+def _part(error: Exception, model: nn.Module, task: Any) -> tuple[str, str] | None:
+    """Which part failed and how it is said; None for an observer's own error."""
+    frames = _frames(error)[1:]
+    owners = [frame.f_locals.get("self") for frame, _ in frames]
+    step = getattr(task, "step", None) is not None
+    if step and any(owner is model for owner in owners):
+        return "model", "fails"
+    for (frame, _), owner in zip(frames, owners, strict=True):
+        path = frame.f_code.co_filename
+        if owner is model or getattr(owner, "_orig_mod", None) is model:
+            return "model", "fails"
+        if isinstance(owner, Optimizer):
+            return "optimizer", "fails"
+        if isinstance(owner, nn.Module) or path.startswith(f"{_TORCH}/nn/functional"):
+            return "task.step" if step else "loss", "fails"
+        if path.startswith((f"{_TORCH}/_tensor", f"{_TORCH}/autograd")):
+            return "model or loss", "fails in the backward pass"
+        if path.startswith(_OURS):
+            continue
+        if hasattr(owner, "before_update"):
+            return None
+        return "task.step" if step else "loss", "fails"
+    return None
+
+
+def blame(
+    error: Exception,
+    model: nn.Module,
+    task: Any = None,
+    batch: Any = None,
+    *,
+    accumulate: int = 1,
+    autocast: Callable[[], AbstractContextManager[Any]] = memory.no_autocast,
+) -> Exception:
+    """The error of a training step as the user meets it; our own and an observer's stay what they are.
+
+    With the `batch` (its `inputs` and `targets`) that a step failed on for want of memory, smaller ones are tried, and
+    the message names what fits; the model is then good for nothing but the weights it had.
+    """
+    if isinstance(error, FivegateError):
+        return error
+    if memory.out_of_memory(error) and batch is not None and not _moving(error):
+        return _too_large(error, model, task, batch, accumulate, autocast)
+    part = _part(error, model, task)
+    return _told(part[0], error, part[1]) if part else error
+
+
+def _moving(error: Exception) -> bool:
+    """Whether it was the optimizer that failed, whose state no smaller batch makes smaller."""
+    paths = [frame.f_code.co_filename for frame, _ in _frames(error)]
+    return any(path.startswith(f"{_TORCH}/optim") or path == str(_ROOMS / "engine" / "stepper.py") for path in paths)
+
+
+def _too_large(
+    error: Exception,
+    model: nn.Module,
+    task: Any,
+    batch: Any,
+    accumulate: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> UserError:
+    """The step that does not fit, with the largest halving of its batch that does."""
+    memory.release(error)
+    rows, device = len(batch), memory.device_name(batch.inputs)
+    fits = memory.rows_that_fit(model, task, batch.inputs, batch.targets, autocast)
+    what = f"the step does not fit the memory of the {device}"
+    if fits is None:
+        do = "free some, take a smaller model, or trainer.precision=bf16-mixed"
+        return UserError(fault("model", f"{what}, not even with one row", do=do))
+    parts = -(-rows // fits) * accumulate
+    expected, do = f"at most {fits}, which fits", f"loader.batch_size={fits} trainer.accumulate_grad_batches={parts}"
+    return UserError(fault("loader.batch_size", what, got=rows, expected=expected, do=do))

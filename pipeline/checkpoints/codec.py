@@ -1,0 +1,66 @@
+"""Nested state as JSON and named tensors, and back: what optimizers and schedulers keep, without a pickle.
+
+JSON has no tuples, no infinite numbers and no keys that are numbers: those are written as `{"!": kind, "of": ...}`.
+Floats come back to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.errors import UserError, fault
+
+TAG = "!"
+
+
+def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """The JSON form of a value; its tensors are put into `tensors`, under the path they stand at.
+
+    Raises UserError naming the path of anything else: an object, a function.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {TAG: "float", "of": str(value)}
+    if isinstance(value, Tensor):
+        tensors[where] = value
+        return {TAG: "tensor", "of": where}
+    if isinstance(value, np.generic):
+        return pack(value.item(), where, tensors)
+    if isinstance(value, list | tuple):
+        parts = [pack(part, f"{where}.{i}", tensors) for i, part in enumerate(value)]
+        return parts if isinstance(value, list) else {TAG: "tuple", "of": parts}
+    if isinstance(value, Mapping):
+        pairs = [[key, pack(part, f"{where}.{key}", tensors)] for key, part in value.items()]
+        if isinstance(value, Counter):
+            return {TAG: "counter", "of": pairs}
+        plain = all(isinstance(key, str) and key != TAG for key, _ in pairs)
+        return dict(pairs) if plain else {TAG: "dict", "of": pairs}
+    raise UserError(
+        fault(where, "cannot be kept in a checkpoint", got=type(value).__name__, expected="tensors, numbers and text")
+    )
+
+
+def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The value that was packed. Raises KeyError when one of its tensors is missing."""
+    if isinstance(packed, list):
+        return [unpack(part, tensors) for part in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if TAG not in packed:
+        return {key: unpack(part, tensors) for key, part in packed.items()}
+    kind, of = packed[TAG], packed["of"]
+    if kind == "tensor":
+        return tensors[of]
+    if kind == "float":
+        return float(of)
+    if kind == "tuple":
+        return tuple(unpack(part, tensors) for part in of)
+    pairs = {key: unpack(part, tensors) for key, part in of}
+    return Counter(pairs) if kind == "counter" else pairs

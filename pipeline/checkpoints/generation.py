@@ -1,0 +1,139 @@
+"""Checkpoints on disk: numbered folders of safetensors and JSON, each committed by one rename and verified when read.
+
+`<folder>/checkpoints/<n>` holds `weights.safetensors` and `state.json`. One with the role `last` is a training between
+two updates: `training.safetensors` (optimizer and whatever else moves), `best.safetensors` and `history.npz` stand
+beside the weights. One with the role `best` is what a training gave. Two of the role `last` are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.checkpoints.weights import read_tensors, weights_digest
+from pipeline.errors import FivegateError, Refused, UserError, fault
+from pipeline.history import History
+from pipeline.record import files
+
+WEIGHTS, STATE, HISTORY = "weights.safetensors", "state.json", "history.npz"
+KEPT = 2  # generations of a training that goes on
+SCHEMA = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A training at one instant, in memory of its own: what training does afterwards does not change it.
+
+    `state` is plain JSON with a `role`; `parts` are tensors by the stem of the file they go to, `weights` among them.
+    """
+
+    state: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, Tensor]]
+    history: History | None = field(default=None, repr=False)
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+def generations(folder: Path) -> list[Path]:
+    """The committed generation folders, oldest first."""
+    found = [p for p in folder.glob("checkpoints/*") if p.name.isdigit() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def write(folder: Path, snapshot: Snapshot) -> Path:
+    """A new generation holds the snapshot, and was read back; older ones of its role make room. Its path is returned.
+
+    A crash leaves it whole or absent. Raises UserError when the disk refuses or the folder is gone.
+    """
+    from safetensors.torch import save as to_bytes
+
+    if not folder.is_dir():
+        do = "put it back, or begin anew under another run.name=NAME"
+        raise UserError(fault(str(folder), "the folder of this training is gone", do=do))
+    older = generations(folder)
+    final = folder / "checkpoints" / str(int(older[-1].name) + 1 if older else 1)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    files.remove_folder(temporary)  # of an attempt that the disk refused
+    for stem, tensors in snapshot.parts.items():
+        files.write_bytes(temporary / f"{stem}.safetensors", to_bytes(dict(tensors)))
+    if snapshot.history is not None:
+        files.write_bytes(temporary / HISTORY, snapshot.history.to_bytes(compressed=False))
+    written = {path.name: files.sha256(path) for path in sorted(temporary.iterdir())}
+    state = {**snapshot.state, "weights_digest": weights_digest(snapshot.parts["weights"]), "schema": SCHEMA}
+    files.write_text(temporary / STATE, json.dumps({**state, "files": written}, indent=1, sort_keys=True) + "\n")
+    files.commit_folder(temporary, final)
+    state_of(final, verify=True)
+    _make_room(folder, final)
+    return final
+
+
+def _make_room(folder: Path, newest: Path) -> None:
+    """No more than the newest generations of a training are kept; what a training gave is never removed here."""
+    going = [path for path in generations(folder) if _role(path) != "best" and path != newest]
+    for path in going[: max(0, len(going) - (KEPT - 1))] if _role(newest) != "best" else ():
+        files.remove_folder(path)
+
+
+def _role(generation: Path) -> str | None:
+    try:
+        return str(state_of(generation)["role"])
+    except FivegateError:
+        return None
+
+
+def state_of(generation: Path, *, verify: bool = False) -> dict[str, Any]:
+    """A generation's state. Raises UserError when it cannot be read; with `verify`, Refused when a file is not as
+    it was written."""
+    path = generation / STATE
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+        written, _, _ = dict(state["files"]), state["role"], state["weights_digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(fault(str(path), "cannot be read as the state of a checkpoint")) from None
+    for name, digest in written.items() if verify else ():
+        file = generation / name
+        if not file.is_file() or files.sha256(file) != digest:
+            raise Refused(fault(str(file), "is not what was saved", expected=f"digest {digest[:12]}"))
+    return state
+
+
+def load(generation: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and state of a generation.
+
+    Raises UserError when a file is missing, Refused when the weights are not those whose digest was recorded.
+    """
+    tensors = read_tensors(generation / WEIGHTS, str(generation))
+    state = state_of(generation)
+    if weights_digest(tensors) != state["weights_digest"]:
+        expected = f"digest {state['weights_digest'][:12]}"
+        raise Refused(fault(str(generation / WEIGHTS), "is not what was saved", expected=expected))
+    return tensors, state
+
+
+def read(generation: Path) -> Snapshot:
+    """A whole generation, every file verified first. Raises UserError or Refused when one is missing or changed."""
+    state = state_of(generation, verify=True)
+    stems = [Path(name).stem for name in state["files"] if name.endswith(".safetensors")]
+    parts = {stem: read_tensors(generation / f"{stem}.safetensors", str(generation)) for stem in stems}
+    history = History.load(generation / HISTORY) if HISTORY in state["files"] else None
+    return Snapshot(state, parts, history)
+
+
+def intact(folder: Path, identity: Mapping[str, Any], role: str) -> Iterator[Path]:
+    """The generations of a role and identity whose files are as they were written, newest first."""
+    for path in reversed(generations(folder)):
+        try:
+            state = state_of(path)
+            if state["role"] == role and state.get("identity") == identity:
+                state_of(path, verify=True)
+                yield path
+        except FivegateError:  # torn, changed or of another format: the one before it serves
+            continue

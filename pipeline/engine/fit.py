@@ -1,0 +1,77 @@
+"""Fitting: a job of an open plan becomes a training, under the seed, the kernels and the threads that the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pipeline.building import options
+from pipeline.data.dataset import Data
+from pipeline.data.load import load
+from pipeline.engine.loop import Fit, Training
+from pipeline.engine.observer import StepObserver
+from pipeline.engine.seeds import derive, seeded
+from pipeline.engine.setup import Setup, set_up
+from pipeline.engine.threads import running_on, threads
+from pipeline.errors import Refused, UserError, fault
+from pipeline.job import Job, run_seed
+from pipeline.record import permits
+
+
+def fit(
+    permit: permits.TrainPermit,
+    job: Job,
+    observers: Sequence[StepObserver] = (),
+    *,
+    data: Data | None = None,
+    folder: Path | None = None,
+) -> Fit:
+    """Train the job's model under the permit's plan; checkpoints go to `folder` where one is given.
+
+    A folder that holds checkpoints of this very training continues it. Raises Interrupted when a signal asked for a
+    stop, Refused without a permit or for a job of another plan, UserError where model, data, loss and options
+    do not fit each other.
+    """
+    with prepared(permit, job, data) as setup:
+        return Training(permit, setup, job).run(observers, folder)
+
+
+@contextmanager
+def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) -> Iterator[Setup]:
+    """The job's training before its first step, under the seed, the kernels and the threads that the plan says."""
+    permit = permits.require(permit, permits.TrainPermit)
+    plan = permit.plan
+    if job.plan_digest != plan.digest:
+        do = f"python -m pipeline status {permit.run.name}"
+        raise Refused(fault("job", "is of another plan", got=job.plan_digest[:12], expected=plan.digest[:12], do=do))
+    config = job.config(plan.config)
+    options.require_built(config)
+    if job.delta.train_rows:
+        got = dict(job.delta.train_rows)
+        raise UserError(fault("job.delta.train_rows", "is not built in this version", got=got, expected="no change"))
+    trust = tuple(grant["package"] for grant in permit.run.state().trust)
+    seed = run_seed(int(config["seed"]), job.seed_index)
+    with ExitStack() as stack:
+        stack.enter_context(seeded(derive(seed, "fit")))
+        stack.enter_context(options.deterministic(config["trainer"].get("deterministic", True)))
+        data = data or load(config, trust)
+        _refuse_other_rows(permit, data)
+        setup = set_up(config, job, data, seed, trust)
+        rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")
+        stack.enter_context(running_on(threads(rule, setup.parameters)))
+        yield setup
+
+
+def _refuse_other_rows(permit: permits.TrainPermit, data: Data) -> None:
+    """Raise Refused when the rows are not, split by split, those that the plan froze."""
+    frozen = {name: known["digest"] for name, known in permit.plan.facts["splits"].items()}
+    found = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}
+    faults = [
+        fault(f"data.{name}", "are not the rows that the plan froze", got=found[name][:12], expected=digest[:12],
+              do=f"python -m pipeline phase=planning run.name={permit.run.name}")
+        for name, digest in frozen.items()
+        if found[name] != digest
+    ]  # fmt: skip
+    if faults:
+        raise Refused(*faults)

@@ -1,0 +1,47 @@
+"""The feed of a training: from a split and an order of its rows to batches on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.data.splits import Split
+from pipeline.data.tree import Tree
+from pipeline.feed.augment import Augmentation
+from pipeline.feed.batch import Batch, Feed
+from pipeline.feed.reader import Reader
+from pipeline.feed.resident import Resident
+
+__all__ = ["Batch", "Feed", "feed_of"]
+
+
+def feed_of(
+    train: Split,
+    order: Callable[[int], NDArray[np.int64]],
+    *,
+    seed: int,
+    batch: int,
+    accumulate: int,
+    device: torch.device,
+    workers: int = 0,
+    augment: Sequence[Augmentation] = (),
+    targets: Callable[[Tree], Tree] = lambda y: y,
+    channels_last: bool = False,
+) -> Feed:
+    """Tensors are gathered once per epoch; a Dataset (`train.items`) is read anew in every epoch, by `workers`.
+
+    `order(epoch)` gives row numbers in any number, `targets` what the loss needs of the targets; `augment` comes from
+    `build_augmentations`. `channels_last` gives inputs [B, C, H, W] in that memory format.
+    """
+    if train.items is None:
+        return Resident(
+            train, order, seed=seed, batch=batch, accumulate=accumulate, device=device, augment=augment,
+            targets=targets, channels_last=channels_last,
+        )  # fmt: skip
+    return Reader(
+        train, order, seed=seed, batch=batch, accumulate=accumulate, device=device, workers=workers, augment=augment,
+        targets=targets, channels_last=channels_last,
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""A small convolutional network: for images, or for rows of numbers that are images laid flat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pipeline.errors import UserError, fault
+from pipeline.models.mlp import activation_named
+
+NORMALIZATIONS = ("none", "batch", "layer")
+
+
+def _normalization(kind: str, channels: int) -> nn.Module:
+    """`layer` is one group over all channels, so that an image is normalized by itself."""
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(1, channels)
+
+
+class CNN(nn.Module):
+    """`depth` blocks of convolution 3×3, normalization, activation, max-pool 2×2, dropout, then a linear head.
+
+    Channels are `width` in the first block and double with every further one, while height and width halve. Takes
+    images [B, C, H, W] of the size `image`, or any [B, ...] with as many numbers per row (flat rows as well); gives
+    [B, out_features]. Raises UserError for sizes and options that cannot be.
+    """
+
+    def __init__(
+        self,
+        image: Sequence[int],
+        out_features: int,
+        width: int = 32,
+        depth: int = 2,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        normalization: str = "none",
+    ) -> None:
+        super().__init__()
+        if normalization not in NORMALIZATIONS:
+            raise UserError(
+                fault("model.normalization", "unknown normalization", got=normalization, among=NORMALIZATIONS)
+            )
+        channels, height, wide = _image(image)
+        if min(int(width), int(depth), int(out_features)) < 1 or not 0 <= dropout < 1:
+            got = f"width {width}, depth {depth}, {out_features} outputs and dropout {dropout}"
+            raise UserError(fault("model", "cannot be built", got=got, expected="sizes from 1, dropout in [0, 1)"))
+        if min(height, wide) < 2**depth:
+            expected = f"at most {min(height, wide).bit_length() - 1}: every block halves the image {height}×{wide}"
+            raise UserError(fault("model.depth", "leaves nothing of the image", got=depth, expected=expected))
+        make = activation_named(activation)
+        self.image = (channels, height, wide)
+        layers: list[nn.Module] = []
+        for block in range(depth):
+            out = int(width) * 2**block
+            layers.append(nn.Conv2d(channels, out, 3, padding=1))
+            if normalization != "none":
+                layers.append(_normalization(normalization, out))
+            layers += [make(), nn.MaxPool2d(2)]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            channels, height, wide = out, height // 2, wide // 2
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(channels * height * wide, int(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x.reshape(len(x), *self.image)).flatten(1))
+
+
+def _image(image: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width. Raises UserError where these are not three numbers from 1."""
+    sizes = list(image) if isinstance(image, Sequence) else [image]
+    if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise UserError(fault("model.image", "is no size of an image", got=image, expected="[channels, height, width]"))
+    channels, height, width = sizes
+    return channels, height, width

@@ -1,0 +1,196 @@
+"""Checkpoints: what is written comes back bit by bit or not at all; an older one serves where the newest is torn."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.checkpoints import codec, generation, weights
+from pipeline.checkpoints.generation import Snapshot
+from pipeline.checkpoints.writer import Writer
+from pipeline.errors import Refused, UserError
+from pipeline.history import History
+from pipeline.record import files
+
+IDENTITY = {"seed": 1}
+
+
+def snapshot(step: int = 1, role: str = "last", **tensors: Tensor) -> Snapshot:
+    """One at a step, with a history of one loss."""
+    history = History()
+    history.log_step(step, {"train/loss": 0.5})
+    state = {"role": role, "step": step, "identity": IDENTITY}
+    return Snapshot(state, {"weights": tensors or {"a": torch.full((3,), float(step))}}, history)
+
+
+def steps(folder: Path) -> list[int]:
+    return [generation.state_of(path)["step"] for path in generation.generations(folder)]
+
+
+def test_weights_digest_is_of_names_types_shapes_and_bytes() -> None:
+    """Each of the four changes it; order and files do not."""
+    one = {"a": torch.zeros(2, 3), "b": torch.ones(())}
+    assert weights.weights_digest(one) == weights.weights_digest(dict(reversed(one.items())))
+    others: list[dict[str, Tensor]] = [
+        {**one, "a": torch.zeros(3, 2)},
+        {**one, "a": torch.zeros(2, 3, dtype=torch.bfloat16)},
+        {"c": one["a"], "b": one["b"]},
+        {**one, "b": torch.tensor(1.5)},
+    ]
+    assert 5 == len({weights.weights_digest(o) for o in [one, *others]})
+
+
+# --- state as JSON ----------------------------------------------------------------------------------------------------
+
+NUMBERS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+KEYS = st.text() | st.integers()
+VALUES = st.recursive(
+    NUMBERS, lambda v: st.lists(v) | st.tuples(v, v) | st.dictionaries(KEYS, v, max_size=4), max_leaves=12
+)
+
+
+@given(VALUES)
+def test_what_is_packed_comes_back_through_json(value: Any) -> None:
+    """Tuples, infinities, keys that are numbers and floats to the last bit, whatever is nested in what."""
+    packed = json.loads(json.dumps(codec.pack(value, "x", {}), allow_nan=False))
+    back = codec.unpack(packed, {})
+    assert back == value and repr(back) == repr(value)
+
+
+def test_tensors_are_named_by_their_path() -> None:
+    """They stand beside the JSON, and a scheduler's Counter is one again."""
+    tensors: dict[str, Tensor] = {}
+    value = {"state": {0: {"exp_avg": torch.ones(2)}}, "milestones": Counter({3: 1}), "worst": -math.inf}
+    packed = json.loads(json.dumps(codec.pack(value, "optimizer", tensors)))
+    assert ["optimizer.state.0.exp_avg"] == list(tensors)
+    back = codec.unpack(packed, tensors)
+    assert torch.equal(torch.ones(2), back["state"][0]["exp_avg"])
+    assert isinstance(back["milestones"], Counter) and back["worst"] == -math.inf
+
+
+def test_what_no_file_can_hold_is_named() -> None:
+    """A function in a state is refused with its path, before anything is written."""
+    with pytest.raises(UserError, match=r"scheduler\.lambdas\.0: cannot be kept in a checkpoint, got 'function'"):
+        codec.pack({"lambdas": [lambda epoch: 1.0]}, "scheduler", {})
+
+
+# --- generations ------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_round_trips(tmp_path: Path) -> None:
+    """Tensors, also tied and strided ones, state and history come back."""
+    tied = torch.rand(3, 4)
+    kept = {"a": tied, "b": tied, "c": tied.T, "n": torch.tensor(3)}
+    given = snapshot(7, **weights.tensors_of(kept))
+    read = generation.read(generation.write(tmp_path, given))
+    assert all(torch.equal(kept[name], t) for name, t in read.parts["weights"].items()) and 7 == read.step
+    assert given.history and read.history and given.history.digest() == read.history.digest()
+
+
+def test_two_generations_of_a_training_are_kept_and_every_result(tmp_path: Path) -> None:
+    """The oldest makes room once the newest was read back; what a training gave stays."""
+    generation.write(tmp_path, snapshot(1, role="best"))
+    for step in range(2, 7):
+        generation.write(tmp_path, snapshot(step))
+    assert [1, 5, 6] == steps(tmp_path)
+    assert not list(tmp_path.glob("checkpoints/.*"))
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    """A flipped byte, a missing state and a pickle are not read as a checkpoint."""
+    folder = generation.write(tmp_path, snapshot(1))
+    path = folder / generation.WEIGHTS
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\x01")
+    with pytest.raises(Refused, match="is not what was saved"):
+        generation.load(folder)
+    torch.save({"a": 1}, path)
+    with pytest.raises(UserError, match="is no safetensors file"):
+        generation.load(folder)
+    path.write_bytes(whole)
+    (folder / generation.STATE).write_text("{}")
+    with pytest.raises(UserError, match="cannot be read as the state"):
+        generation.load(folder)
+
+
+@given(data=st.data())
+def test_a_torn_newest_falls_back_to_the_one_before(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Any bit flipped or any tail cut off in any file of the newest is seen, and the older generation is found."""
+    folder = tmp_path_factory.mktemp("torn")
+    older, newest = (generation.write(folder, snapshot(step)) for step in (1, 2))
+    file = data.draw(st.sampled_from(sorted(path for path in newest.iterdir())))
+    whole = file.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    if data.draw(st.booleans()):
+        file.write_bytes(whole[:at])
+    else:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << data.draw(st.integers(0, 7)))]) + whole[at + 1 :])
+    found = list(generation.intact(folder, IDENTITY, "last"))
+    if file.name == generation.STATE:  # JSON says the same with other spaces; then nothing is wrong
+        assert found[-1] == older
+    else:
+        assert found == [older]
+    shutil.rmtree(folder)
+
+
+def test_another_training_is_not_found(tmp_path: Path) -> None:
+    """A checkpoint of another seed, plan or machine is nobody's to take up."""
+    generation.write(tmp_path, snapshot(1))
+    assert [] == list(generation.intact(tmp_path, {"seed": 2}, "last"))
+    assert [] == list(generation.intact(tmp_path, IDENTITY, "best"))
+
+
+# --- beside training --------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_what_it_was_when_it_was_taken(tmp_path: Path) -> None:
+    """Offered and then written while the tensors go on changing: copies are on disk."""
+    moving, writer = torch.zeros(1000), Writer(tmp_path)
+    writer.offer(snapshot(1, **weights.tensors_of({"a": moving})))
+    moving += 1
+    path = writer.settle()
+    writer.close()
+    assert path and not generation.read(path).parts["weights"]["a"].any()
+
+
+@pytest.mark.parametrize("k", range(1, 23))
+def test_a_disk_that_refuses_is_told_and_the_older_checkpoint_stands(tmp_path: Path, k: int) -> None:
+    """No space at the k-th system call: one message, raised to whoever trains, and nothing half-written is found."""
+    generation.write(tmp_path, snapshot(1))
+    calls = iter(range(1, 10_000))
+
+    def full(operation: str, path: Path) -> bool:
+        if next(calls) == k:
+            raise OSError(28, "No space left on device", str(path))
+        return False
+
+    writer = Writer(tmp_path)
+    with files.fault_points(full):
+        writer.offer(snapshot(2))
+        with pytest.raises(UserError, match=r"cannot .*No space left on device.*free some space"):
+            writer.settle()
+    with pytest.raises(UserError, match="No space"):
+        writer.check()
+    writer.close()
+    found = [generation.state_of(path)["step"] for path in generation.intact(tmp_path, IDENTITY, "last")]
+    assert found in ([1], [2, 1])  # the last calls only clear up behind a commit
+    assert generation.read(generation.write(tmp_path, snapshot(3))).step == 3
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """A training whose run was deleted says so instead of leaving half a run behind."""
+    with pytest.raises(UserError, match="the folder of this training is gone"):
+        generation.write(tmp_path / "away", snapshot(1))
+    assert not (tmp_path / "away").exists()

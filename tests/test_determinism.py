@@ -1,0 +1,209 @@
+"""Determinism: operations without a deterministic kernel are named at planning; a gate or the plan answers for them."""
+
+from __future__ import annotations
+
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.building import options, probe
+from pipeline.building.blame import blame, blamed
+from pipeline.checkpoints.weights import weights_digest
+from pipeline.engine.threads import cores, threads
+from pipeline.errors import UserError
+from pipeline.evaluation.task import Task, build_task
+from pipeline.record import plan as plans
+from pipeline.record.run import Run
+from pipeline.trials.executor import parallel_jobs
+from tests.conftest import Say
+from tests.judged import judged
+
+ROWS = torch.randn(2, 4), torch.tensor([0, 2])
+
+
+class Puts(nn.Module):
+    """A model with an operation whose writes may collide: torch has no deterministic kernel for it on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.layer(x))
+        return torch.zeros_like(out).put(torch.arange(out.numel()).reshape(out.shape), out)
+
+
+class _Backward(torch.autograd.Function):
+    """The identity, whose gradient takes the same operation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.zeros_like(gradient).put_(torch.arange(gradient.numel()).reshape(gradient.shape), gradient)
+
+
+class PutsBackward(nn.Module):
+    """A model that only its backward pass betrays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _Backward.apply(self.layer(x))
+        return out
+
+
+def task(model: nn.Module) -> Task:
+    section = {"kind": "classification", "metric": "accuracy", "target": 1, "predict": "auto"}
+    return build_task({"task": section}, nn.CrossEntropyLoss(), model)
+
+
+# --- the probe -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [(Puts(), ("put_",)), (PutsBackward(), ("put_",)), (nn.Linear(4, 3), ())],
+    ids=["forward", "backward", "none"],
+)
+def test_operations_are_named(model: nn.Module, named: tuple[str, ...]) -> None:
+    """Those of the forward and of the backward pass, and none where every one has its kernel."""
+    assert probe.varying(model, task(model), *ROWS, nullcontext) == named
+
+
+def test_naming_them_leaves_no_trace() -> None:
+    """Weights, running statistics, gradients, generators and torch's own switches are as before."""
+    model = Puts()
+    model.layer.weight.grad = torch.ones(3, 4)
+    before = weights_digest(model.state_dict()), torch.get_rng_state()
+    switches = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+    probe.varying(model, task(model), *ROWS, nullcontext)
+
+    assert before[0] == weights_digest(model.state_dict()) and torch.equal(before[1], torch.get_rng_state())
+    assert torch.equal(model.layer.weight.grad, torch.ones(3, 4)) and model.layer.bias.grad is None
+    assert switches == (
+        torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    )  # fmt: skip
+
+
+def test_a_backward_pass_that_fails_is_said_at_planning() -> None:
+    """What only the gradient does wrong is one message too."""
+
+    class Fails(PutsBackward):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            out.register_hook(lambda gradient: gradient.nonsense)
+            return out
+
+    model = Fails()
+    with pytest.raises(UserError, match=rf"fails in the backward pass at {__file__}:\d+ \(AttributeError"):
+        probe.varying(model, task(model), *ROWS, nullcontext)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "count"), [("150000 100000", 2), ("max 100000", 64), ("50000 100000", 1), ("", 64)])
+def test_a_container_uses_its_share_of_the_cores(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, share: str, count: int
+) -> None:
+    """Threads and parallel trials are counted by what the process may use, not by what the machine has."""
+    (own_folder / "cpu.max").write_text(share)
+    monkeypatch.setattr("pipeline.engine.threads.SHARE", own_folder / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+    assert cores() == parallel_jobs("auto", 1) == count and threads("auto", 2_000_000) == min(count, 16)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [Puts(), PutsBackward()], ids=["forward", "backward"])
+def test_strict_training_ends_in_one_message(model: nn.Module) -> None:
+    """With policy true the operation, the user's line and the way out are named."""
+    chosen = task(model)
+    with options.deterministic(True), pytest.raises(RuntimeError) as caught:
+        chosen.forward(model, *ROWS)[1].backward()
+    told = str(blame(caught.value, model, chosen))
+
+    assert re.match(rf"trainer.deterministic: put_ at {__file__}:\d+ has no deterministic kernel, got 'true'; ", told)
+    assert told.endswith("  Do: trainer.deterministic=warn") and "\n" not in told
+    with options.deterministic(True), pytest.raises(UserError, match="has no deterministic kernel"), blamed("model"):
+        Puts()(ROWS[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
+@pytest.mark.parametrize("rule", ["warn", False])
+def test_other_policies_train_on(rule: bool | str) -> None:
+    """What may vary is allowed to."""
+    model = Puts()
+    with options.deterministic(rule):
+        task(model).forward(model, *ROWS)[1].backward()
+    assert model.layer.weight.grad is not None
+
+
+# --- the gate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "operations", "outcome", "why"),
+    [
+        (True, [], "passed", "every operation repeats to the bit"),
+        (True, ["put_"], "failed", "no deterministic kernel for put_: allow it with trainer.deterministic=warn"),
+        ("warn", ["a", "b"], "passed", "allowed to vary by trainer.deterministic=warn: a, b"),
+        ("warn", [], "passed", "every operation repeats to the bit, and with trainer.deterministic=warn nothing"),
+        (False, ["put_"], "passed", "trainer.deterministic=false promises nothing, and put_ will vary"),
+    ],
+)
+def test_what_the_gate_makes_of_it(policy: Any, operations: list[str], outcome: str, why: str) -> None:
+    """Only a plan that promises to repeat to the bit, and cannot, is stopped."""
+    evidence = {"determinism": {"policy": policy, "operations": operations}}
+    item = judged("seeds.deterministic_kernels", evidence, max_operations=0)
+    assert (item.outcome, item.value) == (outcome, len(operations)) and item.why.startswith(why)
+
+
+PACKAGE = """
+import torch
+from torch import nn
+
+class Puts(nn.Module):
+    def __init__(self, **_):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        out = self.layer(x)
+        return torch.zeros_like(out).put(torch.arange(out.numel()).reshape(out.shape), out)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
+def test_a_run_is_stopped_before_it_trains_or_says_what_varies(
+    say: Say, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Policy true closes gate 1 and exits 3; warn opens it and the plan names what was allowed."""
+    (own_folder / "varies.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(own_folder)
+    words = ["experiment=digits", "tracking=none", "trust=[varies]", "model._target_=varies.Puts"]
+    code, out, err = say("phase=planning", *words)
+    assert code == 3, err
+    run = Run(own_folder / "runs" / "digits")
+    closed = {i.id: i for i in run.state().gates["planning"].items}["deterministic_kernels"]
+
+    assert "planning: no deterministic kernel on the cpu: put_" in out
+    assert closed.outcome == "failed" and closed.cause == "nondeterminism" and not closed.waivable
+
+    code, _, err = say("phase=planning", "run.name=digits", "trainer.deterministic=warn")
+    allowed = {i.id: i for i in run.state().gates["planning"].items}["deterministic_kernels"]
+    assert code == 0, err
+    assert "put_" in allowed.why
+    assert plans.load(run).facts["determinism"] == {"policy": "warn", "operations": ["put_"]}

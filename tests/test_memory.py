@@ -1,0 +1,130 @@
+"""Memory: a step that does not fit says how many rows would, found by trying."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.building import memory
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("not enough memory of the past"), False),
+    ],
+)
+def test_which_errors_are_a_want_of_memory(error: Exception, is_one: bool) -> None:
+    """What the allocators of all devices say is known, and nothing else is taken for it."""
+    assert memory.out_of_memory(error) is is_one
+
+
+@pytest.mark.parametrize(
+    ("room", "size", "fits"),
+    [(100, 512, 64), (511, 512, 256), (1, 512, 1), (0, 512, None), (9, 1, None), (600, 1077, 539)],
+)
+def test_the_largest_halving_that_fits(room: int, size: int, fits: int | None) -> None:
+    """Batches are halved until one fits; the one that failed is not tried again."""
+    tried = []
+
+    def try_one(rows: int) -> None:
+        tried.append(rows)
+        if rows > room:
+            raise torch.OutOfMemoryError
+
+    assert memory.fitting(try_one, size) == fits
+    assert size not in tried and len(tried) <= 9
+
+
+def test_another_error_on_the_way_gets_out() -> None:
+    """A smaller batch that fails for another reason is that error."""
+
+    def try_one(rows: int) -> None:
+        raise ValueError(rows)
+
+    with pytest.raises(ValueError, match="4"):
+        memory.fitting(try_one, 8)
+
+
+SCRIPT = """
+import resource, sys, torch
+from types import SimpleNamespace
+from torch import nn
+from pipeline.building.blame import blame, blamed
+from pipeline.engine.stepper import Stepper
+from pipeline.errors import UserError
+from pipeline.evaluation.task import build_task
+
+class Batch(SimpleNamespace):
+    def __len__(self):
+        return len(self.inputs)
+
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(8, 2000), nn.ReLU(), nn.Dropout(0.1), nn.Linear(2000, 3))
+section = {"kind": "classification", "metric": "accuracy", "target": 1}
+task = build_task({"task": section}, nn.CrossEntropyLoss(), model)
+task.forward(model, torch.zeros(2, 8), torch.zeros(2, dtype=torch.long))[1].backward()
+rows = int(sys.argv[1])
+inputs, targets = torch.randn(rows, 8), torch.randint(3, (rows,))
+used = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
+generator = torch.get_rng_state()
+try:
+    if sys.argv[2] == "evaluate":
+        with blamed("model"), torch.no_grad():
+            model(inputs)
+    outputs, loss = task.forward(model, inputs, targets)
+    loss.backward()
+except UserError as error:
+    print(error)
+except Exception as error:
+    torch.set_rng_state(generator)
+    print(blame(error, model, task, Batch(inputs=inputs, targets=targets), accumulate=2))
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(generator, torch.get_rng_state())
+"""
+
+
+def said(rows: int, doing: str = "train") -> str:
+    """What a process with 200 MB to spare says of a step with so many rows, 32 kB each before it goes backward."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(rows), doing], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+@NEEDS_PROC
+def test_a_step_that_does_not_fit_names_the_batch_that_does() -> None:
+    """The message holds a batch size that was tried, and the accumulation that keeps the update as it was."""
+    told = said(65536)
+    start, expected = "loader.batch_size: the step does not fit the memory of the cpu, got 65536; expected at most ", 0
+    assert told.startswith(start) and "\n" not in told
+    expected = int(told.removeprefix(start).split(",")[0])
+    assert 1024 <= expected <= 8192 and expected & (expected - 1) == 0
+    assert told.endswith(f"Do: loader.batch_size={expected} trainer.accumulate_grad_batches={2 * 65536 // expected}")
+
+
+@NEEDS_PROC
+def test_an_evaluation_that_does_not_fit_is_a_message_too() -> None:
+    """It says how much was asked for; there is no batch size to change."""
+    told = said(65536, "evaluate")
+    assert told.startswith("model: needs more memory than there is, got '") and "bytes" in told and "  Do: " in told

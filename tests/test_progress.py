@@ -1,0 +1,197 @@
+"""Progress: one live line on a terminal that leaves nothing behind, few plain lines in a pipe, and no price."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import time
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from pipeline.commands.progress import LINES, Watch
+from pipeline.evaluation.metrics import metric
+from pipeline.history import History
+from pipeline.phase import House, PhaseContext
+
+ACCURACY = metric({"kind": "classification", "metric": "accuracy"})
+RMSE = metric({"kind": "regression", "metric": "rmse"})
+LINE = re.compile(
+    r"^baseline: epoch \d+/20  step \d+/340  [\d,.]+ steps/s  train/loss 0\.\d+"
+    r"(  val/accuracy 0\.\d+( \(best 0\.\d+\))?)?  \d:\d\d:\d\d left$"
+)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def watched(terminal: bool = False, start: int = 0, decides: Any = ACCURACY, **facts: int) -> tuple[Watch, Clock, Any]:
+    """A watch of 20 epochs of 17 steps, its clock, and what it has written so far."""
+    out, clock = io.StringIO(), Clock()
+    console = Console(file=out, force_terminal=terminal, width=140, highlight=False, color_system=None)
+    watch = Watch(console, "baseline", decides, clock)
+    history = History()
+    history.facts.update({"max_steps": 340, "steps_per_epoch": 17, **facts})
+    watch.start(None, None, history, start)
+    return watch, clock, out
+
+
+def train(watch: Watch, clock: Clock, steps: range, seconds: float, per_epoch: int = 17) -> list[int]:
+    """Steps of so many seconds, as the loop shows them to who asks; the steps that were shown."""
+    shown = []
+    for step in steps:
+        clock.now += seconds
+        if step % watch.every == 0:
+            shown.append(step)
+            watch.before_update(step, None, None, None, torch.tensor(0.25))
+            watch.after_update(step)
+        if step % per_epoch == 0:
+            watch.history.log_step(step, {"train/loss": 0.25})
+            value = 0.9 if step == 17 else 0.5 + step / 1000
+            watch.validated(step // per_epoch, {"val/loss": 0.1, "val/accuracy": value, "val/rmse": 1.0})
+    return shown
+
+
+# --- in a pipe -------------------------------------------------------------------------------------------------------
+
+
+def test_a_short_training_is_silent_in_a_pipe() -> None:
+    """What takes less than two seconds says nothing."""
+    watch, clock, out = watched()
+    train(watch, clock, range(1, 341), 0.005)
+    watch.finish()
+    assert out.getvalue() == ""
+
+
+def test_a_pipe_gets_a_line_per_ten_seconds_at_most() -> None:
+    """First, last, and ends of epochs at least ten seconds apart; whole lines, and no carriage return."""
+    watch, clock, out = watched()
+    train(watch, clock, range(1, 341), 0.1)
+    watch.finish()
+    lines = out.getvalue().splitlines()
+
+    assert 4 <= len(lines) <= 2 + 34 / LINES and "\r" not in out.getvalue() and "\x1b" not in out.getvalue()
+    assert [line for line in lines if not LINE.match(line)] == []
+    assert "step 340/340" in lines[-1] and "epoch 20/20" in lines[-1] and lines[-1].endswith("0:00:00 left")
+    assert "(best 0.9)" in lines[1]
+
+
+def test_an_epoch_without_end_says_something_every_minute() -> None:
+    """A line a minute where no epoch ends."""
+    watch, clock, out = watched(steps_per_epoch=340)
+    train(watch, clock, range(1, 341), 1.0, per_epoch=340)
+    watch.finish()
+    steps = [int(n) for n in re.findall(r"step (\d+)/340", out.getvalue())]
+    assert len(steps) == 7 and steps[-1] == 340
+    assert all(55 <= b - a <= 75 for a, b in pairwise(steps[:-1]))
+
+
+def test_a_training_that_is_taken_up_says_so() -> None:
+    """It starts where it was, and what is left is reckoned from there."""
+    watch, clock, out = watched(start=120)
+    assert out.getvalue() == "baseline: resumed at step 120 of 340\n"
+    train(watch, clock, range(121, 239), 0.1)
+    assert "step 0/" not in out.getvalue()
+    assert watch.line().startswith("epoch 14/20  step 238/340  10 steps/s") and "0:00:11 left" in watch.line()
+
+
+def test_the_best_is_the_metrics_own() -> None:
+    """For an error the least is the best; a metric that was not measured is left out."""
+    watch, clock, _ = watched(decides=RMSE)
+    train(watch, clock, range(1, 18), 0.1)
+    watch.validated(2, {"val/rmse": 2.0})
+    assert "val/rmse 2 (best 1)" in watch.line()
+    watch.validated(3, {})
+    assert "val/rmse" not in watch.line()
+
+
+# --- on a terminal ---------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_has_one_live_line_and_then_none() -> None:
+    """The bar is redrawn in its place; when training ends, by whatever, the line is wiped and the cursor is back."""
+    threads = threading.active_count()
+    watch, clock, out = watched(terminal=True)
+    train(watch, clock, range(1, 200), 0.1)
+    assert threading.active_count() == threads
+    told = out.getvalue()
+    assert "baseline" in told and "steps/s" in told and "\n" not in told and told.count("\x1b[2K") > 5
+    watch.finish()
+    watch.finish()
+    ended = out.getvalue().removeprefix(told)
+    assert ended.endswith("\x1b[2K") and "\x1b[?25h" in ended
+
+
+def test_a_short_training_leaves_a_terminal_alone() -> None:
+    """What is over before the eye sees it draws nothing."""
+    watch, clock, out = watched(terminal=True)
+    train(watch, clock, range(1, 341), 0.0005)
+    watch.finish()
+    assert out.getvalue() == ""
+
+
+# --- price -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.0002, 0.01, 0.5])
+def test_it_asks_for_a_few_steps_a_second(seconds: float) -> None:
+    """Whatever a step takes, some three looks a second; and where steps are slow, each."""
+    watch, clock, _ = watched(terminal=True, max_steps=10**6, steps_per_epoch=10**6)
+    steps = max(20, int(20 / seconds))
+    shown = train(watch, clock, range(1, steps + 1), seconds, per_epoch=10**6)
+    assert len(shown) <= min(steps, 20 / 0.25 + 12)
+    assert len(shown) >= min(steps, 20 / 0.4)
+
+
+def test_it_follows_steps_that_become_slow() -> None:
+    """After a burst of fast steps it asks more often again."""
+    watch, clock, _ = watched(max_steps=10**6, steps_per_epoch=10**6)
+    train(watch, clock, range(1, 20001), 0.0002, per_epoch=10**6)
+    often = watch.every
+    train(watch, clock, range(20001, 22001), 0.02, per_epoch=10**6)
+    assert often > 500 and watch.every < 30
+
+
+def test_a_look_is_cheap() -> None:
+    """A look at a terminal takes a few milliseconds at most, three times a second; the best of many."""
+    watch, clock, _ = watched(terminal=True)
+    train(watch, clock, range(1, 30), 0.5)
+    taken = []
+    for step in range(30, 90):
+        clock.now += 0.3
+        began = time.perf_counter()
+        watch.before_update(step, None, None, None, torch.tensor(0.25))
+        watch.after_update(step)
+        taken.append(time.perf_counter() - began)
+    watch.finish()
+    assert min(taken) < 0.01
+
+
+# --- plumbing --------------------------------------------------------------------------------------------------------
+
+
+def context(watch: Any) -> PhaseContext:
+    config = {"task": {"kind": "classification", "metric": "accuracy"}}
+    nothing: Any = SimpleNamespace(trust=())
+    return PhaseContext(nothing, nothing, nothing, config, None, nothing, 1, print, watch)
+
+
+def test_a_phase_is_watched_by_whom_the_house_names() -> None:
+    """`ctx.watch` gives the observers of a training: one where the house has it, none in sweeps, workers and tests."""
+    named: list[Any] = []
+    made = context(lambda what, decides: named.append((what, decides.name)) or "observer").watch("baseline")  # type: ignore[func-returns-value]
+    assert made == ["observer"] and named == [("baseline", "accuracy")]
+    assert context(None).watch("baseline") == []
+    assert House(None, None, None, None).watch is None  # type: ignore[arg-type]

@@ -1,0 +1,292 @@
+"""Before the first step: what does not fit is named, and what is built is what the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.building import builder, probe
+from pipeline.checkpoints import generation, weights
+from pipeline.checkpoints.generation import Snapshot
+from pipeline.data.dataset import Data
+from pipeline.engine import loop, setup
+from pipeline.errors import UserError
+from pipeline.evaluation.task import build_task
+from pipeline.job import Delta, Job
+from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, config, permitted, train
+
+CPU = torch.device("cpu")
+__all__ = ["permitted"]
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+class Broken(nn.Module):
+    """A user's model that fails in the way it is told to."""
+
+    def __init__(self, way: Callable[[Tensor], Any], trained: bool = True) -> None:
+        super().__init__()
+        self.way, self.layer = way, nn.Linear(4, 3)
+        self.requires_grad_(trained)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.way(self.layer(x))
+
+
+def probed(model: nn.Module, body: Changed, data: Data, loss: Any = None) -> str:
+    loss = loss or builder.build_loss(body)
+    task = build_task(body, loss, model)
+    with pytest.raises(UserError) as caught:
+        probe.probe_rows(model, task, data.train.X[:2], data.train.y[:2], data.classes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        (lambda out: out[:, :2], r"model: outputs do not fit the classes, got 'shape [B, 2]'; expected [B, 3]"),
+        (lambda out: out[..., None], "got 'shape [B, 3, 1]'"),
+        (lambda out: out.sum(), "outputs have no batch dimension"),
+        (lambda out: out[:1], "got 'shape (1, 3) for 2 rows'"),
+        (lambda out: (out, out), "returns no tensor, got 'tuple'"),
+        (lambda out: out.detach(), "loss: depends on no parameter that trains"),
+        (lambda out: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda out: out @ out, "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_named_before_the_first_step(way: Callable[[Tensor], Any], message: str) -> None:
+    """One message with shapes got and expected, or the user's own line and words."""
+    told = probed(Broken(way), config(), blobs())
+    assert message in told and "\n" not in told
+    assert "Error" not in message or f"{__file__}:" in told
+
+
+def test_a_model_without_anything_to_train_is_refused() -> None:
+    """Frozen parameters are counted, and the command that unfreezes them is given."""
+    assert "2 parameters, none of which requires a gradient" in probed(Broken(lambda x: x, False), config(), blobs())
+
+
+def test_a_wrong_input_width_names_the_layer() -> None:
+    """Where no line is the user's, the layer is."""
+    told = probed(nn.Sequential(nn.Linear(9, 3)), config(), blobs())
+    assert told.startswith("model: fails in Linear(in_features=9") and "shapes cannot be multiplied" in told
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.CrossEntropyLoss(reduction="none"), "gives no scalar, got 'shape (2,)'"),
+        (lambda out, y: 3.0, "gives no scalar, got 'float'"),
+        (nn.BCEWithLogitsLoss(), "loss: fails in BCEWithLogitsLoss()"),
+        (lambda out, y: out.nonsense, "AttributeError: 'Tensor' object has no attribute 'nonsense'"),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_named(loss: Any, message: str) -> None:
+    """The loss is blamed for its own result and its own exception."""
+    assert message in probed(Broken(lambda x: x), config(), blobs(), loss)
+
+
+class OwnLoss:
+    """A loss of one's own that fails from its third call on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.calls += 1
+        return nn.functional.cross_entropy(outputs, targets if self.calls < 3 else targets[:1])
+
+
+class Odd(torch.optim.SGD):
+    """An optimizer that cannot step."""
+
+    def step(self, closure: Any = None) -> Any:
+        raise ValueError("no step today")
+
+
+class Doubled(torch.autograd.Function):
+    """An operation whose backward pass fails."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise RuntimeError("no way back")
+
+
+class Curious(Watcher):
+    """An observer that fails."""
+
+    def before_update(self, step: int, *_: Any) -> None:
+        raise KeyError("an observer's own fault")
+
+
+def test_the_part_that_fails_is_the_part_that_is_named() -> None:
+    """Loss, optimizer and backward pass are told apart; an observer's fault is not the user's."""
+    data, job = blobs(), Job("", "trial")
+
+    def failing(**changed: Any) -> loop.Training:
+        made = setup.set_up(config(), job, data, 3, ())
+        return loop.Training(PERMIT[0], replace(made, **changed), job)
+
+    made = setup.set_up(config(), job, data, 3, ())
+    with pytest.raises(UserError, match=rf"loss: fails at {__file__}"):
+        failing(task=replace(made.task, loss=OwnLoss())).run((), None)
+    with pytest.raises(UserError, match=r"optimizer: fails at .*no step today"):
+        failing(optimizer=Odd(made.model.parameters(), lr=0.1)).run((), None)
+    back = failing()
+    back.model.register_forward_hook(lambda module, inputs, out: Doubled.apply(out))
+    with pytest.raises(UserError, match=r"model or loss: fails in the backward pass at .*no way back"):
+        back.run((), None)
+    with pytest.raises(KeyError, match="an observer's own fault"):
+        failing().run([Curious(1)], None)
+
+
+def test_a_failure_in_the_middle_names_the_users_line() -> None:
+    """An exception at a later step is the user's line, not a traceback through the loop."""
+
+    def late(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+        calls.append(len(out))
+        return out if len(calls) < 8 else out.nonsense  # type: ignore[no-any-return, attr-defined]
+
+    calls: list[int] = []
+    job, data, body = Job("", "trial"), blobs(), config()
+    made = setup.set_up(body, job, data, 3, ())
+    made.model.register_forward_hook(late)
+    training = loop.Training(PERMIT[0], made, job)
+    with pytest.raises(UserError, match=rf"model: fails at {__file__}:\d+ \(AttributeError"):
+        training.run((), None)
+
+
+def test_the_probe_leaves_no_trace() -> None:
+    """Running statistics and gradients are as before two rows went through."""
+    body = config(model__normalization="batch")
+    model = builder.build_model(body, (), 3)
+    before = weights.weights_digest(model.state_dict())
+    data = blobs()
+    seen = probe.probe_rows(
+        model, build_task(body, nn.CrossEntropyLoss(), model), data.train.X[:2], data.train.y[:2], 3
+    )
+    assert before == weights.weights_digest(model.state_dict()) and not seen.stochastic
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_planning_probes_the_whole_config() -> None:
+    """The count of parameters comes back, and a config that cannot train is refused."""
+    assert probe.Proof(67, ()) == probe.probe(config(), blobs())
+    with pytest.raises(UserError, match="outputs do not fit"):
+        probe.probe(config(model__out_features=2), blobs())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"trainer__strategy": "ddp"}, r"trainer\.strategy"),
+        ({"trainer__devices": 2}, r"trainer\.devices"),
+        ({"trainer__accelerator": "mps"}, r"trainer\.accelerator"),
+        ({"task__kind": "language_model"}, r"task\.kind: is not built"),
+        ({"task__kind": "clasification"}, "did you mean 'classification'"),
+        ({"task__step": {"_target_": "x.y"}}, r"task\.step\._target_: is not allowed"),
+        ({"task__predict": "argmax"}, r"task\.predict: unknown"),
+        ({"task__class_weights": "equal"}, r"task\.class_weights: unknown"),
+        ({"optimizer__groups": [{"match": "haed.*", "lr": 1}]}, r"groups\[0\]\.match: matches no parameter"),
+        ({"optimizer": {"_target_": "torch.nn.Linear"}}, r"optimizer: "),
+        ({"model": {"_target_": "torch.nn.functional.relu", "_partial_": True}}, r"model: is no torch\.nn\.Module"),
+        ({"model__init_from": "nowhere.safetensors"}, r"model\.init_from: there is no such file"),
+        ({"scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 0}}, "scheduler"),
+    ],
+)
+def test_what_cannot_be_is_one_message(changed: Changed, message: str) -> None:
+    """Options that are not built and pieces that cannot be are named by their key."""
+    with pytest.raises(UserError, match=message):
+        train(config(**changed), blobs())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the card that must be missing")
+def test_a_missing_card_is_said() -> None:
+    """Asking for a device that is not there is the user's input."""
+    with pytest.raises(UserError, match=r"trainer\.accelerator: finds no CUDA card"):
+        train(config(trainer__accelerator="cuda"), blobs())
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def test_first_weights_depend_on_the_seed_alone() -> None:
+    """Whatever was drawn before, the same seed gives the same model."""
+    first = weights.weights_digest(builder.build_model(config(), (), 3).state_dict())
+    torch.rand(9)
+    assert first == weights.weights_digest(builder.build_model(config(), (), 3).state_dict())
+    assert first != weights.weights_digest(builder.build_model(config(), (), 4).state_dict())
+
+
+def test_init_from_starts_from_a_file(tmp_path: Path) -> None:
+    """Weights of an earlier training are where the next one starts; others are refused with names and shapes."""
+    model = builder.build_model(config(), (), 9)
+    saved = (
+        generation.write(tmp_path, Snapshot({"role": "best"}, {"weights": weights.tensors_of(model.state_dict())}))
+        / generation.WEIGHTS
+    )
+    again = builder.build_model(config(model__init_from=str(saved)), (), 3)
+    assert weights.weights_digest(model.state_dict()) == weights.weights_digest(again.state_dict())
+    with pytest.raises(UserError, match=r"head.weight is \[3, 8\], the model's \[5, 8\]"):
+        builder.build_model(config(model__init_from=str(saved), model__out_features=5), (), 3)
+
+
+def test_surgery_is_done_on_the_built_model() -> None:
+    """The config's list changes the model, and a job's is appended to it."""
+    body = config(surgery=[{"swap_activation": {"from": "ReLU", "to": "Tanh"}}])
+    done = train(body, blobs(), delta=Delta(surgery=({"set_dropout": {"p": 0.1}},)))
+    assert {"Tanh", "Dropout"} <= {type(m).__name__ for m in done.model.modules()}
+
+
+def test_adam_is_fused_unless_the_user_chose() -> None:
+    """Fused where nothing was said; what the user says stands; other optimizers are left alone."""
+    model = nn.Linear(2, 2)
+    assert builder.build_optimizer(config(), model).defaults["fused"]
+    assert not builder.build_optimizer(config(optimizer__fused=False), model).defaults["fused"]
+    assert not builder.build_optimizer(config(optimizer__foreach=True), model).defaults["fused"]
+    sgd = {"_target_": "torch.optim.SGD", "lr": 0.1}
+    assert not builder.build_optimizer(config(optimizer=sgd), model).defaults["fused"]
+
+
+def test_optimizer_groups_take_parameters_by_name() -> None:
+    """The first pattern that matches takes a parameter; frozen ones are in no group."""
+    body = config(optimizer__groups=[{"match": "head.*", "lr": 0.5}], surgery=[{"freeze": {"match": "*.bias"}}])
+    optimizer = builder.build_optimizer(body, builder.build_model(body, (), 3))
+    assert [0.5, 0.02] == [g["lr"] for g in optimizer.param_groups]
+    assert [(3, 8), (8, 4)] == [tuple(p.shape) for g in optimizer.param_groups for p in g["params"]]
+
+
+@pytest.mark.parametrize(
+    ("loss", "asked", "expected"),
+    [("CrossEntropyLoss", "balanced", [2.0, 2 / 3]), ("NLLLoss", [1, 3], [1, 3]), ("CrossEntropyLoss", "none", None)],
+)
+def test_class_weights_reach_the_loss(loss: str, asked: Any, expected: list[float] | None) -> None:
+    """Balanced weights are rows / (classes · rows of the class); a list is taken as it is."""
+    body = config(loss={"_target_": f"torch.nn.{loss}"}, task__class_weights=asked)
+    weight = builder.build_loss(body, (), {"0": 25, "1": 75}).weight
+    assert expected == (None if weight is None else pytest.approx(weight.tolist()))
+
+
+def test_class_weights_of_binary_losses_and_of_others() -> None:
+    """Two classes weigh positives against negatives; a loss that takes no weights is named."""
+    binary = config(loss={"_target_": "torch.nn.BCEWithLogitsLoss"}, task__class_weights="balanced")
+    assert 4.0 == pytest.approx(float(builder.build_loss(binary, (), {"0": 80, "1": 20}).pos_weight))
+    with pytest.raises(UserError, match="this loss takes none, got 'MSELoss'"):
+        builder.build_loss(config(loss={"_target_": "torch.nn.MSELoss"}, task__class_weights=[1, 2]))
+
+
+def test_regression_outputs_of_the_wrong_width_are_refused() -> None:
+    """torch would broadcast them without a word."""
+    told = probed(Broken(lambda x: x), config(**REGRESSION), blobs(kind="regression"))
+    assert "model: outputs do not fit the targets, got 'shape [B, 3]'" in told

@@ -1,0 +1,270 @@
+"""The task: one forward pass with its loss, a step of one's own, and every figure that is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.splits import Split
+from pipeline.errors import UserError
+from pipeline.evaluation import evaluate
+from pipeline.evaluation.step import tried
+from pipeline.evaluation.task import Task, build_task, expected_loss
+from pipeline.evaluation.trivial import trivial_score
+from pipeline.records import Score
+
+X = torch.linspace(-1, 1, 40).reshape(20, 2)
+Y = (X.sum(1) > 0).long()
+Step = Callable[..., Any]
+
+
+class Net(nn.Module):
+    """Two logits; counts the rows of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(2, 2)
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        return self.out(x)
+
+
+def cross_entropy(model: nn.Module, batch: Any, **more: Any) -> dict[str, Any]:
+    """The plain loss, written as a step."""
+    inputs, targets = batch
+    outputs = model(inputs)
+    return {"loss": nn.functional.cross_entropy(outputs, targets), "outputs": outputs, **more}
+
+
+def rows_told(model: nn.Module, batch: Any) -> dict[str, Any]:
+    """No outputs; a scalar that is a tensor, and one that is a number."""
+    inputs, targets = batch
+    loss = nn.functional.cross_entropy(model(inputs), targets)
+    return {"loss": loss, "first": inputs[0, 0], "rows": len(inputs), "hidden": inputs}
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
+    """`task(step=..., metric=..., ...)`: a task whose `_target_`s are the objects themselves."""
+    monkeypatch.setattr("pipeline.config.build.build", lambda node, **_: node["_target_"])
+
+    def make(step: Step | None = None, kind: str = "classification", metric: Any = "accuracy", **more: Any) -> Task:
+        section = {"kind": kind, "metric": metric, "step": {"_target_": step} if step else None, **more}
+        return build_task({"task": section}, nn.CrossEntropyLoss())
+
+    return make
+
+
+def told(make: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        make()
+    assert 1 == len(caught.value.faults)
+    return str(caught.value)
+
+
+# --- forward and step ------------------------------------------------------------------------------------------------
+
+
+def test_forward_is_the_model_and_the_loss(task: Callable[..., Task]) -> None:
+    """Without a step: outputs, and the loss of them."""
+    model, plain = Net(), task()
+    outputs, loss = plain.forward(model, X, Y)
+    assert torch.equal(outputs, model(X)) and torch.equal(loss, plain.loss(outputs, Y))
+
+
+def test_a_step_measures_what_the_plain_task_measures(task: Callable[..., Task]) -> None:
+    """The same loss written as a step: same outputs, same loss, same metric, in training and evaluation."""
+    model, plain, stepped = Net(), task(), task(cross_entropy)
+    for a, b in zip(plain.forward(model, X, Y), stepped.forward(model, X, Y), strict=True):
+        assert torch.equal(a, b)
+    one, other = (evaluate.judge(model, Split("val", X, Y), t) for t in (plain, stepped))
+    assert one.loss == pytest.approx(other.loss) and one.score == other.score
+    assert one.outputs is not None and other.outputs is not None and torch.equal(one.outputs, other.outputs)
+
+
+def test_a_step_runs_over_parts_and_its_scalars_are_weighted_by_rows(
+    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 rows as 8, 8 and 4: loss and scalars are means over rows; eval mode, no gradients, modes put back."""
+    monkeypatch.setattr(evaluate, "ROWS", 8)
+    modes: list[tuple[bool, bool]] = []
+
+    def watching(model: nn.Module, batch: Any) -> dict[str, Any]:
+        modes.append((model.training, torch.is_grad_enabled()))
+        return rows_told(model, batch)
+
+    model, custom = Net().train(), task(watching, "custom", "-rows", metrics=["first", "loss"])
+    found = evaluate.measured(model, X, Y, custom)
+    whole = nn.functional.cross_entropy(model(X), Y).item()
+    first = (8 * X[0, 0] + 8 * X[8, 0] + 4 * X[16, 0]) / 20
+    assert {"rows": 7.2, "first": pytest.approx(float(first)), "loss": pytest.approx(whole)} == found.values
+    assert list(found.values) == ["rows", "first", "loss"] and found.loss == pytest.approx(whole)
+    assert [8, 8, 4] == model.sizes[:3] and {(False, False)} == set(modes) and model.training
+    assert found.loss == evaluate.loss_of(model, X, Y, custom)
+
+
+def test_a_custom_task_is_judged_by_what_its_step_says(task: Callable[..., Task]) -> None:
+    """`loss`: less is better; a scalar: more is, `-` turns it; neither has an interval; no outputs, no predictions."""
+    made = {name: task(rows_told, "custom", name).metric for name in ("loss", "rows", "-rows")}
+    assert [False, True, False] == [m.greater_is_better for m in made.values()]
+    judged = evaluate.judge(Net(), Split("val", X, Y), task(rows_told, "custom", "loss"))
+    assert isinstance(judged.score, Score) and judged.score.value == judged.loss and 20 == judged.score.n
+    assert math.isnan(judged.score.low) and judged.outputs is None and judged.predictions is None
+
+
+def test_any_metric_fits_the_outputs_of_a_custom_task(task: Callable[..., Task]) -> None:
+    """Classes by argmax where a metric needs them, the outputs themselves for values."""
+
+    def first_column(model: nn.Module, batch: Any) -> dict[str, Any]:
+        outputs = batch[0][:, 0]
+        return {"loss": outputs.mean(), "outputs": outputs}
+
+    model = Net()
+    values = evaluate.measured(model, X, Y, task(cross_entropy, "custom", "accuracy")).values
+    assert values == evaluate.measured(model, X, Y, task()).values
+    rmse = evaluate.measured(model, X, X[:, 0], task(first_column, "custom", "rmse")).values
+    assert {"rmse": 0.0} == rmse
+
+
+def test_a_scalar_stands_in_where_there_are_no_outputs(task: Callable[..., Task]) -> None:
+    """A known metric's name is read from the step when nothing is there to compute it from."""
+
+    def counted(model: nn.Module, batch: Any) -> dict[str, Any]:
+        return {**rows_told(model, batch), "accuracy": 0.25}
+
+    assert {"accuracy": 0.25} == evaluate.measured(Net(), X, Y, task(counted)).values
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.zeros(()), r"task\.step: returns no dict, got 'Tensor'; expected {\"loss\""),
+        ({"outputs": X}, "returns no loss, got 'outputs'"),
+        ({}, "returns no loss, got 'an empty dict'"),
+        ({"loss": X}, r"returns a loss that is no scalar, got 'shape \(20, 2\)'"),
+        ({"loss": 0.5}, "returns a loss that is no scalar, got 'float'"),
+        ({"loss": torch.zeros(()), "outputs": [1]}, "returns outputs that are no tensor, got 'list'"),
+    ],
+)
+def test_a_step_without_a_scalar_loss_is_one_message(task: Callable[..., Task], answer: Any, message: str) -> None:
+    """In training and in evaluation alike."""
+    broken = task(lambda model, batch: answer)
+    for use in (lambda: broken.forward(Net(), X, Y), lambda: evaluate.measured(Net(), X, Y, broken)):
+        with pytest.raises(UserError, match=message):
+            use()
+
+
+def test_a_step_that_fails_is_named_with_its_line(task: Callable[..., Task]) -> None:
+    """An exception of the user's own code is one message with file and text."""
+
+    def broken(model: nn.Module, batch: Any) -> dict[str, Any]:
+        raise RuntimeError("no such thing")
+
+    message = told(lambda: evaluate.measured(Net(), X, Y, task(broken)))
+    assert "task.step: fails at " in message and "test_task.py" in message and "no such thing" in message
+
+
+def test_trying_a_step_shows_that_every_metric_can_be_had(task: Callable[..., Task]) -> None:
+    """Before the first step: a missing scalar names its key and what was returned; outputs have rows."""
+    custom = task(rows_told, "custom", "loss", metrics=["wer"])
+    assert custom.step is not None
+    message = told(lambda: tried(rows_told, custom.metrics, Net(), X, Y))
+    assert "task.metrics[0]: task.step returns no 'wer', got 'first, loss, rows'" in message
+    assert "or the outputs to compute it from" in told(lambda: tried(rows_told, task().metrics, Net(), X, Y))
+
+    def rowless(model: nn.Module, batch: Any) -> dict[str, Any]:
+        return {"loss": model(batch[0]).mean(), "outputs": batch[0].mean()}
+
+    assert "task.step: outputs have no batch dimension" in told(lambda: tried(rowless, (), Net(), X, Y))
+    outputs, loss = tried(cross_entropy, task().metrics, Net(), X, Y)
+    assert outputs is not None and loss.requires_grad
+
+
+def test_a_custom_task_needs_a_step_that_can_be_called(task: Callable[..., Task]) -> None:
+    """Without one, or with one that is no callable: one message about task.step."""
+    assert "task.step: a custom task needs a step" in told(lambda: task(None, "custom", "loss"))
+    assert "task.step: is not callable, got 'int'" in told(lambda: task(3, "custom", "loss"))  # type: ignore[arg-type]
+
+
+def test_a_step_knows_its_targets_and_has_no_theory(task: Callable[..., Task]) -> None:
+    """Targets reach it as the data have them, nested ones too; no loss is expected of it."""
+    stepped, nested = task(cross_entropy), {"a": Y, "b": (X,)}
+    assert stepped.targets(nested, None) is nested and expected_loss(stepped, Y, 2) is None
+
+
+def test_the_bar_of_a_custom_task_is_the_untrained_model(task: Callable[..., Task]) -> None:
+    """Where no constant output is known; without a model there is no number."""
+    custom, sides = task(rows_told, "custom", "loss"), (Split("train", X, Y), Split("val", X, Y))
+    model = Net()
+    bar = trivial_score(custom, *sides, None, model)
+    assert bar["value"] == evaluate.loss_of(model, X, Y, custom) and "before its first step" in bar["how"]
+    assert math.isnan(trivial_score(custom, *sides, None)["value"])
+    assert "majority" in trivial_score(task(cross_entropy), *sides, 2)["how"]
+
+
+# --- several metrics -------------------------------------------------------------------------------------------------
+
+
+def test_several_metrics_the_deciding_one_first(task: Callable[..., Task]) -> None:
+    """Each once, in order, from one pass through the model."""
+    model, several = Net(), task(metrics=["f1_macro", "accuracy", "roc_auc", "f1_macro"])
+    assert ["accuracy", "f1_macro", "roc_auc"] == [m.name for m in several.metrics]
+    assert several.metric is several.metrics[0]
+    found = evaluate.measured(model, X, Y, several)
+    assert [20] == model.sizes and ["accuracy", "f1_macro", "roc_auc"] == list(found.values)
+    for name, value in found.values.items():
+        assert value == evaluate.measured(model, X, Y, task(metric=name)).values[name]
+
+
+def test_outputs_that_are_not_finite_have_no_value_in_any_metric(task: Callable[..., Task]) -> None:
+    """One NaN among the outputs, and no metric is a number; an overflowing sum of finite ones is no fault."""
+    several, outputs = task(metrics=["f1_macro", "roc_auc"]), torch.full((20, 2), 3e38)
+    assert not any(math.isnan(v) for v in several.values(outputs, Y).values())
+    outputs[3, 1] = math.nan
+    assert all(math.isnan(v) for v in several.values(outputs, Y).values())
+
+
+def absolute(targets: np.ndarray, predictions: np.ndarray) -> float:
+    return float(np.abs(targets - predictions).mean())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (["acuracy"], r"task\.metrics\[0\]: unknown metric, got 'acuracy'; .*did you mean 'accuracy'"),
+        (["f1_macro", "r2"], r"task\.metrics\[1\]: does not measure a classification task"),
+        ([{"_target_": 3}], r"task\.metrics\[0\]: is not callable"),
+        ([{"_target_": absolute, "name": 1}, {"_target_": absolute}], r"task\.metrics\[1\]: another metric has this"),
+    ],
+)
+def test_a_further_metric_that_cannot_be_names_its_key(
+    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, metrics: list[Any], message: str
+) -> None:
+    """Unknown, of another kind, nothing to call, or a name that is taken."""
+    monkeypatch.setattr(absolute, "name", "absolute", raising=False)
+    with pytest.raises(UserError, match=message):
+        task(metrics=metrics)
+
+
+def test_a_further_metric_that_fails_names_its_key(task: Callable[..., Task]) -> None:
+    """f1 takes two classes, not three."""
+    with pytest.raises(UserError, match=r"task\.metrics\[0\]: 'f1' does not fit"):
+        task(metrics=["f1"]).values(torch.eye(3), torch.arange(3))
+
+
+def test_a_metric_may_not_be_named_loss_or_need_what_is_not_known(
+    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss has its own place in the history."""
+    monkeypatch.setattr(absolute, "name", "loss", raising=False)
+    assert "has the loss's name" in told(lambda: task(metric={"_target_": absolute}))
+    monkeypatch.setattr(absolute, "needs", "class", raising=False)
+    assert "did you mean 'classes'" in told(lambda: task(metric={"_target_": absolute}))

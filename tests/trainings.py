@@ -1,0 +1,115 @@
+"""Small trainings: a complete config, three clouds of points, and the loop under a real permit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.building import options
+from pipeline.checkpoints import weights
+from pipeline.data.dataset import Data
+from pipeline.data.load import seal
+from pipeline.engine import loop, setup
+from pipeline.engine.seeds import derive, seeded
+from pipeline.job import Job, run_seed
+from pipeline.record import permits
+from pipeline.record.run import Run
+
+CPU = torch.device("cpu")
+Changed = dict[str, Any]
+
+REGRESSION: Changed = {
+    "task": {"kind": "regression", "metric": "rmse", "target": 0.5},
+    "loss": {"_target_": "torch.nn.MSELoss"},
+    "model__out_features": 1,
+}
+
+
+def config(**changed: Any) -> dict[str, Any]:
+    """A small complete config; `section__key=value` changes one key, `section=...` a whole section."""
+    body: dict[str, Any] = {
+        "seed": 3,
+        "task": {"kind": "classification", "metric": "accuracy", "target": 0.9, "predict": "auto"},
+        "model": {"_target_": "pipeline.models.mlp.MLP", "in_features": 4, "out_features": 3, "hidden": [8]},
+        "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+        "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.02},
+        "scheduler": None,
+        "loader": {"batch_size": 16, "shuffle": True},
+        "trainer": {"max_epochs": 3, "deterministic": True, "max_minutes": 10, "accelerator": "cpu"},
+        "surgery": [],
+    }
+    for key, value in changed.items():
+        section, _, name = key.partition("__")
+        if name:
+            body[section] = {**body[section], name: value}
+        else:
+            body[section] = value
+    return body
+
+
+PERMIT: list[permits.TrainPermit] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def permitted(_planned: Path) -> None:
+    """The real permit of a planned run, without which not even the bare loop makes a step."""
+    PERMIT[:] = [permits.train(Run(_planned))]
+
+
+def blobs(rows: int = 100, kind: str = "classification", seed: int = 0) -> Data:
+    """Three clouds of points, or a linear target; 37 rows leave a partial last batch."""
+    draw = np.random.default_rng(seed)
+
+    def part(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = draw.integers(0, 2 if kind == "binary" else 3, n)
+        X = draw.normal(size=(n, 4)) + 2 * np.eye(4)[y]
+        return X, (X[:, 0] - X[:, 1] if kind == "regression" else y)
+
+    return seal({"train": part(rows), "val": part(40), "test": part(40)}, kind)
+
+
+def train(
+    body: Mapping[str, Any], data: Data, *observers: Any, purpose: str = "trial", folder: Path | None = None, **job: Any
+) -> loop.Fit:
+    """The loop under a real permit, on a config that no run has planned."""
+    made = Job("", purpose, **job)
+    made_config = made.config(body)
+    options.require_built(made_config)
+    seed = run_seed(made_config["seed"], made.seed_index)
+    with seeded(derive(seed, "fit")):
+        return loop.Training(PERMIT[0], setup.set_up(made_config, made, data, seed, ()), made).run(observers, folder)
+
+
+class Watcher:
+    """An observer that notes what it is shown."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.seen = every, list[Any]()
+
+    def start(self, model: nn.Module, optimizer: Any, history: Any, step: int) -> None:
+        self.model = model
+        self.seen.append("start")
+
+    def before_update(self, step: int, inputs: Tensor, targets: Tensor, outputs: Tensor, loss: Tensor) -> None:
+        assert len(inputs) == len(targets) == len(outputs) and loss.ndim == 0
+        assert all(p.grad is not None for p in self.model.parameters())
+        self.before = weights.weights_digest(self.model.state_dict())
+
+    def after_update(self, step: int) -> None:
+        assert self.before != weights.weights_digest(self.model.state_dict())
+        self.seen.append(step)
+
+    def validated(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        assert {"val/loss", "val/accuracy"} == set(metrics)
+        self.seen.append(f"epoch {epoch}")
+
+    def settle(self) -> None: ...
+
+    def finish(self) -> None:
+        self.seen.append("finish")
