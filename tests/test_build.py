@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.building.builder import build_schedule
 from pipeline.config.build import ALLOWED, _home, build, locate
 from pipeline.config.compose import compose
 from pipeline.config.conf_dir import conf_dir
@@ -35,10 +36,11 @@ def test_every_optimizer_and_scheduler_is_completed_later(option: str, scheduler
     config = compose([f"optimizer={option}", f"scheduler={scheduler}"])
 
     optimizer = build(config["optimizer"], where="optimizer")([torch.nn.Parameter(torch.zeros(2))])
-    made = build(config["scheduler"], where="scheduler")
-
     assert optimizer.param_groups[0]["lr"] == config["optimizer"]["lr"]
-    assert made is None if scheduler == "none" else made(optimizer).optimizer is optimizer
+
+    made = build_schedule(config, optimizer, steps=100, epochs=10)
+
+    assert made is None if scheduler == "none" else made.scheduler.optimizer is optimizer  # type: ignore[union-attr, attr-defined]
 
 
 HOSTILE = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from pipeline.building import builder
 from pipeline.checkpoints import generation, weights
 from pipeline.data.dataset import Data
+from pipeline.data.load import seal
 from pipeline.engine import loop, setup
+from pipeline.engine.backward import backward
 from pipeline.engine.fit import fit
 from pipeline.engine.guard import Guard, Nonfinite
 from pipeline.engine.seeds import derive, reseed, seeded
@@ -315,3 +318,53 @@ def test_changes_of_train_rows_are_not_built_yet(digits_permit: TrainPermit) -> 
     job = Job(digits_permit.plan.digest, "trial", Delta(train_rows={"drop": [1]}))
     with pytest.raises(UserError, match="train_rows: is not built"):
         fit(digits_permit, job)
+
+
+# --- the same bits, sooner --------------------------------------------------------------------------------------------
+
+
+def test_the_short_way_back_gives_the_same_gradients() -> None:
+    """Bit for bit those of `Tensor.backward`, added to what is there."""
+    model, data = builder.build_model(config(), (), 3), blobs()
+    gradients = []
+    for way in (Tensor.backward, backward):
+        model.zero_grad()
+        for _ in range(2):
+            way(nn.functional.cross_entropy(model(data.train.X), data.train.y))
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True)) and gradients[0]
+
+
+class Flat(nn.Module):
+    """A convolution with somebody's `view` behind it, which needs rows that lie in order."""
+
+    def __init__(self, view: bool = True) -> None:
+        super().__init__()
+        self.view, self.first, self.last = view, nn.Conv2d(2, 4, 3), nn.Linear(4 * 2 * 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.first(x).relu()
+        out: Tensor = self.last(made.view(len(made), -1) if self.view else made.flatten(1))
+        return out
+
+
+@pytest.mark.parametrize("view", [True, False])
+def test_images_are_laid_out_as_the_model_takes_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, view: bool
+) -> None:
+    """channels_last where it works, else as it was; either way it trains, and a stopped training is taken up."""
+    monkeypatch.setattr("pipeline.models.mlp.Flat", Flat, raising=False)
+    monkeypatch.setattr(Flat, "__module__", "pipeline.models.mlp")
+    draw = np.random.default_rng(0)
+    X, y = draw.normal(size=(90, 2, 4, 4)).astype("float32"), draw.integers(0, 3, 90)
+    data = seal({"train": (X[:50], y[:50]), "val": (X[50:70], y[50:70]), "test": (X[70:], y[70:])}, "classification")
+    body = config(model={"_target_": "pipeline.models.mlp.Flat", "view": view}, trainer__checkpoint_steps=2)
+    done = train(body, data, folder=tmp_path)
+    last = done.model.first.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr, operator]
+    assert done.stopped == "done" and bool(last) is not view
+    newest = [p for p in generation.generations(tmp_path) if generation.state_of(p)["role"] == "last"][-1]
+    for path in generation.generations(tmp_path):
+        if int(path.name) >= int(newest.name):
+            shutil.rmtree(path)
+    assert 0 < train(body, data, folder=tmp_path).resumed_at < done.steps
+    assert train(body, data, folder=tmp_path).weights_digest == done.weights_digest

@@ -249,14 +249,15 @@ def test_surgery_is_done_on_the_built_model() -> None:
     assert {"Tanh", "Dropout"} <= {type(m).__name__ for m in done.model.modules()}
 
 
-def test_adam_is_fused_unless_the_user_chose() -> None:
+def test_optimizers_are_fused_unless_the_user_chose() -> None:
     """Fused where nothing was said; what the user says stands; other optimizers are left alone."""
     model = nn.Linear(2, 2)
     assert builder.build_optimizer(config(), model).defaults["fused"]
     assert not builder.build_optimizer(config(optimizer__fused=False), model).defaults["fused"]
     assert not builder.build_optimizer(config(optimizer__foreach=True), model).defaults["fused"]
-    sgd = {"_target_": "torch.optim.SGD", "lr": 0.1}
-    assert not builder.build_optimizer(config(optimizer=sgd), model).defaults["fused"]
+    sgd, rmsprop = ({"_target_": f"torch.optim.{name}", "lr": 0.1} for name in ("SGD", "RMSprop"))
+    assert builder.build_optimizer(config(optimizer=sgd), model).defaults["fused"]
+    assert "fused" not in builder.build_optimizer(config(optimizer=rmsprop), model).defaults
 
 
 def test_optimizer_groups_take_parameters_by_name() -> None:

@@ -19,6 +19,7 @@ from pipeline.errors import FivegateError, UserError, fault
 
 _TORCH = str(Path(torch.__file__).parent)
 _ROOMS = Path(__file__).parents[1]
+_BACKWARD = str(_ROOMS / "engine" / "backward.py")
 _OURS = tuple(f"{_ROOMS / room}/" for room in ("building", "engine", "evaluation", "feed"))
 
 NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
@@ -87,7 +88,7 @@ def _part(error: Exception, model: nn.Module, task: Any) -> tuple[str, str] | No
             return "optimizer", "fails"
         if isinstance(owner, nn.Module) or path.startswith(f"{_TORCH}/nn/functional"):
             return "task.step" if step else "loss", "fails"
-        if path.startswith((f"{_TORCH}/_tensor", f"{_TORCH}/autograd")):
+        if path.startswith((f"{_TORCH}/_tensor", f"{_TORCH}/autograd")) or path == _BACKWARD:
             return "model or loss", "fails in the backward pass"
         if path.startswith(_OURS):
             continue

@@ -19,9 +19,10 @@ from pipeline.building.blame import blamed
 from pipeline.checkpoints.weights import read_tensors
 from pipeline.config.build import build
 from pipeline.engine.seeds import derive, seeded
+from pipeline.engine.stepper import compiler_unloaded
 from pipeline.errors import FivegateError, UserError, fault
 
-FUSED = (torch.optim.Adam, torch.optim.AdamW)
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
 @contextmanager
@@ -132,10 +133,10 @@ def _groups(model: nn.Module, asked: Sequence[Mapping[str, Any]]) -> list[dict[s
 
 
 def build_optimizer(config: Mapping[str, Any], model: nn.Module, trust: Sequence[str] = ()) -> Optimizer:
-    """The optimizer of a config over the parameters that train; torch's Adam and AdamW fused unless the user chose."""
+    """The optimizer of a config over the parameters that train; torch's Adam, AdamW and SGD fused unless chosen."""
     node = {"_partial_": True, **config["optimizer"]}
     asked = node.pop("groups", None) or []
-    with _at("optimizer"):
+    with _at("optimizer"), compiler_unloaded():
         make: Any = build(node, trust=trust, where="optimizer")
         chosen = {"fused", "foreach", "capturable", "differentiable"} & set(node)
         if getattr(make, "func", None) in FUSED and not chosen and _fusible(model):

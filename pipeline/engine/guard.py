@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+# Private to torch: what its gradient scaler looks with. It sees each number, and needs no norm.
+LOOK: Any = getattr(torch, "_amp_foreach_non_finite_check_and_unscale_", None)
 READ_EVERY = 50  # steps between read-backs where reading would stall the device
 
 
@@ -34,6 +37,9 @@ class Guard:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.deferred = deferred
         self.losses: list[Tensor | float] = []
+        alike = {(p.dtype, p.device.type, p.layout) for p in self.parameters}
+        self.looks = LOOK is not None and alike == {(torch.float32, "cpu", torch.strided)}
+        self.bad, self.one = torch.zeros(()), torch.ones(())
         self.seen = 0  # steps whose losses were handed over already
         if deferred:
             self.found = torch.zeros((), device=self.parameters[0].device)
@@ -59,24 +65,36 @@ class Guard:
     def allows(self, loss: Tensor) -> bool:
         """Whether the optimizer may step on these gradients, which are clipped now; with a deferred flag always."""
         gradients = self.gradients()
-        norms = torch._foreach_norm(gradients)
+        needed = self.deferred or self.clip is not None or not self.looks
+        norms = torch._foreach_norm(gradients) if needed else ()
         if self.deferred:
             self._flag(loss, norms)
         else:
             value = loss.item()
             self.losses.append(value)
-            normal = math.isfinite(value) and all(math.isfinite(n.item()) for n in norms)
-            if not normal and not self._finite(value, gradients):
+            if not math.isfinite(value) or not (self._normal(gradients, norms) or self._finite(gradients)):
                 return False
         if self.clip is not None:
             total = torch.linalg.vector_norm(torch.stack(norms))
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, total)
         return True
 
+    def _normal(self, gradients: list[Tensor], norms: Sequence[Tensor]) -> bool:
+        """Whether they are finite, by the cheapest look; a False may be mistaken."""
+        if norms:
+            return all(math.isfinite(n.item()) for n in norms)
+        self.bad.zero_()
+        try:
+            LOOK(gradients, self.bad, self.one)
+        except RuntimeError:  # a sparse gradient; from now on norms tell
+            self.looks = False
+            return False
+        return not self.bad.item()
+
     @staticmethod
-    def _finite(loss: float, gradients: list[Tensor]) -> bool:
+    def _finite(gradients: list[Tensor]) -> bool:
         """The exact question, asked when a norm is not finite: finite numbers of 1e20 overflow their norm."""
-        return math.isfinite(loss) and all(bool(torch.isfinite(g).all()) for g in gradients)
+        return all(bool(torch.isfinite(g.coalesce().values() if g.is_sparse else g).all()) for g in gradients)
 
     def _flag(self, loss: Tensor, norms: tuple[Tensor, ...]) -> None:
         """Raise the flag on the device, for good; count the steps before it."""

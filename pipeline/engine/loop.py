@@ -24,6 +24,7 @@ from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.checkpoints.writer import Writer
 from pipeline.data.tree import Tree, rows_of
 from pipeline.engine import resume
+from pipeline.engine.backward import backward
 from pipeline.engine.cadence import Cadence
 from pipeline.engine.interrupt import Asked, Interrupted, listening
 from pipeline.engine.observer import StepObserver
@@ -213,7 +214,7 @@ class Training:
             inputs, targets = window[0].inputs, window[0].targets
             with self.setup.autocast():
                 outputs, total = task.forward(net, inputs, targets)
-            (scale.scaled(total) if scale else total).backward()
+            backward(scale.scaled(total) if scale else total)
         else:
             sizes = [_elements(batch.targets) for batch in window]
             total = torch.zeros((), device=self.setup.device)
@@ -222,7 +223,7 @@ class Training:
                 with self.setup.autocast():
                     outputs, loss = task.forward(net, inputs, targets)
                     share = loss * (size / sum(sizes))
-                (scale.scaled(share) if scale else share).backward()
+                backward(scale.scaled(share) if scale else share)
                 total = total + share.detach()
         if scale:
             scale.unscale_(guard.gradients())

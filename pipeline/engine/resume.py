@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from pipeline.checkpoints import codec, generation
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of
+from pipeline.engine.stepper import compiler_unloaded
 from pipeline.history import History
 from pipeline.records import plain
 
@@ -66,7 +67,9 @@ def _others(training: Training) -> dict[str, Any]:
 def snapshot(training: Training) -> Snapshot:
     """The training as it stands, copied. Raises UserError naming what its optimizer keeps and no file can hold."""
     tensors: dict[str, Tensor] = {}
-    others = {name: codec.pack(part, name, tensors) for name, part in _others(training).items()}
+    with compiler_unloaded():
+        moving = _others(training)
+    others = {name: codec.pack(part, name, tensors) for name, part in moving.items()}
     weights, best = tensors_of(training.setup.model.state_dict()), training.best
     parts: dict[str, Mapping[str, Tensor]] = {"weights": weights, "training": tensors_of(tensors)}
     if best and best.step != training.step:
@@ -152,7 +155,8 @@ def take_up(training: Training, found: Snapshot) -> None:
 
 def _restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """The optimizer's state is the one saved, in the memory layout of its parameters: fused kernels go by that."""
-    optimizer.load_state_dict(state)
+    with compiler_unloaded():
+        optimizer.load_state_dict(state)
     stepped: Any = optimizer
     stepped._opt_called = True  # a scheduler that is moved next would warn that no step was made before
     for parameter, kept in optimizer.state.items():

@@ -22,13 +22,14 @@ from pipeline.building.builder import (
     build_schedule,
     compiled,
 )
-from pipeline.building.probe import device_for, probe_rows
+from pipeline.building.probe import Probe, device_for, probe_rows
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.data.tree import to
 from pipeline.engine.guard import Guard
 from pipeline.engine.precision import LossScale, autocast
 from pipeline.engine.seeds import derive
+from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task, expected_loss
 from pipeline.evaluation.trivial import trivial_score
 from pipeline.feed.augment import build_augmentations
@@ -134,6 +135,22 @@ def _order(loader: Mapping[str, Any], seed: int, train: Split, tiled: int) -> Ca
     return lambda epoch: np.arange(n)
 
 
+def channels_last(model: nn.Module, device: torch.device, precision: int | str) -> bool:
+    """Whether the memory format suits: convolutions of images on the CPU, or on a card in mixed precision."""
+    return any(isinstance(m, nn.Conv2d) for m in model.modules()) and (device.type == "cpu" or precision != 32)
+
+
+def _laid_out(model: nn.Module, seen: Probe, probe: Callable[[], Probe]) -> Probe:
+    """The model is in channels_last where it takes that: a `view` behind a convolution does not, and says so."""
+    layout: Any = model  # whose `to` is not typed for a format alone
+    layout.to(memory_format=torch.channels_last)
+    try:
+        return probe()
+    except UserError:
+        layout.to(memory_format=torch.contiguous_format)
+        return seen
+
+
 def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Sequence[str]) -> Setup:
     """A training ready for its first step. Raises UserError where model, data, loss and optimizer do not fit."""
     proof = job.purpose == OVERFIT
@@ -145,13 +162,16 @@ def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Se
     train = _one_batch(model, data.train, int(loader["batch_size"]), seed) if proof else data.train
     few = data.train.take(torch.arange(min(2, len(data.train))))
     precision = trainer.get("precision", 32)
-    seen = probe_rows(model, task, to(few.X, device), to(few.y, device), data.classes, precision)
+    rows = to(few.X, device), to(few.y, device)
+    seen = probe_rows(model, task, *rows, data.classes, precision)
+    if channels_last(model, device, precision):
+        seen = _laid_out(model, seen, lambda: probe_rows(model, task, *rows, data.classes, precision))
     budget = _budget(config, job, len(train), proof)
     optimizer = build_optimizer(config, model, trust)
     epochs = math.ceil(budget.last_step / budget.per_epoch)
     scale = LossScale() if precision == "16-mixed" else None
     deferred = device.type != "cpu" and bool(optimizer.defaults.get("fused")) and scale is None
-    rows = epoch_order(derive(seed, "train_side"), 0, len(train))[: len(data.val)]
+    side = epoch_order(derive(seed, "train_side"), 0, len(train))[: len(data.val)]
     return Setup(
         config=config,
         seed=seed,
@@ -161,7 +181,7 @@ def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Se
         net=compiled(model) if trainer.get("compile") else model,
         task=task,
         train=train,
-        side=train.take(torch.from_numpy(rows)),
+        side=train.take(torch.from_numpy(side)),
         val=data.val,
         feed=feed_of(
             train,

@@ -27,7 +27,9 @@ from pipeline.records import Score, TrainSide
 if TYPE_CHECKING:
     from pipeline.record.permits import TestKey
 
-ROWS = 1024  # rows of one forward pass
+ROWS = 1024  # of one forward pass
+FEW = 32  # the same for nets that make many numbers of a row, on the CPU: these then stay in its cache
+MANY = (nn.modules.conv._ConvNd, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ def forward(model: nn.Module, X: Tree) -> Tensor:
     """Outputs for all rows, on the model's device. Raises UserError when the model fails."""
     device = device_of(model)
     with evaluating(model), blamed("model"):
-        parts = [model(to(part, device)) for part in split(X, ROWS)]
+        parts = [model(to(part, device)) for part in split(X, rows_at_once(model, device))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -158,6 +160,12 @@ def _values(answer: Answer, y: Tree, task: Task) -> dict[str, float]:
     return {m.name: found[m.name] if m.name in found else of_step(m, answer.scalars) for m in task.metrics}
 
 
+def rows_at_once(model: nn.Module, device: torch.device) -> int:
+    """How many rows go through the model together: a rule, so that equal evaluations give equal bits."""
+    many = device.type == "cpu" and any(isinstance(module, MANY) for module in model.modules())
+    return min(FEW, ROWS) if many else ROWS
+
+
 def loss_of(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
     """The loss alone, the mean over parts of the rows weighted by their number; no outputs are kept.
 
@@ -167,7 +175,8 @@ def loss_of(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
         return _stepped(model, X, y, task, keep=False).loss
     device, losses, sizes = device_of(model), [], []
     with evaluating(model):
-        for inputs, targets in zip(split(X, ROWS), split(y, ROWS), strict=True):
+        size = rows_at_once(model, device)
+        for inputs, targets in zip(split(X, size), split(y, size), strict=True):
             with blamed("model"):
                 outputs = model(to(inputs, device))
             with blamed("loss"):
