@@ -2,8 +2,8 @@
 
 The same data, model, optimizer and steps, three ways: (a) a bare loop that indexes tensors, (b) the idiomatic
 `DataLoader` loop, (c) this engine with its defaults: order by seed, non-finite guard, monitor, history, checkpoints on
-disk, and validation at the end of every epoch, which the other two leave out. Rounds are interleaved, so that a
-machine that slows down slows all three. Judges nothing.
+disk, and validation at the end of every epoch, which the other two leave out. Each is a process of its own, all in one
+group, and rounds are interleaved, so that a machine that slows down slows all three. Judges nothing.
 
     benchmarks/engine.py --case mlp --rounds 7    one case; all four by default
     benchmarks/engine.py --pair                   two engine runs side by side against one alone
@@ -14,80 +14,20 @@ machine that slows down slows all three. Judges nothing.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from statistics import median
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import torch
-from cases import CASES, Planned, planned
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
-
-from diagnostics.monitor import Monitor
-from pipeline.config.build import build
-from pipeline.engine.fit import fit
+from arm import WAYS, Arm
+from cases import CASES
 
 
-def parts(given: Planned) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
-    """Model, loss and optimizer as anybody would write them down."""
-    torch.manual_seed(0)
-    config = given.permit.plan.config
-    model: Any = build(dict(config["model"]), where="model")
-    return model, nn.CrossEntropyLoss(), torch.optim.AdamW(model.parameters(), lr=config["optimizer"]["lr"])
-
-
-def trained(given: Planned, epoch: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> int:
-    """The steps of a plain loop over these batches."""
-    model, loss, optimizer = parts(given)
-    steps = 0
-    for _ in range(given.case.epochs):
-        for inputs, targets in epoch():
-            optimizer.zero_grad()
-            loss(model(inputs), targets).backward()
-            optimizer.step()
-            steps += 1
-    return steps
-
-
-def bare(given: Planned) -> int:
-    """(a) a loop that indexes tensors."""
-    X, y = given.data.train
-    size = int(given.permit.plan.config["loader"]["batch_size"])
-
-    def epoch() -> Iterable[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(X))
-        for start in range(0, len(X), size):
-            rows = order[start : start + size]
-            yield X[rows], y[rows]
-
-    return trained(given, epoch)
-
-
-def loader(given: Planned) -> int:
-    """(b) the loop that every tutorial shows."""
-    size = int(given.permit.plan.config["loader"]["batch_size"])
-    batches = DataLoader(TensorDataset(*given.data.train), batch_size=size, shuffle=True)
-    return trained(given, lambda: batches)
-
-
-def engine(given: Planned) -> int:
-    """(c) this engine, its checkpoints on disk."""
-    with TemporaryDirectory() as folder:
-        return fit(given.permit, given.job, [Monitor()], data=given.data, folder=Path(folder)).steps
-
-
-def rates(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Steps per second of each way, round by round, interleaved; the first round only warms up."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            steps = way()
-            if number:
-                found[name].append(steps / (time.perf_counter() - started))
+def rates(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
+    """Steps per second of each arm, round by round, one after the other."""
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            arm.ask()
+            found[name].append(float(arm.told()))
     return found
 
 
@@ -103,10 +43,11 @@ def table(found: dict[str, list[float]]) -> Iterable[str]:
 
 
 def compare(name: str, rounds: int) -> None:
-    with planned(name) as given:
-        ways = {"a bare loop": bare, "b DataLoader": loader, "c engine": engine}
-        found = rates({title: lambda way=way: way(given) for title, way in ways.items()}, rounds)  # type: ignore[misc]
-        sizes = f"{len(given.data.train)} train and {len(given.data.val)} validation rows, {given.case.epochs} epochs"
+    arms = {way: Arm(name, way) for way in WAYS}
+    found = rates(arms, rounds)
+    sizes = f"{next(iter(arms.values())).sizes}, {CASES[name].epochs} epochs"
+    for arm in arms.values():
+        arm.end()
     print(f"\n{CASES[name].title}, AdamW, 1 thread, {sizes}, {rounds} interleaved rounds")
     print("\n".join(table(found)), flush=True)
 
@@ -119,7 +60,6 @@ def main() -> None:
     parser.add_argument("--startup", action="store_true", help="seconds to the first optimizer step")
     parser.add_argument("--long", type=int, metavar="N", help="N steps of the digits MLP")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
     cases = asked.case or list(CASES)
     if asked.pair:
         from pair import pair

@@ -37,18 +37,23 @@ class Cadence:
 
     def saved(self, step: int) -> None:
         """A checkpoint was written, or left out, at this step: the next is a whole interval away."""
-        if self.save_due(step) or self.look_at == math.inf:
+        if self.step_due(step) or self.time_due or self.look_at == math.inf:
             self.save_at = time.perf_counter() + self.seconds
             self.save_step = step - step % self.steps + self.steps
         self.look_at = min(self.deadline, self.save_at)
 
     def due(self, step: int) -> bool:
         """Whether to look up after this step."""
-        return time.perf_counter() >= self.look_at or step >= self.save_step
+        return step >= self.save_step or time.perf_counter() >= self.look_at
 
-    def save_due(self, step: int) -> bool:
-        """Whether it is time for a checkpoint."""
-        return time.perf_counter() >= self.save_at or step >= self.save_step
+    def step_due(self, step: int) -> bool:
+        """Whether so many steps were made that a checkpoint is due, waiting for the one before it if need be."""
+        return step >= self.save_step
+
+    @property
+    def time_due(self) -> bool:
+        """Whether so much time has passed that a checkpoint is due, unless one is being written."""
+        return time.perf_counter() >= self.save_at
 
     @property
     def over(self) -> bool:

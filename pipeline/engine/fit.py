@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.building import options
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
+from pipeline.engine.allocator import keep_freed_memory
 from pipeline.engine.loop import Fit, Training
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.seeds import derive, seeded
@@ -58,6 +59,8 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         data = data or load(config, trust)
         _refuse_other_rows(permit, data)
         setup = set_up(config, job, data, seed, trust)
+        if setup.device.type == "cpu":
+            keep_freed_memory()
         rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")
         stack.enter_context(running_on(threads(rule, setup.parameters)))
         yield setup

@@ -263,9 +263,9 @@ class Training:
         asked, cadence = self.asked, self.cadence
         if asked.stop:
             raise Interrupted(self._interrupted())
-        if self.writer:
+        if self.writer and not self.ended:
             self.writer.check()
-            if asked.checkpoint or (cadence.save_due(self.step) and not self.writer.busy):
+            if asked.checkpoint or cadence.step_due(self.step) or (cadence.time_due and not self.writer.busy):
                 self._offer()
         asked.checkpoint = False
         cadence.saved(self.step)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.record.permits import TestKey
 
 ROWS = 1024  # of one forward pass
-FEW = 32  # the same for nets that make many numbers of a row, on the CPU: these then stay in its cache
+FEW = 64  # the same for nets that make many numbers of a row, on the CPU: these then stay in its cache
 MANY = (nn.modules.conv._ConvNd, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
 
