@@ -26,7 +26,7 @@ def environment(threads: int | None, device: str) -> dict[str, Any]:
     import numpy
     import torch
 
-    from pipeline.engine.threads import cores
+    from pipeline.conditions.threads import cores
 
     return {
         "python": platform.python_version(),
@@ -92,9 +92,9 @@ def run(ctx: PhaseContext) -> Evidence:
         return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
 
     from pipeline.building.probe import device_for, probe
+    from pipeline.conditions.threads import threads
     from pipeline.data.load import load
     from pipeline.data.shared import shared_fractions
-    from pipeline.engine.threads import threads
 
     data = load(config, ctx.trust)
     proof = probe(config, data, ctx.trust)

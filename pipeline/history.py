@@ -139,8 +139,10 @@ class History:
         save = np.savez_compressed if compressed else np.savez
         save(
             buffer,
-            index=np.concatenate([np.zeros(0, np.int64), *(np.array(c.index, np.int64) for _, _, c in columns)]),
-            values=np.concatenate([np.zeros(0, np.float32), *(np.array(c.values, np.float32) for _, _, c in columns)]),
+            index=np.concatenate([np.zeros(0, np.int64), *(np.frombuffer(c.index, np.int64) for _, _, c in columns)]),
+            values=np.concatenate(
+                [np.zeros(0, np.float32), *(np.frombuffer(c.values, np.float32) for _, _, c in columns)]
+            ),
             meta=np.frombuffer(canonical(meta).encode(), np.uint8),
         )
         return buffer.getvalue()

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.building import options, probe
+from pipeline.building import probe
 from pipeline.building.blame import blame, blamed
 from pipeline.checkpoints.weights import weights_digest
-from pipeline.engine.threads import cores, threads
+from pipeline.conditions import options
+from pipeline.conditions.threads import cores, threads
 from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task
 from pipeline.record import plan as plans
@@ -119,7 +120,7 @@ def test_a_container_uses_its_share_of_the_cores(
 ) -> None:
     """Threads and parallel trials are counted by what the process may use, not by what the machine has."""
     (own_folder / "cpu.max").write_text(share)
-    monkeypatch.setattr("pipeline.engine.threads.SHARE", own_folder / "cpu.max")
+    monkeypatch.setattr("pipeline.conditions.threads.SHARE", own_folder / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
     assert cores() == parallel_jobs("auto", 1) == count and threads("auto", 2_000_000) == min(count, 16)
 

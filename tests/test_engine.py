@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from pipeline.building import builder
 from pipeline.checkpoints import generation, weights
+from pipeline.conditions.seeds import derive, reseed, seeded
+from pipeline.conditions.threads import running_on, threads
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.engine import loop, setup
 from pipeline.engine.backward import backward
 from pipeline.engine.fit import fit
 from pipeline.engine.guard import Guard, Nonfinite
-from pipeline.engine.seeds import derive, reseed, seeded
-from pipeline.engine.threads import running_on, threads
 from pipeline.errors import Refused, UserError
 from pipeline.job import Delta, Job, run_seed
 from pipeline.record.permits import TrainPermit

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.building import options, probe
-from pipeline.engine.precision import PATIENCE, START, LossScale, autocast
-from pipeline.engine.seeds import reseed, seeded
+from pipeline.building import probe
+from pipeline.conditions import options
+from pipeline.conditions.precision import PATIENCE, START, LossScale, autocast
+from pipeline.conditions.seeds import reseed, seeded
 from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task
 

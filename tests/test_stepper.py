@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from pipeline.building.compiler import compiler_unloaded
 from pipeline.engine import stepper
-from pipeline.engine.stepper import Stepper, compiler_unloaded
+from pipeline.engine.stepper import Stepper
 from pipeline.errors import Refused
 from pipeline.record.permits import TrainPermit
 
@@ -258,10 +259,11 @@ def test_updates_need_no_compiler() -> None:
     """Making an optimizer, its scheduler and an update leaves torch's compiler unloaded, which is a second saved."""
     code = """
 import sys, torch
+from pipeline.building.compiler import compiler_unloaded
 from pipeline.engine import stepper
 stepper.permits.require = lambda permit, kind: permit
 model = torch.nn.Linear(2, 1)
-with stepper.compiler_unloaded():
+with compiler_unloaded():
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     step, scheduler = stepper.Stepper(None, optimizer), torch.optim.lr_scheduler.StepLR(optimizer, 1)
     model(torch.ones(1, 2)).sum().backward()

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.building import options
 from pipeline.checkpoints import weights
+from pipeline.conditions import options
+from pipeline.conditions.seeds import derive, seeded
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.engine import loop, setup
-from pipeline.engine.seeds import derive, seeded
 from pipeline.job import Job, run_seed
 from pipeline.record import permits
 from pipeline.record.run import Run

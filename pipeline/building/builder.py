@@ -16,10 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pipeline import surgery
 from pipeline.building.blame import blamed
+from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints.weights import read_tensors
+from pipeline.conditions.seeds import derive, seeded
 from pipeline.config.build import build
-from pipeline.engine.seeds import derive, seeded
-from pipeline.engine.stepper import compiler_unloaded
 from pipeline.errors import FivegateError, UserError, fault
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -66,15 +66,6 @@ def _start_from(model: nn.Module, path: Path) -> None:
     if odd:
         raise UserError(fault("model.init_from", "weights do not fit the model", got="; ".join(odd[:8])))
     model.load_state_dict(given)
-
-
-def compiled(model: nn.Module) -> nn.Module:
-    """The model as torch.compile makes it; it shares its weights with the model itself.
-
-    Compiled once per batch size, so that which sizes came before cannot choose the code that runs.
-    """
-    net: Any = torch.compile(model, dynamic=False)
-    return net
 
 
 def _class_weights(asked: Any, counts: Mapping[str, int] | None) -> Tensor | None:

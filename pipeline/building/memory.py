@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.conditions.seeds import seeded
 from pipeline.data.tree import each, leaves, rows_of
-from pipeline.engine.seeds import seeded
 
 # What the allocators of the CPU and of Apple's cards say; CUDA has a class of its own.
 _CRIES = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory")

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.building import options
 from pipeline.building.blame import NO_KERNEL, blame, blamed
 from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
+from pipeline.conditions import options
+from pipeline.conditions.precision import autocast
+from pipeline.conditions.seeds import derive, drawn, seeded
 from pipeline.data.dataset import Data
 from pipeline.data.splits import class_counts
 from pipeline.data.tree import Tree, leaves, rows_of, to
-from pipeline.engine.precision import autocast
-from pipeline.engine.seeds import derive, drawn, seeded
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.evaluation.step import tried
 from pipeline.evaluation.task import Task, build_task, loss_name

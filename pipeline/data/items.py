@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.conditions.seeds import derive
+from pipeline.conditions.threads import running_on
 from pipeline.data.tree import Tree, named
-from pipeline.engine.seeds import derive
-from pipeline.engine.threads import running_on
 from pipeline.errors import UserError, fault
 
 PAIR = "a pair (X, y) of numeric arrays, or a map-style Dataset of such pairs"

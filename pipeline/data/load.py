@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
 from pipeline.data.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, each, named
-from pipeline.engine.seeds import derive
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import require_built
 

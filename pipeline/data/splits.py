@@ -13,8 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pipeline.conditions.seeds import derive
 from pipeline.data.tree import Tree, each, named, rows_of
-from pipeline.engine.seeds import derive
 from pipeline.errors import UserError, fault
 
 Pair = tuple[NDArray[Any], NDArray[Any]]

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.building import options
+from pipeline.conditions import options
+from pipeline.conditions.allocator import keep_freed_memory
+from pipeline.conditions.seeds import derive, seeded
+from pipeline.conditions.threads import running_on, threads
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
-from pipeline.engine.allocator import keep_freed_memory
 from pipeline.engine.loop import Fit, Training
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.seeds import derive, seeded
 from pipeline.engine.setup import Setup, set_up
-from pipeline.engine.threads import running_on, threads
 from pipeline.errors import Refused, UserError, fault
 from pipeline.job import Job, run_seed
 from pipeline.record import permits

@@ -22,13 +22,13 @@ from pipeline.building.blame import blame
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.checkpoints.writer import Writer
+from pipeline.conditions.seeds import derive, reseed
 from pipeline.data.tree import Tree, rows_of
 from pipeline.engine import resume
 from pipeline.engine.backward import backward
 from pipeline.engine.cadence import Cadence
 from pipeline.engine.interrupt import Asked, Interrupted, listening
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.seeds import derive, reseed
 from pipeline.engine.setup import Setup
 from pipeline.engine.stepper import Stepper
 from pipeline.evaluation.evaluate import judge, loss_of, measured

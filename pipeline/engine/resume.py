@@ -1,7 +1,7 @@
 """Taking up a training: what it is between two updates, as a snapshot, and a fresh one made into it again.
 
 Order of rows, augmentation and random numbers need no record: they are functions of the seed and of where training
-stands (`pipeline/feed/order.py`, `pipeline/engine/seeds.py`).
+stands (`pipeline/feed/order.py`, `pipeline/conditions/seeds.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints import codec, generation
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of
-from pipeline.engine.stepper import compiler_unloaded
 from pipeline.history import History
 from pipeline.records import plain
 

@@ -20,15 +20,15 @@ from pipeline.building.builder import (
     build_model,
     build_optimizer,
     build_schedule,
-    compiled,
 )
+from pipeline.building.compiler import compiled
 from pipeline.building.probe import Probe, device_for, probe_rows
+from pipeline.conditions.precision import LossScale, autocast
+from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.data.tree import to
 from pipeline.engine.guard import Guard
-from pipeline.engine.precision import LossScale, autocast
-from pipeline.engine.seeds import derive
 from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task, expected_loss
 from pipeline.evaluation.trivial import trivial_score

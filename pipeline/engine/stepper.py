@@ -7,9 +7,7 @@ called directly, with the lists and the arguments that torch would give it; ever
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,7 +25,6 @@ _SGD = (
     "self grads momentum_buffer_list weight_decay momentum lr dampening nesterov maximize is_first_step "
     "grad_scale found_inf"
 )
-HIDDEN = ("add_param_group", "state_dict", "load_state_dict")  # methods that torch keeps its compiler from tracing
 KERNELS = {"_fused_adam_": _ADAM, "_fused_adamw_": _ADAM, "_fused_sgd_": _SGD}  # private to torch: looked at before use
 
 
@@ -97,26 +94,6 @@ class Stepper:
             return None
         self._seen, self._states = (optimizer.param_groups, optimizer.state), len(optimizer.state)
         return [[p.grad for p in group.params] for group in self._groups]
-
-
-@contextmanager
-def compiler_unloaded() -> Iterator[None]:
-    """Inside the block optimizers are made, read and loaded without loading torch's compiler, a second per process.
-
-    To hide these methods from the compiler torch loads it at their first call; one that is not there sees nothing.
-    """
-    methods = [getattr(getattr(Optimizer, name, None), "__wrapped__", None) for name in HIDDEN]
-    mark = "__dynamo_disable"  # where torch keeps the form of a method that is called instead
-    marked = (
-        [m for m in methods if m is not None and not hasattr(m, mark)] if "torch._dynamo" not in sys.modules else []
-    )
-    for method in marked:
-        setattr(method, mark, method)
-    try:
-        yield
-    finally:
-        for method in marked:
-            delattr(method, mark)
 
 
 def _kind(optimizer: Optimizer) -> type[_Group] | None:

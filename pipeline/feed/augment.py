@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.conditions.seeds import derive
 from pipeline.data.tree import Tree, rows_of
-from pipeline.engine.seeds import derive
 from pipeline.errors import UserError, fault
 
 BLOCK = {"cpu": 1 << 16, "cuda": 1 << 24}  # numbers hashed at once: what stays in the cache, what fills the card

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.threads import cores
+from pipeline.conditions.threads import cores
 from pipeline.job import Job
 from pipeline.record import files
 
