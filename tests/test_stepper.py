@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from pipeline.building import compiler
 from pipeline.building.compiler import compiler_unloaded
 from pipeline.engine import stepper
 from pipeline.engine.stepper import Stepper
@@ -251,7 +252,7 @@ def test_the_compiler_is_hidden_from_only_inside_the_block() -> None:
     with compiler_unloaded():
         optimizer = AdamW(net().parameters(), fused=True)
         optimizer.load_state_dict(optimizer.state_dict())
-    methods: list[Any] = [getattr(Optimizer, name).__wrapped__ for name in stepper.HIDDEN]
+    methods: list[Any] = [getattr(Optimizer, name).__wrapped__ for name in compiler.HIDDEN]
     assert all(vars(method).get("__dynamo_disable") is not method for method in methods)
 
 
@@ -259,6 +260,7 @@ def test_updates_need_no_compiler() -> None:
     """Making an optimizer, its scheduler and an update leaves torch's compiler unloaded, which is a second saved."""
     code = """
 import sys, torch
+from pipeline.building import compiler
 from pipeline.building.compiler import compiler_unloaded
 from pipeline.engine import stepper
 stepper.permits.require = lambda permit, kind: permit
