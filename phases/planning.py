@@ -43,7 +43,8 @@ def _budget(trainer: Mapping[str, Any], loader: Mapping[str, Any], rows: int) ->
     """The budget that decides, in optimizer steps; an epoch's last window may be short."""
     batches = math.ceil(rows / int(loader["batch_size"]))
     steps = math.ceil(batches / int(trainer["accumulate_grad_batches"]))
-    return {"steps_per_epoch": steps, "max_steps": steps * int(trainer["max_epochs"])}
+    most = steps * int(trainer["max_epochs"])
+    return {"steps_per_epoch": steps, "max_steps": min(most, int(trainer["max_steps"] or most))}
 
 
 def _declared(config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:

@@ -368,3 +368,10 @@ def test_images_are_laid_out_as_the_model_takes_them(
             shutil.rmtree(path)
     assert 0 < train(body, data, folder=tmp_path).resumed_at < done.steps
     assert train(body, data, folder=tmp_path).weights_digest == done.weights_digest
+
+
+def test_a_budget_in_steps_ends_where_it_says() -> None:
+    """`max_steps` ends inside an epoch, which is measured there; it is no cut but the plan itself."""
+    done = train(config(trainer__max_steps=10), blobs())
+    assert (10, "done") == (done.steps, done.stopped)
+    assert [1, 2] == done.history.series("val/accuracy")[0].tolist()

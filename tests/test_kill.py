@@ -50,7 +50,10 @@ for line in sys.stdin:
         ended, status = os.waitpid(child, os.WNOHANG)
         time.sleep(0.002)
     if not ended:
-        os.killpg(child, signal.SIGKILL)
+        try:
+            os.killpg(child, signal.SIGKILL)
+        except ProcessLookupError:  # so soon that the child has no group of its own yet
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
     print(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - began]), flush=True)
 """

@@ -99,6 +99,7 @@ class Loader(Section):
 
 class Trainer(Section):
     max_epochs: Count
+    max_steps: Count | None
     max_minutes: Positive
     patience: Count | None
     precision: Literal[32, "bf16-mixed", "16-mixed"]

@@ -108,7 +108,8 @@ def _budget(config: Mapping[str, Any], job: Job, rows: int, proof: bool) -> Budg
     batch = min(int(config["loader"]["batch_size"]), rows)
     accumulate = 1 if proof else int(trainer.get("accumulate_grad_batches") or 1)
     per_epoch = OVERFIT_EPOCH if proof else math.ceil(rows / (batch * accumulate))
-    planned = OVERFIT_STEPS if proof else int(trainer["max_epochs"]) * per_epoch
+    planned = int(trainer["max_epochs"]) * per_epoch
+    planned = OVERFIT_STEPS if proof else min(planned, int(trainer.get("max_steps") or planned))
     asked = planned if job.max_steps is None else job.max_steps
     last_step = asked if proof else min(asked, planned)
     return Budget(batch, accumulate, per_epoch, last_step, cut_short=last_step < planned and not proof)
