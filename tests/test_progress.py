@@ -195,3 +195,14 @@ def test_a_phase_is_watched_by_whom_the_house_names() -> None:
     assert made == ["observer"] and named == [("baseline", "accuracy")]
     assert context(None).watch("baseline") == []
     assert House(None, None, None, None).watch is None  # type: ignore[arg-type]
+
+
+def test_a_narrow_terminal_is_told_in_short() -> None:
+    """In 80 columns epoch, speed, loss, metric and the time left are there, and nothing is cut off."""
+    watch = Watch(Console(width=80), "baseline", metric({"metric": "accuracy", "kind": "classification"}))
+    history = History()
+    history.facts.update(max_steps=10200.0, steps_per_epoch=17.0)
+    watch.start(None, None, history, 0)
+    watch.step, watch.rate, watch.loss, watch.value, watch.best = 697, 1956.0, 0.06165, 0.9778, 0.9861
+    assert watch.line(short=True).startswith("epoch 41/600  1,956/s  loss 0.06165  accuracy 0.9778  0:")
+    assert len(f"baseline {watch.line(short=True)}") <= 80

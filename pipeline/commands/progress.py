@@ -22,6 +22,7 @@ INTERVAL = 0.3  # seconds between two looks
 QUIET = 2.0  # seconds that a training has to take before a pipe hears of it
 LINES = 10.0  # seconds between two plain lines, which come after an epoch ...
 LONG = 60.0  # ... or within one that takes longer than this
+WIDE = 130  # columns of a terminal in which the whole line stands; in a narrow one, its shortest form without the bar
 
 
 class Watch:
@@ -103,26 +104,30 @@ class Watch:
     def _draw(self) -> None:
         if self.live is None:
             text = TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
-            columns = (TextColumn("{task.description}"), BarColumn(20, table_column=Column(min_width=10)), text)
-            self.live = Progress(*columns, console=self.console, transient=True, auto_refresh=False)
+            bar = [BarColumn(20, table_column=Column(min_width=10))] if self.console.width >= WIDE else []
+            self.live = Progress(
+                TextColumn("{task.description}"), *bar, text, console=self.console, transient=True, auto_refresh=False
+            )
             self.bar = self.live.add_task(self.what, total=self.last, line="")
             self.live.start()
-        self.live.update(self.bar, completed=self.step, line=self.line(), refresh=True)
+        self.live.update(self.bar, completed=self.step, line=self.line(self.console.width < WIDE), refresh=True)
 
     def _print(self) -> None:
         self.spoken, self.said_step = True, self.step
         self.console.print(f"{self.what}: {self.line()}", soft_wrap=True)
 
-    def line(self) -> str:
+    def line(self, short: bool = False) -> str:
         """`epoch 12/20  step 204/340  4,100 steps/s  train/loss 0.0412  val/accuracy 0.978  0:00:01 left`."""
         epoch, epochs = (-(-step // self.per_epoch) for step in (max(self.step, 1), self.last))
-        parts = [f"epoch {epoch}/{epochs}", f"step {self.step}/{self.last}"]
+        parts = [f"epoch {epoch}/{epochs}"] if short else [f"epoch {epoch}/{epochs}", f"step {self.step}/{self.last}"]
         if not math.isnan(self.rate):
-            parts.append(f"{self.rate:,.0f} steps/s" if self.rate >= 10 else f"{self.rate:.2g} steps/s")
-        parts.append(f"train/loss {self.loss:.4g}")
+            unit = "/s" if short else " steps/s"
+            parts.append(f"{self.rate:,.0f}{unit}" if self.rate >= 10 else f"{self.rate:.2g}{unit}")
+        parts.append(f"loss {self.loss:.4g}" if short else f"train/loss {self.loss:.4g}")
         if not math.isnan(self.value):
-            best = f" (best {self.best:.4g})" if self.best != self.value and not math.isnan(self.best) else ""
-            parts.append(f"val/{self.metric.name} {self.value:.4g}{best}")
+            behind = self.best != self.value and not math.isnan(self.best)
+            best = f" (best {self.best:.4g})" if behind and not short else ""
+            parts.append(f"{'' if short else 'val/'}{self.metric.name} {self.value:.4g}{best}")
         made = self.step - self.first
         if made > 0:
             seconds = (self.clock() - self.started) / made * max(0, self.last - self.step)
