@@ -48,6 +48,10 @@ def _origin(ctx: PhaseContext, done: Fit, data: Data) -> dict[str, Any] | None:
     origin = replay(ctx.run, done.steps, data=data).origin
     found = {"step": done.steps, **(plain(origin) if origin else {"what": "not found", "module": "", "rows": []})}
     done.history.event("origin", **found)
+    if origin:  # certain where the monitor only counted what it happened to see
+        in_batch = origin.what in ("inputs", "targets")
+        done.history.facts["batch_nonfinite"] = float(len(origin.rows) or 1) if in_batch else 0.0
+        done.history.facts["weights_nonfinite"] = float(origin.what == "parameter")
     ctx.say(f"baseline: made step {done.steps} again; the first tensor that is not finite: {origin or 'not found'}")
     return found
 

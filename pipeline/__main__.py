@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -215,6 +216,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the answer is on its way; asking again changes nothing
         stands = stop if isinstance(stop, Interrupted) else "nothing acknowledged is lost"
         again = shlex.join(["python", "-m", "pipeline", *words])
         print(f"\ninterrupted: {stands}  Do: {again}", file=sys.stderr)

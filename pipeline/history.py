@@ -78,6 +78,13 @@ class History:
             column.values.extend(measured)
             column.index.extend(range(first, first + len(measured)))
 
+    def cut(self, step: int) -> None:
+        """Nothing that was measured behind this step is in the step table."""
+        for column in self.step.values():
+            while column.index and column.index[-1] > step:
+                column.index.pop()
+                column.values.pop()
+
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Append to the epoch table."""
         for name, value in values.items():

@@ -28,7 +28,7 @@ from pipeline.engine.guard import Guard, Nonfinite
 from pipeline.errors import Refused, UserError
 from pipeline.job import Delta, Job, run_seed
 from pipeline.record.permits import TrainPermit
-from tests.trainings import PERMIT, Changed, Watcher, blobs, config, permitted, train
+from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, config, permitted, train
 
 CPU = torch.device("cpu")
 __all__ = ["permitted"]
@@ -375,3 +375,84 @@ def test_a_budget_in_steps_ends_where_it_says() -> None:
     done = train(config(trainer__max_steps=10), blobs())
     assert (10, "done") == (done.steps, done.stopped)
     assert [1, 2] == done.history.series("val/accuracy")[0].tolist()
+
+
+# --- found by looking hard --------------------------------------------------------------------------------------------
+
+
+def test_a_look_between_the_nan_and_its_flag_changes_nothing(tmp_path: Path) -> None:
+    """Where the flag waits on the device, checkpoints in between end training at the same step, with the same loss."""
+    data, job = poisoned(blobs(400)), Job("", "trial")
+    left = []
+    for steps in (None, 2):
+        body = config(trainer__max_epochs=4, trainer__checkpoint_steps=steps)
+        with seeded(derive(3, "fit")):
+            made = setup.set_up(body, job, data, 3, ())
+            deferred = replace(made, guard=Guard(made.optimizer, None, deferred=True))
+            (folder := tmp_path / str(steps)).mkdir()
+            done = loop.Training(PERMIT[0], deferred, job).run([], folder)
+        left.append((done.steps, done.stopped, done.weights_digest, done.history.digest()))
+    assert left[0] == left[1] and left[0][1] == "nonfinite"
+
+
+@pytest.mark.parametrize("more", [{}, {"ignore_index": 1}, {"reduction": "sum"}])
+@pytest.mark.parametrize("class_weights", ["none", [10.0, 1.0, 0.1]])
+def test_a_window_of_batches_is_one_large_batch(more: Changed, class_weights: Any) -> None:
+    """Also where classes weigh differently, where targets are ignored, and where the loss sums."""
+    same = {
+        "loss": {"_target_": "torch.nn.CrossEntropyLoss", **more},
+        "task__class_weights": class_weights,
+        "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.001},
+        "loader__shuffle": False,
+        "trainer__max_epochs": 1,
+    }
+    if "reduction" in more:  # planning refuses a sum as the loss of a whole batch only where it is no scalar
+        same["optimizer"] = {**same["optimizer"], "lr": 1e-5}
+    whole = train(config(**same, loader__batch_size=100), blobs())
+    parts = train(config(**same, loader__batch_size=30, trainer__accumulate_grad_batches=4), blobs())
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-7)
+
+
+class Words(nn.Module):
+    """Rows of an embedding whose gradient is sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.EmbeddingBag(9, 4, mode="sum", sparse=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.table(x.abs().long().clamp(max=8)))
+        return out
+
+
+def test_sparse_gradients_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer that takes them is neither fused nor stopped by the guard."""
+    monkeypatch.setattr("pipeline.models.mlp.Words", Words, raising=False)
+    monkeypatch.setattr(Words, "__module__", "pipeline.models.mlp")
+    sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
+    done = train(config(model={"_target_": "pipeline.models.mlp.Words"}, optimizer=sgd), blobs())
+    assert done.stopped == "done" and np.isfinite(done.history.series("train/loss")[1]).all()
+
+
+class Lazy(nn.Sequential):
+    """Weights that are made when the first rows come."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.LazyLinear(3))
+
+
+def test_lazy_modules_draw_their_weights_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two master seeds are two models, and one is one."""
+    monkeypatch.setattr("pipeline.models.mlp.Lazy", Lazy, raising=False)
+    monkeypatch.setattr(Lazy, "__module__", "pipeline.models.mlp")
+    body = config(model={"_target_": "pipeline.models.mlp.Lazy"}, optimizer__lr=0.0, trainer__max_epochs=1)
+    first, again, other = (train({**body, "seed": seed}, blobs()).weights_digest for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_balanced_sampler_needs_classes() -> None:
+    """Asked for where targets are values, it is refused and not passed over."""
+    regression = {**REGRESSION, "loader": {"batch_size": 16, "shuffle": True, "sampler": "balanced"}}
+    with pytest.raises(UserError, match=r"loader\.sampler: balanced needs classes"):
+        train(config(**regression), blobs(kind="regression"))

@@ -162,16 +162,6 @@ def test_an_order_may_repeat_rows_and_targets_are_changed_once(feed: Any) -> Non
     assert (torch.float32, (3, 1)) == (batches[0].targets.dtype, tuple(batches[0].targets.shape))
 
 
-@pytest.mark.parametrize("augment", [[], [Flip(), Shift(1)]])
-def test_images_come_in_the_format_that_is_asked_for(feed: Any, augment: list[Any]) -> None:
-    """channels_last changes the layout in memory and no number."""
-    X = torch.rand(20, 3, 5, 4)
-    plain, last = (feed(Split("train", X, torch.arange(20)), channels_last=c, augment=augment) for c in (False, True))
-    assert said(plain.windows(1)) == said(last.windows(1))
-    batch = next(iter(last.windows(1)))[0].inputs
-    assert batch.is_contiguous(memory_format=torch.channels_last) and not batch.is_contiguous()
-
-
 def test_a_batch_is_cheap() -> None:
     """A step of 0.2 ms pays a microsecond at most for the object that it is handed."""
     rows = np.arange(3)

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pipeline.checkpoints import generation
 from pipeline.checkpoints.weights import weights_digest
@@ -134,13 +136,8 @@ def test_checkpoints_come_when_they_are_due_and_change_nothing(tmp_path: Path) -
 
 def test_sigusr1_writes_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     """A scheduler's warning leaves a checkpoint of that step; the training ends as if nothing had been."""
-    seen: list[int] = []
-
-    class Asks(Stop):
-        def validated(self, *_: Any) -> None:
-            seen.extend(generation.state_of(p)["step"] for p in generation.generations(tmp_path))
-
-    done = train(config(), blobs(), Asks(3, signal.SIGUSR1), folder=tmp_path)
+    done = train(config(), blobs(), Stop(3, signal.SIGUSR1), folder=tmp_path)
+    seen = [generation.state_of(path).get("step") for path in generation.generations(tmp_path)]
     assert 3 in seen and done.stopped == "done"
     assert done.weights_digest == train(config(), blobs()).weights_digest
 
@@ -185,6 +182,72 @@ def test_a_full_disk_stops_training_and_its_last_checkpoint_serves(tmp_path: Pat
         train(body, blobs(), folder=tmp_path)
     again = train(body, blobs(), folder=tmp_path)
     assert again.resumed_at == 4 and again.weights_digest == train(body, blobs()).weights_digest
+
+
+class Drawing(nn.Module):
+    """Forgets that dropout has a mode, and asks NumPy in validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = nn.functional.dropout(self.layer(x), 0.5)
+        return out if self.training else out + float(np.random.normal())
+
+
+class Counting(nn.Module):
+    """A step of one's own with a buffer that moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        outputs = model(batch[0])
+        self.seen = self.seen + float(model.training)
+        return {"loss": nn.functional.cross_entropy(outputs, batch[1]) * (1 + 0.1 * self.seen), "outputs": outputs}
+
+
+class Noisy:
+    """An augmentation that draws from torch itself."""
+
+    def __call__(self, inputs: Tensor, draws: Any) -> Tensor:
+        return inputs + torch.randn_like(inputs)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": {"_target_": "pipeline.models.mlp.Drawing"}},
+        {"task__step": {"_target_": "pipeline.models.mlp.Counting"}},
+        {"loader__augment": [{"_target_": "pipeline.models.mlp.Noisy"}]},
+    ],
+)
+def test_whoever_draws_or_counts_is_taken_up(monkeypatch: Any, tmp_path: Path, changed: Changed) -> None:
+    """Models that draw in validation, steps with a memory, augmentations that ask torch: the same bits."""
+    for kind in (Drawing, Counting, Noisy):
+        monkeypatch.setattr(f"pipeline.models.mlp.{kind.__name__}", kind, raising=False)
+        monkeypatch.setattr(kind, "__module__", "pipeline.models.mlp")
+    (calm := tmp_path / "calm").mkdir()
+    (stopped := tmp_path / "stopped").mkdir()
+    train(config(**changed), blobs(), folder=calm)
+    for at in (3, 7, 14):
+        with pytest.raises(Interrupted):
+            train(config(**changed), blobs(), Stop(at), folder=stopped)
+    train(config(**changed), blobs(), folder=stopped)
+    assert everything(stopped) == everything(calm)
+
+
+def test_state_that_no_file_can_hold_is_said_before_the_first_step(tmp_path: Path) -> None:
+    """A scheduler that keeps a lock is refused with its path, and nothing was trained."""
+    watcher = Watcher(1)
+    made = config(scheduler={"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.optim.lr_scheduler.StepLR.state_dict", lambda self: {"lock": threading.Lock()})
+        with pytest.raises(UserError, match=r"schedule\.lock: cannot be kept in a checkpoint, got 'lock'"):
+            train(made, blobs(), watcher, folder=tmp_path)
+    assert 1 not in watcher.seen
 
 
 # --- replay -----------------------------------------------------------------------------------------------------------
@@ -235,6 +298,12 @@ def test_a_step_is_reached_from_the_nearest_checkpoint(digits_permit: permits.Tr
     seen = Weights()
     fit(digits_permit, job, [seen])
     assert (late.weights_after, early.weights_after) == (seen.after[25], seen.after[20])
+
+
+def test_a_replay_is_not_pressed_for_time(digits_permit: permits.TrainPermit) -> None:
+    """A step of a training that the clock would have stopped before is made again all the same."""
+    job = Job(digits_permit.plan.digest, "trial", Delta(overrides={"trainer.max_minutes": 1e-9}))
+    assert replay(digits_permit.run, 5, job).step == 5
 
 
 def test_observers_see_the_step_and_no_other(made: tuple[Run, loop.Fit]) -> None:

@@ -142,7 +142,8 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, trust: Sequence
 def _fusible(model: nn.Module) -> bool:
     """Whether the fused kernels take these parameters."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return all(
+    sparse = any(getattr(module, "sparse", False) for module in model.modules())
+    return not sparse and all(
         p.is_floating_point() and p.device.type in ("cpu", "cuda") and p.layout == torch.strided for p in trained
     )
 
@@ -184,6 +185,8 @@ def build_schedule(
         raise UserError(fault("scheduler.interval", "unknown interval", got=interval, among=("epoch", "step")))
     length = max(1, steps if interval == "step" else epochs)
     node = {name: length if value == "budget" else value for name, value in node.items()}
+    stepped: Any = optimizer
+    stepped._opt_called = True  # we call its kernels ourselves; a scheduler would warn that nobody steps
     with _at("scheduler"):
         scheduler: Any = build({"_partial_": True, **node}, trust=trust, where="scheduler")(optimizer)
     if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "state_dict"):

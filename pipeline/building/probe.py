@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from pipeline.data.tree import Tree, leaves, rows_of, to
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.evaluation.step import tried
 from pipeline.evaluation.task import Task, build_task, loss_name
+from pipeline.feed.augment import augmented, build_augmentations
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,17 @@ class Probe:
 
 
 @contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
-    """After the block the model's buffers and gradients and all generators are what they were."""
+def _as_before(model: nn.Module, seed: int) -> Iterator[None]:
+    """After the block the model's buffers and gradients and all generators are what they were.
+
+    Inside it they start from `seed`: a lazy module draws its weights there.
+    """
     lazy = nn.parameter.UninitializedBuffer
     buffers = {name: b.clone() for name, b in model.named_buffers() if not isinstance(b, lazy)}
     gradients = {name: p.grad for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = None
-    with seeded(0):
+    with seeded(seed):
         try:
             yield
         finally:
@@ -56,7 +61,9 @@ def _as_before(model: nn.Module) -> Iterator[None]:
                 parameter.grad = gradients.get(name)
 
 
-def probe_rows(model: nn.Module, task: Task, X: Tree, y: Tree, classes: int | None, precision: int | str = 32) -> Probe:
+def probe_rows(
+    model: nn.Module, task: Task, X: Tree, y: Tree, classes: int | None, precision: int | str = 32, seed: int = 0
+) -> Probe:
     """The model in train mode takes the rows X, its outputs fit the task and the loss gives a scalar with a gradient.
 
     Weights, buffers, gradients and generators are as before. Raises UserError naming `model` or `loss`, with shapes, or
@@ -64,11 +71,11 @@ def probe_rows(model: nn.Module, task: Task, X: Tree, y: Tree, classes: int | No
     """
     device = next(leaves(X)).device
     try:
-        return _passes(model, task, X, y, classes, autocast(precision, device))
+        return _passes(model, task, X, y, classes, autocast(precision, device), seed)
     except UserError as error:
         if str(precision) == "32":
             raise
-        _passes(model, task, X, y, classes, nullcontext)  # raises what has nothing to do with the precision
+        _passes(model, task, X, y, classes, nullcontext, seed)  # raises what has nothing to do with the precision
         what = f"this model does not run in {precision} on the {device.type} ({error})"
         raise UserError(fault("trainer.precision", what, do="trainer.precision=32")) from error
 
@@ -80,10 +87,11 @@ def _passes(
     y: Tree,
     classes: int | None,
     cast: Callable[[], AbstractContextManager[Any]],
+    seed: int,
 ) -> Probe:
     """One pass forward, as training makes it."""
     device, rows = next(leaves(X)).device, rows_of(X)
-    with _as_before(model), cast(), warnings.catch_warnings(record=True) as said:
+    with _as_before(model, seed), cast(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         before = drawn(device)
         model.train()
@@ -113,7 +121,7 @@ def varying(
 
     Weights, buffers, gradients and generators are as before. Raises UserError where the step cannot be made.
     """
-    with _as_before(model), options.deterministic("warn"), warnings.catch_warnings(record=True) as said:
+    with _as_before(model, 0), options.deterministic("warn"), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model.train()
         try:
@@ -154,8 +162,14 @@ def _outputs_fit(outputs: Any, task: Task, rows: int, y: Tensor, classes: int | 
 def _weights_train(model: nn.Module) -> None:
     """Raises UserError for a model in which nothing can be trained."""
     if not any(p.requires_grad for p in model.parameters()):
-        got = f"{sum(1 for _ in model.parameters())} parameters, none of which requires a gradient"
-        raise UserError(fault("model", "has nothing to train", got=got, do="surgery=[{unfreeze: {match: '*'}}]"))
+        count = sum(1 for _ in model.parameters())
+        got = f"{count} parameters, none of which requires a gradient" if count else "no parameters"
+        do = (
+            "python -m pipeline ... \"surgery=[{unfreeze: {match: '*'}}]\""
+            if count
+            else "give the model a layer that learns"
+        )
+        raise UserError(fault("model", "has nothing to train", got=got, do=do))
 
 
 def _nothing_spread(said: list[warnings.WarningMessage], outputs: Tensor, y: Tensor) -> None:
@@ -201,6 +215,14 @@ def device_for(accelerator: str) -> torch.device:
     return torch.device("cuda", 0) if cuda and accelerator != "cpu" else torch.device("cpu")
 
 
+def _metrics_fit(task: Task, data: Data) -> None:
+    """Raises UserError for a metric that cannot judge these targets, whatever a model says of them."""
+    for metric in task.metrics:
+        if metric.needs in ("classes", "values") and isinstance(data.val.y, Tensor) and task.step is None:
+            targets = data.val.y.numpy()
+            metric(targets, targets)
+
+
 @dataclass(frozen=True)
 class Proof:
     """What the probe of a whole config showed: the number of parameters, and the operations that may vary."""
@@ -222,9 +244,11 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
         model = build_model(config, trust, seed).to(device)
         loss = build_loss(config, trust, class_counts(data.train.y))
         task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
-        few = data.train.take(torch.arange(2))
+        few = data.train.take(torch.arange(min(2, len(data.train))))
         X, y = to(few.X, device), to(few.y, device)
-        seen = probe_rows(model, task, X, y, data.classes, precision)
+        seen = probe_rows(model, task, X, y, data.classes, precision, derive(seed, "init"))
         build_schedule(config, build_optimizer(config, model, trust), trust)
+        augmented(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)
+        _metrics_fit(task, data)
         operations = varying(model, task, X, task.targets(y, seen.outputs), autocast(precision, device))
     return Proof(sum(p.numel() for p in model.parameters()), operations)

@@ -20,6 +20,7 @@ from pipeline.checkpoints.weights import read_tensors, weights_digest
 from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.history import History
 from pipeline.record import files
+from pipeline.records import digest
 
 WEIGHTS, STATE, HISTORY = "weights.safetensors", "state.json", "history.npz"
 KEPT = 2  # generations of a training that goes on
@@ -53,26 +54,38 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
 
     A crash leaves it whole or absent. Raises UserError when the disk refuses or the folder is gone.
     """
-    from safetensors.torch import save as to_bytes
-
     if not folder.is_dir():
         do = "put it back, or begin anew under another run.name=NAME"
         raise UserError(fault(str(folder), "the folder of this training is gone", do=do))
     older = generations(folder)
     final = folder / "checkpoints" / str(int(older[-1].name) + 1 if older else 1)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    files.remove_folder(temporary)  # of an attempt that the disk refused
+    try:
+        _write_whole(temporary, final, snapshot)
+    except BaseException:
+        if folder.is_dir():
+            files.remove_folder(temporary)  # a full disk gets back what half a checkpoint took
+        raise
+    state_of(final, verify=True)
+    _make_room(folder, final)
+    return final
+
+
+def _write_whole(temporary: Path, final: Path, snapshot: Snapshot) -> None:
+    """Every file beside its place, then the folder under its name."""
+    from safetensors.torch import save as to_bytes
+
+    files.remove_folder(temporary)
     for stem, tensors in snapshot.parts.items():
         files.write_bytes(temporary / f"{stem}.safetensors", to_bytes(dict(tensors)))
     if snapshot.history is not None:
         files.write_bytes(temporary / HISTORY, snapshot.history.to_bytes(compressed=False))
     written = {path.name: files.sha256(path) for path in sorted(temporary.iterdir())}
     state = {**snapshot.state, "weights_digest": weights_digest(snapshot.parts["weights"]), "schema": SCHEMA}
-    files.write_text(temporary / STATE, json.dumps({**state, "files": written}, indent=1, sort_keys=True) + "\n")
+    state = json.loads(json.dumps({**state, "files": written}))
+    whole = {**state, "digest": digest(state)}
+    files.write_text(temporary / STATE, json.dumps(whole, indent=1, sort_keys=True) + "\n")
     files.commit_folder(temporary, final)
-    state_of(final, verify=True)
-    _make_room(folder, final)
-    return final
 
 
 def _make_room(folder: Path, newest: Path) -> None:
@@ -95,13 +108,17 @@ def state_of(generation: Path, *, verify: bool = False) -> dict[str, Any]:
     path = generation / STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text())
-        written, _, _ = dict(state["files"]), state["role"], state["weights_digest"]
+        written, _, _, recorded = dict(state["files"]), state["role"], state["weights_digest"], state["digest"]
+        if state["schema"] != SCHEMA:
+            raise ValueError(state["schema"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(fault(str(path), "cannot be read as the state of a checkpoint")) from None
-    for name, digest in written.items() if verify else ():
+    if digest({key: value for key, value in state.items() if key != "digest"}) != recorded:
+        raise Refused(fault(str(path), "is not what was saved", expected=f"digest {recorded[:12]}"))
+    for name, expected in written.items() if verify else ():
         file = generation / name
-        if not file.is_file() or files.sha256(file) != digest:
-            raise Refused(fault(str(file), "is not what was saved", expected=f"digest {digest[:12]}"))
+        if not file.is_file() or files.sha256(file) != expected:
+            raise Refused(fault(str(file), "is not what was saved", expected=f"digest {expected[:12]}"))
     return state
 
 

@@ -61,7 +61,7 @@ class Watch:
         if taken <= 0:
             return
         rate = (step - self.looked_step) / taken
-        self.rate = rate if math.isnan(self.rate) else 0.7 * self.rate + 0.3 * rate
+        self.rate = (step - self.first) / (now - self.started)  # of all that is done, as the time left is
         self.every = max(1, min(int(rate * INTERVAL), 4 * self.every))  # a first fast step is not trusted at once
         self.looked, self.looked_step = now, step
         self._show(now, now - self.said >= LONG)

@@ -116,7 +116,7 @@ def show(run: Run, state: RunState) -> None:
         )
     if state.failed:
         console.print(
-            f"last attempt of {state.failed['phase']} failed: {state.failed['why']}", markup=False, soft_wrap=True
+            f"last attempt of {state.failed['phase']} ended early: {state.failed['why']}", markup=False, soft_wrap=True
         )
     console.print(tables.advice_line(advise(state, root=run.shown_root)), soft_wrap=True)
 

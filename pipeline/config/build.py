@@ -151,7 +151,7 @@ def _not_there(prefix: str, part: str, parent: Any, where: str) -> str:
     names = [name for name in dir(parent) if not name.startswith("_")]
     what = f"{prefix.rpartition('.')[0]} has no {part!r}"
     close = nearest(part, names)
-    do = f"python -m pipeline ... {where}={prefix.rpartition('.')[0]}.{close}" if close else None
+    do = _typed(f"{where}={prefix.rpartition('.')[0]}.{close}", where) if close else None
     return fault(where, what, got=part, expected="one of its names", among=names, do=do)
 
 
@@ -174,15 +174,22 @@ def _argument_faults(target: Callable[..., Any], node: dict[str, Any], where: st
     needed = [n for n in takes if parameters[n].default is inspect.Parameter.empty]
     lacking = [n for n in needed if n not in given and takes.index(n) >= len(positional)]
     if lacking and not node.get("_partial_") and not faults:
-        do = f"python -m pipeline ... +{where}.{lacking[0]}=<value>"
+        do = _typed(f"+{where}.{lacking[0]}=<value>", where)
         faults.append(fault(where, f"{name} needs {', '.join(lacking)}", do=do))
     return faults
+
+
+def _typed(override: str, where: str) -> str:
+    """The command that mends a key; what stands in a list cannot be reached by a word of the command line."""
+    if "[" in where:
+        return f"write the whole list anew: python -m pipeline ... '{where.partition('[')[0]}=[{{_target_: ...}}]'"
+    return f"python -m pipeline ... {override}"
 
 
 def _no_argument(where: str, argument: str, name: str, takes: list[str]) -> str:
     close = nearest(argument, takes)
     expected = f"one of {', '.join(takes)}" if takes else "no arguments at all"
-    do = f"python -m pipeline ... ~{where}" + (f" +{where.rpartition('.')[0]}.{close}=<value>" if close else "")
+    do = _typed(f"~{where}" + (f" +{where.rpartition('.')[0]}.{close}=<value>" if close else ""), where)
     return fault(where, f"{name} has no such argument", got=argument, expected=expected, among=takes, do=do)
 
 

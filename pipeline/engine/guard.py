@@ -66,7 +66,8 @@ class Guard:
         """Whether the optimizer may step on these gradients, which are clipped now; with a deferred flag always."""
         gradients = self.gradients()
         needed = self.deferred or self.clip is not None or not self.looks
-        norms = torch._foreach_norm(gradients) if needed else ()
+        dense = [g.coalesce().values() if g.is_sparse else g for g in gradients] if needed else ()
+        norms = torch._foreach_norm(list(dense)) if dense else ()
         if self.deferred:
             self._flag(loss, norms)
         else:
@@ -116,7 +117,9 @@ class Guard:
 
         A withheld step's loss is NaN also where only its gradient was not finite: nothing was learnt from it.
         """
-        if self.deferred and self.losses:
+        if not self.losses:
+            return [], None
+        if self.deferred:
             losses = torch.stack([t for t in self.losses if isinstance(t, Tensor)]).tolist()
             if withheld:
                 losses = losses[: int(self.good.item()) - self.seen + 1]

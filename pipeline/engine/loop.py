@@ -23,7 +23,6 @@ from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.checkpoints.writer import Writer
 from pipeline.conditions.seeds import derive, reseed
-from pipeline.data.tree import Tree, rows_of
 from pipeline.engine import resume
 from pipeline.engine.backward import backward
 from pipeline.engine.cadence import Cadence
@@ -59,11 +58,6 @@ class Fit:
     checkpoint: Path | None
     seconds: float
     resumed_at: int = 0
-
-
-def _elements(targets: Tree) -> int:
-    """How much a batch counts in its window."""
-    return targets.numel() if isinstance(targets, Tensor) else rows_of(targets)
 
 
 class Training:
@@ -103,6 +97,8 @@ class Training:
             if folder is not None:
                 self.writer = stack.enter_context(closing(Writer(folder)))
             self.start(found, observers, stack)
+            if folder is not None:
+                resume.snapshot(self)  # what no checkpoint can hold is said before the first step, not after an hour
             self._look()
             self.advance(self.setup.budget.last_step)
             if self.writer:
@@ -166,7 +162,8 @@ class Training:
                 self._log(guard.raised())
                 if self.stopped != "done" or self._look():
                     break
-        self._log(withheld or guard.raised())
+        if self.stopped == "done":
+            self._log(withheld or guard.raised())
         self.seconds_per_step = (time.perf_counter() - began) / max(1, self.step - first)
 
     def _make(self, base: int, window: list[Batch]) -> bool:
@@ -204,6 +201,7 @@ class Training:
         self.history.log_steps(self.guard.seen - len(losses) + 1, {"train/loss": losses, "lr": rates[: len(losses)]})
         if bad:
             self.step, self.stopped = bad.step, "nonfinite"
+            self.history.cut(bad.step)  # what was measured before the flag was read is of steps that moved nothing
             self.history.event("nonfinite", bad.step, what=bad.what, loss=bad.loss)
 
     def _update(self, window: list[Batch]) -> bool:
@@ -216,13 +214,13 @@ class Training:
                 outputs, total = task.forward(net, inputs, targets)
             backward(scale.scaled(total) if scale else total)
         else:
-            sizes = [_elements(batch.targets) for batch in window]
+            shares = task.shares([batch.targets for batch in window])
             total = torch.zeros((), device=self.setup.device)
-            for batch, size in zip(window, sizes, strict=True):
+            for batch, part in zip(window, shares, strict=True):
                 inputs, targets = batch.inputs, batch.targets
                 with self.setup.autocast():
                     outputs, loss = task.forward(net, inputs, targets)
-                    share = loss * (size / sum(sizes))
+                    share = loss * part
                 backward(scale.scaled(share) if scale else share)
                 total = total + share.detach()
         if scale:
@@ -289,11 +287,12 @@ class Training:
             self.writer.settle()
             kept = "a checkpoint is written"
         budget = self.setup.budget
-        return f"at step {self.step} of {budget.last_step}, epoch {self.measured + 1}; {kept}"
+        return f"at step {self.step} of {budget.last_step}, epoch {-(-self.step // budget.per_epoch)}; {kept}"
 
     def _measure(self, epoch: int) -> bool:
         """The epoch's row is in the history, its weights are kept if best; True when patience is at its end."""
-        side, val = self.setup.side, self.setup.val
+        side, val, device = self.setup.side, self.setup.val, self.setup.device
+        reseed(derive(self.setup.seed, "measure", epoch), device, foreign=True)  # a model may draw here, too
         seen = measured(self.model, side.X, side.y, self.task).values
         row = {f"train/{name}": value for name, value in seen.items() if name != "loss"}  # that is of the steps
         row["time/step"] = self.seconds_per_step
@@ -327,6 +326,7 @@ class Training:
         if folder is not None:
             checkpoint = resume.keep(self, folder, best, known=found is not None and found.step == self.step)
         self.model.load_state_dict(best.weights, strict=False)  # what is no tensor was not kept
+        reseed(derive(self.setup.seed, "judge"), self.setup.device, foreign=True)
         score = judge(self.model, self.setup.val, self.task, self.setup.seed).score if self.best else None
         return Fit(
             model=self.model.eval(),

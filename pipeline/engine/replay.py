@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.checkpoints.weights import weights_digest
 from pipeline.data.dataset import Data
 from pipeline.engine import resume
+from pipeline.engine.cadence import Cadence
 from pipeline.engine.fit import prepared
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
@@ -185,6 +186,7 @@ def replay(
             expected = f"1 to {setup.budget.last_step}, the steps of this training"
             raise UserError(fault("step", "is not a step of this training", got=step, expected=expected))
         found = resume.find(training, folder or run.inside("baseline"), before=step)
+        training.cadence, training.trainer = Cadence.of({}), {**training.trainer, "max_minutes": None}  # no clock here
         training.start(found, (), stack)
         training.advance(step - 1)
         if training.ended:

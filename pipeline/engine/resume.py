@@ -61,6 +61,7 @@ def _others(training: Training) -> dict[str, Any]:
         "model": {name: value for name, value in saved.items() if not isinstance(value, Tensor)},
         "buffers": {name: buffer for name, buffer in model.named_buffers() if name not in saved},
         "loss": loss.state_dict() if isinstance(loss, nn.Module) else {},
+        "step": setup.task.step.state_dict() if isinstance(setup.task.step, nn.Module) else {},
     }
 
 
@@ -137,6 +138,8 @@ def take_up(training: Training, found: Snapshot) -> None:
                 buffer.copy_(others["buffers"][name])
     if isinstance(setup.task.loss, nn.Module):
         setup.task.loss.load_state_dict(others["loss"])
+    if isinstance(setup.task.step, nn.Module):
+        setup.task.step.load_state_dict(others["step"])
     _restore_optimizer(setup.optimizer, others["optimizer"])
     if setup.schedule:
         setup.schedule.scheduler.load_state_dict(others["schedule"])

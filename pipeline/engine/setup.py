@@ -29,7 +29,7 @@ from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.data.tree import to
 from pipeline.engine.guard import Guard
-from pipeline.errors import UserError
+from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import Task, build_task, expected_loss
 from pipeline.evaluation.trivial import trivial_score
 from pipeline.feed.augment import build_augmentations
@@ -128,7 +128,10 @@ def _order(loader: Mapping[str, Any], seed: int, train: Split, tiled: int) -> Ca
     n = len(train)
     if tiled:
         return lambda epoch: np.tile(np.arange(n), tiled)
-    if loader.get("sampler") == "balanced" and not train.y.is_floating_point():
+    if loader.get("sampler") == "balanced":
+        if train.y.is_floating_point() or train.y.ndim != 1:
+            got, expected = "targets that are values", "one class id per row"
+            raise UserError(fault("loader.sampler", "balanced needs classes", got=got, expected=expected))
         labels = train.y.numpy()
         return lambda epoch: balanced_order(seed, epoch, labels)
     if loader.get("shuffle", True):
@@ -164,9 +167,10 @@ def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Se
     few = data.train.take(torch.arange(min(2, len(data.train))))
     precision = trainer.get("precision", 32)
     rows = to(few.X, device), to(few.y, device)
-    seen = probe_rows(model, task, *rows, data.classes, precision)
+    first = derive(seed, "init")
+    seen = probe_rows(model, task, *rows, data.classes, precision, first)
     if channels_last(model, device, precision):
-        seen = _laid_out(model, seen, lambda: probe_rows(model, task, *rows, data.classes, precision))
+        seen = _laid_out(model, seen, lambda: probe_rows(model, task, *rows, data.classes, precision, first))
     budget = _budget(config, job, len(train), proof)
     optimizer = build_optimizer(config, model, trust)
     epochs = math.ceil(budget.last_step / budget.per_epoch)

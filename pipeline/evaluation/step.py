@@ -7,6 +7,7 @@ computed as for any task, and further scalars, which are metrics by their own na
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,14 @@ def build_step(task: Mapping[str, Any], model: nn.Module | None, trust: Sequence
             expected = "a _target_ (model, batch) -> {loss, ...}"
             raise UserError(fault("task.step", "a custom task needs a step", got=node, expected=expected))
         return None
-    from pipeline.config.build import build
+    from pipeline.config.build import ALLOWED, build, locate
 
+    name = node.get("_target_") if isinstance(node, Mapping) else None
+    if isinstance(name, str) and inspect.isfunction(locate(name, (*ALLOWED, *trust), "task.step._target_")):
+        node = {"_partial_": True, **node}  # a function takes (model, batch) later
     step: Any = build(dict(node) if isinstance(node, Mapping) else node, trust=trust, where="task.step")
     if not callable(step):
-        expected = "(model, batch) -> {loss, ...}; a function needs _partial_: true"
+        expected = "(model, batch) -> {loss, ...}"
         raise UserError(fault("task.step", "is not callable", got=type(step).__name__, expected=expected))
     first = next(model.parameters(), None) if model is not None else None
     return step.to(first.device) if isinstance(step, nn.Module) and first is not None else step

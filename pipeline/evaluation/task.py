@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.data.tree import Tree
+from pipeline.data.tree import Tree, rows_of
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.metrics import Metric, Needs, all_metrics
 from pipeline.evaluation.step import Step, Stepped, build_step
@@ -107,6 +107,17 @@ class Task:
         """Whether the loss is torch's own and compares values one by one."""
         return self.kind != "classification" and _from_torch(self.loss)
 
+    def shares(self, window: Sequence[Tree]) -> list[float]:
+        """What each batch of a window counts in one update, so that the window gives the gradient of one large batch.
+
+        By what the loss averages over: elements, or for torch's losses of classes those not ignored, by their weight.
+        A loss that sums is summed.
+        """
+        if getattr(self.loss, "reduction", "mean") == "sum" and self.step is None:
+            return [1.0] * len(window)
+        sizes = [_counted(self.loss if self.step is None else None, targets) for targets in window]
+        return [size / (sum(sizes) or 1.0) for size in sizes]
+
     def targets(self, y: Tree, outputs: Tensor | None) -> Tree:
         """Targets as the loss needs them beside outputs like these: dtype by kind, and for torch's losses the shape.
 
@@ -176,6 +187,16 @@ def finite(outputs: Tensor) -> bool:
 
 def _themselves(outputs: Tensor) -> Tensor:
     return outputs
+
+
+def _counted(loss: Any, targets: Tree) -> float:
+    """What the mean of a batch's loss is divided by."""
+    if not isinstance(targets, Tensor):
+        return float(rows_of(targets))
+    if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or targets.is_floating_point():
+        return float(targets.numel())
+    kept = targets[targets != loss.ignore_index]
+    return float(kept.numel() if loss.weight is None else loss.weight[kept].sum())
 
 
 def _predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tensor]:

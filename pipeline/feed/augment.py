@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.conditions.seeds import derive
+from pipeline.conditions.seeds import derive, reseed
 from pipeline.data.tree import Tree, rows_of
 from pipeline.errors import UserError, fault
 
@@ -125,6 +125,7 @@ def augmented(
     if not augment:
         return inputs
     draws = Draws(seed, epoch, rows, device)
+    reseed(derive(seed, "augment", epoch, int(rows[0])), device, foreign=True)  # for those that draw from elsewhere
     for i, change in enumerate(augment):
         with blamed(f"loader.augment[{i}]"), torch.no_grad():
             inputs = change(inputs, draws)

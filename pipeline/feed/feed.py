@@ -29,19 +29,18 @@ def feed_of(
     workers: int = 0,
     augment: Sequence[Augmentation] = (),
     targets: Callable[[Tree], Tree] = lambda y: y,
-    channels_last: bool = False,
 ) -> Feed:
     """Tensors are gathered once per epoch; a Dataset (`train.items`) is read anew in every epoch, by `workers`.
 
     `order(epoch)` gives row numbers in any number, `targets` what the loss needs of the targets; `augment` comes from
-    `build_augmentations`. `channels_last` gives inputs [B, C, H, W] in that memory format.
+    `build_augmentations`.
     """
     if train.items is None:
         return Resident(
             train, order, seed=seed, batch=batch, accumulate=accumulate, device=device, augment=augment,
-            targets=targets, channels_last=channels_last,
+            targets=targets,
         )  # fmt: skip
     return Reader(
         train, order, seed=seed, batch=batch, accumulate=accumulate, device=device, workers=workers, augment=augment,
-        targets=targets, channels_last=channels_last,
+        targets=targets,
     )  # fmt: skip

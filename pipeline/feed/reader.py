@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ from pipeline.data.tree import Tree
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.feed.augment import Augmentation, augmented
 from pipeline.feed.batch import Batch
-from pipeline.feed.resident import in_format
 from pipeline.feed.rows import NOT_FOR_READERS, Key, Rows, Unread, begin
 
 Order = Callable[[int], NDArray[np.int64]]
@@ -63,11 +63,10 @@ class Reader:
         workers: int = 0,
         augment: Sequence[Augmentation] = (),
         targets: Callable[[Tree], Tree] = lambda y: y,
-        channels_last: bool = False,
     ) -> None:
         self.order, self.seed, self.device, self.augment = order, seed, device, tuple(augment)
         self.batch, self.accumulate, self.workers = batch, accumulate, workers
-        self.targets, self.channels_last = targets, channels_last
+        self.targets = targets
         self.positions = Positions(order, batch)
         self.loader = DataLoader(
             Rows(train, seed),
@@ -130,7 +129,6 @@ class Reader:
     def _batch(self, read: tuple[Tree, Tree], epoch: int, rows: NDArray[np.int64]) -> Batch:
         inputs, targets = tree.to(read, self.device)
         inputs = augmented(inputs, self.augment, self.seed, epoch, rows, self.device)
-        inputs = tree.each(in_format, inputs) if self.channels_last else inputs
         return Batch(inputs, self.targets(targets), rows)
 
     @contextmanager
@@ -139,6 +137,7 @@ class Reader:
         try:
             yield
         except Exception as error:
+            wait([process.sentinel for process in self._processes], timeout=1)  # its pipe closes before it is dead
             dead = [process for process in self._processes if not process.is_alive()]
             if not dead:
                 raise

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.data import tree
 from pipeline.data.splits import Split
@@ -25,7 +24,7 @@ CHUNK_BYTES = 1 << 28  # rows gathered at once; all of an epoch's for most data 
 class Resident:
     """The feed of a split whose tensors are in memory; `order(epoch)` are its row numbers, in order.
 
-    `targets` is applied once to all targets. `channels_last` gives inputs [B, C, H, W] in that memory format.
+    `targets` is applied once to all targets.
     """
 
     def __init__(
@@ -39,15 +38,13 @@ class Resident:
         device: torch.device,
         augment: Sequence[Augmentation] = (),
         targets: Callable[[Tree], Tree] = lambda y: y,
-        channels_last: bool = False,
     ) -> None:
-        X = tree.each(rows_last, train.X) if channels_last else train.X
-        y = targets(train.y)
+        X, y = train.X, targets(train.y)
         if device.type != "cpu" and _bytes(X) + _bytes(y) <= room(device) // 2:
             X, y = (tree.each(lambda t: t.to(device), part) for part in (X, y))
         self.X, self.y = X, y
         self.order, self.seed, self.device, self.augment = order, seed, device, tuple(augment)
-        self.batch, self.accumulate, self.channels_last = batch, accumulate, channels_last
+        self.batch, self.accumulate = batch, accumulate
         update = batch * accumulate
         per_row = max(1, _bytes(X) // max(1, len(train)))
         self.chunk = max(1, CHUNK_BYTES // (per_row * update)) * update
@@ -66,11 +63,8 @@ class Resident:
         chosen = torch.from_numpy(rows)
         inputs = tree.to(tree.take(self.X, chosen), self.device)
         targets = tree.to(tree.take(self.y, chosen), self.device)
-        if self.channels_last:
-            inputs = tree.each(channels_first, inputs)
         if self.augment:
             inputs = augmented(inputs, self.augment, self.seed, epoch, rows, self.device)
-            inputs = tree.each(in_format, inputs) if self.channels_last else inputs
         cut = [rows[at : at + self.batch] for at in range(0, len(rows), self.batch)]
         return list(map(Batch, tree.split(inputs, self.batch), tree.split(targets, self.batch), cut))
 
@@ -92,18 +86,3 @@ def room(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     return 0
-
-
-def rows_last(t: Tensor) -> Tensor:
-    """[N, C, H, W] stored as [N, H, W, C], so that gathering whole rows keeps the format; others as they are."""
-    return t.permute(0, 2, 3, 1).contiguous() if t.ndim == 4 else t
-
-
-def channels_first(t: Tensor) -> Tensor:
-    """What `rows_last` stored, as a view [B, C, H, W] in the memory format channels_last."""
-    return t.permute(0, 3, 1, 2) if t.ndim == 4 else t
-
-
-def in_format(t: Tensor) -> Tensor:
-    """[B, C, H, W] in the memory format channels_last, copied only where it is not; others as they are."""
-    return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t

@@ -41,7 +41,7 @@ class Rows(Dataset[Any]):
         self.items, self.seed, self.where = train.items, seed, f"data.{train.name}"
         self.shapes = shapes_of((train.X, train.y), skip=1)
         self.types = tree.each(lambda t: t[:0].numpy().dtype, (train.X, train.y))
-        self.classes = not train.y.is_floating_point()
+        self.classes = not train.y.is_floating_point() and train.y.ndim == 1 and int(train.y.min()) >= 0
 
     def __getitem__(self, key: Key) -> tuple[Tree, Tensor] | Unread:
         return self.__getitems__([key])

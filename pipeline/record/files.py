@@ -27,8 +27,10 @@ from pipeline.records import plain
 Hook = Callable[[str, Path], bool]
 
 _ADVICE = {
-    errno.ENOSPC: "free some space and repeat the command; nothing was lost",
-    errno.EDQUOT: "free some of the quota and repeat the command; nothing was lost",
+    errno.ENOSPC: "free some space and repeat the command; what was acknowledged is safe",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f) and repeat the command",
+    errno.ENOENT: "was the run removed while it was at work? Begin anew: repeat the command",
+    errno.EDQUOT: "free some of the quota and repeat the command; what was acknowledged is safe",
     errno.EROFS: "choose a writable folder with run.root=DIR",
     errno.EACCES: "choose a writable folder with run.root=DIR",
     errno.EPERM: "choose a writable folder with run.root=DIR",
