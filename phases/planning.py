@@ -58,7 +58,47 @@ def _declared(config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]
         "greater_is_better": measured.greater_is_better,
         "target": config["task"]["target"],
         "owner": config["plan"]["owner"] or "nobody",
+        "card": _card(config["plan"]),
     }
+
+
+def _card(plan: Mapping[str, Any]) -> dict[str, bool]:
+    """Which fields of the problem card the owner filled; of a section, whether anything in it."""
+    filled = {}
+    for name, value in plan.items():
+        filled[name] = any(v is not None for v in value.values()) if isinstance(value, Mapping) else bool(value)
+    return filled
+
+
+def _treatments(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> dict[str, Any]:
+    """What the plan does about rare classes, as it was typed, and whether its model answers rows with holes."""
+    weights, sampler = config["task"].get("class_weights"), config["loader"].get("sampler")
+    named = [] if sampler in (None, "none") else [f"loader.sampler={sampler}"]
+    if weights not in (None, "none"):
+        named.append(f"task.class_weights={weights}")
+    return {"imbalance": named, "missing": _answers_holes(config, data, trust)}
+
+
+def _answers_holes(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> bool:
+    """Whether the model as built gives finite numbers for train and validation rows in which features are missing."""
+    import torch
+
+    from pipeline.building.builder import build_model
+    from pipeline.data.tree import leaves
+
+    def holed(side: Any) -> Any:
+        held = [t.isnan().flatten(1).any(1) if t.ndim > 1 else t.isnan() for t in leaves(side.X)]
+        return torch.stack(held).any(0).nonzero().flatten()[:8]
+
+    some = [side.take(rows) for side in (data.train, data.val) if len(rows := holed(side))]
+    if not some:
+        return False
+    model = build_model(config, trust, int(config["seed"])).eval()
+    try:
+        with torch.no_grad():
+            return all(bool(torch.isfinite(model(side.X)).all()) for side in some)
+    except Exception:  # a model of anybody's may refuse such rows, or give something else than a tensor
+        return False
 
 
 def _trusted(ctx: PhaseContext) -> list[dict[str, str]]:
@@ -70,6 +110,12 @@ def _start_digest(config: Mapping[str, Any]) -> str | None:
     """SHA-256 of the weights to start from, where there are any."""
     start = (config["model"] or {}).get("init_from")
     return files.sha256(Path(start)) if start else None
+
+
+def _told(sizes: Mapping[str, int], parameters: int, count: int) -> str:
+    """What will be trained on what, in one line."""
+    rows = ", ".join(f"{n} {s}" for s, n in sizes.items())
+    return f"planning: {rows} rows; {parameters:,} parameters; {count} thread(s)"
 
 
 def _tries_the_seal(data: Data) -> bool:
@@ -95,12 +141,12 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.building.probe import device_for, probe
     from pipeline.conditions.threads import threads
     from pipeline.data.load import load
+    from pipeline.data.quality import quality
     from pipeline.data.shared import shared_fractions
 
     data = load(config, ctx.trust)
     proof = probe(config, data, ctx.trust)
-    parameters = proof.parameters
-    count = threads(config["trainer"]["threads"], parameters)
+    count = threads(config["trainer"]["threads"], proof.parameters)
     determinism = {"policy": config["trainer"]["deterministic"], "operations": list(proof.varying)}
     known = data.facts()
     where = environment(count, device_for(config["trainer"]["accelerator"]).type)
@@ -108,7 +154,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "splits": known,
         "classes": data.classes,
         "threads": count,
-        "parameters": parameters,
+        "parameters": proof.parameters,
         "budget": _budget(config["trainer"], config["loader"], len(data.train)),
         "environment": where,
         "determinism": determinism,
@@ -116,11 +162,8 @@ def run(ctx: PhaseContext) -> Evidence:
         "init_from": _start_digest(config),
     }
     sizes = {split: k["rows"] for split, k in known.items()}
-    ctx.say(
-        f"planning: {', '.join(f'{n} {s}' for s, n in sizes.items())} rows; "
-        f"{parameters:,} parameters; {count} thread(s)"
-    )
-    if determinism["operations"]:
+    ctx.say(_told(sizes, proof.parameters, count))
+    if proof.varying:
         ctx.say(f"planning: no deterministic kernel on the {where['device']}: {', '.join(proof.varying)}")
     if data.ignored:
         ctx.say(f"planning: this version does not use {', '.join(data.ignored)} of your data")
@@ -131,6 +174,8 @@ def run(ctx: PhaseContext) -> Evidence:
             "rows": sizes,
             "digests": {split: k["digest"] for split, k in known.items()},
             "shared_fraction": shared_fractions(data),
+            "quality": quality(data, config["task"]["kind"]),
+            "treatments": _treatments(config, data, ctx.trust),
             "test_sealed": _tries_the_seal(data),
             "test_opened": len(ctx.state.test_opened),
             "environment": where,

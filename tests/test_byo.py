@@ -70,7 +70,7 @@ trainer: {max_epochs: 4}
 loader: {batch_size: 20}
 phases: {baseline: {overfit_steps: 20}, optimization: {candidates: 1, pairs: 2}}
 task: {target: 0.99}
-plan: {owner: Ada}
+plan: {purpose: to tell corners apart, owner: Ada}
 """,
 }
 WORDS = ("--config-dir", "conf", "experiment=corners")

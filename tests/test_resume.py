@@ -360,6 +360,9 @@ def test_a_baseline_that_ends_in_nan_names_the_row(own_folder: Path, say: Any) -
     (own_folder / "conf" / "experiment" / "holed.yaml").write_text(EXPERIMENT)
     code, out, _ = say("phase=diagnostics", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     assert code in (2, 3)  # there is no run yet
+    say("phase=planning", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
+    why = ("--who", "Ada", "--why", "to see what training makes of it", "--expires", "9999-12-31")
+    assert say("waive", "holed", "data_finite", *why)[0] == 0
     code, out, _ = say("phase=baseline", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     assert "the first tensor that is not finite: inputs, train rows 77" in out
     run = Run(own_folder / "runs" / "holed")

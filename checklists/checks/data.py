@@ -19,6 +19,25 @@ def splits_disjoint(evidence: Evidence, *, max_shared_fraction: float) -> Result
     return Result("passed", value, max_shared_fraction, "of rows", "identical rows stand on one side")
 
 
+def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float) -> Result:
+    """Passing proves that no more validation rows nearly stand in train than chance would put there, or only few.
+
+    The value is their share of the validation rows; failing needs more than `max_share` of them, and `max_ratio` times
+    as many as chance explains.
+    """
+    found = evidence["quality"]["near_duplicates"]
+    if found is None:
+        return Result("not_applicable", why="no floating features, or too few rows, to measure distances in")
+    share, expected = found["share"], found["expected"]
+    bound = max(max_share, max_ratio * expected)
+    sampled = f"{found['sampled']['val']} validation and {found['sampled']['train']} train rows looked at"
+    if share > bound:
+        pairs = ", ".join(f"{val} and train {train}" for val, train in found["pairs"][:3])
+        why = f"validation rows stand in train but for a trifle: {pairs}; keep copies of a row on one side"
+        return Result("failed", share, bound, "of rows", why, cause="data_leakage")
+    return Result("passed", share, bound, "of rows", f"chance alone: {expected:.2g}; {sampled}")
+
+
 def test_sealed(evidence: Evidence, *, max_openings: int) -> Result:
     """Passing proves that the test rows are behind the seal, and that this run looked at them at most so often."""
     opened, sealed = evidence["test_opened"], evidence["test_sealed"]
