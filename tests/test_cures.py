@@ -20,6 +20,10 @@ PAIRS = [(cure, cause.id) for cause in causes.load().values() for cure in cause.
 BUNDLED = (
     ("experiment=digits",),
     ("experiment=digits_hot",),
+    ("experiment=breast_cancer",),
+    ("experiment=wine",),
+    ("experiment=diabetes",),
+    ("experiment=csv",),
     ("experiment=digits", "optimizer=sgd", "scheduler=cosine", "loss=mse", "trainer.gradient_clip_val=0.5"),
     ("experiment=digits", "optimizer=adam", "scheduler=plateau", "model.dropout=0.3", "model.hidden=[64,32]"),
     ("experiment=digits", "trainer.precision=16-mixed", "trainer.patience=4", "surgery=[{set_dropout: {p: 0.2}}]"),

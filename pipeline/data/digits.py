@@ -15,11 +15,15 @@ from pipeline.data.splits import split_rows
 BUNDLED = "datasets/data/digits.csv.gz"  # inside scikit-learn; 64 pixels from 0 to 16 and the digit
 
 
-def digits(val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, Any]:
-    """X float32 [N, 64] in 0..1 and y int64 [N], stratified into train, val and test by `seed`."""
+def digits(val: float = 0.2, test: float = 0.2, seed: int = 0, image: bool = False) -> dict[str, Any]:
+    """X float32 [N, 64] in 0..1 and y int64 [N], stratified into train, val and test by `seed`.
+
+    With `image` the same rows, on the same sides, are X [N, 1, 8, 8].
+    """
     bundled = _bundled_file()
     table = _read(bundled) if bundled else _from_sklearn()
     X, y = (table[:, :64] / 16).astype(np.float32), table[:, 64].astype(np.int64)
+    X = X.reshape(-1, 1, 8, 8) if image else X
     return {
         **split_rows(X, y, val=val, test=test, seed=seed),
         "class_names": [str(digit) for digit in range(10)],

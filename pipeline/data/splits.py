@@ -102,21 +102,47 @@ def _strata(y: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(counts[stratum] < 3, -1, stratum).astype(np.int64)
 
 
-def split_indices(
-    X: ArrayLike, y: ArrayLike, *, val: float = 0.2, test: float = 0.2, seed: int = 0
-) -> dict[str, NDArray[np.int64]]:
-    """Row numbers (ascending) of train, val and test: a pure function of rows, fractions and seed.
-
-    Integer targets are stratified; rows with equal features stay on one side, so that shares are met to within a group.
-    Raises UserError for shares that leave a side without rows.
-    """
+def require_shares(val: float, test: float) -> None:
+    """Raises UserError for shares that leave a side without rows."""
     if not (val > 0 and test > 0 and val + test < 1):
         raise UserError(
             fault("data", "shares of val and test", got=f"{val} and {test}", expected="both above 0, together below 1")
         )
+
+
+def joined(rows: NDArray[Any], groups: NDArray[Any]) -> NDArray[np.intp]:
+    """A number per row, equal for rows that a chain of equal features and equal groups connects."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    _, alike = np.unique(rows, return_inverse=True)
+    _, group = np.unique(groups, return_inverse=True)
+    size = len(rows) + int(alike.max()) + 1
+    links = (np.ones(len(rows), np.int8), (alike, group + int(alike.max()) + 1))
+    _, component = connected_components(coo_array(links, shape=(size, size)), directed=False)
+    return np.asarray(component[alike])
+
+
+def split_indices(
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    val: float = 0.2,
+    test: float = 0.2,
+    seed: int = 0,
+    groups: NDArray[Any] | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """Row numbers (ascending) of train, val and test: a pure function of rows, fractions, seed and groups.
+
+    Integer targets are stratified; rows with equal features stay on one side, and so do those of one of the `groups`
+    (a value per row), so that shares are met to within a group. Raises UserError for shares that leave a side without
+    rows.
+    """
+    require_shares(val, test)
     targets = np.asarray(y)
+    units = np.array(row_digests(np.asarray(X)), dtype=str)
     _, first, group, sizes = np.unique(
-        np.array(row_digests(np.asarray(X)), dtype=str), return_index=True, return_inverse=True, return_counts=True
+        units if groups is None else joined(units, groups), return_index=True, return_inverse=True, return_counts=True
     )
     strata = _strata(targets[first])
     draws = np.random.Philox(np.random.SeedSequence(derive(seed, "split"))).random_raw(len(targets))
@@ -128,16 +154,32 @@ def split_indices(
         seen += int(sizes[members].sum())
         free = list(members[:-1])  # one group of every stratum is left to train
         for number, share in ((2, test), (1, val)):
-            while free and given[number] + sizes[free[-1]] / 2 <= np.ceil(seen * share):
-                chosen = free.pop()
+            left, full = [], False
+            for chosen in reversed(free):
+                full = full or given[number] + sizes[chosen] / 2 > np.ceil(seen * share)
+                if full:
+                    left.append(chosen)
+                    full = groups is None  # groups differ much in size: a smaller one may fit
+                    continue
                 side[chosen] = number
                 given[number] += sizes[chosen]
+            free = left[::-1]
+    if groups is not None:
+        _fill_empty(side, sizes)
     sides = {name: np.flatnonzero(side[group] == k) for k, name in enumerate(("train", "val", "test"))}
     if empty := [name for name, rows in sides.items() if not len(rows)]:
         raise UserError(
             fault("data", f"too few different rows to split; {', '.join(empty)} would be empty", got=len(first))
         )
     return sides
+
+
+def _fill_empty(side: NDArray[np.int8], sizes: NDArray[np.intp]) -> None:
+    """The smallest group of train to a side that all groups were too large for, as long as train keeps one."""
+    for number in (2, 1):
+        trained = np.flatnonzero(side == 0)
+        if len(trained) > 1 and not (side == number).any():
+            side[trained[np.argmin(sizes[trained])]] = number
 
 
 def split_rows(X: ArrayLike, y: ArrayLike, *, val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, Pair]:

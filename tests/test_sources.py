@@ -1,0 +1,448 @@
+"""Sources of data: tables, arrays, pictures and text, read the same way twice, and each fault told by its place."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.data.digits import digits
+from pipeline.data.load import seal
+from pipeline.data.shared import shared_fractions
+from pipeline.data.sources import bundled
+from pipeline.data.sources.delimited import csv_table
+from pipeline.data.sources.images import image_folder
+from pipeline.data.sources.npz import npz
+from pipeline.data.sources.parquet import parquet_table
+from pipeline.data.sources.preparing import prepared
+from pipeline.data.sources.sides import time_indices
+from pipeline.data.sources.text import text_windows
+from pipeline.data.splits import row_digests, split_indices
+from pipeline.errors import UserError
+from tests.conftest import go
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDES = ("train", "val", "test")
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def write(folder: Path, rows: list[list[Any]], delimiter: str = ",") -> str:
+    with (folder / "table.csv").open("w", newline="") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows(rows)
+    return str(folder / "table.csv")
+
+
+def people(n: int = 60) -> list[list[Any]]:
+    """A header and rows: an age that differs, a town, and a label of two classes."""
+    return [["age", "town", "y"], *([20 + i, "Bern" if i % 3 else "Rome", "yes" if i % 2 else "no"] for i in range(n))]
+
+
+def changed(row: int, column: int, cell: Any) -> list[list[Any]]:
+    rows = people()
+    rows[row - 1][column] = cell  # row 1 is the header, as in the messages
+    return rows
+
+
+def told(call: Any, *args: Any, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*args, **options)
+    return str(caught.value)
+
+
+def together(data: dict[str, Any], part: int) -> np.ndarray:
+    return np.concatenate([data[side][part] for side in SIDES])
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(table=st.lists(st.tuples(FLOATS, FLOATS, st.integers(-9, 9)), min_size=9, max_size=40, unique_by=lambda r: r[0]))
+def test_a_table_that_is_written_is_read_back(tmp_path: Path, table: list[tuple[float, float, int]]) -> None:
+    """Numbers come back to the bit, each row once, and targets stay with their features."""
+    path = write(tmp_path, [["a", "b", "value"], *map(list, table)])
+    data = csv_table(path, "value", label_kind="values")
+    found = np.column_stack([together(data, 0), together(data, 1)]).astype(np.float32)
+    assert sorted(map(tuple, np.array(table, np.float32).tolist())) == sorted(map(tuple, found.tolist()))
+
+
+def test_what_a_table_becomes(tmp_path: Path) -> None:
+    """Text is coded, labels are named in order, and the loader takes it all."""
+    data = csv_table(write(tmp_path, people()), "y")
+    assert ["age", "town"] == data["feature_names"] and ["no", "yes"] == data["class_names"]
+    assert {"town": ["<unknown>", "Bern", "Rome"]} == data["fitted"]["categories"]
+    sealed = seal(data, "binary")
+    assert (36, 12, 12) == (len(sealed.train), len(sealed.val), sealed.test.rows)
+    shifted = csv_table(write(tmp_path, people(), ";"), "y", delimiter="semicolon", features=["age"])
+    assert ["age"] == shifted["feature_names"] and np.array_equal(shifted["val"][1], data["val"][1])
+
+
+def test_labels_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
+    """Ten comes behind nine, and names given by the user decide instead."""
+    rows = [["a", "y"], *([i, i % 11] for i in range(66))]
+    assert [str(i) for i in range(11)] == csv_table(write(tmp_path, rows), "y")["class_names"]
+    backwards = csv_table(write(tmp_path, people()), "y", class_names=["yes", "no"])
+    assert ["yes", "no"] == backwards["class_names"]
+
+
+def test_categories_that_train_never_had_are_unknown(tmp_path: Path) -> None:
+    """Code 0 is for the new and the missing; the codes of train do not move because of them."""
+    towns = ["Bern", "Rome"] * 6 + ["Oslo", "", "Bern", "Oslo", "Rome", ""]
+    sides = ["train"] * 12 + ["val"] * 3 + ["test"] * 3
+    rows = [["town", "n", "where", "y"], *([t, i, s, i % 2] for i, (t, s) in enumerate(zip(towns, sides, strict=True)))]
+    data = csv_table(write(tmp_path, rows), "y", side="where", missing="median")
+    assert {"town": ["<unknown>", "Bern", "Rome"]} == data["fitted"]["categories"]
+    assert [0, 0, 1] == data["val"][0][:, 0].tolist() and [0, 2, 0] == data["test"][0][:, 0].tolist()
+
+
+@QUICK
+@given(st.integers(0, 10**6), st.sampled_from(["mean", "median"]))
+def test_preparing_learns_from_train_alone(seed: int, missing: str) -> None:
+    """Whatever stands in the other rows, train becomes the same, with mean 0 and deviation 1."""
+    draw = np.random.default_rng(seed)
+    X, train = draw.normal(5, 3, (30, 3)), np.arange(20)
+    X[3, 1] = X[25, 0] = np.nan
+    other = X.copy()
+    other[20:] = draw.normal(-90, 9, (10, 3))
+    options: dict[str, Any] = {"names": "abc", "place": lambda r, c: "", "missing": missing, "standardize": True}
+    (one, fitted), (two, again) = prepared(X, train, **options), prepared(other, train, **options)
+    assert np.array_equal(one[:20], two[:20]) and fitted["mean"] == again["mean"] and fitted["std"] == again["std"]
+    assert np.allclose(one[:20].mean(0), 0, atol=1e-5) and np.allclose(one[:20].std(0), 1, atol=1e-5)
+    assert np.isfinite(one).all() and {"a", "b"} == set(fitted["missing"])
+
+
+def test_missing_values_can_be_kept(tmp_path: Path) -> None:
+    """NaN goes through to whoever treats it later; infinities do where nothing is fitted."""
+    data = csv_table(write(tmp_path, changed(17, 0, "NA")), "y", missing="keep")
+    assert 1 == np.isnan(together(data, 0)).sum()
+    assert np.isinf(together(csv_table(write(tmp_path, changed(17, 0, "inf")), "y"), 0)).any()
+    message = told(csv_table, write(tmp_path, changed(17, 0, "inf")), "y", standardize=True)
+    assert "row 17, column 'age': is infinite" in message
+
+
+# --- sides -----------------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(st.integers(20, 120), st.integers(6, 15), st.integers(0, 99))
+def test_a_group_is_on_one_side(rows: int, groups: int, seed: int) -> None:
+    """No two sides share a group, nor a row."""
+    draw = np.random.default_rng(seed)
+    group, X = np.r_[np.arange(groups), draw.integers(0, groups, rows)], draw.normal(size=(rows + groups, 1))
+    X[0], X[1] = X[2], X[3]  # equal rows of different groups bind these together
+    sides = split_indices(X, draw.integers(0, 2, len(X)), groups=group, seed=seed)
+    for by in (group, np.array(row_digests(X))):
+        seen = [set(by[rows].tolist()) for rows in sides.values()]
+        assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert list(range(len(X))) == sorted(np.concatenate(list(sides.values())).tolist())
+
+
+@QUICK
+@given(st.integers(0, 999), st.sampled_from(["mean", "median"]))
+def test_rows_that_become_equal_are_on_one_side(tmp_path: Path, seed: int, missing: str) -> None:
+    """A value that is filled makes no row of one side equal to one of another."""
+    draw = np.random.default_rng(seed)
+    cells = [["" if draw.random() < 0.2 else c for c in row] for row in draw.integers(0, 5, (80, 3)).tolist()]
+    rows = [["a", "b", "c", "who", "y"], *([*r, i % 25, i % 2] for i, r in enumerate(cells))]
+    for column, apart in (("group", "who"), ("ignore", ["who"])):
+        options: dict[str, Any] = {column: apart}
+        try:
+            data = csv_table(write(tmp_path, rows), "y", missing=missing, **options)
+        except UserError as error:
+            assert "too few different rows" in str(error)
+            continue
+        assert not any(shared_fractions(seal(data, "binary")).values())
+
+
+@QUICK
+@given(st.lists(st.integers(0, 40), min_size=5, max_size=90).filter(lambda t: len(set(t)) >= 3))
+def test_sides_by_time_are_in_order(times: list[int]) -> None:
+    """Every row of train is older than any of val, these older than any of test, and no side is empty."""
+    t = np.array(times, float)
+    sides = time_indices(t)
+    assert t[sides["train"]].max() < t[sides["val"]].min() and t[sides["val"]].max() < t[sides["test"]].min()
+    assert len(t) == sum(map(len, sides.values()))
+
+
+def test_columns_that_divide_rows_are_no_features(tmp_path: Path) -> None:
+    """Group, time and side stand apart, and only one of them divides."""
+    days = [str(datetime.date(2024, 1, 1) + datetime.timedelta(days=i)) for i in range(60)]
+    rows = [
+        ["day", "who", *people()[0]],
+        *([d, i % 20, *r] for i, (d, r) in enumerate(zip(days, people()[1:], strict=True))),
+    ]
+    path = write(tmp_path, rows)
+    newest = csv_table(path, "y", time="day", ignore=["who"])
+    assert ["age", "town"] == newest["feature_names"]
+    assert newest["train"][0][:, 0].max() < newest["val"][0][:, 0].min() < newest["test"][0][:, 0].min()
+    by_person = csv_table(path, "y", group="who", ignore=["day"])
+    people_of = [set((by_person[side][0][:, 0] % 20).tolist()) for side in SIDES]  # ages are 20 + i, persons i % 20
+    assert not people_of[0] & people_of[1] and not people_of[0] & people_of[2]
+    assert "one way only, got 'group and time'" in told(csv_table, path, "y", group="who", time="day")
+    assert "row 3, column 'day': is no time" in told(
+        csv_table, write(tmp_path, _with(rows, 3, 0, "soon")), "y", time="day"
+    )
+
+
+def _with(rows: list[list[Any]], row: int, column: int, cell: Any) -> list[list[Any]]:
+    return [[cell if (i, j) == (row - 1, column) else c for j, c in enumerate(r)] for i, r in enumerate(rows)]
+
+
+def test_three_files_are_three_sides(tmp_path: Path) -> None:
+    """Columns are matched by name; a fault in the third file names that file."""
+    header, *body = people(12)
+    paths = []
+    for k, side in enumerate(SIDES):
+        (tmp_path / side).mkdir()
+        mixed = [[r[2], r[0], r[1]] if k == 1 else r for r in [header, *body[4 * k : 4 * k + 4]]]
+        paths.append(write(tmp_path / side, mixed))
+    data = csv_table(paths[0], "y", val_path=paths[1], test_path=paths[2])
+    assert [24, 25, 26, 27] == data["val"][0][:, 0].tolist() and [0, 1, 0, 1] == data["val"][1].tolist()
+    Path(paths[2]).write_text("age,town,y\n1,Bern\n")
+    assert f"{paths[2]}: row 2, column 'y': has 2 cells" in told(
+        csv_table, *paths[:1], "y", val_path=paths[1], test_path=paths[2]
+    )
+    assert "data.test_path: is not given" in told(csv_table, paths[0], "y", val_path=paths[1])
+
+
+# --- tables that do not fit -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "t.csv: is empty"),
+        ("age,town,y\n", "t.csv: has a header and no row"),
+        ("a,b,y\n1,2,0\n1,2\n1,2,3,4\n", "row 3, column 'y': has 2 cells, and 1 more rows are ragged; expected 3"),
+        ("a,b,y\n1,2,0\n1,2,3,4\n", "t.csv: row 3, column 4: has 4 cells; expected 3, as in the header"),
+        ("a,b,yy\n1,2,0\n", "t.csv has no such column, got 'y'; expected one of a, b, yy; did you mean 'yy'?"),
+        ("a;b;y\n1;2;0\n", "t.csv: row 1, column 1: delimiter ',' gives one column, semicolon would give 3  Do: "),
+        ("a,,y\n1,2,0\n", "t.csv: row 1, column 2: has no name"),
+        ("a,a,y\n1,2,0\n", "t.csv: row 1, column 'a': name is given twice"),
+        ("a,y\n1,0\n2,0\n", "t.csv: column 'y': holds one class only, so that there is nothing to tell apart"),
+        ("a,y\n1,0\n2,0\n3,1\n", "t.csv: row 4, column 'y': class '1' has one row"),
+        ("a,y\n1,0\n2,nan\n3,1\n", "t.csv: row 3, column 'y': label is missing"),
+        ('a,y\n1,0\n"2,1\n', "t.csv: row 3, column 1: cannot be read (unexpected end of data)"),
+        ("y\n1\n2\n1\n2\n", "t.csv: has no column to learn from"),
+        ('a,b,y\n"x\n\nz",1,0\n2,,0\n3,1,1\n3,2,1\n', "t.csv: row 5, column 'b': value is missing"),
+    ],
+)  # fmt: skip
+def test_a_table_that_does_not_fit_is_one_message(tmp_path: Path, text: str, message: str) -> None:
+    """The message names file, row and column, rows as an editor counts lines."""
+    (tmp_path / "t.csv").write_text(text)  # the tests stand in tmp_path
+    said = told(csv_table, "t.csv", "y")
+    assert message in said
+    assert 1 == len(said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "cell", "options", "message"),
+    [
+        (17, 0, "", {}, "row 17, column 'age': value is missing; expected a value in every cell"),
+        (17, 1, "NA", {}, "row 17, column 'town': value is missing"),
+        (17, 0, "4o", {}, "row 17, column 'age': is no number, as the rest of its column is, got '4o'"),
+        (17, 2, "maybe", {"class_names": ["no", "yes"]}, "row 17, column 'y': label is out of range, got 'maybe'"),
+        (17, 2, "maybe", {"label_kind": "values"}, "row 2, column 'y': label is no finite number, got 'no'"),
+        (17, 0, "3", {"missing": "mode"}, "data.missing: unknown treatment, got 'mode'"),
+        (17, 0, "3", {"label_kind": "class"}, "data.label_kind: unknown kind, got 'class'"),
+        (17, 0, "3", {"features": ["agee"]}, "has no such column, got 'agee'; expected one of age, town, y"),
+        (17, 0, "3", {"features": ["y"]}, "data.features: holds the label"),
+        (17, 0, "3", {"delimiter": ",,"}, "data.delimiter: is no delimiter"),
+        (17, 0, "3", {"encoding": "utf-88"}, "data.encoding: there is no such encoding"),
+        (17, 0, "3", {"side": "town"}, "row 2, column 'town': names no side, got 'Rome'"),
+        (17, 0, "", {"group": "age"}, "row 17, column 'age': group is missing"),
+        (17, 0, "3", {"val": 0.6, "test": 0.5}, "data: shares of val and test"),
+    ],
+)  # fmt: skip
+def test_a_cell_or_an_option_that_does_not_fit(
+    tmp_path: Path, row: int, column: int, cell: str, options: dict[str, Any], message: str
+) -> None:
+    """What is wrong with one cell or one option is told by its place."""
+    assert message in told(csv_table, write(tmp_path, changed(row, column, cell)), "y", **options)
+
+
+def test_a_wrong_encoding_is_told_by_its_byte(tmp_path: Path) -> None:
+    """Byte, row and column are named; the right encoding reads it, and a byte order mark is no part of a name."""
+    path = write(tmp_path, changed(17, 1, "Zürich"))
+    text = Path(path).read_text()
+    Path(path).write_bytes(raw := text.encode("cp1252"))
+    said = told(csv_table, path, "y")
+    assert f"{path}: row 17, column 'town': byte {raw.index(0xFC)} (0xfc) is no utf-8" in said
+    assert said.endswith("data.encoding=cp1252")
+    assert ["age", "town"] == csv_table(path, "y", encoding="cp1252")["feature_names"]
+    Path(path).write_text(text, encoding="utf-8-sig")
+    assert ["age", "town"] == csv_table(path, "y")["feature_names"]
+    Path(path).write_text(text, encoding="utf-16")
+    assert "data.encoding=utf-16" in told(csv_table, path, "y")
+
+
+def test_a_table_of_a_hundred_thousand_columns_is_read(tmp_path: Path) -> None:
+    """Width alone is no reason to fail, and a wrong label does not print every name."""
+    width = 100_000
+    names = ",".join(["y", *(f"c{i}" for i in range(width))])
+    lines = [",".join([str(i % 2), *[str(i)] * width]) for i in range(6)]
+    (tmp_path / "wide.csv").write_text("\n".join([names, *lines]))
+    assert (2, width) == csv_table("wide.csv", "y", standardize=True)["train"][0].shape
+    assert "expected one of its 100001 columns" in (said := told(csv_table, "wide.csv", "z")) and len(said) < 500
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    """No path, or a wrong one, is a message about the key."""
+    for reader in (lambda p: csv_table(p, "y"), npz, image_folder, text_windows):
+        assert "data.path: is not given" in told(reader, None)
+        assert "data.path: cannot be read (No such file" in told(reader, "nowhere")
+    assert "data.label: is not given" in told(csv_table, write(tmp_path, people()), None)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
+    """Where pyarrow is installed, the table is that of the CSV; elsewhere the message says how to go on."""
+    if importlib.util.find_spec("pyarrow") is None:
+        assert "Do: pip install pyarrow" in told(parquet_table, "t.parquet", "y")
+        return
+    tables, parquet = (importlib.import_module(f"pyarrow.{name}") for name in ("csv", "parquet"))
+    parquet.write_table(tables.read_csv(write(tmp_path, people())), "t.parquet")
+    read, other = parquet_table("t.parquet", "y"), csv_table(write(tmp_path, people()), "y")
+    assert all(np.array_equal(read[side][0], other[side][0]) for side in SIDES)
+
+
+# --- arrays, pictures, text -------------------------------------------------------------------------------------------
+
+
+def test_arrays_of_npz(tmp_path: Path) -> None:
+    """X and y are divided; sides that are divided already stay so."""
+    X, y = np.arange(60.0).reshape(30, 2), np.arange(30) % 3
+    np.savez(tmp_path / "a.npz", X=X, y=y)
+    assert (18, 2) == npz("a.npz", class_names=["a", "b", "c"])["train"][0].shape
+    np.savez(
+        tmp_path / "b.npz", **{f"{n}_{s}": (X if n == "X" else y)[k::3] for n in "Xy" for k, s in enumerate(SIDES)}
+    )
+    assert X[1::3].tolist() == npz("b.npz", label_kind="values")["val"][0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"X": np.eye(4), "y": np.array([0, 1, None, 1], object)},
+            "a.npz: row 0, array 'y': holds objects, which are never",
+        ),
+        ({"X": np.eye(4), "y": [0, 1, np.nan, 1]}, "a.npz: row 2, array 'y': label is not finite, got nan"),
+        ({"X": np.eye(4), "y": [0, 1, 7, 1]}, "a.npz: row 2, array 'y': label is out of range, got 7"),
+        ({"X": np.eye(4), "y": [0, 1, -1, 1]}, "a.npz: row 2, array 'y': label is out of range, got -1"),
+        ({"X": np.eye(4), "y": [0, 1, 1, 1]}, "a.npz: row 0, array 'y': class 'a' has one row"),
+        ({"X": np.eye(4), "y": [1, 1, 1, 1]}, "a.npz: array 'y': holds one class only"),
+        ({"X": np.eye(4), "y": [1, 1]}, "a.npz: array 'y': and its features are no rows"),
+        ({"X": np.eye(4), "y": ["a"] * 4}, "a.npz: row 0, array 'y': is no number"),
+        ({"X": np.eye(4), "labels": [1, 1]}, "a.npz: has no such array, got 'y'"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    """File, array and row are named; objects are never unpickled."""
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert message in told(npz, "a.npz", class_names=["a", "b"])
+    (tmp_path / "a.npz").write_bytes(b"text")
+    assert "data.path: is no NPZ file" in told(npz, "a.npz")
+
+
+def pictures(folder: Path, size: int = 4) -> Path:
+    for i in range(16):
+        place = folder / ("cat" if i % 2 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (size, size + 1), (10 * i, i, 0)).save(place / f"{i}.png")
+    return folder
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    """Folders are classes, values run from 0 to 1, and given sides are kept."""
+    data = image_folder(str(pictures(tmp_path / "all")))
+    assert ["cat", "dog"] == data["class_names"] and (3, 5, 4) == data["train"][0].shape[1:]
+    assert np.isclose(together(data, 0)[:, 0].max(), 150 / 255)
+    for side in SIDES:
+        pictures(tmp_path / "given" / side)
+    grey = image_folder(str(tmp_path / "given"), channels=1, size=[2, 3])
+    assert [(16, 1, 2, 3)] * 3 == [grey[side][0].shape for side in SIDES]
+
+
+def test_pictures_that_do_not_decode_are_named(tmp_path: Path) -> None:
+    """Every one is told, up to five; so is one of another size, and a class without pictures."""
+    folder = pictures(tmp_path / "all")
+    (folder / "cat" / "1.png").write_bytes(b"no picture")
+    Image.new("RGB", (9, 9)).save(folder / "dog" / "2.png")
+    said = told(image_folder, str(folder)).splitlines()
+    assert f"{folder / 'cat' / '1.png'}: does not decode (cannot identify image file)" in said[0]
+    assert "2.png: differs in height and width, got (9, 9); expected (5, 4)" in said[1] and 2 == len(said)
+    (folder / "empty").mkdir()
+    assert f"{folder / 'empty'}: class has no picture" in told(image_folder, str(folder))
+
+
+@pytest.mark.parametrize("tokens", ["byte", "char"])
+def test_text_is_cut_into_windows(tmp_path: Path, tokens: str) -> None:
+    """Targets are the inputs one place on, sides follow each other, and no window stands on two sides."""
+    (tmp_path / "t.txt").write_text("".join(f"{i} größer; " for i in range(400)) + "Ω" * 40)
+    data = text_windows("t.txt", context=16, tokens=tokens)
+    for side in SIDES:
+        X, y = data[side]
+        assert X.shape == y.shape and np.array_equal(X[:, 1:], y[:, :-1]) and len(X)
+    digests = [set(row_digests(data[side][0])) for side in SIDES]
+    assert not (digests[0] & digests[1] or digests[0] & digests[2] or digests[1] & digests[2])
+    assert (tokens == "char") == bool((data["test"][0] == 0).any())  # train never had an omega
+    last = text_windows("t.txt", context=16, tokens=tokens, targets="last")
+    assert np.array_equal(last["val"][1], data["val"][1][:, -1])
+    assert data["vocabulary"] == seal(last, "classification").classes
+
+
+def test_text_that_does_not_fit(tmp_path: Path) -> None:
+    """Too short, always the same, or in another encoding: one message each."""
+    (tmp_path / "t.txt").write_text("short")
+    assert "t.txt: text is shorter than the context, got '5 bytes, 3 of them for train" in told(text_windows, "t.txt")
+    (tmp_path / "t.txt").write_text("a" * 2000)
+    assert "every window of val stands earlier" in told(text_windows, "t.txt", context=8)
+    (tmp_path / "t.txt").write_bytes(b"fine\nf\xfcr")
+    assert "t.txt: row 2: byte 6 (0xfc) is no utf-8" in told(text_windows, "t.txt", tokens="char")
+    assert "data.tokens: unknown word, got 'word'" in told(text_windows, "t.txt", tokens="word")
+
+
+# --- what is bundled, and experiments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "features", "kind"),
+    [
+        ("breast_cancer", 569, 30, "binary"),
+        ("wine", 178, 13, "classification"),
+        ("iris", 150, 4, "classification"),
+        ("diabetes", 442, 10, "regression"),
+    ],
+)
+def test_bundled_tables(name: str, rows: int, features: int, kind: str) -> None:
+    """Every row is there once, sides share none, and train is standardized by itself."""
+    data = getattr(bundled, name)()
+    sealed = seal(data, kind)
+    assert (rows, features) == together(data, 0).shape and features == len(data["feature_names"])
+    assert np.allclose(data["train"][0].mean(0), 0, atol=1e-5) and np.allclose(data["train"][0].std(0), 1, atol=1e-4)
+    assert not any(shared_fractions(sealed).values())
+
+
+def test_digits_as_pictures() -> None:
+    """The same rows on the same sides, in another shape."""
+    flat, image = digits(), digits(image=True)
+    assert (1077, 1, 8, 8) == image["train"][0].shape
+    assert np.array_equal(flat["val"][0], image["val"][0].reshape(-1, 64))
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "csv"])
+def test_an_experiment_is_planned_and_baselined(tmp_path: Path, name: str) -> None:
+    """One command opens both gates, and two epochs are enough to be measured."""
+    words = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}"] if name == "csv" else []
+    quick = ("trainer.max_epochs=2", "tracking=none", "phases.baseline.overfit_steps=20")
+    run, gate, _ = go(tmp_path, "phase=baseline", f"experiment={name}", *quick, *words)
+    assert "open" == gate == run.state().gate("planning")
