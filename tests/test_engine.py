@@ -456,3 +456,11 @@ def test_a_balanced_sampler_needs_classes() -> None:
     regression = {**REGRESSION, "loader": {"batch_size": 16, "shuffle": True, "sampler": "balanced"}}
     with pytest.raises(UserError, match=r"loader\.sampler: balanced needs classes"):
         train(config(**regression), blobs(kind="regression"))
+
+
+def test_clipping_keeps_the_direction_of_huge_gradients() -> None:
+    """Finite numbers whose squares overflow are scaled to the norm, not to nothing."""
+    guard = Guard(torch.optim.SGD([p := nn.Parameter(torch.ones(4))], lr=1.0), 2.0, deferred=False)
+    p.grad = torch.full((4,), 1e30)
+    assert guard.allows(torch.tensor(1.0))
+    assert torch.allclose(p.grad, torch.ones(4))

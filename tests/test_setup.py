@@ -291,3 +291,23 @@ def test_regression_outputs_of_the_wrong_width_are_refused() -> None:
     """torch would broadcast them without a word."""
     told = probed(Broken(lambda x: x), config(**REGRESSION), blobs(kind="regression"))
     assert "model: outputs do not fit the targets, got 'shape [B, 3]'" in told
+
+
+class Growing(nn.Module):
+    """Keeps every row it ever saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("seen", torch.zeros(0, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = torch.cat([self.seen, x.detach()])
+        out: Tensor = self.layer(x)
+        return out
+
+
+def test_a_buffer_that_grows_is_refused() -> None:
+    """What no checkpoint could restore is said before the first step."""
+    told = probed(Growing(), config(), blobs())
+    assert "model: buffer seen changes its shape in a step, got '[0, 4], then [2, 4]'" in told

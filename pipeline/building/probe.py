@@ -56,9 +56,17 @@ def _as_before(model: nn.Module, seed: int) -> Iterator[None]:
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in buffers:
+                        _same_shape(name, buffers[name], buffer)
                         buffer.copy_(buffers[name])
             for name, parameter in model.named_parameters():
                 parameter.grad = gradients.get(name)
+
+
+def _same_shape(name: str, before: Tensor, after: Tensor) -> None:
+    """Raises UserError for a buffer that grows: no checkpoint of it could be taken up."""
+    if before.shape != after.shape:
+        got, expected = f"{list(before.shape)}, then {list(after.shape)}", "one shape for the whole training"
+        raise UserError(fault("model", f"buffer {name} changes its shape in a step", got=got, expected=expected))
 
 
 def probe_rows(

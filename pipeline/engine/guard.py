@@ -77,6 +77,8 @@ class Guard:
                 return False
         if self.clip is not None:
             total = torch.linalg.vector_norm(torch.stack(norms))
+            if not self.deferred and not math.isfinite(total.item()):  # finite numbers whose squares are not
+                total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(dense), 2, torch.float64)))
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, total)
         return True
 
