@@ -65,9 +65,9 @@ CHANGES: dict[str, Changed] = {
 
 
 class Stop(Watcher):
-    """An observer that asks for a stop at a step, as Ctrl-C would."""
+    """An observer that asks for a stop at a step; a shell may have set SIGINT to be ignored, SIGTERM is heard always."""
 
-    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
+    def __init__(self, at: int, number: int = signal.SIGTERM) -> None:
         super().__init__(1)
         self.at, self.number = at, number
 
@@ -148,9 +148,9 @@ def test_a_second_request_does_not_wait(tmp_path: Path) -> None:
     class Slow(Stop):
         def after_update(self, step: int) -> None:
             if step == self.at:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.6)
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.1)
 
     with pytest.raises(KeyboardInterrupt) as stopped:
