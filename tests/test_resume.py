@@ -65,7 +65,7 @@ CHANGES: dict[str, Changed] = {
 
 
 class Stop(Watcher):
-    """An observer that asks for a stop at a step; a shell may have set SIGINT to be ignored, SIGTERM is heard always."""
+    """An observer that asks for a stop at a step, by the signal that no shell sets to be ignored."""
 
     def __init__(self, at: int, number: int = signal.SIGTERM) -> None:
         super().__init__(1)
