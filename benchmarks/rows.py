@@ -26,13 +26,14 @@ def digits28() -> dict[str, Any]:
 
 
 def letters(context: int) -> dict[str, Any]:
-    """`context` bytes [N, context] and the byte behind them, from source files that come with Python."""
+    """`context` bytes [N, context] and what kind of byte comes next, from source files that come with Python."""
     sources = [Path(str(module.__file__)).read_bytes() for module in TEXTS]
     text = np.frombuffer(b"\n".join(sources), np.uint8)
     places = np.random.default_rng(0).choice(len(text) - context - 1, sum(SHARES.values()), replace=False)
     windows = text[places[:, None] + np.arange(context + 1)]
+    kind = np.array([0 if chr(byte).isalpha() else 1 if chr(byte).isspace() else 2 for byte in range(256)])
     first, sides = 0, {}
     for side, size in SHARES.items():
         part = windows[first : first + size]
-        sides[side], first = (part[:, :-1].astype(np.float32), part[:, -1].astype(np.int64)), first + size
-    return {**sides, "class_names": [str(byte) for byte in range(256)]}
+        sides[side], first = (part[:, :-1].astype(np.float32), kind[part[:, -1]]), first + size
+    return {**sides, "class_names": ["letter", "space", "other"]}
