@@ -98,15 +98,15 @@ def _kept(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:
     return ctx.artifact(path)
 
 
-def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data) -> dict[str, Artifact]:
+def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data, classes: int | None) -> dict[str, Artifact]:
     """The history, the learning curve and, for classes, the confusion matrix, kept with their digests."""
     kept = {"history": _kept(ctx, ctx.folder / "history.npz", done.history.to_bytes())}
     drawn = {"learning_curve": plots.learning_curve(done.history)}
-    if data.classes and judged.predictions is not None and judged.predictions.dtype.kind in "iu":
+    if classes:
         from sklearn.metrics import confusion_matrix
 
-        names = data.class_names or tuple(map(str, range(data.classes)))
-        matrix = confusion_matrix(judged.targets, judged.predictions, labels=range(data.classes))
+        names = data.class_names or tuple(map(str, range(classes)))
+        matrix = confusion_matrix(judged.targets, judged.predictions, labels=range(classes))
         drawn["confusion_matrix"] = plots.confusion_matrix(matrix, names)
         figures = ctx.folder / "confusion_matrix.json"
         files.write_json(figures, {"classes": names, "matrix": matrix})
@@ -143,7 +143,9 @@ def run(ctx: PhaseContext) -> Evidence:
     origin = _origin(ctx, done, data)
     counts = class_counts(data.train.y)
     judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
-    artifacts = _pictures(ctx, done, judged, data)
+    named = judged.predictions is not None and judged.predictions.dtype.kind in "iu"  # a step's outputs may be anything
+    classes = data.classes if named else None
+    artifacts = _pictures(ctx, done, judged, data, classes)
     assert done.checkpoint is not None
     weights, state = load_weights(done.checkpoint)
     score = asdict(done.score) if done.score else None
@@ -153,7 +155,7 @@ def run(ctx: PhaseContext) -> Evidence:
         {
             "plan": permit.plan.digest,
             "seed": permit.plan.seed,
-            "classes": data.classes,
+            "classes": classes,
             "rows": {"val": len(data.val)},
             "loss_at_init": done.history.facts.get("loss_at_init"),
             "loss_expected": done.history.facts.get("loss_expected"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from pipeline.history import History
 from pipeline.record import files
 from pipeline.record.run import Run, opened
 from pipeline.record.verify import faults
-from tests.conftest import SMALL, go
+from tests.conftest import SMALL, Say, go
 from tests.judged import changed, judged, measured
+from tests.somebody import WORDS, settle
 
 
 def test_what_a_baseline_leaves(trained: Run) -> None:
@@ -147,3 +149,14 @@ def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
     item = judged("training.one_batch_tried", values, min_steps=20)
 
     assert item.outcome == "passed" and "non-finite" in item.why
+
+
+def test_a_step_of_ones_own_passes_the_gate(own_folder: Path, say: Say) -> None:
+    """What a step puts out need be no class: there is no confusion to draw, and nothing is missing for it."""
+    settle(own_folder)
+    task = ["task.kind=custom", "task.metric=loss", "task.metrics=[]", "task.target=1.2"]
+    step = "task.step={_target_: somebody.step}"
+    code, out, _ = say("phase=baseline", *WORDS, *task, step, "trainer.max_epochs=2")
+    assert code == 0 and "baseline: loss " in out
+    run = Run(own_folder / "runs" / "somebody")
+    assert run.state().gate("baseline") == "open" and not (run.path / "baseline" / "confusion_matrix.png").exists()
