@@ -25,8 +25,13 @@ COMPLETE = [(group, path.stem) for group in ("data", "model", "loss") for path i
 
 @pytest.mark.parametrize(("group", "option"), COMPLETE)
 def test_every_option_that_is_complete_builds(group: str, option: str) -> None:
-    """What conf/ offers can be built, without trust."""
-    assert build(compose([f"{group}={option}"])[group], where=group) is not None
+    """What conf/ offers can be built, without trust; what reads a file says that it was given none."""
+    node = compose([f"{group}={option}"])[group]
+    if "path" in node and node["path"] is None:
+        with pytest.raises(UserError, match=r"data\.path: is not given"):
+            build(node, where=group)
+    else:
+        assert build(node, where=group) is not None
 
 
 @pytest.mark.parametrize("option", [path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")])
