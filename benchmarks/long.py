@@ -13,11 +13,12 @@ from cases import planned
 
 from diagnostics.monitor import Monitor
 from pipeline.engine.fit import fit
+from pipeline.engine.observer import StepObserver
 
 STEPS = 17  # of one epoch of the digits
 
 
-class Meter:
+class Meter(StepObserver):
     """Prints a line at every tenth of the way: a step observer that looks at nothing else."""
 
     def __init__(self, steps: int) -> None:
@@ -26,23 +27,11 @@ class Meter:
     def start(self, *_: Any) -> None:
         self.at = time.perf_counter()
 
-    def before_update(self, *_: Any) -> None:
-        pass
-
     def after_update(self, step: int) -> None:
         now = time.perf_counter()
         rate = (step - self.steps) / (now - self.at)
         print(f"{step:>10}{rate:>10.0f} steps/s{memory():>10.1f} MB", flush=True)
         self.at, self.steps = now, step
-
-    def validated(self, *_: Any) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 def memory() -> float:

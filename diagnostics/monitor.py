@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
+from pipeline.data.tree import tensors
 from pipeline.errors import FivegateError
 from pipeline.history import History
 
@@ -338,12 +339,4 @@ def _dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
 
 def _floats(batch: Any) -> Iterator[Tensor]:
     """Every floating-point tensor in a nested batch."""
-    if isinstance(batch, Tensor):
-        if batch.is_floating_point():
-            yield batch
-    elif isinstance(batch, Mapping):
-        for part in batch.values():
-            yield from _floats(part)
-    elif isinstance(batch, list | tuple):
-        for part in batch:
-            yield from _floats(part)
+    return (tensor for tensor in tensors(batch) if tensor.is_floating_point())

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from pipeline.engine.observer import StepObserver
 from pipeline.evaluation.metrics import Metric
 
 INTERVAL = 0.3  # seconds between two looks
@@ -25,7 +26,7 @@ LONG = 60.0  # ... or within one that takes longer than this
 WIDE = 130  # columns of a terminal in which the whole line stands; in a narrow one, its shortest form without the bar
 
 
-class Watch:
+class Watch(StepObserver):
     """What a training shows of itself while it runs. `what` names it, `metric` is the one that decides."""
 
     def __init__(
@@ -77,9 +78,6 @@ class Watch:
             self.best = value
         self._show(self.clock(), True)
         self.looked, self.looked_step = self.clock(), self.step
-
-    def settle(self) -> None:
-        """Nothing is kept back."""
 
     def finish(self) -> None:
         """The live line is gone; in a pipe the last line says where training ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,15 @@ def leaves(tree: Tree) -> Iterator[Any]:
             yield from leaves(part)
     else:
         yield tree
+
+
+def tensors(anything: Any) -> Iterator[Tensor]:
+    """Every tensor in whatever a model takes or puts out: mappings, lists and tuples; other objects hold none."""
+    if isinstance(anything, Tensor):
+        yield anything
+    elif isinstance(anything, Mapping | list | tuple):
+        for part in anything.values() if isinstance(anything, Mapping) else anything:
+            yield from tensors(part)
 
 
 def named(tree: Tree, name: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoints.weights import weights_digest
 from pipeline.data.dataset import Data
+from pipeline.data.tree import tensors
 from pipeline.engine import resume
 from pipeline.engine.cadence import Cadence
 from pipeline.engine.fit import prepared
@@ -69,7 +70,7 @@ class _Trace:
     def see(self, what: str, module: str, tree: Any) -> None:
         if self.found is not None:
             return
-        for tensor in _tensors(tree):
+        for tensor in tensors(tree):
             bad = ~torch.isfinite(tensor.detach()) if tensor.is_floating_point() else None
             if bad is not None and bool(bad.any()):
                 self.found = Origin(what, module, self._guilty(bad))
@@ -96,7 +97,7 @@ class _Trace:
     def _forward(self, name: str) -> Any:
         def after(module: nn.Module, inputs: Any, output: Any) -> None:
             self.see("output", name or "model", output)
-            for tensor in _tensors(output):
+            for tensor in tensors(output):
                 if tensor.requires_grad:
                     tensor.register_hook(lambda gradient: self.see("gradient", name or "model", gradient))
 
@@ -107,19 +108,7 @@ class _Trace:
             handle.remove()
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in whatever a module puts out."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for part in tree.values():
-            yield from _tensors(part)
-    elif isinstance(tree, list | tuple):
-        for part in tree:
-            yield from _tensors(part)
-
-
-class _Witness:
+class _Witness(StepObserver):
     """Sees the step itself: its loss, and the gradients of the parameters."""
 
     every = 1
@@ -139,12 +128,6 @@ class _Witness:
     def after_update(self, step: int) -> None:
         for name, parameter in self.model.named_parameters():
             self.trace.see("parameter", name, parameter)
-
-    def validated(self, epoch: int, metrics: Any, /) -> None: ...
-
-    def settle(self) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 @contextmanager

@@ -76,33 +76,6 @@ def _performance(fit: Any) -> dict[str, float]:
     }
 
 
-class _Witness:
-    """Sees how many threads a training really runs on, and no step."""
-
-    every = sys.maxsize
-    threads = 0
-
-    def start(self, *_: Any) -> None:
-        import torch
-
-        self.threads = torch.get_num_threads()
-
-    def before_update(self, *_: Any) -> None: ...
-
-    def after_update(self, *_: Any) -> None: ...
-
-    def validated(self, *_: Any) -> None: ...
-
-    def settle(self) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-def _seed(checkpoint: Path | None) -> int | None:
-    """The seed that the engine wrote beside the weights."""
-    return json.loads((checkpoint / "state.json").read_text())["seed"] if checkpoint else None
-
-
 def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     """Train the folder's job, from its last checkpoint on where there is one, and leave `result.json` beside it.
 
@@ -114,21 +87,23 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     job = _read_job(folder)
     permit = permits.train(run)
 
+    from pipeline.checkpoints.generation import state_of
     from pipeline.config import trust
     from pipeline.engine.fit import fit
 
     trust.activate(run.state().trust)
-    witness = _Witness()
-    done = fit(permit, job, [*observers(), witness], folder=folder)
+    done = fit(permit, job, observers(), folder=folder)
+    assert done.checkpoint is not None
+    ran = state_of(done.checkpoint)["identity"]
     files.write_bytes(folder / "history.npz", done.history.to_bytes())
     result = {
         "score": done.score,
         "steps": done.steps,
         "stopped": done.stopped,
-        "seed": _seed(done.checkpoint),
-        "threads": witness.threads,
+        "seed": ran["seed"],
+        "threads": ran["threads"],
         "weights": done.weights_digest,
-        "checkpoint": run.relative(done.checkpoint) if done.checkpoint else None,
+        "checkpoint": run.relative(done.checkpoint),
         "performance": _performance(done),
     }
     files.write_json(folder / "result.json", result)
