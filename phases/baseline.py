@@ -120,7 +120,6 @@ def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data, clas
 
 def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, beside a model that learned nothing?"""
-    from pipeline.building.builder import build_loss, build_model
     from pipeline.checkpoints.generation import WEIGHTS
     from pipeline.checkpoints.generation import load as load_weights
     from pipeline.checkpoints.weights import weights_digest
@@ -128,14 +127,9 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.data.splits import class_counts
     from pipeline.engine.fit import fit
     from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.task import build_task
-    from pipeline.evaluation.trivial import trivial_score
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)
-    untrained = build_model(ctx.config, ctx.trust, int(ctx.config["seed"]))
-    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust), untrained, ctx.trust)
-    bar = trivial_score(task, data.train, data.val, data.classes, untrained)
     one_batch = _one_batch(ctx, permit, data)
     observers = [Monitor(), *ctx.watch("baseline")]
     done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
@@ -149,8 +143,8 @@ def run(ctx: PhaseContext) -> Evidence:
     assert done.checkpoint is not None
     weights, state = load_weights(done.checkpoint)
     score = asdict(done.score) if done.score else None
-    ctx.say(f"baseline: {_told(done)}; a model without learning: {bar['value']:.4g}")
-    decided = branch_inputs(ctx, done, bar["value"])
+    ctx.say(f"baseline: {_told(done)}; a model without learning: {done.bar['value']:.4g}")
+    decided = branch_inputs(ctx, done, done.bar["value"])
     return Evidence(
         {
             "plan": permit.plan.digest,
@@ -161,7 +155,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "loss_expected": done.history.facts.get("loss_expected"),
             "one_batch": one_batch,
             "nonfinite": origin,
-            "trivial": bar,
+            "trivial": dict(done.bar),
             "trained": trained(done, state),
             "score": score,
             "weights_on_disk": weights_digest(weights),

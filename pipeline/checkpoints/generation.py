@@ -7,6 +7,7 @@ beside the weights. One with the role `best` is what a training gave. Two of the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -76,16 +77,22 @@ def _write_whole(temporary: Path, final: Path, snapshot: Snapshot) -> None:
     from safetensors.torch import save as to_bytes
 
     files.remove_folder(temporary)
+    written = {}
     for stem, tensors in snapshot.parts.items():
-        files.write_bytes(temporary / f"{stem}.safetensors", to_bytes(dict(tensors)))
+        written[f"{stem}.safetensors"] = _written(temporary / f"{stem}.safetensors", to_bytes(dict(tensors)))
     if snapshot.history is not None:
-        files.write_bytes(temporary / HISTORY, snapshot.history.to_bytes(compressed=False))
-    written = {path.name: files.sha256(path) for path in sorted(temporary.iterdir())}
+        written[HISTORY] = _written(temporary / HISTORY, snapshot.history.to_bytes(compressed=False))
     state = {**snapshot.state, "weights_digest": weights_digest(snapshot.parts["weights"]), "schema": SCHEMA}
     state = json.loads(json.dumps({**state, "files": written}))
     whole = {**state, "digest": digest(state)}
     files.write_text(temporary / STATE, json.dumps(whole, indent=1, sort_keys=True) + "\n")
     files.commit_folder(temporary, final)
+
+
+def _written(path: Path, content: bytes) -> str:
+    """The file holds the content, whose SHA-256 comes back: of what was meant, not of what the disk made of it."""
+    files.write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _make_room(folder: Path, newest: Path) -> None:

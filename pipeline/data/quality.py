@@ -18,7 +18,7 @@ from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
 from pipeline.data.labels import contradictions, label_facts
 from pipeline.data.near import near_duplicates
-from pipeline.data.splits import Split, row_digests
+from pipeline.data.splits import Split
 from pipeline.data.tree import named
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ def quality(data: Data, kind: str) -> dict[str, Any]:
     """
     sides = (data.train, data.val)
     parts = {side.name: parts_of(side, data.feature_names) for side in sides}
-    digests = {**{side.name: row_digests(side.X) for side in sides}, "test": data.test.row_digests}
+    digests = {**{side.name: side.row_digests for side in sides}, "test": data.test.row_digests}
     spreads = [spread_of(part) for part in parts["train"]]
     classes = kind in ("classification", "binary")
     return {

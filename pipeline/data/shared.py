@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pipeline.data.dataset import Data
-from pipeline.data.splits import row_digests
 
 
 def shared_fractions(data: Data) -> dict[str, float]:
     """For validation and test, the share of their rows whose features stand in another split too, byte for byte."""
-    rows = {
-        "train": row_digests(data.train.X),
-        "val": row_digests(data.val.X),
-        "test": data.test.row_digests,
-    }
+    rows = {"train": data.train.row_digests, "val": data.val.row_digests, "test": data.test.row_digests}
     sets = {split: set(digests) for split, digests in rows.items()}
     shared = {}
     for split in ("val", "test"):

@@ -93,6 +93,11 @@ class Split:
         """SHA-256 over features and targets; nobody changes a split's tensors."""
         return content_digest(self.X, self.y)
 
+    @cached_property
+    def row_digests(self) -> tuple[str, ...]:
+        """One digest per row of features, as `row_digests` gives them."""
+        return row_digests(self.X)
+
 
 def _strata(y: NDArray[Any]) -> NDArray[np.int64]:
     """A stratum per group: its class; -1 for values and for classes of fewer than three groups."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ class Fit:
 
     `stopped`: done | budget | clock | nonfinite. `score` is that of the best epoch on validation rows, None when no
     epoch had a score that is a number, and for a proof. `checkpoint` holds the same weights as `model`. `seconds` are
-    those of earlier processes too, where it was taken up at step `resumed_at`.
+    those of earlier processes too, where it was taken up at step `resumed_at`. `bar` is the score of a model without
+    learning, and how it came to it.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Fit:
     checkpoint: Path | None
     seconds: float
     resumed_at: int = 0
+    bar: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Training:
@@ -98,7 +101,7 @@ class Training:
                 self.writer = stack.enter_context(closing(Writer(folder)))
             self.start(found, observers, stack)
             if folder is not None:
-                resume.snapshot(self)  # what no checkpoint can hold is said before the first step, not after an hour
+                resume.packed(self)  # what no checkpoint can hold is said before the first step, not after an hour
             self._look()
             self.advance(self.setup.budget.last_step)
             if self.writer:
@@ -338,4 +341,5 @@ class Training:
             checkpoint=checkpoint,
             seconds=self.seconds,
             resumed_at=found.step if found else 0,
+            bar=self.setup.bar,
         )

@@ -65,12 +65,17 @@ def _others(training: Training) -> dict[str, Any]:
     }
 
 
-def snapshot(training: Training) -> Snapshot:
-    """The training as it stands, copied. Raises UserError naming what its optimizer keeps and no file can hold."""
+def packed(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What moves beside the weights, as JSON and the tensors themselves. Raises UserError for what no file can hold."""
     tensors: dict[str, Tensor] = {}
     with compiler_unloaded():
         moving = _others(training)
-    others = {name: codec.pack(part, name, tensors) for name, part in moving.items()}
+    return {name: codec.pack(part, name, tensors) for name, part in moving.items()}, tensors
+
+
+def snapshot(training: Training) -> Snapshot:
+    """The training as it stands, copied. Raises UserError naming what its optimizer keeps and no file can hold."""
+    others, tensors = packed(training)
     weights, best = tensors_of(training.setup.model.state_dict()), training.best
     parts: dict[str, Mapping[str, Tensor]] = {"weights": weights, "training": tensors_of(tensors)}
     if best and best.step != training.step:

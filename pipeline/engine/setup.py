@@ -58,7 +58,8 @@ class Setup:
     """A training before its first step.
 
     `net` is the model as the steps call it, compiled where that is asked for. `side` are the train rows, at most as
-    many as validation has, on which the train side is measured. `foreign`: the model draws from Python or NumPy.
+    many as validation has, on which the train side is measured. `bar` is the score of a model that learned nothing.
+    `foreign`: the model draws from Python or NumPy.
     """
 
     config: Mapping[str, Any]
@@ -71,6 +72,7 @@ class Setup:
     train: Split
     side: Split
     val: Split
+    bar: Mapping[str, Any]
     feed: Feed
     foreign: bool
     autocast: Callable[[], AbstractContextManager[Any]]
@@ -97,7 +99,7 @@ class Setup:
             "max_steps": self.budget.last_step,
             "batch_size": self.budget.batch,
             "target": self.config["task"].get("target"),
-            "trivial": trivial_score(self.task, self.train, self.val, self.classes, self.model)["value"],
+            "trivial": self.bar["value"],
         }
         return {name: float(value) for name, value in known.items() if value is not None}
 
@@ -188,6 +190,7 @@ def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Se
         train=train,
         side=train.take(torch.from_numpy(side)),
         val=data.val,
+        bar=trivial_score(task, train, data.val, data.classes, model),
         feed=feed_of(
             train,
             _order(loader, seed, train, budget.per_epoch if proof else 0),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.data.tree import Tree
+from pipeline.feed.augment import Augmentation
 
 
 @dataclass(eq=False, slots=True)  # not frozen, which would triple the cost of making one: 0.2 µs
@@ -22,6 +24,19 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Batching:
+    """How rows become batches: `order(epoch)` are row numbers, `targets` gives what the loss needs of the targets."""
+
+    order: Callable[[int], NDArray[np.int64]]
+    seed: int
+    batch: int
+    accumulate: int
+    device: torch.device
+    augment: tuple[Augmentation, ...]
+    targets: Callable[[Tree], Tree]
 
 
 class Feed(Protocol):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 from pipeline.feed.augment import Augmentation
-from pipeline.feed.batch import Batch, Feed
+from pipeline.feed.batch import Batch, Batching, Feed
 from pipeline.feed.reader import Reader
 from pipeline.feed.resident import Resident
 
@@ -35,12 +35,5 @@ def feed_of(
     `order(epoch)` gives row numbers in any number, `targets` what the loss needs of the targets; `augment` comes from
     `build_augmentations`.
     """
-    if train.items is None:
-        return Resident(
-            train, order, seed=seed, batch=batch, accumulate=accumulate, device=device, augment=augment,
-            targets=targets,
-        )  # fmt: skip
-    return Reader(
-        train, order, seed=seed, batch=batch, accumulate=accumulate, device=device, workers=workers, augment=augment,
-        targets=targets,
-    )  # fmt: skip
+    by = Batching(order, seed, batch, accumulate, device, tuple(augment), targets)
+    return Resident(train, by) if train.items is None else Reader(train, by, workers)

@@ -11,7 +11,7 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
@@ -25,8 +25,8 @@ from pipeline.data import tree
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 from pipeline.errors import FivegateError, UserError, fault
-from pipeline.feed.augment import Augmentation, augmented
-from pipeline.feed.batch import Batch
+from pipeline.feed.augment import augmented
+from pipeline.feed.batch import Batch, Batching
 from pipeline.feed.rows import NOT_FOR_READERS, Key, Rows, Unread, begin
 
 Order = Callable[[int], NDArray[np.int64]]
@@ -49,27 +49,13 @@ class Positions(Sampler[list[Key]]):
 
 
 class Reader:
-    """The feed of a split with `items`; `order(epoch)` are its row numbers, in order."""
+    """The feed of a split with `items`, read by `workers` processes, or here where there are none."""
 
-    def __init__(
-        self,
-        train: Split,
-        order: Order,
-        *,
-        seed: int,
-        batch: int,
-        accumulate: int,
-        device: torch.device,
-        workers: int = 0,
-        augment: Sequence[Augmentation] = (),
-        targets: Callable[[Tree], Tree] = lambda y: y,
-    ) -> None:
-        self.order, self.seed, self.device, self.augment = order, seed, device, tuple(augment)
-        self.batch, self.accumulate, self.workers = batch, accumulate, workers
-        self.targets = targets
-        self.positions = Positions(order, batch)
+    def __init__(self, train: Split, by: Batching, workers: int = 0) -> None:
+        self.by, self.workers = by, workers
+        self.positions = Positions(by.order, by.batch)
         self.loader = DataLoader(
-            Rows(train, seed),
+            Rows(train, by.seed),
             batch_sampler=self.positions,
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -97,13 +83,13 @@ class Reader:
 
     def windows(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:
         """As `Feed.windows`. Raises FivegateError when a worker process died."""
-        rows, window = self.order(epoch), list[Batch]()
-        self._go_to(epoch, skip * self.accumulate)
-        for at in range(skip * self.accumulate * self.batch, len(rows), self.batch):
-            last = at + self.batch >= len(rows)
-            read = self._next((epoch + 1, 0) if last else (epoch, at // self.batch + 1))
-            window.append(self._batch(read, epoch, rows[at : at + self.batch]))
-            if last or len(window) == self.accumulate:
+        rows, window = self.by.order(epoch), list[Batch]()
+        self._go_to(epoch, skip * self.by.accumulate)
+        for at in range(skip * self.by.accumulate * self.by.batch, len(rows), self.by.batch):
+            last = at + self.by.batch >= len(rows)
+            read = self._next((epoch + 1, 0) if last else (epoch, at // self.by.batch + 1))
+            window.append(self._batch(read, epoch, rows[at : at + self.by.batch]))
+            if last or len(window) == self.by.accumulate:
                 yield window
                 window = []
 
@@ -127,9 +113,9 @@ class Reader:
         return read
 
     def _batch(self, read: tuple[Tree, Tree], epoch: int, rows: NDArray[np.int64]) -> Batch:
-        inputs, targets = tree.to(read, self.device)
-        inputs = augmented(inputs, self.augment, self.seed, epoch, rows, self.device)
-        return Batch(inputs, self.targets(targets), rows)
+        inputs, targets = tree.to(read, self.by.device)
+        inputs = augmented(inputs, self.by.augment, self.by.seed, epoch, rows, self.by.device)
+        return Batch(inputs, self.by.targets(targets), rows)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ where they are for every `skip`; so kernels give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,58 +15,42 @@ from numpy.typing import NDArray
 from pipeline.data import tree
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
-from pipeline.feed.augment import Augmentation, augmented
-from pipeline.feed.batch import Batch
+from pipeline.feed.augment import augmented
+from pipeline.feed.batch import Batch, Batching
 
 CHUNK_BYTES = 1 << 28  # rows gathered at once; all of an epoch's for most data sets
 
 
 class Resident:
-    """The feed of a split whose tensors are in memory; `order(epoch)` are its row numbers, in order.
+    """The feed of a split whose tensors are in memory; `by.targets` is applied once to all targets."""
 
-    `targets` is applied once to all targets.
-    """
-
-    def __init__(
-        self,
-        train: Split,
-        order: Callable[[int], NDArray[np.int64]],
-        *,
-        seed: int,
-        batch: int,
-        accumulate: int,
-        device: torch.device,
-        augment: Sequence[Augmentation] = (),
-        targets: Callable[[Tree], Tree] = lambda y: y,
-    ) -> None:
-        X, y = train.X, targets(train.y)
+    def __init__(self, train: Split, by: Batching) -> None:
+        X, y, device = train.X, by.targets(train.y), by.device
         if device.type != "cpu" and _bytes(X) + _bytes(y) <= room(device) // 2:
             X, y = (tree.each(lambda t: t.to(device), part) for part in (X, y))
-        self.X, self.y = X, y
-        self.order, self.seed, self.device, self.augment = order, seed, device, tuple(augment)
-        self.batch, self.accumulate = batch, accumulate
-        update = batch * accumulate
+        self.X, self.y, self.by = X, y, by
+        update = by.batch * by.accumulate
         per_row = max(1, _bytes(X) // max(1, len(train)))
         self.chunk = max(1, CHUNK_BYTES // (per_row * update)) * update
 
     def windows(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:
         """As `Feed.windows`."""
-        order, size = self.order(epoch), self.accumulate
-        first = skip * self.batch * size
+        order, size, batch = self.by.order(epoch), self.by.accumulate, self.by.batch
+        first = skip * batch * size
         for at in range(first - first % self.chunk, len(order), self.chunk):
             batches = self._batches(order[at : at + self.chunk], epoch)
-            for i in range(max(0, first - at) // self.batch, len(batches), size):
+            for i in range(max(0, first - at) // batch, len(batches), size):
                 yield batches[i : i + size]
 
     def _batches(self, rows: NDArray[np.int64], epoch: int) -> list[Batch]:
         """These rows, gathered, augmented and cut."""
-        chosen = torch.from_numpy(rows)
-        inputs = tree.to(tree.take(self.X, chosen), self.device)
-        targets = tree.to(tree.take(self.y, chosen), self.device)
-        if self.augment:
-            inputs = augmented(inputs, self.augment, self.seed, epoch, rows, self.device)
-        cut = [rows[at : at + self.batch] for at in range(0, len(rows), self.batch)]
-        return list(map(Batch, tree.split(inputs, self.batch), tree.split(targets, self.batch), cut))
+        by, size, chosen = self.by, self.by.batch, torch.from_numpy(rows)
+        inputs = tree.to(tree.take(self.X, chosen), by.device)
+        targets = tree.to(tree.take(self.y, chosen), by.device)
+        if by.augment:
+            inputs = augmented(inputs, by.augment, by.seed, epoch, rows, by.device)
+        numbers = [rows[at : at + size] for at in range(0, len(rows), size)]
+        return list(map(Batch, tree.split(inputs, size), tree.split(targets, size), numbers))
 
     def start(self) -> None:
         """There is nothing to start."""
