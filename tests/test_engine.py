@@ -26,7 +26,7 @@ from pipeline.engine.backward import backward
 from pipeline.engine.fit import fit
 from pipeline.engine.guard import Guard, Nonfinite
 from pipeline.errors import Refused, UserError
-from pipeline.job import Delta, Job, run_seed
+from pipeline.job import Job, run_seed
 from pipeline.record.permits import TrainPermit
 from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, config, permitted, train
 
@@ -311,13 +311,6 @@ def test_a_job_of_another_plan_is_refused(digits_permit: TrainPermit) -> None:
     """The digest ties a job to what was planned."""
     with pytest.raises(Refused, match="job: is of another plan"):
         fit(digits_permit, Job("0" * 64, "baseline"))
-
-
-def test_changes_of_train_rows_are_not_built_yet(digits_permit: TrainPermit) -> None:
-    """A job that asks for them is refused instead of trained without."""
-    job = Job(digits_permit.plan.digest, "trial", Delta(train_rows={"drop": [1]}))
-    with pytest.raises(UserError, match="train_rows: is not built"):
-        fit(digits_permit, job)
 
 
 # --- the same bits, sooner --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.conditions import options
@@ -12,10 +13,11 @@ from pipeline.conditions.seeds import derive, seeded
 from pipeline.conditions.threads import running_on, threads
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
+from pipeline.data.train_rows import changed
 from pipeline.engine.loop import Fit, Training
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.setup import Setup, set_up
-from pipeline.errors import Refused, UserError, fault
+from pipeline.errors import Refused, fault
 from pipeline.job import Job, run_seed
 from pipeline.record import permits
 
@@ -48,9 +50,6 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         raise Refused(fault("job", "is of another plan", got=job.plan_digest[:12], expected=plan.digest[:12], do=do))
     config = job.config(plan.config)
     options.require_built(config)
-    if job.delta.train_rows:
-        got = dict(job.delta.train_rows)
-        raise UserError(fault("job.delta.train_rows", "is not built in this version", got=got, expected="no change"))
     trust = tuple(grant["package"] for grant in permit.run.state().trust)
     seed = run_seed(int(config["seed"]), job.seed_index)
     with ExitStack() as stack:
@@ -58,6 +57,8 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         stack.enter_context(options.deterministic(config["trainer"].get("deterministic", True)))
         data = data or load(config, trust)
         _refuse_other_rows(permit, data)
+        if job.delta.train_rows:
+            data = replace(data, train=changed(data.train, job.delta.train_rows, seed))
         setup = set_up(config, job, data, seed, trust)
         if setup.device.type == "cpu":
             keep_freed_memory()
