@@ -11,6 +11,8 @@ SHELL := bash
 .PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-crash lint check bench lock help
 
 VENV := .venv
+# Those of conf/experiment, without the two that walk all the way.
+EXPERIMENTS = $(filter-out digits digits_hot,$(basename $(notdir $(wildcard conf/experiment/*.yaml))))
 TORCH := 2.13.0
 READY := $(VENV)/.ready
 # A fresh name starts the experiment of that name; a run that exists goes on from its frozen plan.
@@ -40,14 +42,18 @@ report: $(READY)  ## write RUN's report.html
 	@$(STEP) report $(RUN) $(ARGS)
 
 # The last gate is still closed (exit 3): items that are not built cannot pass. Any other end is a failure.
-smoke: $(READY)  ## walk all five phases, healthy and sick, in a temporary folder
+smoke: $(READY)  ## plan and train every bundled experiment; walk all five phases, healthy and sick; in a temporary folder
 	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT; \
+	for run in $(EXPERIMENTS); do \
+	  $(VENV)/bin/python -m pipeline phase=baseline experiment=$$run run.root="$$root" $(ARGS); \
+	done; \
+	$(VENV)/bin/python -m pipeline phase=baseline --config-dir examples/bring_your_own/conf experiment=byo 'trust=[spirals]' run.root="$$root" $(ARGS); \
 	for run in digits digits_hot; do \
 	  code=0; $(VENV)/bin/python -m pipeline phase=auto experiment=$$run run.root="$$root" $(ARGS) || code=$$?; \
 	  [ $$code -eq 3 ] || { echo "smoke: $$run ended with exit code $$code; expected 3, the closed last gate" >&2; exit 1; }; \
 	  grep -q '"phase":"finalization".*"kind":"gate.decided"' "$$root/$$run/ledger.jsonl" || { echo "smoke: $$run was stopped before finalization" >&2; exit 1; }; \
 	  $(VENV)/bin/python -m pipeline verify "$$root/$$run"; \
-	done; echo "smoke: both runs walked to the last gate, and their ledgers verify"
+	done; echo "smoke: every experiment was planned and trained, two walked to the last gate, and their ledgers verify"
 
 test: $(READY)  ## the quick suite, with line coverage of at least 90 %
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m "not slow" --cov --cov-fail-under=90 $(ARGS)
