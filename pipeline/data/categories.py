@@ -29,9 +29,9 @@ def categories_of(given: Any, width: int | None, names: Sequence[str] | None, fa
         known = int(key) if isinstance(key, str) and key not in places and key.isdecimal() else key
         count = codes if isinstance(codes, int) and not isinstance(codes, bool) else _words(codes)
         if known not in places:
-            among = names if names and isinstance(key, str) else None
-            expected = None if among else f"0 to {(width or 0) - 1}"
-            faults.append(fault("data.categories", "there is no such column", got=key, among=among, expected=expected))
+            among = names or [] if isinstance(key, str) else []
+            numbers = None if among else f"0 to {(width or 0) - 1}"
+            faults.append(fault("data.categories", "there is no such column", got=key, among=among, expected=numbers))
         elif count is None or count < 1:
             expected = "the number of codes, the unknown 0 included, or their list"
             faults.append(fault(f"data.categories.{key}", "is no number of codes", got=codes, expected=expected))

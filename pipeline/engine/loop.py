@@ -230,9 +230,10 @@ class Training:
         if scale:
             scale.unscale_(guard.gradients())
         due = [o for o in self.observers if self.step % o.every == 0] if self.step >= self.next_seen else ()
-        seen = as_learned(self.model, inputs, targets, outputs) if due else ()
+        if due:
+            inputs, targets, outputs = as_learned(self.model, inputs, targets, outputs)
         for observer in due:
-            observer.before_update(self.step, *seen, total)
+            observer.before_update(self.step, inputs, targets, outputs, total)
         if not guard.allows(total):
             return scale is not None and self._scaled_down(total)
         self.stepper()

@@ -108,7 +108,7 @@ def _prepare(asked: Mapping[str, Any], data: Data) -> nn.Module:
 
 
 def _fill(X: Tensor, kind: str, data: Data) -> Floats:
-    """What stands for a missing value in each place; for codes the unknown. Raises UserError for a place without any."""
+    """What stands for a missing value in each place; for codes the unknown. Raises UserError for a place without."""
     fill = centers(X, kind)
     fill[list(data.categories)] = 0.0
     empty = np.flatnonzero(np.isnan(fill)).tolist()
@@ -120,7 +120,7 @@ def _fill(X: Tensor, kind: str, data: Data) -> Floats:
 
 
 def _image_scale(X: Tensor, kind: str) -> tuple[Tensor | None, Tensor]:
-    """Mean and inverse deviation of each channel [C, 1, 1]; for `unit` no mean, and the inverse of the largest value."""
+    """Mean and inverse deviation of each channel [C, 1, 1]; for `unit` no mean, but the largest value's inverse."""
     if kind == "unit":
         largest = float(X.nan_to_num(0.0).abs().max()) or 1.0
         return None, torch.tensor(1 / largest, dtype=torch.float32)
