@@ -296,6 +296,13 @@ def test_a_model_that_answers_holes_opens_the_gate(plan: Any, own_folder: Any) -
     assert gate == "closed" and failed["data_finite"].cause == "nonfinite_inputs"
 
 
+def test_holes_that_are_imputed_open_the_gate(plan: Any) -> None:
+    """Preprocessing is part of the model, which thereby answers rows with holes; infinite values have no mean."""
+    assert plan("hole", "preprocess.impute=median") == ("open", {})
+    with pytest.raises(UserError, match="data.train: row .* is infinite"):
+        plan("infinite", "preprocess.impute=median", "run.name=infinite")
+
+
 def test_what_closes_nothing_is_said(planned: Run) -> None:
     """Constant pixels stand in the reason of a passed item."""
     item = next(i for i in planned.state().gates["planning"].items if i.id == "values_plausible")

@@ -115,7 +115,7 @@ class Restore(nn.Module):
         if self.mean.ndim and outputs.shape[1:] != self.mean.shape:
             expected = f"[B, {len(self.mean)}], one output per target"
             do = f"surgery=[{{resize_output: {{out_features: {len(self.mean)}}}}}], or mend the model's last layer"
-            got = f"shape {['B', *outputs.shape[1:]]}"
+            got = f"shape [{', '.join(['B', *map(str, outputs.shape[1:])])}]"
             raise UserError(fault("model", "outputs do not fit the targets", got=got, expected=expected, do=do))
         return torch.addcmul(self.mean, outputs.to(self.mean.dtype), self.std)  # half precision ends here
 

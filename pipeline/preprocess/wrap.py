@@ -45,7 +45,7 @@ def _input_faults(asked: Mapping[str, Any], data: Data) -> list[str]:
     X = data.train.X
     if not isinstance(X, Tensor):
         return [fault(key, "inputs are nested", got=type(X).__name__, expected="one array of numbers") for key in keys]
-    got = f"shape {['N', *X.shape[1:]]}"
+    got = _shape(X)
     if not X.is_floating_point():
         got = f"dtype {str(X.dtype).removeprefix('torch.')}"
         return [fault(key, "inputs are codes and no values", got=got, expected="numbers with a scale") for key in keys]
@@ -66,6 +66,10 @@ def _input_faults(asked: Mapping[str, Any], data: Data) -> list[str]:
             fault("preprocess.images", "scales what preprocess.standardize scales, too", expected="one of the two")
         )
     return found
+
+
+def _shape(X: Tensor) -> str:
+    return f"shape [{', '.join(['N', *map(str, X.shape[1:])])}]"
 
 
 def _target_faults(asked: Mapping[str, Any], task: Mapping[str, Any], data: Data) -> list[str]:
