@@ -67,7 +67,7 @@ def told(data: Data, asked: dict[str, Any], **body: Any) -> str:
     return str(caught.value)
 
 
-# --- what is fitted ----------------------------------------------------------------------------------------------------
+# --- what is fitted --------------------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -101,7 +101,7 @@ def test_what_does_not_vary_is_centred() -> None:
 @QUICK
 @given(st.lists(st.floats(width=32) | st.integers(-2, 9).map(float), min_size=2, max_size=30))
 def test_every_row_has_one_code(cells: list[float]) -> None:
-    """One indicator of each column is 1: that of a code that train had, or else the unknown, whatever the cell holds."""
+    """One indicator of each column is 1: that of a code that train had, or the unknown, whatever the cell holds."""
     module = OneHot(3, {0: 5, 2: 2}, {0: {1.0, 2.0, 4.0}, 2: {0.0, 1.0}})
     inputs = torch.tensor([[cell, 7.5, cell] for cell in cells])
     out = module(inputs)
@@ -159,7 +159,7 @@ def test_changed_train_rows_are_fitted_on_but_zeros_are_not(digits_permit: permi
     assert torch.equal(mean(), mean(inputs="zeroed")) and not torch.equal(mean(), mean(without_fold=[0, 5]))
 
 
-# --- targets -----------------------------------------------------------------------------------------------------------
+# --- targets ---------------------------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -199,7 +199,7 @@ def test_several_targets_are_scaled_one_by_one() -> None:
 
 
 def test_a_training_speaks_in_the_targets_units(tmp_path: Path) -> None:
-    """Loss and gradients are of unit scale; outputs, metric and the model that is kept are not; a reload is the same."""
+    """Loss and gradients are of unit scale; outputs, metric and kept weights are not; a reload is the same."""
     data = rows(200, "regression")
     body = config(**REGRESSION, model__in_features=6, preprocess={**TABLE, "targets": "standardize"})
     (tmp_path / "kept").mkdir()
@@ -221,11 +221,11 @@ def test_a_training_speaks_in_the_targets_units(tmp_path: Path) -> None:
     assert torch.equal(evaluate.forward(again, data.val.X), evaluate.forward(fit.model, data.val.X))
 
 
-# --- the user's own names ----------------------------------------------------------------------------------------------
+# --- the user's own names --------------------------------------------------------------------------------------------
 
 
 def test_patterns_and_weights_have_the_users_names(tmp_path: Path) -> None:
-    """Groups, surgery and weights to start from mean the model inside; weights kept with preprocessing start one, too."""
+    """Groups, surgery and weights to start from mean the model inside; weights kept with preprocessing do as well."""
     data, body = rows(), config(model__in_features=6)
     body = {**body, "surgery": [{"freeze": {"match": "body.*"}}], "preprocess": TABLE}
     model = builder.build_model(body, (), 3, data)
@@ -265,7 +265,7 @@ def test_a_step_of_holed_rows_is_made_again_and_nothing_is_blamed(tmp_path: Path
     assert seen.origin is None and math.isfinite(seen.loss)
 
 
-# --- what cannot be ----------------------------------------------------------------------------------------------------
+# --- what cannot be --------------------------------------------------------------------------------------------------
 
 IMAGES = (np.ones((9, 1, 4, 4)) * np.arange(9)[:, None, None, None], np.arange(9) % 3)
 NESTED = ({"a": np.ones((9, 2))}, np.arange(9) % 3)
@@ -275,7 +275,7 @@ NESTED = ({"a": np.ones((9, 2))}, np.arange(9) % 3)
     ("pair", "asked", "message"),
     [
         (None, {"images": "channels"}, "preprocess.images: inputs are no images, got 'shape [N, 3]'"),
-        (None, {"images": "unit"}, "preprocess.images: inputs are no images, got columns of categories"),
+        (None, {"images": "unit"}, "for rows preprocess.standardize"),
         (None, {"targets": "standardize"}, "preprocess.targets: targets have no scale, got 'task.kind=classification'"),
         (IMAGES, {"one_hot": True}, "preprocess.one_hot: data name no column of categories"),
         (IMAGES, {"images": "unit", "standardize": True}, "preprocess.images: scales what preprocess.standardize"),

@@ -53,13 +53,9 @@ def _input_faults(asked: Mapping[str, Any], data: Data) -> list[str]:
     if "one_hot" in asked and not data.categories:
         do = "data.categories: {column: number of codes}, as the readers of tables give them"
         found.append(fault("preprocess.one_hot", "data name no column of categories", expected=do))
-    if asked.get("images") == "channels" and X.ndim != 4:
-        found.append(fault("preprocess.images", "inputs are no images", got=got, expected="[N, channels, H, W]"))
-    if asked.get("images") == "unit" and data.categories:
-        expected = "standardize, which leaves columns of categories as they are"
-        found.append(fault("preprocess.images", "inputs are no images", got="columns of categories", expected=expected))
-    if asked.get("images") == "unit" and not data.categories and X.ndim < 3:
-        expected = "[N, channels, H, W] or [N, H, W]; for rows preprocess.standardize"
+    least = {"channels": 4, "unit": 3}.get(str(asked.get("images")), 0)
+    if X.ndim < least or (least == 4 and X.ndim > 4):
+        expected = "[N, channels, H, W]" + (" or [N, H, W]" if least == 3 else "") + "; for rows preprocess.standardize"
         found.append(fault("preprocess.images", "inputs are no images", got=got, expected=expected))
     if "images" in asked and "standardize" in asked:
         found.append(
