@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import Data
 
 
-def _model(ctx: PhaseContext, candidate: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def _model(ctx: PhaseContext, candidate: Mapping[str, Any], data: Data) -> tuple[nn.Module, dict[str, Any]]:
     """The candidate with its weights, and the config it was trained by. Raises Refused when the weights are others."""
     from pipeline.building.builder import build_model
     from pipeline.checkpoints.generation import load
     from pipeline.checkpoints.weights import weights_digest
 
     config = Job.from_json(candidate["job"]).config(ctx.config)
-    model = build_model(config, ctx.trust, seed=0)
+    model = build_model(config, ctx.trust, seed=0, data=data)
     weights, _ = load(ctx.run.path / candidate["checkpoint"])
     if weights_digest(weights) != candidate["weights"]:
         do = f"python -m pipeline verify {ctx.run.name}"
@@ -133,8 +133,8 @@ def run(ctx: PhaseContext) -> Evidence:
 
     assert ctx.plan is not None and ctx.state.candidate is not None
     candidate = ctx.state.candidate
-    model, config = _model(ctx, candidate)
     data = load(ctx.config, ctx.trust)
+    model, config = _model(ctx, candidate, data)
     score = _test_score(ctx, model, config, data, candidate["weights"])
     parity, forms = _export(ctx, model, data)
     subject, faults = _bundle(ctx, forms, candidate["checkpoint"])

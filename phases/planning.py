@@ -93,7 +93,7 @@ def _answers_holes(config: Mapping[str, Any], data: Data, trust: Sequence[str]) 
     some = [side.take(rows) for side in (data.train, data.val) if len(rows := holed(side))]
     if not some:
         return False
-    model = build_model(config, trust, int(config["seed"])).eval()
+    model = build_model(config, trust, int(config["seed"]), data).eval()
     try:
         with torch.no_grad():
             return all(bool(torch.isfinite(model(side.X)).all()) for side in some)

@@ -113,6 +113,27 @@ def longer_schedule(config: Config, old: Any) -> Any:
     return epochs if isinstance(old, int) and isinstance(epochs, int) and epochs > old else old
 
 
+def _values(config: Config) -> bool:
+    """Whether inputs are numbers with a scale, as far as a config tells: a stream of tokens is none."""
+    tokens = str(look(config, "data._target_")).endswith(".text_windows")
+    return not tokens and look(config, "task.kind") != "language_model"
+
+
+def standardizing(config: Config, old: Any) -> Any:
+    """True, unless inputs have no scale or are scaled as images already."""
+    return True if _values(config) and look(config, "preprocess.images") == "none" else old
+
+
+def imputing(config: Config, old: Any) -> Any:
+    return "median" if _values(config) and old == "none" else old
+
+
+def scaled_targets(config: Config, old: Any) -> Any:
+    """`standardize` where targets are values and no step compares them on its own."""
+    of_values = look(config, "task.kind") in ("regression", "autoencoder")
+    return "standardize" if of_values and look(config, "task.step") in (None, _ABSENT) else old
+
+
 def precision(_: Config, old: Any) -> Any:
     return {"16-mixed": "bf16-mixed", "bf16-mixed": 32}.get(str(old), old)
 

@@ -49,10 +49,12 @@ CURES: dict[str, Cure] = {
     "drop_or_impute_rows": Cure(
         "Drop or impute rows that hold NaN or infinity",
         "keep = np.isfinite(X).all(1); X, y = X[keep], y[keep]",
+        (choose("preprocess.impute", changes.imputing),),
     ),
     "standardize_inputs": Cure(
         "Bring every feature to zero mean and unit scale",
         "mean, std = X_train.mean(0), X_train.std(0) + 1e-8; X = (X - mean) / std  # statistics of the train rows only",
+        (choose("preprocess.standardize", changes.standardizing),),
     ),
     "normalize_once": Cure(
         "Scale the features once",
@@ -65,6 +67,7 @@ CURES: dict[str, Cure] = {
     "standardize_targets": Cure(
         "Bring targets to zero mean and unit scale",
         "y = (y - y_train.mean()) / y_train.std()  # and undo it on predictions",
+        (choose("preprocess.targets", changes.scaled_targets),),
     ),
     "reencode_labels": Cure("Number the classes 0..C-1", "classes, y = np.unique(y, return_inverse=True)"),
     "realign_labels": Cure(

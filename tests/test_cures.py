@@ -135,6 +135,38 @@ def test_lower_lr_offers_steps() -> None:
         ),
         ("mend_scheduler", "scheduler_decays_too_early", {"scheduler": None}, []),
         (
+            "standardize_inputs",
+            "inputs_not_normalized",
+            {"preprocess": {"standardize": False, "images": "none"}},
+            [{"preprocess.standardize": True}],
+        ),
+        ("standardize_inputs", "inputs_not_normalized", {"preprocess": {"standardize": False, "images": "unit"}}, []),
+        (
+            "standardize_inputs",
+            "inputs_not_normalized",
+            {"preprocess": {"standardize": False, "images": "none"}, "data": {"_target_": "a.text_windows"}},
+            [],
+        ),
+        (
+            "drop_or_impute_rows",
+            "nonfinite_inputs",
+            {"preprocess": {"impute": "none"}},
+            [{"preprocess.impute": "median"}],
+        ),
+        ("drop_or_impute_rows", "nonfinite_inputs", {"preprocess": {"impute": "mean"}}, []),
+        (
+            "standardize_targets",
+            "targets_not_scaled",
+            {"preprocess": {"targets": "none"}, "task": {"kind": "regression", "step": None}},
+            [{"preprocess.targets": "standardize"}],
+        ),
+        (
+            "standardize_targets",
+            "targets_not_scaled",
+            {"preprocess": {"targets": "none"}, "task": {"kind": "binary"}},
+            [],
+        ),
+        (
             "robust_loss",
             "outliers",
             {"loss": {"_target_": "torch.nn.MSELoss"}},

@@ -258,11 +258,25 @@ def test_all_faults_are_told_at_once() -> None:
         ({"class_names": ["a", "b"]}, "data.class_names: names no class 2"),
         ({"class_names": "abc"}, "data.class_names: is no list of names"),
         ({"feature_names": ["a"]}, "data.feature_names: number of names, got 1; expected 4"),
+        ({"categories": [1]}, "data.categories: is no mapping, got 'list'"),
+        ({"categories": {4: 3}}, "data.categories: there is no such column, got 4; expected 0 to 3"),
+        (
+            {"categories": {"a": 3}, "feature_names": list("bcde")},
+            "there is no such column, got 'a'; expected one of b,",
+        ),
+        ({"categories": {1: "ab"}}, "data.categories.1: is no number of codes, got 'ab'"),
     ],
 )
 def test_each_fault_names_its_place(changed: dict[str, Any], message: str) -> None:
     """A fault names the key, what was got and what would be right."""
     assert message in faults(parts(**changed))
+
+
+def test_categories_are_columns_with_a_number_of_codes() -> None:
+    """Named by feature or by number, counted or listed, they come in the order of columns."""
+    given = {"d": 3, "b": ["<unknown>", "x"], 0: 4}
+    assert {0: 4, 1: 2, 3: 3} == seal(parts(categories=given, feature_names=list("abcd")), "classification").categories
+    assert {} == seal(parts(), "classification").categories
 
 
 def test_binary_labels_are_zero_and_one() -> None:

@@ -199,7 +199,7 @@ def test_clipping_bounds_what_moves_the_weights() -> None:
     """With plain SGD the step's length is at most rate times bound."""
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     body = config(optimizer=sgd, trainer__gradient_clip_val=0.01)
-    first = builder.build_model(body, (), 3).state_dict()
+    first = builder.build_model(body, (), 3, blobs()).state_dict()
     moved = train(body, blobs(), max_steps=1).model.state_dict()
     length = math.sqrt(sum(float(((moved[n] - first[n]) ** 2).sum()) for n in first))
     assert 0.01 == pytest.approx(length, rel=1e-3)
@@ -318,7 +318,7 @@ def test_a_job_of_another_plan_is_refused(digits_permit: TrainPermit) -> None:
 
 def test_the_short_way_back_gives_the_same_gradients() -> None:
     """Bit for bit those of `Tensor.backward`, added to what is there."""
-    model, data = builder.build_model(config(), (), 3), blobs()
+    model, data = builder.build_model(config(), (), 3, blobs()), blobs()
     gradients = []
     for way in (Tensor.backward, backward):
         model.zero_grad()

@@ -100,7 +100,7 @@ def test_expected_losses_are_theory_or_none() -> None:
 def test_evaluation_types_say_what_may_be_done_with_them() -> None:
     """Validation rows give a Score, train rows a TrainSide; the model's mode is its own again."""
     data = blobs()
-    model = builder.build_model(config(model__dropout=0.5), (), 3)
+    model = builder.build_model(config(model__dropout=0.5), (), 3, blobs())
     model.train()
     model.body[0].eval()  # type: ignore[index, operator, union-attr]
     judged = evaluate.evaluate(model, data.val, config())
@@ -112,7 +112,7 @@ def test_evaluation_types_say_what_may_be_done_with_them() -> None:
 
 def test_evaluation_in_parts_is_evaluation_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and metric do not depend on how many rows go through at a time."""
-    data, model = blobs(), builder.build_model(config(), (), 3)
+    data, model = blobs(), builder.build_model(config(), (), 3, blobs())
     whole = evaluate.evaluate(model, data.val, config())
     monkeypatch.setattr(evaluate, "ROWS", 7)
     parts = evaluate.evaluate(model, data.val, config())
@@ -121,6 +121,6 @@ def test_evaluation_in_parts_is_evaluation_at_once(monkeypatch: pytest.MonkeyPat
 
 def test_the_test_split_needs_a_key() -> None:
     """Without one nothing is evaluated."""
-    data, model = blobs(), builder.build_model(config(), (), 3)
+    data, model = blobs(), builder.build_model(config(), (), 3, blobs())
     with pytest.raises(Refused, match="TestKey"):
         evaluate.evaluate_test(model, data.test, "please", config())  # type: ignore[arg-type]

@@ -143,7 +143,8 @@ def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
 
     cut(finished, "test.opened", after=False)
     plan = plans.load(finished)
-    sealed, other = load(plan.config).test, build_model(plan.config, (), seed=99)
+    data = load(plan.config)
+    sealed, other = data.test, build_model(plan.config, (), 99, data)
     with opened(finished) as book:
         key = permits.test(finished, book, sealed.digest)
     assert key.candidate == finished.state().candidate["weights"]

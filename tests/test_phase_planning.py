@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import Refused
+from pipeline.errors import Refused, UserError
 from pipeline.record import permits
 from pipeline.record import plan as plans
 from pipeline.record.run import Run
@@ -294,6 +294,13 @@ def test_a_model_that_answers_holes_opens_the_gate(plan: Any, own_folder: Any) -
     assert plan("hole", "model._target_=planted.Patient") == ("open", {})
     gate, failed = plan("infinite", "model._target_=planted.Patient")
     assert gate == "closed" and failed["data_finite"].cause == "nonfinite_inputs"
+
+
+def test_holes_that_are_imputed_open_the_gate(plan: Any) -> None:
+    """Preprocessing is part of the model, which thereby answers rows with holes; infinite values have no mean."""
+    assert plan("hole", "preprocess.impute=median") == ("open", {})
+    with pytest.raises(UserError, match=r"data\.train: row .* is infinite"):
+        plan("infinite", "preprocess.impute=median", "run.name=infinite")
 
 
 def test_what_closes_nothing_is_said(planned: Run) -> None:

@@ -170,7 +170,7 @@ def test_a_failure_in_the_middle_names_the_users_line() -> None:
 def test_the_probe_leaves_no_trace() -> None:
     """Running statistics and gradients are as before two rows went through."""
     body = config(model__normalization="batch")
-    model = builder.build_model(body, (), 3)
+    model = builder.build_model(body, (), 3, blobs())
     before = weights.weights_digest(model.state_dict())
     data = blobs()
     seen = probe.probe_rows(
@@ -223,23 +223,23 @@ def test_a_missing_card_is_said() -> None:
 
 def test_first_weights_depend_on_the_seed_alone() -> None:
     """Whatever was drawn before, the same seed gives the same model."""
-    first = weights.weights_digest(builder.build_model(config(), (), 3).state_dict())
+    first = weights.weights_digest(builder.build_model(config(), (), 3, blobs()).state_dict())
     torch.rand(9)
-    assert first == weights.weights_digest(builder.build_model(config(), (), 3).state_dict())
-    assert first != weights.weights_digest(builder.build_model(config(), (), 4).state_dict())
+    assert first == weights.weights_digest(builder.build_model(config(), (), 3, blobs()).state_dict())
+    assert first != weights.weights_digest(builder.build_model(config(), (), 4, blobs()).state_dict())
 
 
 def test_init_from_starts_from_a_file(tmp_path: Path) -> None:
     """Weights of an earlier training are where the next one starts; others are refused with names and shapes."""
-    model = builder.build_model(config(), (), 9)
+    model = builder.build_model(config(), (), 9, blobs())
     saved = (
         generation.write(tmp_path, Snapshot({"role": "best"}, {"weights": weights.tensors_of(model.state_dict())}))
         / generation.WEIGHTS
     )
-    again = builder.build_model(config(model__init_from=str(saved)), (), 3)
+    again = builder.build_model(config(model__init_from=str(saved)), (), 3, blobs())
     assert weights.weights_digest(model.state_dict()) == weights.weights_digest(again.state_dict())
     with pytest.raises(UserError, match=r"head.weight is \[3, 8\], the model's \[5, 8\]"):
-        builder.build_model(config(model__init_from=str(saved), model__out_features=5), (), 3)
+        builder.build_model(config(model__init_from=str(saved), model__out_features=5), (), 3, blobs())
 
 
 def test_surgery_is_done_on_the_built_model() -> None:
@@ -263,7 +263,7 @@ def test_optimizers_are_fused_unless_the_user_chose() -> None:
 def test_optimizer_groups_take_parameters_by_name() -> None:
     """The first pattern that matches takes a parameter; frozen ones are in no group."""
     body = config(optimizer__groups=[{"match": "head.*", "lr": 0.5}], surgery=[{"freeze": {"match": "*.bias"}}])
-    optimizer = builder.build_optimizer(body, builder.build_model(body, (), 3))
+    optimizer = builder.build_optimizer(body, builder.build_model(body, (), 3, blobs()))
     assert [0.5, 0.02] == [g["lr"] for g in optimizer.param_groups]
     assert [(3, 8), (8, 4)] == [tuple(p.shape) for g in optimizer.param_groups for p in g["params"]]
 

@@ -20,7 +20,7 @@ from pipeline.errors import FivegateError, UserError, fault
 _TORCH = str(Path(torch.__file__).parent)
 _ROOMS = Path(__file__).parents[1]
 _BACKWARD = str(_ROOMS / "engine" / "backward.py")
-_OURS = tuple(f"{_ROOMS / room}/" for room in ("building", "engine", "evaluation", "feed"))
+_OURS = tuple(f"{_ROOMS / room}/" for room in ("building", "engine", "evaluation", "feed", "preprocess"))
 
 NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
 _COMPILERS = ("torch._dynamo.", "torch._inductor.")

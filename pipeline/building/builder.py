@@ -20,7 +20,10 @@ from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints.weights import read_tensors
 from pipeline.conditions.seeds import derive, seeded
 from pipeline.config.build import build
+from pipeline.data.dataset import Data
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.preprocess.modules import bare, without_preprocessing
+from pipeline.preprocess.wrap import wrapped
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
@@ -36,10 +39,12 @@ def _at(where: str) -> Iterator[None]:
         raise UserError(fault(where, f"cannot be built ({type(error).__name__}: {error})")) from error
 
 
-def build_model(config: Mapping[str, Any], trust: Sequence[str], seed: int) -> nn.Module:
+def build_model(config: Mapping[str, Any], trust: Sequence[str], seed: int, data: Data) -> nn.Module:
     """The model of a config with its surgery done, initialized from (seed, "init") whatever was drawn before.
 
-    Raises UserError for a target that is no module and for `init_from` weights that do not fit.
+    Around it stands what `preprocess` asks for, fitted on the train rows of `data`; without that it stands alone.
+    Raises UserError for a target that is no module, for `init_from` weights that do not fit, and for preprocessing
+    that the data cannot have.
     """
     node = dict(config["model"])
     start = node.pop("init_from", None)
@@ -49,12 +54,17 @@ def build_model(config: Mapping[str, Any], trust: Sequence[str], seed: int) -> n
             raise UserError(fault("model", "is no torch.nn.Module", got=type(model).__name__))
         if start is not None:
             _start_from(model, Path(start))
-        return surgery.operate(model, config.get("surgery") or ())
+        model = surgery.operate(model, config.get("surgery") or ())
+    return wrapped(model, config, data)
 
 
 def _start_from(model: nn.Module, path: Path) -> None:
-    """The model holds the weights of a safetensors file. Raises UserError naming every weight that does not fit."""
+    """The model holds the weights of a safetensors file. Raises UserError naming every weight that does not fit.
+
+    Of a model that was saved with its preprocessing the model alone is taken: this run fits its own.
+    """
     given, own = read_tensors(path, "model.init_from"), model.state_dict()
+    given = given if given.keys() & own.keys() else without_preprocessing(given)
     odd = [f"{n} is missing" for n in own if n not in given] + [
         f"{n} is not in the model" for n in given if n not in own
     ]
@@ -131,9 +141,9 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, trust: Sequence
         make: Any = build(node, trust=trust, where="optimizer")
         chosen = {"fused", "foreach", "capturable", "differentiable"} & set(node)
         if getattr(make, "func", None) in FUSED and not chosen and _fusible(model):
-            optimizer = make(_groups(model, asked), fused=True)
+            optimizer = make(_groups(bare(model), asked), fused=True)
         else:
-            optimizer = make(_groups(model, asked))
+            optimizer = make(_groups(bare(model), asked))
     if not isinstance(optimizer, Optimizer):
         raise UserError(fault("optimizer", "is no torch.optim.Optimizer", got=type(optimizer).__name__))
     return optimizer

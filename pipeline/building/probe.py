@@ -249,7 +249,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
     device = device_for(trainer.get("accelerator", "auto"))
     precision = trainer.get("precision", 32)
     with seeded(derive(seed, "fit")):
-        model = build_model(config, trust, seed).to(device)
+        model = build_model(config, trust, seed, data).to(device)
         loss = build_loss(config, trust, class_counts(data.train.y))
         task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
         few = data.train.take(torch.arange(min(2, len(data.train))))

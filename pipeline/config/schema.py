@@ -89,6 +89,14 @@ class Task(Section):
     class_weights: Literal["none", "balanced"] | list[Positive]
 
 
+class Preprocess(Section):
+    impute: Literal["none", "mean", "median"]
+    standardize: bool
+    one_hot: bool
+    images: Literal["none", "unit", "channels"]
+    targets: Literal["none", "standardize"]
+
+
 class Loader(Section):
     batch_size: Count
     shuffle: bool
@@ -204,6 +212,7 @@ class Config(Section):
     plan: ProblemCard
     task: Task
     data: Target
+    preprocess: Preprocess
     model: Target
     loss: Target
     optimizer: PartialTarget

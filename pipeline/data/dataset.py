@@ -13,7 +13,8 @@ from pipeline.data.splits import Split, class_counts, schema
 class Data:
     """Everything a run trains and is judged on; the test rows are sealed.
 
-    `ignored` names optional parts that the user's data has and this version does not use.
+    `ignored` names optional parts that the user's data has and this version does not use. `categories` are the columns
+    that hold codes: column to number of codes, 0 = unknown included.
     """
 
     train: Split
@@ -24,6 +25,7 @@ class Data:
     source: str | None = None
     licence: str | None = None
     ignored: tuple[str, ...] = ()
+    categories: dict[int, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> int | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.conditions.seeds import derive
+from pipeline.data.categories import categories_of
 from pipeline.data.dataset import Data
 from pipeline.data.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
 from pipeline.data.sealed import SealedTest
@@ -50,7 +51,7 @@ def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
 def seal(source: Any, kind: str) -> Data:
     """Checked data of a mapping or object with train, val and test. Raises UserError with all faults at once."""
     parts = dict(source) if isinstance(source, Mapping) else vars(source) if hasattr(source, "__dict__") else {}
-    given = {name: parts.get(name, getattr(source, name, None)) for name in (*SPLITS, *NAMED, *LATER)}
+    given = {name: parts.get(name, getattr(source, name, None)) for name in (*SPLITS, *NAMED, "categories", *LATER)}
     there = ", ".join(map(str, parts)) or type(source).__name__
     faults = [
         fault("data", f"split '{name}' is missing", got=there, expected="train, val and test")
@@ -61,6 +62,9 @@ def seal(source: Any, kind: str) -> Data:
     names = {name: _names(given[name], f"data.{name}", faults) for name in ("class_names", "feature_names")}
     whole = {name: pair for name, pair in pairs.items() if pair is not None}
     faults += _disagreements(whole, names)
+    X = whole["train"][0] if "train" in whole else None
+    width = X.shape[1] if isinstance(X, Tensor) and X.ndim == 2 else None
+    categories = categories_of(given["categories"], width, names["feature_names"], faults)
     if faults:
         raise UserError(*faults)
     return Data(
@@ -71,6 +75,7 @@ def seal(source: Any, kind: str) -> Data:
         source=_text(given["source"]),
         licence=_text(given["licence"]),
         ignored=tuple(name for name in LATER if given[name] is not None),
+        categories=categories,
     )
 
 

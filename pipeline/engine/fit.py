@@ -57,9 +57,11 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         stack.enter_context(options.deterministic(config["trainer"].get("deterministic", True)))
         data = data or load(config, trust)
         _refuse_other_rows(permit, data)
+        planned = data
         if job.delta.train_rows:
             data = replace(data, train=changed(data.train, job.delta.train_rows, seed))
-        setup = set_up(config, job, data, seed, trust)
+        fitted_on = planned if job.delta.train_rows.get("inputs") == "zeroed" else data  # zeros have no spread
+        setup = set_up(config, job, data, seed, trust, fitted_on)
         if setup.device.type == "cpu":
             keep_freed_memory()
         rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")

@@ -35,6 +35,7 @@ from pipeline.evaluation.evaluate import judge, loss_of, measured
 from pipeline.feed.feed import Batch
 from pipeline.history import History
 from pipeline.job import Job
+from pipeline.preprocess.modules import as_learned, bare
 from pipeline.record import permits
 from pipeline.records import Score
 
@@ -119,7 +120,7 @@ class Training:
         self.cadence.begin(self.step, self.earlier, self.trainer.get("max_minutes"))
         self.observers = observers
         for observer in observers:
-            observer.start(self.model, self.optimizer, self.history, self.step)
+            observer.start(bare(self.model), self.optimizer, self.history, self.step)
             stack.callback(observer.finish)
         self._ask_observers()
 
@@ -189,7 +190,7 @@ class Training:
         """The next step alone, under the eyes of these observers."""
         self.observers, self.next_seen = observers, self.step + 1
         for observer in observers:
-            observer.start(self.model, self.optimizer, self.history, self.step)
+            observer.start(bare(self.model), self.optimizer, self.history, self.step)
         self.model.train()
         self._make(derive(self.setup.seed, "step"), window)
 
@@ -229,6 +230,8 @@ class Training:
         if scale:
             scale.unscale_(guard.gradients())
         due = [o for o in self.observers if self.step % o.every == 0] if self.step >= self.next_seen else ()
+        if due:
+            inputs, targets, outputs = as_learned(self.model, inputs, targets, outputs)
         for observer in due:
             observer.before_update(self.step, inputs, targets, outputs, total)
         if not guard.allows(total):

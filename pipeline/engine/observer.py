@@ -22,7 +22,10 @@ class StepObserver(Protocol):
     every: int
 
     def start(self, model: nn.Module, optimizer: Optimizer, history: History, step: int) -> None:
-        """Before the first step; `step` updates were made earlier, by the training that is taken up."""
+        """Before the first step; `step` updates were made earlier, by the training that is taken up.
+
+        `model` is the user's own; what a batch shows is as that model meets it, behind its preprocessing.
+        """
         return
 
     def before_update(self, step: int, inputs: Any, targets: Any, outputs: Any, loss: Tensor) -> None:

@@ -25,6 +25,7 @@ from pipeline.engine.observer import StepObserver
 from pipeline.errors import UserError, fault
 from pipeline.feed.feed import Batch
 from pipeline.job import Job
+from pipeline.preprocess.modules import as_learned, bare
 from pipeline.record import permits
 from pipeline.record.run import Run
 
@@ -133,14 +134,15 @@ class _Witness(StepObserver):
 @contextmanager
 def _traced(training: Training, window: Sequence[Batch]) -> Iterator[_Trace]:
     """The step made inside the block is looked at from its batch to its new weights."""
-    trace = _Trace()
+    trace, own = _Trace(), bare(training.model)
     for batch in window:
-        for what, tree in (("inputs", batch.inputs), ("targets", batch.targets)):
+        inputs, targets, _ = as_learned(training.model, batch.inputs, batch.targets, None)
+        for what, tree in (("inputs", inputs), ("targets", targets)):
             trace.rows = batch.rows.tolist()
             trace.see(what, "", tree)
-    for name, parameter in training.model.named_parameters():
+    for name, parameter in own.named_parameters():
         trace.see("parameter", name, parameter)
-    trace.hook(training.model, window)
+    trace.hook(own, window)
     try:
         yield trace
     finally:

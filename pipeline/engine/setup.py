@@ -157,12 +157,17 @@ def _laid_out(model: nn.Module, seen: Probe, probe: Callable[[], Probe]) -> Prob
         return seen
 
 
-def set_up(config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Sequence[str]) -> Setup:
-    """A training ready for its first step. Raises UserError where model, data, loss and optimizer do not fit."""
+def set_up(
+    config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Sequence[str], fitted_on: Data | None = None
+) -> Setup:
+    """A training ready for its first step. Raises UserError where model, data, loss and optimizer do not fit.
+
+    Preprocessing is fitted on the train rows of `fitted_on`, which are those of `data` unless given.
+    """
     proof = job.purpose == OVERFIT
     loader, trainer = config["loader"], config["trainer"]
     device = device_for(trainer.get("accelerator", "auto"))
-    model = build_model(config, trust, seed).to(device)
+    model = build_model(config, trust, seed, fitted_on or data).to(device)
     loss = build_loss(config, trust, class_counts(data.train.y))
     task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
     train = _one_batch(model, data.train, int(loader["batch_size"]), seed) if proof else data.train

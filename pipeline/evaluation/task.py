@@ -17,6 +17,7 @@ from pipeline.data.tree import Tree, rows_of
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.metrics import Metric, Needs, all_metrics
 from pipeline.evaluation.step import Step, Stepped, build_step
+from pipeline.preprocess.modules import ScaledLoss, bare, scaled_as, unscaled
 
 BUILT = ("classification", "binary", "regression", "custom")
 LATER = ("multilabel", "autoencoder", "language_model")
@@ -51,6 +52,7 @@ def require_built(kind: str) -> None:
 
 def loss_name(loss: Loss) -> str:
     """The name of a loss's class or function, whatever it is wrapped in."""
+    loss = unscaled(loss)
     inner = loss.func if isinstance(loss, functools.partial) else loss
     return getattr(inner, "__name__", type(inner).__name__)
 
@@ -67,6 +69,7 @@ def loss_takes(loss: Loss, model: nn.Module | None = None) -> Takes:
 
 
 def _from_torch(loss: Loss) -> bool:
+    loss = unscaled(loss)
     inner = loss.func if isinstance(loss, functools.partial) else type(loss)
     return str(getattr(inner, "__module__", "")).startswith("torch.nn")
 
@@ -225,11 +228,15 @@ def _predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tenso
 def build_task(
     config: Mapping[str, Any], loss: Loss, model: nn.Module | None = None, trust: Sequence[str] = ()
 ) -> Task:
-    """The task of a config. Raises UserError for a kind, metric, predictor or step that cannot be."""
+    """The task of a config, its loss on the scale on which the model learns.
+
+    Raises UserError for a kind, metric, predictor or step that cannot be.
+    """
     section = config["task"]
     require_built(section["kind"])
     step = build_step(section, model, trust)
-    takes = loss_takes(loss, model)
+    takes = loss_takes(loss, bare(model) if model is not None else None)
+    loss = scaled_as(model, loss)
     metrics = all_metrics(section, trust)
     asked = section.get("predict", "auto")
     predict: Any = _predict(section["kind"], takes, any(m.needs == "classes" for m in metrics))
@@ -251,6 +258,7 @@ def expected_loss(task: Task, y: Tree, classes: int | None) -> float | None:
     """
     if task.step is not None or not isinstance(y, Tensor):
         return None
+    y = task.loss.scaled(y) if isinstance(task.loss, ScaledLoss) else y
     name = loss_name(task.loss)
     if name in ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss"):
         return math.log(classes) if classes else None

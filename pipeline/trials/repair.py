@@ -79,10 +79,11 @@ def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Pa
     from pipeline.data.load import load as load_data
     from pipeline.data.tree import split
 
-    model = build_model(config, trust, seed=0)
+    data = load_data(config, trust)
+    model = build_model(config, trust, seed=0, data=data)
     model.load_state_dict(load(checkpoint)[0])
     model.eval()
-    X = split(load_data(config, trust).val.X, 1)[0]
+    X = split(data.val.X, 1)[0]
     taken = []
     with torch.inference_mode():
         for _ in range(rows):

@@ -6,35 +6,34 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.sources.preparing import prepared
-from pipeline.data.splits import split_indices
+from pipeline.data.splits import split_rows
 
 UCI = "CC BY 4.0"
 
 
-def breast_cancer(val: float = 0.2, test: float = 0.2, seed: int = 0, standardize: bool = True) -> dict[str, Any]:
+def breast_cancer(val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, Any]:
     """569 tumours, 30 measures of cell nuclei each: X float32 [N, 30], y 0 malignant or 1 benign, stratified."""
     source = "scikit-learn load_breast_cancer: UCI Breast Cancer Wisconsin (Diagnostic)"
-    return _split(_loaded("load_breast_cancer"), source, UCI, val, test, seed, standardize)
+    return _split(_loaded("load_breast_cancer"), source, UCI, val, test, seed)
 
 
-def wine(val: float = 0.2, test: float = 0.2, seed: int = 0, standardize: bool = True) -> dict[str, Any]:
+def wine(val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, Any]:
     """178 wines of three growers, 13 chemical measures each: X float32 [N, 13], y int64 [N], stratified."""
-    return _split(_loaded("load_wine"), "scikit-learn load_wine: UCI Wine", UCI, val, test, seed, standardize)
+    return _split(_loaded("load_wine"), "scikit-learn load_wine: UCI Wine", UCI, val, test, seed)
 
 
-def iris(val: float = 0.2, test: float = 0.2, seed: int = 0, standardize: bool = True) -> dict[str, Any]:
+def iris(val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, Any]:
     """150 flowers of three species, four lengths in cm each: X float32 [N, 4], y int64 [N], stratified."""
-    return _split(_loaded("load_iris"), "scikit-learn load_iris: UCI Iris", UCI, val, test, seed, standardize)
+    return _split(_loaded("load_iris"), "scikit-learn load_iris: UCI Iris", UCI, val, test, seed)
 
 
-def diabetes(val: float = 0.2, test: float = 0.2, seed: int = 0, standardize: bool = True) -> dict[str, Any]:
+def diabetes(val: float = 0.2, test: float = 0.2, seed: int = 0) -> dict[str, Any]:
     """442 patients, ten measures each: X float32 [N, 10], y float32 [N], the disease after a year, 25 to 346.
 
     The measures are as they were taken: scikit-learn's usual form of them is centred and scaled over all rows.
     """
     source = "scikit-learn load_diabetes(scaled=False): Efron et al., Least Angle Regression, 2004"
-    return _split(_loaded("load_diabetes", scaled=False), source, None, val, test, seed, standardize)
+    return _split(_loaded("load_diabetes", scaled=False), source, None, val, test, seed)
 
 
 def _loaded(name: str, **options: Any) -> Any:
@@ -43,27 +42,16 @@ def _loaded(name: str, **options: Any) -> Any:
     return getattr(datasets, name)(**options)
 
 
-def _split(
-    bunch: Any, source: str, licence: str | None, val: float, test: float, seed: int, standardize: bool
-) -> dict[str, Any]:
-    """Three sides of scikit-learn's bunch, standardized by the train rows; values are no classes."""
-    X, y = np.asarray(bunch.data, np.float64), np.asarray(bunch.target)
+def _split(bunch: Any, source: str, licence: str | None, val: float, test: float, seed: int) -> dict[str, Any]:
+    """Three sides of scikit-learn's bunch, as it was measured; values are no classes."""
+    X, y = np.asarray(bunch.data, np.float32), np.asarray(bunch.target)
     names = [str(name) for name in bunch.feature_names]
     classes = [str(name) for name in bunch.target_names] if "target_names" in bunch else None
     y = y.astype(np.int64 if classes else np.float32)
-    sides = split_indices(X.astype(np.float32), y, val=val, test=test, seed=seed)
-    ready, fitted = prepared(
-        X,
-        sides["train"],
-        names=names,
-        place=lambda row, column: f"row {row}, '{names[column]}'",
-        standardize=standardize,
-    )
     return {
-        **{name: (ready[rows], y[rows]) for name, rows in sides.items()},
+        **split_rows(X, y, val=val, test=test, seed=seed),
         "class_names": classes,
         "feature_names": names,
         "source": source,
         "licence": licence,
-        "fitted": fitted,
     }

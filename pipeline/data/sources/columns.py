@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.sources.labels import class_ids, values
-from pipeline.data.sources.preparing import prepared, require_missing
 from pipeline.data.sources.sides import Sides, table_sides
 from pipeline.data.sources.table import Table, numbers
 from pipeline.data.splits import joined, row_digests
@@ -23,7 +22,7 @@ KINDS = ("classes", "values")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which columns of a table mean what, how rows are divided and prepared: the options that all readers share."""
+    """Which columns of a table mean what, how rows are divided: the options that all readers share."""
 
     label: str | None
     features: Sequence[str] | None = None
@@ -31,8 +30,6 @@ class Choice:
     categories: Sequence[str] = ()
     label_kind: str = "classes"
     class_names: Sequence[str] | None = None
-    missing: str = "refuse"
-    standardize: bool = False
     side: str | None = None
     group: str | None = None
     time: str | None = None
@@ -42,12 +39,11 @@ class Choice:
 
 
 def table_data(table: Table, chosen: Choice, source: str | None, licence: str | None) -> dict[str, Any]:
-    """What a `data` target returns: X float32 [N, F] with codes of categories, y ids or values, and what was fitted.
+    """What a `data` target returns: X float32 [N, F] with codes of categories, y ids or values, and the categories.
 
-    Columns of text are categories: 0 is `<unknown>`, 1 and up are those of the train rows, sorted. Missing values of
-    other columns and scales are fitted on train alone. Raises UserError naming file, row and column.
+    Columns of text are categories: 0 is `<unknown>`, a missing one too, 1 and up are those of the train rows, sorted.
+    Missing values of other columns are NaN: `preprocess.impute` fills them. Raises UserError naming file, row, column.
     """
-    require_missing(chosen.missing)
     if chosen.label_kind not in KINDS:
         raise UserError(fault("data.label_kind", "unknown kind", got=chosen.label_kind, among=KINDS))
     label = chosen.label
@@ -61,24 +57,24 @@ def table_data(table: Table, chosen: Choice, source: str | None, licence: str | 
         y = values(table, label)
     else:
         y, names_of_classes = class_ids(table, label, chosen.class_names)
-    sides, ready, fitted = _divided(table, names, y, chosen)
+    sides, X, categories = _divided(table, names, y, chosen)
     return {
-        **{name: (ready[rows], y[rows]) for name, rows in sides.items()},
+        **{name: (X[rows], y[rows]) for name, rows in sides.items()},
         "class_names": names_of_classes,
         "feature_names": list(names),
         "source": source or ", ".join(table.files),
         "licence": licence,
-        "fitted": fitted,
+        "categories": {names[column]: words for column, words in categories.items()},
     }
 
 
 def _divided(
     table: Table, names: Sequence[str], y: NDArray[Any], chosen: Choice
-) -> tuple[Sides, NDArray[np.float32], dict[str, Any]]:
-    """Rows of each side, X as it is prepared by the train rows, and what was fitted.
+) -> tuple[Sides, NDArray[np.float32], dict[int, list[str]]]:
+    """Rows of each side, X coded by the train rows, and the words of each column of codes.
 
-    Rows can become equal only when they are prepared: where a filled value or an unknown category hits another row's.
-    Those are then bound to one side, and the rows divided anew: what is bound stays so, and thus it comes to an end.
+    Rows can become equal only when they are coded: where two categories that differ are both unknown to train. Those
+    are then bound to one side, and the rows divided anew: what is bound stays so, and thus it comes to an end.
     """
     raw, categories = _numeric(table, names, chosen)
     with np.errstate(over="ignore"):
@@ -89,22 +85,12 @@ def _divided(
             table, features, y, alike=alike, side=chosen.side, group=chosen.group, time=chosen.time, val=chosen.val,
             test=chosen.test, seed=chosen.seed,
         )  # fmt: skip
-        X = raw.copy()
+        X = features.copy()
         known = _recode(X, categories, sides["train"])
-        ready, fitted = prepared(
-            X,
-            sides["train"],
-            names=names,
-            place=lambda row, column: table.place(row, names[column]),
-            missing=chosen.missing,
-            standardize=chosen.standardize,
-            codes=list(categories),
-        )
-        fitted["categories"] = {names[column]: found for column, found in known.items()}
-        digests = np.array(row_digests(ready), dtype=str)
+        digests = np.array(row_digests(X), dtype=str)
         given = len(table.files) > 1 or chosen.side is not None or chosen.time is not None
         if given or not _shared(digests, sides):
-            return sides, ready, fitted
+            return sides, X, known
         alike = digests if alike is None else joined(digests, alike)
 
 
@@ -140,8 +126,6 @@ def _numeric(table: Table, names: Sequence[str], chosen: Choice) -> tuple[NDArra
         found = None if name in chosen.categories else numbers(table, name, "features")
         if found is None:
             cells = table.column(name, "features")
-            if chosen.missing == "refuse" and None in cells:
-                _refuse(table, name, cells)
             words = sorted({cell for cell in cells if cell is not None})
             code = {word: i for i, word in enumerate(words, start=1)}
             categories[column] = [UNKNOWN, *words]
@@ -150,13 +134,7 @@ def _numeric(table: Table, names: Sequence[str], chosen: Choice) -> tuple[NDArra
     return X, categories
 
 
-def _refuse(table: Table, name: str, cells: Sequence[str | None]) -> None:
-    expected = f"a value in every cell; with another data.missing it counts as {UNKNOWN}"
-    do = "python -m pipeline ... data.missing=median"
-    raise UserError(fault(table.place(cells.index(None), name), "value is missing", expected=expected, do=do))
-
-
-def _recode(X: NDArray[np.float64], categories: dict[int, list[str]], train: NDArray[np.int64]) -> dict[int, list[str]]:
+def _recode(X: NDArray[np.float32], categories: dict[int, list[str]], train: NDArray[np.int64]) -> dict[int, list[str]]:
     """Codes of the categories that train has, in place, all others 0; and the names of those that are left."""
     known = {}
     for column, words in categories.items():

@@ -34,8 +34,6 @@ def csv_table(
     categories: Sequence[str] = (),
     label_kind: str = "classes",
     class_names: Sequence[str] | None = None,
-    missing: str = "refuse",
-    standardize: bool = False,
     side: str | None = None,
     group: str | None = None,
     time: str | None = None,
@@ -52,8 +50,7 @@ def csv_table(
     categories, what stands for missing values, mean and standard deviation. Raises UserError naming file, row, column.
     """
     chosen = Choice(
-        label, features, ignore, categories, label_kind, class_names, missing, standardize, side, group, time, val,
-        test, seed,
+        label, features, ignore, categories, label_kind, class_names, side, group, time, val, test, seed,
     )  # fmt: skip
     paths = three_paths(path, val_path, test_path)
     return table_data(_table(paths, _delimiter(delimiter), encoding, frozenset(na)), chosen, source, licence)

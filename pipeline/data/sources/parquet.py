@@ -25,8 +25,6 @@ def parquet_table(
     categories: Sequence[str] = (),
     label_kind: str = "classes",
     class_names: Sequence[str] | None = None,
-    missing: str = "refuse",
-    standardize: bool = False,
     side: str | None = None,
     group: str | None = None,
     time: str | None = None,
@@ -41,8 +39,7 @@ def parquet_table(
     Raises UserError where pyarrow is not installed, and naming file, row and column as `csv_table` does.
     """
     chosen = Choice(
-        label, features, ignore, categories, label_kind, class_names, missing, standardize, side, group, time, val,
-        test, seed,
+        label, features, ignore, categories, label_kind, class_names, side, group, time, val, test, seed,
     )  # fmt: skip
     return table_data(_table(three_paths(path, val_path, test_path)), chosen, source, licence)
 
