@@ -174,10 +174,10 @@ class Rows(Dataset):  # type: ignore[type-arg]
 
 
 class Holder:
-    """Splits as attributes, with more about the data than this version uses."""
+    """Splits as attributes, with more said about the data."""
 
     train, val, test = pair(20), pair(8), pair(8)
-    groups = np.arange(20)
+    groups = np.arange(20), np.arange(20, 28), np.arange(8)
     licence = "CC0"
 
 
@@ -189,7 +189,8 @@ def test_what_data_may_be() -> None:
     assert torch.float32 == mixed.train.X.dtype and torch.int64 == mixed.train.y.dtype
     assert (6, 1, 4, 4) == tuple(mixed.train.X.shape)
     held = seal(Holder(), "classification")
-    assert ("groups",) == held.ignored and "CC0" == held.licence
+    assert "CC0" == held.licence and ["20", "21"] == held.val.marks.groups[:2].tolist()
+    assert 8 == len(held.test.groups) and not {"0", "1"} & set(held.test.groups)
 
 
 def _images() -> Any:

@@ -44,15 +44,16 @@ def test_what_planning_freezes(planned: Run) -> None:
 
 
 def test_the_gate_is_open_on_honest_facts(planned: Run) -> None:
-    """Fifteen items, all passed, the seed first."""
+    """Nineteen items, all satisfied, the seed first; digits name neither groups nor times."""
     items = planned.state().gates["planning"].items
 
     assert [i.id for i in items] == [
-        "seeds_fixed", "metric_and_target", "problem_card", "splits_disjoint", "near_duplicates", "test_sealed",
-        "data_digests", "enough_rows", "data_finite", "values_plausible", "label_codes", "labels_consistent",
-        "imbalance_treated", "environment_recorded", "deterministic_kernels",
+        "seeds_fixed", "metric_and_target", "problem_card", "splits_disjoint", "sides_independent", "near_duplicates",
+        "test_sealed", "data_digests", "enough_rows", "declared_representative", "representative", "data_finite",
+        "values_plausible", "label_codes", "labels_consistent", "imbalance_treated", "environment_recorded",
+        "resources", "deterministic_kernels",
     ]  # fmt: skip
-    assert {i.outcome for i in items} == {"passed"}
+    assert {i.id for i in items if i.outcome != "passed"} == {"sides_independent"}
     assert "attested by Example Owner" in items[1].why
 
 
@@ -110,6 +111,8 @@ def test_looks_at_the_test_rows_are_counted_across_plans(finished: Run) -> None:
 
 
 CARD = {"must": ["purpose", "owner"], "should": ["population", "risks"]}
+IDENTIFIED = {"min_rows": 2, "must": ["source"], "should": ["licence"]}
+ROOM = {"max_memory": 0.9, "max_disk": 0.9, "max_ratio": 2}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("seeds.seeds_fixed", {"seed": None}, {}, "failed", "add seed=1"),
     ("seeds.seeds_fixed", {"seed": ...}, {}, "errored", "evidence 'seed' was not measured"),
@@ -123,9 +126,17 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("problem.problem_card", {"card__purpose": False}, CARD, "failed", "add at least plan.purpose=..."),
     ("problem.problem_card", {"card__owner": False, "card__risks": False}, CARD, "failed", "not said: owner, risks"),
     ("problem.problem_card", {"card__risks": False}, CARD, "passed", "by the last gate: risks"),
-    ("data.data_digests", {"rows__val": 1}, {"min_rows": 2}, "failed", "too few rows in val"),
-    ("data.data_digests", {"rows__test": 1}, {"min_rows": 2}, "failed", "too few rows in test"),
-    ("data.data_digests", {"digests__train": ""}, {"min_rows": 2}, "failed", "no digest for train"),
+    ("data.data_digests", {"rows__val": 1}, IDENTIFIED, "failed", "too few rows in val"),
+    ("data.data_digests", {"rows__test": 1}, IDENTIFIED, "failed", "too few rows in test"),
+    ("data.data_digests", {"digests__train": ""}, IDENTIFIED, "failed", "no digest for train"),
+    ("data.data_digests", {"manifest__source": None}, IDENTIFIED, "failed", "nobody said the source"),
+    ("data.data_digests", {"manifest__licence": None}, IDENTIFIED, "passed", "licence not said"),
+    ("environment.resources", {"resources__available": 1000}, ROOM, "failed", "loader.batch_size=32"),
+    ("environment.resources", {"resources__fits": 0}, ROOM, "failed", "take a smaller model"),
+    ("environment.resources", {"resources__disk_free": 1000}, ROOM, "failed", "that are free"),
+    ("environment.resources", {"resources__minutes": 130.0}, ROOM, "failed", "trainer.max_minutes=195"),
+    ("environment.resources", {"resources__minutes": 110.0}, ROOM, "passed", "ended by the clock"),
+    ("environment.resources", {"resources__available": None}, ROOM, "passed", "MB of memory"),
     ("environment.environment_recorded", {"environment__torch": ...}, {"needs": ["torch"]}, "failed", "not recorded"),
     ("environment.environment_recorded", {"environment": None}, {"needs": ["torch"]}, "errored", "AttributeError"),
 ]
@@ -146,7 +157,7 @@ def test_leaks_are_named_by_their_cause(planned: Run) -> None:
     """Shared rows and a missing validation split carry the id of their cause."""
     values = measured(planned, "planning")
     leaking = judged("data.splits_disjoint", changed(values, shared_fraction__test=0.1), max_shared_fraction=0.0)
-    lacking = judged("data.data_digests", changed(values, rows__val=0), min_rows=2)
+    lacking = judged("data.data_digests", changed(values, rows__val=0), **IDENTIFIED)
 
     assert (leaking.cause, leaking.value) == ("data_leakage", 0.1)
     assert lacking.cause == "validation_missing"
