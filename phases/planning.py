@@ -114,6 +114,44 @@ def _start_digest(config: Mapping[str, Any]) -> str | None:
     return files.sha256(Path(start)) if start else None
 
 
+def _facts(ctx: PhaseContext, data: Data, proof: Proof, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan freezes: a pure function of config, data and machine, in which nothing is timed."""
+    from pipeline.building.probe import device_for
+    from pipeline.conditions.threads import threads
+
+    trainer = ctx.config["trainer"]
+    count = threads(trainer["threads"], proof.parameters)
+    return {
+        "splits": known["splits"],
+        "data": {key: known[key] for key in ("source", "licence", "files", "others", "marks")},
+        "classes": data.classes,
+        "threads": count,
+        "parameters": proof.parameters,
+        "budget": _budget(trainer, ctx.config["loader"], len(data.train)),
+        "environment": environment(count, device_for(trainer["accelerator"]).type),
+        "determinism": {"policy": trainer["deterministic"], "operations": list(proof.varying)},
+        "trust": _trusted(ctx),
+        "init_from": _start_digest(ctx.config),
+    }
+
+
+def _examined(data: Data, kind: str) -> dict[str, Any]:
+    """What the rows are worth, what the sides know of each other, and whom they stand for."""
+    from pipeline.data.manifest import slice_support
+    from pipeline.data.quality import quality
+    from pipeline.data.representative import representative
+    from pipeline.data.shared import out_of_order, shared_fractions, shared_groups
+
+    return {
+        "shared_fraction": shared_fractions(data),
+        "groups": shared_groups(data),
+        "times": out_of_order(data),
+        "slices": slice_support(data),
+        "quality": quality(data, kind),
+        "representative": representative(data, kind),
+    }
+
+
 def _cost(ctx: PhaseContext, proof: Proof, data: Data, budget: Mapping[str, int]) -> dict[str, Any]:
     """What the training will take, beside what there is: minutes, memory, disk. Timing, and so no part of the plan."""
     from pipeline.building.footprint import predicted
@@ -131,7 +169,7 @@ def _tell(ctx: PhaseContext, facts: Mapping[str, Any], cost: Mapping[str, Any]) 
     ctx.say(f"planning: {rows} rows; {facts['parameters']:,} parameters; {facts['threads']} thread(s)")
     minutes = cost["minutes"]
     long = "time unknown" if minutes is None else f"about {minutes:.2g} minutes"
-    long = f"about {60 * minutes:.2g} seconds" if minutes is not None and minutes < 0.1 else long
+    long = f"about {max(60 * minutes, 1):.0f} s" if minutes is not None and minutes < 0.1 else long
     megabytes = f"{cost['memory'] / 1e6:,.0f} MB, {max(cost['disk'] / 1e6, 1):,.0f} MB of disk"
     ctx.say(f"planning: {long}, {megabytes} for {cost['steps']:,} steps")
     if varying := facts["determinism"]["operations"]:
@@ -169,53 +207,29 @@ def run(ctx: PhaseContext) -> Evidence:
     if config["seed"] is None:
         return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
 
-    from pipeline.building.probe import device_for, probe
-    from pipeline.conditions.threads import threads
+    from pipeline.building.probe import probe
     from pipeline.data.load import load
-    from pipeline.data.manifest import manifest, slice_support
-    from pipeline.data.quality import quality
-    from pipeline.data.representative import representative
-    from pipeline.data.shared import out_of_order, shared_fractions, shared_groups
+    from pipeline.data.manifest import manifest
 
     data = load(config, ctx.trust)
     proof = probe(config, data, ctx.trust)
-    count = threads(config["trainer"]["threads"], proof.parameters)
-    determinism = {"policy": config["trainer"]["deterministic"], "operations": list(proof.varying)}
-    where = environment(count, device_for(config["trainer"]["accelerator"]).type)
     known = manifest(data, config)
-    facts = {
-        "splits": known["splits"],
-        "data": {key: known[key] for key in ("source", "licence", "files", "others", "marks")},
-        "classes": data.classes,
-        "threads": count,
-        "parameters": proof.parameters,
-        "budget": _budget(config["trainer"], config["loader"], len(data.train)),
-        "environment": where,
-        "determinism": determinism,
-        "trust": _trusted(ctx),
-        "init_from": _start_digest(config),
-    }
+    facts = _facts(ctx, data, proof, known)
     cost = _cost(ctx, proof, data, facts["budget"])
     _tell(ctx, facts, cost)
-    kind = config["task"]["kind"]
     return Evidence(
         {
             **values,
+            **_examined(data, config["task"]["kind"]),
             "facts": facts,
             "manifest": {key: known[key] for key in ("source", "licence", "files", "digest")},
             "rows": {split: k["rows"] for split, k in known["splits"].items()},
             "digests": {split: k["digest"] for split, k in known["splits"].items()},
-            "shared_fraction": shared_fractions(data),
-            "groups": shared_groups(data),
-            "times": out_of_order(data),
-            "slices": slice_support(data),
-            "quality": quality(data, kind),
-            "representative": representative(data, kind),
             "treatments": _treatments(config, data, ctx.trust),
             "test_sealed": _tries_the_seal(data),
             "test_opened": len(ctx.state.test_opened),
-            "environment": where,
-            "determinism": determinism,
+            "environment": facts["environment"],
+            "determinism": facts["determinism"],
             "resources": cost,
         },
         units={"shared_fraction": "share of rows"},
