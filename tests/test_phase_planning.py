@@ -392,6 +392,7 @@ def test_what_closes_nothing_is_said(planned: Run) -> None:
 
 ASIDES: list[tuple[str, dict[str, Any], str]] = [
     ("quality.values_plausible", {"quality__duplicates__train": 3}, "rows that stand twice: 3 in train"),
+    ("quality.values_plausible", {"quality__duplicates__train": 200}, "many rows only repeat others"),
     ("quality.values_plausible", {"quality__constant__targets_std": 900.0}, "targets_not_scaled"),
     ("labels.enough_rows", {"quality__labels__counts__val__3": 8}, "coarse for 3 in val (8)"),
 ]

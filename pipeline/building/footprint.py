@@ -94,7 +94,7 @@ def footprint(
     guess = Footprint(rows, None, None, **known, activations=of_few * rows // few, process=process, available=available)
     if available is not None and guess.needed > available:
         return _smaller(guess, of_few // few)
-    count = threads(config["trainer"]["threads"], sum(p.numel() for p in model.parameters()))
+    count = threads(config["trainer"].get("threads", "auto"), sum(p.numel() for p in model.parameters()))
     with running_on(count):
         try:
             batch = passing(rows)

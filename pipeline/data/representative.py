@@ -163,9 +163,12 @@ def told_apart(train: Tree, field: Tree) -> dict[str, float]:
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     rng = np.random.default_rng(derive(0, "told_apart"))
-    sides = [np.concatenate([t.reshape(len(t), -1).numpy() for t in named(X).values()], 1) for X in (train, field)]
+    sides = []
+    for X in (train, field):
+        rows = _some(rng, rows_of(X), TOLD_ROWS)
+        sides.append(np.concatenate([t[rows].reshape(len(rows), -1).numpy() for t in named(X).values()], axis=1))
     columns = _some(rng, sides[0].shape[1], TOLD_COLUMNS)
-    sides = [side[_some(rng, len(side), TOLD_ROWS)][:, columns] for side in sides]
+    sides = [side[:, columns] for side in sides]
     n, m = map(len, sides)
     if min(n, m) < 2 * PARTS:
         return {"auc": 0.5, "error": 0.5}
