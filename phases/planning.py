@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import Refused
 from pipeline.phase import PhaseContext
 from pipeline.record import files
-from pipeline.records import Evidence
+from pipeline.records import Artifact, Evidence
 
 if TYPE_CHECKING:
+    from pipeline.building.probe import Proof
     from pipeline.data.dataset import Data
 
 
@@ -112,10 +114,77 @@ def _start_digest(config: Mapping[str, Any]) -> str | None:
     return files.sha256(Path(start)) if start else None
 
 
-def _told(sizes: Mapping[str, int], parameters: int, count: int) -> str:
-    """What will be trained on what, in one line."""
-    rows = ", ".join(f"{n} {s}" for s, n in sizes.items())
-    return f"planning: {rows} rows; {parameters:,} parameters; {count} thread(s)"
+def _facts(ctx: PhaseContext, data: Data, proof: Proof, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the plan freezes: a pure function of config, data and machine, in which nothing is timed."""
+    from pipeline.building.probe import device_for
+    from pipeline.conditions.threads import threads
+
+    trainer = ctx.config["trainer"]
+    count = threads(trainer["threads"], proof.parameters)
+    return {
+        "splits": known["splits"],
+        "data": {key: known[key] for key in ("source", "licence", "files", "others", "marks")},
+        "classes": data.classes,
+        "threads": count,
+        "parameters": proof.parameters,
+        "budget": _budget(trainer, ctx.config["loader"], len(data.train)),
+        "environment": environment(count, device_for(trainer["accelerator"]).type),
+        "determinism": {"policy": trainer["deterministic"], "operations": list(proof.varying)},
+        "trust": _trusted(ctx),
+        "init_from": _start_digest(ctx.config),
+    }
+
+
+def _examined(data: Data, kind: str) -> dict[str, Any]:
+    """What the rows are worth, what the sides know of each other, and whom they stand for."""
+    from pipeline.data.manifest import slice_support
+    from pipeline.data.quality import quality
+    from pipeline.data.representative import representative
+    from pipeline.data.shared import out_of_order, shared_fractions, shared_groups
+
+    return {
+        "shared_fraction": shared_fractions(data),
+        "groups": shared_groups(data),
+        "times": out_of_order(data),
+        "slices": slice_support(data),
+        "quality": quality(data, kind),
+        "representative": representative(data, kind),
+    }
+
+
+def _cost(ctx: PhaseContext, proof: Proof, data: Data, budget: Mapping[str, int]) -> dict[str, Any]:
+    """What the training will take, beside what there is: minutes, memory, disk. Timing, and so no part of the plan."""
+    from pipeline.building.footprint import predicted
+
+    assert proof.cost is not None
+    steps, epochs = budget["max_steps"], math.ceil(budget["max_steps"] / budget["steps_per_epoch"])
+    judged = len(data.val) + min(len(data.val), len(data.train))  # a sample of train is judged beside validation
+    found = predicted(proof.cost, ctx.config, steps, epochs, judged)
+    return {**found, "disk_free": shutil.disk_usage(ctx.folder).free}
+
+
+def _tell(ctx: PhaseContext, facts: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
+    """What will be trained on what, and what it will take, in two lines, and which operations may vary."""
+    rows = ", ".join(f"{known['rows']} {split}" for split, known in facts["splits"].items())
+    ctx.say(f"planning: {rows} rows; {facts['parameters']:,} parameters; {facts['threads']} thread(s)")
+    minutes = cost["minutes"]
+    long = "time unknown" if minutes is None else f"about {minutes:.2g} minutes"
+    long = f"about {max(60 * minutes, 1):.0f} s" if minutes is not None and minutes < 0.1 else long
+    megabytes = f"{cost['memory'] / 1e6:,.0f} MB, {max(cost['disk'] / 1e6, 1):,.0f} MB of disk"
+    ctx.say(f"planning: {long}, {megabytes} for {cost['steps']:,} steps")
+    if varying := facts["determinism"]["operations"]:
+        device = facts["environment"]["device"]
+        ctx.say(f"planning: no deterministic kernel on the {device}: {', '.join(varying)}")
+
+
+def _written(ctx: PhaseContext, data: Data, known: Mapping[str, Any]) -> dict[str, Artifact]:
+    """The data's manifest, and the digest of every row, as files of this phase."""
+    from pipeline.data.manifest import rows_told
+
+    manifest, rows = ctx.folder / "manifest.json", ctx.folder / "rows.txt"
+    files.write_json(manifest, known)
+    files.write_text(rows, rows_told(data))
+    return {"manifest": ctx.artifact(manifest), "rows": ctx.artifact(rows)}
 
 
 def _tries_the_seal(data: Data) -> bool:
@@ -138,48 +207,31 @@ def run(ctx: PhaseContext) -> Evidence:
     if config["seed"] is None:
         return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
 
-    from pipeline.building.probe import device_for, probe
-    from pipeline.conditions.threads import threads
+    from pipeline.building.probe import probe
     from pipeline.data.load import load
-    from pipeline.data.quality import quality
-    from pipeline.data.shared import shared_fractions
+    from pipeline.data.manifest import manifest
 
     data = load(config, ctx.trust)
     proof = probe(config, data, ctx.trust)
-    count = threads(config["trainer"]["threads"], proof.parameters)
-    determinism = {"policy": config["trainer"]["deterministic"], "operations": list(proof.varying)}
-    known = data.facts()
-    where = environment(count, device_for(config["trainer"]["accelerator"]).type)
-    facts = {
-        "splits": known,
-        "classes": data.classes,
-        "threads": count,
-        "parameters": proof.parameters,
-        "budget": _budget(config["trainer"], config["loader"], len(data.train)),
-        "environment": where,
-        "determinism": determinism,
-        "trust": _trusted(ctx),
-        "init_from": _start_digest(config),
-    }
-    sizes = {split: k["rows"] for split, k in known.items()}
-    ctx.say(_told(sizes, proof.parameters, count))
-    if proof.varying:
-        ctx.say(f"planning: no deterministic kernel on the {where['device']}: {', '.join(proof.varying)}")
-    if data.ignored:
-        ctx.say(f"planning: this version does not use {', '.join(data.ignored)} of your data")
+    known = manifest(data, config)
+    facts = _facts(ctx, data, proof, known)
+    cost = _cost(ctx, proof, data, facts["budget"])
+    _tell(ctx, facts, cost)
     return Evidence(
         {
             **values,
+            **_examined(data, config["task"]["kind"]),
             "facts": facts,
-            "rows": sizes,
-            "digests": {split: k["digest"] for split, k in known.items()},
-            "shared_fraction": shared_fractions(data),
-            "quality": quality(data, config["task"]["kind"]),
+            "manifest": {key: known[key] for key in ("source", "licence", "files", "digest")},
+            "rows": {split: k["rows"] for split, k in known["splits"].items()},
+            "digests": {split: k["digest"] for split, k in known["splits"].items()},
             "treatments": _treatments(config, data, ctx.trust),
             "test_sealed": _tries_the_seal(data),
             "test_opened": len(ctx.state.test_opened),
-            "environment": where,
-            "determinism": determinism,
+            "environment": facts["environment"],
+            "determinism": facts["determinism"],
+            "resources": cost,
         },
         units={"shared_fraction": "share of rows"},
+        artifacts=_written(ctx, data, known),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -174,10 +175,10 @@ class Rows(Dataset):  # type: ignore[type-arg]
 
 
 class Holder:
-    """Splits as attributes, with more about the data than this version uses."""
+    """Splits as attributes, with more said about the data."""
 
     train, val, test = pair(20), pair(8), pair(8)
-    groups = np.arange(20)
+    groups = np.arange(20), np.arange(20, 28), np.arange(8)
     licence = "CC0"
 
 
@@ -189,7 +190,8 @@ def test_what_data_may_be() -> None:
     assert torch.float32 == mixed.train.X.dtype and torch.int64 == mixed.train.y.dtype
     assert (6, 1, 4, 4) == tuple(mixed.train.X.shape)
     held = seal(Holder(), "classification")
-    assert ("groups",) == held.ignored and "CC0" == held.licence
+    assert "CC0" == held.licence and ["20", "21"] == held.val.marks.groups[:2].tolist()
+    assert 8 == len(held.test.groups) and not {"0", "1"} & set(held.test.groups)
 
 
 def _images() -> Any:
@@ -434,3 +436,65 @@ def test_load_builds_what_the_config_says() -> None:
     assert 360 == load(config).test.rows
     with pytest.raises(UserError, match=r"task\.kind: is not built in this version, got 'multilabel'"):
         load({**config, "task": {"kind": "multilabel"}})
+
+
+# --- what is said of rows beside features and targets ----------------------------------------------------------------
+
+
+def said_of(**parts: Any) -> Any:
+    """Splits of 20, 8 and 8 rows with more said about them."""
+    return seal({"train": pair(20), "val": pair(8), "test": pair(8), **parts}, "classification")
+
+
+def by_split(of: Any) -> dict[str, Any]:
+    return {"train": of(20), "val": of(8), "test": of(8)}
+
+
+MARKED: list[tuple[dict[str, Any], str]] = [
+    ({"groups": np.arange(20)}, "data.groups: does not say which rows are meant, got 'ndarray'"),
+    ({"groups": {"train": np.arange(20)}}, "data.groups.val: is missing"),
+    (
+        {"groups": by_split(np.arange) | {"val": np.arange(9)}},
+        "data.groups.val: does not fit the rows, got 'shape (9,)'",
+    ),
+    ({"groups": by_split(lambda n: [None] * n)}, "data.groups.train[0]: group is missing"),
+    ({"times": by_split(np.arange) | {"val": ["soon"] * 8}}, "data.times.val: holds no times"),
+    ({"times": by_split(lambda n: np.full(n, np.nan))}, "data.times.train[0]: is no time, got nan"),
+    ({"slices": [1, 2]}, "data.slices: has no names"),
+    ({"slices": {"a": by_split(np.arange) | {"test": [True]}}}, "data.slices.a.test: does not fit the rows"),
+    ({"production": np.zeros((5, 99))}, "data.production.X: rows differ in shape, got (99,)"),
+    ({"production": np.zeros((0, 4))}, "data.production: has no rows"),
+    ({"production": [["a"]]}, "data.production: holds text"),
+    ({"previous_tasks": [1]}, "data.previous_tasks: has no names"),
+    ({"previous_tasks": {"old": pair(6)[0]}}, "data.previous_tasks.old: is no split"),
+    ({"previous_tasks": {"old": (np.zeros((6, 99)), np.zeros(6, int))}}, "data.previous_tasks.old.X: rows differ"),
+    ({"representative": 3}, "data.representative: is no answer, got 3"),
+]
+
+
+@pytest.mark.parametrize(("parts", "message"), MARKED)
+def test_what_is_said_of_rows_must_fit_them(parts: dict[str, Any], message: str) -> None:
+    """A group, a time, a slice, the field or an earlier task that does not fit is one message with its place."""
+    with pytest.raises(UserError, match=re.escape(message)):
+        said_of(**parts)
+
+
+def test_marks_go_with_their_rows() -> None:
+    """Groups, times and slices of some rows are those of these rows; of test no more than digests and counts show."""
+    dates = {name: [f"20{20 + y}-03-01"] * n for y, (name, n) in enumerate((("train", 20), ("val", 8), ("test", 8)))}
+    data = said_of(
+        groups=by_split(lambda n: np.arange(n) * 1.0),
+        times=dates,
+        slices={"odd": by_split(lambda n: np.arange(n) % 2 == 1), "hand": by_split(lambda n: np.arange(n) % 3)},
+        previous_tasks={"old": pair(6)},
+        production=torch.zeros(5, *pair(1)[0].shape[1:]),
+        representative=False,
+    )
+    some = data.train.take(torch.tensor([3, 4])).marks
+
+    assert some.groups.tolist() == ["3", "4"] and some.slices["odd"].tolist() == [True, False]
+    assert some.times[0] < data.val.marks.times[0] < data.test.times[0] == data.test.times[1]
+    assert data.test.slices == {"odd": 4, "hand=0": 3, "hand=1": 3, "hand=2": 2}
+    assert "3" not in data.test.groups and len(data.test.groups) == 8
+    assert len(data.previous["old"]) == 6 and sorted(data.others()) == ["previous_tasks.old", "production"]
+    assert data.unrepresentative == "no reason given" and said_of(representative=True).unrepresentative is None

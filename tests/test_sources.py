@@ -171,6 +171,8 @@ def test_columns_that_divide_rows_are_no_features(tmp_path: Path) -> None:
     by_person = csv_table(path, "y", group="who", ignore=["day"])
     people_of = [set((by_person[side][0][:, 0] % 20).tolist()) for side in SIDES]  # ages are 20 + i, persons i % 20
     assert not people_of[0] & people_of[1] and not people_of[0] & people_of[2]
+    assert people_of[1] == {int(who) for who in by_person["groups"]["val"]} and "groups" not in newest
+    assert newest["times"]["train"].max() < newest["times"]["val"].min() < newest["times"]["test"].min()
     assert "one way only, got 'group and time'" in told(csv_table, path, "y", group="who", time="day")
     assert "row 3, column 'day': is no time" in told(
         csv_table, write(tmp_path, _with(rows, 3, 0, "soon")), "y", time="day"
@@ -264,6 +266,12 @@ def test_a_wrong_encoding_is_told_by_its_byte(tmp_path: Path) -> None:
     assert ["age", "town"] == csv_table(path, "y")["feature_names"]
     Path(path).write_text(text, encoding="utf-16")
     assert "data.encoding=utf-16" in told(csv_table, path, "y")
+
+
+def test_a_program_is_no_table(tmp_path: Path) -> None:
+    """Bytes that are no text, and no rows of cells either, are told as bytes."""
+    (tmp_path / "t.csv").write_bytes(b"\x7fELF\r\x00,a\r\xff\n1,2\n\r\xfe")
+    assert "t.csv: row 1: byte 9 (0xff) is no utf-8" in told(csv_table, "t.csv", "y")
 
 
 def test_a_table_of_a_hundred_thousand_columns_is_read(tmp_path: Path) -> None:

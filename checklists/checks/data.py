@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from pipeline.records import Evidence, Result
 
 
@@ -49,9 +52,38 @@ def test_sealed(evidence: Evidence, *, max_openings: int) -> Result:
     return Result("passed", opened, max_openings, "openings", f"{evidence['rows']['test']} rows sealed")
 
 
-def data_digests(evidence: Evidence, *, min_rows: int) -> Result:
-    """Passing proves that each split has rows, and a digest over all of them that later phases can compare."""
-    rows, digests = evidence["rows"], evidence["digests"]
+def sides_independent(evidence: Evidence) -> Result:
+    """Passing proves that no given group stands on two sides, and that every side lies in the past of the next.
+
+    The value is the number of groups that stand on two sides, or of rows that are not older than the side they are
+    judged by.
+    """
+    groups, times = evidence["groups"], evidence["times"]
+    if groups is None and times is None:
+        return Result("not_applicable", why="the data name no groups and no times")
+    if groups is not None and groups["count"]:
+        sides = ", ".join(f"{n} in {pair}" for pair, n in groups["sides"].items() if n)
+        why = (
+            f"of {groups['groups']} groups {groups['count']} stand on two sides ({sides}): {_listed(groups['shared'])}"
+        )
+        why += "; split by group (data.group=COLUMN of a table)"
+        return Result("failed", groups["count"], 0, "groups", why, cause="data_leakage")
+    if times is not None and (late := sum(times["rows"].values())):
+        named = [f"{s} rows {_listed(rows)}" for s, rows in times["first_rows"].items() if rows]
+        spans = ", ".join(f"{s} from {times['earliest'][s]:.10g} to {times['latest'][s]:.10g}" for s in times["latest"])
+        why = f"they stand in the future of what they are judged by: {' and '.join(named)}; {spans}"
+        return Result("failed", late, 0, "rows", why, cause="data_leakage")
+    said = [f"{groups['groups']} groups, each on one side"] if groups is not None else []
+    said += ["train ends before validation begins, and validation before test"] if times is not None else []
+    return Result("passed", 0, 0, "groups or rows", "; ".join(said))
+
+
+def data_digests(evidence: Evidence, *, min_rows: int, must: list[str], should: list[str]) -> Result:
+    """Passing proves that the manifest says where the data are from, that each split has rows, and a digest of them.
+
+    What of `should` the owner left open is named. The value is the number of rows.
+    """
+    rows, digests, manifest = evidence["rows"], evidence["digests"], evidence["manifest"]
     small = [s for s, n in rows.items() if n < min_rows]
     if small:
         why = f"too few rows in {', '.join(small)}"
@@ -60,7 +92,20 @@ def data_digests(evidence: Evidence, *, min_rows: int) -> Result:
     missing = [s for s in rows if not digests.get(s)]
     if missing:
         return Result("failed", len(missing), 0, "splits", f"no digest for {', '.join(missing)}")
-    return Result("passed", sum(rows.values()), min_rows, "rows", ", ".join(f"{s} {n}" for s, n in rows.items()))
+    lacking, left = ([key for key in keys if not manifest[key]] for keys in (must, should))
+    if lacking:
+        do = " ".join(f"data.{key}=..." for key in lacking)
+        why = f"nobody said the {' and '.join(lacking)} of the data; add {do}, or return it with them"
+        return Result("failed", sum(rows.values()), min_rows, "rows", why)
+    why = f"{', '.join(f'{s} {n}' for s, n in rows.items())}, from {manifest['source']}"
+    why += f", {len(manifest['files'])} file(s) by SHA-256" if manifest["files"] else ""
+    said = [f"{key}: {manifest[key]}" for key in should if manifest[key]]
+    said += [f"{key} not said: add data.{key}=..., or return it with the data" for key in left]
+    return Result("passed", sum(rows.values()), min_rows, "rows", "; ".join([why, *said]))
+
+
+def _listed(what: Sequence[Any], most: int = 5) -> str:
+    return ", ".join(map(str, what[:most])) + (", ..." if len(what) > most else "")
 
 
 def split_integrity(evidence: Evidence, *, max_shared_fraction: float) -> Result:

@@ -73,18 +73,28 @@ def imbalance_treated(evidence: Evidence, *, max_ratio: float, blind: list[str])
     return Result("failed", ratio, max_ratio, "to 1", f"{sizes}; name a treatment: {do}", cause="class_imbalance")
 
 
-def enough_rows(evidence: Evidence, *, min_rows: int, min_class_rows: int, sure_class_rows: int) -> Result:
-    """Passing proves that no split is tiny and no class too rare in one to be learned or judged there.
+def enough_rows(
+    evidence: Evidence, *, min_rows: int, min_class_rows: int, min_slice_rows: int, sure_class_rows: int
+) -> Result:
+    """Passing proves that no split is tiny, and no class or declared slice too rare in one to be learned or judged.
 
-    Classes count that have a row anywhere. Those with fewer than `sure_class_rows` in validation or test are named. The
-    value is the number of rows of the smallest split, or of the rarest class in one.
+    Classes count that have a row anywhere. Those with fewer than `sure_class_rows` in validation or test are named,
+    slices too. A slice that cannot be judged leaves it open. The value is the number of rows of the smallest split, or
+    of the rarest class or slice in one.
     """
     rows, labels = evidence["rows"], evidence["quality"]["labels"]
     small = min(rows, key=lambda split: int(rows[split]))
     if rows[small] < min_rows:
         return Result("failed", rows[small], min_rows, "rows", f"{small} is tiny", cause=_lack(small))
+    slices = [(of[s], s, f"slice {name}") for name, of in evidence["slices"].items() for s in ("val", "test")]
+    if slices and (rarest := min(slices))[0] < min_slice_rows:
+        n, split, name = rarest
+        why = f"{name} has too few rows in {split} to be judged; declare it otherwise, or bring more rows"
+        return Result("inconclusive", n, min_slice_rows, "rows of a slice", why, cause="validation_missing")
     if labels is None:
-        return Result("passed", rows[small], min_rows, "rows", f"{small} is the smallest split; {NO_CLASSES}")
+        why = f"{small} is the smallest split; {NO_CLASSES}"
+        why += f"; {_coarse(slices, sure_class_rows)}" if slices else ""
+        return Result("passed", rows[small], min_rows, "rows", why)
     support = [(n, split, name) for split, of in labels["counts"].items() for name, n in of.items()]
     n, split, name = min(support, key=lambda one: one[0])
     unlearned = [code for codes in labels["unlearned"].values() for code in codes]
@@ -94,7 +104,7 @@ def enough_rows(evidence: Evidence, *, min_rows: int, min_class_rows: int, sure_
     if n < min_class_rows:
         why = f"class {name} has too few rows in {split}"
         return Result("failed", n, min_class_rows, "rows of a class", why, cause=_lack(split))
-    return Result("passed", n, min_class_rows, "rows of a class", _coarse(support, sure_class_rows))
+    return Result("passed", n, min_class_rows, "rows of a class", _coarse([*support, *slices], sure_class_rows))
 
 
 def _lack(split: str) -> str:
@@ -102,9 +112,9 @@ def _lack(split: str) -> str:
 
 
 def _coarse(support: list[Any], sure: int) -> str:
-    """The classes whose figures will be coarse, with their support."""
+    """The classes and slices whose figures will be coarse, with their support."""
     few = sorted((n, split, name) for n, split, name in support if n < sure and split != "train")
     if not few:
-        return f"every class has {sure} rows or more to be judged by"
+        return f"every class and slice has {sure} rows or more to be judged by"
     shown = ", ".join(f"{name} in {split} ({n})" for n, split, name in few[:3])
     return f"figures will be coarse for {shown}" + (f" and {len(few) - 3} more" if len(few) > 3 else "")

@@ -33,12 +33,15 @@ def data_finite(evidence: Evidence, *, max_rows: int) -> Result:
     return Result("passed", rows, max_rows, "rows", said)
 
 
-def values_plausible(evidence: Evidence, *, max_distance: float, few: float, max_weight: float) -> Result:
+def values_plausible(
+    evidence: Evidence, *, max_distance: float, few: float, max_weight: float, many_twice: float
+) -> Result:
     """Passing proves that something varies, and that no column is dominated by a few of its rows.
 
     A column is when its farthest row lies over `max_distance` usual distances from the median, and a share below `few`
-    of the rows bears more than `max_weight` of the squared distances. Constant features, duplicate rows and the scale
-    of targets close nothing and are said. The value is the largest distance.
+    of the rows bears more than `max_weight` of the squared distances. Constant features, duplicate rows (more than a
+    share of `many_twice` first of all) and the scale of targets close nothing and are said. The value is the largest
+    distance.
     """
     quality = evidence["quality"]
     same, features = quality["constant"]["count"], quality["constant"]["of"]
@@ -56,16 +59,22 @@ def values_plausible(evidence: Evidence, *, max_distance: float, few: float, max
         why += "all squared distances from the median; clip, mend or drop them"
         return Result("failed", worst["distance"], max_distance, "usual distances", why, cause="outliers")
     largest = max((c["distance"] for c in columns), default=0.0)
-    return Result("passed", largest, max_distance, "usual distances", "; ".join(_asides(quality)) or "all vary")
+    return Result(
+        "passed", largest, max_distance, "usual distances", "; ".join(_asides(evidence, many_twice)) or "all vary"
+    )
 
 
-def _asides(quality: Any) -> list[str]:
+def _asides(evidence: Evidence, many_twice: float) -> list[str]:
     """What closes no gate and is good to know."""
-    found = []
+    quality, found = evidence["quality"], []
     constant = quality["constant"]
+    twice = {split: n for split, n in quality["duplicates"].items() if n}
+    rows = evidence["rows"]
+    many = [f"{split} {n / rows[split]:.0%}" for split, n in twice.items() if n > many_twice * rows[split]]
+    if many:
+        found.append(f"many rows only repeat others and weigh as much again: {', '.join(many)}")
     if constant["count"]:
         found.append(f"{constant['count']} constant features ({_listed(constant['columns'])})")
-    twice = {split: n for split, n in quality["duplicates"].items() if n}
     if twice:
         found.append(f"rows that stand twice: {', '.join(f'{n} in {split}' for split, n in twice.items())}")
     scale = constant["targets_std"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.building.blame import NO_KERNEL, blame, blamed
 from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
+from pipeline.building.footprint import Footprint, footprint
 from pipeline.conditions import options
 from pipeline.conditions.precision import autocast
 from pipeline.conditions.seeds import derive, drawn, seeded
@@ -233,10 +234,11 @@ def _metrics_fit(task: Task, data: Data) -> None:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the probe of a whole config showed: the number of parameters, and the operations that may vary."""
+    """What the probe of a whole config showed: the number of parameters, the operations that may vary, the cost."""
 
     parameters: int
     varying: tuple[str, ...]
+    cost: Footprint | None = field(default=None, compare=False)
 
 
 def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> Proof:
@@ -255,8 +257,15 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
         few = data.train.take(torch.arange(min(2, len(data.train))))
         X, y = to(few.X, device), to(few.y, device)
         seen = probe_rows(model, task, X, y, data.classes, precision, derive(seed, "init"))
-        build_schedule(config, build_optimizer(config, model, trust), trust)
+        optimizer = build_optimizer(config, model, trust)
+        build_schedule(config, optimizer, trust)
         augmented(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)
         _metrics_fit(task, data)
-        operations = varying(model, task, X, task.targets(y, seen.outputs), autocast(precision, device))
-    return Proof(sum(p.numel() for p in model.parameters()), operations)
+        cast = autocast(precision, device)
+        operations = varying(model, task, X, task.targets(y, seen.outputs), cast)
+        with _as_before(model, 0):
+            try:
+                cost = footprint(model, task, data.train, seen.outputs, optimizer, config, cast)
+            except Exception as error:  # a batch may fail where two rows did not
+                raise blame(error, model, task) from error
+    return Proof(sum(p.numel() for p in model.parameters()), operations, cost)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.data.sealed import SealedTest
-from pipeline.data.splits import Split, class_counts, schema
+from pipeline.data.splits import Split, class_counts, content_digest, schema
+from pipeline.data.tree import Tree, rows_of
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """Everything a run trains and is judged on; the test rows are sealed.
 
-    `ignored` names optional parts that the user's data has and this version does not use. `categories` are the columns
-    that hold codes: column to number of codes, 0 = unknown included.
+    `production` are unlabelled rows of the field, `previous` the rows of earlier tasks by name, `unrepresentative` why
+    the owner says that the data do not stand for the population, None where nobody says so. `categories` are the
+    columns that hold codes: column to number of codes, 0 = unknown included.
     """
 
     train: Split
@@ -24,7 +27,9 @@ class Data:
     feature_names: tuple[str, ...] | None = field(default=None, repr=False)
     source: str | None = None
     licence: str | None = None
-    ignored: tuple[str, ...] = ()
+    production: Tree | None = field(default=None, repr=False)
+    previous: Mapping[str, Split] = field(default_factory=dict, repr=False)
+    unrepresentative: str | None = None
     categories: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -45,3 +50,11 @@ class Data:
         }
         t = self.test
         return {**open_sides, "test": {"rows": t.rows, "digest": t.digest, "schema": t.schema, "counts": t.counts}}
+
+    def others(self) -> dict[str, dict[str, Any]]:
+        """Rows and digest of what else came with the splits: `production`, and earlier tasks by their names."""
+        found = {f"previous_tasks.{name}": {"rows": len(s), "digest": s.digest} for name, s in self.previous.items()}
+        if self.production is not None:
+            rows = {"rows": rows_of(self.production), "digest": content_digest(self.production)}
+            found["production"] = rows
+        return found

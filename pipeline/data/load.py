@@ -14,15 +14,16 @@ from pipeline.conditions.seeds import derive
 from pipeline.data.categories import categories_of
 from pipeline.data.dataset import Data
 from pipeline.data.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
+from pipeline.data.parts import marks, unrepresentative
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
-from pipeline.data.tree import Tree, each, named
+from pipeline.data.tree import Tree, each, named, rows_of
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import require_built
 
 SPLITS = ("train", "val", "test")
 NAMED = ("class_names", "feature_names", "source", "licence")
-LATER = ("groups", "times", "slices", "production", "previous_tasks")
+MORE = ("groups", "times", "slices", "production", "previous_tasks", "representative", "categories")
 _WHAT = {
     "O": "objects",
     "U": "text",
@@ -51,7 +52,7 @@ def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
 def seal(source: Any, kind: str) -> Data:
     """Checked data of a mapping or object with train, val and test. Raises UserError with all faults at once."""
     parts = dict(source) if isinstance(source, Mapping) else vars(source) if hasattr(source, "__dict__") else {}
-    given = {name: parts.get(name, getattr(source, name, None)) for name in (*SPLITS, *NAMED, "categories", *LATER)}
+    given = {name: parts.get(name, getattr(source, name, None)) for name in (*SPLITS, *NAMED, *MORE)}
     there = ", ".join(map(str, parts)) or type(source).__name__
     faults = [
         fault("data", f"split '{name}' is missing", got=there, expected="train, val and test")
@@ -65,18 +66,42 @@ def seal(source: Any, kind: str) -> Data:
     X = whole["train"][0] if "train" in whole else None
     width = X.shape[1] if isinstance(X, Tensor) and X.ndim == 2 else None
     categories = categories_of(given["categories"], width, names["feature_names"], faults)
+    others = _others(given, whole.get("train"), kind, faults)
     if faults:
         raise UserError(*faults)
+    said = marks(given, {name: len(whole[name][1]) for name in SPLITS})
     return Data(
-        train=Split("train", *whole["train"]),
-        val=Split("val", *whole["val"][:2]),
-        test=SealedTest(*whole["test"][:2]),
-        **names,
+        train=Split("train", *whole["train"], marks=said["train"]),
+        val=Split("val", *whole["val"][:2], marks=said["val"]),
+        test=SealedTest(*whole["test"][:2], said["test"]),
+        class_names=names["class_names"],
+        feature_names=names["feature_names"],
         source=_text(given["source"]),
         licence=_text(given["licence"]),
-        ignored=tuple(name for name in LATER if given[name] is not None),
+        **others,
+        unrepresentative=unrepresentative(given["representative"]),
         categories=categories,
     )
+
+
+def _others(given: Mapping[str, Any], train: Any, kind: str, faults: list[str]) -> dict[str, Any]:
+    """Rows of the field and of earlier tasks, whose features are shaped as those of train."""
+    raw = None if given["production"] is None else _nested(given["production"], "data.production", faults)
+    field = None if raw is None else each(_part, raw) if isinstance(raw, dict | tuple) else _values(raw)
+    tasks = given["previous_tasks"] or {}
+    if not isinstance(tasks, Mapping):
+        expected = "a mapping of names to pairs (X, y)"
+        faults.append(fault("data.previous_tasks", "has no names", got=type(tasks).__name__, expected=expected))
+        tasks = {}
+    found = {str(n): _pair(part, f"data.previous_tasks.{n}", kind, faults) for n, part in tasks.items()}
+    pairs = {name: pair for name, pair in found.items() if pair is not None}
+    features = {f"data.previous_tasks.{name}": pair[0] for name, pair in pairs.items()}
+    if field is not None and not rows_of(field):
+        faults.append(fault("data.production", "has no rows"))
+    features |= {} if field is None else {"data.production": field}
+    for where, X in features.items() if train is not None else ():
+        faults += _shape_faults(where, named(X, "X"), named(train[0], "X"), "train")
+    return {"production": field, "previous": {n: Split(n, X, y) for n, (X, y, _) in pairs.items()}}
 
 
 def _text(value: Any) -> str | None:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from pipeline.data import splits
-from pipeline.data.splits import Split
+from pipeline.data.splits import Marks, Split
 from pipeline.data.tree import Tree
 
 if TYPE_CHECKING:
@@ -22,25 +22,32 @@ class SealedTest:
     """The test rows, behind a seal that only a `TestKey` opens.
 
     Open to everybody: `rows`, `digest` of the content, `row_digests` of the features (to find shared rows),
-    `schema` of one row, and `counts` per class.
+    `schema` of one row, and `counts` per class; of the marks the digests of `groups`, the first and last of `times`,
+    and how many rows stand in each of the `slices`.
     """
 
-    __slots__ = ("__weakref__", "counts", "digest", "row_digests", "rows", "schema")
+    __slots__ = ("__weakref__", "counts", "digest", "groups", "row_digests", "rows", "schema", "slices", "times")
 
     rows: int
     digest: str
     row_digests: tuple[str, ...]
     schema: dict[str, Any]
     counts: dict[str, int]
+    groups: tuple[str, ...]
+    times: tuple[float, ...]
+    slices: dict[str, int]
 
-    def __init__(self, X: Tree, y: Tensor) -> None:
-        split = splits.Split("test", X, y)
+    def __init__(self, X: Tree, y: Tensor, marks: Marks = splits.NO_MARKS) -> None:
+        split = splits.Split("test", X, y, marks=marks)
         known = {
             "rows": len(split),
             "digest": split.digest,
             "row_digests": splits.row_digests(X),
             "schema": splits.schema(X, y),
             "counts": splits.class_counts(y),
+            "groups": () if marks.groups is None else tuple(sorted(set(splits.id_digests(marks.groups)))),
+            "times": () if marks.times is None else (float(marks.times.min()), float(marks.times.max())),
+            "slices": {name: int(inside.sum()) for name, inside in marks.slices.items()},
         }
         for name, value in known.items():
             object.__setattr__(self, name, value)

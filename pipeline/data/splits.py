@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,12 @@ def row_digests(X: Any) -> tuple[str, ...]:
     parts = [_flat(part) for part in named(X).values()]
     rows = zip(*parts, strict=True)
     return tuple(hashlib.blake2b(b"".join(r.tobytes() for r in row), digest_size=16).hexdigest() for row in rows)
+
+
+def id_digests(ids: NDArray[Any]) -> tuple[str, ...]:
+    """One digest per id (128 bits of BLAKE2, hex), equal for equal text."""
+    of = {name: hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in np.unique(ids).tolist()}
+    return tuple(of[name] for name in ids.tolist())
 
 
 def _flat(part: Any) -> NDArray[Any]:
@@ -61,17 +67,37 @@ def schema(X: Tree, y: Tensor) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
+class Marks:
+    """What is said of rows beyond features and targets: groups as text [N], times [N], slices as truth values [N]."""
+
+    groups: NDArray[Any] | None = None
+    times: NDArray[np.float64] | None = None
+    slices: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def take(self, rows: Tensor) -> Marks:
+        """Those of some of the rows, in the order asked for."""
+        at = rows.cpu().numpy()
+        groups, times = (None if kept is None else kept[at] for kept in (self.groups, self.times))
+        return Marks(groups, times, {name: inside[rows] for name, inside in self.slices.items()})
+
+
+NO_MARKS = Marks()
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
     """Rows of one side: X float32 [N, ...]; y int64 [N] for classes, float32 [N, ...] for values.
 
     X may be nested: a dict or tuple of tensors, float32, int64 or bool. `items` is the user's map-style Dataset where
-    the rows come from one: training reads it anew in every epoch, everything else looks at X and y.
+    the rows come from one: training reads it anew in every epoch, everything else looks at X and y. `marks` are the
+    groups, times and slices of the rows, where their owner gave any.
     """
 
     name: str
     X: Tree
     y: Tensor
     items: Any = field(default=None, repr=False)
+    marks: Marks = field(default=NO_MARKS, repr=False)
 
     def __len__(self) -> int:
         return rows_of(self.X)
@@ -86,7 +112,8 @@ class Split:
 
     def take(self, rows: Tensor) -> Split:
         """Some of the rows, in the order asked for, as they were read once: without `items`."""
-        return Split(self.name, each(lambda tensor: tensor[rows], self.X), self.y[rows])
+        marks = NO_MARKS if self.marks is NO_MARKS else self.marks.take(rows)
+        return Split(self.name, each(lambda tensor: tensor[rows], self.X), self.y[rows], marks=marks)
 
     @cached_property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.sources.labels import class_ids, values
-from pipeline.data.sources.sides import Sides, table_sides
+from pipeline.data.sources.sides import Sides, marks_of, table_sides
 from pipeline.data.sources.table import Table, numbers
 from pipeline.data.splits import joined, row_digests
 from pipeline.errors import UserError, fault
@@ -65,6 +65,7 @@ def table_data(table: Table, chosen: Choice, source: str | None, licence: str | 
         "source": source or ", ".join(table.files),
         "licence": licence,
         "categories": {names[column]: words for column, words in categories.items()},
+        **marks_of(table, sides, chosen.group, chosen.time),
     }
 
 

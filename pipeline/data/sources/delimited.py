@@ -88,16 +88,22 @@ def decoded(path: str, raw: bytes, encoding: str, delimiter: str | None = None) 
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         row, line = before.count(b"\n") + 1, before.rpartition(b"\n")[2].decode("latin-1")
-        column = ""
-        if delimiter:
-            header = next(csv.reader([raw.partition(b"\n")[0].decode("latin-1")], delimiter=delimiter), [])
-            cell = max(len(next(csv.reader([line], delimiter=delimiter), [])), 1)
-            column = f", column '{header[cell - 1]}'" if cell <= len(header) and row > 1 else f", column {cell}"
+        column = _column(raw, line, row, delimiter) if delimiter else ""
         likely = _MARKS.get(raw[:2], "cp1252")
         what = f"byte {error.start} (0x{raw[error.start]:02x}) is no {encoding}"
         do = f"python -m pipeline ... data.encoding={likely}"
         raise UserError(fault(f"{path}: row {row}{column}", what, expected=f"text in {encoding}", do=do)) from error
     return text.removeprefix("\ufeff")
+
+
+def _column(raw: bytes, line: str, row: int, delimiter: str) -> str:
+    """`, column 'age'`: the column that the line breaks off in; nothing where it is no row of cells at all."""
+    try:
+        header = next(csv.reader([raw.partition(b"\n")[0].decode("latin-1")], delimiter=delimiter), [])
+        cell = max(len(next(csv.reader([line], delimiter=delimiter), [])), 1)
+    except csv.Error:  # a program, a picture
+        return ""
+    return f", column '{header[cell - 1]}'" if cell <= len(header) and row > 1 else f", column {cell}"
 
 
 def _delimiter(given: str) -> str:
@@ -127,8 +133,14 @@ def _table(paths: Sequence[str], delimiter: str, encoding: str, na: frozenset[st
         rows += (row if list(order) == list(range(len(header))) else [row[i] for i in order] for _, row in body)
         lines += (line for line, _ in body)
         file_of += [number] * len(body)
-    cells = tuple([None if (cell := c.strip()) in na else cell for c in column] for column in zip(*rows, strict=True))
+    cells = tuple(_cells(column, na) for column in zip(*rows, strict=True))
     return Table(tuple(map(str, paths)), tuple(names), cells, np.array(file_of, np.intp), np.array(lines, np.int64))
+
+
+def _cells(column: Sequence[str], na: frozenset[str]) -> Sequence[str | None]:
+    """A column's cells without the spaces around them, None for those that mean missing."""
+    cells = list(map(str.strip, column))
+    return cells if na.isdisjoint(cells) else [None if cell in na else cell for cell in cells]
 
 
 def _read(path: str, delimiter: str, encoding: str) -> tuple[list[str], list[Row]]:

@@ -55,6 +55,14 @@ def table_sides(
     return split_indices(X, y, val=val, test=test, seed=seed, groups=groups)
 
 
+def marks_of(table: Table, sides: Sides, group: str | None, time: str | None) -> dict[str, Any]:
+    """The column that divided the rows, by side, so that the planning gate can see that it did."""
+    groups = None if group is None else np.array(table.whole(group, "group"))
+    times = None if time is None else instants(table, time)
+    given = {"groups": groups, "times": times}
+    return {k: {side: v[rows] for side, rows in sides.items()} for k, v in given.items() if v is not None}
+
+
 def _by_word(table: Table, column: str) -> Sides:
     words = np.array(table.whole(column, "side"))
     odd = np.flatnonzero(~np.isin(words, SIDES))

@@ -69,7 +69,7 @@ def numbers(table: Table, name: str, key: str) -> NDArray[np.float64] | None:
     """
     cells = table.column(name, key)
     try:
-        if not any("_" in cell for cell in cells if cell):
+        if "_" not in "".join(filter(None, cells)):
             return np.array([math.nan if cell is None else float(cell) for cell in cells])
     except ValueError:
         pass
