@@ -321,7 +321,6 @@ def test_every_command_explains_itself(say: Say, command: str) -> None:
     ("words", "says"),
     [
         (["statsu"], "there is no such command, got 'statsu'; did you mean 'status'?"),
-        (["preflight", "a:b", "c:d"], "preflight: is not built in this version  Do: "),
         (["drift", "a", "b"], "drift: is not built in this version  Do: "),
         (["worker"], "worker: takes one job"),
         (["worker", "nowhere"], "is not inside a run directory"),
