@@ -133,6 +133,18 @@ def test_gradients_are_looked_for_on_several_batches(bench: Callable[..., Bench]
     assert (found["silent"], found["batches"]) == ({}, 2)
 
 
+def test_looking_leaves_the_model_as_it_is(bench: Callable[..., Bench]) -> None:
+    """No pass changes a weight, a running statistic or a gradient, nor what the next proof sees."""
+    at = bench()
+    at.setup.model.add_module("norm", nn.BatchNorm1d(3))
+    at.setup.model.register_forward_hook(lambda m, _, out: m.norm(out))
+    before = {name: tensor.clone() for name, tensor in at.setup.model.state_dict().items()}
+    for proof in (passes.gradients, passes.rows_apart, passes.evaluation_repeats):
+        assert prove._tried(proof, at)["outcome"] == "measured"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in at.setup.model.state_dict().items())
+    assert all(p.grad is None for p in at.setup.model.parameters())
+
+
 def ramp(steps: int = 100) -> np.ndarray:
     return np.logspace(-7, 1, steps)
 

@@ -28,6 +28,7 @@ def gradients(bench: Bench) -> dict[str, Any]:
     with bench.conditions() as setup:
         model = bench.model
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
         silent, seen = dict.fromkeys(trained, "none"), 0
         setup.feed.start()
         try:
@@ -39,7 +40,7 @@ def gradients(bench: Bench) -> dict[str, Any]:
                 with setup.autocast(), blamed("model or loss"):
                     _, loss = setup.task.forward(model, window[0].inputs, window[0].targets)
                 backward(setup.scale.scaled(loss) if setup.scale else loss)
-                silent = {name: _how(trained[name], before) for name, before in silent.items()}
+                silent = {name: _how(trained[name], until_now) for name, until_now in silent.items()}
                 silent = {name: how for name, how in silent.items() if how}
                 if not silent or seen == BATCHES:
                     break
@@ -47,15 +48,18 @@ def gradients(bench: Bench) -> dict[str, Any]:
             setup.feed.close()
             for parameter in trained.values():
                 parameter.grad = None
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():  # a pass in train mode moves running statistics
+                    buffer.copy_(before.get(name, buffer))
     total = sum(p.numel() for p in trained.values())
     share = sum(trained[name].numel() for name in silent) / max(1, total)
     return {"parameters": len(trained), "silent": silent, "share": share, "batches": seen}
 
 
-def _how(parameter: Tensor, before: str) -> str:
+def _how(parameter: Tensor, until_now: str) -> str:
     """Whether a parameter has no gradient, one of zeros, or (empty) one that would move it."""
     if parameter.grad is None:
-        return before
+        return until_now
     gradient = parameter.grad.coalesce().values() if parameter.grad.is_sparse else parameter.grad
     return "" if bool((gradient != 0).any()) else "zero"
 

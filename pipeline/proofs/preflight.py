@@ -192,11 +192,11 @@ def _proved(house: House, run: Run) -> list[Item]:
     settings = config["phases"]["baseline"]
     why = f"the planning gate is closed ({', '.join(closed)})"
     bench = Bench(config, names, load(config, names), settings, permit, run.inside("proofs"), why)
+    with bench.conditions() as setup:
+        loss = loss_of(setup.model, setup.side.X, setup.side.y, setup.task)
     found = prove(bench)
     if found["learning_rate"]["outcome"] == "measured":
         house.say(told(found["learning_rate"]))
-    with bench.conditions() as setup:
-        loss = loss_of(setup.model, setup.side.X, setup.side.y, setup.task)
     values = {
         "proofs": found,
         "loss_at_init": loss,
