@@ -1,8 +1,7 @@
 """Baseline: what does the plan give, measured honestly, and is it good enough?
 
-Needs an open planning gate. Produces the trained weights, the history, the score on validation with its interval, the
-bar of a model without learning, two proofs (loss at initialization, one batch), pictures, and what the branch is
-decided on.
+Needs an open planning gate. Produces what the proofs found, the trained weights, the history, the score on validation
+with its interval, the bar of a model without learning, pictures, and what the branch is decided on.
 """
 
 from __future__ import annotations
@@ -25,18 +24,20 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import Data
     from pipeline.engine.loop import Fit
     from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.proofs.prove import Found
     from pipeline.record.permits import TrainPermit
 
 
-def _one_batch(ctx: PhaseContext, permit: TrainPermit, data: Data) -> dict[str, Any]:
-    """Train a fresh copy of the model on the first batch alone; how far its loss falls, as a share of its start."""
-    from pipeline.engine.fit import fit
+def _proofs(ctx: PhaseContext, permit: TrainPermit, data: Data) -> Found:
+    """What careful engineers try by hand before a long training, within a tenth of its time."""
+    from pipeline.proofs.bench import Bench
+    from pipeline.proofs.prove import prove
+    from pipeline.proofs.rates import told
 
-    job = Job(permit.plan.digest, "proof.overfit_one_batch", max_steps=int(ctx.settings["overfit_steps"]))
-    tried = fit(permit, job, data=data)
-    _, losses = tried.history.series("train/loss")
-    ratio = float(losses[-1] / losses[0]) if len(losses) and losses[0] else math.nan
-    return {"steps": tried.steps, "stopped": tried.stopped, "loss_ratio": ratio}
+    found = prove(Bench(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "proofs"))
+    if found["learning_rate"]["outcome"] == "measured":
+        ctx.say(f"baseline: {told(found['learning_rate'])}")
+    return found
 
 
 def _origin(ctx: PhaseContext, done: Fit, data: Data) -> dict[str, Any] | None:
@@ -127,12 +128,14 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.data.splits import class_counts
     from pipeline.engine.fit import fit
     from pipeline.evaluation.evaluate import evaluate
+    from pipeline.proofs.prove import note
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)
-    one_batch = _one_batch(ctx, permit, data)
+    proofs = _proofs(ctx, permit, data)
     observers = [Monitor(), *ctx.watch("baseline")]
     done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
+    note(done.history, proofs)
     _stop_by_the_clock(ctx, done)
     origin = _origin(ctx, done, data)
     counts = class_counts(data.train.y)
@@ -153,7 +156,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "rows": {"val": len(data.val)},
             "loss_at_init": done.history.facts.get("loss_at_init"),
             "loss_expected": done.history.facts.get("loss_expected"),
-            "one_batch": one_batch,
+            "proofs": proofs,
             "nonfinite": origin,
             "trivial": dict(done.bar),
             "trained": trained(done, state),

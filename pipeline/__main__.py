@@ -20,11 +20,9 @@ from pipeline import shadow
 from pipeline.engine.interrupt import Interrupted, outside_training
 from pipeline.errors import FivegateError, UserError, fault
 
-COMMANDS = ("status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain", "diagnose")
-NOT_BUILT = {
-    "preflight": "python -m pipeline phase=baseline experiment=NAME",
-    "drift": "python -m pipeline report RUN",
-}
+RECORDS = ("status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain")
+COMMANDS = (*RECORDS, "diagnose", "preflight")
+NOT_BUILT = {"drift": "python -m pipeline report RUN"}
 HELP = """\
 Fivegate: a PyTorch training pipeline with a gate behind each of its five phases.
 
@@ -36,6 +34,7 @@ Fivegate: a PyTorch training pipeline with a gate behind each of its five phases
   config   --cfg job shows it as composed; --config-dir DIR adds yours; trust=[pkg] allows its code; --json
   records  python -m pipeline status|report|verify|approve|waive|rollback|checklist|diff|explain RUN   (-h for each)
   logs     python -m pipeline diagnose PATH [--out DIR]
+  check    python -m pipeline preflight my_pkg.model:Net my_pkg.data:load [overrides] [--junit FILE]   no run is left
 
   exit     0 done, 1 fault, 2 wrong input, 3 the answer is no, 4 a person must decide, 130 interrupted
 """
@@ -58,7 +57,16 @@ def _command(name: str, words: Sequence[str]) -> int:
         from diagnostics.readers import read
 
         return int(module.run(parser.parse_args(words), read, diagnose))
+    if name == "preflight":
+        return int(module.run(parser.parse_intermixed_args(words), _preflight))
     return int(module.run(parser.parse_args(words)))
+
+
+def _preflight(*asked: Any) -> Any:
+    """The proofs in the house that a run would have."""
+    from pipeline.proofs.preflight import preflight
+
+    return preflight(house(lambda text: None), *asked)
 
 
 def _worker(words: Sequence[str]) -> int:

@@ -26,7 +26,7 @@ from pipeline.data.sources.sides import time_indices
 from pipeline.data.sources.text import text_windows
 from pipeline.data.splits import row_digests, split_indices
 from pipeline.errors import UserError
-from tests.conftest import go
+from tests.conftest import SHORT, go
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("train", "val", "test")
@@ -432,6 +432,6 @@ def test_digits_as_pictures() -> None:
 def test_an_experiment_is_planned_and_baselined(tmp_path: Path, name: str) -> None:
     """One command opens both gates, and two epochs are enough to be measured."""
     words = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}"] if name == "csv" else []
-    quick = ("trainer.max_epochs=2", "tracking=none", "phases.baseline.overfit_steps=20")
+    quick = ("trainer.max_epochs=2", "tracking=none", "phases.baseline.overfit_steps=20", *SHORT)
     run, gate, _ = go(tmp_path, "phase=baseline", f"experiment={name}", *quick, *words)
     assert "open" == gate == run.state().gate("planning")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from pipeline.records import Evidence, Result
 
 
@@ -27,17 +25,6 @@ def loss_at_init_measured(evidence: Evidence, *, suspicious_ratio: float) -> Res
     if not 1 / suspicious_ratio <= ratio <= suspicious_ratio:
         why = f"warning: {why}; look at the scale of the inputs, the last layer and the loss"
     return Result("passed", loss, expected, why=why)
-
-
-def one_batch_tried(evidence: Evidence, *, min_steps: int) -> Result:
-    """Passing proves that the model was trained on one batch alone, for enough steps to tell; not that it fitted."""
-    steps = evidence["one_batch"]["steps"]
-    ratio = evidence["one_batch"]["loss_ratio"]
-    stopped = evidence["one_batch"]["stopped"]
-    if steps < min_steps and stopped != "nonfinite":
-        return Result("failed", steps, min_steps, "steps", "too few steps to tell")
-    found = f"loss fell to {ratio:.2g} of its start" if math.isfinite(ratio) else "the loss became non-finite"
-    return Result("passed", steps, min_steps, "steps", found)
 
 
 def trivial_bar_set(evidence: Evidence) -> Result:

@@ -172,6 +172,9 @@ class Baseline(Section):
     checklist: Literal["baseline"]
     next: AfterBaseline
     overfit_steps: Count
+    proof_steps: Annotated[int, Field(ge=0)]
+    repeat_steps: Annotated[int, Field(ge=0)]
+    folds: Annotated[int, Field(ge=0)]
 
 
 class Diagnostics(Section):

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,18 +136,28 @@ def run_jobs(
     stopped go on from their checkpoints. When this process is interrupted its workers end their step and stop; a
     second time they are killed.
     """
-    trials = [Trial(name, job, folder / name) for name, job in jobs]
-    done, workers = [], Workers()
-    pool = ThreadPoolExecutor(max_workers=parallel)
-    try:
-        for trial in pool.map(lambda t: _run_one(t, threads, workers.run), trials):
+    done = []
+    with started(jobs, folder, parallel=parallel, threads=threads) as trials:
+        for trial in trials:
             told(trial)
             done.append(trial)
-    except BaseException:
-        _end(pool, workers)
-        raise
-    pool.shutdown()
     return done
+
+
+@contextmanager
+def started(
+    jobs: Sequence[tuple[str, Job]], folder: Path, *, parallel: int, threads: int, seconds: float | None = None
+) -> Iterator[Iterator[Trial]]:
+    """The jobs are at work in processes of their own; what they gave comes in their order, when it is asked for.
+
+    Whoever asks longer than `seconds` after the start gets a TimeoutError. No worker is left behind the block.
+    """
+    trials = [Trial(name, job, folder / name) for name, job in jobs]
+    pool, workers = ThreadPoolExecutor(max_workers=parallel), Workers()
+    try:
+        yield pool.map(lambda t: _run_one(t, threads, workers.run), trials, timeout=seconds)
+    finally:
+        _end(pool, workers)
 
 
 def _end(pool: ThreadPoolExecutor, workers: Workers) -> None:

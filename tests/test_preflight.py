@@ -1,0 +1,194 @@
+"""Preflight: any model and data, judged in one command, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+import pytest
+from torch import nn
+
+from pipeline.proofs.guess import guess
+from pipeline.proofs.junit import junit
+from pipeline.record.gate import Item
+from tests.conftest import Say
+from tests.somebody import PACKAGE
+
+MORE = '''
+
+class Wide(nn.Linear):
+    """As many outputs as it is told."""
+    def __init__(self, outputs):
+        super().__init__(13, outputs)
+
+def holed():
+    parts = table()
+    parts["train"][0][7, 2] = np.nan
+    return parts
+
+def values():
+    return {name: (X, X[:, 0] - X[:, 1]) for name, (X, _) in table().items()}
+
+def half():
+    return {"train": table()["train"]}
+
+def broken():
+    raise OSError("the disk is on fire")
+
+number = 3
+'''
+QUICK = ("phases.baseline.repeat_steps=0", "phases.baseline.overfit_steps=20", "phases.baseline.proof_steps=20")
+
+
+@pytest.fixture
+def fly(own_folder: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, Any, str]]]:
+    """`fly("net", "table")`: a preflight of somebody's package as JSON; nothing is on disk afterwards."""
+    (own_folder / "somebody.py").write_text(PACKAGE + MORE)
+    (own_folder / "scratch").mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(tempfile, "tempdir", str(own_folder / "scratch"))
+    sys.modules.pop("somebody", None)
+
+    def command(model: str, data: str, *words: str) -> tuple[int, Any, str]:
+        quick = () if "all" in words else QUICK
+        words = tuple(w for w in words if w != "all")
+        code, out, err = say("preflight", f"somebody:{model}", f"somebody:{data}", *quick, *words, "--json")
+        return code, json.loads(out) if out else None, err
+
+    yield command
+    assert {p.name for p in own_folder.iterdir()} - {"__pycache__", "items.xml"} == {"somebody.py", "scratch"}
+    assert list((own_folder / "scratch").iterdir()) == []
+
+
+def outcomes(told: Any) -> dict[str, str]:
+    return {item["id"]: item["outcome"] for item in told["items"]}
+
+
+def test_a_package_of_ones_own_is_ready(fly: Callable[..., Any], own_folder: Path) -> None:
+    """Every question of planning and proofs is answered, task and loss are guessed, and CI can read it."""
+    code, told, err = fly("net", "table", "all", "--junit", "items.xml", "trainer.max_minutes=20", "--seed", "3")
+    assert code == 0, err
+    assert set(outcomes(told).values()) == {"passed"}
+    assert {"splits_disjoint", "one_batch_tried", "training_repeats", "trivial_bar_set"} <= set(outcomes(told))
+    assert not {"problem_card", "metric_and_target"} & set(outcomes(told))
+    assert "task=classification, since targets are integers of 3 classes" in told["guessed"]
+    assert any("the range test suggests" in line for line in told["said"])
+    suites = Xml.parse(own_folder / "items.xml").getroot()
+    cases = list(suites.iter("testcase"))
+    assert suites.tag == "testsuites" and int(suites.attrib["tests"]) == len(cases) == len(told["items"])
+    assert all({"classname", "name", "time"} <= set(case.attrib) for case in cases)
+    assert {case.attrib["classname"] for case in cases} == {"preflight.planning", "preflight.baseline"}
+
+
+def test_data_that_close_the_gate_train_nothing(fly: Callable[..., Any]) -> None:
+    """What needs a permit says why it was not run; what only looks at a pass is looked at; the answer is no."""
+    code, told, _ = fly("net", "holed")
+    found = {item["id"]: item for item in told["items"]}
+    assert code == 3 and not told["good"]
+    assert (found["data_finite"]["outcome"], found["data_finite"]["cause"]) == ("failed", "nonfinite_inputs")
+    assert found["inputs_matter"]["outcome"] == "not_applicable"
+    assert "the planning gate is closed (data_finite)" in found["inputs_matter"]["why"]
+    assert found["rows_independent"]["outcome"] == found["gradients_reach"]["outcome"] == "passed"
+
+
+def test_words_of_a_run_are_taken(fly: Callable[..., Any]) -> None:
+    """A kind that is given is not guessed, arguments reach the model, and both are as in a run."""
+    code, told, err = fly("Wide", "values", "task=regression", "+model.outputs=1", "optimizer.lr=0.01")
+    assert code == 0, err
+    assert told["guessed"] == ["loss=MSELoss, since none is given"]
+    assert any("learning rate 0.01 is planned" in line for line in told["said"])
+
+
+BAD = [
+    ("nothing", "table", (), "MODEL: somebody has no 'nothing'"),
+    ("number", "table", (), "MODEL: is nothing that can be called, got 'somebody.number'"),
+    ("Wide", "table", (), "model: somebody.Wide needs outputs  Do: python -m pipeline ... +model.outputs=<value>"),
+    ("net", "half", (), "data: split 'val' is missing"),
+    ("net", "broken", (), "OSError: the disk is on fire"),
+    ("net", "table", ("task=regresion",), "did you mean 'regression'?"),
+    ("net", "table", ("run.root=here",), "run.root=here: has no place in a preflight"),
+    ("net", "table", ("--seed", "-1"), "--seed: is no seed, got -1"),
+    ("net", "table", ("--junit", "no/where.xml"), "--junit: there is no such folder, got 'no'"),
+    ("Wide", "table", ("+model.outputs=2",), "model: outputs do not fit the classes"),
+]
+
+
+@pytest.mark.parametrize(("model", "data", "words", "message"), BAD)
+def test_bad_input_is_one_message(fly: Callable[..., Any], model: str, data: str, words: Any, message: str) -> None:
+    """What is wrong is said with what would be right, and no traceback."""
+    code, told, err = fly(model, data, *words)
+    assert (code, told) == (2, None)
+    assert message in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (
+            "somebody.net",
+            "d:e",
+            "MODEL: is no module with a name in it, got 'somebody.net'; expected package.module:name",
+        ),
+        ("a:b", "c", "DATA: is no module with a name in it, got 'c'"),
+        ("nobody.at:home", "nobody.at:work", "trust: there is no such package, got 'nobody'"),
+        ("json:loads", "json:loads", "trust: 'json' is a module of Python itself"),
+    ],
+)
+def test_names_that_lead_nowhere(say: Say, model: str, data: str, message: str) -> None:
+    """Both words are looked at before any code of theirs runs."""
+    code, _, err = say("preflight", model, data)
+    assert code == 2 and message in err and "Traceback" not in err, err
+
+
+def test_our_own_pieces_need_no_trust(say: Say) -> None:
+    """The bundled model on the bundled digits, as a table."""
+    words = ("+model.in_features=64", "+model.out_features=10", "+model.hidden=[8]")
+    code, out, err = say("preflight", "pipeline.models.mlp:MLP", "pipeline.data.digits:digits", *words, *QUICK)
+    assert code == 0, err
+    assert "learning_rate_tried" in out and "ready: " in out and "splits_disjoint" in out
+
+
+X = np.zeros((6, 4), np.float32)
+PROBABILITY = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid())
+LOGARITHMS = nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1))
+KINDS: list[tuple[Any, Callable[[], nn.Module], str, str]] = [
+    (np.array([0, 1, 2, 0, 1, 2]), lambda: nn.Linear(4, 3), "classification", "CrossEntropyLoss"),
+    (np.array([0, 1, 1, 0, 1, 1]), lambda: nn.Linear(4, 1), "binary", "BCEWithLogitsLoss"),
+    (np.array([0, 1, 1, 0, 1, 1]), lambda: PROBABILITY, "binary", "BCELoss"),
+    (np.array([0, 1, 1, 0, 1, 1]), lambda: nn.Linear(4, 2), "classification", "CrossEntropyLoss"),
+    (np.array([0, 1, 2, 0, 1, 2]), lambda: LOGARITHMS, "classification", "NLLLoss"),
+    (np.linspace(0, 1, 6), lambda: nn.Linear(4, 1), "regression", "MSELoss"),
+    (np.array(list("abcabc")), lambda: nn.Linear(4, 1), "classification", "CrossEntropyLoss"),
+    (np.array([0, 1, 1, 0, 1, 1]), lambda: nn.Linear(9, 1), "classification", "CrossEntropyLoss"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("y", "model", "kind", "loss"), KINDS)
+def test_kind_and_loss_are_guessed(y: Any, model: Callable[[], nn.Module], kind: str, loss: str) -> None:
+    """From the targets' type and the model's outputs; what cannot be told is called a classification."""
+    found = guess({"train": (X, y)}, model)
+    assert (found.kind, found.loss.rpartition(".")[2]) == (kind, loss)
+    items = [(X[i], y[i]) for i in range(6)]
+    assert guess({"train": items}, model).kind in (kind, "classification")
+
+
+def test_junit_says_what_failed() -> None:
+    """Failures with their reason, what gave no answer as an error, what does not apply as skipped; any text fits."""
+    items = [
+        Item("fine", "Is it?", "passed", why="yes"),
+        Item("bad", "Is it?", "failed", 3, 2, why="no & <never>\x00", cause="data_leakage"),
+        Item("raised", "Is it?", "errored", why="KeyError"),
+        Item("aside", "Is it?", "not_applicable", why="no classes"),
+    ]
+    root = Xml.fromstring(junit("preflight", {"planning": items}, 1.5))
+    assert [root.attrib[k] for k in ("tests", "failures", "errors", "skipped", "time")] == ["4", "1", "1", "1", "1.500"]
+    failure = root.find(".//testcase[@name='bad']/failure")
+    assert failure is not None and failure.attrib == {"message": "no & <never>?", "type": "data_leakage"}
+    assert root.find(".//testcase[@name='aside']/skipped") is not None
+    assert root.find(".//testcase[@name='raised']/error") is not None
