@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.dataset import Data
+from pipeline.data.splits import Split
 
 Ids = NDArray[np.int64]
 ORDER = 3  # a trigram: two tokens of context
@@ -55,6 +60,25 @@ def _looked_up(known: Ids, values: Ids, keys: Ids) -> Ids:
     return np.where(known[place] == keys, values[place], 0)
 
 
+def vocabulary(kind: str, data: Data) -> int | None:
+    """The number of tokens where rows are windows of a text and targets what follows; None for all else.
+
+    A text that a class is asked of looks like a table of whole numbers, but for one thing: a window goes on where the
+    target of the one before it stands.
+    """
+    X, y = data.train.X, data.train.y
+    if not isinstance(X, Tensor) or X.ndim != 2 or data.train.items is not None or y.is_floating_point():
+        return None
+    if kind == "language_model":
+        return max(int(side.max()) for side in (X, y, data.val.X, data.val.y)) + 1
+    classes = data.classes
+    if kind != "classification" or not classes or len(X) < 2:
+        return None
+    whole = bool((X.round() == X).all()) and float(X.min()) >= 0 and float(X.max()) < classes
+    goes_on = float((X[1:, 0] == y[:-1]).float().mean()) if whole else 0.0
+    return classes if goes_on > 0.9 and classes > 2 else None
+
+
 def windows(rows: Ids, vocabulary: int) -> tuple[Ids, Ids]:
     """Contexts [N · (L - 1), ORDER - 1] and what followed each, of rows [N, L]; short ones begin before the window."""
     padding = np.full((len(rows), ORDER - 2), vocabulary, np.int64)
@@ -75,3 +99,19 @@ def counted(rows: Ids, vocabulary: int) -> NGrams:
         parents, kinds = np.unique(known // (vocabulary + 1), return_counts=True)
         contexts.append((parents, np.unique(before, return_counts=True)[1], kinds))
     return NGrams(vocabulary, tuple(grams), tuple(contexts))
+
+
+def sequences(split: Split) -> NDArray[np.int64]:
+    """Windows and what follows them as rows of tokens [N, context + 1]."""
+    assert isinstance(split.X, Tensor)
+    last = split.y if split.y.ndim == 1 else split.y[:, -1]
+    return torch.cat([split.X.long(), last.long()[:, None]], dim=1).numpy()
+
+
+def perplexity(likely: NDArray[np.float64], seed: int) -> tuple[float, tuple[float, float]]:
+    """exp of the mean negative log probability, with a bootstrap interval over rows."""
+    per_row = -likely.mean(axis=1)
+    draw = np.random.Generator(np.random.Philox(seed))
+    means = [float(per_row[draw.integers(0, len(per_row), len(per_row))].mean()) for _ in range(1000)]
+    low, high = np.exp(np.percentile(means, [2.5, 97.5]))
+    return float(np.exp(per_row.mean())), (float(low), float(high))

@@ -85,7 +85,5 @@ def told(found: Mapping[str, Any]) -> str:
     pairs = found["worst_pairs"][:TOLD]
     if not pairs:
         return line if found["matrix"] is None else f"{line}; no class is taken for another"
-    each = (
-        f"{p['true']} taken for {p['predicted']} {p['count']} times ({p['share']:.0%} of {p['true']})" for p in pairs
-    )
-    return f"{line}; most confused: {', '.join(each)}"
+    each = (f"{pair['true']} → {pair['predicted']} {pair['count']}× ({pair['share']:.0%})" for pair in pairs)
+    return f"{line}; most confused, true → predicted: {', '.join(each)}"

@@ -17,7 +17,7 @@ from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split
 from pipeline.evaluation.metrics import OWN, interval
-from pipeline.evaluation.ngrams import counted, windows
+from pipeline.evaluation.ngrams import counted, perplexity, sequences, vocabulary, windows
 from pipeline.evaluation.task import Task
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ def simple_scores(
     All are to be done in `seconds`, as rows and columns foretell: too many train rows are thinned out, and `how` says
     so. `categories` are the columns that hold codes. Equal arguments give equal values.
     """
-    tokens = _tokens(task, data)
+    tokens = vocabulary(task.kind, data)
     if tokens is not None:
         return [_scored("n-grams", task, data.val, seed, lambda: _ngrams(task, data, tokens, seed, seconds))]
     names, why = _names(task), _unfit(task, data)
@@ -86,7 +86,7 @@ def _scored(name: str, task: Task, val: Split, seed: int, fit: Callable[[], Fitt
         return {"name": name, "not_applicable": (str(error).splitlines() or [type(error).__name__])[0]}
     said = sorted({str(warning.message).splitlines()[0] for warning in heard})
     if raw.ndim == 1 and task.metric.name == "perplexity":  # the log probability of every token, row by row
-        value, (low, high) = _perplexity(raw.reshape(len(val), -1), seed)
+        value, (low, high) = perplexity(raw.reshape(len(val), -1), seed)
     else:
         outputs = torch.from_numpy(raw).float()
         judged, targets = task.judged(outputs, val.y), val.y.numpy()
@@ -116,6 +116,8 @@ class _Rows:
         self.X, self.val = _flat(data.train.X), _flat(data.val.X)
         self.y = data.train.y.numpy()
         self.shape = tuple(data.val.y.shape)
+        weighted = any(getattr(task.loss, name, None) is not None for name in ("weight", "pos_weight"))
+        self.weights = "balanced" if weighted and self.y.ndim == 1 else None
         self.categories = [column for column in categories if column < self.X.shape[1]]
         self.outputs = (data.classes or 2) if self.y.ndim == 1 and task.kind != "regression" else self.y[0].size
         self.models = self.outputs if self.outputs != 2 or self.y.ndim > 1 else 1
@@ -133,8 +135,10 @@ class _Rows:
         if ridge:
             model = make_pipeline(self._prepared(), Ridge(alpha=1.0)).fit(X, y.reshape(len(y), -1))
             return model.predict(self.val).reshape(self.shape), f"ridge 1, standardized, {how}"
-        logistic = make_pipeline(self._prepared(), LogisticRegression(max_iter=ITERATIONS))
-        return self._classified(lambda target: logistic.fit(X, target), y), f"L2 penalty 1, standardized, {how}"
+        logistic = LogisticRegression(max_iter=ITERATIONS, class_weight=self.weights)
+        whole = make_pipeline(self._prepared(), logistic)
+        how = f"L2 penalty 1, standardized, {self._weighted()}{how}"
+        return self._classified(lambda target: whole.fit(X, target), y), how
 
     def trees(self, seconds: float) -> Fitted:
         """Gradient-boosted trees on the rows as they are, missing values included."""
@@ -155,7 +159,11 @@ class _Rows:
         if self.task.kind == "regression":
             each = [HistGradientBoostingRegressor(**same).fit(X, one) for one in y.reshape(len(y), -1).T]
             return np.stack([model.predict(self.val) for model in each], axis=1).reshape(self.shape), how
-        return self._classified(lambda target: HistGradientBoostingClassifier(**same).fit(X, target), y), how
+        trees = HistGradientBoostingClassifier(**same, class_weight=self.weights)
+        return self._classified(lambda target: trees.fit(X, target), y), self._weighted() + how
+
+    def _weighted(self) -> str:
+        return "classes weighted as in the loss, " if self.weights else ""
 
     def _prepared(self) -> Any:
         """Numbers imputed and standardized, codes as one column each; fitted with the model."""
@@ -197,59 +205,21 @@ def _log(shares: Floats) -> Floats:
     return np.log(np.clip(shares, 1e-12, None))
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
-
-
-def _tokens(task: Task, data: Data) -> int | None:
-    """The vocabulary where rows are windows of a text and targets what follows; None for all else.
-
-    A text that a class is asked of looks like a table of whole numbers, but for one thing: a window goes on where the
-    target of the one before it stands.
-    """
-    X, y = data.train.X, data.train.y
-    if not isinstance(X, Tensor) or X.ndim != 2 or data.train.items is not None or y.is_floating_point():
-        return None
-    if task.kind == "language_model":
-        return max(int(side.max()) for side in (X, y, data.val.X, data.val.y)) + 1
-    classes = data.classes
-    if task.kind != "classification" or not classes or len(X) < 2:
-        return None
-    whole = bool((X.round() == X).all()) and float(X.min()) >= 0 and float(X.max()) < classes
-    goes_on = float((X[1:, 0] == y[:-1]).float().mean()) if whole else 0.0
-    return classes if goes_on > 0.9 and classes > 2 else None
-
-
-def _ngrams(task: Task, data: Data, vocabulary: int, seed: int, seconds: float) -> Fitted:
+def _ngrams(task: Task, data: Data, tokens: int, seed: int, seconds: float) -> Fitted:
     """Trigrams, interpolated with shorter ones, of the train windows and their targets."""
-    rows, val = _sequences(data.train), _sequences(data.val)
+    rows, val = sequences(data.train), sequences(data.val)
     if data.train.y.ndim > 1 and task.metric.name != "perplexity":
         raise _Impossible(f"n-grams are not judged by {task.metric.name}")
     chosen, how = _thinned(len(rows), seconds / (GRAM * rows.shape[1]), seed)
-    grams = counted(rows[chosen], vocabulary)
-    context, following = windows(val, vocabulary)
+    grams = counted(rows[chosen], tokens)
+    context, following = windows(val, tokens)
     if data.val.y.ndim == 1:  # only what stands behind the window is asked
         context, following = (part.reshape(len(val), -1, *part.shape[1:])[:, -1] for part in (context, following))
     different, which = np.unique(context, axis=0, return_inverse=True)
-    if len(different) * vocabulary > CELLS:
-        raise _Impossible(f"{len(different)} contexts of {vocabulary} tokens are too many to write down")
+    if len(different) * tokens > CELLS:
+        raise _Impossible(f"{len(different)} contexts of {tokens} tokens are too many to write down")
     found, how = grams.probabilities(different), f"trigrams, interpolated, {how}"
     which = which.reshape(-1)
     if task.metric.name == "perplexity":
         return np.log(found[which, following]), how
     return (found if task.takes == "probabilities" else _log(found))[which], how
-
-
-def _sequences(split: Split) -> NDArray[np.int64]:
-    """Windows and what follows them as rows of tokens [N, context + 1]."""
-    assert isinstance(split.X, Tensor)
-    last = split.y if split.y.ndim == 1 else split.y[:, -1]
-    return torch.cat([split.X.long(), last.long()[:, None]], dim=1).numpy()
-
-
-def _perplexity(likely: Floats, seed: int) -> tuple[float, tuple[float, float]]:
-    """exp of the mean negative log probability, with a bootstrap interval over rows."""
-    per_row = -likely.mean(axis=1)
-    draw = np.random.Generator(np.random.Philox(seed))
-    means = [float(per_row[draw.integers(0, len(per_row), len(per_row))].mean()) for _ in range(1000)]
-    low, high = np.exp(np.percentile(means, [2.5, 97.5]))
-    return float(np.exp(per_row.mean())), (float(low), float(high))
