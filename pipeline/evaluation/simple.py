@@ -101,7 +101,7 @@ def _thinned(rows: int, affordable: float, seed: int) -> tuple[NDArray[np.int64]
     """Which train rows to fit on, and what to say of them. Raises _Impossible when too few can be afforded."""
     if affordable >= rows:
         return np.arange(rows), f"on {rows} train rows"
-    few = int(affordable)
+    few = max(0, int(affordable))
     if few < FEWEST:
         raise _Impossible(f"the time allows {few} of {rows} train rows, and fewer than {FEWEST} say nothing")
     drawn = np.random.default_rng(derive(seed, "simple", "rows")).permutation(rows)[:few]
@@ -148,6 +148,7 @@ class _Rows:
         spare = seconds / (TREES * self.models) - NODE * LEAVES
         chosen, how = _thinned(len(self.X), spare / per_tree, self.seed)
         X, y = self.X[chosen], self.y[chosen]
+        X = np.where(np.isnan(X).all(axis=0), np.float32(0), X)  # scikit-learn cannot bin a column without a value
         same: dict[str, Any] = {
             "max_iter": TREES,
             "max_leaf_nodes": LEAVES,
