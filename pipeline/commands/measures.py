@@ -19,7 +19,7 @@ ABSENT = {"not_applicable": "", "how": "", "seconds": 0.0}  # what an entry may 
 def measures(run: Run, state: RunState, missing: list[str]) -> dict[str, Any]:
     """The baseline's measures, each empty where there is none; evidence that is not as recorded goes to `missing`."""
     values = _recorded(run, state, missing)
-    score, classes = values.get("score"), _by_recall(values.get("per_class") or ())
+    score, classes = values.get("score"), _by_recall([_known(row) for row in values.get("per_class") or ()])
     simple = [{**ABSENT, **one, "ahead": _ahead(one, score)} for one in values.get("simple") or ()]
     folds = values.get("cross_validation")
     return {
@@ -44,6 +44,11 @@ def _recorded(run: Run, state: RunState, missing: list[str]) -> Mapping[str, Any
         return {}
     values: Mapping[str, Any] = json.loads(path.read_text())["values"]
     return values
+
+
+def _known(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A class's figures, None for those that are undefined."""
+    return {key: None if value == "nan" and key != "class" else value for key, value in row.items()}
 
 
 def _by_recall(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
