@@ -22,6 +22,7 @@ from pipeline.errors import UserError, fault
 from pipeline.records import canonical, plain
 
 SCHEMA = 1
+WARNING = "warning"  # the kind of event that says what a library warned of: `category`, `message`, `where`, `count`
 _BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, AttributeError)
 
 
@@ -108,7 +109,10 @@ class History:
         return np.array(column.index, np.int64), np.array(column.values, np.float32)
 
     def digest(self) -> str:
-        """SHA-256 (hex) over all that was measured, `time/*` apart: equal runs have equal digests."""
+        """SHA-256 (hex) over all that was measured: equal runs have equal digests.
+
+        Left out are `time/*` and warnings, which many a library gives once per process, to whoever comes first.
+        """
         sha = hashlib.sha256()
         for table, name, column in self._columns():
             if name.startswith("time/"):
@@ -119,7 +123,7 @@ class History:
             sha.update(np.array(column.index, "<i8").tobytes())
             sha.update(values.tobytes())
         sha.update(canonical({n: float(v) for n, v in _timeless(self.facts).items()}).encode())  # 2 is 2.0
-        sha.update(canonical([_timeless(event) for event in self.events]).encode())
+        sha.update(canonical([_timeless(e) for e in self.events if e["kind"] != WARNING]).encode())
         return sha.hexdigest()
 
     def copy(self) -> History:

@@ -17,7 +17,7 @@ from pipeline.errors import Refused
 from pipeline.history import History
 from pipeline.record import files
 from pipeline.record.run import Run, opened
-from tests.recorded import DIAGNOSIS, baseline_done, history, mended, passed
+from tests.recorded import DIAGNOSIS, MEASURES, baseline_done, history, measured, mended, passed
 from tests.recorded import gate as judge
 
 
@@ -87,6 +87,44 @@ def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
     assert evil not in page
     assert "script" not in Page(page).loads
     assert page.count("&lt;script&gt;") >= 5
+
+
+def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
+    """Simple models beside the trained one, folds, classes, worst pairs, proofs and warnings, each in its section."""
+    words = text_of(report(measured(baseline_done(tmp_path)).path))
+    for expected in (
+        "the trained model 0.95 0.9 to 0.98", "logistic regression as good 0.93 0.89 to 0.96", "(0.21 s)",
+        "left out: the time allows 3 of 1077 train rows", "no learning at all 0.1",
+        "accuracy 0.944 ± 0.012 over 5 folds",
+        "fold 3: 0.95", "cat → dog (7 rows, 9 % of cat)", "cat 80 0.91 0.875 0.8 to 0.93 0.89", "unseen 0 ",
+        "zeroed inputs chance 0.1 · value 0.103 · worst layer one 1, 2.5", "same seed identical weights",
+        "12 3 UserWarning a scheduler came first loop.py:7",
+    ):  # fmt: skip
+        assert expected in words, expected
+
+
+def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
+    """A baseline without folds, classes, proofs or warnings has no headings for them; a reason is shown."""
+    only = {"score": None, "simple": [], "cross_validation": {"not_applicable": "no time"}}
+    words = text_of(report(measured(baseline_done(tmp_path), only).path))
+    assert "Cross-validation Not applicable: no time" in words
+    assert not [heading for heading in ("Simple models", "Per class", "Proofs", "Warnings") if heading in words]
+
+
+def test_evidence_that_was_changed_is_not_shown(tmp_path: Path) -> None:
+    """What the ledger did not record is no measure of the baseline, and it is said."""
+    run = measured(baseline_done(tmp_path))
+    files.write_json(run.inside("baseline", "evidence.json"), {"values": {**MEASURES, "worst_pairs": []}})
+    words = text_of(report(run.path))
+    assert "Simple models" not in words and "baseline/evidence.json is not what the ledger recorded" in words
+
+
+def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
+    """A table of a thousand classes is cut to those of the lowest recall, and says how many it leaves out."""
+    row = MEASURES["per_class"][0]
+    many = [{**row, "class": f"c{i}", "recall": i / 1000} for i in reversed(range(1000))]
+    words = text_of(report(measured(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
+    assert "c0 80" in words and "c39 80" in words and "c40 80" not in words and "960 classes of higher recall" in words
 
 
 @pytest.mark.parametrize(
@@ -164,6 +202,27 @@ def test_panels_show_the_loss_and_every_metric() -> None:
     assert [(line.split, float(line.x[-1])) for line in loss.lines] == [("train", 5.0), ("val", 5.0)]
     assert accuracy.bounds == {"target": 0.95, "trivial": 0.1}
     assert loss.log and not accuracy.log
+
+
+def test_bounds_stand_where_they_belong() -> None:
+    """Target, trivial and simple models are drawn with the metric that decides, which comes first."""
+    made = history()
+    made.facts.update({"decides/roc_auc": 1.0, "bar/ridge": 0.7, "best_epoch": 4.0})
+    for epoch in range(1, 6):
+        made.log_epoch(epoch, {"val/roc_auc": 0.9})
+    loss, auc, accuracy = plots.panels(made)
+    assert auc.title == "roc_auc" and auc.bounds == {"target": 0.95, "trivial": 0.1, "ridge": 0.7}
+    assert accuracy.bounds == {} and {panel.best for panel in (loss, auc, accuracy)} == {4.0}
+    assert 'class="bound bar"' in draw(auc) and 'class="best"' in draw(auc)
+
+
+@pytest.mark.parametrize(("low", "high", "log"), [(0.02, 0.9, False), (4.0, 300.0, True), (1.0, 8.0, False)])
+def test_what_falls_far_is_drawn_on_a_logarithmic_axis(low: float, high: float, log: bool) -> None:
+    """A perplexity that falls from 300 to 4 is, a share never, nor what stays near."""
+    made = History()
+    made.log_epoch(1, {"val/m": high})
+    made.log_epoch(2, {"val/m": low})
+    assert plots.panels(made)[0].log is log
 
 
 def test_loops_that_count_from_zero_look_the_same() -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.dataset import Data
 from pipeline.data.folds import folds_of
 from pipeline.data.load import load
-from pipeline.data.splits import Split
+from pipeline.data.splits import Marks, Split
 from pipeline.data.train_rows import changed
 from pipeline.engine.fit import fit
+from pipeline.engine.loop import Fit
 from pipeline.errors import UserError
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.job import Delta, Job
 from pipeline.record.permits import TrainPermit
+from pipeline.records import TrainSide
+from pipeline.trials.cross_validation import cross_validate
+from tests.judged import judged
 from tests.trainings import permitted  # noqa: F401
 
 
@@ -69,3 +78,92 @@ def test_a_training_sees_the_changed_rows(digits_permit: TrainPermit) -> None:
     done = fit(digits_permit, job, data=data)
     assert done.score is not None and done.score.value < 0.2
     assert not torch.equal(data.train.X, torch.zeros_like(data.train.X))
+
+
+# --- folds -----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 5), st.integers(6, 20), st.integers(0, 9))
+def test_groups_stay_together(parts: int, groups: int, seed: int) -> None:
+    """Rows of a group share their fold, equal rows too, and so do groups that have an equal row."""
+    draw = np.random.default_rng(seed)
+    train = rows(60, 3)
+    train = Split("train", torch.cat([train.X, train.X[:1]]), torch.cat([train.y, train.y[:1]]))
+    group = np.append(draw.permutation(np.arange(60) % groups), 0)
+    group[0] = 1  # the first and the last row are equal: groups 0 and 1 are one
+    fold = folds_of(replace(train, marks=Marks(group.astype(str))), parts)
+    assert all(len(set(fold[group == g])) == 1 for g in range(groups))
+    assert set(fold[group == 0]) == set(fold[group == 1])
+    assert set(fold) == set(range(parts))
+
+
+def test_more_folds_than_groups_are_refused() -> None:
+    """As many folds as there are groups can be left out, and no more."""
+    with pytest.raises(UserError, match="expected 2 to 4, the different groups"):
+        folds_of(replace(rows(), marks=Marks((np.arange(60) % 4).astype(str))), 5)
+
+
+@pytest.fixture
+def baseline(digits_permit: TrainPermit) -> tuple[TrainPermit, Data, Fit]:
+    """The planned training of the shrunk digits."""
+    data = load(digits_permit.plan.config)
+    return digits_permit, data, fit(digits_permit, Job(digits_permit.plan.digest, "baseline"), data=data)
+
+
+def test_every_row_is_judged_once(baseline: tuple[TrainPermit, Data, Fit]) -> None:
+    """Each fold is judged by a training without it; mean and spread are those of the folds, and all of it repeats."""
+    permit, data, done = baseline
+    watched: list[str] = []
+    found = cross_validate(permit, data, 3, done, watch=lambda what: watched.append(what) or [])
+    assert sum(fold["rows"] for fold in found["folds"]) == len(data.train)
+    assert found["values"] == [fold["value"] for fold in found["folds"]] and len(set(found["values"])) > 1
+    assert found["mean"] == pytest.approx(np.mean(found["values"])) and found["std"] == pytest.approx(
+        np.std(found["values"], ddof=1)
+    )
+    assert found["metric"] == "accuracy" and 0.5 < found["mean"] < 1
+    assert watched == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
+    left = fit(permit, Job(permit.plan.digest, "fold 2", Delta(train_rows={"without_fold": [1, 3]})), data=data)
+    fold = data.train.take(torch.from_numpy(np.flatnonzero(folds_of(data.train, 3) == 1)))
+    again = evaluate(left.model, fold, permit.plan.config).score
+    assert isinstance(again, TrainSide) and again.value == found["values"][1]
+
+
+def test_folds_that_are_not_made_have_a_reason(baseline: tuple[TrainPermit, Data, Fit]) -> None:
+    """None asked for, no time, more parts than rows, rows in time, no score: said, and nothing is trained."""
+    permit, data, done = baseline
+    few = replace(data, train=data.train.take(torch.arange(4)))
+    timed = replace(data.train, marks=Marks(times=np.arange(float(len(data.train)))))
+    for why, asked in {
+        "not asked for": lambda: cross_validate(permit, data, 0, done),
+        "5 trainings take about": lambda: cross_validate(permit, data, 5, done, seconds_left=0.0),
+        "expected 2 to 4, the different rows": lambda: cross_validate(permit, few, 5, done),
+        "ordered in time": lambda: cross_validate(permit, replace(data, train=timed), 5, done),
+        "has no score itself": lambda: cross_validate(permit, data, 5, replace(done, score=None)),
+    }.items():
+        assert why in asked()["not_applicable"]
+
+
+FOLDS = {"parts": 5, "metric": "accuracy", "mean": 0.95, "std": 0.01, "values": [0.95] * 5}
+VAL = {"value": 0.96, "greater_is_better": True}
+
+
+@pytest.mark.parametrize(
+    ("folds", "score", "outcome", "why"),
+    [
+        (FOLDS, VAL, "passed", "0.95 ± 0.01 over 5 folds"),
+        ({**FOLDS, "std": 0.04}, VAL, "passed", "the folds differ much"),
+        (FOLDS, {**VAL, "value": 0.98}, "passed", "validation, 0.98, is better than 2 spreads explain"),
+        (FOLDS, {**VAL, "value": 0.9}, "passed", "validation, 0.9, is worse"),
+        ({**FOLDS, "mean": 50.0, "std": 1.0}, {"value": 60.0, "greater_is_better": False}, "passed", "is worse"),
+        ({**FOLDS, "mean": float("nan")}, VAL, "passed", "has no score"),
+        (FOLDS, None, "passed", "over 5 folds"),
+        ({"not_applicable": "no time"}, VAL, "not_applicable", "no time"),
+    ],
+)
+def test_what_is_said_of_folds(folds: dict[str, Any], score: Any, outcome: str, why: str) -> None:
+    """Spread and distance are said and close nothing; without folds the reason is the item's."""
+    bounds = {"suspicious_spread": 0.03, "suspicious_distance": 2.0}
+    found = judged("measures.cross_validated", {"cross_validation": folds, "score": score}, **bounds)
+    assert found.outcome == outcome and why in found.why
+    assert ("warning" in found.why) == (why not in ("0.95 ± 0.01 over 5 folds", "over 5 folds", "no time"))

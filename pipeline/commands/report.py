@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.measures import interval, measures, words
 from pipeline.commands.tables import number, phase_state, place, satisfied
 from pipeline.history import History
+from pipeline.plots import kind_of, panels
 from pipeline.record import files, ledger
 from pipeline.record import plan as plans
 from pipeline.record.advice import advise
@@ -43,7 +45,7 @@ def report(run_dir: Path) -> Path:
 
     templates = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = number
+    environment.filters.update(number=number, interval=interval, words=words, kind=kind_of)
     page = environment.get_template(TEMPLATE).render(gather(Run(Path(run_dir).resolve())))
     path = Path(run_dir) / "report.html"
     files.write_text(path, page)
@@ -56,7 +58,7 @@ def gather(run: Run) -> dict[str, Any]:
     state = fold(entries)
     missing: list[str] = []
     diagnoses = _diagnoses(run, missing)
-    curves = _curves(run, missing)
+    curves, measured = _curves(run, missing), measures(run, state, missing)
     plan = plans.load(run, state) if state.plan else None
     return {
         "name": run.name,
@@ -75,6 +77,7 @@ def gather(run: Run) -> dict[str, Any]:
         "test_opened": len(state.test_opened),
         "failed": state.failed,
         "curves": curves,
+        "measures": measured,
         "pictures": _pictures(run),
         "diagnoses": diagnoses,
         "studies": [_study(entry["data"]) for entry in entries if entry["kind"] == "study.decided"],
@@ -142,7 +145,6 @@ def _curves(run: Run, missing: list[str]) -> list[dict[str, Any]]:
     """The learning curves of the baseline and of each round's fixed training."""
     from pipeline.commands.svg import draw
     from pipeline.errors import UserError
-    from pipeline.plots import panels
 
     found = []
     fixed = sorted(run.path.glob("optimization/*/trials/fixed/history.npz"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from pipeline.plots import Panel
+from pipeline.plots import Panel, kind_of
 
 WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 30
@@ -44,7 +44,7 @@ class Scale:
 
 
 def draw(panel: Panel) -> Markup:
-    """One panel as an `<svg>` with a `<title>`; classes: train, val, bound, broken, grid, tick."""
+    """One panel as an `<svg>` with a `<title>`; classes: train, val, bound, best, broken, grid, tick."""
     xs = [float(x) for line in panel.lines for x in (line.x[0], line.x[-1])] + list(panel.broken[:1])
     ys = [float(y) for line in panel.lines for y in line.y] + [
         b for b in panel.bounds.values() if not panel.log or b > 0
@@ -69,10 +69,12 @@ def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
 def _bounds(panel: Panel, y: Scale) -> Iterator[Markup]:
     for name, value in panel.bounds.items():
         if y.low <= value <= y.high:
-            yield _RULE.format(f"bound {name.split()[0]}", LEFT, y(value), WIDTH - RIGHT, y(value))
+            yield _RULE.format(f"bound {kind_of(name)}", LEFT, y(value), WIDTH - RIGHT, y(value))
 
 
 def _curves(panel: Panel, x: Scale, y: Scale) -> Iterator[Markup]:
+    if panel.best is not None:
+        yield _RULE.format("best", x(panel.best), TOP, x(panel.best), HEIGHT - BOTTOM)
     for at in panel.broken[:1]:
         yield _RULE.format("broken", x(at), TOP, x(at), HEIGHT - BOTTOM)
     for line in panel.lines:

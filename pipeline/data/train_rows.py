@@ -29,7 +29,8 @@ def changed(train: Split, asked: Mapping[str, Any], seed: int) -> Split:
             train = Split(train.name, train.X, train.y[torch.from_numpy(order)])
         elif name == "without_fold":
             fold, parts = how
-            train = train.take(torch.from_numpy(np.flatnonzero(folds_of(train, int(parts)) != int(fold))))
+            kept = folds_of(train, int(parts)) != int(fold)
+            train = train.take(torch.from_numpy(np.flatnonzero(kept)))
         else:
             got, expected = f"{name}: {how}", "inputs: zeroed, targets: shuffled, or without_fold: [k, parts]"
             raise UserError(fault("job.delta.train_rows", "is no change of rows", got=got, expected=expected))

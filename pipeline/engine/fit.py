@@ -14,6 +14,7 @@ from pipeline.conditions.threads import running_on, threads
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
 from pipeline.data.train_rows import changed
+from pipeline.engine.heard import hearing, noted
 from pipeline.engine.loop import Fit, Training
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.setup import Setup, set_up
@@ -32,12 +33,24 @@ def fit(
 ) -> Fit:
     """Train the job's model under the permit's plan; checkpoints go to `folder` where one is given.
 
-    A folder that holds checkpoints of this very training continues it. Raises Interrupted when a signal asked for a
-    stop, Refused without a permit or for a job of another plan, UserError where model, data, loss and options
-    do not fit each other.
+    A folder that holds checkpoints of this very training continues it. What warns meanwhile is an event of the
+    history. Raises Interrupted when a signal asked for a stop, Refused without a permit or for a job of another plan,
+    UserError where model, data, loss and options do not fit each other.
     """
-    with prepared(permit, job, data) as setup:
-        return Training(permit, setup, job).run(observers, folder)
+    early: list[tuple[str, str, str]] = []  # warnings of building the model and its kin
+    training: Training | None = None
+
+    def note(category: str, message: str, where: str) -> None:
+        if training is None:
+            early.append((category, message, where))
+        else:
+            noted(training.history, training.step, category, message, where)
+
+    with hearing(note), prepared(permit, job, data) as setup:
+        training = Training(permit, setup, job)
+        for warning in early:
+            note(*warning)
+        return training.run(observers, folder)
 
 
 @contextmanager

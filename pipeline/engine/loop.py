@@ -329,6 +329,8 @@ class Training:
         """The model holds its best weights; they stand on disk, beside the last ones, where a folder was given."""
         last = resume.Standing(self.measured, self.step, math.nan, tensors_of(self.model.state_dict()))
         best, checkpoint = self.best or last, None
+        if self.best:
+            self.history.facts["best_epoch"] = float(self.best.epoch)
         if folder is not None:
             checkpoint = resume.keep(self, folder, best, known=found is not None and found.step == self.step)
         self.model.load_state_dict(best.weights, strict=False)  # what is no tensor was not kept

@@ -100,6 +100,7 @@ class Setup:
             "batch_size": self.budget.batch,
             "target": self.config["task"].get("target"),
             "trivial": self.bar["value"],
+            f"decides/{self.task.metric.name}": 1 if self.task.metric.greater_is_better else -1,
         }
         return {name: float(value) for name, value in known.items() if value is not None}
 
