@@ -268,6 +268,7 @@ def test_a_step_of_holed_rows_is_made_again_and_nothing_is_blamed(tmp_path: Path
 # --- what cannot be --------------------------------------------------------------------------------------------------
 
 IMAGES = (np.ones((9, 1, 4, 4)) * np.arange(9)[:, None, None, None], np.arange(9) % 3)
+CODES = (np.arange(18).reshape(9, 2) % 3, np.arange(9) % 3)
 NESTED = ({"a": np.ones((9, 2))}, np.arange(9) % 3)
 
 
@@ -279,12 +280,19 @@ NESTED = ({"a": np.ones((9, 2))}, np.arange(9) % 3)
         (None, {"targets": "standardize"}, "preprocess.targets: targets have no scale, got 'task.kind=classification'"),
         (IMAGES, {"one_hot": True}, "preprocess.one_hot: data name no column of categories"),
         (IMAGES, {"images": "unit", "standardize": True}, "preprocess.images: scales what preprocess.standardize"),
+        (
+            CODES,
+            {"standardize": True},
+            "preprocess.standardize: inputs are codes and no values, got 'categories in every",
+        ),
         (NESTED, {"impute": "mean"}, "preprocess.impute: inputs are nested, got 'dict'"),
     ],
 )
 def test_what_does_not_fit_names_its_key(pair: Any, asked: dict[str, Any], message: str) -> None:
     """Preprocessing that data or task cannot have is one message with the key."""
-    data = rows() if pair is None else seal({"train": pair, "val": pair, "test": pair}, "classification")
+    categories = {0: 3, 1: 3} if pair is CODES else None
+    sides = {"train": pair, "val": pair, "test": pair, "categories": categories}
+    data = rows() if pair is None else seal(sides, "classification")
     assert message in told(data, asked)
 
 

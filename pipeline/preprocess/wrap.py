@@ -49,6 +49,10 @@ def _input_faults(asked: Mapping[str, Any], data: Data) -> list[str]:
     if not X.is_floating_point():
         got = f"dtype {str(X.dtype).removeprefix('torch.')}"
         return [fault(key, "inputs are codes and no values", got=got, expected="numbers with a scale") for key in keys]
+    if len(data.categories) == X.shape[-1]:
+        got, expected = "categories in every column", "columns of values"
+        scaled = [key for key in keys if key != "preprocess.one_hot"]
+        return [fault(key, "inputs are codes and no values", got=got, expected=expected) for key in scaled]
     found = []
     if "one_hot" in asked and not data.categories:
         do = "data.categories: {column: number of codes}, as the readers of tables give them"
@@ -88,9 +92,8 @@ def _prepare(asked: Mapping[str, Any], data: Data) -> nn.Module:
     codes = list(data.categories)
     fill = mean = inverse = None
     if {"impute", "standardize", "images"} & asked.keys():
-        values = X if not codes else X[:, [c for c in range(X.shape[1]) if c not in data.categories]]
-        kept = [c for c in range(X.shape[1]) if c not in data.categories] if codes else None
-        require_finite(values, "data.train", lambda c: column_name(data, kept[c] if kept else c))
+        kept = [c for c in range(X.shape[1]) if c not in data.categories] if codes else []
+        require_finite(X[:, kept] if codes else X, "data.train", lambda c: column_name(data, kept[c] if codes else c))
     if "impute" in asked:
         fill = float32(_fill(X, str(asked["impute"]), data), shape)
     if "standardize" in asked:

@@ -62,6 +62,7 @@ def text_windows(
         "source": source or str(path),
         "licence": licence,
         "vocabulary": len(names),
+        "categories": dict.fromkeys(range(context), len(names)),
     }
 
 
