@@ -89,5 +89,5 @@ def test_wide_tables_are_sampled() -> None:
     draw = np.random.default_rng(0)
     wide = {name: (draw.normal(size=(n, 60_000)), np.arange(n) % 2) for name, n in (("train", 40), ("val", 20))}
     data = seal({**wide, "test": wide["val"]}, "classification")
-    found = drift(data, data.val.X)
+    found = drift(data.train.X, data.val.X)
     assert (found["columns"], found["looked_at"]) == (60_000, 40_000)

@@ -7,7 +7,7 @@ themselves. Of the test rows only class counts are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,11 @@ def representative(data: Data, kind: str) -> dict[str, Any]:
     field = None
     if data.production is not None:
         told = told_apart(data.train.X, data.production)
-        field = {"rows": rows_of(data.production), **drift(data, data.production), **told}
+        field = {"rows": rows_of(data.production), **drift(data.train.X, data.production, data.feature_names), **told}
     return {
         "declared": data.unrepresentative,
         "targets": class_shift(data) if classes else value_shift(data),
-        "features": drift(data, data.val.X),
+        "features": drift(data.train.X, data.val.X, data.feature_names),
         "production": field,
     }
 
@@ -47,9 +47,8 @@ def value_shift(data: Data) -> dict[str, dict[str, float]] | None:
     """How far the targets of validation are from those of train, where they are values: the farthest of them."""
     if not data.train.y.is_floating_point():
         return None
-    distance, p = compared(*(side.y.reshape(len(side.y), -1).numpy() for side in (data.train, data.val)))
-    far = int(distance.argmax())
-    return {"val": {"distance": float(distance[far]), "p": min(1.0, float(p[far]) * len(p))}}
+    worst = drift(data.train.y, data.val.y)["worst"][0]
+    return {"val": {"distance": worst["distance"], "p": worst["p"]}}
 
 
 def class_shift(data: Data) -> dict[str, dict[str, float]]:
@@ -79,15 +78,15 @@ def _shares(one: Array, other: Array) -> tuple[float, float]:
     return max(0.0, float(np.abs(apart).sum() / 2 - chance)), p
 
 
-def drift(data: Data, other: Tree) -> dict[str, Any]:
-    """The features whose distribution differs most from train's: `{columns, looked_at, worst}`, the worst first.
+def drift(train: Tree, other: Tree, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The columns whose distribution differs most from train's: `{columns, looked_at, worst}`, the worst first.
 
     Each is `{column, distance, p}`: total variation where few values occur, else Kolmogorov and Smirnov's distance.
     Missing values count as one value.
     """
-    names, found, total = _names(data), [], 0
+    found, total = list[tuple[float, float, str, int]](), 0
     rng = np.random.default_rng(derive(0, "representative"))
-    for part, tensor in named(data.train.X, "X").items():
+    for part, tensor in named(train, "X").items():
         ours, theirs = (t.reshape(len(t), -1) for t in (tensor, named(other, "X")[part]))
         total += ours.shape[1]
         chosen = _some(rng, ours.shape[1], NUMBERS // FEW_ROWS)
@@ -100,14 +99,10 @@ def drift(data: Data, other: Tree) -> dict[str, Any]:
             found += [(float(d), float(q), part, int(c)) for d, q, c in zip(distance, p, block, strict=True)]
     found.sort(key=lambda one: (-one[0], one[1]))
     worst = [
-        {"column": names.get((part, c), f"{part}[{c}]"), "distance": d, "p": min(1.0, p * len(found))}
+        {"column": names[c] if names else f"{part}[{c}]", "distance": d, "p": min(1.0, p * len(found))}
         for d, p, part, c in found[:SHOWN]
     ]
     return {"columns": total, "looked_at": len(found), "worst": worst}
-
-
-def _names(data: Data) -> Mapping[tuple[str, int], str]:
-    return {("X", i): name for i, name in enumerate(data.feature_names or ())}
 
 
 def _some(rng: np.random.Generator, n: int, most: int) -> Array:
