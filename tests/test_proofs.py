@@ -195,13 +195,8 @@ def test_the_first_step_that_differs_is_found() -> None:
     def history(at: int | None) -> History:
         made = History()
         for step in range(1, 10):
-            made.log_step(
-                step,
-                {
-                    "train/loss": float("nan") if step == 9 else 1.0 + (at is not None and step >= at),
-                    "time/x": time.time(),
-                },
-            )
+            loss = float("nan") if step == 9 else 1.0 + (at is not None and step >= at)
+            made.log_step(step, {"train/loss": loss, "time/x": time.time()})
         return made
 
     assert first_difference(history(None), history(None)) == (None, "")
