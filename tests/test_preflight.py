@@ -103,6 +103,8 @@ def test_words_of_a_run_are_taken(fly: Callable[..., Any]) -> None:
     assert code == 0, err
     assert told["guessed"] == ["loss=MSELoss, since none is given"]
     assert any("learning rate 0.01 is planned" in line for line in told["said"])
+    code, told, err = fly("Wide", "values", "loss=huber", "loss.delta=2.0", "+model.outputs=1")
+    assert (code, told["guessed"]) == (0, ["task=regression, since targets are floats"]), err
 
 
 BAD = [

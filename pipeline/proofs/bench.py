@@ -106,7 +106,7 @@ class Bench:
             raise NotRun(self.refused)
         return self.permit
 
-    def train(self, purpose: str, steps: int, delta: Delta | None = None) -> Fit:
+    def train(self, purpose: str, steps: int, delta: Delta | None = None, seed_index: int = 0) -> Fit:
         """So many steps of the planned training, with one change. Raises NotRun where the time does not suffice."""
         permit, left = self.require_permit(), self.left
         needed = steps * self.step_seconds
@@ -115,7 +115,7 @@ class Bench:
         delta = delta or Delta()
         clock = {"trainer.max_minutes": left / 60, "trainer.patience": None}
         changed = Delta({**delta.overrides, **clock}, delta.surgery, delta.train_rows)
-        done = fit(permit, Job(permit.plan.digest, purpose, changed, max_steps=steps), data=self.data)
+        done = fit(permit, Job(permit.plan.digest, purpose, changed, seed_index, steps), data=self.data)
         self.step_seconds = done.seconds / max(1, done.steps)
         if done.stopped == "clock":
             raise NotRun(f"time: the allowance was used up after {done.steps} of {steps} steps")

@@ -20,6 +20,8 @@ LOSSES = {
     "binary": "torch.nn.BCEWithLogitsLoss",
     "multilabel": "torch.nn.BCEWithLogitsLoss",
     "regression": "torch.nn.MSELoss",
+    "autoencoder": "torch.nn.MSELoss",
+    "language_model": "torch.nn.CrossEntropyLoss",
 }
 
 

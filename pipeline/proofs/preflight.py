@@ -6,6 +6,7 @@ answer is answered for it, and left out of the result.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -31,13 +32,12 @@ MEASURED = ("training.loss_at_init_measured", "training.trivial_bar_set")  # bes
 MINUTES = 5  # the budget that the proofs get a tenth of: 30 seconds
 
 EXPERIMENT = """# @package _global_
-defaults: [override /data: null, override /model: null, override /task: {task}, override /loss: null]
+defaults: [override /data: null, override /model: null, override /task: {task}{other_loss}]
 seed: {seed}
 run: {{name: preflight, root: {root}}}
 data: {{_target_: {data}}}
 model: {{_target_: {model}}}
-loss: {{_target_: {loss}}}
-task: {{target: 0.0}}
+{loss}task: {{target: 0.0}}
 trainer: {{max_minutes: {minutes}, max_epochs: 100}}
 plan: {{purpose: preflight, owner: preflight}}
 tracking: {{kind: none}}
@@ -137,27 +137,28 @@ def _words(
     from pipeline.config.keys import key_of
     from pipeline.proofs.guess import LOSSES, guess
 
-    def write(task: str, loss: str) -> None:
-        made = {"task": task, "loss": loss, "seed": seed, "minutes": MINUTES, "root": root / "runs", **targets}
-        files.folder(root / "conf" / "experiment")
-        files.write_text(root / "conf" / "experiment" / "preflight.yaml", EXPERIMENT.format(**made))
-
-    words = [*overrides, "experiment=preflight", f"trust=[{','.join(packages)}]"]
-    write("classification", LOSSES["classification"])
-    config = compose(words, [root / "conf"])
     typed = {key_of(word) for word in overrides}
+    task_given, loss_given = bool(typed & {"task", "task.kind"}), "loss" in typed
+    fixed = {"seed": seed, "root": json.dumps(str(root / "runs")), "minutes": MINUTES, **targets}
+    words = [*overrides, "experiment=preflight", f"trust=[{','.join(packages)}]"]
+    _write(root, fixed, "classification", None if loss_given else LOSSES["classification"])
+    config = compose(words, [root / "conf"])
     source = build(config["data"], trust=packages, where="data")
     node = {name: value for name, value in config["model"].items() if name != "init_from"}
     found = guess(source, lambda: build(node, trust=packages, where="model"))
-    said = []
-    kind = config["task"]["kind"] if typed & {"task", "task.kind"} else found.kind
-    loss = found.loss if kind == found.kind else LOSSES.get(kind, found.loss)
-    if kind == found.kind and not typed & {"task", "task.kind"}:
-        said.append(f"task={kind}, since {found.why}")
-    if not typed & {"loss", "loss._target_"}:
-        said.append(f"loss={loss.rpartition('.')[2]}, since none is given")
-    write(kind, loss)
-    return words, said
+    kind = config["task"]["kind"] if task_given else found.kind
+    loss = None if loss_given else found.loss if kind == found.kind else LOSSES.get(kind, found.loss)
+    _write(root, fixed, kind, loss)
+    said = [] if task_given else [f"task={kind}, since {found.why}"]
+    return words, [*said, *([f"loss={loss.rpartition('.')[2]}, since none is given"] if loss else [])]
+
+
+def _write(root: Path, fixed: Mapping[str, object], task: str, loss: str | None) -> None:
+    """The experiment stands in the temporary folder; without a loss, which then comes from the command line."""
+    own = {"other_loss": ", override /loss: null", "loss": f"loss: {{_target_: {loss}}}\n"}
+    made = {**fixed, "task": task, **(own if loss else {"other_loss": "", "loss": ""})}
+    folder = files.folder(root / "conf" / "experiment")
+    files.write_text(folder / "preflight.yaml", EXPERIMENT.format(**made))
 
 
 def _asked(house: House, words: Sequence[str], root: Path) -> dict[str, Sequence[Item]]:
