@@ -29,7 +29,7 @@ TREE, NODE = 1.0e-8, 8e-5  # per row and column of a tree; per leaf of one
 GRAM = 1.5e-6  # per token
 ITERATIONS, TREES, LEAVES = 100, 40, 15
 FEWEST = 50  # rows: fitted on less, a model says nothing about the data
-CELLS = 50_000_000  # of one table of probabilities
+CELLS = 10_000_000  # of a table of probabilities, a row of tokens for each row of validation
 
 
 def simple_scores(
@@ -216,11 +216,10 @@ def _ngrams(task: Task, data: Data, tokens: int, seed: int, seconds: float) -> F
     context, following = windows(val, tokens)
     if data.val.y.ndim == 1:  # only what stands behind the window is asked
         context, following = (part.reshape(len(val), -1, *part.shape[1:])[:, -1] for part in (context, following))
-    different, which = np.unique(context, axis=0, return_inverse=True)
-    if len(different) * tokens > CELLS:
-        raise _Impossible(f"{len(different)} contexts of {tokens} tokens are too many to write down")
-    found, how = grams.probabilities(different), f"trigrams, interpolated, {how}"
-    which = which.reshape(-1)
+    how = f"trigrams, interpolated, {how}"
     if task.metric.name == "perplexity":
-        return np.log(found[which, following]), how
-    return (found if task.takes == "probabilities" else _log(found))[which], how
+        return np.log(grams.likely(context, following)), how
+    if len(context) * tokens > CELLS:
+        raise _Impossible(f"{len(context)} rows of {tokens} tokens are too many to write down")
+    found = grams.every(context)
+    return found if task.takes == "probabilities" else _log(found), how
