@@ -162,6 +162,8 @@ def test_n_grams_know_the_chain() -> None:
     assert found["low"] < found["value"] < found["high"]
     assert math.exp(entropy) < found["value"] < 1.35 * math.exp(entropy)
     assert found["how"] == "trigrams, interpolated, on 400 train rows"
+    (right,) = simple_scores(replace(task, metrics=(metrics.OWN["accuracy"],)), data, 3, 2.0)
+    assert 0.8 < right["value"] < 0.95
 
 
 def test_n_grams_name_the_class_behind_a_window() -> None:

@@ -7,24 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.data.dataset import Data
 from pipeline.data.splits import Split
 from pipeline.errors import UserError, fault
-
-
-def train_groups(data: Data) -> NDArray[Any] | None:
-    """The group of every train row, where the data name groups."""
-    groups = getattr(data, "groups", None) or {}
-    return np.asarray(groups["train"]) if groups.get("train") is not None else None
 
 
 def folds_of(train: Split, parts: int, groups: ArrayLike | None = None) -> NDArray[np.int64]:
     """The fold of every train row, 0 .. parts - 1: stratified for classes; equal rows and equal groups share theirs.
 
-    A pure function of rows, parts and groups. Raises UserError for fewer different rows, or groups, than parts.
+    A pure function of rows, parts and groups, which are those marked on the rows where none are given. Raises UserError
+    for fewer different rows, or groups, than parts.
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
+    groups = getattr(getattr(train, "marks", None), "groups", None) if groups is None else groups
     together = _together(train, groups)
     sizes = np.bincount(together)
     if not 2 <= parts <= len(sizes):

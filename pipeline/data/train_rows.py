@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from pipeline.conditions.seeds import derive
 from pipeline.data.folds import folds_of
@@ -16,11 +15,11 @@ from pipeline.data.tree import each
 from pipeline.errors import UserError, fault
 
 
-def changed(train: Split, asked: Mapping[str, Any], seed: int, groups: ArrayLike | None = None) -> Split:
+def changed(train: Split, asked: Mapping[str, Any], seed: int) -> Split:
     """The train rows of a job, as they were read once.
 
     `inputs: zeroed` leaves nothing to learn from, `targets: shuffled` nothing to learn, `without_fold: [k, parts]`
-    leaves out the k-th fold of `folds_of`, where `groups` stay together. Raises UserError for any other change.
+    leaves out the k-th fold of `folds_of`. Raises UserError for any other change.
     """
     for name, how in asked.items():
         if name == "inputs" and how == "zeroed":
@@ -30,8 +29,7 @@ def changed(train: Split, asked: Mapping[str, Any], seed: int, groups: ArrayLike
             train = Split(train.name, train.X, train.y[torch.from_numpy(order)])
         elif name == "without_fold":
             fold, parts = how
-            kept = folds_of(train, int(parts), groups) != int(fold)
-            train = train.take(torch.from_numpy(np.flatnonzero(kept)))
+            train = train.take(torch.from_numpy(np.flatnonzero(folds_of(train, int(parts)) != int(fold))))
         else:
             got, expected = f"{name}: {how}", "inputs: zeroed, targets: shuffled, or without_fold: [k, parts]"
             raise UserError(fault("job.delta.train_rows", "is no change of rows", got=got, expected=expected))

@@ -12,7 +12,6 @@ from pipeline.conditions.allocator import keep_freed_memory
 from pipeline.conditions.seeds import derive, seeded
 from pipeline.conditions.threads import running_on, threads
 from pipeline.data.dataset import Data
-from pipeline.data.folds import train_groups
 from pipeline.data.load import load
 from pipeline.data.train_rows import changed
 from pipeline.engine.heard import hearing, noted
@@ -72,8 +71,7 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         data = data or load(config, trust)
         _refuse_other_rows(permit, data)
         if job.delta.train_rows:
-            rows = changed(data.train, job.delta.train_rows, seed, train_groups(data))
-            data = replace(data, train=rows)
+            data = replace(data, train=changed(data.train, job.delta.train_rows, seed))
         setup = set_up(config, job, data, seed, trust)
         if setup.device.type == "cpu":
             keep_freed_memory()

@@ -47,6 +47,12 @@ class NGrams:
         """[M, vocabulary] of whatever may follow contexts [M, ORDER - 1]."""
         return self.probabilities(context, np.tile(np.arange(self.vocabulary), (len(context), 1)))
 
+    def commonest(self, context: Ids) -> Ids:
+        """[M] of the likeliest token after contexts [M, ORDER - 1]; each different one is looked up once."""
+        _, first, which = np.unique(_key(context, self.vocabulary), return_index=True, return_inverse=True)
+        found = [self.every(context[some]).argmax(axis=1) for some in np.array_split(first, 1 + len(first) // 1000)]
+        return np.concatenate(found)[which]
+
     def likely(self, context: Ids, following: Ids) -> NDArray[np.float64]:
         """[M] of what did follow; each different gram is looked up once."""
         keys = _key(np.concatenate([context, following[:, None]], axis=1), self.vocabulary)

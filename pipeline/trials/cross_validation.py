@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.conditions.seeds import derive, seeded
 from pipeline.data.dataset import Data
-from pipeline.data.folds import folds_of, train_groups
+from pipeline.data.folds import folds_of
 from pipeline.data.splits import class_counts
 from pipeline.engine.fit import fit
 from pipeline.engine.loop import Fit
@@ -48,7 +48,7 @@ def cross_validate(
     if why:
         return {"not_applicable": why}
     try:
-        fold = folds_of(data.train, parts, train_groups(data))
+        fold = folds_of(data.train, parts)
     except UserError as error:
         return {"not_applicable": error.faults[0]}
     began, counts, found = time.perf_counter(), class_counts(data.train.y), list[dict[str, Any]]()
@@ -95,6 +95,6 @@ def _unfit(config: Mapping[str, Any], data: Data, parts: int, baseline: Fit, sec
 
 def _in_time(config: Mapping[str, Any], data: Data) -> bool:
     """Whether the order of the rows means something: a column of times, or windows of one text."""
-    times = getattr(data, "times", None) is not None or "times" in data.ignored
+    times = getattr(getattr(data.train, "marks", None), "times", None) is not None or "times" in data.ignored
     asked = config["data"]
     return times or bool(asked.get("time")) or config["task"]["kind"] == "language_model" or "context" in asked
