@@ -162,6 +162,8 @@ def test_n_grams_know_the_chain() -> None:
     assert found["low"] < found["value"] < found["high"]
     assert math.exp(entropy) < found["value"] < 1.35 * math.exp(entropy)
     assert found["how"] == "trigrams, interpolated, on 400 train rows"
+    (right,) = simple_scores(replace(task, metrics=(metrics.OWN["accuracy"],)), data, 3, 2.0)
+    assert 0.8 < right["value"] < 0.95
 
 
 def test_n_grams_name_the_class_behind_a_window() -> None:
@@ -180,9 +182,11 @@ def test_probabilities_of_n_grams_add_up() -> None:
     rows = np.random.default_rng(0).integers(0, 7, (20, 6))
     grams = ngrams.counted(rows, 9)
     context = np.array([[a, b] for a in range(10) for b in range(9)])
-    found = grams.probabilities(context)
+    found = grams.every(context)
     np.testing.assert_allclose(found.sum(axis=1), 1.0)
     assert (found > 0).all()
+    following = np.arange(90) % 9
+    assert (grams.likely(context, following) == found[np.arange(90), following]).all()
 
 
 # --- the check -------------------------------------------------------------------------------------------------------

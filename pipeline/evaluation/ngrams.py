@@ -28,22 +28,36 @@ class NGrams:
     grams: tuple[tuple[Ids, Ids], ...]
     contexts: tuple[tuple[Ids, Ids, Ids], ...]
 
-    def probabilities(self, context: Ids) -> NDArray[np.float64]:
-        """[M, vocabulary] of the next token after contexts [M, ORDER - 1], none of them zero.
+    def probabilities(self, context: Ids, following: Ids) -> NDArray[np.float64]:
+        """[M, K] of the tokens `following` [M, K] after contexts [M, ORDER - 1], none of them zero.
 
         Witten and Bell's interpolation (IEEE Trans. Inf. Theory 37, 1991): the more different tokens followed a
         context, the more is left to the shorter one; below one token all are equally likely.
         """
-        found = np.full((len(context), self.vocabulary), 1.0 / self.vocabulary)
-        every = np.arange(self.vocabulary)
+        found = np.full(following.shape, 1.0 / self.vocabulary)
         for k in range(ORDER):
             keys = _key(context[:, ORDER - 1 - k :], self.vocabulary)
             known, times, kinds = self.contexts[k]
-            seen, different = _looked_up(known, times, keys), _looked_up(known, kinds, keys)
-            counts = _looked_up(*self.grams[k], keys[:, None] * (self.vocabulary + 1) + every)
-            mixed = (counts + different[:, None] * found) / np.maximum(seen + different, 1)[:, None]
-            found = np.where(seen[:, None] > 0, mixed, found)
+            seen, different = (_looked_up(known, values, keys)[:, None] for values in (times, kinds))
+            counts = _looked_up(*self.grams[k], keys[:, None] * (self.vocabulary + 1) + following)
+            found = np.where(seen > 0, (counts + different * found) / np.maximum(seen + different, 1), found)
         return found
+
+    def every(self, context: Ids) -> NDArray[np.float64]:
+        """[M, vocabulary] of whatever may follow contexts [M, ORDER - 1]."""
+        return self.probabilities(context, np.tile(np.arange(self.vocabulary), (len(context), 1)))
+
+    def commonest(self, context: Ids) -> Ids:
+        """[M] of the likeliest token after contexts [M, ORDER - 1]; each different one is looked up once."""
+        _, first, which = np.unique(_key(context, self.vocabulary), return_index=True, return_inverse=True)
+        found = [self.every(context[some]).argmax(axis=1) for some in np.array_split(first, 1 + len(first) // 1000)]
+        return np.concatenate(found)[which]
+
+    def likely(self, context: Ids, following: Ids) -> NDArray[np.float64]:
+        """[M] of what did follow; each different gram is looked up once."""
+        keys = _key(np.concatenate([context, following[:, None]], axis=1), self.vocabulary)
+        _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+        return self.probabilities(context[first], following[first, None])[:, 0][which]
 
 
 def _key(tokens: Ids, vocabulary: int) -> Ids:

@@ -21,7 +21,7 @@ from pipeline.evaluation.ngrams import counted, perplexity, sequences, vocabular
 from pipeline.evaluation.task import Task
 
 Floats = NDArray[np.float64]
-Fitted = tuple[Floats, str]  # what is put out for the validation rows, and how the model was made
+Fitted = tuple[NDArray[Any], str]  # what is put out for the validation rows, and how the model was made
 
 # Seconds, measured on one slow core: a rule, so that equal data are fitted on equal rows, whatever the machine does.
 LINEAR = 8e-9  # per row, column, output and iteration
@@ -29,17 +29,18 @@ TREE, NODE = 1.0e-8, 8e-5  # per row and column of a tree; per leaf of one
 GRAM = 1.5e-6  # per token
 ITERATIONS, TREES, LEAVES = 100, 40, 15
 FEWEST = 50  # rows: fitted on less, a model says nothing about the data
-CELLS = 50_000_000  # of one table of probabilities
+CELLS = 10_000_000  # of a table of probabilities, a row of tokens for each row of validation
 
 
 def simple_scores(
-    task: Task, data: Data, seed: int, seconds: float, categories: Sequence[int] = ()
+    task: Task, data: Data, seed: int, seconds: float, categories: Sequence[int] | None = None
 ) -> list[dict[str, Any]]:
     """Each simple model's deciding metric on validation, fitted on train rows alone.
 
     An entry is `{name, metric, value, low, high, n, seconds, how}`, or `{name, not_applicable}` with the reason.
     All are to be done in `seconds`, as rows and columns foretell: too many train rows are thinned out, and `how` says
-    so. `categories` are the columns that hold codes. Equal arguments give equal values.
+    so. `categories` are the columns that hold codes, by default those that the data name. Equal arguments give equal
+    values.
     """
     tokens = vocabulary(task.kind, data)
     if tokens is not None:
@@ -47,7 +48,8 @@ def simple_scores(
     names, why = _names(task), _unfit(task, data)
     if why:
         return [{"name": name, "not_applicable": why} for name in names]
-    rows = _Rows(task, data, seed, tuple(categories))
+    coded = getattr(data, "categories", ()) if categories is None else categories
+    rows = _Rows(task, data, seed, tuple(coded))
     return [
         _scored(names[0], task, data.val, seed, lambda: rows.linear(seconds / 4)),
         _scored(names[1], task, data.val, seed, lambda: rows.trees(3 * seconds / 4)),
@@ -88,8 +90,9 @@ def _scored(name: str, task: Task, val: Split, seed: int, fit: Callable[[], Fitt
     if raw.ndim == 1 and task.metric.name == "perplexity":  # the log probability of every token, row by row
         value, (low, high) = perplexity(raw.reshape(len(val), -1), seed)
     else:
-        outputs = torch.from_numpy(raw).float()
-        judged, targets = task.judged(outputs, val.y), val.y.numpy()
+        targets = val.y.numpy()
+        said_so = raw.dtype.kind == "i"  # predictions, of which no outputs are made
+        judged = raw.reshape(targets.shape) if said_so else task.judged(torch.from_numpy(raw).float(), val.y)
         value = task.metric(targets, judged)
         cheap = task.metric.name in OWN  # a thousand resamples of another's function take seconds
         low, high = interval(task.metric, targets, judged, seed) if cheap else (math.nan, math.nan)
@@ -209,18 +212,19 @@ def _log(shares: Floats) -> Floats:
 def _ngrams(task: Task, data: Data, tokens: int, seed: int, seconds: float) -> Fitted:
     """Trigrams, interpolated with shorter ones, of the train windows and their targets."""
     rows, val = sequences(data.train), sequences(data.val)
-    if data.train.y.ndim > 1 and task.metric.name != "perplexity":
+    if data.train.y.ndim > 1 and task.metric.name != "perplexity" and task.metric.needs != "classes":
         raise _Impossible(f"n-grams are not judged by {task.metric.name}")
     chosen, how = _thinned(len(rows), seconds / (GRAM * rows.shape[1]), seed)
     grams = counted(rows[chosen], tokens)
     context, following = windows(val, tokens)
     if data.val.y.ndim == 1:  # only what stands behind the window is asked
         context, following = (part.reshape(len(val), -1, *part.shape[1:])[:, -1] for part in (context, following))
-    different, which = np.unique(context, axis=0, return_inverse=True)
-    if len(different) * tokens > CELLS:
-        raise _Impossible(f"{len(different)} contexts of {tokens} tokens are too many to write down")
-    found, how = grams.probabilities(different), f"trigrams, interpolated, {how}"
-    which = which.reshape(-1)
+    how = f"trigrams, interpolated, {how}"
     if task.metric.name == "perplexity":
-        return np.log(found[which, following]), how
-    return (found if task.takes == "probabilities" else _log(found))[which], how
+        return np.log(grams.likely(context, following)), how
+    if data.train.y.ndim > 1:
+        return grams.commonest(context), how
+    if len(context) * tokens > CELLS:
+        raise _Impossible(f"{len(context)} rows of {tokens} tokens are too many to write down")
+    found = grams.every(context)
+    return found if task.takes == "probabilities" else _log(found), how
