@@ -122,8 +122,10 @@ def test_what_scikit_learn_cannot_read_has_a_reason() -> None:
     items = replace(data, train=replace(data.train, items=object()))
     for one, why in ((nested, "nested"), (items, "reads its rows anew")):
         assert all(why in found["not_applicable"] for found in simple_scores(task_of(), one, 3, 2.0))
-    other = replace(task_of(), kind="autoencoder")
-    assert all("autoencoder" in found["not_applicable"] for found in simple_scores(other, data, 3, 2.0))
+    for kind, why in (("autoencoder", "the targets are the inputs"), ("custom", "only its own step knows")):
+        found = simple_scores(replace(task_of(), kind=kind), data, 3, 2.0)
+        assert [one["name"] for one in found] == ["linear_model", "boosted_trees"]
+        assert all(why in one["not_applicable"] for one in found)
     lone = replace(data, train=Split("train", data.train.X, torch.zeros(100, dtype=torch.int64)))
     assert "class" in simple_scores(task_of(), lone, 3, 2.0)[0]["not_applicable"]
 

@@ -27,6 +27,7 @@ Fitted = tuple[NDArray[Any], str]  # what is put out for the validation rows, an
 LINEAR = 8e-9  # per row, column, output and iteration
 TREE, NODE = 1.0e-8, 8e-5  # per row and column of a tree; per leaf of one
 GRAM = 1.5e-6  # per token
+KINDS = ("classification", "binary", "multilabel", "regression")  # that scikit-learn has models for
 ITERATIONS, TREES, LEAVES = 100, 40, 15
 FEWEST = 50  # rows: fitted on less, a model says nothing about the data
 CELLS = 10_000_000  # of a table of probabilities, a row of tokens for each row of validation
@@ -57,13 +58,16 @@ def simple_scores(
 
 
 def _names(task: Task) -> tuple[str, str]:
-    return "ridge" if task.kind == "regression" else "logistic_regression", "boosted_trees"
+    linear = {"regression": "ridge"}.get(task.kind, "logistic_regression" if task.kind in KINDS else "linear_model")
+    return linear, "boosted_trees"
 
 
 def _unfit(task: Task, data: Data) -> str | None:
     """Why rows and targets of this kind are nothing for scikit-learn; None where they are."""
-    if task.kind not in ("classification", "binary", "multilabel", "regression") or task.step is not None:
-        return f"a simple model of a {task.kind} task is not known"
+    if task.kind == "autoencoder":
+        return "the targets are the inputs, which a linear model copies"
+    if task.kind not in KINDS or task.step is not None:
+        return f"of a {task.kind} task only its own step knows what to predict"
     if data.train.items is not None:
         return "a Dataset reads its rows anew in every epoch"
     if not isinstance(data.train.X, Tensor):
