@@ -119,35 +119,61 @@ def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data, clas
     return kept
 
 
-def run(ctx: PhaseContext) -> Evidence:
-    """What does the planned training reach on validation, beside a model that learned nothing?"""
-    from pipeline.checkpoints.generation import WEIGHTS
-    from pipeline.checkpoints.generation import load as load_weights
-    from pipeline.checkpoints.weights import weights_digest
-    from pipeline.data.load import load
-    from pipeline.data.splits import class_counts
+def _training(ctx: PhaseContext, permit: TrainPermit, data: Data, proofs: Found) -> tuple[Fit, dict[str, Any] | None]:
+    """The planned training, with the monitor beside it; and the first tensor that was not finite, where one was."""
     from pipeline.engine.fit import fit
-    from pipeline.evaluation.evaluate import evaluate
     from pipeline.proofs.prove import note
 
-    permit = ctx.train_permit()
-    data = load(ctx.config, ctx.trust)
-    proofs = _proofs(ctx, permit, data)
     observers = [Monitor(), *ctx.watch("baseline")]
     done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
     note(done.history, proofs)
     _stop_by_the_clock(ctx, done)
-    origin = _origin(ctx, done, data)
-    counts = class_counts(data.train.y)
-    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
+    return done, _origin(ctx, done, data)
+
+
+def _judged(ctx: PhaseContext, done: Fit, data: Data) -> tuple[Evaluation, int | None]:
+    """The trained model on all validation rows; and the number of classes, where it names classes."""
+    from pipeline.data.splits import class_counts
+    from pipeline.evaluation.evaluate import evaluate
+
+    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=class_counts(data.train.y))
     named = judged.predictions is not None and judged.predictions.dtype.kind in "iu"  # a step's outputs may be anything
-    classes = data.classes if named else None
-    artifacts = _pictures(ctx, done, judged, data, classes)
+    return judged, data.classes if named else None
+
+
+def _weights(ctx: PhaseContext, permit: TrainPermit, done: Fit, score: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is on record of the weights: the training they came from, their digest on disk, and the candidate."""
+    from pipeline.checkpoints.generation import WEIGHTS
+    from pipeline.checkpoints.generation import load as load_weights
+    from pipeline.checkpoints.weights import weights_digest
+
     assert done.checkpoint is not None
     weights, state = load_weights(done.checkpoint)
+    return {
+        "trained": trained(done, state),
+        "weights_on_disk": weights_digest(weights),
+        "candidate": {
+            "weights": done.weights_digest,
+            "checkpoint": ctx.run.relative(done.checkpoint),
+            "file": plain(ctx.artifact(done.checkpoint / WEIGHTS)),
+            "job": Job(permit.plan.digest, "baseline").to_json(),
+            "score": score,
+        },
+    }
+
+
+def run(ctx: PhaseContext) -> Evidence:
+    """What does the planned training reach on validation, beside a model that learned nothing?"""
+    from pipeline.data.load import load
+
+    permit = ctx.train_permit()
+    data = load(ctx.config, ctx.trust)
+    proofs = _proofs(ctx, permit, data)
+    done, origin = _training(ctx, permit, data, proofs)
+    judged, classes = _judged(ctx, done, data)
+    artifacts = _pictures(ctx, done, judged, data, classes)
     score = asdict(done.score) if done.score else None
     ctx.say(f"baseline: {_told(done)}; a model without learning: {done.bar['value']:.4g}")
-    decided = branch_inputs(ctx, done, done.bar["value"])
     return Evidence(
         {
             "plan": permit.plan.digest,
@@ -159,17 +185,9 @@ def run(ctx: PhaseContext) -> Evidence:
             "proofs": proofs,
             "nonfinite": origin,
             "trivial": dict(done.bar),
-            "trained": trained(done, state),
             "score": score,
-            "weights_on_disk": weights_digest(weights),
-            "branch": decided,
-            "candidate": {
-                "weights": done.weights_digest,
-                "checkpoint": ctx.run.relative(done.checkpoint),
-                "file": plain(ctx.artifact(done.checkpoint / WEIGHTS)),
-                "job": Job(permit.plan.digest, "baseline").to_json(),
-                "score": score,
-            },
+            **_weights(ctx, permit, done, score),
+            "branch": branch_inputs(ctx, done, done.bar["value"]),
         },
         units={"loss_at_init": "loss", "loss_expected": "loss"},
         artifacts=artifacts,

@@ -70,13 +70,14 @@ class Bench:
     def threads(self) -> int:
         """As many as the training runs on."""
         frozen = self.permit.plan.facts.get("threads") if self.permit else None
-        return threads(frozen or self.config["trainer"].get("threads", "auto"), self.setup.parameters)
+        return int(frozen) if frozen else threads(self.config["trainer"].get("threads", "auto"), self.setup.parameters)
 
     @cached_property
     def setup(self) -> Setup:
-        """The planned training before its first step; no proof moves its weights."""
-        with seeded(derive(self.seed, "fit")), options.deterministic(self.config["trainer"].get("deterministic", True)):
-            return set_up(self.config, Job("", "proof.passes"), self.data, self.seed, self.trust)
+        """The planned training before its first step, as it is without a compiler; no proof moves its weights."""
+        config = {**self.config, "trainer": {**self.config["trainer"], "compile": False}}
+        with seeded(derive(self.seed, "fit")), options.deterministic(config["trainer"].get("deterministic", True)):
+            return set_up(config, Job("", "proof.passes"), self.data, self.seed, self.trust)
 
     @property
     def model(self) -> nn.Module:
@@ -113,8 +114,9 @@ class Bench:
         if left <= needed:
             raise NotRun(f"time: it takes about {needed:.1f} s, and {max(0.0, left):.1f} s of the allowance are left")
         delta = delta or Delta()
-        clock = {"trainer.max_minutes": left / 60, "trainer.patience": None}
-        changed = Delta({**delta.overrides, **clock}, delta.surgery, delta.train_rows)
+        # to the end of the steps or of the time; compiling anew for each would take longer than they do
+        short = {"trainer.max_minutes": left / 60, "trainer.patience": None, "trainer.compile": False}
+        changed = Delta({**delta.overrides, **short}, delta.surgery, delta.train_rows)
         done = fit(permit, Job(permit.plan.digest, purpose, changed, seed_index, steps), data=self.data)
         self.step_seconds = done.seconds / max(1, done.steps)
         if done.stopped == "clock":

@@ -20,15 +20,15 @@ from pipeline.proofs.rates import learning_rate
 from pipeline.proofs.repeat import repetition
 
 Proof = Callable[[Bench], Mapping[str, Any]]
-PROOFS: tuple[Proof, ...] = (
+PROOFS: tuple[Proof, ...] = (  # what trains first, while nothing else holds a model in memory
     one_batch,
     zeroed_inputs,
     shuffled_labels,
+    learning_rate,
     gradients,
     rows_apart,
     evaluation_repeats,
     parameters_per_row,
-    learning_rate,
 )
 
 Found = dict[str, dict[str, Any]]

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from pipeline.building.builder import build_optimizer
 from pipeline.job import Delta
 from pipeline.proofs.bench import Bench, NotApplicable
 
@@ -25,7 +27,9 @@ def learning_rate(bench: Bench) -> dict[str, Any]:
     The rate grows by the same factor with every step (L. N. Smith, Cyclical Learning Rates for Training Neural
     Networks, 2017, sec. 3.3); of the smoothed loss over log(rate) the steepest point is suggested.
     """
-    optimizer = bench.setup.optimizer
+    bench.require_permit()
+    node = {name: value for name, value in bench.config["optimizer"].items() if name != "groups"}
+    optimizer = build_optimizer({"optimizer": node}, nn.Linear(1, 1), bench.trust)  # for its defaults alone
     rate = optimizer.defaults.get("lr")
     kind = type(optimizer).__name__
     if not isinstance(rate, int | float) or rate <= 0 or "lr" not in inspect.signature(type(optimizer)).parameters:
