@@ -1,7 +1,8 @@
 """Baseline: what does the plan give, measured honestly, and is it good enough?
 
 Needs an open planning gate. Produces what the proofs found, the trained weights, the history, the score on validation
-with its interval, the bar of a model without learning, pictures, and what the branch is decided on.
+with its interval, what stands beside it (a model without learning, simple models, folds, classes, warnings), pictures,
+and what the branch is decided on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pipeline.job import Job
 from pipeline.phase import PhaseContext
 from pipeline.record import files
 from pipeline.records import Artifact, Evidence, plain
+
+SIMPLE_S = 3.0  # seconds for all simple models together, as rows and columns foretell them
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
@@ -99,19 +102,42 @@ def _kept(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:
     return ctx.artifact(path)
 
 
-def _pictures(ctx: PhaseContext, done: Fit, judged: Evaluation, data: Data, classes: int | None) -> dict[str, Artifact]:
+def _per_class(ctx: PhaseContext, judged: Evaluation, data: Data) -> dict[str, Any]:
+    """What is found of each class and confused with which, told in a line; no rows where there are no classes."""
+    from pipeline.evaluation.per_class import confusion, told
+
+    predictions = judged.predictions
+    labels = predictions.shape[1] if predictions is not None and predictions.ndim == 2 else None
+    count = data.classes or (labels if ctx.config["task"]["kind"] == "multilabel" else None)
+    if predictions is None or predictions.dtype.kind not in "iu" or not count:  # a step's outputs may be anything
+        return {"classes": [], "matrix": None, "per_class": [], "worst_pairs": []}
+    found = confusion(judged.targets, predictions, data.class_names or tuple(map(str, range(count))))
+    ctx.say(f"baseline: {told(found)}")
+    return found
+
+
+def _simple(ctx: PhaseContext, done: Fit, data: Data, counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What models that anybody would try first reach on the same rows; the curves show them as bars."""
+    from pipeline.building.builder import build_loss
+    from pipeline.evaluation.simple import simple_scores
+    from pipeline.evaluation.task import build_task
+
+    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust, counts), done.model, ctx.trust)
+    found = simple_scores(task, data, int(ctx.config["seed"]), seconds=SIMPLE_S)
+    done.history.facts.update({f"bar/{one['name']}": one["value"] for one in found if "value" in one})
+    return found
+
+
+def _pictures(ctx: PhaseContext, done: Fit, measured: Mapping[str, Any]) -> dict[str, Artifact]:
     """The history, the learning curve and, for classes, the confusion matrix, kept with their digests."""
     kept = {"history": _kept(ctx, ctx.folder / "history.npz", done.history.to_bytes())}
     drawn = {"learning_curve": plots.learning_curve(done.history)}
-    if classes:
-        from sklearn.metrics import confusion_matrix
-
-        names = data.class_names or tuple(map(str, range(classes)))
-        matrix = confusion_matrix(judged.targets, judged.predictions, labels=range(classes))
-        drawn["confusion_matrix"] = plots.confusion_matrix(matrix, names)
+    if measured["per_class"]:
         figures = ctx.folder / "confusion_matrix.json"
-        files.write_json(figures, {"classes": names, "matrix": matrix})
+        files.write_json(figures, {key: measured[key] for key in ("classes", "matrix", "per_class", "worst_pairs")})
         kept[figures.name] = ctx.artifact(figures)
+    if measured["matrix"] is not None:
+        drawn["confusion_matrix"] = plots.confusion_matrix(measured["matrix"], measured["classes"])
     for name, picture in drawn.items():
         for suffix, content in picture.items():
             path = ctx.folder / f"{name}.{suffix}"
@@ -131,14 +157,26 @@ def _training(ctx: PhaseContext, permit: TrainPermit, data: Data, proofs: Found)
     return done, _origin(ctx, done, data)
 
 
-def _judged(ctx: PhaseContext, done: Fit, data: Data) -> tuple[Evaluation, int | None]:
-    """The trained model on all validation rows; and the number of classes, where it names classes."""
+def _measured(ctx: PhaseContext, permit: TrainPermit, done: Fit, data: Data) -> dict[str, Any]:
+    """What stands beside the score: its classes, simple models on the same rows, folds of the train rows, warnings."""
     from pipeline.data.splits import class_counts
+    from pipeline.engine import heard
     from pipeline.evaluation.evaluate import evaluate
+    from pipeline.trials.cross_validation import cross_validate
 
-    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=class_counts(data.train.y))
-    named = judged.predictions is not None and judged.predictions.dtype.kind in "iu"  # a step's outputs may be anything
-    return judged, data.classes if named else None
+    counts = class_counts(data.train.y)
+    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
+    found = {
+        **_per_class(ctx, judged, data),
+        "simple": _simple(ctx, done, data, counts),
+        "cross_validation": cross_validate(
+            permit, data, int(ctx.settings["folds"]), done, trust=ctx.trust, watch=ctx.watch
+        ),
+        "warnings": heard.warned(done.history),
+    }
+    if found["warnings"]:
+        ctx.say(f"baseline: {heard.told(found['warnings'])}")
+    return found
 
 
 def _weights(ctx: PhaseContext, permit: TrainPermit, done: Fit, score: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -170,15 +208,15 @@ def run(ctx: PhaseContext) -> Evidence:
     data = load(ctx.config, ctx.trust)
     proofs = _proofs(ctx, permit, data)
     done, origin = _training(ctx, permit, data, proofs)
-    judged, classes = _judged(ctx, done, data)
-    artifacts = _pictures(ctx, done, judged, data, classes)
+    measured = _measured(ctx, permit, done, data)
+    artifacts = _pictures(ctx, done, measured)
     score = asdict(done.score) if done.score else None
     ctx.say(f"baseline: {_told(done)}; a model without learning: {done.bar['value']:.4g}")
     return Evidence(
         {
             "plan": permit.plan.digest,
             "seed": permit.plan.seed,
-            "classes": classes,
+            "classes": len(measured["classes"]) if measured["matrix"] is not None else None,
             "rows": {"val": len(data.val)},
             "loss_at_init": done.history.facts.get("loss_at_init"),
             "loss_expected": done.history.facts.get("loss_expected"),
@@ -186,6 +224,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "nonfinite": origin,
             "trivial": dict(done.bar),
             "score": score,
+            **{name: measured[name] for name in ("per_class", "worst_pairs", "simple", "cross_validation", "warnings")},
             **_weights(ctx, permit, done, score),
             "branch": branch_inputs(ctx, done, done.bar["value"]),
         },
