@@ -128,8 +128,8 @@ def _lineage(ctx: PhaseContext, weights: str) -> dict[str, Any]:
 
 def run(ctx: PhaseContext) -> Evidence:
     """Does the chosen model keep its promise on rows that nobody has seen, in the forms that will be used?"""
+    from pipeline.data.evidence.shared import shared_fractions
     from pipeline.data.load import load
-    from pipeline.data.shared import shared_fractions
 
     assert ctx.plan is not None and ctx.state.candidate is not None
     candidate = ctx.state.candidate

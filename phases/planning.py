@@ -137,10 +137,10 @@ def _facts(ctx: PhaseContext, data: Data, proof: Proof, known: Mapping[str, Any]
 
 def _examined(data: Data, kind: str) -> dict[str, Any]:
     """What the rows are worth, what the sides know of each other, and whom they stand for."""
-    from pipeline.data.manifest import slice_support
-    from pipeline.data.quality import quality
-    from pipeline.data.representative import representative
-    from pipeline.data.shared import out_of_order, shared_fractions, shared_groups
+    from pipeline.data.evidence.manifest import slice_support
+    from pipeline.data.evidence.quality import quality
+    from pipeline.data.evidence.representative import representative
+    from pipeline.data.evidence.shared import out_of_order, shared_fractions, shared_groups
 
     return {
         "shared_fraction": shared_fractions(data),
@@ -179,7 +179,7 @@ def _tell(ctx: PhaseContext, facts: Mapping[str, Any], cost: Mapping[str, Any]) 
 
 def _written(ctx: PhaseContext, data: Data, known: Mapping[str, Any]) -> dict[str, Artifact]:
     """The data's manifest, and the digest of every row, as files of this phase."""
-    from pipeline.data.manifest import rows_told
+    from pipeline.data.evidence.manifest import rows_told
 
     manifest, rows = ctx.folder / "manifest.json", ctx.folder / "rows.txt"
     files.write_json(manifest, known)
@@ -208,8 +208,8 @@ def run(ctx: PhaseContext) -> Evidence:
         return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
 
     from pipeline.building.probe import probe
+    from pipeline.data.evidence.manifest import manifest
     from pipeline.data.load import load
-    from pipeline.data.manifest import manifest
 
     data = load(config, ctx.trust)
     proof = probe(config, data, ctx.trust)

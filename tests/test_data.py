@@ -17,9 +17,9 @@ from torch.utils.data import Dataset, TensorDataset
 
 from pipeline.data import tree
 from pipeline.data.digits import digits
+from pipeline.data.evidence.shared import shared_fractions
 from pipeline.data.load import load, seal
 from pipeline.data.sealed import SealedTest
-from pipeline.data.shared import shared_fractions
 from pipeline.data.splits import Split, row_digests, split_indices, split_rows
 from pipeline.errors import Refused, UserError
 

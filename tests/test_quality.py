@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pipeline.data.digits import digits
-from pipeline.data.labels import contradictions
+from pipeline.data.evidence.labels import contradictions
+from pipeline.data.evidence.quality import SHOWN, outliers, parts_of, quality, spread_of
 from pipeline.data.load import seal
-from pipeline.data.quality import SHOWN, outliers, parts_of, quality, spread_of
 from pipeline.data.splits import Split, row_digests
 
 Splits = dict[str, Any]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from pipeline.data.evidence.representative import compared, drift, representative
 from pipeline.data.load import seal
-from pipeline.data.representative import compared, drift, representative
 from tests.judged import judged, questions
 
 

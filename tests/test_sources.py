@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.data.digits import digits
+from pipeline.data.evidence.shared import shared_fractions
 from pipeline.data.load import seal
-from pipeline.data.shared import shared_fractions
 from pipeline.data.sources import bundled
 from pipeline.data.sources.delimited import csv_table
 from pipeline.data.sources.images import image_folder

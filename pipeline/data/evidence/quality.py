@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
-from pipeline.data.labels import contradictions, label_facts
-from pipeline.data.near import near_duplicates
+from pipeline.data.evidence.labels import contradictions, label_facts
+from pipeline.data.evidence.near import near_duplicates
 from pipeline.data.splits import Split
 from pipeline.data.tree import named
 

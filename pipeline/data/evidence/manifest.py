@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.dataset import Data
-from pipeline.data.quality import Part, parts_of
+from pipeline.data.evidence.quality import Part, parts_of
 from pipeline.record import files
 from pipeline.records import digest
 
