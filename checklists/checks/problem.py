@@ -24,9 +24,19 @@ def problem_card(evidence: Evidence, *, must: list[str], should: list[str]) -> R
     missing = [name for name in should if not card.get(name)]
     declared, all_of_them = len(must) + len(should) - len(lacking) - len(missing), len(must) + len(should)
     if lacking:
-        add = " ".join(f"plan.{name}=..." for name in lacking)
+        add = " ".join(_typed(name) for name in lacking)
         why = f"not said: {', '.join([*lacking, *missing])}; add at least {add} with phase=planning"
         return Result("failed", declared, all_of_them, "fields", why)
     why = f"attested by {evidence['owner']}"
     why += f"; not said, and asked for by the last gate: {', '.join(missing)}" if missing else ""
     return Result("passed", declared, all_of_them, "fields", why)
+
+
+def _typed(name: str) -> str:
+    """The words that declare a field."""
+    forms = {
+        "assumptions": "'plan.assumptions=[...]'",
+        "risks": "'plan.risks=[...]'",
+        "limits": "plan.limits.size_mb=...",
+    }
+    return forms.get(name, f"plan.{name}=...")
