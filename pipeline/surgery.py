@@ -64,16 +64,46 @@ def _activation(name: str, key: str) -> type[nn.Module]:
     return getattr(nn, name)
 
 
+def _made(kind: type[nn.Module]) -> nn.Module:
+    """An activation of that class; those over classes are over the last axis."""
+    return kind(dim=-1) if kind.__name__ in ("Softmax", "LogSoftmax", "Softmin") else kind()
+
+
 def swap_activation(model: nn.Module, source: str, to: str) -> nn.Module:
     """Every activation module of class `from` is one of class `to`. Functional calls (`F.relu`) cannot be swapped."""
     make = _activation(to, "surgery.swap_activation.to")
     old = _activation(source, "surgery.swap_activation.from")
-    model, changed = _replace(model, lambda m: make() if type(m) is old else None)
+    model, changed = _replace(model, lambda m: _made(make) if type(m) is old else None)
     if not changed:
         there = sorted({type(m).__name__ for m in model.modules()} & set(ACTIVATIONS))
         got = f"{source}, while the model has {', '.join(there) or 'no activation module'}"
         raise UserError(fault("surgery.swap_activation.from", "the model has no such module", got=got))
     return model
+
+
+def replace_output_activation(model: nn.Module, to: str = "none") -> nn.Module:
+    """The last activation module behind the last layer is one of class `to`, or with `none` does nothing.
+
+    A model without any gets `to` behind its last linear or convolution layer. One that is called as a function
+    (`F.softmax`) cannot be found.
+    """
+    key = "surgery.replace_output_activation"
+    if to != "none" and to not in ACTIVATIONS:
+        raise UserError(fault(f"{key}.to", "unknown activation", got=to, among=("none", *ACTIVATIONS),
+                              expected="none, or a module of torch.nn"))  # fmt: skip
+    order, layers = list(model.modules()), _layers(model)
+    if not layers:
+        raise UserError(fault(key, "the model has no linear or convolution layer to be behind"))
+    new = nn.Identity() if to == "none" else _made(getattr(nn, to))
+    behind = order[order.index(layers[-1]) + 1 :]
+    found = [m for m in behind if type(m).__name__ in ACTIVATIONS]
+    found = found or [m for m in order if type(m).__name__ in OUTPUTS]  # these stand behind layers wherever declared
+    if found:
+        return _replace(model, lambda m: new if m is found[-1] else None)[0]
+    if to == "none":
+        there = "the model has no activation module behind its last layer"
+        raise UserError(fault(key, there, got=type(layers[-1]).__name__, do="remove it from forward() by hand"))
+    return _replace(model, lambda m: nn.Sequential(m, new) if m is layers[-1] else None)[0]
 
 
 def _norm_after(layer: nn.Module, kind: str) -> nn.Module:
@@ -120,16 +150,26 @@ def set_dropout(model: nn.Module, p: float) -> nn.Module:
     return model
 
 
-_SCHEMES: dict[str, Callable[[Any], Any]] = {
+SCHEMES: dict[str, Callable[[Any], Any]] = {
     "kaiming": lambda w: nn.init.kaiming_normal_(w, nonlinearity="relu"),
     "xavier": nn.init.xavier_uniform_,
     "orthogonal": nn.init.orthogonal_,
 }
 
 
+def draw(module: nn.Module, scheme: str) -> None:
+    """A linear, convolution or recurrent layer has weights by one of `SCHEMES` and zero biases; others keep theirs."""
+    if isinstance(module, nn.Linear | _ConvNd | nn.RNNBase):
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("weight"):
+                SCHEMES[scheme](parameter)
+            else:
+                nn.init.zeros_(parameter)
+
+
 def reinitialize(model: nn.Module, scheme: str = "default", match: str = "*") -> nn.Module:
     """Modules whose name matches draw new weights: by torch's own rule (`default`), or a scheme and zero biases."""
-    schemes = ("default", *_SCHEMES)
+    schemes = ("default", *SCHEMES)
     if scheme not in schemes:
         raise UserError(fault("surgery.reinitialize.scheme", "unknown scheme", got=scheme, among=schemes))
     names = {name: m for name, m in model.named_modules() if callable(getattr(m, "reset_parameters", None))}
@@ -138,10 +178,8 @@ def reinitialize(model: nn.Module, scheme: str = "default", match: str = "*") ->
         raise UserError(fault("surgery.reinitialize.match", "matches no module with weights", got=match, among=names))
     for module in chosen:
         module.reset_parameters()
-        if scheme != "default" and isinstance(module, nn.Linear | _ConvNd):
-            _SCHEMES[scheme](module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if scheme != "default":
+            draw(module, scheme)
     return model
 
 
@@ -186,8 +224,11 @@ def unfreeze(model: nn.Module, match: str = "*") -> nn.Module:
 
 OPERATIONS: dict[str, Operation] = {
     f.__name__: f
-    for f in (swap_activation, insert_normalization, set_dropout, reinitialize, resize_output, freeze, unfreeze)
-}
+    for f in (
+        swap_activation, replace_output_activation, insert_normalization, set_dropout, reinitialize, resize_output,
+        freeze, unfreeze,
+    )
+}  # fmt: skip
 
 
 def _understood(i: int, step: Any) -> tuple[Operation, dict[str, Any]]:

@@ -48,7 +48,7 @@ EXPERIMENT = """# @package _global_
 # python -m pipeline phase=baseline --config-dir conf experiment=somebody trust=[somebody]
 defaults: [override /data: null, override /model: null]
 seed: 5
-plan: {purpose: to be somebody, population: anybody, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: nobody}
+plan: {purpose: to be, population: any, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: nobody}
 data: {_target_: somebody.table}
 model: {_target_: somebody.net}
 task: {kind: classification, metric: accuracy, target: 0.5, metrics: [balanced_accuracy]}

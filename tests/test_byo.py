@@ -72,7 +72,7 @@ phases:
   baseline: {overfit_steps: 20, proof_steps: 20, repeat_steps: 0, folds: 0}
   optimization: {candidates: 1, pairs: 2}
 task: {target: 0.99}
-plan: {purpose: to tell corners apart, population: corners, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: Ada}
+plan: {purpose: corners, population: corners, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: Ada}
 """,
 }
 WORDS = ("--config-dir", "conf", "experiment=corners")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, TensorDataset
 
 from pipeline.data import tree
+from pipeline.data.dataset import Data
 from pipeline.data.digits import digits
 from pipeline.data.evidence.shared import shared_fractions
 from pipeline.data.load import load, seal
@@ -431,11 +432,53 @@ def test_something_that_is_no_data_at_all() -> None:
 
 
 def test_load_builds_what_the_config_says() -> None:
-    """`load` builds the target and seals it; kinds that are not built are refused first."""
+    """`load` builds the target and seals it; a kind that there is not is refused first."""
     config = {"data": {"_target_": "pipeline.data.digits.digits"}, "task": {"kind": "classification"}}
     assert 360 == load(config).test.rows
-    with pytest.raises(UserError, match=r"task\.kind: is not built in this version, got 'multilabel'"):
-        load({**config, "task": {"kind": "multilabel"}})
+    with pytest.raises(UserError, match=r"task\.kind: unknown kind, got 'multilable'.*did you mean 'multilabel'"):
+        load({**config, "task": {"kind": "multilable"}})
+
+
+# --- several labels, tokens, and rows that are their own targets -----------------------------------------------------
+
+
+def alike(X: Any, y: Any, kind: str, **more: Any) -> Data:
+    return seal({**dict.fromkeys(("train", "val", "test"), (X, y)), **more}, kind)
+
+
+def test_rows_of_an_autoencoder_are_their_own_targets() -> None:
+    """Whatever stands beside them; a nested row is none."""
+    X = np.arange(12.0).reshape(4, 3)
+    data = alike(X, ["no", "number", "at", "all"], "autoencoder")
+    assert torch.equal(data.train.y, data.train.X) and data.classes is None
+    assert ["X", "y"] == list(data.test.schema) and data.test.counts == {}
+    with pytest.raises(UserError, match=r"data\.train\.X: an autoencoder takes no nested features"):
+        alike({"a": X}, X, "autoencoder")
+
+
+def test_several_labels_are_zeros_and_ones() -> None:
+    """float32 [N, labels]; anything else is named by row and label."""
+    X, y = np.zeros((3, 2)), np.array([[0, 1], [1, 1], [0, 0]])
+    assert torch.float32 == alike(X, y, "multilabel").train.y.dtype
+    with pytest.raises(UserError, match=r"data\.train\.y: a label .* neither 0 nor 1 \(row 1, label 0\), got 2"):
+        alike(X, y + np.array([[0, 0], [1, 0], [0, 0]]), "multilabel")
+    with pytest.raises(UserError, match=r"holds no labels of several, got 'shape \(3,\)'"):
+        alike(X, y[:, 0], "multilabel")
+
+
+def test_tokens_stay_whole_numbers() -> None:
+    """int64 [N, T] in and out, as many ids as there are names; no id, or another shape, is one message."""
+    X = np.arange(6).reshape(2, 3)
+    data = alike(X.astype(np.float32), X + 1, "language_model")
+    assert data.train.X.dtype == data.train.y.dtype == torch.int64
+    assert data.classes is None and 7 == data.ids("language_model")
+    assert 9 == alike(X, X, "language_model", class_names=list("abcdefghi")).ids("language_model")
+    with pytest.raises(UserError, match=r"data\.train\.y: a token .* is no id \(row 0, place 0\), got -1"):
+        alike(X, X - 1, "language_model")
+    with pytest.raises(UserError, match=r"data\.val: has no target per token, got 'X \(2, 3\) and y \(2, 2\)'"):
+        alike(X, X[:, :2], "language_model")
+    with pytest.raises(UserError, match=r"data\.train\.y: holds no rows of tokens, got 'shape \(2,\)'"):
+        alike(X, X[:, 0], "language_model")
 
 
 # --- what is said of rows beside features and targets ----------------------------------------------------------------

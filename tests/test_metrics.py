@@ -58,7 +58,10 @@ def test_scores_are_asked_for_where_ranks_are_measured() -> None:
         ("acuracy", "classification", "did you mean 'accuracy'"),
         ("r2", "classification", "does not measure a classification task"),
         ("accuracy", "regression", "does not measure a regression task"),
-        ("perplexity", "classification", "not built in this version"),
+        ("perplexity", "classification", "does not measure a classification task"),
+        ("roc_auc", "language_model", "does not measure a language_model task.*perplexity"),
+        ("accuracy", "autoencoder", "does not measure a autoencoder task.*rmse or mae"),
+        ("rmse", "multilabel", "does not measure a multilabel task.*f1_macro"),
     ],
 )
 def test_metrics_that_do_not_measure_the_task_are_refused(name: str, kind: str, message: str) -> None:
@@ -121,3 +124,40 @@ def test_a_score_that_is_nan_has_no_interval() -> None:
     """No number, no bounds."""
     judged = score(of("rmse", "regression"), "val", VALUES, VALUES * np.nan)
     assert isinstance(judged, Score) and all(map(math.isnan, (judged.value, judged.low, judged.high)))
+
+
+# --- several labels, tokens ------------------------------------------------------------------------------------------
+
+SEVERAL = (RANDOM.random((200, 4)) < 0.3).astype(np.float32)
+SHARES = np.clip(SEVERAL * 0.4 + RANDOM.random((200, 4)) * 0.6, 0, 1)
+CHOSEN = (SHARES > 0.5).astype(np.int64)
+
+
+def test_metrics_of_several_labels_equal_scikit_learns() -> None:
+    """f1 by label or over all, ranks averaged over labels; accuracy are the rows whose every label is right."""
+    assert sk.f1_score(SEVERAL, CHOSEN, average="macro") == of("f1_macro", "multilabel")(SEVERAL, CHOSEN)
+    assert sk.f1_score(SEVERAL, CHOSEN, average="micro") == of("f1_micro", "multilabel")(SEVERAL, CHOSEN)
+    assert sk.roc_auc_score(SEVERAL, SHARES) == of("roc_auc", "multilabel")(SEVERAL, SHARES)
+    exact = of("accuracy", "multilabel")
+    assert math.isclose(sk.accuracy_score(SEVERAL, CHOSEN), exact(SEVERAL, CHOSEN))
+    low, high = interval(exact, SEVERAL, CHOSEN)
+    assert 0 < low < exact(SEVERAL, CHOSEN) < high < 1
+
+
+def test_perplexity_is_the_number_of_tokens_between_which_one_hesitates() -> None:
+    """exp of the mean loss; less is better; its interval draws whole windows."""
+    perplexity, tokens = of("perplexity", "language_model"), np.zeros((40, 8), np.int64)
+    assert "token_losses" == perplexity.needs and not perplexity.greater_is_better
+    assert math.isclose(7.0, perplexity(tokens, np.full((40, 8), math.log(7.0))))
+    alike = np.repeat(RANDOM.random((40, 1)), 8, axis=1)
+    apart = RANDOM.permutation(alike.reshape(-1)).reshape(40, 8)
+    (low, high), (near, far) = (interval(perplexity, tokens, losses) for losses in (alike, apart))
+    assert low < perplexity(tokens, alike) < high and high - low > 1.5 * (far - near)
+
+
+def test_accuracy_of_tokens_counts_tokens_and_others_are_flattened() -> None:
+    """Three of four tokens right; scikit-learn's metrics of classes see one long row."""
+    tokens, said = np.array([[0, 1], [2, 3]]), np.array([[0, 1], [2, 0]])
+    assert 0.75 == of("accuracy", "language_model")(tokens, said)
+    balanced = of("balanced_accuracy", "language_model")
+    assert sk.balanced_accuracy_score(tokens.ravel(), said.ravel()) == balanced(tokens, said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -13,7 +14,11 @@ from pipeline import surgery
 from pipeline.config.build import build
 from pipeline.config.compose import compose
 from pipeline.errors import UserError
+from pipeline.models.autoencoder import Autoencoder
 from pipeline.models.cnn import CNN
+from pipeline.models.encoder import Encoder
+from pipeline.models.gru import GRU
+from pipeline.models.linear import Linear
 from pipeline.models.mlp import MLP
 from pipeline.models.transformer import Transformer
 
@@ -41,8 +46,12 @@ def test_mlp_normalizes_and_drops_where_asked(normalization: str, kind: type[nn.
     [
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
         ({"normalization": "batchnorm"}, r"model\.normalization: unknown"),
-        ({"hidden": [0]}, "widths from 1"),
-        ({"dropout": 1.0}, "dropout in"),
+        ({"hidden": [8, 0]}, r"model\.hidden\[1\]: is no size, got 0"),
+        ({"hidden": 8}, r"model\.hidden: is no list of widths"),
+        ({"hidden": [], "depth": 2}, r"model\.width: is not given"),
+        ({"width": 0, "depth": 1.5}, r"(?s)model\.width: is no size.*model\.depth: is no size"),
+        ({"dropout": 1.0}, r"model\.dropout: is no share"),
+        ({"initialization": "xavir"}, r"model\.initialization: unknown scheme.*did you mean 'xavier'"),
     ],
 )
 def test_mlp_refuses_what_it_cannot_be(options: dict[str, object], message: str) -> None:
@@ -88,8 +97,8 @@ def test_cnn_blocks_are_modules_that_surgery_finds(normalization: str, kind: str
         ({"image": "8x8"}, r"model\.image: is no size"),
         ({"image": [0, 8, 8]}, r"model\.image: is no size"),
         ({"depth": 4}, r"model\.depth: leaves nothing.*at most 3"),
-        ({"width": 0}, "sizes from 1"),
-        ({"dropout": 1.0}, "dropout in"),
+        ({"width": 0}, r"model\.width: is no size"),
+        ({"dropout": 1.0}, r"model\.dropout: is no share"),
         ({"normalization": "group"}, r"model\.normalization: unknown"),
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
     ],
@@ -140,8 +149,9 @@ def test_transformer_drops_only_in_training() -> None:
     ("options", "message"),
     [
         ({"heads": 3}, r"model\.heads: do not share the width evenly.*a divisor of 8"),
-        ({"depth": 0, "context": 0}, r"(?s)model\.context: is too small.*model\.depth: is too small"),
-        ({"classes": 0}, r"model\.classes: is too small"),
+        ({"depth": 0, "context": 0}, r"(?s)model\.context: is no size.*model\.depth: is no size"),
+        ({"classes": 0}, r"model\.classes: is no size"),
+        ({"normalization": "batch"}, r"model\.normalization: unknown normalization.*one of layer, none"),
         ({"dropout": 1.0}, r"model\.dropout: is no share"),
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
     ],
@@ -158,7 +168,96 @@ def test_transformer_says_when_its_context_is_too_short() -> None:
         small()(torch.zeros(1, 7))
 
 
-@pytest.mark.parametrize(("name", "made"), [("cnn", CNN), ("transformer", Transformer)])
+@pytest.mark.parametrize(
+    ("options", "widths"),
+    [
+        ({"hidden": [8, 6], "width": 5}, [5, 5]),
+        ({"hidden": [8], "depth": 3}, [8, 8, 8]),
+        ({"width": 7, "depth": 2}, [7, 7]),
+        ({"hidden": [8, 6]}, [8, 6]),
+        ({"hidden": [], "width": 3}, []),
+    ],
+)
+def test_width_and_depth_say_the_hidden_layers_in_short(options: dict[str, Any], widths: list[int]) -> None:
+    """What of the two is not given is as `hidden` has it."""
+    assert widths == [m.out_features for m in MLP(4, 2, **options).body if isinstance(m, nn.Linear)]
+
+
+IDS = torch.arange(12).reshape(2, 6) % 11
+ROWS = torch.randn(5, 64)
+MADE: dict[str, tuple[nn.Module, torch.Tensor, tuple[int, ...]]] = {
+    "linear": (Linear(64, 3, dropout=0.2, normalization="batch"), ROWS, (5, 3)),
+    "gru of rows": (GRU(3, 8, width=6, depth=2, dropout=0.2, normalization="layer"), ROWS, (5, 3)),
+    "gru of series": (GRU(3, 8, width=6, activation="tanh"), ROWS.reshape(5, 8, 8), (5, 3)),
+    "gru of tokens": (GRU(11, vocabulary=11, every_step=True, width=6), IDS, (2, 6, 11)),
+    "encoder of rows": (Encoder(64, 3, width=8, depth=1, heads=2), ROWS.reshape(5, 1, 8, 8), (5, 3)),
+    "encoder of tokens": (Encoder(6, 3, vocabulary=11, width=8, depth=1, heads=2), IDS.float(), (2, 3)),
+    "autoencoder": (Autoencoder(64, 2, width=6, depth=2, dropout=0.2), ROWS.reshape(5, 1, 8, 8), (5, 1, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_models_give_what_they_say_and_all_of_them_trains(name: str) -> None:
+    """Outputs have the shape of the docstring, and every parameter gets a gradient."""
+    model, x, shape = MADE[name]
+    outputs = model.train()(x)
+    assert shape == tuple(outputs.shape)
+    outputs.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["cnn", "gru of rows", "encoder of rows"])
+def test_models_are_exported_for_any_number_of_rows(name: str) -> None:
+    """What was traced with two rows answers five as the model does: none is written into the graph."""
+    model, x, _ = MADE.get(name) or (CNN([1, 8, 8], 10, width=2), ROWS, ())
+    model.eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (x[:2].repeat(2, *[1] * (x.ndim - 1)),), dynamic_shapes=({0: batch},))
+    many = torch.cat([x, x[:1]])
+    torch.testing.assert_close(program.module()(many), model(many), rtol=1e-4, atol=1e-5)
+
+
+def test_the_bottleneck_is_all_that_passes() -> None:
+    """Rows of one code are given back alike, whatever else they were."""
+    model = Autoencoder(64, 2, width=6).eval()
+    code = model.encode(ROWS)
+    assert (5, 2) == tuple(code.shape)
+    torch.testing.assert_close(model.decoder(code), model(ROWS))
+
+
+def test_an_encoder_tells_the_places_of_equal_values_apart_and_sees_all_of_them() -> None:
+    """A value counts at any place, and another way at another."""
+    model, x = Encoder(4, 2, width=8, depth=1, heads=2, initialization="xavier").eval(), torch.zeros(4, 4)
+    x[torch.arange(4), torch.arange(4)] = 1.0
+    outputs = model(torch.cat([x, torch.zeros(1, 4)]))
+    assert 5 == len({tuple(row) for row in outputs.tolist()})
+    with pytest.raises(UserError, match=r"model\.in_features: does not fit the data, got 4; expected 5"):
+        model(torch.zeros(1, 5))
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "gru", "transformer", "encoder", "autoencoder"])
+def test_every_model_takes_every_scheme_of_surgery(name: str) -> None:
+    """Each draws other weights than the others and leaves no bias."""
+    node = compose([f"model={name}"])["model"]
+    last, drawn = "decoder.0.weight" if name == "autoencoder" else "head.weight", []
+    for scheme in ("default", "kaiming", "xavier", "orthogonal"):
+        torch.manual_seed(0)
+        state = build({**node, "initialization": scheme}, where="model").state_dict()
+        drawn.append(tuple(state[last].flatten().tolist()))
+        biases = [t for key, t in state.items() if "bias" in key and "norm" not in key]
+        assert scheme == "default" or (biases and not any(t.any() for t in biases))
+    assert 4 == len(set(drawn))
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("linear", Linear), ("mlp", MLP), ("cnn", CNN), ("gru", GRU), ("transformer", Transformer),
+        ("encoder", Encoder), ("autoencoder", Autoencoder),
+    ],
+)  # fmt: skip
 def test_the_configs_of_the_models_build_them(name: str, made: type[nn.Module]) -> None:
-    """`model=cnn` and `model=transformer` need nothing else."""
-    assert isinstance(build(compose([f"model={name}"])["model"], where="model"), made)
+    """`model=<name>` needs nothing else, and every option of the model stands in it."""
+    node = compose([f"model={name}"])["model"]
+    assert isinstance(build(node, where="model"), made)
+    assert set(inspect.signature(made).parameters) == set(node) - {"_target_"}

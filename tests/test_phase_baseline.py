@@ -151,6 +151,26 @@ def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
     assert item.outcome == "passed" and "non-finite" in item.why
 
 
+@pytest.mark.parametrize(
+    ("name", "smaller", "metric"),
+    [
+        ("digits_cnn", ("model.width=4", "trainer.max_steps=8"), "accuracy"),
+        ("autoencoder", ("model.width=16", "trainer.max_steps=8"), "rmse"),
+        ("text", ("model.width=16", "model.depth=1", "trainer.max_steps=8"), "perplexity"),
+    ],
+)
+def test_every_kind_of_task_is_planned_and_trained(
+    own_folder: Path, name: str, smaller: tuple[str, ...], metric: str
+) -> None:
+    """Pictures, rows that are their own targets, and text: both gates open, and a score beside its bar."""
+    quick = ("trainer.max_epochs=1", "phases.baseline.overfit_steps=20", "tracking=none")
+    run, gate, _ = go(own_folder, "phase=baseline", f"experiment={name}", *quick, *smaller)
+    assert "open" == gate
+    found = measured(run, "baseline")
+    assert metric == found["trivial"]["metric"] == found["score"]["metric"]
+    assert found["score"]["low"] <= found["score"]["value"] <= found["score"]["high"]
+
+
 def test_a_step_of_ones_own_passes_the_gate(own_folder: Path, say: Say) -> None:
     """What a step puts out need be no class: there is no confusion to draw, and nothing is missing for it."""
     settle(own_folder)

@@ -193,7 +193,6 @@ def test_planning_probes_the_whole_config() -> None:
         ({"trainer__strategy": "ddp"}, r"trainer\.strategy"),
         ({"trainer__devices": 2}, r"trainer\.devices"),
         ({"trainer__accelerator": "mps"}, r"trainer\.accelerator"),
-        ({"task__kind": "language_model"}, r"task\.kind: is not built"),
         ({"task__kind": "clasification"}, "did you mean 'classification'"),
         ({"task__step": {"_target_": "x.y"}}, r"task\.step\._target_: is not allowed"),
         ({"task__predict": "argmax"}, r"task\.predict: unknown"),

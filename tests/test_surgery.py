@@ -39,6 +39,7 @@ IMAGES = torch.rand(5, 1, 8, 8)
         {"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},
         {"insert_normalization": {"kind": "layer"}},
         {"insert_normalization": {"kind": "batch"}},
+        {"replace_output_activation": {"to": "Softmax"}},
         {"set_dropout": {"p": 0.25}},
         {"reinitialize": {"scheme": "orthogonal"}},
         {"resize_output": {"out_features": 7}},
@@ -74,6 +75,39 @@ def test_a_root_module_can_be_replaced() -> None:
     """A model that is itself the module in question is replaced whole."""
     assert isinstance(operate(nn.ReLU(), [{"swap_activation": {"from": "ReLU", "to": "ELU"}}]), nn.ELU)
     assert 3 == operate(nn.Linear(4, 2), [{"resize_output": {"out_features": 3}}])(torch.zeros(1, 4)).shape[1]
+
+
+def test_the_output_activation_is_removed_replaced_or_put_there() -> None:
+    """Only the last one behind the last layer; a softmax is one wherever it was declared."""
+    plain = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2))
+    squashed = nn.Sequential(*plain, nn.ReLU(), nn.Sigmoid())
+
+    def done(model: nn.Module, to: str) -> list[str]:
+        return [type(m).__name__ for m in operate(model, [{"replace_output_activation": {"to": to}}]).children()]
+
+    assert ["Linear", "Sigmoid", "Linear", "ReLU", "Identity"] == done(squashed, "none")
+    assert ["Linear", "Sigmoid", "Linear", "ReLU", "Tanh"] == done(squashed, "Tanh")
+    assert ["Linear", "Sigmoid", "Sequential"] == done(plain, "Sigmoid")
+    outputs = operate(plain, [{"replace_output_activation": {"to": "Softmax"}}])(torch.rand(3, 4))
+    torch.testing.assert_close(outputs.sum(1), torch.ones(3))
+
+    class Before(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.squash, self.out = nn.Softmax(dim=1), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.squash(self.out(x))
+
+    model, x = Before(), torch.rand(3, 4)
+    torch.testing.assert_close(operate(model, [{"replace_output_activation": {}}])(x), model.out(x))
+
+
+def test_recurrent_layers_are_drawn_anew() -> None:
+    """All matrices of a GRU by the scheme, its biases zero."""
+    drawn = operate(nn.GRU(4, 8), [{"reinitialize": {"scheme": "orthogonal"}}])
+    torch.testing.assert_close(drawn.weight_hh_l0.T @ drawn.weight_hh_l0, torch.eye(8), rtol=0, atol=1e-5)
+    assert not drawn.bias_ih_l0.any() and not drawn.bias_hh_l0.any()
 
 
 def test_insert_normalization_spares_the_output_layer_and_attention() -> None:
@@ -132,6 +166,8 @@ def test_steps_are_understood_before_any_is_done() -> None:
         ({"freeze": {"match": "boddy.*"}}, "matches no parameter"),
         ({"insert_normalization": {"kind": "group"}}, "one of batch, layer"),
         ({"swap_activation": {"from": "ReLU", "to": "ReLUU"}}, "did you mean 'ReLU'"),
+        ({"replace_output_activation": {"to": "Sigmoidd"}}, "did you mean 'Sigmoid'"),
+        ({"replace_output_activation": {}}, "no activation module behind its last layer"),
         ({"resize_output": {"out_features": 0}}, "at least 1 output"),
     ],
 )

@@ -268,3 +268,89 @@ def test_a_metric_may_not_be_named_loss_or_need_what_is_not_known(
     assert "has the loss's name" in told(lambda: task(metric={"_target_": absolute}))
     monkeypatch.setattr(absolute, "needs", "class", raising=False)
     assert "did you mean 'classes'" in told(lambda: task(metric={"_target_": absolute}))
+
+
+# --- several labels, tokens, and rows that are their own targets -----------------------------------------------------
+
+LABELS = torch.stack([X[:, 0] > 0, X[:, 1] > 0.9, X.sum(1) > -1], dim=1).float()
+TOKENS = torch.arange(40).reshape(8, 5) % 4
+
+
+def of_kind(kind: str, metric: str, loss: nn.Module, **more: Any) -> Task:
+    return build_task({"task": {"kind": kind, "metric": metric, **more}}, loss)
+
+
+def test_labels_are_decided_one_by_one() -> None:
+    """Threshold 0 on logits and 0.5 on probabilities, each label by itself; ln 2 is expected of a blind model."""
+    logits = torch.tensor([[-1.0, 2.0, 0.1], [0.3, -0.2, -4.0]])
+    plain = of_kind("multilabel", "f1_macro", nn.BCEWithLogitsLoss())
+    assert [[0, 1, 1], [1, 0, 0]] == plain.predict(logits).tolist()
+    shares = of_kind("multilabel", "f1_macro", nn.BCELoss())
+    assert torch.equal(shares.predict(logits.sigmoid()), plain.predict(logits))
+    torch.testing.assert_close(shares.probabilities(logits.sigmoid()), plain.probabilities(logits))
+    assert math.log(2) == expected_loss(plain, LABELS, None)
+    assert [0.75, 0.25] == plain.shares([LABELS[:6], LABELS[6:8]])
+    assert "weighs one class per row" in told(
+        lambda: of_kind("multilabel", "f1_macro", nn.BCEWithLogitsLoss(), class_weights="balanced")
+    )
+
+
+def test_the_bar_of_several_labels_is_how_often_each_is_borne() -> None:
+    """The commoner answer for each label; ranks of it are chance."""
+    sides = (Split("train", X, LABELS), Split("val", X, LABELS))
+    for loss in (nn.BCEWithLogitsLoss(), nn.BCELoss()):
+        bar = trivial_score(of_kind("multilabel", "accuracy", loss), *sides, None)
+        majority = (LABELS.mean(0) > 0.5).float()
+        assert bar["value"] == pytest.approx(float((LABELS == majority).all(1).float().mean()))
+        assert 0.5 == trivial_score(of_kind("multilabel", "roc_auc", loss), *sides, None)["value"]
+
+
+def test_the_loss_of_a_language_model_is_the_mean_over_tokens() -> None:
+    """Outputs [N, T, V]: torch's own figure, shares by tokens, ln V of a blind model, a prediction per token."""
+    model = of_kind("language_model", "perplexity", nn.CrossEntropyLoss(), metrics=["accuracy"])
+    outputs = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
+    loss = nn.functional.cross_entropy(outputs.transpose(1, 2), TOKENS)
+    torch.testing.assert_close(model.loss(outputs, model.targets(TOKENS, outputs)), loss)
+    assert [0.25, 0.75] == model.shares([TOKENS[:2], TOKENS[2:]])
+    assert math.log(4) == expected_loss(model, TOKENS, 4)
+    values = model.values(outputs, TOKENS)
+    assert values["perplexity"] == pytest.approx(math.exp(loss.item()), rel=1e-5)
+    assert values["accuracy"] == float((outputs.argmax(-1) == TOKENS).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "form"), [(nn.CrossEntropyLoss(), torch.Tensor.clone), (nn.NLLLoss(), torch.log_softmax)]
+)
+def test_tokens_lose_the_same_however_outputs_are_written_and_cut(
+    monkeypatch: pytest.MonkeyPatch, loss: nn.Module, form: Any
+) -> None:
+    """Logits or their logarithms of shares, all at once or a row at a time."""
+    outputs = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
+    given = form(outputs) if form is torch.Tensor.clone else form(outputs, -1)
+    model = of_kind("language_model", "perplexity", loss)
+    whole = model.measure(given, TOKENS)
+    monkeypatch.setattr("pipeline.evaluation.tokens.AT_ONCE", 1)
+    assert whole == pytest.approx(model.measure(given, TOKENS), rel=1e-6)
+    assert whole == pytest.approx(math.exp(nn.functional.cross_entropy(outputs.transpose(1, 2), TOKENS)), rel=1e-5)
+
+
+def test_the_bar_of_a_language_model_is_how_often_each_token_comes() -> None:
+    """Add-one over all ids that there are, so that one that train never had is not impossible."""
+    train = torch.tensor([[0, 0], [0, 1]])
+    sides = (Split("train", train, train), Split("val", train[:1], torch.tensor([[0, 2]])))
+    bar = trivial_score(of_kind("language_model", "perplexity", nn.CrossEntropyLoss()), *sides, 3)
+    assert bar["value"] == pytest.approx(math.exp(-(math.log(4 / 7) + math.log(1 / 7)) / 2), rel=1e-5)
+
+
+def test_an_autoencoder_is_judged_by_values() -> None:
+    """Its outputs, or their sigmoid where the loss takes logits; the mean row is the bar, in any shape."""
+    pictures = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    plain, logits = (of_kind("autoencoder", "rmse", loss) for loss in (nn.MSELoss(), nn.BCEWithLogitsLoss()))
+    assert 0.0 == plain.measure(pictures.flatten(1), pictures)
+    assert logits.measure(pictures.logit(), pictures) == pytest.approx(0.0, abs=1e-5)
+    assert plain.loss(pictures.flatten(1), plain.targets(pictures, pictures.flatten(1))) == 0
+    side = Split("val", pictures, pictures)
+    bar = trivial_score(plain, Split("train", pictures, pictures), side, None)
+    assert bar["value"] == pytest.approx(float((pictures - pictures.mean(0)).square().mean().sqrt()), rel=1e-5)
+    variance = expected_loss(plain, pictures, None)
+    assert variance is not None and bar["value"] == pytest.approx(math.sqrt(variance), rel=1e-5)

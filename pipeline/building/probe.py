@@ -39,6 +39,9 @@ class Probe:
     foreign: bool
 
 
+PER_VALUE = ("regression", "multilabel", "autoencoder")  # kinds with an output for every number of the targets
+
+
 @contextmanager
 def _as_before(model: nn.Module, seed: int) -> Iterator[None]:
     """After the block the model's buffers and gradients and all generators are what they were.
@@ -161,9 +164,12 @@ def _outputs_fit(outputs: Any, task: Task, rows: int, y: Tensor, classes: int | 
         do = f"surgery=[{{resize_output: {{out_features: {classes}}}}}], or mend the model's last layer"
         expected = f"[B, {classes}], one output per class"
         raise UserError(fault("model", "outputs do not fit the classes", got=got, expected=expected, do=do))
+    if task.kind == "language_model" and (outputs.shape[:-1] != y.shape or outputs.shape[-1] < (classes or 0)):
+        expected = f"[B, {y.shape[1]}, {classes}], one output per token id at every place"
+        raise UserError(fault("model", "outputs do not fit the tokens", got=got, expected=expected))
     if task.kind == "binary" and (outputs.ndim > 2 or (outputs.ndim == 2 and outputs.shape[1] > 2)):
         raise UserError(fault("model", "outputs do not fit a binary task", got=got, expected="[B], [B, 1] or [B, 2]"))
-    if task.kind == "regression" and outputs[0].numel() != y[0].numel() and task.takes_targets_shape:
+    if task.kind in PER_VALUE and outputs[0].numel() != y[0].numel() and task.takes_targets_shape:
         do = f"surgery=[{{resize_output: {{out_features: {y[0].numel()}}}}}], or mend the model's last layer"
         raise UserError(fault("model", "outputs do not fit the targets", got=got, expected=_shape(y.shape), do=do))
 
@@ -256,7 +262,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
         task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
         few = data.train.take(torch.arange(min(2, len(data.train))))
         X, y = to(few.X, device), to(few.y, device)
-        seen = probe_rows(model, task, X, y, data.classes, precision, derive(seed, "init"))
+        seen = probe_rows(model, task, X, y, data.ids(task.kind), precision, derive(seed, "init"))
         optimizer = build_optimizer(config, model, trust)
         build_schedule(config, optimizer, trust)
         augmented(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)

@@ -42,6 +42,14 @@ class Data:
         sides = [int(self.train.y.max()), int(self.val.y.max()), *map(int, self.test.counts)]
         return max(sides) + 1
 
+    def ids(self, kind: str) -> int | None:
+        """How many ids the targets of a kind of task are among: its classes, or the tokens of a language model."""
+        if kind != "language_model":
+            return self.classes
+        if self.class_names:
+            return len(self.class_names)
+        return max(int(self.train.y.max()), int(self.val.y.max()), *map(int, self.test.counts)) + 1
+
     def facts(self) -> dict[str, dict[str, Any]]:
         """Rows, digest, schema and class counts of each side, as the plan records them."""
         open_sides = {

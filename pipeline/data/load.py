@@ -50,7 +50,10 @@ def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
 
 
 def seal(source: Any, kind: str) -> Data:
-    """Checked data of a mapping or object with train, val and test. Raises UserError with all faults at once."""
+    """Checked data of a mapping or object with train, val and test. Raises UserError with all faults at once.
+
+    An autoencoder's targets are its features, whatever stands beside them, and whole rows as they were read once.
+    """
     parts = dict(source) if isinstance(source, Mapping) else vars(source) if hasattr(source, "__dict__") else {}
     given = {name: parts.get(name, getattr(source, name, None)) for name in (*SPLITS, *NAMED, *MORE)}
     there = ", ".join(map(str, parts)) or type(source).__name__
@@ -123,12 +126,34 @@ def _pair(part: Any, where: str, kind: str, faults: list[str]) -> tuple[Tree, Te
     if unpacked is None:
         return None
     raw_X = _nested(unpacked[0], f"{where}.X", faults)
+    if kind == "autoencoder":
+        return _itself(raw_X, f"{where}.X", faults)
     raw_y = _targets(unpacked[1], f"{where}.y", faults)
     if raw_X is None or raw_y is None or not _one_length(raw_X, raw_y, where, faults):
         return None
     y = _aims(raw_y, f"{where}.y", kind, faults)
     lone = not isinstance(raw_X, dict | tuple)
-    return None if y is None else (_values(raw_X) if lone else each(_part, raw_X), y, unpacked[2])
+    if lone and kind == "language_model":
+        X = _ids(raw_X, f"{where}.X", faults)
+        if X is not None and y is not None and X.shape != y.shape:
+            got = f"X {tuple(X.shape)} and y {tuple(y.shape)}"
+            faults.append(fault(where, "has no target per token", got=got, expected="X and y of one shape, [N, T]"))
+            return None
+    else:
+        X = _values(raw_X) if lone else each(_part, raw_X)
+    return None if y is None or X is None else (X, y, unpacked[2])
+
+
+def _itself(raw_X: Tree | None, where: str, faults: list[str]) -> tuple[Tensor, Tensor, None] | None:
+    """Features that are their own targets."""
+    if raw_X is None or not _one_length(raw_X, np.zeros(rows_of(raw_X)), where.removesuffix(".X"), faults):
+        return None
+    if isinstance(raw_X, dict | tuple):
+        got, expected = type(raw_X).__name__, "one array, which the model gives back"
+        faults.append(fault(where, "an autoencoder takes no nested features", got=got, expected=expected))
+        return None
+    X = _values(raw_X)
+    return X, X, None
 
 
 def _one_length(X: Tree, y: NDArray[Any], where: str, faults: list[str]) -> bool:
@@ -253,10 +278,44 @@ def _part(array: NDArray[Any]) -> Tensor:
 
 
 def _aims(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Tensor | None:
-    """Targets as the kind of task has them: values, whatever a step of one's own takes, or class ids."""
+    """Targets as the kind of task has them: values, labels, tokens, whatever a step of one's own takes, class ids."""
     if kind == "regression":
         return _values(array)
+    if kind == "multilabel":
+        return _several(array, where, faults)
+    if kind == "language_model":
+        return _ids(array, where, faults)
     return _part(array) if kind == "custom" else _labels(array, where, kind, faults)
+
+
+def _several(array: NDArray[Any], where: str, faults: list[str]) -> Tensor | None:
+    """0 or 1 per label, float32 [N, L] as the loss takes them, or None with the reason added to `faults`."""
+    if array.ndim != 2:
+        expected = "0 or 1 per label, shape [N, labels]"
+        faults.append(fault(where, "holds no labels of several", got=f"shape {array.shape}", expected=expected))
+        return None
+    odd = np.argwhere((array != 0) & (array != 1))
+    if len(odd):
+        row, column = odd[0].tolist()
+        what = f"a label of a multilabel task is neither 0 nor 1 (row {row}, label {column})"
+        faults.append(fault(where, what, got=array[row, column], expected="0 or 1"))
+        return None
+    return _values(array)
+
+
+def _ids(array: NDArray[Any], where: str, faults: list[str]) -> Tensor | None:
+    """Token ids int64 [N, T], or None with the reason added to `faults`."""
+    if array.ndim != 2:
+        got, expected = f"shape {array.shape}", "one id per token, shape [N, T]"
+        faults.append(fault(where, "holds no rows of tokens", got=got, expected=expected))
+        return None
+    odd = np.argwhere(~(np.isfinite(array) & (array == np.round(array)) & (array >= 0)))
+    if len(odd):
+        row, place = odd[0].tolist()
+        what = f"a token of a language model is no id (row {row}, place {place})"
+        faults.append(fault(where, what, got=array[row, place], expected="whole numbers from 0"))
+        return None
+    return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
 
 
 def _labels(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Tensor | None:

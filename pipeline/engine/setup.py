@@ -172,13 +172,13 @@ def set_up(
     loss = build_loss(config, trust, class_counts(data.train.y))
     task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
     train = _one_batch(model, data.train, int(loader["batch_size"]), seed) if proof else data.train
-    few = data.train.take(torch.arange(min(2, len(data.train))))
+    few, classes = data.train.take(torch.arange(min(2, len(data.train)))), data.ids(task.kind)
     precision = trainer.get("precision", 32)
     rows = to(few.X, device), to(few.y, device)
     first = derive(seed, "init")
-    seen = probe_rows(model, task, *rows, data.classes, precision, first)
+    seen = probe_rows(model, task, *rows, classes, precision, first)
     if channels_last(model, device, precision):
-        seen = _laid_out(model, seen, lambda: probe_rows(model, task, *rows, data.classes, precision, first))
+        seen = _laid_out(model, seen, lambda: probe_rows(model, task, *rows, classes, precision, first))
     budget = _budget(config, job, len(train), proof)
     optimizer = build_optimizer(config, model, trust)
     epochs = math.ceil(budget.last_step / budget.per_epoch)
@@ -196,7 +196,7 @@ def set_up(
         train=train,
         side=train.take(torch.from_numpy(side)),
         val=data.val,
-        bar=trivial_score(task, train, data.val, data.classes, model),
+        bar=trivial_score(task, train, data.val, classes, model),
         feed=feed_of(
             train,
             _order(loader, seed, train, budget.per_epoch if proof else 0),
@@ -215,5 +215,5 @@ def set_up(
         schedule=None if proof else build_schedule(config, optimizer, trust, budget.last_step, epochs),
         guard=Guard(optimizer, trainer.get("gradient_clip_val"), deferred=deferred),
         budget=budget,
-        classes=data.classes,
+        classes=classes,
     )

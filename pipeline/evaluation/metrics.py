@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError, fault
 from pipeline.records import Score, TrainSide
 
-Needs = Literal["classes", "scores", "values", "step"]
+Needs = Literal["classes", "scores", "values", "token_losses", "step"]
 Array = NDArray[Any]
 
 PROPORTIONS = ("accuracy", "top_k_accuracy")
@@ -26,8 +26,10 @@ RESAMPLES = 1000
 class Metric:
     """A function of (targets, predictions), what predictions it needs, its direction, and the key that asked for it.
 
-    `classes`: class ids [N]. `scores`: probabilities, [N] of class 1 for two classes, else [N, C]. `values`: numbers.
-    `step`: none; it is a scalar that `task.step` returns under this name, averaged over the rows.
+    `classes`: class ids [N], or one per label or token. `scores`: probabilities, [N] of class 1 for two classes, else
+    [N, C]; of several labels [N, L]. `values`: numbers.
+    `token_losses`: -ln of the probability of every target token [N, T]. `step`: none; it is a scalar that `task.step`
+    returns under this name, averaged over the rows.
     """
 
     name: str
@@ -60,6 +62,22 @@ def _accuracy(targets: Array, predictions: Array) -> float:
     return np.count_nonzero(targets == predictions) / targets.size if targets.size else math.nan
 
 
+def _all_right(targets: Array, predictions: Array) -> float:
+    """The share of rows whose every label is right."""
+    return float((targets == predictions).all(axis=1).mean()) if len(targets) else math.nan
+
+
+def _perplexity(targets: Array, losses: Array) -> float:
+    """exp of the mean loss of a token: among how many equally likely tokens the model hesitates."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.mean(losses, dtype=np.float64)))
+
+
+def _of_tokens(targets: Array, predictions: Array, *, function: Callable[..., float]) -> float:
+    """A figure over all tokens of all rows."""
+    return function(targets.reshape(-1), predictions.reshape(-1))
+
+
 def _mae(targets: Array, predictions: Array) -> float:
     return float(np.mean(np.abs(targets.astype(np.float64) - predictions)))
 
@@ -89,6 +107,9 @@ OWN = {
     "rmse": Metric("rmse", _rmse, "values", greater_is_better=False),
 }
 
+EXACT = Metric("accuracy", _all_right, "classes")
+PERPLEXITY = Metric("perplexity", _perplexity, "token_losses", greater_is_better=False)
+
 
 def _silently(targets: Array, predictions: Array, *, function: Callable[..., float], sign: int = 1) -> float:
     """A function of others, which may warn where it answers NaN or 0: that is recorded anyway."""
@@ -111,6 +132,29 @@ def _from_sklearn(name: str) -> Metric | None:
     return Metric(name, functools.partial(_silently, function=function, sign=scorer._sign), needs)
 
 
+OF_CLASSES, OF_VALUES = ("classes", "scores"), ("values",)
+FITTING: dict[str, tuple[tuple[str, ...], str]] = {  # what the metrics of a kind need, and some of them
+    "classification": (OF_CLASSES, "accuracy, balanced_accuracy or f1_macro"),
+    "binary": (OF_CLASSES, "roc_auc, accuracy or f1_macro"),
+    "multilabel": (OF_CLASSES, "f1_macro, f1_micro, roc_auc or accuracy"),
+    "regression": (OF_VALUES, "rmse, mae or r2"),
+    "autoencoder": (OF_VALUES, "rmse or mae"),
+    "language_model": (("token_losses", "classes"), "perplexity or accuracy"),
+}
+
+
+def _known(name: str, kind: str) -> Metric | None:
+    """The metric of that name as this kind of task understands it; None where there is none."""
+    if name == "perplexity":
+        return PERPLEXITY
+    if kind == "multilabel":  # scikit-learn's take [N, L], and average over labels
+        return EXACT if name == "accuracy" else _from_sklearn(name) or OWN.get(name)
+    found = OWN.get(name) or _from_sklearn(name)
+    if kind == "language_model" and found is not None and found.needs == "classes" and name not in OWN:
+        return replace(found, function=functools.partial(_of_tokens, function=found.function))
+    return found
+
+
 def _from_target(node: Mapping[str, Any], kind: str, trust: Sequence[str], where: str) -> Metric:
     """A user's function `(targets, predictions) -> float`, with its attributes `needs` and `greater_is_better`."""
     from pipeline.config.build import build
@@ -119,7 +163,7 @@ def _from_target(node: Mapping[str, Any], kind: str, trust: Sequence[str], where
     if not callable(function):
         got = type(function).__name__
         raise UserError(fault(where, "is not callable", got=got, expected="(targets, predictions) -> float"))
-    needs: Any = getattr(function, "needs", "values" if kind in ("regression", "custom") else "classes")
+    needs: Any = getattr(function, "needs", "values" if kind in ("regression", "autoencoder", "custom") else "classes")
     if needs not in (known := [n for n in get_args(Needs) if n != "step"]):
         raise UserError(fault(where, "needs unknown predictions", got=needs, among=known))
     name = str(getattr(function, "name", str(node["_target_"]).rsplit(".", 1)[-1]))
@@ -134,7 +178,7 @@ def _of_the_step(targets: Array, predictions: Array) -> float:
 
 
 def metric(task: Mapping[str, Any], trust: Sequence[str] = (), where: str = "task.metric") -> Metric:
-    """The metric that `task.metric` names: a scikit-learn scorer, `rmse`, `mae`, or a `_target_`.
+    """The metric that `task.metric` names: a scikit-learn scorer, `rmse`, `mae`, `perplexity`, or a `_target_`.
 
     With a `task.step` also `loss`, and any other word for a scalar that the step returns; a leading `-` says that
     less of it is better. Raises UserError for an unknown name, and for one that does not measure this kind of task.
@@ -142,23 +186,22 @@ def metric(task: Mapping[str, Any], trust: Sequence[str] = (), where: str = "tas
     asked, kind = task["metric"], task["kind"]
     if isinstance(asked, Mapping):
         return _from_target(asked, kind, trust, where)
-    if asked == "perplexity":
-        raise UserError(fault(where, "is not built in this version", got=asked))
     stepped = bool(task.get("step"))
     if stepped and (asked == "loss" or asked.startswith("-")):
         return Metric(asked.removeprefix("-"), _of_the_step, "step", False, where)
-    found = OWN.get(asked) or _from_sklearn(str(asked))
+    found = _known(str(asked), kind)
     if found is None and stepped:
         return Metric(asked, _of_the_step, "step", True, where)
     if found is None:
         from sklearn.metrics import get_scorer_names
 
-        names = [*OWN, *get_scorer_names()]
-        expected = "a scikit-learn scorer, rmse, mae, or a _target_"
+        names = [*OWN, "perplexity", *get_scorer_names()]
+        expected = "a scikit-learn scorer, rmse, mae, perplexity, or a _target_"
         raise UserError(fault(where, "unknown metric", got=asked, among=names, expected=expected))
-    if kind != "custom" and (found.needs == "values") != (kind == "regression"):
-        fitting = "rmse, mae or r2" if kind == "regression" else "accuracy, balanced_accuracy or f1_macro"
-        raise UserError(fault(where, f"does not measure a {kind} task", got=asked, expected=f"one like {fitting}"))
+    if kind != "custom" and found.needs not in FITTING[kind][0]:
+        raise UserError(
+            fault(where, f"does not measure a {kind} task", got=asked, expected=f"one like {FITTING[kind][1]}")
+        )
     return replace(found, where=where)
 
 
@@ -185,13 +228,14 @@ def _identity(asked: Any) -> str:
 def interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
     """The metric's 95 % interval on these rows: Wilson for proportions, else a bootstrap of 1000 seeded resamples.
 
+    Rows are drawn whole: the tokens of one window hang together, and a share of tokens is no proportion of rows.
     (NaN, NaN) where the metric is NaN or no resample defines it.
     """
     n = len(targets)
     value = metric(targets, predictions) if n else math.nan
     if math.isnan(value):
         return math.nan, math.nan
-    if metric.name in PROPORTIONS:
+    if metric.name in PROPORTIONS and (targets.ndim == 1 or metric.function is _all_right):
         from scipy.stats import binomtest
 
         bounds = binomtest(round(value * n), n).proportion_ci(confidence_level=0.95, method="wilson")

@@ -17,10 +17,10 @@ from pipeline.data.tree import Tree, rows_of
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.metrics import Metric, Needs, all_metrics
 from pipeline.evaluation.step import Step, Stepped, build_step
+from pipeline.evaluation.tokens import PerToken, token_losses
 from pipeline.preprocess.modules import ScaledLoss, bare, scaled_as, unscaled
 
-BUILT = ("classification", "binary", "regression", "custom")
-LATER = ("multilabel", "autoencoder", "language_model")
+KINDS = ("classification", "binary", "multilabel", "regression", "autoencoder", "language_model", "custom")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[nn.Module, Tree, Tree], tuple[Any, Tensor]]
@@ -40,19 +40,23 @@ _TAKES: dict[str, Takes] = {
 }
 
 
+LOGITS_OF_SHARES = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits")
+
+
 def require_built(kind: str) -> None:
-    """Raises UserError for a kind of task that this version does not train."""
-    if kind in LATER:
-        raise UserError(
-            fault("task.kind", "is not built in this version", got=kind, expected="one of " + ", ".join(BUILT))
-        )
-    if kind not in BUILT:
-        raise UserError(fault("task.kind", "unknown kind", got=kind, among=(*BUILT, *LATER)))
+    """Raises UserError for a kind of task that there is not."""
+    if kind not in KINDS:
+        raise UserError(fault("task.kind", "unknown kind", got=kind, among=KINDS))
+
+
+def _innermost(loss: Loss) -> Loss:
+    """The loss of the config, without what the task puts around it."""
+    return loss.inner if isinstance(loss, PerToken) else unscaled(loss)
 
 
 def loss_name(loss: Loss) -> str:
     """The name of a loss's class or function, whatever it is wrapped in."""
-    loss = unscaled(loss)
+    loss = _innermost(loss)
     inner = loss.func if isinstance(loss, functools.partial) else loss
     return getattr(inner, "__name__", type(inner).__name__)
 
@@ -69,7 +73,7 @@ def loss_takes(loss: Loss, model: nn.Module | None = None) -> Takes:
 
 
 def _from_torch(loss: Loss) -> bool:
-    loss = unscaled(loss)
+    loss = _innermost(loss)
     inner = loss.func if isinstance(loss, functools.partial) else type(loss)
     return str(getattr(inner, "__module__", "")).startswith("torch.nn")
 
@@ -130,7 +134,7 @@ class Task:
         if self.step is not None or outputs is None:
             return y
         two_columns = outputs.ndim == 2 and outputs.shape[1] > 1
-        if self.kind == "classification" or (self.kind == "binary" and two_columns):
+        if self.kind in ("classification", "language_model") or (self.kind == "binary" and two_columns):
             return y
         y = y.to(torch.float32)
         per_row = outputs.shape[1:]
@@ -138,7 +142,9 @@ class Task:
         return y.reshape(len(y), *per_row) if fits and _from_torch(self.loss) else y
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """[N] of class 1 for two classes, else [N, C]."""
+        """[N] of class 1 for two classes, else [N, C]; of several labels each by itself, [N, L]."""
+        if self.kind == "multilabel":
+            return outputs if self.takes == "probabilities" else outputs.sigmoid()
         if outputs.ndim == 2 and outputs.shape[1] > 1:
             if self.takes == "logits":
                 outputs = outputs.softmax(dim=1)
@@ -157,7 +163,9 @@ class Task:
         return self._array(outputs, y, needs or self.metric.needs, finite(outputs))
 
     def _array(self, outputs: Tensor, y: Tensor, needs: Needs, whole: bool) -> NDArray[Any]:
-        if needs == "values" and self.kind == "custom":
+        if needs == "token_losses":
+            needed = token_losses(outputs, y, self.takes)
+        elif needs == "values" and self.kind == "custom":
             needed = outputs
         else:
             needed = self.probabilities(outputs) if needs == "scores" else self.predict(outputs)
@@ -196,6 +204,7 @@ def _counted(loss: Any, targets: Tree) -> float:
     """What the mean of a batch's loss is divided by."""
     if not isinstance(targets, Tensor):
         return float(rows_of(targets))
+    loss = loss.inner if isinstance(loss, PerToken) else loss
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or targets.is_floating_point():
         return float(targets.numel())
     kept = targets[targets != loss.ignore_index]
@@ -203,17 +212,19 @@ def _counted(loss: Any, targets: Tree) -> float:
 
 
 def _predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tensor]:
-    """`task.predict: auto`: argmax over classes, a threshold for one output, the outputs themselves for values.
+    """`task.predict: auto`: argmax over classes, a threshold for yes or no, the outputs themselves for values.
 
     A custom task predicts `classes` where one of its metrics asks for them.
     """
-    if kind == "regression":
+    if kind in ("regression", "autoencoder"):
         return _themselves
-    if kind == "classification":
-        return lambda outputs: outputs.argmax(dim=1)
+    if kind in ("classification", "language_model"):
+        return lambda outputs: outputs.argmax(dim=1 if kind == "classification" else -1)
     if kind == "custom" and not classes:
         return _themselves
     threshold = 0.5 if takes == "probabilities" else 0.0
+    if kind == "multilabel":
+        return lambda outputs: (outputs > threshold).long()
 
     def decide(outputs: Tensor) -> Tensor:
         if outputs.ndim == 2 and outputs.shape[1] > 1:
@@ -236,10 +247,15 @@ def build_task(
     require_built(section["kind"])
     step = build_step(section, model, trust)
     takes = loss_takes(loss, bare(model) if model is not None else None)
-    loss = scaled_as(model, loss)
+    loss = PerToken(loss) if section["kind"] == "language_model" and step is None else scaled_as(model, loss)
+    if section["kind"] == "multilabel" and section.get("class_weights") not in (None, "none"):
+        got, expected = section["class_weights"], "none where a row has several labels"
+        raise UserError(fault("task.class_weights", "weighs one class per row", got=got, expected=expected))
     metrics = all_metrics(section, trust)
     asked = section.get("predict", "auto")
     predict: Any = _predict(section["kind"], takes, any(m.needs == "classes" for m in metrics))
+    if section["kind"] == "autoencoder" and loss_name(loss) in LOGITS_OF_SHARES:
+        predict = torch.sigmoid  # such outputs are logits of the inputs
     if isinstance(asked, Mapping):
         from pipeline.config.build import build
 
@@ -253,8 +269,8 @@ def build_task(
 def expected_loss(task: Task, y: Tree, classes: int | None) -> float | None:
     """The loss of a model that knows nothing but the targets' scale; None where the loss has no known theory.
 
-    ln C for cross entropy over C classes, ln 2 for binary ones; for values the loss of predicting the mean (squared
-    error: their variance) or the median (absolute error).
+    ln C for cross entropy over C classes or tokens, ln 2 for binary ones and labels; for values the loss of predicting
+    the mean (squared error: their variance) or the median (absolute error).
     """
     if task.step is not None or not isinstance(y, Tensor):
         return None

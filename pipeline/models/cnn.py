@@ -7,14 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, fault
-from pipeline.models.mlp import activation_named
-
-NORMALIZATIONS = ("none", "batch", "layer")
-
-
-def _normalization(kind: str, channels: int) -> nn.Module:
-    """`layer` is one group over all channels, so that an image is normalized by itself."""
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(1, channels)
+from pipeline.models import parts
+from pipeline.models.parts import activation_named, dropped, initialize, require
 
 
 class CNN(nn.Module):
@@ -34,16 +28,12 @@ class CNN(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         normalization: str = "none",
+        initialization: str = "default",
     ) -> None:
         super().__init__()
-        if normalization not in NORMALIZATIONS:
-            raise UserError(
-                fault("model.normalization", "unknown normalization", got=normalization, among=NORMALIZATIONS)
-            )
+        sizes = {"width": width, "depth": depth, "out_features": out_features}
+        require(sizes, dropout=dropout, normalization=normalization, initialization=initialization)
         channels, height, wide = _image(image)
-        if min(int(width), int(depth), int(out_features)) < 1 or not 0 <= dropout < 1:
-            got = f"width {width}, depth {depth}, {out_features} outputs and dropout {dropout}"
-            raise UserError(fault("model", "cannot be built", got=got, expected="sizes from 1, dropout in [0, 1)"))
         if min(height, wide) < 2**depth:
             expected = f"at most {min(height, wide).bit_length() - 1}: every block halves the image {height}×{wide}"
             raise UserError(fault("model.depth", "leaves nothing of the image", got=depth, expected=expected))
@@ -51,19 +41,18 @@ class CNN(nn.Module):
         self.image = (channels, height, wide)
         layers: list[nn.Module] = []
         for block in range(depth):
-            out = int(width) * 2**block
-            layers.append(nn.Conv2d(channels, out, 3, padding=1))
-            if normalization != "none":
-                layers.append(_normalization(normalization, out))
-            layers += [make(), nn.MaxPool2d(2)]
-            if dropout:
-                layers.append(nn.Dropout(dropout))
+            out = width * 2**block
+            layers += [nn.Conv2d(channels, out, 3, padding=1), *parts.normalization(normalization, out, dims=2)]
+            layers += [make(), nn.MaxPool2d(2), *dropped(dropout)]
             channels, height, wide = out, height // 2, wide // 2
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(channels * height * wide, int(out_features))
+        self.head = nn.Linear(channels * height * wide, out_features)
+        initialize(self, initialization)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x.reshape(len(x), *self.image)).flatten(1))
+        if x.shape[1:] != self.image:
+            x = x.flatten(1).unflatten(1, self.image)  # an image keeps its memory format
+        return self.head(self.body(x).flatten(1))
 
 
 def _image(image: Sequence[int]) -> tuple[int, int, int]:

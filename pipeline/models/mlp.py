@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, fault
-
-NORMALIZATIONS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-
-
-def activation_named(name: str) -> type[nn.Module]:
-    """The activation module of torch.nn that is meant, `leaky_relu` as well as `LeakyReLU`. Raises UserError."""
-    known = [n for n in nn.modules.activation.__all__ if n != "MultiheadAttention"]
-    if name not in known:
-        exact = {n.lower(): n for n in known}.get(str(name).lower().replace("_", ""))
-        if exact is None:
-            raise UserError(
-                fault("model.activation", "unknown activation", got=name, among=known, expected="a module of torch.nn")
-            )
-        name = exact
-    return getattr(nn, name)
+from pipeline.models.parts import dense, initialize, require
 
 
 class MLP(nn.Module):
     """`hidden` layers of linear, normalization, activation, dropout, then a linear head without activation.
 
-    Takes [B, ...] with `in_features` numbers per row, gives [B, out_features].
+    `width` and `depth` say the hidden layers in short: `depth` of them, each `width` wide; what is None is as `hidden`
+    has it. Takes [B, ...] with `in_features` numbers per row, gives [B, out_features]. Raises UserError for options
+    that cannot be.
     """
 
     def __init__(
@@ -39,27 +27,30 @@ class MLP(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         normalization: str = "none",
+        width: int | None = None,
+        depth: int | None = None,
+        initialization: str = "default",
     ) -> None:
         super().__init__()
-        if normalization not in NORMALIZATIONS:
-            raise UserError(
-                fault("model.normalization", "unknown normalization", got=normalization, among=NORMALIZATIONS)
-            )
-        widths = [int(in_features), *map(int, hidden)]
-        if min(*widths, int(out_features)) < 1 or not 0 <= dropout < 1:
-            got = f"widths {[*widths, out_features]} and dropout {dropout}"
-            raise UserError(fault("model", "cannot be built", got=got, expected="widths from 1, dropout in [0, 1)"))
-        make, norm = activation_named(activation), NORMALIZATIONS[normalization]
-        layers: list[nn.Module] = []
-        for wide, narrow in pairwise(widths):
-            layers.append(nn.Linear(wide, narrow))
-            if norm is not None:
-                layers.append(norm(narrow))
-            layers.append(make())
-            if dropout:
-                layers.append(nn.Dropout(dropout))
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], int(out_features))
+        widths = _hidden(hidden, width, depth)
+        sizes = {"in_features": in_features, **{f"hidden[{i}]": size for i, size in enumerate(widths)}}
+        sizes["out_features"] = out_features
+        require(sizes, dropout=dropout, normalization=normalization, initialization=initialization)
+        self.body = nn.Sequential(*dense([in_features, *widths], activation, dropout, normalization))
+        self.head = nn.Linear([in_features, *widths][-1], out_features)
+        initialize(self, initialization)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x.flatten(1)))
+
+
+def _hidden(hidden: Any, width: int | None, depth: int | None) -> list[int]:
+    """The widths of the hidden layers. Raises UserError for what says none."""
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise UserError(fault("model.hidden", "is no list of widths", got=hidden, expected="one like [128, 64]"))
+    if width is None and depth is None:
+        return list(hidden)
+    require({key: size for key, size in (("width", width), ("depth", depth)) if size is not None})
+    if width is None and not hidden:
+        raise UserError(fault("model.width", "is not given", expected="a width, since model.hidden names none"))
+    return [hidden[0] if width is None else width] * (len(hidden) if depth is None else depth)

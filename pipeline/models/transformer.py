@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError, fault
-from pipeline.models.mlp import activation_named
+from pipeline.models import parts
+from pipeline.models.parts import PER_TOKEN, activation_named, initialize, require
 
 
 class Attention(nn.Module):
-    """Causal self-attention of `heads` heads: [B, T, width] to the same; no token sees a later one."""
+    """Self-attention of `heads` heads: [B, T, width] to the same; where it is causal, no token sees a later one."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -25,18 +27,26 @@ class Attention(nn.Module):
         parts = self.queries_keys_values(x).view(B, T, 3, self.heads, width // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
         return self.out(mixed.transpose(1, 2).reshape(B, T, width))
 
 
 class Block(nn.Module):
     """Attention, then two linear layers on every token by itself; each normalized before and added to what came in."""
 
-    def __init__(self, width: int, heads: int, dropout: float, activation: str) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        activation: str,
+        normalization: str = "layer",
+        causal: bool = True,
+    ) -> None:
         super().__init__()
-        self.before_attention = nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout)
-        self.before_feed = nn.LayerNorm(width)
+        self.before_attention = normalized(normalization, width)
+        self.attention = Attention(width, heads, dropout, causal)
+        self.before_feed = normalized(normalization, width)
         self.feed = nn.Sequential(
             nn.Linear(width, 4 * width), activation_named(activation)(), nn.Linear(4 * width, width)
         )
@@ -45,6 +55,30 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop(self.attention(self.before_attention(x)))
         return x + self.drop(self.feed(self.before_feed(x)))
+
+
+def normalized(kind: str, width: int) -> nn.Module:
+    """The normalization of every token by itself, or what does nothing."""
+    return next(iter(parts.normalization(kind, width)), nn.Identity())
+
+
+def require_attention(sizes: dict[str, Any], width: int, heads: int, **options: Any) -> None:
+    """Raises UserError for sizes and options that cannot be, and for heads that do not share the width evenly."""
+    require({**sizes, "width": width, "heads": heads}, among=PER_TOKEN, **options)
+    if width % heads:
+        raise UserError(
+            fault("model.heads", "do not share the width evenly", got=heads, expected=f"a divisor of {width}")
+        )
+
+
+def gpt_start(model: nn.Module, depth: int) -> None:
+    """GPT-2's rule: a deviation of 0.02, less for the layers that add to the stream, no biases."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            adds = name.endswith((".attention.out", ".feed.2"))
+            nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if adds else 0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
 
 
 class Transformer(nn.Module):
@@ -65,39 +99,23 @@ class Transformer(nn.Module):
         heads: int = 4,
         dropout: float = 0.0,
         activation: str = "gelu",
+        normalization: str = "layer",
+        initialization: str = "default",
     ) -> None:
         super().__init__()
-        sizes = {"vocabulary": vocabulary, "context": context, "width": width, "depth": depth, "heads": heads}
-        if classes is not None:
-            sizes["classes"] = classes
-        faults = [
-            fault(f"model.{n}", "is too small", got=size, expected="from 1") for n, size in sizes.items() if size < 1
-        ]
-        if not 0 <= dropout < 1:
-            faults.append(fault("model.dropout", "is no share", got=dropout, expected="in [0, 1)"))
-        if not faults and width % heads:
-            faults.append(
-                fault("model.heads", "do not share the width evenly", got=heads, expected=f"a divisor of {width}")
-            )
-        if faults:
-            raise UserError(*faults)
-        self.context, self.classes = int(context), classes
+        sizes = {"vocabulary": vocabulary, "context": context, "depth": depth}
+        sizes |= {} if classes is None else {"classes": classes}
+        options = {"dropout": dropout, "normalization": normalization, "initialization": initialization}
+        require_attention(sizes, width, heads, **options)
+        self.context, self.classes = context, classes
         self.tokens = nn.Embedding(vocabulary, width)
         self.places = nn.Embedding(context, width)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.blocks = nn.Sequential(*(Block(width, heads, dropout, activation) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.Sequential(*(Block(width, heads, dropout, activation, normalization) for _ in range(depth)))
+        self.norm = normalized(normalization, width)
         self.head = nn.Linear(width, vocabulary if classes is None else classes)
-        self._initialize(depth)
-
-    def _initialize(self, depth: int) -> None:
-        """GPT-2's rule: a deviation of 0.02, less for the layers that add to the stream, no biases."""
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                adds = name.endswith((".attention.out", ".feed.2"))
-                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if adds else 0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        gpt_start(self, depth)
+        initialize(self, initialization)
 
     def forward(self, x: Tensor) -> Tensor:
         T = x.shape[1]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.conditions.seeds import seeded
-from pipeline.evaluation.task import BUILT
 
 LOOKED_AT = 1000  # targets
 LOSSES = {
@@ -44,10 +43,12 @@ def guess(source: Any, build_model: Any) -> Guess:
         return Guess("classification", LOSSES["classification"], "the targets could not be looked at")
     if y.dtype.kind == "f":
         return Guess("regression", LOSSES["regression"], "targets are floats")
-    if y.ndim == 2 and y.shape[1] > 1 and "multilabel" in BUILT and set(np.unique(y).tolist()) <= {0, 1}:
+    if y.ndim == 2 and y.shape[1] > 1 and set(np.unique(y).tolist()) <= {0, 1}:
         return Guess("multilabel", LOSSES["multilabel"], f"targets are {y.shape[1]} columns of 0 and 1")
     if y.dtype.kind not in "biu":
         return Guess("classification", LOSSES["classification"], "targets are no numbers")
+    if y.ndim == 2 and isinstance(X, Tensor) and X.shape[1:] == y.shape[1:]:
+        return Guess("language_model", LOSSES["language_model"], "targets are integers, one for each place of a row")
     many = len(np.unique(y))
     outputs, last = _outputs(X, build_model)
     if many <= 2 and outputs is not None and outputs[1:].numel() == len(outputs) - 1:

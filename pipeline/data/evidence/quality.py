@@ -38,7 +38,8 @@ def quality(data: Data, kind: str) -> dict[str, Any]:
     stays linear: medians and near duplicates are of samples where there are many.
     """
     sides = (data.train, data.val)
-    parts = {side.name: parts_of(side, data.feature_names) for side in sides}
+    values = kind in ("regression", "custom")  # labels have codes, and an autoencoder's targets are its features
+    parts = {side.name: parts_of(side, data.feature_names, values) for side in sides}
     digests = {**{side.name: side.row_digests for side in sides}, "test": data.test.row_digests}
     spreads = [spread_of(part) for part in parts["train"]]
     classes = kind in ("classification", "binary")
@@ -80,13 +81,14 @@ class Part:
         return np.where(np.isfinite(self.values), self.values, np.nan) if len(self.broken()) else self.values
 
 
-def parts_of(split: Split, feature_names: tuple[str, ...] | None = None) -> list[Part]:
-    """Every floating part of the features, and the targets where they are values."""
+def parts_of(split: Split, feature_names: tuple[str, ...] | None = None, values: bool = True) -> list[Part]:
+    """Every floating part of the features, and the targets where they are `values`."""
     lone = isinstance(split.X, Tensor)
-    tensors = {**named(split.X, "X"), "y": split.y} if lone else {**named(split.X), "y": split.y}
+    tensors = named(split.X, "X") if lone else named(split.X)
+    tensors |= {"y": split.y} if values else {}
     found = []
     for name, tensor in tensors.items():
-        targets = tensor is split.y
+        targets = values and tensor is split.y
         if tensor.is_floating_point():
             array = tensor.detach().cpu().numpy()
             names = feature_names if lone and not targets else None

@@ -37,15 +37,33 @@ def text_windows(
     """
     if path is None:
         raise UserError(fault("data.path", "is not given", expected="the file to read"))
+    require_words(context, tokens, targets, val, test)
+    raw = read_bytes(path)
+    text = decoded(path, raw, encoding) if tokens == "char" else raw
+    return windows_of(
+        text, path, context=context, targets=targets, val=val, test=test, source=source or str(path), licence=licence
+    )
+
+
+def require_words(context: int, tokens: str, targets: str, val: float, test: float) -> None:
+    """Raises UserError for options that cannot be."""
     for key, word, words in (("tokens", tokens, TOKENS), ("targets", targets, TARGETS)):
         if word not in words:
             raise UserError(fault(f"data.{key}", "unknown word", got=word, among=words))
     if context < 1:
         raise UserError(fault("data.context", "is out of bounds", got=context, expected="1 or more"))
     require_shares(val, test)
-    raw = read_bytes(path)
-    text = decoded(path, raw, encoding) if tokens == "char" else ""
-    stream = np.array([ord(c) for c in text], np.int64) if tokens == "char" else np.frombuffer(raw, np.uint8)
+
+
+def windows_of(
+    text: str | bytes, path: str, *, context: int, targets: str, val: float, test: float, source: str, licence: Any
+) -> dict[str, Any]:
+    """The windows of a text in memory, as `text_windows` gives them: tokens are its characters, or its bytes.
+
+    `path` names it in messages. Raises UserError for a text that is too short.
+    """
+    tokens = "char" if isinstance(text, str) else "byte"
+    stream: NDArray[Any] = np.frombuffer(text, np.uint8) if isinstance(text, bytes) else _points(text)
     cuts = [round(len(stream) * (1 - val - test)), round(len(stream) * (1 - test))]
     stretches = np.split(stream.astype(np.int64), cuts)
     _require_long(path, stretches, context, len(stream), tokens)
@@ -59,11 +77,15 @@ def text_windows(
         **{name: (X, y if targets == "every" else y[:, -1]) for name, (X, y) in zip(SIDES, sides, strict=True)},
         "class_names": names,
         "feature_names": None,
-        "source": source or str(path),
+        "source": source,
         "licence": licence,
         "vocabulary": len(names),
         "categories": dict.fromkeys(range(context), len(names)),
     }
+
+
+def _points(text: str) -> NDArray[np.int64]:
+    return np.array([ord(c) for c in text], np.int64)
 
 
 def _require_long(path: str, stretches: list[NDArray[np.int64]], context: int, length: int, tokens: str) -> None:
