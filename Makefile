@@ -78,7 +78,7 @@ lock:  ## pin anew everything that pyproject.toml asks for: make lock PYTHON=pyt
 	@$(call supported,11,11)
 	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(PYTHON) -m venv "$$new"; \
 	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > "$$new/wanted"; \
+	  print(*p["dependencies"], *(e for extra in p["optional-dependencies"].values() for e in extra), sep="\n")' > "$$new/wanted"; \
 	"$$new/bin/python" -m pip install -qq -r "$$new/wanted" torch==$(TORCH); \
 	{ echo "# make lock PYTHON=python3.11"; \
 	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are left out: torch pins its own."; \

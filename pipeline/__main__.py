@@ -92,19 +92,14 @@ def _report(run: Any) -> None:
     report(run.path)
 
 
-def _mirror(run: Any, config: Mapping[str, Any], parent: Callable[..., str] | None = None) -> None:
-    """A run's records are copied to the tracker that its config names."""
-    tracking = config["tracking"]
-    if tracking["kind"] == "none":
-        return
-    from pipeline.tracking.mlflow import mirror
+def _follow(run: Any, config: Mapping[str, Any], away: Callable[[str], None]) -> Any:
+    """The tracker that the run's config names hears of it while it is at work."""
+    from pipeline.tracking.beside import following
 
-    mirror(run.path, tracking["uri"], parent(run, tracking) if parent else None)
+    return following(run.path, config["tracking"], away)
 
 
-def house(
-    say: Callable[[str], None], mirror: Callable[..., None] = _mirror, watch: Callable[..., Any] | None = None
-) -> Any:
+def house(say: Callable[[str], None], watch: Callable[..., Any] | None = None) -> Any:
     """The machine's surroundings: where phases, checks and checklists are found, who is told, and who looks on."""
     import checklists.find
     from pipeline.phase import House
@@ -115,7 +110,7 @@ def house(
         checklists=checklists.find.CHECKS.parent,
         say=say,
         report=_report,
-        mirror=mirror,
+        follow=_follow,
         watch=watch,
     )
 
@@ -150,31 +145,50 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Any], as_json: bool
     return exit_code(made.config["phase"], gate, advice.exit_code)
 
 
+def _surroundings(as_json: bool, config: Mapping[str, Any]) -> Any:
+    """Those of one job of a sweep, wherever it runs: its lines bear its name, and it waits for its share of cores."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from pipeline.sweeps.turns import in_turn
+
+    name, number = config["run"]["name"], str(config["run"]["sweep"])
+    stream = sys.stderr if as_json else sys.stdout
+    surroundings = house(lambda text: print(f"{name}  {text}", file=stream, flush=True))
+    shared = Path(config["run"]["root"]).resolve() / ".sweeps" / number / "cores"
+    return replace(surroundings, phase=in_turn(surroundings.phase, shared))
+
+
 def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = False) -> int:
-    """Drive every job of a sweep, its runs under one parent in the tracker, and rank them."""
-    from contextlib import ExitStack
+    """Every job of a sweep is a run of its own, under one parent in the tracker; they are ranked at the end."""
+    from contextlib import contextmanager
+    from functools import partial
+    from pathlib import Path
 
     from pipeline.commands import ranking, tables
-    from pipeline.session import sweep
+    from pipeline.session import SweepJob
+    from pipeline.sweeps.sweep import multirun
 
     console = tables.console(stderr=as_json)
-    parents: list[str] = []
-    with ExitStack() as stack:
 
-        def parent(run: Any, tracking: Mapping[str, Any]) -> str:
-            from pipeline.tracking import mlflow
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True)
 
-            if not parents:  # opened by the first run that is mirrored, in this process, before any other
-                name = run.name.rpartition("-")[0]
-                over = mlflow.sweep(run.path.parent, name, tracking["uri"], tracking["experiment"])
-                parents.append(stack.enter_context(over))
-            return parents[0]
+    @contextmanager
+    def tracked(shelf: Any, config: Mapping[str, Any]) -> Any:
+        if config["tracking"]["kind"] == "none":
+            yield
+            return
+        from pipeline.tracking.parent import parent
 
-        surroundings = house(
-            lambda text: console.print(text, soft_wrap=True), lambda run, config: _mirror(run, config, parent)
-        )
-        root, ends = sweep(surroundings, words, config_dirs, exit_code)
-    return ranking.show(root, ends, as_json)
+        with parent(shelf, config["tracking"]) as why:
+            if why:
+                say(f"tracking is away ({why}); the sweep goes on without it")
+            yield
+
+    dirs = [str(Path(d).resolve()) for d in config_dirs]
+    done = multirun(words, SweepJob(partial(_surroundings, as_json), exit_code, dirs), say, tracked)
+    return ranking.show(done.root, [end._asdict() for end in done.ends], as_json)
 
 
 def _phases(words: Sequence[str]) -> int:

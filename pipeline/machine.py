@@ -185,24 +185,17 @@ def run_phase(house: House, run: Run, book: Ledger, phase: str, draft: Draft) ->
     plan = ctx.plan or freeze(run, book, draft, lists, evidence["facts"])
     gate = _decide(house, book, plan, phase, ctx.round, basis, evidence)
     settle(run, book, rounds)
-    _tell(house, run, book, plan)
+    _tell(house, run)
     return gate
 
 
-def _tell(house: House, run: Run, book: Ledger, plan: Plan) -> None:
-    """The page is written and the tracker holds a copy, or it is said why not: neither ever stops the work."""
+def _tell(house: House, run: Run) -> None:
+    """The page is written, or it is said why not: it never stops the work."""
     if house.report is not None:
         try:
             house.report(run)
         except FivegateError as error:
             house.say(f"no report: {error}")
-    if house.mirror is None:
-        return
-    try:
-        house.mirror(run, plan.config)
-    except Exception as error:  # a tracker may die of anything
-        book.append("tracking.away", {"why": f"{type(error).__name__}: {error}"})
-        house.say(f"tracking is away ({type(error).__name__}); the ledger has everything and is mirrored next time")
 
 
 def _done(run: Run, state: RunState, phase: str) -> bool:

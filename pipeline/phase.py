@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,7 @@ class PhaseContext:
         return Artifact(self.run.relative(path), files.sha256(path))
 
 
+Follow = Callable[[Run, Mapping[str, Any], Callable[[str], None]], AbstractContextManager[None]]
 PhaseRun = Callable[[PhaseContext], Evidence]
 
 
@@ -106,8 +108,9 @@ PhaseRun = Callable[[PhaseContext], Evidence]
 class House:
     """What the machine is driven with: how to find a phase, a check and a checklist, and whom to tell.
 
-    `report(run)` writes the run's page after every phase. `mirror(run, config)` copies the records to the tracker; it
-    may raise, which is recorded and passed over. `watch(what, metric)` makes the observer that shows a training.
+    `report(run)` writes the run's page after every phase. Inside `follow(run, config, away)` the tracker holds a
+    copy of the records; where it does not, `away(why)` is called. `watch(what, metric)` makes the observer that shows a
+    training.
     """
 
     phase: Callable[[str], PhaseRun]
@@ -115,5 +118,5 @@ class House:
     checklists: Path
     say: Callable[[str], None]
     report: Callable[[Run], object] | None = None
-    mirror: Callable[[Run, Mapping[str, Any]], None] | None = None
+    follow: Follow | None = None
     watch: Watched | None = None

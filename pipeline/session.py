@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import machine
@@ -12,6 +12,7 @@ from pipeline.drafting import about_the_plan, typed
 from pipeline.errors import Refused, UserError, fault
 from pipeline.phase import Draft, House
 from pipeline.record import files
+from pipeline.record import plan as plans
 from pipeline.record.advice import Advice
 from pipeline.record.ledger import Ledger
 from pipeline.record.run import Run, opened
@@ -45,6 +46,17 @@ def _clear_false_start(run: Run, book: Ledger, fresh_root: bool) -> None:
             files.remove_folder(run.path.parent)
 
 
+def _followed(house: House, run: Run, made: Draft, book: Ledger) -> AbstractContextManager[None]:
+    """Inside the block the tracker holds a copy; what it misses is on record and goes with the next command."""
+
+    def away(why: str) -> None:
+        if fold(book.entries).plan:
+            book.append("tracking.away", {"why": why})
+        house.say(f"tracking is away ({why}); the ledger has everything and is mirrored next time")
+
+    return house.follow(run, made.config, away) if house.follow else nullcontext()
+
+
 def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
     """Run what the draft asks for, with the run locked; the gate it stopped at and the advice come back.
 
@@ -52,7 +64,9 @@ def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
     """
     run = Run.at(made.config["run"]["root"], made.config["run"]["name"])
     fresh_root = not run.path.parent.exists()
-    with opened(run, experiment=typed(made.overrides, "experiment")) as book:
+    sweep = made.config["run"].get("sweep")
+    of = {"experiment": typed(made.overrides, "experiment"), **({"sweep": sweep} if sweep else {})}
+    with opened(run, **of) as book, _followed(house, run, made, book):
         fresh = len(book.entries) == 1
         last = book.entries[-1]
         healed = last["prev"] if last["kind"] == "ledger.torn" else None
@@ -68,23 +82,22 @@ def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
     return run, gate, advice
 
 
-def sweep(
-    house: House, words: Sequence[str], config_dirs: Sequence[str | Path], code: Callable[[str, str, int], int]
-) -> tuple[Path, list[dict[str, Any]]]:
-    """Every job of a sweep as a run of its own; the root folder and how each job ended come back.
+@dataclass(frozen=True)
+class SweepJob:
+    """A job of a sweep: a run of its own, from its config on. Picklable where `house` and `code` are.
 
-    `code(wanted, gate, stopped)` is the exit code of a job.
+    `house(config)` are the surroundings of the job, `code(wanted, gate, stopped)` its exit code.
     """
-    from pipeline.config.sweep import multirun
 
-    dirs = [str(Path(d).resolve()) for d in config_dirs]
-    roots: set[Path] = set()
+    house: Callable[[dict[str, Any]], House]
+    code: Callable[[str, str, int], int]
+    config_dirs: list[str]
 
-    def job(config: dict[str, Any], overrides: list[str]) -> int:
-        roots.add(Path(config["run"]["root"]).resolve())
-        _, gate, advice = drive(house, Draft(config, about_the_plan(overrides), dirs))
-        return code(config["phase"], gate, advice.exit_code)
-
-    ends = multirun(words, job)
-    root = next(iter(roots), Path(typed(words, "run.root") or "runs").resolve())
-    return root, [end._asdict() for end in ends]
+    def __call__(self, config: dict[str, Any], overrides: list[str]) -> int:
+        made = Draft(config, about_the_plan(overrides), self.config_dirs)
+        run = Run.at(config["run"]["root"], config["run"]["name"])
+        state = run.state() if run.exists() else None
+        if state and state.plan:  # the sweep was interrupted, and what its words mean may have changed since
+            made = replace(made, changed=bool(plans.changed_config(plans.load(run, state).config, config)))
+        _, gate, advice = drive(self.house(config), made)
+        return self.code(config["phase"], gate, advice.exit_code)

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import random
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,16 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.__main__ import main
 from pipeline.config.compose import compose
-from pipeline.config.sweep import isolated, multirun
 from pipeline.errors import Refused, UserError
+from pipeline.record.run import Run
+from pipeline.sweeps.isolation import isolated
+from pipeline.sweeps.shelf import taken
+from pipeline.sweeps.sweep import multirun
+from tests.conftest import SMALL
 
+ROOT = Path(__file__).resolve().parents[1]
 GRID = ["-m", "phase=baseline", "optimizer.lr=0.1,0.01", "seed=1,2"]
 
 
@@ -35,7 +43,7 @@ def test_a_failing_job_neither_stops_nor_hides_the_others(caplog: pytest.LogCapt
         return 0
 
     with caplog.at_level(logging.ERROR):
-        ends = multirun(GRID, job)
+        ends = multirun(GRID, job).ends
 
     assert [(end.name, end.exit_code) for end in ends] == [
         ("digits-1-0", 0),
@@ -55,8 +63,8 @@ def test_every_sweep_has_a_number_of_its_own() -> None:
     """The smallest that no sweep used, also where only its runs are left; nothing else appears on disk."""
     Path("runs/digits-2-0").mkdir(parents=True)
 
-    first = multirun(["-m", "seed=1,2"], lambda config, told: 0)
-    third = multirun(["-m", "experiment=glob(digits*)"], lambda config, told: config["run"]["sweep"])
+    first = multirun(["-m", "seed=1,2"], lambda config, told: 0).ends
+    third = multirun(["-m", "experiment=glob(digits*)"], lambda config, told: config["run"]["sweep"]).ends
 
     assert [end.name for end in first] == ["digits-1-0", "digits-1-1"]
     assert [(end.name, end.exit_code) for end in third] == [("digits-3-0", 3), ("digits_hot-3-1", 3)]
@@ -81,7 +89,7 @@ def test_all_faults_before_the_first_job() -> None:
 def test_what_only_shows_in_a_combination_fails_that_job_alone(caplog: pytest.LogCaptureFixture) -> None:
     """A name that grows too long with its suffix is refused as that job's input."""
     with caplog.at_level(logging.ERROR):
-        ends = multirun(["-m", f"run.name={'a' * 62},b"], lambda config, told: 0)
+        ends = multirun(["-m", f"run.name={'a' * 62},b"], lambda config, told: 0).ends
 
     assert [(end.name[:1], end.exit_code) for end in ends] == [("a", 2), ("b", 0)]
     assert "run.name: is not allowed" in caplog.text
@@ -121,7 +129,7 @@ def test_isolation_survives_an_exception() -> None:
 
 def test_a_job_may_compose_for_itself() -> None:
     """Composing inside a job works, and leaves the sweep intact."""
-    ends = multirun(["-m", "seed=1,2"], lambda config, told: compose(told)["seed"])
+    ends = multirun(["-m", "seed=1,2"], lambda config, told: compose(told)["seed"]).ends
 
     assert [end.exit_code for end in ends] == [1, 2]
 
@@ -134,7 +142,7 @@ def test_an_exit_of_a_job_is_its_end_and_an_interrupt_ends_the_sweep() -> None:
             raise KeyboardInterrupt
         sys.exit(config["seed"] - 1 or None)
 
-    assert [end.exit_code for end in multirun(["-m", "seed=1,2"], leave)] == [0, 1]
+    assert [end.exit_code for end in multirun(["-m", "seed=1,2"], leave).ends] == [0, 1]
     with pytest.raises(KeyboardInterrupt):
         multirun(["-m", "seed=3,1"], leave)
 
@@ -152,6 +160,95 @@ def test_the_users_folder_is_swept_too(tmp_path: Path) -> None:
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(text)
 
     words = ["-m", f"--config-dir={tmp_path / 'conf'}", "experiment=mine", "trainer.max_epochs=range(1,3)"]
-    ends = multirun(words, lambda config, told: config["trainer"]["max_epochs"])
+    ends = multirun(words, lambda config, told: config["trainer"]["max_epochs"]).ends
 
     assert [(end.name, end.exit_code) for end in ends] == [("mine-1-0", 1), ("mine-1-1", 2)]
+
+
+# --- interrupted, and gone on with -----------------------------------------------------------------------------------
+
+
+def test_the_same_words_go_on_with_what_was_interrupted() -> None:
+    """Jobs that ended well are not done again, the others are, under the same names; a finished sweep is over."""
+    words, seen, said = ["-m", "seed=1,2,3,4"], [], []
+
+    def job(config: dict[str, Any], told: list[str]) -> int:
+        seen.append(config["seed"])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return {1: 3, 2: 1}.get(config["seed"], 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        multirun(words, job, said.append)
+    other = multirun(["-m", "seed=7,8"], lambda config, told: 0)
+    done = multirun(words, job, said.append)
+    again = multirun(words, lambda config, told: 0, said.append)
+
+    assert seen == [1, 2, 3, 2, 3, 4]
+    assert [(end.name, end.exit_code) for end in done.ends] == [
+        ("digits-1-0", 3),
+        ("digits-1-1", 1),
+        ("digits-1-2", 0),
+        ("digits-1-3", 0),
+    ]
+    assert (done.number, other.number, again.number) == (1, 2, 3)
+    assert said == ["sweep 1 in the same words was interrupted and goes on; jobs that have ended: 1"]
+
+
+def test_two_sweeps_at_a_time_do_not_collide() -> None:
+    """Who asks for the same while another process is at it gets a number of its own."""
+    root, words = Path("runs"), ["seed=1,2"]
+    with taken(root, words, []) as (first, _), taken(root, words, []) as (second, goes_on):
+        assert (first.number, second.number, goes_on) == (1, 2, False)
+    with taken(root, [*words, "hydra/launcher=joblib"], []) as (newest, goes_on):
+        assert (newest.number, goes_on) == (2, True)
+
+
+def test_cores_are_shared(tmp_path: Path) -> None:
+    """Who wants more than is free waits until it is; nobody waits for ever."""
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.record.lock import shares\n"
+        "with shares(Path(sys.argv[1]), int(sys.argv[2]), 2):\n"
+        "    print(time.monotonic()); time.sleep(0.3); print(time.monotonic())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(tmp_path / "cores")]
+    jobs = [
+        subprocess.Popen([*command, wanted], stdout=subprocess.PIPE, text=True, env=environment)
+        for wanted in ("2", "1", "2", "1")
+    ]
+    spans = [tuple(map(float, job.communicate(timeout=60)[0].split())) for job in jobs]
+    for greedy in (spans[0], spans[2]):
+        assert all(other == greedy or other[1] <= greedy[0] or greedy[1] <= other[0] for other in spans)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_jobs_in_other_processes_give_the_same_weights(launcher: str) -> None:
+    """Side by side, killed and gone on with, or one after the other: the same runs, and nothing but them under root."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    words = ["phase=baseline", "seed=1,2", *SMALL[:1], *SMALL[2:], "trainer.max_epochs=60"]
+    command = [sys.executable, "-m", "pipeline", "-m", *words, f"hydra/launcher={launcher}", "run.root=beside"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not Path("beside/digits-1-0/baseline").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    second = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    assert "sweep 1 in the same words was interrupted and goes on" in second.stdout
+    assert main(["-m", *words, "run.root=alone"]) == 0
+    for name in ("digits-1-0", "digits-1-1"):
+        besides, alone = (Run.at(root, name).state().candidate for root in ("beside", "alone"))
+        assert besides and alone and besides["weights"] == alone["weights"]
+    assert sorted(p.name for p in Path("beside").iterdir()) == [".sweeps", "digits-1-0", "digits-1-1"]
+    assert not any(Path("beside/.sweeps/1").glob("*.pid"))
+
+
+def test_other_launchers_are_refused() -> None:
+    """One whose jobs could not be stopped is refused by name."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with pytest.raises(UserError, match="hydra/launcher: is not built"):
+        multirun(["-m", "hydra/launcher=submitit_slurm", "seed=1,2"], lambda config, told: 0)

@@ -13,9 +13,16 @@ import pytest
 
 from pipeline.history import History
 from pipeline.record import files
+from pipeline.record import plan as plans
 from pipeline.record.run import Run, opened
-from pipeline.tracking.mlflow import TrackingAway, mirror, shown, sweep, where
+from pipeline.records import PHASES
+from pipeline.sweeps.shelf import Shelf, taken
+from pipeline.tracking import beside
+from pipeline.tracking.mlflow import TrackingAway, mirror, shown, where
 from pipeline.tracking.outgoing import POINTS, TRIAL_POINTS, Story, params, points
+from pipeline.tracking.page import note
+from pipeline.tracking.page import rows as splits
+from pipeline.tracking.parent import parent
 from tests.recorded import CONFIG, baseline_done, freeze
 
 
@@ -60,6 +67,11 @@ def client(root: Path) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=where(root))
+
+
+def runs(root: Path) -> Any:
+    tracker = client(root)
+    return tracker.search_runs([tracker.get_experiment_by_name("fivegate").experiment_id])
 
 
 def rows(root: Path) -> int:
@@ -169,18 +181,43 @@ def test_long_series_are_thinned() -> None:
     assert len(trial) <= TRIAL_POINTS
 
 
+def job_of(shelf: Shelf, name: str) -> Run:
+    """A run that is a job of the sweep."""
+    run = Run.at(shelf.path.parents[1], name)
+    with opened(run, experiment="digits", sweep=shelf.number) as book:
+        freeze(run, book, CONFIG)
+    return run
+
+
 def test_a_sweep_is_a_parent_with_children(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs hang under one parent, whatever MLFLOW_RUN_ID says; a sweep that breaks ends as failed."""
+    """Jobs hang under one parent, whatever MLFLOW_RUN_ID says; it ends as the sweep does."""
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with sweep(root, "lr-sweep") as parent:
-        children = [mirror(baseline_done(root, name).path, parent=parent)["run"] for name in ("one", "two")]
-    assert len({parent, *children}) == 3
+    with taken(root, ["seed=1,2"], []) as (shelf, _), parent(shelf, {}):
+        children = [mirror(job_of(shelf, name).path)["run"] for name in ("one", "two")]
+        [above] = {client(root).get_run(c).data.tags["mlflow.parentRunId"] for c in children}
+        assert client(root).get_run(above).info.status == "RUNNING"
+        shelf.finish()
+    assert len({above, *children}) == 3
     assert os.environ["MLFLOW_RUN_ID"] == "0" * 32
-    assert {client(root).get_run(c).data.tags["mlflow.parentRunId"] for c in children} == {parent}
-    assert client(root).get_run(parent).info.status == "FINISHED"
-    with pytest.raises(ZeroDivisionError), sweep(root, "broken") as parent:
+    assert client(root).get_run(above).info.status == "FINISHED"
+    assert client(root).get_run(above).info.run_name == "sweep-1"
+    with pytest.raises(ZeroDivisionError), taken(root, ["seed=3"], []) as (shelf, _), parent(shelf, {}):
         1 / 0
-    assert client(root).get_run(parent).info.status == "FAILED"
+    assert {r.info.run_name: r.info.status for r in runs(root)}["sweep-2"] == "FAILED"
+
+
+def test_what_was_killed_is_closed(root: Path) -> None:
+    """A run that was killed is closed by the next word of it; a sweep that was, by the next sweep; none twice made."""
+    with taken(root, ["seed=1,2"], []) as (shelf, _):
+        run = job_of(shelf, "killed")
+        with opened(run) as book:
+            book.append("phase.started", {"phase": "planning", "round": 1, "basis": -1})
+        mirror(run.path, running=True)
+        assert {r.info.run_name: r.info.status for r in runs(root)} == {"killed": "RUNNING", "sweep-1": "RUNNING"}
+    mirror(run.path)
+    with taken(root, ["seed=3"], []) as (other, _), parent(other, {}):
+        found = {r.info.run_name: r.info.status for r in runs(root)}
+    assert found == {"killed": "KILLED", "sweep-1": "KILLED", "sweep-2": "RUNNING"}
 
 
 def test_the_status_is_the_ledgers(root: Path) -> None:
@@ -190,7 +227,7 @@ def test_the_status_is_the_ledgers(root: Path) -> None:
     for kind in ("phase.started", "phase.failed", "phase.started", "stopped"):
         with opened(run) as book:
             book.append(kind, {"phase": "finalization", "round": 1, "why": "x"})
-        told = mirror(run.path)
+        told = mirror(run.path, running=kind == "phase.started")
         seen.append(client(root).get_run(told["run"]).info.status)
     assert seen == ["RUNNING", "FAILED", "RUNNING", "KILLED"]
 
@@ -270,3 +307,58 @@ def test_credentials_are_not_shown() -> None:
     """The part of a URI before the @ never leaves."""
     assert shown("postgresql://ada:pw@db:5432/x") == "postgresql://db:5432/x"
     assert shown("sqlite:///a@b.db") == "sqlite:///a@b.db"
+
+
+def test_the_page_says_what_where_and_what_next(root: Path) -> None:
+    """The description has gates and the next command, and no folder or person of this machine is named."""
+    run = baseline_done(root)
+    told = mirror(run.path)
+    story = Story.of(run.path)
+    found = client(root).get_run(told["run"])
+    assert found.data.tags["mlflow.note.content"] == note(story)
+    for said in ("| planning | open |", "| diagnostics | not needed |", "python -m pipeline phase="):
+        assert said in note(story)
+    assert (found.data.tags["mlflow.source.name"], "mlflow.user" in found.data.tags) == ("python -m pipeline", False)
+
+
+def test_every_split_is_an_input(root: Path) -> None:
+    """Train and test stand in the tracker by digest and context, and the folders of a path are not shown."""
+    run = Run.at(root, "rows")
+    sides = {s: {"rows": 9, "digest": s * 20, "schema": {"X": [64]}, "counts": {"0": 9}} for s in ("train", "test")}
+    config = {**CONFIG, "data": {"_target_": "pipeline.data.sources.csv.csv", "path": "/home/ada/secret/rows.csv"}}
+    with opened(run, experiment="csv") as book:
+        plan = plans.Plan(1, config, {phase: [] for phase in PHASES}, {"splits": sides})
+        path = plans.write(run, plan)
+        about = {"revision": 1, "digest": plan.digest, "file": run.relative(path), "changed": {}}
+        book.append("plan.frozen", about)
+    told = [mirror(run.path)["run"] for _ in range(2)]
+    inputs = client(root).get_run(told[0]).inputs.dataset_inputs
+    assert {(i.tags[0].value, i.dataset.name) for i in inputs} == {("train", "csv/train"), ("test", "csv/test")}
+    assert {i.dataset.digest for i in inputs} == {row.digest for row in splits(Story.of(run.path))}
+    assert all("rows.csv" in i.dataset.source and "ada" not in i.dataset.source for i in inputs)
+
+
+def test_a_training_is_seen_while_it_runs(root: Path) -> None:
+    """The newest checkpoint's history is sent under the name of the final one, which adds only what it did not have."""
+    run = baseline_done(root)
+    trained(run, "baseline/checkpoints/1", steps=10)
+    trained(run, "baseline/checkpoints/2", steps=20)
+    told = mirror(run.path, running=True)
+    assert client(root).get_run(told["run"]).info.status == "RUNNING"
+    assert client(root).get_run(told["run"]).data.metrics["baseline/train/loss"] == pytest.approx(2 / 20)
+    trained(run, steps=30)
+    assert mirror(run.path)["sent"]["points"] == 2 * 10
+
+
+def test_the_process_beside_sends_all_and_ends(root: Path) -> None:
+    """It sends what is there, and the rest when the run is over; a tracker that refuses is said, and stops nothing."""
+    run = baseline_done(root)
+    said: list[str] = []
+    with beside.following(run.path, {"kind": "mlflow", "uri": None}, said.append):
+        trained(run)
+    assert said == []
+    assert [r.info.status for r in runs(root)] == ["FINISHED"]
+    assert "baseline/train/loss" in runs(root)[0].data.metrics
+    with beside.following(run.path, {"kind": "mlflow", "uri": "http://127.0.0.1:9/"}, said.append):
+        pass
+    assert len(said) == 1 and "127.0.0.1" in said[0]

@@ -33,7 +33,7 @@ class Asked:
 
 
 @contextmanager
-def _heard(handlers: Handlers) -> Iterator[None]:
+def heard(handlers: Handlers) -> Iterator[None]:
     """Inside the block these handlers answer, afterwards the former ones; only the main thread can hear signals.
 
     A SIGINT that the parent has set to be ignored stays ignored: a shell does so for what it runs in the background.
@@ -71,7 +71,7 @@ def listening() -> Iterator[Asked]:
     def checkpoint(*_: Any) -> None:
         asked.checkpoint = True
 
-    with _heard({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: checkpoint}):
+    with heard({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: checkpoint}):
         yield asked
 
 
@@ -82,5 +82,5 @@ def outside_training() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt("SIGTERM")
 
-    with _heard({signal.SIGTERM: stop, signal.SIGUSR1: lambda *_: None}):
+    with heard({signal.SIGTERM: stop, signal.SIGUSR1: lambda *_: None}):
         yield

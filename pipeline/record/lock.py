@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -69,3 +72,33 @@ class RunLock:
                 do=f"wait for it (python -m pipeline status {run_dir.name}), or choose another run.name=NAME",
             )
         )
+
+
+@contextmanager
+def shares(path: Path, wanted: int, total: int) -> Iterator[None]:
+    """Inside the block `wanted` of the `total` shares that processes have in the file are this one's; waits for them.
+
+    Who waits for several does so alone, so that no two wait for each other. A process takes part once at a time.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, total)  # the byte behind the shares: whose turn it is to take some
+        mine: set[int] = set()
+        while len(mine) < min(wanted, total):
+            free = next((byte for byte in range(total) if byte not in mine and _took(descriptor, byte)), None)
+            if free is None:
+                time.sleep(0.05)
+            else:
+                mine.add(free)
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, total)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _took(descriptor: int, byte: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except OSError:
+        return False
+    return True

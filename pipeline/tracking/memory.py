@@ -27,6 +27,7 @@ class Memory:
             self.trackers = {}
         here = self.trackers.setdefault(hashlib.sha256(uri.encode()).hexdigest()[:12], {"uri": shown})
         self.params: list[str] = here.setdefault("params", [])
+        self.data: list[str] = here.setdefault("data", [])  # name and digest of each split
         self.artifacts: dict[str, str] = here.setdefault("artifacts", {})
         self.last: dict[str, list[Any]] = here.setdefault("last", {})  # metric name -> step and value sent last
         self.turns: dict[str, int] = here.setdefault("turns", {})  # folder -> how often its history was replaced

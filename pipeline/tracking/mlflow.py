@@ -7,6 +7,7 @@ sent stands in the run's `tracking.json`; it is a cache: the MLflow run is found
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import re
@@ -15,12 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.errors import UserError
 from pipeline.history import History
-from pipeline.record import files
-from pipeline.tracking import outgoing
+from pipeline.tracking import outgoing, page
 from pipeline.tracking.memory import Memory
 from pipeline.tracking.outgoing import Point, Story
 
@@ -33,6 +35,7 @@ _PATIENCE = {  # MLflow waits 120 s and tries 7 times; a copy is not worth that
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -61,44 +64,45 @@ def where(root: Path, uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
-def mirror(run_dir: Path, uri: str | None = None, parent: str | None = None) -> dict[str, Any]:
-    """The tracker holds everything of the run that it did not hold before; may be called after every phase.
+def mirror(run_dir: Path, uri: str | None = None, *, running: bool = False) -> dict[str, Any]:
+    """The tracker holds everything of the run that it did not hold before; may be called at any time.
 
-    `parent` is the MLflow run id of the sweep this run belongs to. Returns `{uri, experiment, run, sent: {params,
-    points, artifacts}}`. Raises TrackingAway after at most about a minute, whatever the tracker does.
+    Returns `{uri, experiment, run, sent: {params, points, artifacts}}`. While somebody works on the run it is
+    `running`; else its status is how it ended. Raises TrackingAway after at most about a minute, whatever the tracker
+    does.
     """
     story = Story.of(Path(run_dir))
     root = story.run.path.parent
     config = story.config.get("tracking") or {}
     uri = where(root, uri or config.get("uri"))
-    with _connected(uri, root, config.get("experiment") or EXPERIMENT) as (call, experiment):
+    with connected(root, uri, config.get("experiment") or EXPERIMENT) as (call, experiment):
         memory = Memory(story.run.path / "tracking.json", uri, shown(uri))
-        run = _find_or_create(call, story, experiment, parent)
-        status = "FAILED"
+        run = _find_or_create(call, story, experiment)
         try:
             sent = _send(call, run, story, memory)
-            status = outgoing.status(story)
         finally:
-            _terminate(call, run, status)
+            terminate(call, run, "RUNNING" if running else outgoing.status(story), story.time(-1))
     return {"uri": shown(uri), "experiment": experiment, "run": run, "sent": sent}
 
 
-@contextmanager
-def sweep(root: Path, name: str, uri: str | None = None, experiment: str = EXPERIMENT) -> Iterator[str]:
-    """A parent run for the length of the block; hand its id to `mirror(..., parent=id)` of each job.
-
-    Database and experiment exist before the first job starts. It ends as FAILED when the block raises.
-    """
-    uri = where(files.folder(root), uri)
-    with _connected(uri, root, experiment) as (call, home):
-        run = call("create_run", home, run_name=name, tags={"fivegate.sweep": name}).info.run_id
-    status = "FAILED"
-    try:
-        yield run
-        status = "FINISHED"
-    finally:
-        with _connected(uri, root, experiment) as (call, _):
-            _terminate(call, run, status)
+def parent_of(call: _Call, experiment: str, sweep: Path) -> str:
+    """The one parent run of the sweep in this folder, made where there is none and running again where it had ended."""
+    asked = json.loads((sweep / "sweep.json").read_text())
+    with _alone(sweep.parent, call.deadline):  # or two jobs that start together make two
+        found = _found(call, experiment, asked["identity"])
+        if found:
+            return found
+        began = round(datetime.fromisoformat(asked["started"]).timestamp() * 1000)
+        words = " ".join(asked["words"])
+        tags = {
+            "fivegate.identity": asked["identity"],
+            "fivegate.sweep": sweep.name,
+            "mlflow.source.name": "python -m pipeline",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.note.content": f"Sweep {sweep.name}:\n\n    python -m pipeline -m {words}\n"[:8000],
+        }
+        made = call("create_run", experiment, start_time=began, run_name=f"sweep-{sweep.name}", tags=tags)
+        return str(made.info.run_id)
 
 
 def shown(uri: str) -> str:
@@ -107,8 +111,9 @@ def shown(uri: str) -> str:
 
 
 @contextmanager
-def _connected(uri: str, root: Path, experiment: str) -> Iterator[tuple[_Call, str]]:
+def connected(root: Path, uri: str | None, experiment: str) -> Iterator[tuple[_Call, str]]:
     """A client and the experiment's id, in an environment that keeps MLflow brief; errors come out as TrackingAway."""
+    uri = where(root, uri)
     before = dict(os.environ)
     os.environ.update({key: value for key, value in _PATIENCE.items() if key not in before})
     os.environ.pop("MLFLOW_RUN_ID", None)  # would silently turn every run into that one
@@ -176,25 +181,51 @@ def _experiment(call: _Call, root: Path, uri: str, name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     location = (root.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-    return str(call("create_experiment", name, artifact_location=location))
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # else the page opens as one of language models
+    return str(call("create_experiment", name, artifact_location=location, tags=kind))
 
 
-def _find_or_create(call: _Call, story: Story, experiment: str, parent: str | None) -> str:
-    """The one MLflow run of this ledger."""
-    same = f"tags.`fivegate.identity` = '{story.identity}'"
-    found = call("search_runs", [experiment], filter_string=same, max_results=1)
+def _found(call: _Call, experiment: str, identity: str) -> str | None:
+    """The MLflow run of that identity: of a ledger, or of a sweep."""
+    found = call("search_runs", [experiment], filter_string=f"tags.`fivegate.identity` = '{identity}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def _find_or_create(call: _Call, story: Story, experiment: str) -> str:
+    """The one MLflow run of this ledger, under its sweep where it is a job of one."""
+    found = _found(call, experiment, story.identity)
     if found:
-        return str(found[0].info.run_id)
-    tags = {"fivegate.identity": story.identity} | ({"mlflow.parentRunId": parent} if parent else {})
+        return found
+    tags = {"fivegate.identity": story.identity}
+    if story.sweep and (story.sweep / "sweep.json").is_file():
+        tags["mlflow.parentRunId"] = parent_of(call, experiment, story.sweep)
     created = call("create_run", experiment, start_time=story.time(0), run_name=story.run.name, tags=tags)
     return str(created.info.run_id)
 
 
-def _terminate(call: _Call, run: str, status: str) -> None:
+def terminate(call: _Call, run: str, status: str, at: int | None = None) -> None:
+    """The run has this status, also where the time for all else is over; `at` is when it ended (ms since 1970)."""
     if status == "RUNNING":
         call.client.update_run(run, status=status)
     else:
-        call.client.set_terminated(run, status=status)
+        call.client.set_terminated(run, status=status, end_time=at)
+
+
+def _data(run: str, story: Story, call: _Call, memory: Memory) -> None:
+    """The page shows what the run was trained and judged on: every split's digest and counts."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    new = [row for row in page.rows(story) if f"{row.name} {row.digest}" not in memory.data]
+    inputs = [
+        DatasetInput(
+            Dataset(row.name, row.digest, "code", row.source, row.schema, row.profile),
+            [InputTag("mlflow.data.context", row.split)],
+        )
+        for row in new
+    ]
+    if inputs:
+        call("log_inputs", run, datasets=inputs)
+        memory.data += [f"{row.name} {row.digest}" for row in new]
 
 
 def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]:
@@ -206,6 +237,7 @@ def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]
         for part in _chunks(list(decided.items()), PARAMS_PER_CALL):
             call("log_batch", run, params=[Param(name, value[:VALUE_CHARS]) for name, value in part])
             memory.params += [name for name, _ in part]
+        _data(run, story, call, memory)
         points = _fresh_points(story, memory)
         for batch in _chunks(points, METRICS_PER_CALL):
             call("log_batch", run, metrics=[Metric(p.name, p.value, p.time, p.step) for p in batch])
@@ -214,7 +246,7 @@ def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]
         for name, sha in changed.items():
             call("log_artifact", run, str(story.run.path / name), name.rpartition("/")[0] or None)
             memory.artifacts[name] = sha
-        call("log_batch", run, tags=[RunTag(name, value) for name, value in outgoing.tags(story).items()])
+        call("log_batch", run, tags=[RunTag(name, value) for name, value in page.tags(story).items()])
     finally:
         memory.save()
     return {"params": len(decided), "points": len(points), "artifacts": len(changed)}
@@ -222,12 +254,18 @@ def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]
 
 def _fresh_points(story: Story, memory: Memory) -> list[Point]:
     """What gates judged anew, and what each history holds beyond what was sent of it."""
-    fresh = [p for p in outgoing.judged(story) if memory.last.get(p.name) != [p.step, str(p.value)]]
+    fresh: list[Point] = []
     for folder, path in outgoing.histories(story):
-        history = History.load(path)
+        try:
+            history = History.load(path)
+        except UserError:
+            if path.exists():
+                raise
+            continue  # a checkpoint made room for a newer one, which is read next time
         series = outgoing.points(history, memory.prefix(folder, history), story.started(folder.split("/", 1)[0]))
         fresh += [point for points in series.values() for point in memory.unsent(points)]
-    return fresh
+    judged = outgoing.judged(story)  # last, since a page shows the names in the order in which they came
+    return fresh + [p for p in judged if memory.last.get(p.name) != [p.step, str(p.value)]]
 
 
 def _chunks(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -16,10 +16,9 @@ from typing import Any
 from pipeline.history import History
 from pipeline.record import files, ledger
 from pipeline.record import plan as plans
-from pipeline.record.advice import advise
 from pipeline.record.run import Run
 from pipeline.record.state import RunState, fold
-from pipeline.records import PHASES, canonical
+from pipeline.records import canonical
 
 NOT_SCIENCE = ("plan", "phases", "tracking", "export", "executor", "hydra", "debug")
 ARTIFACTS = (
@@ -73,6 +72,12 @@ class Story:
     def config(self) -> Mapping[str, Any]:
         return self.plans[max(self.plans)].config if self.plans else {}
 
+    @property
+    def sweep(self) -> Path | None:
+        """The folder of the sweep that this run is a job of."""
+        number = self.entries[0]["data"].get("sweep") if self.entries else None
+        return self.run.path.parent / ".sweeps" / str(number) if number else None
+
     def time(self, seq: int) -> int:
         return round(datetime.fromisoformat(self.entries[seq]["time"]).timestamp() * 1000)
 
@@ -111,30 +116,11 @@ def params(story: Story) -> dict[str, str]:
     return found
 
 
-def tags(story: Story) -> dict[str, str]:
-    """Where the run stands: phase, gates, branch, plan, and the command that continues it."""
-    state = story.state
-    found = {"fivegate.run": state.name, "fivegate.experiment": state.experiment, "fivegate.identity": story.identity}
-    started = [entry["data"]["phase"] for entry in story.entries if entry["kind"] == "phase.started"]
-    if started:
-        found["fivegate.phase"] = started[-1]
-    for phase in PHASES:
-        word = "stale" if state.stale(phase) else state.gate(phase) or ("not needed" if state.passed(phase) else "")
-        if word:
-            found[f"fivegate.gate.{phase}"] = word
-    if state.plan:
-        found |= {"fivegate.plan.digest": state.plan["digest"], "fivegate.plan.revision": str(state.plan["revision"])}
-    branch = state.current_branch()
-    found["fivegate.branch"] = branch["branch"] if branch else "not decided"
-    found["fivegate.next"] = advise(state).command
-    return found
-
-
 def status(story: Story) -> str:
-    """The tracker's word for how the run stands: RUNNING inside a phase, FAILED or KILLED after one that broke."""
+    """The tracker's word for how a run ended that nobody works on: a phase that began and has no end was killed."""
     ends = ("phase.finished", "phase.failed", "stopped")
     last = next((e["kind"] for e in reversed(story.entries) if e["kind"] in (*ends, "phase.started")), "phase.finished")
-    return {"phase.started": "RUNNING", "phase.failed": "FAILED", "stopped": "KILLED"}.get(last, "FINISHED")
+    return {"phase.started": "KILLED", "phase.failed": "FAILED", "stopped": "KILLED"}.get(last, "FINISHED")
 
 
 def judged(story: Story) -> list[Point]:
@@ -149,11 +135,27 @@ def judged(story: Story) -> list[Point]:
 
 
 def histories(story: Story) -> Iterator[tuple[str, Path]]:
-    """Every history of the run with the prefix of its names: its folder inside the run."""
-    for path in sorted(story.run.path.rglob("history.npz")):
+    """The newest history of every training of the run with the prefix of its names: its folder inside the run.
+
+    While a training runs that is the one in its last checkpoint.
+    """
+    newest: dict[str, Path] = {}
+    for path in story.run.path.rglob("history.npz"):
         parts = path.parent.relative_to(story.run.path).parts
-        if not any(part.startswith(".") for part in parts):
-            yield "/".join(parts), path
+        if any(part.startswith(".") for part in parts):
+            continue
+        folder = "/".join(parts[:-2] if parts[-2:-1] == ("checkpoints",) else parts)
+        if folder not in newest or _written(path) > _written(newest[folder]):
+            newest[folder] = path
+    yield from sorted(newest.items())
+
+
+def _written(path: Path) -> int:
+    """When, in nanoseconds; 0 for a checkpoint that has made room meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def points(history: History, prefix: str, time: int) -> dict[str, list[Point]]:
