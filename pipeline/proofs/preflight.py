@@ -68,7 +68,7 @@ def preflight(house: House, model: str, data: str, overrides: Sequence[str], see
     began = time.perf_counter()
     targets = _named(model, data, overrides)
     said: list[str] = []
-    quiet = replace(house, say=said.append, report=None, mirror=None, watch=None)
+    quiet = replace(house, say=said.append, report=None, follow=None, watch=None)
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="preflight-"))
         stack.callback(files.remove_folder, root)
