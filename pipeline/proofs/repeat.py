@@ -16,13 +16,15 @@ from pipeline.trials.executor import Trial, parallel_jobs, started
 
 Proof = Callable[[Bench], Mapping[str, Any]]
 TWICE = ("one", "other")
+START = 3.0  # seconds; a process that loads torch takes about as long before its first step
 
 
 @contextmanager
 def repetition(bench: Bench) -> Iterator[Proof]:
     """The proof, whose two processes are at work while the block runs where there is a core to spare for them."""
-    if not int(bench.settings["repeat_steps"]) or bench.permit is None or bench.folder is None:
-        yield _not_asked
+    asked = int(bench.settings["repeat_steps"]) and bench.permit is not None and bench.folder is not None
+    if not asked or bench.left < START:
+        yield _not_begun
     elif bench.threads > 1:  # they would only wait for each other and for us
         yield _one_after_the_other
     else:
@@ -30,10 +32,12 @@ def repetition(bench: Bench) -> Iterator[Proof]:
             yield lambda bench: _compared(bench, trials)
 
 
-def _not_asked(bench: Bench) -> Mapping[str, Any]:
+def _not_begun(bench: Bench) -> Mapping[str, Any]:
     bench.steps(int(bench.settings["repeat_steps"]))
     bench.require_permit()
-    raise NotRun("there is no folder for other processes to work in")
+    if bench.folder is None:
+        raise NotRun("there is no folder for other processes to work in")
+    raise NotRun(f"time: two processes take {START:g} s to start, of {bench.allowance:.1f} s for all proofs")
 
 
 def _one_after_the_other(bench: Bench) -> Mapping[str, Any]:
