@@ -73,12 +73,13 @@ def _card(plan: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _treatments(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> dict[str, Any]:
-    """What the plan does about rare classes, as it was typed, and whether its model answers rows with holes."""
+    """What the plan does about rare classes, as it was typed, about holes, as its model answers them, and targets."""
     weights, sampler = config["task"].get("class_weights"), config["loader"].get("sampler")
     named = [] if sampler in (None, "none") else [f"loader.sampler={sampler}"]
     if weights not in (None, "none"):
         named.append(f"task.class_weights={weights}")
-    return {"imbalance": named, "missing": _answers_holes(config, data, trust)}
+    scaled = config["preprocess"]["targets"] != "none"
+    return {"imbalance": named, "missing": _answers_holes(config, data, trust), "targets": scaled}
 
 
 def _answers_holes(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> bool:

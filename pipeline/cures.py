@@ -28,12 +28,16 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Cure:
-    """What a cure does in words, in code, and where they exist as overrides or surgery (one remedy each)."""
+    """What a cure does in words, in code, and where they exist as overrides or surgery (one remedy each).
+
+    Surgery is for models whose config has no such `key`; where it has, and no way is left, the change is made already.
+    """
 
     does: str
     code: str
     ways: tuple[Way, ...] = ()
     surgery: tuple[Mapping[str, Any], ...] = ()
+    key: str = ""
 
 
 def _swap(source: str, to: str) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def _swap(source: str, to: str) -> dict[str, Any]:
 
 DROPOUT = put("model.dropout", 0.2, 0.5, when=below(0.2))
 DECAY = put("optimizer.weight_decay", 0.1, when=below(0.1))
-NARROWER = scale("model.hidden", 0.5, 0.25)
+NARROWER = scale("model.width", 0.5, 0.25), scale("model.hidden", 0.5, 0.25)  # where both are said, the width counts
 
 CURES: dict[str, Cure] = {
     # data
@@ -117,11 +121,11 @@ CURES: dict[str, Cure] = {
     ),
     "more_data": Cure("Collect more rows, or augment those there are", "collect rows where validation errs most"),
     # model
-    "smaller_model": Cure("Make the model smaller", "halve the width of the hidden layers", (NARROWER,)),
+    "smaller_model": Cure("Make the model smaller", "halve the width of the hidden layers", NARROWER),
     "enlarge_model": Cure(
         "Make the model larger",
         "double the width of the hidden layers",
-        (scale("model.hidden", 2, 4),),
+        (scale("model.width", 2, 4), scale("model.hidden", 2, 4)),
     ),
     "shrink_depth": Cure(
         "Remove a layer",
@@ -143,8 +147,13 @@ CURES: dict[str, Cure] = {
     "match_output_activation": Cure(
         "Let the last layer produce what the targets are",
         "no activation for classes and unbounded values; sigmoid only with nn.BCELoss",
+        surgery=({"replace_output_activation": {"to": "none"}},),
     ),
-    "drop_output_activation": Cure("Give the loss logits", "remove softmax or sigmoid behind the last layer"),
+    "drop_output_activation": Cure(
+        "Give the loss logits",
+        "remove softmax or sigmoid behind the last layer",
+        surgery=({"replace_output_activation": {"to": "none"}},),
+    ),
     "resize_output": Cure(
         "Give the output one unit per class or target",
         "surgery: [{resize_output: {out_features: C}}]",
@@ -160,6 +169,7 @@ CURES: dict[str, Cure] = {
         "nn.LayerNorm(width) behind each hidden layer",
         (put("model.normalization", "layer", when=off),),
         ({"insert_normalization": {"kind": "layer"}},),
+        "model.normalization",
     ),
     "reinitialize": Cure(
         "Draw the weights anew, on a scale that fits the activation",
@@ -316,7 +326,7 @@ def resolve(cure: str, cause: str, config: Config | None) -> list[Remedy]:
         raise ValueError(f"{cure} is no cure of {cause} in causes.yaml; did you mean '{close}'?")
     entry, config = CURES[cure], config or {}
     remedies = [_override(cure, entry, config, change) for way in entry.ways for change in way(config)]
-    if not remedies and "surgery" in config:
+    if not remedies and "surgery" in config and not isinstance(look(config, entry.key), str):
         done = list(config["surgery"] or [])
         remedies = [_surgery(cure, entry, step) for step in entry.surgery if step not in done]
     return remedies or [Remedy(cure, f"{entry.does}: {entry.code}", code=entry.code)]

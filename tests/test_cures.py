@@ -205,6 +205,8 @@ def test_surgery_where_the_model_has_no_key() -> None:
     assert ({"insert_normalization": {"kind": "layer"}},) == remedy.surgery
     again = resolve("insert_normalization", "dead_relu", {**config, "surgery": list(remedy.surgery)})
     assert again[0].code
+    ours = {"model": {"normalization": "layer"}, "surgery": []}
+    assert resolve("insert_normalization", "dead_relu", ours)[0].code
 
 
 @pytest.mark.parametrize(

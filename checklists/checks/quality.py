@@ -29,7 +29,8 @@ def data_finite(evidence: Evidence, *, max_rows: int) -> Result:
     if treatable and evidence["treatments"]["missing"]:
         return Result("passed", rows, max_rows, "rows", f"{said}; the model answers rows with holes by finite numbers")
     if rows > max_rows:
-        return Result("failed", rows, max_rows, "rows", f"{said}; impute or drop them", cause="nonfinite_inputs")
+        do = "preprocess.impute=median, or drop the rows" if treatable else "drop or mend the rows"
+        return Result("failed", rows, max_rows, "rows", f"{said}; {do}", cause="nonfinite_inputs")
     return Result("passed", rows, max_rows, "rows", said)
 
 
@@ -78,6 +79,6 @@ def _asides(evidence: Evidence, many_twice: float) -> list[str]:
     if twice:
         found.append(f"rows that stand twice: {', '.join(f'{n} in {split}' for split, n in twice.items())}")
     scale = constant["targets_std"]
-    if scale is not None and not 0.1 <= float(scale) <= 10:
-        found.append(f"targets spread by {float(scale):.3g} (targets_not_scaled)")
+    if scale is not None and not 0.1 <= float(scale) <= 10 and not evidence["treatments"]["targets"]:
+        found.append(f"targets spread by {float(scale):.3g} (targets_not_scaled: preprocess.targets=standardize)")
     return found

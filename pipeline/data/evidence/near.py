@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def near_duplicates(train: Split, val: Split) -> dict[str, Any] | None:
     row, train row]. None where there is nothing to measure: no floating feature, too few rows, or all alike.
     """
     rows = {"train": _some(len(train), TRAIN_ROWS, "train"), "val": _some(len(val), VAL_ROWS, "val")}
-    X = _columns(train, rows["train"]), _columns(val, rows["val"])
+    X = _filled(_columns(train, rows["train"]), _columns(val, rows["val"]))
     if not X[0].shape[1] or len(rows["train"]) < SHOWN:
         return None
     center, spread = X[0].mean(axis=0), _spread(X[0])
@@ -67,7 +68,7 @@ def _some(n: int, most: int, side: str) -> Array:
 
 
 def _columns(split: Split, rows: Array) -> Array:
-    """Some rows of the floating features [rows, columns], float64, 0 for what is not finite."""
+    """Some rows of the floating features [rows, columns], float64, NaN for what is not finite."""
     parts = [t.numpy() for t in named(split.X, "X").values() if t.is_floating_point()]
     flat = [part.reshape(len(part), -1) for part in parts]
     kept, ends = [np.zeros((len(rows), 0))], np.cumsum([0, *(part.shape[1] for part in flat)])
@@ -75,7 +76,16 @@ def _columns(split: Split, rows: Array) -> Array:
     for part, start, end in zip(flat, ends, ends[1:], strict=False):
         own = chosen[(chosen >= start) & (chosen < end)] - start
         kept.append(part[np.ix_(rows, own)])
-    return np.nan_to_num(np.concatenate(kept, axis=1).astype(np.float64), posinf=0.0, neginf=0.0)
+    values = np.concatenate(kept, axis=1).astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _filled(ours: Array, theirs: Array) -> tuple[Array, Array]:
+    """Holes of both hold the median of ours, which moves no row away from the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a column without any value
+        middle = np.nan_to_num(np.nanmedian(ours, axis=0)) if len(ours) else np.zeros(ours.shape[1])
+    return np.where(np.isnan(ours), middle, ours), np.where(np.isnan(theirs), middle, theirs)
 
 
 def _spread(X: Array) -> Array:
