@@ -240,7 +240,7 @@ model: {_target_: planted.Net}
 task: {target: 0.5}
 trainer: {max_epochs: 12}
 phases: {baseline: {overfit_steps: 20, proof_steps: 40, repeat_steps: 0, folds: 0}}
-plan: {purpose: to be caught, owner: nobody}
+plan: {purpose: to be caught, population: any, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: nobody}
 tracking: {kind: none}
 """
 WORDS = ("--config-dir", "conf", "experiment=planted", "trust=[planted]")
@@ -341,7 +341,7 @@ def test_all_proofs_on_a_healthy_plan(own_folder: Path) -> None:
 
 def test_a_proof_without_time_left_says_so(trained: Run, own_folder: Path) -> None:
     """A tenth of the budget is theirs: what would not fit is recorded as not run, and closes nothing."""
-    words = ("experiment=digits", "tracking=none", "trainer.max_minutes=0.002", "phases.baseline.folds=0")
+    words = ("experiment=digits", "tracking=none", "trainer.max_minutes=0.002", "trainer.max_epochs=1")
     run, _, _ = go(own_folder / "short", "phase=baseline", *words)
     found = measured(run, "baseline")["proofs"]
     assert found["shuffled_labels"]["outcome"] == found["same_seed"]["outcome"] == "not_run"

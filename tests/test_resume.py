@@ -348,7 +348,7 @@ seed: 1
 data: {_target_: holed.rows}
 model: {in_features: 4, out_features: 3}
 task: {target: 0.5}
-plan: {purpose: to break, owner: nobody}
+plan: {purpose: to break, population: any, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: nobody}
 phases: {baseline: {proof_steps: 20, repeat_steps: 0, folds: 0}}
 tracking: {kind: none}
 """

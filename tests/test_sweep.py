@@ -64,7 +64,7 @@ def test_every_sweep_has_a_number_of_its_own() -> None:
     Path("runs/digits-2-0").mkdir(parents=True)
 
     first = multirun(["-m", "seed=1,2"], lambda config, told: 0).ends
-    third = multirun(["-m", "experiment=glob(digits*)"], lambda config, told: config["run"]["sweep"]).ends
+    third = multirun(["-m", "experiment=digits,digits_hot"], lambda config, told: config["run"]["sweep"]).ends
 
     assert [end.name for end in first] == ["digits-1-0", "digits-1-1"]
     assert [(end.name, end.exit_code) for end in third] == [("digits-3-0", 3), ("digits_hot-3-1", 3)]

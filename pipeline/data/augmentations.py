@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.data.items import describe
+from pipeline.data.reading.items import describe
 from pipeline.errors import UserError, fault
 
 if TYPE_CHECKING:

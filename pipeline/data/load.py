@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.conditions.seeds import derive
-from pipeline.data.categories import categories_of
 from pipeline.data.dataset import Data
-from pipeline.data.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
-from pipeline.data.parts import marks, unrepresentative
+from pipeline.data.reading.arrays import aims, nested, part, targets_of, token_ids, values
+from pipeline.data.reading.categories import categories_of
+from pipeline.data.reading.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
+from pipeline.data.reading.parts import marks, unrepresentative
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, each, named, rows_of
@@ -24,15 +25,6 @@ from pipeline.evaluation.task import require_built
 SPLITS = ("train", "val", "test")
 NAMED = ("class_names", "feature_names", "source", "licence")
 MORE = ("groups", "times", "slices", "production", "previous_tasks", "representative", "categories")
-_WHAT = {
-    "O": "objects",
-    "U": "text",
-    "S": "bytes",
-    "M": "dates",
-    "m": "durations",
-    "c": "complex numbers",
-    "V": "records",
-}
 
 
 def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
@@ -89,8 +81,8 @@ def seal(source: Any, kind: str) -> Data:
 
 def _others(given: Mapping[str, Any], train: Any, kind: str, faults: list[str]) -> dict[str, Any]:
     """Rows of the field and of earlier tasks, whose features are shaped as those of train."""
-    raw = None if given["production"] is None else _nested(given["production"], "data.production", faults)
-    field = None if raw is None else each(_part, raw) if isinstance(raw, dict | tuple) else _values(raw)
+    raw = None if given["production"] is None else nested(given["production"], "data.production", faults)
+    field = None if raw is None else each(part, raw) if isinstance(raw, dict | tuple) else values(raw)
     tasks = given["previous_tasks"] or {}
     if not isinstance(tasks, Mapping):
         expected = "a mapping of names to pairs (X, y)"
@@ -125,22 +117,22 @@ def _pair(part: Any, where: str, kind: str, faults: list[str]) -> tuple[Tree, Te
     unpacked = _unpack(part, where, faults)
     if unpacked is None:
         return None
-    raw_X = _nested(unpacked[0], f"{where}.X", faults)
+    raw_X = nested(unpacked[0], f"{where}.X", faults)
     if kind == "autoencoder":
         return _itself(raw_X, f"{where}.X", faults)
-    raw_y = _targets(unpacked[1], f"{where}.y", faults)
+    raw_y = targets_of(unpacked[1], f"{where}.y", faults)
     if raw_X is None or raw_y is None or not _one_length(raw_X, raw_y, where, faults):
         return None
-    y = _aims(raw_y, f"{where}.y", kind, faults)
+    y = aims(raw_y, f"{where}.y", kind, faults)
     lone = not isinstance(raw_X, dict | tuple)
     if lone and kind == "language_model":
-        X = _ids(raw_X, f"{where}.X", faults)
+        X = token_ids(raw_X, f"{where}.X", faults)
         if X is not None and y is not None and X.shape != y.shape:
             got = f"X {tuple(X.shape)} and y {tuple(y.shape)}"
             faults.append(fault(where, "has no target per token", got=got, expected="X and y of one shape, [N, T]"))
             return None
     else:
-        X = _values(raw_X) if lone else each(_part, raw_X)
+        X = values(raw_X) if lone else each(part, raw_X)
     return None if y is None or X is None else (X, y, unpacked[2])
 
 
@@ -152,7 +144,7 @@ def _itself(raw_X: Tree | None, where: str, faults: list[str]) -> tuple[Tensor, 
         got, expected = type(raw_X).__name__, "one array, which the model gives back"
         faults.append(fault(where, "an autoencoder takes no nested features", got=got, expected=expected))
         return None
-    X = _values(raw_X)
+    X = values(raw_X)
     return X, X, None
 
 
@@ -214,133 +206,6 @@ def _read(dataset: Any, where: str, faults: list[str]) -> tuple[Any, Any] | None
         faults += error.faults
         return None
     return (stack([x for x, _ in rows]), stack([y for _, y in rows])) if rows else (np.zeros((0, 1)), np.zeros(0))
-
-
-def _nested(value: Any, where: str, faults: list[str]) -> Tree | None:
-    """The value as a numeric array with rows, or a dict or tuple of such, or None with the reasons in `faults`."""
-    if not isinstance(value, Mapping | tuple):
-        return _array(value, where, faults)
-    if not len(value):
-        faults.append(fault(where, "holds nothing", got=describe(value), expected="arrays"))
-        return None
-    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-    parts = {str(name): _nested(part, f"{where}.{name}", faults) for name, part in pairs}
-    if any(part is None for part in parts.values()):
-        return None
-    return parts if isinstance(value, Mapping) else tuple(parts.values())
-
-
-def _targets(value: Any, where: str, faults: list[str]) -> NDArray[Any] | None:
-    if isinstance(value, Mapping | tuple):
-        what = "nested targets are not built in this version"
-        faults.append(fault(where, what, got=type(value).__name__, expected="one array"))
-        return None
-    return _array(value, where, faults)
-
-
-def _array(value: Any, where: str, faults: list[str]) -> NDArray[Any] | None:
-    """The value as a numeric array with rows, or None with the reason added to `faults`."""
-    try:
-        if isinstance(value, Tensor):
-            value = value.detach().cpu()
-            value = value.float() if value.dtype == torch.bfloat16 else value
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        faults.append(fault(where, f"is no array ({str(error).splitlines()[0]})", got=type(value).__name__))
-        return None
-    if array.dtype.kind not in "biuf":
-        faults.append(
-            fault(
-                where,
-                f"holds {_WHAT.get(array.dtype.kind, 'no numbers')}",
-                got=f"dtype {array.dtype}",
-                expected="numbers",
-            )
-        )
-        return None
-    if array.ndim == 0:
-        faults.append(fault(where, "has no rows", got="a single number", expected="an array of shape [N, ...]"))
-        return None
-    return array
-
-
-def _values(array: NDArray[Any]) -> Tensor:
-    """A float32 copy of our own, so that nobody changes a split from outside."""
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-
-
-def _part(array: NDArray[Any]) -> Tensor:
-    """A copy of one part of nested features: float32 of floats, int64 of integers, truth values as they are."""
-    if array.dtype.kind == "f":
-        return _values(array)
-    return torch.from_numpy(np.array(array, dtype=np.bool_ if array.dtype.kind == "b" else np.int64, order="C"))
-
-
-def _aims(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Tensor | None:
-    """Targets as the kind of task has them: values, labels, tokens, whatever a step of one's own takes, class ids."""
-    if kind == "regression":
-        return _values(array)
-    if kind == "multilabel":
-        return _several(array, where, faults)
-    if kind == "language_model":
-        return _ids(array, where, faults)
-    return _part(array) if kind == "custom" else _labels(array, where, kind, faults)
-
-
-def _several(array: NDArray[Any], where: str, faults: list[str]) -> Tensor | None:
-    """0 or 1 per label, float32 [N, L] as the loss takes them, or None with the reason added to `faults`."""
-    if array.ndim != 2:
-        expected = "0 or 1 per label, shape [N, labels]"
-        faults.append(fault(where, "holds no labels of several", got=f"shape {array.shape}", expected=expected))
-        return None
-    odd = np.argwhere((array != 0) & (array != 1))
-    if len(odd):
-        row, column = odd[0].tolist()
-        what = f"a label of a multilabel task is neither 0 nor 1 (row {row}, label {column})"
-        faults.append(fault(where, what, got=array[row, column], expected="0 or 1"))
-        return None
-    return _values(array)
-
-
-def _ids(array: NDArray[Any], where: str, faults: list[str]) -> Tensor | None:
-    """Token ids int64 [N, T], or None with the reason added to `faults`."""
-    if array.ndim != 2:
-        got, expected = f"shape {array.shape}", "one id per token, shape [N, T]"
-        faults.append(fault(where, "holds no rows of tokens", got=got, expected=expected))
-        return None
-    odd = np.argwhere(~(np.isfinite(array) & (array == np.round(array)) & (array >= 0)))
-    if len(odd):
-        row, place = odd[0].tolist()
-        what = f"a token of a language model is no id (row {row}, place {place})"
-        faults.append(fault(where, what, got=array[row, place], expected="whole numbers from 0"))
-        return None
-    return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
-
-
-def _labels(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Tensor | None:
-    """Class ids int64 [N], or None with the reason added to `faults`."""
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        faults.append(
-            fault(where, "holds no class ids", got=f"shape {array.shape}", expected="one class id per row, shape [N]")
-        )
-        return None
-    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
-        odd = array[~(array == np.round(array)) | ~np.isfinite(array)][0]
-        faults.append(
-            fault(where, f"a label of a {kind} task is no class id", got=odd, expected="whole numbers from 0")
-        )
-        return None
-    labels = array.astype(np.int64)
-    top = 1 if kind == "binary" else None
-    if labels.min() < 0 or (top is not None and labels.max() > top):
-        odd = labels.min() if labels.min() < 0 else labels.max()
-        expected = "0 and 1" if kind == "binary" else "0 .. classes - 1"
-        faults.append(fault(where, f"a label of a {kind} task is out of range", got=odd, expected=expected))
-        return None
-    return torch.from_numpy(np.array(labels, order="C"))
 
 
 def _disagreements(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.data import tree
-from pipeline.data.items import read_item, reading, require_alike, shapes_of, stack
+from pipeline.data.reading.items import read_item, reading, require_alike, shapes_of, stack
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 from pipeline.errors import UserError, fault

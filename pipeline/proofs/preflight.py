@@ -39,7 +39,7 @@ data: {{_target_: {data}}}
 model: {{_target_: {model}}}
 {loss}task: {{target: 0.0}}
 trainer: {{max_minutes: {minutes}, max_epochs: 100}}
-plan: {{purpose: preflight, owner: preflight}}
+plan: {{purpose: a look, population: any, assumptions: [none], risks: [none], limits: {{size_mb: 1}}, owner: nobody}}
 tracking: {{kind: none}}
 """
 
