@@ -114,8 +114,20 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("training.loss_at_init_measured", {"loss_expected": None}, FAR, "passed", "theory expects nothing"),
     ("training.loss_at_init_measured", {"loss_at_init": 23.02585}, FAR, "passed", "warning: 10 times what theory"),
     ("training.loss_at_init_measured", {"loss_at_init": 2.302585}, FAR, "passed", "1 times what theory"),
-    ("proofs.one_batch_tried", {"proofs__one_batch__steps": 3}, {"min_steps": 20}, "failed", "too few steps"),
-    ("proofs.one_batch_tried", {"proofs__one_batch__steps": ...}, {"min_steps": 20}, "errored", "steps"),
+    (
+        "proofs.one_batch_tried",
+        {"proofs__one_batch__steps": 3},
+        {"min_steps": 20, "suspicious_ratio": 0.9},
+        "failed",
+        "too few steps",
+    ),
+    (
+        "proofs.one_batch_tried",
+        {"proofs__one_batch__steps": ...},
+        {"min_steps": 20, "suspicious_ratio": 0.9},
+        "errored",
+        "steps",
+    ),
     ("training.trivial_bar_set", {"trivial": ...}, {}, "errored", "was not measured"),
     ("training.trained_on_plan", {"trained__plan": "another"}, {}, "failed", "of another plan"),
     ("training.trained_on_plan", {"trained__seed": 7}, {}, "failed", "of another seed"),
@@ -146,7 +158,7 @@ def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
     broken = {"proofs__one_batch__loss_ratio": math.nan, "proofs__one_batch__stopped": "nonfinite"}
     values = changed(measured(trained, "baseline"), proofs__one_batch__steps=2, **broken)
 
-    item = judged("proofs.one_batch_tried", values, min_steps=20)
+    item = judged("proofs.one_batch_tried", values, min_steps=20, suspicious_ratio=0.9)
 
     assert item.outcome == "passed" and "non-finite" in item.why
 

@@ -19,15 +19,23 @@ def _measured(evidence: Evidence, proof: str) -> Mapping[str, Any] | Result:
     return Result("errored", why=f"the proof failed: {found['why']}")
 
 
-def one_batch_tried(evidence: Evidence, *, min_steps: int) -> Result:
-    """Passing proves that the model was trained on one batch alone, for enough steps to tell; not that it fitted."""
+def one_batch_tried(evidence: Evidence, *, min_steps: int, suspicious_ratio: float) -> Result:
+    """Passing proves that the model was trained on one batch alone, for enough steps to tell; not that it fitted.
+
+    Where its loss keeps a larger share of its start than the bound, the reason warns.
+    """
     found = _measured(evidence, "one_batch")
     if isinstance(found, Result):
         return found
     steps, ratio = found["steps"], found["loss_ratio"]
     if steps < min_steps and found["stopped"] != "nonfinite":
         return Result("failed", steps, min_steps, "steps", "too few steps to tell")
-    why = f"loss fell to {ratio:.2g} of its start" if math.isfinite(ratio) else "the loss became non-finite"
+    if not math.isfinite(ratio):
+        why = "warning: the loss became non-finite"
+    elif ratio > suspicious_ratio:
+        why = f"warning: the loss of one batch hardly falls, {ratio:.2g} of its start is left"
+    else:
+        why = f"loss fell to {ratio:.2g} of its start"
     return Result("passed", steps, min_steps, "steps", why)
 
 

@@ -29,6 +29,7 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 PERSONAL = ("problem_card", "metric_and_target")  # items that only a person answers
 FIXED = ("run", "phase", "experiment", "trust", "tracking", "seed", "plan")  # has no place, or is a flag
 MEASURED = ("training.loss_at_init_measured", "training.trivial_bar_set")  # beside all of proofs.*
+LEARNS = ("one_batch_tried", "inputs_matter", "gradients_reach")  # a model that is warned of here learns nothing
 MINUTES = 5  # the budget that the proofs get a tenth of: 30 seconds
 
 EXPERIMENT = """# @package _global_
@@ -56,7 +57,22 @@ class Flown:
     @property
     def good(self) -> bool:
         """Whether nothing failed: every item passed, or does not apply."""
-        return all(i.outcome in ("passed", "not_applicable") for items in self.items.values() for i in items)
+        return all(item.outcome in ("passed", "not_applicable") for items in self.items.values() for item in items)
+
+    @property
+    def warned(self) -> list[Item]:
+        """What passed, and is worth a look."""
+        return [item for items in self.items.values() for item in items if warns(item)]
+
+
+def warns(item: Item) -> bool:
+    """Whether an item that passed says that something looks wrong."""
+    return item.outcome == "passed" and item.why.startswith("warning")
+
+
+def _strict(item: Item) -> Item:
+    """A warning that the model learns nothing is a failure here, where no diagnosis follows."""
+    return replace(item, outcome="failed") if item.id in LEARNS and warns(item) else item
 
 
 def preflight(house: House, model: str, data: str, overrides: Sequence[str], seed: int) -> Flown:
@@ -206,4 +222,4 @@ def _proved(house: House, run: Run) -> list[Item]:
     }
     items = checklist.read(house.checklists / "baseline.yaml", config, house.check)
     asked = [i for i in items if i.get("check") in MEASURED or str(i.get("check")).startswith("proofs.")]
-    return checklist.judge(asked, Evidence(values), house.check)
+    return [_strict(item) for item in checklist.judge(asked, Evidence(values), house.check)]
