@@ -57,6 +57,14 @@ def test_splits_are_a_partition_with_identical_rows_on_one_side(n: int, classes:
     assert all(seen) and not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
+def test_rows_that_float32_makes_equal_stay_on_one_side() -> None:
+    """What differs beyond float32, as instants in seconds do, is trained on as equal and counts as equal."""
+    X = (1.7e9 + 16 * np.arange(200.0)).reshape(-1, 1)
+    sides = split_indices(X, np.arange(200) % 2)
+    seen = [set(row_digests(X[rows].astype(np.float32))) for rows in sides.values()]
+    assert all(seen) and not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
 def test_splits_are_pure_and_seeded() -> None:
     """The same rows and seed give the same split; another seed another one."""
     X, y = pair(300)
