@@ -167,8 +167,8 @@ def split_indices(
     """Row numbers (ascending) of train, val and test: a pure function of rows, fractions, seed and groups.
 
     Integer targets are stratified; rows with equal features stay on one side, floats equal as float32, which is what is
-    trained on, and so do those of one of the `groups` (a value per row), so that shares are met to within a group. Raises UserError for shares that leave a side without
-    rows.
+    trained on, and so do those of one of the `groups` (a value per row), so that shares are met to within a group.
+    Raises UserError for shares that leave a side without rows.
     """
     require_shares(val, test)
     targets, features = np.asarray(y), np.asarray(X)
