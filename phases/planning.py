@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.building.probe import Proof
     from pipeline.data.dataset import Data
 
+TRIED = 64  # rows with holes given to the model at a time
+
 
 def environment(threads: int | None, device: str) -> dict[str, Any]:
     """Where the figures will be made: versions, platform, device, cores, threads. No host or user name."""
@@ -83,17 +85,22 @@ def _treatments(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> 
 
 
 def _answers_holes(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> bool:
-    """Whether the model as built gives finite numbers for train and validation rows in which features are missing."""
+    """Whether the model as built gives finite numbers for train and validation rows in which features are missing.
+
+    Of each side the row with most holes is tried, and for every feature the first row that lacks it.
+    """
     import torch
 
     from pipeline.building.builder import build_model
     from pipeline.data.tree import leaves
 
     def holed(side: Any) -> Any:
-        held = [t.isnan().flatten(1).any(1) if t.ndim > 1 else t.isnan() for t in leaves(side.X)]
-        return torch.stack(held).any(0).nonzero().flatten()[:8]
+        holes = torch.cat([t.isnan().reshape(len(t), math.prod(t.shape[1:])) for t in leaves(side.X)], 1)
+        lacking, first = holes.any(0), holes.int().argmax(0)
+        return torch.cat([first[lacking], holes.sum(1).argmax()[None]]).unique() if lacking.any() else first[:0]
 
-    some = [side.take(rows) for side in (data.train, data.val) if len(rows := holed(side))]
+    parts = [(side, rows) for side in (data.train, data.val) for rows in holed(side).split(TRIED)]
+    some = [side.take(rows) for side, rows in parts if len(rows)]
     if not some:
         return False
     model = build_model(config, trust, int(config["seed"]), data).eval()

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 from pipeline.data import tree
 from pipeline.data.dataset import Data
 from pipeline.data.digits import digits
-from pipeline.data.evidence.shared import shared_fractions
+from pipeline.data.evidence.shared import shared_fractions, shared_groups
 from pipeline.data.load import load, seal
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split, row_digests, split_indices, split_rows
@@ -54,6 +54,14 @@ def test_splits_are_a_partition_with_identical_rows_on_one_side(n: int, classes:
     sides = split_indices(X, y, seed=seed)
     assert list(range(n)) == sorted(np.concatenate(list(sides.values())).tolist())
     seen = [set(row_digests(X[rows])) for rows in sides.values()]
+    assert all(seen) and not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_rows_that_float32_makes_equal_stay_on_one_side() -> None:
+    """What differs beyond float32, as instants in seconds do, is trained on as equal and counts as equal."""
+    X = (1.7e9 + 16 * np.arange(200.0)).reshape(-1, 1)
+    sides = split_indices(X, np.arange(200) % 2)
+    seen = [set(row_digests(X[rows].astype(np.float32))) for rows in sides.values()]
     assert all(seen) and not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
@@ -541,3 +549,13 @@ def test_marks_go_with_their_rows() -> None:
     assert "3" not in data.test.groups and len(data.test.groups) == 8
     assert len(data.previous["old"]) == 6 and sorted(data.others()) == ["previous_tasks.old", "production"]
     assert data.unrepresentative == "no reason given" and said_of(representative=True).unrepresentative is None
+
+
+def test_a_group_is_the_same_whatever_else_stands_in_its_split() -> None:
+    """7 and 7.0 are one group beside 7.5, and beside text; what is missing in a slice is no group."""
+    row = {"train": [7, 8], "val": [7.0, 7.5], "test": np.array([7.0, "b"], dtype=object)}
+    X, y = np.arange(4.0).reshape(2, 2), np.array([0, 1])
+    found = shared_groups(alike(X, y, "classification", groups=row))
+    assert found is not None and found["shared"] == ["7"] and found["groups"] == 4
+    with pytest.raises(UserError, match=r"data\.slices\.sex\.train\[1\]: value is missing"):
+        alike(X, y, "classification", slices={"sex": by_split(lambda n: [1.0, np.nan])})

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from phases import planning
+from pipeline.data.load import seal
 from pipeline.errors import Refused
 from pipeline.record import permits
 from pipeline.record import plan as plans
@@ -382,6 +385,27 @@ def test_a_model_that_answers_holes_opens_the_gate(plan: Any, own_folder: Any) -
     assert plan("hole", "model._target_=planted.Patient") == ("open", {})
     gate, failed = plan("infinite", "model._target_=planted.Patient")
     assert gate == "closed" and failed["data_finite"].cause == "nonfinite_inputs"
+
+
+class Half(torch.nn.Module):
+    """Answers holes of its first feature, and those of no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(torch.cat([x[:, :1].nan_to_num(), x[:, 1:]], 1))
+
+
+@pytest.mark.parametrize(("column", "answers"), [(0, True), (1, False)])
+def test_a_hole_of_every_feature_is_tried(monkeypatch: pytest.MonkeyPatch, column: int, answers: bool) -> None:
+    """However late in the rows it stands."""
+    X = np.ones((90, 2))
+    X[:10, 0] = X[80, column] = np.nan
+    data = seal({side: (X, np.arange(90) % 2) for side in ("train", "val", "test")}, "classification")
+    monkeypatch.setattr("pipeline.building.builder.build_model", lambda *_: Half())
+    assert planning._answers_holes({"seed": 1}, data, ()) is answers
 
 
 def test_holes_that_are_imputed_open_the_gate(plan: Any) -> None:

@@ -98,6 +98,14 @@ def test_what_does_not_vary_is_centred() -> None:
     assert model.prepare is not None and bool((model.prepare(torch.tensor([[0.1, 3.0]]))[:, 0] == 0).all())
 
 
+def test_no_scale_is_infinite() -> None:
+    """A deviation whose inverse float32 cannot hold is none: what is nearly still stays finite."""
+    X = np.random.default_rng(0).normal(size=(20, 1)) * 1e-42
+    data = seal(dict.fromkeys(("train", "val", "test"), (X, np.arange(20) % 2)), "classification")
+    model = prepared(data, config(model__in_features=1), standardize=True)
+    assert torch.isfinite(model(data.train.X)).all()
+
+
 @QUICK
 @given(st.lists(st.floats(width=32) | st.integers(-2, 9).map(float), min_size=2, max_size=30))
 def test_every_row_has_one_code(cells: list[float]) -> None:

@@ -262,3 +262,19 @@ def test_next_to_nothing_is_measured_without_a_word(rows: int) -> None:
     assert found(holes, "regression")["nonfinite"]["val"]["missing"] == 4 * rows
     assert found(wild, "regression")["nonfinite"]["val"]["infinite"] == 4 * rows
     assert found(empty)["constant"]["of"] == 0 and found(empty)["near_duplicates"] is None
+
+
+def test_chance_puts_rows_of_equal_counts_near() -> None:
+    """Counts beside one value lie near each other by chance, a copy among them still shows, and so does one of few."""
+    draw = np.random.default_rng(0)
+    y = np.arange(600) % 2
+    X = np.c_[draw.poisson(2, (1800, 3)), draw.normal(size=1800)].astype("float32").reshape(3, 600, 4)
+    rows = {side: (X[i], y) for i, side in enumerate(("train", "val", "test"))}
+    near = found(rows)["near_duplicates"]
+    assert near["share"] > 0.02 and near["p"] > 0.01
+    X[1, :200] = X[0, :200] + 1e-4
+    assert (near := found(rows)["near_duplicates"])["p"] < 1e-6 and near["share"] > 1.5 * near["expected"]
+
+    lone = clouds(100, 8)
+    lone["val"][0][0] = lone["train"][0][0] + 1e-4
+    assert found(lone)["near_duplicates"]["p"] < 1e-3

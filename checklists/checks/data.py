@@ -22,11 +22,11 @@ def splits_disjoint(evidence: Evidence, *, max_shared_fraction: float) -> Result
     return Result("passed", value, max_shared_fraction, "of rows", "identical rows stand on one side")
 
 
-def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float) -> Result:
+def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float, max_p: float) -> Result:
     """Passing proves that no more validation rows nearly stand in train than chance would put there, or only few.
 
-    The value is their share of the validation rows; failing needs more than `max_share` of them, and `max_ratio` times
-    as many as chance explains.
+    The value is their share of the validation rows; failing needs more than `max_share` of them, `max_ratio` times as
+    many as chance explains, and that chance makes so many with a probability below `max_p`.
     """
     found = evidence["quality"]["near_duplicates"]
     if found is None:
@@ -34,7 +34,7 @@ def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float) -
     share, expected = found["share"], found["expected"]
     bound = max(max_share, max_ratio * expected)
     sampled = f"{found['sampled']['val']} validation and {found['sampled']['train']} train rows looked at"
-    if share > bound:
+    if share > bound and found["p"] < max_p:
         pairs = ", ".join(f"{val} and train {train}" for val, train in found["pairs"][:3])
         why = f"validation rows stand in train but for a trifle: {pairs}; keep copies of a row on one side"
         return Result("failed", share, bound, "of rows", why, cause="data_leakage")

@@ -166,13 +166,15 @@ def split_indices(
 ) -> dict[str, NDArray[np.int64]]:
     """Row numbers (ascending) of train, val and test: a pure function of rows, fractions, seed and groups.
 
-    Integer targets are stratified; rows with equal features stay on one side, and so do those of one of the `groups`
-    (a value per row), so that shares are met to within a group. Raises UserError for shares that leave a side without
-    rows.
+    Integer targets are stratified; rows with equal features stay on one side, floats equal as float32, which is what is
+    trained on, and so do those of one of the `groups` (a value per row), so that shares are met to within a group.
+    Raises UserError for shares that leave a side without rows.
     """
     require_shares(val, test)
-    targets = np.asarray(y)
-    units = np.array(row_digests(np.asarray(X)), dtype=str)
+    targets, features = np.asarray(y), np.asarray(X)
+    with np.errstate(over="ignore"):
+        features = features.astype(np.float32) if features.dtype.kind in "iuf" else features
+    units = np.array(row_digests(features), dtype=str)
     _, first, group, sizes = np.unique(
         units if groups is None else joined(units, groups), return_index=True, return_inverse=True, return_counts=True
     )

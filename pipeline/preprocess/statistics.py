@@ -19,6 +19,7 @@ from pipeline.errors import UserError, fault
 
 AT_ONCE = 1 << 22  # numbers in float64 at a time
 STILL = 1e-12  # of the mean: a constant column's deviation is rounding, not spread
+LEAST = float(np.finfo(np.float32).tiny)  # a deviation whose inverse float32 still holds
 Floats = NDArray[np.float64]
 
 
@@ -76,7 +77,7 @@ def centers(values: Tensor, kind: str) -> Floats:
 def spread(values: Tensor) -> tuple[Floats, Floats]:
     """Mean and standard deviation of every place of a row, holes left out; deviation 1 for what does not vary."""
     mean, std = _by_place(values, lambda block: np.nanmean(block, axis=0), lambda block: np.nanstd(block, axis=0))
-    return np.nan_to_num(mean), np.where(std > STILL * np.maximum(np.abs(mean), 1e-300), std, 1.0)
+    return np.nan_to_num(mean), np.where(std > np.maximum(STILL * np.abs(mean), LEAST), std, 1.0)
 
 
 def float32(numbers: Floats, shape: tuple[int, ...]) -> Tensor:

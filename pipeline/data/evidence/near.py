@@ -24,13 +24,16 @@ SHOWN = 10
 
 
 def near_duplicates(train: Split, val: Split) -> dict[str, Any] | None:
-    """How many validation rows nearly stand in train: `{share, expected, radius, dimension, sampled, pairs}`.
+    """How many validation rows nearly stand in train: `{share, expected, p, ...}`.
 
     Near is a twentieth of the median distance between a train row and its sixth neighbour of the same class, in
-    standardized features. `expected` is the share that chance alone would put so near, from how distances grow among
-    the train rows. Equal rows do not count here. Of large data seeded samples are looked at. `pairs` are [validation
+    standardized features. `expected` is the share that chance alone would put so near, by how distances grow among the
+    train rows, or by how many rows lie just beyond what is near, whichever is more; `p` is the probability of so many
+    by chance. Equal rows do not count here. Of large data seeded samples are looked at. `pairs` are [validation
     row, train row]. None where there is nothing to measure: no floating feature, too few rows, or all alike.
     """
+    from scipy.stats import binom
+
     rows = {"train": _some(len(train), TRAIN_ROWS, "train"), "val": _some(len(val), VAL_ROWS, "val")}
     X = _filled(_columns(train, rows["train"]), _columns(val, rows["val"]))
     if not X[0].shape[1] or len(rows["train"]) < SHOWN:
@@ -41,7 +44,9 @@ def near_duplicates(train: Split, val: Split) -> dict[str, Any] | None:
         return None
     ours, theirs = ((x[:, moving] - center[moving]) / spread[moving] for x in X)
     labels = _labels(train, rows["train"])
-    third, sixth = _neighbours(ours, labels)
+    some = _some(len(ours), OWN_ROWS, "own")
+    own = _apart(_distances(ours[some], ours), 1.0)
+    third, sixth = _neighbours(own, None if labels is None else labels[some][:, None] == labels[None])
     if not 0 < third < sixth:
         return None
     dimension = math.log(SIXTH / THIRD) / math.log(sixth / third)
@@ -50,9 +55,12 @@ def near_duplicates(train: Split, val: Split) -> dict[str, Any] | None:
     nearest = away.argmin(axis=1)
     close = np.flatnonzero(away[np.arange(len(away)), nearest] < radius)
     kinds = 1 if labels is None else len(np.unique(labels))
+    by_chance = max(SIXTH * kinds * NEAR**dimension, _beyond(away, radius), _beyond(own, radius))
+    expected = 1 - math.exp(-by_chance)
     return {
         "share": len(close) / len(theirs),
-        "expected": 1 - math.exp(-SIXTH * kinds * NEAR**dimension),
+        "expected": expected,
+        "p": float(binom.sf(len(close) - 1, len(theirs), expected)),
         "radius": radius,
         "dimension": dimension,
         "sampled": {name: len(chosen) for name, chosen in rows.items()},
@@ -114,14 +122,22 @@ def _apart(distances: Array, usual: float) -> Array:
     return np.where(distances > 1e-6 * max(usual, 1.0), distances, np.inf)
 
 
-def _neighbours(X: Array, labels: Array | None) -> tuple[float, float]:
+def _beyond(away: Array, radius: float) -> float:
+    """Rows that chance puts within the radius of a row, by those within twice and four times it, itself left out.
+
+    Copies do not reach so far. Where counts stand beside values, distances grow otherwise near by than among usual
+    neighbours: rows of equal counts are as far apart as their values. Nothing grows slower than along a line.
+    """
+    within = [np.count_nonzero(away < times * radius) / len(away) for times in (1, 2, 4)]
+    first, second = within[1] - within[0], within[2] - within[1]
+    return first / (max(second / first, 2.0) - 1) if first else 0.0
+
+
+def _neighbours(away: Array, alike: Array | None) -> tuple[float, float]:
     """Median distances to the third and to the sixth neighbour of one's own class; 0 where there are too few."""
-    some = _some(len(X), OWN_ROWS, "own")
-    away = _apart(_distances(X[some], X), 1.0)
-    if labels is not None:
-        away[labels[some][:, None] != labels[None]] = np.inf
     if away.shape[1] <= 6:
         return 0.0, 0.0
-    third, sixth = np.partition(away, (2, 5), axis=1)[:, (2, 5)].T
+    own = away if alike is None else np.where(alike, away, np.inf)
+    third, sixth = np.partition(own, (2, 5), axis=1)[:, (2, 5)].T
     whole = np.isfinite(sixth)
     return (float(np.median(third[whole])), float(np.median(sixth[whole]))) if whole.any() else (0.0, 0.0)

@@ -76,15 +76,22 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _ids(value: Any, where: str, faults: list[str]) -> NDArray[Any] | None:
-    """Ids as text, so that 7 and 7.0 of two splits are one group."""
+    """Ids as text, one by one, so that 7 and 7.0 of two splits are one group, whatever else stands in these."""
     array = _array(value)
-    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
-        array = array.astype(np.int64)
-    hollow = [i for i, v in enumerate(array.reshape(-1).tolist()) if v is None or v != v]
+    given = array.reshape(-1).tolist()
+    hollow = [i for i, v in enumerate(given) if v is None or v != v]
     if hollow:
-        faults.append(fault(f"{where}[{hollow[0]}]", "group is missing", expected="a value in every row"))
+        what = "group" if where.startswith("data.groups") else "value"
+        faults.append(fault(f"{where}[{hollow[0]}]", f"{what} is missing", expected="a value in every row"))
         return None
-    return array.astype(str)
+    texts = array.astype(str)
+    if array.dtype.kind in "fO":
+        told = [
+            str(int(v)) if isinstance(v, float) and v.is_integer() else text
+            for v, text in zip(given, texts.reshape(-1).tolist(), strict=True)
+        ]
+        texts = np.array(told, dtype=str).reshape(array.shape)
+    return texts
 
 
 def _instants(value: Any, where: str, faults: list[str]) -> NDArray[np.float64] | None:

@@ -46,8 +46,8 @@ def csv_table(
     """A table with a header: X float32 [N, F], text as codes of categories; y ids int64 or values float32 [N].
 
     `na` are the cells that mean missing, spaces around them apart. With `val_path` and `test_path` three files are the
-    three sides; otherwise see `table_sides`. `fitted` of what is returned says what was fitted on the train rows:
-    categories, what stands for missing values, mean and standard deviation. Raises UserError naming file, row, column.
+    three sides; otherwise see `table_sides`. `categories` of what is returned are the words of each column of codes, as
+    the train rows have them. Raises UserError naming file, row, column.
     """
     chosen = Choice(
         label, features, ignore, categories, label_kind, class_names, side, group, time, val, test, seed,
