@@ -57,7 +57,7 @@ def chance_on_shuffled_labels(evidence: Evidence, *, clear: float, shuffles: int
     if isinstance(found, Result):
         return found
     above, times = found["half_widths_above"], found["shuffles"]
-    said = f"{found['metric']} {found['value']:.3g} on validation, by chance {found['trivial']:.3g} (n = {found['n']})"
+    said = f"{found['metric']} {found['value']:.3g} on validation, by chance {found['chance']:.3g} (n = {found['n']})"
     if above <= clear or times < shuffles:
         again = f"; the lowest of {times} shuffles" if times > 1 else ""
         return Result("passed", above, clear, "half intervals", said + again)
