@@ -177,7 +177,7 @@ def test_where_the_loss_falls_at_no_rate_none_is_suggested(losses: np.ndarray) -
     """A figure is not made up."""
     found = suggested(ramp(), losses)
     assert found["suggested"] is None
-    assert "suggests none" in told({"planned": 0.1, **found})
+    assert "suggests none, since at none the loss falls by more than it varies" in told({"planned": 0.1, **found})
 
 
 def test_a_ramp_that_ends_in_nan_keeps_what_it_showed() -> None:

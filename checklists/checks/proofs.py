@@ -128,7 +128,13 @@ def learning_rate_tried(evidence: Evidence, *, far: float) -> Result:
     if isinstance(found, Result):
         return found
     if found["suggested"] is None:
-        return Result("passed", found["planned"], None, "learning rate", "warning: the loss falls at no rate")
+        return Result(
+            "passed",
+            found["planned"],
+            None,
+            "learning rate",
+            "warning: the loss falls at no rate by more than it varies",
+        )
     times = found["planned"] / found["suggested"]
     why = f"the range test suggests {found['suggested']:.2g}, and {found['planned']:.3g} is planned"
     if 1 / far <= times <= far:
