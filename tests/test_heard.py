@@ -86,6 +86,10 @@ def test_what_is_taken_up_is_not_noted_twice(ten: Any, tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="at step 5"):
         ten(Talker(stop_at=5), folder=tmp_path)
     assert warned(ten(Talker(), folder=tmp_path).history) == whole
+    with pytest.raises(
+        Interrupted, match="; trial keeps no checkpoint and begins anew"
+    ):  # what has no folder says whose
+        ten(Talker(stop_at=5))
 
 
 def test_a_filter_that_ignores_is_obeyed() -> None:

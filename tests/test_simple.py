@@ -62,6 +62,17 @@ def test_what_is_linear_is_found(changed: dict[str, Any], kind: str) -> None:
     assert sign * (linear["value"] - bar[0]) >= 0 and sign * (trees["value"] - bar[1]) >= 0
 
 
+@pytest.mark.parametrize(("changed", "kind"), [({}, "classification"), (REGRESSION, "regression")])
+def test_what_one_makes_of_the_networks_outputs_is_not_asked(changed: dict[str, Any], kind: str) -> None:
+    """A `task.predict` of one's own fits the outputs of one's own model: a simple one says classes and values itself,
+    and a metric that does not take them is a reason and no error."""
+    task, data = task_of(**changed), blobs(60, kind)
+    own = replace(task, predict=lambda outputs: outputs.squeeze(1).exp())
+    assert timeless(simple_scores(own, data, 3, 2.0)) == timeless(simple_scores(task, data, 3, 2.0))
+    choosy = replace(task, metrics=(replace(task.metric, function=lambda targets, predictions: float("?")),))
+    assert all("does not fit" in one["not_applicable"] for one in simple_scores(choosy, data, 3, 2.0))
+
+
 def test_equal_arguments_give_equal_scores() -> None:
     """Nothing but the rows, the seed and the allowance decides."""
     data = blobs(300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,21 @@ def test_every_row_is_judged_once(baseline: tuple[TrainPermit, Data, Fit]) -> No
     assert isinstance(again, TrainSide) and again.value == found["values"][1]
 
 
+def test_a_fold_without_a_class_costs_no_baseline(
+    baseline: tuple[TrainPermit, Data, Fit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the metric does not take the rows of a fold, the fold has no value, and it is said."""
+    permit, data, done = baseline
+
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise UserError("task.metric: 'roc_auc_ovr' does not fit the predictions")
+
+    monkeypatch.setattr("pipeline.trials.cross_validation.evaluate", refuses)
+    monkeypatch.setattr("pipeline.trials.cross_validation.fit", lambda *_, **__: done)
+    found = cross_validate(permit, data, 2, done)
+    assert math.isnan(found["mean"]) and all("does not fit" in fold["why"] for fold in found["folds"])
+
+
 def test_folds_that_are_not_made_have_a_reason(baseline: tuple[TrainPermit, Data, Fit]) -> None:
     """None asked for, no time, more parts than rows, rows in time, no score: said, and nothing is trained."""
     permit, data, done = baseline
@@ -157,6 +173,7 @@ VAL = {"value": 0.96, "greater_is_better": True}
         (FOLDS, {**VAL, "value": 0.9}, "passed", "validation, 0.9, is worse"),
         ({**FOLDS, "mean": 50.0, "std": 1.0}, {"value": 60.0, "greater_is_better": False}, "passed", "is worse"),
         ({**FOLDS, "mean": float("nan")}, VAL, "passed", "has no score"),
+        ({**FOLDS, "mean": float("nan"), "folds": [{}, {"why": "lost"}]}, VAL, "passed", "has no score: lost"),
         (FOLDS, None, "passed", "over 5 folds"),
         ({"not_applicable": "no time"}, VAL, "not_applicable", "no time"),
     ],

@@ -60,7 +60,9 @@ def cross_validated(evidence: Evidence, *, suspicious_spread: float, suspicious_
         return Result("not_applicable", why=str(folds["not_applicable"]))
     mean, std = folds["mean"], folds["std"]
     if not math.isfinite(mean):
-        return Result("passed", mean, unit=folds["metric"], why=f"warning: a fold of {folds['parts']} has no score")
+        reason = next((f": {one['why']}" for one in folds.get("folds", ()) if one.get("why")), "")
+        why = f"warning: a fold of {folds['parts']} has no score{reason}"
+        return Result("passed", mean, unit=folds["metric"], why=why)
     why = f"{mean:.4g} ± {std:.2g} over {folds['parts']} folds"
     if std / max(1.0, abs(mean)) > suspicious_spread:
         why += "; warning: the folds differ much, so one score on one validation side says little"

@@ -65,7 +65,7 @@ def chance_on_shuffled_labels(evidence: Evidence, *, clear: float, shuffles: int
     if isinstance(found, Result):
         return found
     above, times = found["half_widths_above"], found["shuffles"]
-    said = f"{found['metric']} {found['value']:.3g} on validation, by chance {found['trivial']:.3g} (n = {found['n']})"
+    said = f"{found['metric']} {found['value']:.3g} on validation, by chance {found['chance']:.3g} (n = {found['n']})"
     if above <= clear or times < shuffles:
         again = f"; the lowest of {times} shuffles" if times > 1 else ""
         return Result("passed", above, clear, "half intervals", said + again)
@@ -136,7 +136,13 @@ def learning_rate_tried(evidence: Evidence, *, far: float) -> Result:
     if isinstance(found, Result):
         return found
     if found["suggested"] is None:
-        return Result("passed", found["planned"], None, "learning rate", "warning: the loss falls at no rate")
+        return Result(
+            "passed",
+            found["planned"],
+            None,
+            "learning rate",
+            "warning: the loss falls at no rate by more than it varies",
+        )
     times = found["planned"] / found["suggested"]
     why = f"the range test suggests {found['suggested']:.2g}, and {found['planned']:.3g} is planned"
     if 1 / far <= times <= far:

@@ -287,7 +287,7 @@ class Training:
 
     def _interrupted(self) -> str:
         """Where training stands, once that is on disk."""
-        kept = "no checkpoint, since it has no folder"
+        kept = f"{self.job.purpose} keeps no checkpoint and begins anew"  # a proof, a fold: what came before is kept
         if self.writer:
             self._offer()
             self.writer.settle()

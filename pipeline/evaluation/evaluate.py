@@ -149,6 +149,11 @@ def measured(model: nn.Module, X: Tree, y: Tree, task: Task) -> Measured:
     return Measured(answer.loss, _values(answer, y, task))
 
 
+def outputs_of(model: nn.Module, rows: Split, task: Task) -> Tensor | None:
+    """Raw outputs [N, ...] for all rows of a split; None where a step gives none."""
+    return _answer(model, rows.X, rows.y, task).outputs
+
+
 def _values(answer: Answer, y: Tree, task: Task) -> dict[str, float]:
     """Each metric from the outputs; from the step's scalars where it is one of them, or where there are no outputs."""
     found: dict[str, float] = {}

@@ -88,20 +88,29 @@ def _scored(name: str, task: Task, val: Split, seed: int, fit: Callable[[], Fitt
         with warnings.catch_warnings(record=True) as heard, threadpool_limits(1):
             warnings.simplefilter("always")
             raw, how = fit()
+        value, low, high = _judged(task, val, raw, seed)
     except (_Impossible, ValueError, ArithmeticError, np.linalg.LinAlgError, MemoryError) as error:
         return {"name": name, "not_applicable": (str(error).splitlines() or [type(error).__name__])[0]}
     said = sorted({str(warning.message).splitlines()[0] for warning in heard})
-    if raw.ndim == 1 and task.metric.name == "perplexity":  # the log probability of every token, row by row
-        value, (low, high) = perplexity(raw.reshape(len(val), -1), seed)
-    else:
-        targets = val.y.numpy()
-        said_so = raw.dtype.kind == "i"  # predictions, of which no outputs are made
-        judged = raw.reshape(targets.shape) if said_so else task.judged(torch.from_numpy(raw).float(), val.y)
-        value = task.metric(targets, judged)
-        cheap = task.metric.name in OWN  # a thousand resamples of another's function take seconds
-        low, high = interval(task.metric, targets, judged, seed) if cheap else (math.nan, math.nan)
     found = {"name": name, "metric": task.metric.name, "value": value, "low": low, "high": high, "n": len(val)}
     return {**found, "seconds": time.perf_counter() - began, "how": "; ".join([how, *said])}
+
+
+def _judged(task: Task, val: Split, raw: NDArray[Any], seed: int) -> tuple[float, float, float]:
+    """The deciding metric and its interval. `raw` are class ids or values where the metric asks for these: what
+    `task.predict` makes of the network's outputs means nothing here.
+    """
+    if raw.ndim == 1 and task.metric.name == "perplexity":  # the log probability of every token, row by row
+        value, bounds = perplexity(raw.reshape(len(val), -1), seed)
+        return value, *bounds
+    targets = val.y.numpy()
+    if task.metric.needs in ("classes", "values"):
+        judged = (raw.astype(np.float32) if raw.dtype.kind == "f" else raw).reshape(targets.shape)
+    else:
+        judged = task.judged(torch.from_numpy(raw).float(), val.y)
+    cheap = task.metric.name in OWN  # a thousand resamples of another's function take seconds
+    low, high = interval(task.metric, targets, judged, seed) if cheap else (math.nan, math.nan)
+    return task.metric(targets, judged), low, high
 
 
 def _thinned(rows: int, affordable: float, seed: int) -> tuple[NDArray[np.int64], str]:
@@ -186,12 +195,16 @@ class _Rows:
         codes = OneHotEncoder(handle_unknown="ignore")
         return make_column_transformer((codes, self.categories), remainder=numbers, sparse_threshold=0.0)
 
-    def _classified(self, fit: Callable[[NDArray[Any]], Any], y: NDArray[Any]) -> Floats:
-        """Outputs as the task's loss takes them: [N, C] of classes, [N, L] of labels that go beside each other."""
+    def _classified(self, fit: Callable[[NDArray[Any]], Any], y: NDArray[Any]) -> NDArray[Any]:
+        """Class ids where the metric asks for them, else outputs as the task's loss takes them: [N, C] of classes,
+        [N, L] of labels that go beside each other.
+        """
         if y.ndim == 1:
             model = fit(y)
             shares = np.zeros((len(self.val), self.outputs))
             shares[:, model.classes_.astype(int)] = model.predict_proba(self.val)
+            if self.task.metric.needs == "classes":
+                return shares.argmax(axis=1)
             return shares if self.task.takes == "probabilities" else _log(shares)
         columns = []
         for target in y.T.astype(int):
@@ -200,6 +213,8 @@ class _Rows:
                 np.full(len(self.val), one) if one is not None else fit(target).predict_proba(self.val)[:, 1]
             )
         shares = np.stack(columns, axis=1)
+        if self.task.metric.needs == "classes":
+            return (shares > 0.5).astype(np.int64)
         return shares if self.task.takes == "probabilities" else _log(shares) - _log(1 - shares)
 
 
@@ -231,4 +246,6 @@ def _ngrams(task: Task, data: Data, tokens: int, seed: int, seconds: float) -> F
     if len(context) * tokens > CELLS:
         raise _Impossible(f"{len(context)} rows of {tokens} tokens are too many to write down")
     found = grams.every(context)
+    if task.metric.needs == "classes":
+        return found.argmax(axis=1), how
     return found if task.takes == "probabilities" else _log(found), how

@@ -85,7 +85,7 @@ def told(found: Mapping[str, Any]) -> str:
     """The test in one line."""
     plan = f"learning rate {found['planned']:.3g} is planned"
     if found["suggested"] is None:
-        return f"{plan}; the range test suggests none, since the loss falls at no rate"
+        return f"{plan}; the range test suggests none, since at none the loss falls by more than it varies"
     end = f"; worse than at its start from {found['diverges']:.2g} on" if found["diverges"] is not None else ""
     fall = f"loss falls from {found['start']:.3g} to {found['lowest']:.3g}{end}"
     return f"{plan}; the range test suggests {found['suggested']:.2g} ({fall})"

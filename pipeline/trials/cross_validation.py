@@ -41,7 +41,8 @@ def cross_validate(
     `{parts, metric, greater_is_better, mean, std, values, folds, seconds}`, or `{not_applicable: reason}`. Everything
     else is as planned: the best epoch is that of the validation rows, the seed the master seed. `baseline` is the
     planned training, by whose seconds the folds are foretold; `seconds_left` is what `trainer.max_minutes` leaves
-    beside it where nothing is said. Nothing is kept on disk. Raises Interrupted as `fit` does.
+    beside it where nothing is said. A fold without or beside which the metric is undefined is NaN and says `why`.
+    Nothing is kept on disk. Raises Interrupted as `fit` does.
     """
     plan = permit.plan
     why = _unfit(plan.config, data, parts, baseline, seconds_left)
@@ -55,11 +56,16 @@ def cross_validate(
     assert baseline.score is not None
     for k in range(parts):
         job = Job(plan.digest, f"fold {k + 1}", Delta(train_rows={"without_fold": [k, parts]}))
-        done = fit(permit, job, watch(f"fold {k + 1} of {parts}"), data=data)
         left_out = data.train.take(torch.from_numpy(np.flatnonzero(fold == k)))
-        with seeded(derive(plan.seed, "fold", k)):
-            value = evaluate(done.model, left_out, plan.config, trust=trust, counts=counts).score.value
-        found.append({"rows": len(left_out), "value": value, "steps": done.steps, "stopped": done.stopped})
+        told: dict[str, Any] = {"rows": len(left_out)}
+        try:
+            done = fit(permit, job, watch(f"fold {k + 1} of {parts}"), data=data)
+            told |= {"steps": done.steps, "stopped": done.stopped}
+            with seeded(derive(plan.seed, "fold", k)):
+                value = evaluate(done.model, left_out, plan.config, trust=trust, counts=counts).score.value
+        except UserError as error:  # a metric may want every class, and groups may keep one out of a fold, or in it
+            value, told["why"] = math.nan, error.faults[0]
+        found.append({**told, "value": value})
     values = [one["value"] for one in found]
     return {
         "parts": parts,
