@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipeline.sweeps.shelf import Shelf, taken
 from pipeline.tracking import beside
 from pipeline.tracking.mlflow import TrackingAway, mirror, shown, where
 from pipeline.tracking.outgoing import POINTS, TRIAL_POINTS, Story, params, points
-from pipeline.tracking.page import note
+from pipeline.tracking.page import note, tags
 from pipeline.tracking.page import rows as splits
 from pipeline.tracking.parent import parent
 from tests.recorded import CONFIG, baseline_done, freeze
@@ -193,10 +194,10 @@ def test_long_series_are_thinned() -> None:
     assert len(trial) <= TRIAL_POINTS
 
 
-def job_of(shelf: Shelf, name: str) -> Run:
+def job_of(shelf: Shelf, name: str, experiment: str = "digits") -> Run:
     """A run that is a job of the sweep."""
     run = Run.at(shelf.path.parents[1], name)
-    with opened(run, experiment="digits", sweep=shelf.number) as book:
+    with opened(run, experiment=experiment, sweep=shelf.number) as book:
         freeze(run, book, CONFIG)
     return run
 
@@ -336,6 +337,13 @@ def test_the_page_says_what_where_and_what_next(root: Path) -> None:
     for said in ("| planning | open |", "| diagnostics | not needed |", "python -m pipeline phase="):
         assert said in note(story)
     assert (found.data.tags["mlflow.source.name"], "mlflow.user" in found.data.tags) == ("python -m pipeline", False)
+
+
+def test_an_experiment_that_nobody_named_is_not_shown_empty(root: Path) -> None:
+    """No tag is without a value, and no sentence has a hole where a name belongs."""
+    story = Story.of(job_of(Shelf(root / ".sweeps" / "1"), "unnamed", experiment="").path)
+    assert all(tags(story).values())
+    assert note(replace(story, plans={})).startswith("Run `unnamed`.\n")
 
 
 def test_every_split_is_an_input(root: Path) -> None:
