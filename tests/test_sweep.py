@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -119,12 +120,14 @@ def test_nothing_leaks_from_job_to_job() -> None:
 
 
 def test_isolation_survives_an_exception() -> None:
-    """The state is put back whatever happens inside."""
+    """The state is put back whatever happens inside; where no default device was set, none is: it slows every call."""
     with pytest.raises(KeyError), isolated():
         torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
         raise KeyError
 
     assert torch.get_default_dtype() == torch.float32
+    assert (torch.empty(0).device.type, torch.utils._device.CURRENT_DEVICE) == ("cpu", None)
 
 
 def test_a_job_may_compose_for_itself() -> None:
@@ -193,6 +196,22 @@ def test_the_same_words_go_on_with_what_was_interrupted() -> None:
     ]
     assert (done.number, other.number, again.number) == (1, 2, 3)
     assert said == ["sweep 1 in the same words was interrupted and goes on; jobs that have ended: 1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_launcher_that_has_but_one_core_is_stopped_too(number: signal.Signals) -> None:
+    """joblib runs the jobs in the sweep's own process then, and the first Ctrl-C ends the sweep there and then."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    seen = []
+
+    def job(config: dict[str, Any], told: list[str]) -> int:
+        seen.append(config["seed"])
+        os.kill(os.getpid(), number)
+        return time.sleep(0.2) or 0
+
+    with pytest.raises(KeyboardInterrupt):
+        multirun(["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"], job)
+    assert seen == [1]
 
 
 def test_two_sweeps_at_a_time_do_not_collide() -> None:

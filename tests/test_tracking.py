@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from pipeline.sweeps.shelf import Shelf, taken
 from pipeline.tracking import beside
 from pipeline.tracking.mlflow import TrackingAway, mirror, shown, where
 from pipeline.tracking.outgoing import POINTS, TRIAL_POINTS, Story, params, points
-from pipeline.tracking.page import note
+from pipeline.tracking.page import note, tags
 from pipeline.tracking.page import rows as splits
 from pipeline.tracking.parent import parent
 from tests.recorded import CONFIG, baseline_done, freeze
@@ -117,6 +120,16 @@ def test_mirroring_again_sends_nothing(root: Path) -> None:
     assert (again["run"], rows(root)) == (first["run"], before)
 
 
+def test_what_the_tracker_lost_is_sent_again(root: Path) -> None:
+    """A run that was deleted there is made anew with everything in it, not an empty one."""
+    run = baseline_done(root)
+    trained(run)
+    first = mirror(run.path)
+    client(root).delete_run(first["run"])
+    again = mirror(run.path)
+    assert (again["run"] != first["run"], again["sent"]) == (True, first["sent"])
+
+
 def test_only_what_is_new_is_sent(root: Path) -> None:
     """A history that grew sends its new points; another phase sends its own, under its name."""
     run = baseline_done(root)
@@ -181,16 +194,16 @@ def test_long_series_are_thinned() -> None:
     assert len(trial) <= TRIAL_POINTS
 
 
-def job_of(shelf: Shelf, name: str) -> Run:
+def job_of(shelf: Shelf, name: str, experiment: str = "digits") -> Run:
     """A run that is a job of the sweep."""
     run = Run.at(shelf.path.parents[1], name)
-    with opened(run, experiment="digits", sweep=shelf.number) as book:
+    with opened(run, experiment=experiment, sweep=shelf.number) as book:
         freeze(run, book, CONFIG)
     return run
 
 
 def test_a_sweep_is_a_parent_with_children(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs hang under one parent, whatever MLFLOW_RUN_ID says; it ends as the sweep does."""
+    """Jobs hang under one parent, whatever MLFLOW_RUN_ID says; it ends as the sweep does, and runs again with it."""
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with taken(root, ["seed=1,2"], []) as (shelf, _), parent(shelf, {}):
         children = [mirror(job_of(shelf, name).path)["run"] for name in ("one", "two")]
@@ -204,6 +217,13 @@ def test_a_sweep_is_a_parent_with_children(root: Path, monkeypatch: pytest.Monke
     with pytest.raises(ZeroDivisionError), taken(root, ["seed=3"], []) as (shelf, _), parent(shelf, {}):
         1 / 0
     assert {r.info.run_name: r.info.status for r in runs(root)}["sweep-2"] == "FAILED"
+    with taken(root, ["seed=3"], []) as (shelf, _), parent(shelf, {}):
+        assert {r.info.run_name: r.info.status for r in runs(root)} == {
+            "one": "FINISHED",
+            "two": "FINISHED",
+            "sweep-1": "FINISHED",
+            "sweep-2": "RUNNING",
+        }
 
 
 def test_what_was_killed_is_closed(root: Path) -> None:
@@ -256,8 +276,6 @@ def test_a_broken_database_is_away(new_root: Path) -> None:
 
 def test_a_silent_server_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts and never answers costs seconds, not minutes; the user's own patience is respected."""
-    import socket
-
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
 
     run = baseline_done(root)
@@ -321,6 +339,13 @@ def test_the_page_says_what_where_and_what_next(root: Path) -> None:
     assert (found.data.tags["mlflow.source.name"], "mlflow.user" in found.data.tags) == ("python -m pipeline", False)
 
 
+def test_an_experiment_that_nobody_named_is_not_shown_empty(root: Path) -> None:
+    """No tag is without a value, and no sentence has a hole where a name belongs."""
+    story = Story.of(job_of(Shelf(root / ".sweeps" / "1"), "unnamed", experiment="").path)
+    assert all(tags(story).values())
+    assert note(replace(story, plans={})).startswith("Run `unnamed`.\n")
+
+
 def test_every_split_is_an_input(root: Path) -> None:
     """Train and test stand in the tracker by digest and context, and the folders of a path are not shown."""
     run = Run.at(root, "rows")
@@ -362,3 +387,24 @@ def test_the_process_beside_sends_all_and_ends(root: Path) -> None:
     with beside.following(run.path, {"kind": "mlflow", "uri": "http://127.0.0.1:9/"}, said.append):
         pass
     assert len(said) == 1 and "127.0.0.1" in said[0]
+
+
+def test_nothing_keeps_the_end_of_a_phase_waiting(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a process forked meanwhile, as readers of data are, nor, when it is interrupted, a silent tracker."""
+    run = baseline_done(root)
+    monkeypatch.setattr(beside, "LAST", 30.0)
+    monkeypatch.setattr(beside, "AT_ONCE", 0.3)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    said: list[str] = []
+    with beside.following(run.path, {"kind": "mlflow", "uri": None}, said.append):
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        forked.start()
+    forked.kill()
+    assert said == []
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(KeyboardInterrupt):
+        uri = f"http://ada:secret@127.0.0.1:{server.getsockname()[1]}"
+        with beside.following(run.path, {"kind": "mlflow", "uri": uri}, said.append):
+            seen = subprocess.check_output(["ps", "-o", "args=", "--ppid", str(os.getpid())], text=True)
+            raise KeyboardInterrupt
+    assert said == ["the tracker did not answer within 0 seconds"]
+    assert "tracking.beside" in seen and "secret" not in seen

@@ -15,6 +15,7 @@ def isolated() -> Iterator[None]:
 
     import numpy as np
     import torch
+    from torch.utils import _device
 
     folder, environment = os.getcwd(), dict(os.environ)
     state: list[tuple[Callable[[Any], object], Any]] = [
@@ -22,7 +23,7 @@ def isolated() -> Iterator[None]:
         (np.random.set_state, np.random.get_state()),
         (torch.set_rng_state, torch.get_rng_state()),
         (torch.set_default_dtype, torch.get_default_dtype()),
-        (torch.set_default_device, torch.get_default_device()),
+        (torch.set_default_device, _device.CURRENT_DEVICE),  # None where none was set: a default slows every call
         (torch.set_num_threads, torch.get_num_threads()),
         (torch.set_grad_enabled, torch.is_grad_enabled()),
         (torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode()),

@@ -45,8 +45,9 @@ class Task:
         told = [word for word in HydraConfig.get().overrides.task if not word.startswith("run.sweep=")]
         if self.shelf.settled(number):
             return
-        if os.getpid() == self.home:
-            self.shelf.put(number, self._run(composed, told, number))
+        if os.getpid() == self.home:  # whoever relays a request to stop does not relay it to itself
+            with heard({signal.SIGINT: signal.default_int_handler}), outside_training():
+                self.shelf.put(number, self._run(composed, told, number))
             return
         try:
             with outside_training(), self.shelf.at_work(number, self._name(composed, number), told), _orphaned(self):

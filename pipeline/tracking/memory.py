@@ -16,16 +16,19 @@ from pipeline.tracking.outgoing import Point
 
 class Memory:
     """What one tracker (by its URI, of which only a digest is kept) was sent of a run. Losing it costs time: sending
-    again says the same thing once more.
+    again says the same thing once more. It is forgotten with the tracker's run, as when its database was removed.
     """
 
-    def __init__(self, path: Path, uri: str, shown: str) -> None:
+    def __init__(self, path: Path, uri: str, shown: str, run: str) -> None:
         self.path = path
         try:
             self.trackers = dict(json.loads(path.read_text()))
         except (OSError, ValueError):
             self.trackers = {}
-        here = self.trackers.setdefault(hashlib.sha256(uri.encode()).hexdigest()[:12], {"uri": shown})
+        tracker = hashlib.sha256(uri.encode()).hexdigest()[:12]
+        if self.trackers.get(tracker, {}).get("run") != run:
+            self.trackers[tracker] = {"uri": shown, "run": run}
+        here = self.trackers[tracker]
         self.params: list[str] = here.setdefault("params", [])
         self.data: list[str] = here.setdefault("data", [])  # name and digest of each split
         self.artifacts: dict[str, str] = here.setdefault("artifacts", {})

@@ -76,8 +76,8 @@ def mirror(run_dir: Path, uri: str | None = None, *, running: bool = False) -> d
     config = story.config.get("tracking") or {}
     uri = where(root, uri or config.get("uri"))
     with connected(root, uri, config.get("experiment") or EXPERIMENT) as (call, experiment):
-        memory = Memory(story.run.path / "tracking.json", uri, shown(uri))
         run = _find_or_create(call, story, experiment)
+        memory = Memory(story.run.path / "tracking.json", uri, shown(uri), run)
         try:
             sent = _send(call, run, story, memory)
         finally:
@@ -86,7 +86,7 @@ def mirror(run_dir: Path, uri: str | None = None, *, running: bool = False) -> d
 
 
 def parent_of(call: _Call, experiment: str, sweep: Path) -> str:
-    """The one parent run of the sweep in this folder, made where there is none and running again where it had ended."""
+    """The one parent run of the sweep in this folder, made where there is none."""
     asked = json.loads((sweep / "sweep.json").read_text())
     with _alone(sweep.parent, call.deadline):  # or two jobs that start together make two
         found = _found(call, experiment, asked["identity"])

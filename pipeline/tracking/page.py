@@ -37,7 +37,9 @@ def word(state: RunState, phase: str) -> str:
 def tags(story: Story) -> dict[str, str]:
     """Where the run stands: phase, gates, branch, plan, the command that continues it, and all of it to be read."""
     state = story.state
-    found = {"fivegate.run": state.name, "fivegate.experiment": state.experiment, "fivegate.identity": story.identity}
+    found = {"fivegate.run": state.name, "fivegate.identity": story.identity}
+    if state.experiment:  # one was named; else it is the default one
+        found["fivegate.experiment"] = state.experiment
     started = [entry["data"]["phase"] for entry in story.entries if entry["kind"] == "phase.started"]
     if started:
         found["fivegate.phase"] = started[-1]
@@ -56,7 +58,8 @@ def tags(story: Story) -> dict[str, str]:
 def note(story: Story) -> str:
     """The run's description, in Markdown: what it is for, how good it is, where it stands, what comes next."""
     state, plan = story.state, story.config.get("plan") or {}
-    lines = [str(plan.get("purpose") or f"Run `{state.name}` of the experiment `{state.experiment}`."), ""]
+    of = f" of the experiment `{state.experiment}`" if state.experiment else ""
+    lines = [str(plan.get("purpose") or f"Run `{state.name}`{of}."), ""]
     lines += [_score(state), ""] if (state.candidate or {}).get("score") else []
     advice, branch = advise(state), state.current_branch()
     if branch:

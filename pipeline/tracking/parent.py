@@ -26,7 +26,7 @@ def parent(shelf: Shelf, tracking: Mapping[str, Any]) -> Iterator[str | None]:
     why = None
     try:
         with mlflow.connected(*told) as (call, home):
-            mlflow.parent_of(call, home, shelf.path)
+            mlflow.terminate(call, mlflow.parent_of(call, home, shelf.path), "RUNNING")  # again, where it had ended
             _close_the_dead(call, home, root, shelf)
     except TrackingAway as error:
         why = str(error)
