@@ -35,12 +35,12 @@ def data_finite(evidence: Evidence, *, max_rows: int) -> Result:
 
 
 def values_plausible(
-    evidence: Evidence, *, max_distance: float, few: float, max_weight: float, many_twice: float
+    evidence: Evidence, *, max_distance: float, few: float, max_weight: float, min_gap: float, many_twice: float
 ) -> Result:
     """Passing proves that something varies, and that no column is dominated by a few of its rows.
 
     A column is when its farthest row lies over `max_distance` usual distances from the median, and a share below `few`
-    of the rows bears more than `max_weight` of the squared distances. Constant features, duplicate rows (more than a
+    of the rows bears more than `max_weight` of the squared distances, `min_gap` times as far as all others. Constant features, duplicate rows (more than a
     share of `many_twice` first of all) and the scale of targets close nothing and are said. The value is the largest
     distance.
     """
@@ -53,7 +53,11 @@ def values_plausible(
         why = "no feature says anything: each has one value in all train rows"
         return Result("failed", same, features - 1, "constant features", why, cause="inputs_uninformative")
     columns = [{**one, "split": split} for split, found in quality["outliers"].items() for one in found]
-    far = [c for c in columns if c["distance"] > max_distance and c["share"] <= few and c["weight"] > max_weight]
+    far = [
+        c
+        for c in columns
+        if c["distance"] > max_distance and c["share"] <= few and c["weight"] > max_weight and c["gap"] >= min_gap
+    ]
     if far:
         worst = max(far, key=lambda c: float(c["distance"]))
         why = f"{worst['column']}: {worst['split']} rows {_listed(worst['first_rows'])} bear {worst['weight']:.0%} of "

@@ -184,11 +184,11 @@ def _spread(block: Array) -> tuple[Array, Array, Array]:
 
 
 def outliers(parts: list[Part], spreads: list[Spread]) -> list[dict[str, Any]]:
-    """The columns whose farthest rows weigh most, first: `{column, distance, rows, share, weight, first_rows}`.
+    """The columns whose farthest rows weigh most, first: `{column, distance, rows, share, weight, gap, first_rows}`.
 
     `distance` of the farthest row from train's median, in usual distances. `rows` are at least half as far, `share` is
-    their share of all rows and `weight` their share of the squared distances: of a few rows with most of the weight one
-    says that they dominate.
+    their share of all rows, `weight` their share of the squared distances, and `gap` how many times as far the nearest
+    of them lies as the farthest of all others: in a long tail one follows the other.
     """
     found = [one for part, spread in zip(parts, spreads, strict=True) for one in _outliers(part, spread)]
     found.sort(key=lambda one: -one["distance"] * one["weight"] / one["share"])
@@ -206,9 +206,12 @@ def _outliers(part: Part, spread: Spread) -> list[dict[str, Any]]:
         if distance[column] > 0:
             away = np.nan_to_num(np.abs(values[:, column].astype(np.float64) - spread.center[column]))
             far = np.flatnonzero(away >= away.max() / 2)
+            next_to = np.delete(away, far).max(initial=0.0)
+            gap = float(away[far].min() / next_to) if next_to else float(distance[column])
             one = {
                 "column": part.column(column), "distance": float(distance[column]), "rows": len(far),
                 "share": len(far) / len(away), "weight": float((away[far] ** 2).sum() / (away**2).sum()),
+                "gap": gap,
                 "first_rows": far[np.argsort(-away[far], kind="stable")][:SHOWN].tolist(),
             }  # fmt: skip
             found.append(one)
