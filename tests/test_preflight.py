@@ -41,6 +41,13 @@ def half():
 def broken():
     raise OSError("the disk is on fire")
 
+class Dead(nn.Linear):
+    """A softmax over its one output is 1, whatever comes in: no gradient, nothing to learn."""
+    def __init__(self):
+        super().__init__(13, 1)
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
 number = 3
 '''
 QUICK = ("phases.baseline.repeat_steps=0", "phases.baseline.overfit_steps=20", "phases.baseline.proof_steps=20")
@@ -104,6 +111,14 @@ def test_words_of_a_run_are_taken(fly: Callable[..., Any]) -> None:
     assert any("learning rate 0.01 is planned" in line for line in told["said"])
     code, told, err = fly("Wide", "values", "loss=huber", "loss.delta=2.0", "+model.outputs=1")
     assert (code, told["guessed"]) == (0, ["task=regression, since targets are floats"]), err
+
+
+def test_a_model_that_learns_nothing_is_not_ready(fly: Callable[..., Any]) -> None:
+    """A run would go on to its diagnosis; here it is a failure, and the gradients that nobody gets are worth a look."""
+    code, told, _ = fly("Dead", "values")
+    found = {item["id"]: item for item in told["items"]}
+    assert (code, found["one_batch_tried"]["outcome"]) == (3, "failed")
+    assert found["gradients_reach"]["why"].startswith("warning: 2 of 2 parameters")
 
 
 BAD = [

@@ -40,9 +40,9 @@ def values_plausible(
     """Passing proves that something varies, and that no column is dominated by a few of its rows.
 
     A column is when its farthest row lies over `max_distance` usual distances from the median, and a share below `few`
-    of the rows bears more than `max_weight` of the squared distances, `min_gap` times as far as all others. Constant features, duplicate rows (more than a
-    share of `many_twice` first of all) and the scale of targets close nothing and are said. The value is the largest
-    distance.
+    of the rows bears more than `max_weight` of the squared distances and lies `min_gap` times as far as all others.
+    Constant features, duplicate rows (more than a share of `many_twice` first of all) and the scale of targets close
+    nothing and are said. The value is the largest distance.
     """
     quality = evidence["quality"]
     same, features = quality["constant"]["count"], quality["constant"]["of"]

@@ -25,6 +25,7 @@ from pipeline.errors import FivegateError, UserError, fault
 from pipeline.evaluation.step import tried
 from pipeline.evaluation.task import Task, build_task, loss_name
 from pipeline.feed.augment import augmented, build_augmentations
+from pipeline.preprocess.modules import Prepared
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,10 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
         task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
         few = data.train.take(torch.arange(min(2, len(data.train))))
         X, y = to(few.X, device), to(few.y, device)
-        seen = probe_rows(model, task, X, y, data.ids(task.kind), precision, derive(seed, "init"))
+        try:
+            seen = probe_rows(model, task, X, y, data.ids(task.kind), precision, derive(seed, "init"))
+        except UserError as error:
+            raise UserError(*_miscounted(model, config, X), *error.faults) from error
         optimizer = build_optimizer(config, model, trust)
         build_schedule(config, optimizer, trust)
         augmented(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)
@@ -275,3 +279,18 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
             except Exception as error:  # a batch may fail where two rows did not
                 raise blame(error, model, task) from error
     return Proof(sum(p.numel() for p in model.parameters()), operations, cost)
+
+
+def _miscounted(model: nn.Module, config: Mapping[str, Any], X: Tree) -> list[str]:
+    """That `model.in_features` is another number than the columns of a row as they come to the user's own model."""
+    said = config["model"].get("in_features")
+    if not isinstance(said, int) or not isinstance(X, Tensor):
+        return []
+    met = model.prepare(X) if isinstance(model, Prepared) and model.prepare is not None else X
+    columns = met[0].numel()
+    if columns == said:
+        return []
+    do = f"python -m pipeline ... model.in_features={columns}"
+    return [
+        fault("model.in_features", "is not what comes to the model", got=said, expected=f"{columns} columns", do=do)
+    ]

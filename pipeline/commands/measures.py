@@ -29,7 +29,6 @@ def measures(run: Run, state: RunState, missing: list[str]) -> dict[str, Any]:
         "metric": score["metric"] if score else next((one["metric"] for one in simple if "metric" in one), None),
         "per_class": classes[:ROWS],
         "classes_left_out": len(classes[ROWS:]),
-        "proofs": [(words(name), _lines(proof)) for name, proof in (values.get("proofs") or {}).items()],
     }
 
 
@@ -71,28 +70,6 @@ def _ahead(one: Mapping[str, Any], score: Mapping[str, Any] | None) -> str:
         return "better"
     bound = _number(score["low"] if sign > 0 else score["high"], score["value"])
     return "as good" if sign * (value - bound) >= 0 else ""
-
-
-def _lines(proof: Any) -> list[tuple[str, str]]:
-    """The values of a proof, whatever it measured, each with its name."""
-    if not isinstance(proof, Mapping):
-        return [("", _brief(proof))]
-    return [(words(key), _brief(value)) for key, value in proof.items() if value not in (None, "", [], {})]
-
-
-def _brief(value: Any) -> str:
-    """Any value in a few words."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return ", ".join(f"{words(key)} {_brief(one)}" for key, one in list(value.items())[:6]) + _more(value, 6)
-    if isinstance(value, list):
-        return ", ".join(map(_brief, value[:6])) + _more(value, 6)
-    return number(value)
-
-
-def _more(values: Any, shown: int) -> str:
-    return f" and {len(values) - shown} more" if len(values) > shown else ""
 
 
 def words(name: str) -> str:
