@@ -14,6 +14,8 @@ from pipeline.record.run import Run
 from pipeline.record.state import fold
 from pipeline.records import plain
 
+SHOWN = 5  # changes that are told in a line
+
 
 def _by_id(checklists: Mapping[str, Any]) -> dict[str, Any]:
     """Checklists with their items under their ids, so that a difference names the item."""
@@ -83,4 +85,17 @@ def _changed(old: Plan | None, fresh: Plan) -> dict[str, list[Any]]:
         return {}
     found = plans.differences(old.config, fresh.config)
     found |= plans.differences(_goalposts(old), _goalposts(fresh))
+    found |= plans.differences({"trust": _packages(old)}, {"trust": _packages(fresh)})
     return {key: list(values) for key, values in found.items()}
+
+
+def _packages(plan: Plan) -> dict[str, str]:
+    """The trusted packages with the beginning of their source's digest."""
+    return {grant["package"]: grant["digest"][:12] for grant in plan.facts.get("trust", ())}
+
+
+def told(plan: Plan, changed: Mapping[str, list[Any]]) -> str:
+    """A new revision in a line: what is not as it was."""
+    some = [f"{key} {old} → {new}" for key, (old, new) in changed.items()]
+    more = f" and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
+    return f"planning: revision {plan.revision} of the plan: {', '.join(some[:SHOWN])}{more}"

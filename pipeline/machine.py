@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import FivegateError, Refused, fault
-from pipeline.freezing import freeze
+from pipeline.freezing import freeze, told
 from pipeline.phase import Draft, House, PhaseContext
 from pipeline.record import checklist, files
 from pipeline.record import plan as plans
@@ -183,6 +183,8 @@ def run_phase(house: House, run: Run, book: Ledger, phase: str, draft: Draft) ->
     basis = state.basis(phase)
     evidence = _measure(house, ctx, phase, basis)
     plan = ctx.plan or freeze(run, book, draft, lists, evidence["facts"])
+    if not ctx.plan and (changed := book.entries[-1]["data"].get("changed")):
+        house.say(told(plan, changed))
     gate = _decide(house, book, plan, phase, ctx.round, basis, evidence)
     settle(run, book, rounds)
     _tell(house, run)

@@ -141,10 +141,11 @@ def test_a_mistyped_run_is_not_made(say: Say, own_folder: Path) -> None:
 
 def test_a_changed_hyperparameter_is_a_new_revision(say: Say, finished: Run) -> None:
     """`phase=baseline` with another rate makes revision 2 with its difference; what stood on the first is stale."""
-    code, _, err = say("phase=baseline", "run.name=digits", "optimizer.lr=0.01")
+    code, out, err = say("phase=baseline", "run.name=digits", "optimizer.lr=0.01")
     state = finished.state()
 
     assert code == 0, err
+    assert "planning: revision 2 of the plan: optimizer.lr 0.001 → 0.01" in out
     assert [r["revision"] for r in state.revisions] == [1, 2]
     assert state.revisions[1]["changed"] == {"optimizer.lr": [0.001, 0.01]}
     assert state.gate("baseline") == "open" and state.gates["baseline"].revision == 2
