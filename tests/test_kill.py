@@ -1,6 +1,6 @@
 """Killed at any instant, with its workers, a training is taken up and gives the same bits: weights, optimizer, history.
 
-FIVEGATE_KILLS says how many SIGKILLs: 10 in the quick suite, 300 by `make test-crash`.
+FIVEGATE_KILLS says how many SIGKILLs: 6 in the quick suite, 300 by `make test-crash`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.record.verify import faults
 from tests.somebody import WORDS, settle, trace
 
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = int(os.environ.get("FIVEGATE_KILLS", "10"))
+KILLS = int(os.environ.get("FIVEGATE_KILLS", "6"))
 PER_RUN = 5  # kills of one run before it is left to end
 
 VARIANTS: dict[str, list[str]] = {

@@ -203,7 +203,7 @@ class Commands(RuleBasedStateMachine):
 
 
 Commands.TestCase.settings = settings(
-    max_examples=12, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestCommands = Commands.TestCase
 

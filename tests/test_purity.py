@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.somebody import WORDS, settle
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERY = int(os.environ.get("FIVEGATE_KILLS", "10")) > 10
+EVERY = int(os.environ.get("FIVEGATE_KILLS", "6")) > 10
 
 # Plans as a user would, then trains; what observers measure is left out of the history, since they may be away.
 TRAINING = """

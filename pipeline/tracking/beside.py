@@ -22,6 +22,7 @@ from pipeline.errors import FivegateError
 from pipeline.trials.worker import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST = 60.0  # seconds until the first look, which loads MLflow: a short training does not pay for it
 PAUSE = 5.0  # seconds between two looks at the run ...
 SHARE = 20.0  # ... and at least so many times what the last look took: a twentieth of a core
 AWAY = 60.0  # seconds until a tracker that was away is tried again
@@ -75,7 +76,7 @@ def follow(run_dir: Path, uri: str | None) -> str:
     from pipeline.tracking.mlflow import TrackingAway, mirror
 
     seen: object = None
-    pause, over = 0.0, False
+    pause, over = FIRST, False
     while True:
         over = _over(pause)
         began, now = time.monotonic(), _looks(run_dir)
