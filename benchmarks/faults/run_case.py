@@ -45,7 +45,7 @@ def values(case: Case, seeds: Sequence[int], mended: int | None = None) -> list[
         script = _script(case)
         return [script.run(seed, mended is not None)[0] for seed in seeds]
     with tempfile.TemporaryDirectory() as root:
-        run, _ = _planned(case, 1, mended, Path(root))
+        run, _ = planned(case, 1, mended, Path(root))
         return [None for _ in seeds] if run.state().gate("planning") != "open" else list(_trained(run, seeds))
 
 
@@ -72,7 +72,7 @@ def _say(*words: str) -> int:
     return code
 
 
-def _planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run, list[Any]]:
+def planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run, list[Any]]:
     """The run behind its planning gate, everything waived that may be; and the items that were not satisfied."""
     words = [] if mended is None else case.mended[mended]
     start = ["--config-dir", str(HERE / "conf"), f"experiment={case.id}", "trust=[planted]", f"seed={seed}"]
@@ -87,7 +87,7 @@ def _planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run
 
 
 def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[str, Any]:
-    run, closed = _planned(case, seed, mended, root)
+    run, closed = planned(case, seed, mended, root)
     accused = [[item.cause, 0.95] for item in closed if item.cause]
     value = None
     if run.state().gate("planning") == "open":

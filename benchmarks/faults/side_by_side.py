@@ -15,14 +15,14 @@ from cases import HERE
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
 
 
-def asked(words: Sequence[Sequence[str]], at_once: int = 2) -> Iterator[Any]:
-    """The JSON that each `run_case.py ...` prints, or `{"error": its last words}`."""
+def asked(words: Sequence[Sequence[str]], script: str = "run_case.py", at_once: int = 2) -> Iterator[Any]:
+    """The JSON that each `<script> ...` prints, or `{"error": its last words}`."""
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(_ask, words)
+        yield from pool.map(lambda one: _ask(script, one), words)
 
 
-def _ask(words: Sequence[str]) -> Any:
-    command = [sys.executable, str(HERE / "run_case.py"), *words]
+def _ask(script: str, words: Sequence[str]) -> Any:
+    command = [sys.executable, str(HERE / script), *words]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no word"])[-1]}
