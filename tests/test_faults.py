@@ -1,4 +1,4 @@
-"""The fault benchmark's truth: whole, in the common words, and split by nobody's choice. Training is not asked for here."""
+"""The truth of the fault benchmark: whole, in the common words, and split by nobody's choice."""
 
 from __future__ import annotations
 
