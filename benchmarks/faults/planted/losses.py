@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -55,3 +58,21 @@ def spread(outputs: Tensor, targets: Tensor) -> Tensor:
 def absolute(outputs: Tensor, targets: Tensor) -> Tensor:
     """Absolute error on the probability of class 1."""
     return (outputs.sigmoid().reshape(-1) - targets.reshape(-1).float()).abs().mean()
+
+
+def on_columns(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of each output and its column of a one-hot table that is as wide as the outputs: a class
+    beyond them has no column."""
+    columns = torch.arange(outputs.shape[1], device=outputs.device)
+    return F.binary_cross_entropy_with_logits(outputs, (targets[:, None] == columns).float())
+
+
+def hits(targets: Any, values: Any) -> float:
+    """Metric of a binary task that is trained on values: rows above 0 are of the larger label."""
+    return float(((values > 0) == (targets == targets.max())).mean())
+
+
+def mean_recall(targets: Any, predictions: Any) -> float:
+    """Metric: the share of rows that are right, of each class by itself, averaged over the classes."""
+    right = targets == predictions
+    return float(np.mean([right[targets == name].mean() for name in np.unique(targets)]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -69,13 +69,20 @@ def _number(word: str) -> Any:
         return word
 
 
+def _each(layers: Sequence[str]) -> Iterator[str]:
+    """The layers one by one; `30 * Linear 16 16; ReLU` are sixty."""
+    for words in layers:
+        times, many, block = words.partition(" * ")
+        yield from block.split("; ") * int(times) if many else [words]
+
+
 def stack(
     layers: Sequence[str], std: float | None = None, constant: float | None = None, bias: float | None = None,
     frozen: Sequence[int] = (),
 ) -> nn.Sequential:  # fmt: skip
     """The layers in a row. `std`: weights drawn from N(0, std); `constant`: all alike; `bias`: all biases; `frozen`:
     numbers of the layers that do not train."""
-    net = nn.Sequential(*(_layer(words) for words in layers))
+    net = nn.Sequential(*(_layer(words) for words in _each(layers)))
     with torch.no_grad():
         for module in net:
             if isinstance(module, nn.Linear | nn.Conv2d):

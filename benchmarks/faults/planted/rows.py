@@ -46,9 +46,12 @@ def _clouds(
     return draw.normal(0, 1, (classes, features))[y] * apart + draw.normal(0, 1, (n, features)), y
 
 
-def _codes(n: int, draw: np.random.Generator) -> tuple[Array, Array]:
-    """Which of four quarters the first two columns lie in, hidden among six columns of noise."""
+def _codes(n: int, draw: np.random.Generator, crossed: bool = False) -> tuple[Array, Array]:
+    """Which of four quarters the first two columns lie in, hidden among six columns of noise; `crossed`: the quarter
+    of the first two columns' product and of the third, which no linear net finds."""
     X = draw.normal(0, 1, (n, 8))
+    if crossed:
+        return X, (X[:, 0] * X[:, 1] > 0) * 2 + (X[:, 2] > 0)
     return X, (X[:, 0] > 0) * 2 + (X[:, 1] > 0)
 
 
@@ -173,6 +176,19 @@ def recode(sides: Sides, draw: np.random.Generator, times: float = 1, plus: floa
         sides[split][1] = y.astype(np.int64) if float(times).is_integer() else y
 
 
+def divide(sides: Sides, draw: np.random.Generator, by: int, side: str = "all") -> None:
+    """Class ids divided and cut off: they were in the table that was scaled."""
+    for split in _sides(side):
+        sides[split][1] = sides[split][1] // by
+
+
+def reencode(sides: Sides, draw: np.random.Generator, side: str = "train") -> None:
+    """Class ids in another order than on the other sides: an encoder fitted on each side alone."""
+    classes = int(max(y.max() for _, y in sides.values())) + 1
+    for split in _sides(side):
+        sides[split][1] = np.roll(np.arange(classes), 1)[sides[split][1]]
+
+
 def rare(sides: Sides, draw: np.random.Generator, of: Sequence[int], keep: float) -> None:
     """Only a share of the rows of some classes is left, on every side."""
     for split, (X, y) in sides.items():
@@ -207,6 +223,13 @@ def share_rows(sides: Sides, draw: np.random.Generator, share: float, jitter: fl
     sides["train"] = [np.concatenate([X, copies]), np.concatenate([y, yv[again]])]
 
 
+def standardize(sides: Sides, draw: np.random.Generator) -> None:
+    """Mean 0 and deviation 1 by the train rows as they are now, extremes among them."""
+    mean, std = sides["train"][0].mean(axis=0), sides["train"][0].std(axis=0) + 1e-12
+    for split in sides:
+        sides[split][0] = (sides[split][0] - mean) / std
+
+
 def in_order(sides: Sides, draw: np.random.Generator) -> None:
     """Train rows lie in the order of their targets."""
     X, y = sides["train"]
@@ -219,6 +242,7 @@ FLAWS: dict[str, Callable[..., None]] = {
     for flaw in (
         scale, shift, scale_targets, blank, noise, nonfinite, outliers, misalign, flip, contradict, recode, rare, few,
         leak, share_rows, in_order,
+        divide, reencode, standardize,
     )
 }  # fmt: skip
 
