@@ -65,7 +65,9 @@ def cases() -> list[Case]:
 def _family(path: Path) -> Iterator[Case]:
     read: Any = OmegaConf.to_container(OmegaConf.load(path))
     for name, truth in read["cases"].items():
-        health = {**read["health"], **truth.get("health", {})}
+        own = truth.get("health", {})
+        inherited = ("metric",) if {"at_least", "at_most"} & own.keys() else read["health"]
+        health = {**{key: read["health"][key] for key in inherited}, **own}
         better = "at_least" in health
         yield Case(
             id=name,
