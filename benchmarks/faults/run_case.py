@@ -133,8 +133,8 @@ def _loop(case: Case, seed: int, mended: bool, root: Path) -> dict[str, Any]:
 
 def _csv(history: Any) -> str:
     """The epochs of a history as somebody's own loop would have logged them: losses and scores, no more."""
-    names = [name for name in history.names() if history.table(name) == "epoch"]
-    columns = {name: dict(zip(*(part.tolist() for part in history.series(name)), strict=True)) for name in names}
+    names = sorted(history.epoch)  # also `train/loss`, which the steps have too
+    columns = {name: dict(zip(history.epoch[name].index, history.epoch[name].values, strict=True)) for name in names}
     index = sorted({i for column in columns.values() for i in column})
     rows = [",".join(["epoch", *names])]
     rows += [",".join([str(i), *(str(columns[name].get(i, "")) for name in names)]) for i in index]

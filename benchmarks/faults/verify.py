@@ -15,7 +15,7 @@ import sys
 from cases import Case, cases
 from side_by_side import asked
 
-SEEDS, FRESH = (1, 2, 3, 4, 5), (101, 102, 103, 104, 105)
+SEEDS, FRESH = (1, 2, 3, 4, 5), (201, 202, 203, 204, 205)
 Form = int | None
 
 

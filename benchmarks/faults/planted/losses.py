@@ -12,14 +12,15 @@ from torch.nn import functional as F
 
 def upside_down(outputs: Tensor, targets: Tensor) -> Tensor:
     """The sign is flipped: training climbs."""
-    fit = F.cross_entropy(outputs, targets) if not targets.is_floating_point() else F.mse_loss(outputs, targets)
-    return -fit
+    if targets.is_floating_point():
+        return -F.mse_loss(outputs, targets.reshape(outputs.shape))
+    return -F.cross_entropy(outputs, targets)
 
 
 def summed(outputs: Tensor, targets: Tensor, times: float = 1.0) -> Tensor:
     """Summed over the batch instead of averaged."""
     if targets.is_floating_point():
-        return times * F.mse_loss(outputs, targets, reduction="sum")
+        return times * F.mse_loss(outputs, targets.reshape(outputs.shape), reduction="sum")
     return times * F.cross_entropy(outputs, targets, reduction="sum")
 
 
