@@ -16,6 +16,7 @@ FAULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "faults"
 UNSHOWN = {
     "replicas_out_of_sync": "needs several processes",
     "out_of_memory": "ends the process of a CPU, or the machine",
+    "nondeterminism": "two trainings show it, no single one; the baseline's proof makes two",
 }
 
 

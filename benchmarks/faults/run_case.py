@@ -25,7 +25,7 @@ from pipeline.__main__ import main as fivegate
 from pipeline.record.run import Run
 
 # The truth is judged without these, which would take longer than the case.
-QUICK = ("tracking=none", "trainer.threads=1")
+QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.repeat_steps=0")
 
 
 def answered(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:
