@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
-from pipeline.data.reading.arrays import aims, nested, part, targets_of, token_ids, values
+from pipeline.data.reading.arrays import aims, nested, nested_part, targets_of, token_ids, values
 from pipeline.data.reading.categories import categories_of
 from pipeline.data.reading.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
 from pipeline.data.reading.parts import marks, unrepresentative
@@ -82,7 +82,7 @@ def seal(source: Any, kind: str) -> Data:
 def _others(given: Mapping[str, Any], train: Any, kind: str, faults: list[str]) -> dict[str, Any]:
     """Rows of the field and of earlier tasks, whose features are shaped as those of train."""
     raw = None if given["production"] is None else nested(given["production"], "data.production", faults)
-    field = None if raw is None else each(part, raw) if isinstance(raw, dict | tuple) else values(raw)
+    field = None if raw is None else each(nested_part, raw) if isinstance(raw, dict | tuple) else values(raw)
     tasks = given["previous_tasks"] or {}
     if not isinstance(tasks, Mapping):
         expected = "a mapping of names to pairs (X, y)"
@@ -132,7 +132,7 @@ def _pair(part: Any, where: str, kind: str, faults: list[str]) -> tuple[Tree, Te
             faults.append(fault(where, "has no target per token", got=got, expected="X and y of one shape, [N, T]"))
             return None
     else:
-        X = values(raw_X) if lone else each(part, raw_X)
+        X = values(raw_X) if lone else each(nested_part, raw_X)
     return None if y is None or X is None else (X, y, unpacked[2])
 
 

@@ -79,7 +79,7 @@ def values(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
-def part(array: NDArray[Any]) -> Tensor:
+def nested_part(array: NDArray[Any]) -> Tensor:
     """A copy of one part of nested features: float32 of floats, int64 of integers, truth values as they are."""
     if array.dtype.kind == "f":
         return values(array)
@@ -94,7 +94,7 @@ def aims(array: NDArray[Any], where: str, kind: str, faults: list[str]) -> Tenso
         return _several(array, where, faults)
     if kind == "language_model":
         return token_ids(array, where, faults)
-    return part(array) if kind == "custom" else _labels(array, where, kind, faults)
+    return nested_part(array) if kind == "custom" else _labels(array, where, kind, faults)
 
 
 def _several(array: NDArray[Any], where: str, faults: list[str]) -> Tensor | None:
