@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-crash lint check bench lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-crash lint check bench bench-faults verify-faults lock help
 
 VENV := .venv
 # Those of conf/experiment, without the two that walk all the way.
@@ -69,6 +69,12 @@ lint: $(READY)  ## ruff, mypy, and the layers
 	@$(VENV)/bin/lint-imports --no-logo
 
 check: lint test  ## lint, then test
+
+bench-faults: $(READY)  ## what is said of each case of the fault benchmark, counted: ARGS='--sample 5 --repairs'
+	@$(VENV)/bin/python benchmarks/faults/bench.py $(ARGS)
+
+verify-faults: $(READY)  ## train every case of the fault benchmark under ten seeds: is its truth true?
+	@$(VENV)/bin/python benchmarks/faults/verify.py $(ARGS)
 
 bench: $(READY)  ## time the engine beside plain loops: ARGS='--pair --startup --long 1000000'
 	@$(VENV)/bin/python benchmarks/engine.py $(ARGS)

@@ -1,0 +1,39 @@
+"""Two moons that overlap, thirty rows of them, and a wide net without a brake."""
+
+import torch
+from sklearn.datasets import make_moons
+from torch import nn
+from torch.nn import functional as F
+
+from fivegate import Monitor
+
+
+def run(seed, mended):
+    X, y = make_moons(600, noise=0.4, random_state=0)
+    X, y = torch.tensor(X, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
+    X_train, y_train, X_val, y_val = X[:40], y[:40], X[400:], y[400:]
+
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
+    decay = 1.0 if mended else 0.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=decay)
+    monitor = Monitor(model, optimizer)  # <- watched here
+
+    for epoch in range(100):
+        model.train()
+        losses = []
+        for rows in torch.randperm(len(y_train)).split(32):
+            optimizer.zero_grad()
+            outputs = model(X_train[rows])[:, 0]
+            loss = F.binary_cross_entropy_with_logits(outputs, y_train[rows])
+            loss.backward()
+            monitor.step(loss, inputs=X_train[rows], targets=y_train[rows], outputs=outputs)
+            optimizer.step()
+            losses.append(loss.item())
+        model.eval()
+        with torch.no_grad():
+            outputs = model(X_val)[:, 0]
+            accuracy = ((outputs > 0) == (y_val > 0)).float().mean().item()
+            val_loss = F.binary_cross_entropy_with_logits(outputs, y_val).item()
+        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss, accuracy=accuracy)
+    return val_loss, monitor

@@ -1,0 +1,160 @@
+"""One case, trained and explained as a user would: `run_case.py CASE [--seed 1] [--mended K]`; one line of JSON.
+
+An experiment goes through the product's own commands. A planning gate that its data close is an accusation of the
+product, and is waived, so that the training is seen too; what nobody may waive stays untrained. A loop is a process
+of its own that imports `Monitor`; logs are what such a process wrote, read by `diagnose PATH`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cases import HERE, Case, cases
+
+from pipeline.__main__ import main as fivegate
+from pipeline.record.run import Run
+
+# The truth is judged without these, which would take longer than the case.
+QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.repeat_steps=0")
+
+
+def answered(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:
+    """`{case, value, accused: [[cause, confidence]], closed, seconds}`: what the product says of one training."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as root:
+        if case.way == "experiment":
+            found = _experiment(case, seed, mended, Path(root))
+        else:
+            found = _loop(case, seed, mended is not None, Path(root))
+    return {"case": case.id, "seed": seed, **found, "seconds": time.perf_counter() - started}
+
+
+def values(case: Case, seeds: Sequence[int], mended: int | None = None) -> list[float | None]:
+    """The validation scores of one form of a case, trained under each of the seeds; None where there is none."""
+    if case.way != "experiment":
+        script = _script(case)
+        return [script.run(seed, mended is not None)[0] for seed in seeds]
+    with tempfile.TemporaryDirectory() as root:
+        run, _ = planned(case, 1, mended, Path(root))
+        return [None for _ in seeds] if run.state().gate("planning") != "open" else list(_trained(run, seeds))
+
+
+def _trained(run: Run, seeds: Sequence[int]) -> Iterable[float | None]:
+    from pipeline.data.load import load
+    from pipeline.engine.fit import fit
+    from pipeline.job import Job
+    from pipeline.record import permits
+
+    permit = permits.train(run)
+    trust = tuple(grant["package"] for grant in run.state().trust)
+    data = load(permit.plan.config, trust)
+    for seed in seeds:
+        score = fit(permit, Job(permit.plan.digest, "trial", seed_index=seed), data=data).score
+        yield score.value if score else None
+
+
+def _say(*words: str) -> int:
+    """The product's answer to a command, its screen apart. Raises RuntimeError for a fault, its own or the case's."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        code = fivegate(list(words))
+    if code in (1, 2):
+        raise RuntimeError(f"{' '.join(words)}: exit {code}: {said.getvalue()[-600:]}")
+    return code
+
+
+def planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run, list[Any]]:
+    """The run behind its planning gate, everything waived that may be; and the items that were not satisfied."""
+    words = [] if mended is None else case.mended[mended]
+    start = ["--config-dir", str(HERE / "conf"), f"experiment={case.id}", "trust=[planted]", f"seed={seed}"]
+    _say("phase=planning", *start, *QUICK, *words, f"run.root={root}", f"run.name={case.id}")
+    run = Run(root / case.id)
+    closed = [item for item in run.state().gates["planning"].items if item.outcome not in ("passed", "not_applicable")]
+    for item in closed:
+        if item.waivable:
+            told = ["--who", "Fault Benchmark", "--why", "a case of the benchmark", "--expires", "2099-12-31"]
+            _say("waive", str(run.path), item.id, *told)
+    return run, closed
+
+
+def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[str, Any]:
+    run, closed = planned(case, seed, mended, root)
+    accused = [[item.cause, 0.95] for item in closed if item.cause]
+    value = None
+    if run.state().gate("planning") == "open":
+        where = [f"run.root={root}", f"run.name={case.id}"]
+        _say("phase=baseline", *where)
+        score = json.loads((run.path / "baseline" / "evidence.json").read_text())["values"]["score"]
+        value = score["value"] if score else None
+        accused += _accusations(run, where)
+    sure = {cause: confidence for cause, confidence in reversed(accused)}
+    names = dict.fromkeys(cause for cause, _ in accused)
+    return {"value": value, "accused": [[n, sure[n]] for n in names], "closed": [item.id for item in closed]}
+
+
+def _accusations(run: Run, where: list[str]) -> list[list[Any]]:
+    """Causes that the baseline's gate closed for, then those of the diagnosis in its order."""
+    accused = [[i.cause, 0.95] for i in run.state().gates["baseline"].items if i.cause and i.outcome == "failed"]
+    _say("phase=diagnostics", *where)
+    diagnosis = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
+    return accused + [[cause["issue"], cause["confidence"]] for cause in diagnosis["root_causes"]]
+
+
+def _script(case: Case) -> Any:
+    name = case.id.removesuffix("_logs")
+    spec = importlib.util.spec_from_file_location(name, HERE / "loops" / f"{name}.py")
+    assert spec and spec.loader, name
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def _loop(case: Case, seed: int, mended: bool, root: Path) -> dict[str, Any]:
+    """The script's `run(seed, mended)` gives its score and its monitor; a case of logs is read from their CSV."""
+    value, monitor = _script(case).run(seed, mended)
+    if case.way == "loop":
+        accused = [[c.issue, c.confidence.value] for c in monitor.diagnose().root_causes]
+        return {"value": value, "accused": accused, "closed": []}
+    log, out = root / "log.csv", root / "out"
+    log.write_text(_csv(monitor.history))
+    _say("diagnose", str(log), "--out", str(out))
+    causes = json.loads((out / "diagnosis.json").read_text())["root_causes"]
+    return {"value": value, "accused": [[c["issue"], c["confidence"]] for c in causes], "closed": []}
+
+
+def _csv(history: Any) -> str:
+    """The epochs of a history as somebody's own loop would have logged them: losses and scores, no more."""
+    names = sorted(history.epoch)  # also `train/loss`, which the steps have too
+    columns = {name: dict(zip(history.epoch[name].index, history.epoch[name].values, strict=True)) for name in names}
+    index = sorted({i for column in columns.values() for i in column})
+    rows = [",".join(["epoch", *names])]
+    rows += [",".join([str(i), *(str(columns[name].get(i, "")) for name in names)]) for i in index]
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", choices=[case.id for case in cases()], metavar="CASE")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mended", type=int, default=None, metavar="K", help="the K-th mended form, from 0")
+    parser.add_argument("--values", type=int, nargs="+", metavar="SEED", help="only the scores under these seeds")
+    args = parser.parse_args()
+    [case] = [case for case in cases() if case.id == args.case]
+    if args.values:
+        json.dump(values(case, args.values, args.mended), sys.stdout)
+    else:
+        json.dump(answered(case, args.seed, args.mended), sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    main()
