@@ -21,8 +21,6 @@ from pipeline.phase import PhaseContext
 from pipeline.record import files
 from pipeline.records import Artifact, Evidence, plain
 
-SIMPLE_S = 3.0  # seconds for all simple models together, as rows and columns foretell them
-
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
     from pipeline.engine.loop import Fit
@@ -122,8 +120,11 @@ def _simple(ctx: PhaseContext, done: Fit, data: Data, counts: Mapping[str, int])
     from pipeline.evaluation.simple import simple_scores
     from pipeline.evaluation.task import build_task
 
+    seconds = float(ctx.settings["simple_seconds"])
+    if not seconds:
+        return [{"name": "simple models", "not_applicable": "not asked for: phases.baseline.simple_seconds is 0"}]
     task = build_task(ctx.config, build_loss(ctx.config, ctx.trust, counts), done.model, ctx.trust)
-    found = simple_scores(task, data, int(ctx.config["seed"]), seconds=SIMPLE_S)
+    found = simple_scores(task, data, int(ctx.config["seed"]), seconds=seconds)
     scored = {one["name"]: one["value"] for one in found if "value" in one}
     done.history.facts.update({f"bar/{name}": value for name, value in scored.items()})
     if scored:

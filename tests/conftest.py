@@ -21,7 +21,10 @@ from pipeline.session import drive
 
 Say = Callable[..., tuple[int, str, str]]
 
-SHORT = ("phases.baseline.proof_steps=20", "phases.baseline.repeat_steps=0", "phases.baseline.folds=0")
+SHORT = (
+    "phases.baseline.proof_steps=20", "phases.baseline.repeat_steps=0", "phases.baseline.folds=0",
+    "phases.baseline.simple_seconds=0",
+)  # fmt: skip
 SMALL = ("experiment=digits", "trainer.max_epochs=3", "tracking=none", "phases.baseline.overfit_steps=40", *SHORT)
 
 

@@ -97,6 +97,7 @@ def pipeline(*words: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 def test_a_package_of_ones_own_walks_the_phases(outside: Path) -> None:
     """Trusted once, it is planned, trained, explained and handed to the workers; changed, it is refused."""
     code, told = pipeline("phase=auto", *WORDS, "trust=[lab]")

@@ -241,7 +241,8 @@ def test_lock_says_how_it_was_made() -> None:
 def test_make_lists_its_targets() -> None:
     """`make help` names exactly the targets that are promised."""
     promised = (
-        "train-baseline diagnose optimize finalize auto status report smoke test test-crash lint check bench lock help"
+        "train-baseline diagnose optimize finalize auto status report smoke test test-crash lint check "
+        "bench-faults verify-faults bench lock help"
     )
     done = make(["help"], ROOT)
     assert re.findall(r"^  make (\S+)", done.stdout, re.M) == promised.split()

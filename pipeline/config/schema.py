@@ -175,6 +175,7 @@ class Baseline(Section):
     proof_steps: Annotated[int, Field(ge=0)]
     repeat_steps: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=0)]
+    simple_seconds: Annotated[float, Field(ge=0)]
 
 
 class Diagnostics(Section):
