@@ -96,10 +96,7 @@ def _without_knowledge(bench: Bench, done: Fit) -> float:
     outputs = None if task.metric.needs == "step" else outputs_of(done.model, val, task)
     if outputs is None:
         return math.nan
-    draw, targets, judged = (
-        np.random.default_rng(derive(bench.seed, "redealt")),
-        val.y.numpy(),
-        task.judged(outputs, val.y),
-    )
+    draw = np.random.default_rng(derive(bench.seed, "redealt"))
+    targets, judged = val.y.numpy(), task.judged(outputs, val.y)
     found = [task.metric(targets[draw.permutation(len(targets))], judged) for _ in range(REDEALT)]
     return float(np.mean(found))

@@ -55,9 +55,7 @@ def _tried(proof: Proof, bench: Bench) -> dict[str, Any]:
         answer = {"outcome": "not_run", "why": f"not run: {reason}"}
     except FivegateError as error:
         answer = {"outcome": "errored", "why": error.faults[0]}
-    except (
-        Exception
-    ) as error:  # the user's model and data may fail in any way; evidence that is missing closes the gate
+    except Exception as error:  # anybody's model and data may fail in any way; missing evidence closes the gate
         answer = {"outcome": "errored", "why": f"{type(error).__name__}: {error}"}
     return {**answer, "seconds": round(time.perf_counter() - began, 3)}
 
