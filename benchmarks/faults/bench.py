@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from cases import HERE, Case, cases
+from repair import repaired
+from run_case import answered
 from score import Answer, counted, scored
 from side_by_side import asked
 from table import compared, markdown
@@ -31,7 +33,7 @@ Pairs = list[tuple[Case, Answer]]
 def answers(chosen: list[Case]) -> Pairs:
     """What the product says of each case; a case that broke it says nothing, and is shown."""
     pairs: Pairs = []
-    for case, said in zip(chosen, asked([[case.id] for case in chosen]), strict=True):
+    for case, said in zip(chosen, asked(answered, [(case,) for case in chosen]), strict=True):
         broken = said.get("error", "")
         accused = tuple((cause, float(sure)) for cause, sure in said.get("accused", ()))
         pairs.append((case, Answer(accused, float(said.get("seconds", 0.0)), {"error": broken, **said})))
@@ -57,7 +59,7 @@ def baselines(pairs: Pairs) -> dict[str, Pairs]:
 def repairs(chosen: list[Case]) -> dict[str, Any]:
     """How many failing experiments a plain rerun and random search mend."""
     failing = [case for case in chosen if not case.healthy and case.way == "experiment"]
-    found = list(asked([[case.id] for case in failing], "repair.py"))
+    found = list(asked(repaired, [(case,) for case in failing]))
     return {way: counted([bool(one.get(way)) for one in found]) for way in ("rerun", "random_search")}
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 
 from cases import Case, cases
+from run_case import values
 from side_by_side import asked
 
 SEEDS, FRESH = (1, 2, 3, 4, 5), (201, 202, 203, 204, 205)
@@ -44,13 +45,13 @@ def main() -> int:
     args = parser.parse_args()
     chosen = [case for case in cases() if not args.only or case.id in args.only or case.family in args.only]
     asked_of = [(case, form) for case in chosen[:: args.sample or 1] for form in forms(case)]
-    seeds = ["--values", *map(str, (*SEEDS, *FRESH))]
-    words = [[c.id, *([] if form is None else ["--mended", str(form)]), *seeds] for c, form in asked_of]
     wrong = 0
-    for (case, form), values in zip(asked_of, asked(words), strict=True):
-        said = values["error"] if isinstance(values, dict) else verdict(case, form, values)
+    for (case, form), found in zip(
+        asked_of, asked(values, [(c, SEEDS + FRESH, form) for c, form in asked_of]), strict=True
+    ):
+        said = found["error"] if isinstance(found, dict) else verdict(case, form, found)
         wrong += bool(said)
-        shown = "" if isinstance(values, dict) else " ".join("-" if v is None else f"{v:.3g}" for v in values)
+        shown = "" if isinstance(found, dict) else " ".join("-" if v is None else f"{v:.3g}" for v in found)
         name = case.id if form is None else f"{case.id} mended {form}"
         print(f"{'WRONG' if said else 'right'}  {name:<44} {shown}  {said}", flush=True)
     print(f"{len(asked_of) - wrong} of {len(asked_of)} forms are what their truth says")

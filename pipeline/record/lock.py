@@ -74,6 +74,27 @@ class RunLock:
         )
 
 
+def locked(path: Path, patience: float = 0.0) -> int | None:
+    """A descriptor that holds the lock of this file or folder, for whoever closes it.
+
+    None where another process still holds it after `patience` seconds, or nothing is there.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.01)
+
+
 @contextmanager
 def shares(path: Path, wanted: int, total: int) -> Iterator[None]:
     """Inside the block `wanted` of the `total` shares that processes have in the file are this one's; waits for them.

@@ -10,7 +10,6 @@ Whoever runs the sweep holds a kernel lock on the folder, which is gone when the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -27,9 +26,11 @@ from typing import Any, NamedTuple
 from pipeline.config.keys import key_of
 from pipeline.errors import UserError, fault
 from pipeline.record import files
+from pipeline.record.lock import locked
 from pipeline.records import digest
 
 SETTLED = (0, 3, 4)  # exit codes of a job that need no second try: done, refused by a gate, left to a person
+GLANCE = 0.2  # seconds: who only looks holds a lock for an instant
 WIND_DOWN = 15.0  # seconds that jobs of a sweep that was killed have to be gone
 
 
@@ -49,29 +50,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _locked(path: Path, patience: float = 0.2) -> int | None:
-    """A descriptor that holds the file's or folder's lock, None where somebody else does or nothing is there.
-
-    Who only looks holds the lock for an instant, hence the patience (seconds).
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(descriptor)
-                return None
-            time.sleep(0.01)
-
-
 def _is_locked(path: Path) -> bool:
-    descriptor = _locked(path, 0.0)
+    descriptor = locked(path)
     if descriptor is None:
         return path.exists()
     os.close(descriptor)
@@ -125,7 +105,7 @@ class Shelf:
         """This process is known to be the job's; stopping the sweep stops it."""
         path = self.path / f"{job}.pid"
         files.write_json(path, {"pid": os.getpid(), "name": name, "overrides": list(overrides)})
-        descriptor = _locked(path)
+        descriptor = locked(path, GLANCE)
         try:
             yield
         finally:
@@ -192,7 +172,7 @@ def _unfinished(root: Path, asked: dict[str, Any]) -> tuple[Shelf, int] | None:
     """The newest sweep in the same words that is neither done nor run by somebody else, with its lock."""
     for shelf in shelves(root):
         if _same(shelf, asked):
-            descriptor = _locked(shelf.path)
+            descriptor = locked(shelf.path, GLANCE)
             if descriptor is not None and _same(shelf, asked):  # it may have been finished before we had the lock
                 return shelf, descriptor
             if descriptor is not None:
@@ -212,7 +192,7 @@ def _begun(root: Path, asked: dict[str, Any]) -> tuple[Shelf, int]:
     for number in count(1):
         path = folder / str(number)
         if number not in used and files.claim(path):
-            descriptor = _locked(path, 10.0)
+            descriptor = locked(path, 10.0)
             assert descriptor is not None
             identity = digest([*asked["words"], time.time_ns(), os.getpid()])
             started = datetime.now(UTC).isoformat(timespec="seconds")

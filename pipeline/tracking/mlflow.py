@@ -6,7 +6,6 @@ sent stands in the run's `tracking.json`; it is a cache: the MLflow run is found
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.history import History
+from pipeline.record.lock import locked
 from pipeline.tracking import outgoing, page
 from pipeline.tracking.memory import Memory
 from pipeline.tracking.outgoing import Point, Story
@@ -160,16 +160,10 @@ def _reachable(uri: str) -> None:
 @contextmanager
 def _alone(root: Path, deadline: float) -> Iterator[None]:
     """No other process initializes the database under `root` meanwhile: the first use of a fresh file is a race."""
-    descriptor = os.open(root, os.O_RDONLY)
+    descriptor = locked(root, deadline - time.monotonic())
+    if descriptor is None:
+        raise TrackingAway("another process keeps the tracking database to itself")
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TrackingAway("another process keeps the tracking database to itself") from None
-                time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
