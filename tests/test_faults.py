@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.causes import load as vocabulary
 
@@ -42,7 +43,23 @@ def test_every_case_is_there_and_speaks_the_common_words(cases: Any) -> None:
         assert set(case.causes) | set(case.harmless) <= set(known), case.id
         assert not set(case.causes) & set(case.harmless), case.id
         assert case.healthy or case.mended, case.id
+        assert case.split == "val", case.id
         assert not case.several or len(case.causes) > 1, case.id
+
+
+def _target(folder: Path, name: str) -> float | None:
+    """What the experiment asks for, itself or the parent that it builds on."""
+    read = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    own: float | None = read.get("task", {}).get("target")
+    parents = [parent for parent in read["defaults"] if isinstance(parent, str) and parent != "_self_"]
+    return own if own is not None or not parents else _target(folder, parents[0])
+
+
+def test_an_experiment_asks_for_what_its_truth_calls_well(cases: Any) -> None:
+    """Or a healthy training would be one that misses its target, which the product may well explain."""
+    for case in cases.cases():
+        if case.way == "experiment":
+            assert _target(FAULTS / "conf" / "experiment", case.id) == case.bound, case.id
 
 
 def test_ids_are_given_once_and_nothing_lies_about(cases: Any) -> None:

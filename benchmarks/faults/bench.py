@@ -13,11 +13,12 @@ import argparse
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import HERE, Case, cases
+from cases import HERE, WAYS, Case, cases
 from repair import repaired
 from run_case import answered
 from score import Answer, counted, scored
@@ -27,20 +28,30 @@ from table import compared, markdown
 from pipeline.causes import load as vocabulary
 
 STORED = HERE / "table.json"
+WHOLE, VOICES = "gates and playbooks", ("planning", "baseline", "playbooks")
+Said = dict[str, Any]
 Pairs = list[tuple[Case, Answer]]
 
 
-def answers(chosen: list[Case]) -> Pairs:
-    """What the product says of each case; a case that broke it says nothing, and is shown."""
-    pairs: Pairs = []
+def answers(chosen: list[Case]) -> list[Said]:
+    """What the product says of each case, shown as it comes; a case that broke it says nothing."""
+    found = []
     for case, said in zip(chosen, asked(answered, [(case,) for case in chosen]), strict=True):
-        broken = said.get("error", "")
-        accused = tuple((cause, float(sure)) for cause, sure in said.get("accused", ()))
-        pairs.append((case, Answer(accused, float(said.get("seconds", 0.0)), {"error": broken, **said})))
+        found.append({"accused": [], "seconds": 0.0, "error": "", **said})
+        broken, accused = found[-1]["error"], found[-1]["accused"]
         mark = "!" if broken else " " if bool(accused) != case.healthy else "?"
-        heard = broken or ", ".join(f"{cause} {sure:.2f}" for cause, sure in accused[:3]) or "nothing"
+        heard = broken or ", ".join(f"{cause} {sure:.2f}" for cause, sure, _ in accused[:3]) or "nothing"
         print(f"{mark} {case.id:<40} {'well' if case.healthy else case.causes[0]:<32} {heard}", flush=True)
-    return pairs
+    return found
+
+
+def heard(said: Said, voices: Sequence[str] = VOICES) -> Answer:
+    """The accusations of these voices alone; a cause that several name counts once, where it comes first."""
+    accused: dict[str, float] = {}
+    for cause, sure, by in said["accused"]:
+        if by in voices:
+            accused.setdefault(cause, float(sure))
+    return Answer(tuple(accused.items()), float(said["seconds"]))
 
 
 def baselines(pairs: Pairs) -> dict[str, Pairs]:
@@ -57,10 +68,11 @@ def baselines(pairs: Pairs) -> dict[str, Pairs]:
 
 
 def repairs(chosen: list[Case]) -> dict[str, Any]:
-    """How many failing experiments a plain rerun and random search mend."""
+    """How many failing experiments a plain rerun and random search mend, and which."""
     failing = [case for case in chosen if not case.healthy and case.way == "experiment"]
     found = list(asked(repaired, [(case,) for case in failing]))
-    return {way: counted([bool(one.get(way)) for one in found]) for way in ("rerun", "random_search")}
+    counts = {way: counted([bool(one.get(way)) for one in found]) for way in ("rerun", "random_search")}
+    return counts | {"cases": {case.id: one for case, one in zip(failing, found, strict=True)}}
 
 
 def main() -> None:
@@ -73,19 +85,24 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     chosen = [case for case in cases() if not args.part or case.part == args.part][:: args.sample]
-    pairs = answers(chosen)
-    rows = {"fivegate": scored(pairs)}
+    said = list(zip(chosen, answers(chosen), strict=True))
+    pairs = [(case, heard(one)) for case, one in said]
+    rows = {"playbooks alone": scored([(case, heard(one, ["playbooks"])) for case, one in said])}
+    rows[WHOLE] = scored(pairs)
     for part in ("tuning", "held_out"):
-        rows[f"fivegate, {part}"] = scored([(c, a) for c, a in pairs if c.part == part])
-    for way in ("loop", "logs"):
-        rows[f"fivegate, {way}"] = scored([(c, a) for c, a in pairs if c.way == way])
-    rows |= {name: scored(said) for name, said in baselines(pairs).items()}
+        rows[f"{WHOLE}, {part}"] = scored([(c, a) for c, a in pairs if c.part == part])
+    for way in WAYS:
+        rows[f"{WHOLE}, {way}"] = scored([(c, a) for c, a in pairs if c.way == way])
+    rows |= {name: scored(pairs) for name, pairs in baselines(pairs).items()}
     table = {
-        "cases": {"faulty": sum(not c.healthy for c, _ in pairs), "healthy": sum(c.healthy for c, _ in pairs)},
+        "cases": {"faulty": sum(not c.healthy for c in chosen), "healthy": sum(c.healthy for c in chosen)},
         "rows": rows,
         "repairs": repairs(chosen) if args.repairs else None,
         "minutes": (time.perf_counter() - started) / 60,
-        "answers": {c.id: {"truth": c.causes, "said": a.accused, "error": a.detail["error"]} for c, a in pairs},
+        "answers": {
+            c.id: {"truth": c.causes, "harmless": c.harmless, "accused": one["accused"], "error": one["error"]}
+            for c, one in said
+        },
     }
     page = markdown(table)
     print(f"\n{page}")

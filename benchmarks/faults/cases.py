@@ -26,7 +26,8 @@ class Case:
 
     `causes` are the ids that count as right, the main one first, none for a healthy training; `several` says that each
     of them is a fault of its own. `harmless` flaws are there and count neither way. Each of `mended` is a list of
-    overrides that make it well. Healthy is a validation `metric` of at least (or at most) `bound`.
+    overrides that make it well. Healthy is a `metric` on `split` of at least (or at most) `bound`; the split is `val`
+    everywhere, since test is sealed and train proves nothing.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Case:
     harmless: tuple[str, ...]
     several: bool
     mended: tuple[tuple[str, ...], ...]
+    split: str
     metric: str
     bound: float
     greater_is_better: bool
@@ -51,7 +53,7 @@ class Case:
         return "tuning" if hashlib.sha256(self.family.encode()).digest()[0] % 2 else "held_out"
 
     def well(self, value: float | None) -> bool:
-        """Whether a validation score is that of a healthy training; a score that is missing or NaN is not."""
+        """Whether a score is that of a healthy training; a score that is missing or NaN is not."""
         if value is None or value != value:
             return False
         return value >= self.bound if self.greater_is_better else value <= self.bound
@@ -67,7 +69,7 @@ def _family(path: Path) -> Iterator[Case]:
     for name, truth in read["cases"].items():
         own = truth.get("health", {})
         bounds = own if {"at_least", "at_most"} & own.keys() else read["health"]
-        health = {"metric": own.get("metric", read["health"]["metric"]), **bounds}
+        health = {**{key: own.get(key, read["health"][key]) for key in ("split", "metric")}, **bounds}
         better = "at_least" in health
         yield Case(
             id=name,
@@ -77,6 +79,7 @@ def _family(path: Path) -> Iterator[Case]:
             harmless=tuple(truth.get("harmless", ())),
             several=bool(truth.get("several", False)),
             mended=tuple(tuple(words) for words in truth.get("mended", ())),
+            split=health["split"],
             metric=health["metric"],
             bound=float(health["at_least" if better else "at_most"]),
             greater_is_better=better,

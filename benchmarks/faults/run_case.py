@@ -24,12 +24,16 @@ from cases import HERE, Case, cases
 from pipeline.__main__ import main as fivegate
 from pipeline.record.run import Run
 
+GATE = 0.95  # a gate does not weigh: what closes it was measured
 # The truth is judged without these, which would take longer than the case.
 QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.repeat_steps=0")
 
 
 def answered(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:
-    """`{case, value, accused: [[cause, confidence]], closed, seconds}`: what the product says of one training."""
+    """`{case, value, accused: [[cause, confidence, by]], seconds}`: what the product says of a training, in its order.
+
+    `by` is the gate (planning, baseline) that closed for the cause, or `playbooks`, the diagnosis.
+    """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         if case.way == "experiment":
@@ -88,25 +92,24 @@ def planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run,
 
 def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[str, Any]:
     run, closed = planned(case, seed, mended, root)
-    accused = [[item.cause, 0.95] for item in closed if item.cause]
+    accused = [[item.cause, GATE, "planning"] for item in closed if item.cause]
     value = None
     if run.state().gate("planning") == "open":
         where = [f"run.root={root}", f"run.name={case.id}"]
         _say("phase=baseline", *where)
         score = json.loads((run.path / "baseline" / "evidence.json").read_text())["values"]["score"]
         value = score["value"] if score else None
-        accused += _accusations(run, where)
-    sure = {cause: confidence for cause, confidence in reversed(accused)}
-    names = dict.fromkeys(cause for cause, _ in accused)
-    return {"value": value, "accused": [[n, sure[n]] for n in names], "closed": [item.id for item in closed]}
+        items = run.state().gates["baseline"].items
+        accused += [[item.cause, GATE, "baseline"] for item in items if item.cause and item.outcome == "failed"]
+        _say("phase=diagnostics", *where)
+        accused += _named(run.path / "diagnostics" / "1" / "diagnosis.json")
+    return {"value": value, "accused": accused}
 
 
-def _accusations(run: Run, where: list[str]) -> list[list[Any]]:
-    """Causes that the baseline's gate closed for, then those of the diagnosis in its order."""
-    accused = [[i.cause, 0.95] for i in run.state().gates["baseline"].items if i.cause and i.outcome == "failed"]
-    _say("phase=diagnostics", *where)
-    diagnosis = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
-    return accused + [[cause["issue"], cause["confidence"]] for cause in diagnosis["root_causes"]]
+def _named(diagnosis: Path) -> list[list[Any]]:
+    """The root causes of a diagnosis, in its order."""
+    causes = json.loads(diagnosis.read_text())["root_causes"]
+    return [[cause["issue"], cause["confidence"], "playbooks"] for cause in causes]
 
 
 def _script(case: Case) -> Any:
@@ -122,13 +125,12 @@ def _loop(case: Case, seed: int, mended: bool, root: Path) -> dict[str, Any]:
     """The script's `run(seed, mended)` gives its score and its monitor; a case of logs is read from their CSV."""
     value, monitor = _script(case).run(seed, mended)
     if case.way == "loop":
-        accused = [[c.issue, c.confidence.value] for c in monitor.diagnose().root_causes]
-        return {"value": value, "accused": accused, "closed": []}
+        accused = [[c.issue, c.confidence.value, "playbooks"] for c in monitor.diagnose().root_causes]
+        return {"value": value, "accused": accused}
     log, out = root / "log.csv", root / "out"
     log.write_text(_csv(monitor.history))
     _say("diagnose", str(log), "--out", str(out))
-    causes = json.loads((out / "diagnosis.json").read_text())["root_causes"]
-    return {"value": value, "accused": [[c["issue"], c["confidence"]] for c in causes], "closed": []}
+    return {"value": value, "accused": _named(out / "diagnosis.json")}
 
 
 def _csv(history: Any) -> str:

@@ -33,7 +33,7 @@ def asked(question: Question, arguments: Sequence[tuple[Any, ...]], at_once: int
 def _ask(question: Question, one: tuple[Any, ...]) -> Any:
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, question, one))
+    process = context.Process(target=_answer, args=(theirs, multiprocessing.get_start_method(), question, one))
     process.start()
     theirs.close()  # or the end of the process would go unnoticed
     try:
@@ -46,7 +46,8 @@ def _ask(question: Question, one: tuple[Any, ...]) -> Any:
         process.join()
 
 
-def _answer(theirs: Connection, question: Question, one: tuple[Any, ...]) -> None:
+def _answer(theirs: Connection, start_method: str, question: Question, one: tuple[Any, ...]) -> None:
+    multiprocessing.set_start_method(start_method, force=True)  # a case's own workers start as they do elsewhere
     try:
         theirs.send(question(*one))
     except Exception as error:  # a case may break the product in any way; that is what is counted

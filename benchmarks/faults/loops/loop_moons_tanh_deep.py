@@ -17,10 +17,10 @@ def run(seed, mended):
     model = nn.Sequential(
         *[part for width in (2, 16, 16, 16, 16, 16) for part in (nn.Linear(width, 16), nn.Tanh())], nn.Linear(16, 1)
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     monitor = Monitor(model, optimizer)  # <- watched here
 
-    for epoch in range(30):
+    for epoch in range(60):
         model.train()
         losses = []
         for rows in torch.randperm(len(y_train)).split(32):
