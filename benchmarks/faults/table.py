@@ -21,6 +21,10 @@ HEADS = (
 )
 
 
+NOTE = """Exact 95 % intervals in brackets. p: Spiegelhalter's test that the confidences of the first causes are
+probabilities; the constant always says the share that was right. Seconds of a case, without imports: median, and most."""
+
+
 def _count(found: Mapping[str, Any]) -> str:
     if not found["n"]:
         return "-"
@@ -51,8 +55,11 @@ def markdown(table: Mapping[str, Any]) -> str:
     parts = [
         f"# {table['cases']['faulty']} faulty and {table['cases']['healthy']} healthy trainings",
         "\n".join(_lines(HEADS, rows)),
-        "Exact 95 % intervals in brackets. p: Spiegelhalter's test that the confidences are probabilities.",
+        NOTE,
     ]
+    broken = [name for name, answer in table["answers"].items() if answer["error"]]
+    if broken:
+        parts.append(f"The product broke, and counts as having said nothing, on: {', '.join(broken)}.")
     if table["repairs"]:
         mended = (f"{way.replace('_', ' ')} {_count(table['repairs'][way])}" for way in ("rerun", "random_search"))
         parts.append(f"Mended without a diagnosis, of the failing experiments: {', '.join(mended)}.")
