@@ -22,7 +22,7 @@ HEADS = (
 
 
 NOTE = """Exact 95 % intervals in brackets. p: Spiegelhalter's test that the confidences of the first causes are
-probabilities; the constant always says the share that was right. Seconds of a case, without imports: median, and most."""
+probabilities; the constant always says the share that was right. Seconds of a case without imports: median, most."""
 
 
 def _count(found: Mapping[str, Any]) -> str:
