@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 HERE = Path(__file__).resolve().parent
 Part = Literal["tuning", "held_out"]
+PARTS: tuple[Part, ...] = ("tuning", "held_out")
 WAYS = ("experiment", "loop", "logs")
 
 
@@ -24,28 +25,32 @@ WAYS = ("experiment", "loop", "logs")
 class Case:
     """A training and the truth about it.
 
-    `causes` are the ids that count as right, the main one first, none for a healthy training; `several` says that each
-    of them is a fault of its own. `harmless` flaws are there and count neither way. Each of `mended` is a list of
-    overrides that make it well. Healthy is a `metric` on `split` of at least (or at most) `bound`; the split is `val`
-    everywhere, since test is sealed and train proves nothing.
+    `faults` hold for each fault the ids that count as right, the main one first; a healthy training has none. Flaws
+    that are `harmless` are there and count neither way. Each of `mended` is a list of overrides that make it well. Well
+    is a `metric` on `split` of `at_least` or `at_most` so much; both where a figure that is too good is the lie. The
+    split is `val` everywhere, since test is sealed; what a loop is judged by is for its script to say.
     """
 
     id: str
     family: str
     way: Literal["experiment", "loop", "logs"]
-    causes: tuple[str, ...]
+    faults: tuple[tuple[str, ...], ...]
     harmless: tuple[str, ...]
-    several: bool
     mended: tuple[tuple[str, ...], ...]
     split: str
     metric: str
-    bound: float
-    greater_is_better: bool
+    at_least: float | None
+    at_most: float | None
     source: str
 
     @property
     def healthy(self) -> bool:
-        return not self.causes
+        return not self.faults
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Every id that counts as right, of all its faults."""
+        return tuple(cause for fault in self.faults for cause in fault)
 
     @property
     def part(self) -> Part:
@@ -56,7 +61,7 @@ class Case:
         """Whether a score is that of a healthy training; a score that is missing or NaN is not."""
         if value is None or value != value:
             return False
-        return value >= self.bound if self.greater_is_better else value <= self.bound
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
 
 def cases() -> list[Case]:
@@ -67,21 +72,18 @@ def cases() -> list[Case]:
 def _family(path: Path) -> Iterator[Case]:
     read: Any = OmegaConf.to_container(OmegaConf.load(path))
     for name, truth in read["cases"].items():
-        own = truth.get("health", {})
+        own, causes = truth.get("health", {}), truth.get("causes", [])
         bounds = own if {"at_least", "at_most"} & own.keys() else read["health"]
-        health = {**{key: own.get(key, read["health"][key]) for key in ("split", "metric")}, **bounds}
-        better = "at_least" in health
         yield Case(
             id=name,
             family=path.stem,
             way=truth.get("way", "experiment"),
-            causes=tuple(truth.get("causes", ())),
+            faults=tuple(map(tuple, [causes] if causes and isinstance(causes[0], str) else causes)),
             harmless=tuple(truth.get("harmless", ())),
-            several=bool(truth.get("several", False)),
             mended=tuple(tuple(words) for words in truth.get("mended", ())),
-            split=health["split"],
-            metric=health["metric"],
-            bound=float(health["at_least" if better else "at_most"]),
-            greater_is_better=better,
+            split=own.get("split", read["health"]["split"]),
+            metric=own.get("metric", read["health"]["metric"]),
+            at_least=bounds.get("at_least"),
+            at_most=bounds.get("at_most"),
             source=truth.get("source", ""),
         )

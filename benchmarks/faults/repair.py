@@ -31,10 +31,10 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def drawn(case: Case, config: dict[str, Any], number: int) -> dict[str, Any]:
-    """Overrides of one candidate: rate, optimizer, batch size and epochs, around those of the plan."""
+    """Overrides of one candidate: rate, optimizer, batch size as anybody draws them, epochs around the plan's."""
     draw = np.random.default_rng(derive(0, "repair", case.id, number))
     name = str(draw.choice(list(OPTIMIZERS)))
-    rate = float(config["optimizer"].get("lr") or 1e-3) * 10 ** float(draw.uniform(-2, 2))
+    rate = 10 ** float(draw.uniform(-5, 0))
     optimizer = {"_target_": f"torch.optim.{name}", "_partial_": True, "lr": rate, **OPTIMIZERS[name]}
     return {
         "optimizer": optimizer,
@@ -66,7 +66,7 @@ def repaired(case: Case) -> dict[str, bool]:
                 return math.nan
             return score.value if score else math.nan
 
-        better = 1 if case.greater_is_better else -1
+        better = 1 if case.at_least is not None else -1
         tried = [drawn(case, config, number) for number in range(TRAININGS)]
         found = [better * value(overrides, CHOSEN_BY) for overrides in tried]
         best = tried[int(np.argmax(np.nan_to_num(found, nan=-math.inf)))]

@@ -1,4 +1,4 @@
-"""One case, trained and explained as a user would: `run_case.py CASE [--seed 1] [--mended K]`; one line of JSON.
+"""One case, trained and explained by the product: `run_case.py CASE [--seed 1] [--mended K]`; one line of JSON.
 
 An experiment goes through the product's own commands. A planning gate that its data close is an accusation of the
 product, and is waived, so that the training is seen too; what nobody may waive stays untrained. A loop is a process
@@ -25,7 +25,7 @@ from pipeline.__main__ import main as fivegate
 from pipeline.record.run import Run
 
 GATE = 0.95  # a gate does not weigh: what closes it was measured
-# The truth is judged without these, which would take longer than the case.
+# What would take longer than the case and accuses nobody: folds, a second process, the tracker.
 QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.repeat_steps=0")
 
 
@@ -44,13 +44,19 @@ def answered(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, 
 
 
 def values(case: Case, seeds: Sequence[int], mended: int | None = None) -> list[float | None]:
-    """The validation scores of one form of a case, trained under each of the seeds; None where there is none."""
+    """The validation scores of one form of a case, trained under each of the seeds; None where there is none.
+
+    Of an experiment the seeds are indices, 0 being its own, which a baseline trains. Raises RuntimeError where a gate
+    that nobody may waive refuses the training.
+    """
     if case.way != "experiment":
         script = _script(case)
         return [script.run(seed, mended is not None)[0] for seed in seeds]
     with tempfile.TemporaryDirectory() as root:
         run, _ = planned(case, 1, mended, Path(root))
-        return [None for _ in seeds] if run.state().gate("planning") != "open" else list(_trained(run, seeds))
+        if run.state().gate("planning") != "open":
+            raise RuntimeError("planning refuses to train it")
+        return list(_trained(run, seeds))
 
 
 def _trained(run: Run, seeds: Sequence[int]) -> Iterable[float | None]:
@@ -82,7 +88,7 @@ def planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run,
     start = ["--config-dir", str(HERE / "conf"), f"experiment={case.id}", "trust=[planted]", f"seed={seed}"]
     _say("phase=planning", *start, *QUICK, *words, f"run.root={root}", f"run.name={case.id}")
     run = Run(root / case.id)
-    closed = [item for item in run.state().gates["planning"].items if item.outcome not in ("passed", "not_applicable")]
+    closed = _unsatisfied(run, "planning")
     for item in closed:
         if item.waivable:
             told = ["--who", "Fault Benchmark", "--why", "a case of the benchmark", "--expires", "2099-12-31"]
@@ -90,17 +96,20 @@ def planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run,
     return run, closed
 
 
+def _unsatisfied(run: Run, phase: str) -> list[Any]:
+    return [item for item in run.state().gates[phase].items if item.outcome not in ("passed", "not_applicable")]
+
+
 def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[str, Any]:
     run, closed = planned(case, seed, mended, root)
-    accused = [[item.cause, GATE, "planning"] for item in closed if item.cause]
+    accused = [[item.cause, GATE, "planning"] for item in closed if item.cause]  # whatever kept the gate closed
     value = None
     if run.state().gate("planning") == "open":
         where = [f"run.root={root}", f"run.name={case.id}"]
         _say("phase=baseline", *where)
         score = json.loads((run.path / "baseline" / "evidence.json").read_text())["values"]["score"]
         value = score["value"] if score else None
-        items = run.state().gates["baseline"].items
-        accused += [[item.cause, GATE, "baseline"] for item in items if item.cause and item.outcome == "failed"]
+        accused += [[item.cause, GATE, "baseline"] for item in _unsatisfied(run, "baseline") if item.cause]
         _say("phase=diagnostics", *where)
         accused += _named(run.path / "diagnostics" / "1" / "diagnosis.json")
     return {"value": value, "accused": accused}
