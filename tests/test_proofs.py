@@ -318,7 +318,7 @@ def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[]
     code, _, err = say("phase=baseline", *words)
     assert code == 3, err
     item = planted()["training_repeats"]
-    assert (item.outcome, item.cause) == ("failed", "nondeterminism")
+    assert (item.outcome, item.cause) == ("failed", "nondeterminism"), item.why
     assert "first at step 1 in " in item.why
     assert (
         planted()["inputs_matter"].outcome == "not_applicable" and "asks for no steps" in planted()["inputs_matter"].why

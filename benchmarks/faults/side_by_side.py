@@ -10,8 +10,10 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
+from unittest.mock import patch
 
 from cases import HERE
 
@@ -24,10 +26,17 @@ Question = Callable[..., Any]
 
 def asked(question: Question, arguments: Sequence[tuple[Any, ...]], at_once: int = 2) -> Iterator[Any]:
     """What `question(*one)` gives for each of the arguments, or `{"error": the last word of it}`."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parents[1])))}
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    _start_server()
     with ThreadPoolExecutor(at_once) as pool:
         yield from pool.map(lambda one: _ask(question, one), arguments)
+
+
+def _start_server() -> None:
+    """The server that all processes are forked from, in an environment that is not its caller's."""
+    path = os.pathsep.join((str(HERE), str(HERE.parents[1])))
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}):
+        forkserver.ensure_running()
 
 
 def _ask(question: Question, one: tuple[Any, ...]) -> Any:
