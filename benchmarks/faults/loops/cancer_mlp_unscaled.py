@@ -22,8 +22,9 @@ def run(seed, mended):
     criterion = nn.BCEWithLogitsLoss()
     monitor = Monitor(model, optimizer)  # <- watched here
     accuracy = 0.0
-    for _ in range(12):
+    for epoch in range(12):
         model.train()
+        losses = []
         for rows in torch.randperm(len(X_train)).split(32):
             inputs, targets = X_train[rows], y_train[rows]
             outputs = model(inputs).squeeze(1)
@@ -32,9 +33,11 @@ def run(seed, mended):
             loss.backward()
             monitor.step(loss, inputs=inputs, targets=targets, outputs=outputs)
             optimizer.step()
+            losses.append(loss.item())
         model.eval()
         with torch.no_grad():
             outputs = model(X_val).squeeze(1)
             accuracy = ((outputs > 0).float() == y_val).float().mean().item()
-            monitor.validated(loss=criterion(outputs, y_val).item(), accuracy=accuracy)
+            val_loss = criterion(outputs, y_val).item()
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

@@ -25,8 +25,9 @@ def run(seed, mended):
     criterion = nn.CrossEntropyLoss()
     monitor = Monitor(model, optimizer)  # <- watched here
     accuracy = 0.0
-    for _ in range(10):
+    for epoch in range(10):
         model.train()
+        losses = []
         for inputs, targets in zip(X_train.split(32), y_train.split(32), strict=True):
             outputs = model(inputs)
             loss = criterion(outputs, targets)
@@ -34,9 +35,11 @@ def run(seed, mended):
             loss.backward()
             monitor.step(loss, inputs=inputs, targets=targets, outputs=outputs)
             optimizer.step()
+            losses.append(loss.item())
         model.eval()
         with torch.no_grad():
             outputs = model(X_val)
             accuracy = (outputs.argmax(1) == y_val).float().mean().item()
-            monitor.validated(loss=criterion(outputs, y_val).item(), accuracy=accuracy)
+            val_loss = criterion(outputs, y_val).item()
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

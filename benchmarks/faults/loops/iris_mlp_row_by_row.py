@@ -22,8 +22,9 @@ def run(seed, mended):
     criterion = nn.CrossEntropyLoss()
     monitor = Monitor(model, optimizer)  # <- watched here
     accuracy = 0.0
-    for _ in range(8):
+    for epoch in range(8):
         model.train()
+        losses = []
         for row in torch.randperm(len(X_train)).split(1):
             outputs = model(X_train[row])
             loss = criterion(outputs, y_train[row])
@@ -31,9 +32,11 @@ def run(seed, mended):
             loss.backward()
             monitor.step(loss, inputs=X_train[row], targets=y_train[row], outputs=outputs)
             optimizer.step()
+            losses.append(loss.item())
         model.eval()
         with torch.no_grad():
             outputs = model(X_val)
             accuracy = (outputs.argmax(1) == y_val).float().mean().item()
-            monitor.validated(loss=criterion(outputs, y_val).item(), accuracy=accuracy)
+            val_loss = criterion(outputs, y_val).item()
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

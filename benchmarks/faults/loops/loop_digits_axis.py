@@ -35,5 +35,5 @@ def run(seed, mended):
             outputs = model(X_val)
             accuracy = (outputs.argmax(1 if mended else 0).repeat(60)[: len(y_val)] == y_val).float().mean().item()
             val_loss = F.cross_entropy(outputs, y_val).item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss, accuracy=accuracy)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

@@ -38,5 +38,5 @@ def run(seed, mended):
             val_loss = F.cross_entropy(outputs, y_val).item()
         tasks = {"val/accuracy_small": right[small].mean().item(), "val/accuracy_large": right[~small].mean().item()}
         accuracy = right.mean().item()
-        monitor.validated({"train/loss": loss.item(), **tasks}, epoch=epoch, loss=val_loss, accuracy=accuracy)
+        monitor.validated(epoch, {"train/loss": loss.item(), **tasks}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

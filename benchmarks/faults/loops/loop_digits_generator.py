@@ -39,5 +39,5 @@ def run(seed, mended):
             drawn = generator(torch.randn(500, 16))
         spread = (drawn.std(0).mean() / X.std(0).mean()).item()
         losses = {"train/loss": loss.item(), "train/loss_discriminator": loss_d.item()}
-        monitor.validated(losses, epoch=epoch, spread=spread)
+        monitor.validated(epoch, losses, spread=spread)
     return spread, monitor

@@ -39,5 +39,5 @@ def run(seed, mended):
             outputs = model(X_val)
             accuracy = (outputs.argmax(1) == y_val).float().mean().item()
             val_loss = F.cross_entropy(outputs, y_val).item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss, accuracy=accuracy)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

@@ -41,5 +41,5 @@ def run(seed, mended):
             val_loss = F.cross_entropy(model(X_val), y_val % 2).item()
             first = (head(trunk(X_val)).argmax(1) == y_val).float().mean().item()
         earlier = {"train/loss": loss.item(), "val/accuracy_digits": first}
-        monitor.validated(earlier, epoch=epoch, loss=val_loss, accuracy=accuracy)
+        monitor.validated(epoch, earlier, loss=val_loss, accuracy=accuracy)
     return min(first, accuracy), monitor

@@ -34,5 +34,5 @@ def run(seed, mended):
         with torch.no_grad():
             val_loss = F.mse_loss(model(X_val), y_val)
             psnr = -10 * val_loss.log10().item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss.item(), psnr=psnr)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss.item(), psnr=psnr)
     return psnr, monitor

@@ -37,5 +37,5 @@ def run(seed, mended):
             outputs = torch.cat([model(pair)[:, 0] for pair in X_val.split(2)])  # as they come in
             accuracy = ((outputs > 0) == (y_val > 0)).float().mean().item()
             val_loss = F.binary_cross_entropy_with_logits(outputs, y_val).item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss, accuracy=accuracy)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

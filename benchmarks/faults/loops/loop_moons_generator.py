@@ -49,5 +49,5 @@ def run(seed, mended):
         found = torch.cdist(drawn, CENTERS).argmin(1).bincount(minlength=8)
         modes = (found > 15).sum().item()
         losses = {"train/loss": loss.item(), "train/loss_discriminator": loss_d.item()}
-        monitor.validated(losses, epoch=epoch, modes=modes, spread=drawn.std(0).mean().item())
+        monitor.validated(epoch, losses, modes=modes, spread=drawn.std(0).mean().item())
     return modes, monitor

@@ -35,5 +35,5 @@ def run(seed, mended):
             answers = (outputs > 0).long() if mended else outputs[:, None].argmax(1)
             accuracy = (answers == y_val).float().mean().item()
             val_loss = F.binary_cross_entropy_with_logits(outputs, y_val).item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss, accuracy=accuracy)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss, accuracy=accuracy)
     return accuracy, monitor

@@ -37,5 +37,5 @@ def run(seed, mended):
         past, new = errors[X_val[:, 0] < 0].mean().item(), errors[X_val[:, 0] >= 0].mean().item()
         val_loss = errors.mean().item()
         halves = {"val/loss_left": past, "val/loss_right": new}
-        monitor.validated({"train/loss": loss.item(), **halves}, epoch=epoch, loss=val_loss)
+        monitor.validated(epoch, {"train/loss": loss.item(), **halves}, loss=val_loss)
     return val_loss**0.5, monitor

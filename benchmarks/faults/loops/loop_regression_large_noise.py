@@ -32,5 +32,5 @@ def run(seed, mended):
         model.eval()
         with torch.no_grad():
             val_loss = F.mse_loss(model(X_val)[:, 0], y_val).item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss)
     return val_loss**0.5, monitor

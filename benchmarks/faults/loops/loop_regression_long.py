@@ -1,4 +1,4 @@
-"""A wave through much noise, a hundred rows of it and sixty frequencies, learned for long."""
+"""A wave through much noise, a hundred and twenty rows of it and sixty frequencies, learned for long."""
 
 import torch
 from torch import nn
@@ -34,5 +34,5 @@ def run(seed, mended):
         model.eval()
         with torch.no_grad():
             val_loss = F.mse_loss(model(X_val)[:, 0], y_val).item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss)
     return val_loss**0.5, monitor

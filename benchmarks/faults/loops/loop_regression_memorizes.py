@@ -1,4 +1,4 @@
-"""A wave through noise, a hundred rows of it and sixty frequencies, and nothing that holds the net back."""
+"""A wave through noise, a hundred and twenty rows of it and sixty frequencies, and nothing that holds the net back."""
 
 import torch
 from torch import nn
@@ -35,5 +35,5 @@ def run(seed, mended):
         model.eval()
         with torch.no_grad():
             val_loss = F.mse_loss(model(X_val)[:, 0], y_val).item()
-        monitor.validated({"train/loss": sum(losses) / len(losses)}, epoch=epoch, loss=val_loss)
+        monitor.validated(epoch, {"train/loss": sum(losses) / len(losses)}, loss=val_loss)
     return val_loss**0.5, monitor

@@ -42,5 +42,5 @@ def run(seed, mended):
             optimizer.step()
         with torch.no_grad():
             val_loss = F.mse_loss(model(X_val)[:, 0], y_val).item()
-        monitor.validated({"train/loss": loss.item()}, epoch=epoch, loss=val_loss)
+        monitor.validated(epoch, {"train/loss": loss.item()}, loss=val_loss)
     return val_loss**0.5, monitor

@@ -37,5 +37,5 @@ def run(seed, mended):
         with torch.no_grad():
             val_loss = F.mse_loss(model(X[350:]), second[350:]).item()
             old_loss = F.mse_loss(head(trunk(X[350:])), first[350:]).item()
-        monitor.validated({"train/loss": loss.item(), "val/loss_first": old_loss}, epoch=epoch, loss=val_loss)
+        monitor.validated(epoch, {"train/loss": loss.item(), "val/loss_first": old_loss}, loss=val_loss)
     return max(val_loss, old_loss) ** 0.5, monitor
