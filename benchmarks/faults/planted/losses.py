@@ -74,8 +74,9 @@ def on_columns(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def hits(targets: Any, values: Any) -> float:
-    """Metric of a binary task that is trained on values: rows above 0 are of the larger label."""
-    return float(((values > 0) == (targets == targets.max())).mean())
+    """Metric of a binary task that is trained on values: rows above the middle of both labels are of the larger."""
+    middle = (targets.min() + targets.max()) / 2
+    return float(((values > middle) == (targets == targets.max())).mean())
 
 
 def mean_recall(targets: Any, predictions: Any) -> float:
