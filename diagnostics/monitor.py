@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from pipeline.data.tree import tensors
-from pipeline.errors import FivegateError
+from pipeline.errors import FivegateError, UserError, fault
 from pipeline.history import History
 
 FIRST = 3  # the first steps are always sampled: most faults show there
@@ -101,7 +101,14 @@ class Monitor:
     def validated(
         self, epoch: int | None = None, metrics: Mapping[str, float] | None = None, /, **values: float
     ) -> None:
-        """Log validation metrics: `validated(loss=0.3, accuracy=0.9)` becomes `val/loss` and `val/accuracy`."""
+        """Log validation metrics: `validated(loss=0.3, accuracy=0.9)` becomes `val/loss` and `val/accuracy`.
+
+        Raises UserError where something else than a number stands in the place of the epoch.
+        """
+        if epoch is not None and not hasattr(epoch, "__int__"):
+            what = "the first argument is the epoch"
+            words = "validated(loss=..., accuracy=...) or validated(epoch, {'train/loss': ...})"
+            raise UserError(fault("Monitor.validated", what, got=type(epoch).__name__, expected=words))
         if not self._own_loop:
             return  # the engine has logged them
         at = int(values.pop("epoch", self._epochs if epoch is None else epoch))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.monitor import Monitor, NonFinite
+from pipeline.errors import UserError
 from pipeline.history import History
 
 Loop = Callable[..., list[Tensor]]
@@ -220,6 +221,15 @@ def test_validation() -> None:
 
     assert [0, 1, 7] == monitor.history.series("val/loss")[0].tolist()
     assert ["train/accuracy", "val/accuracy", "val/loss"] == monitor.history.names()
+
+
+def test_metrics_in_the_place_of_the_epoch_are_refused() -> None:
+    """They would be lost without a word."""
+    net = nn.Linear(2, 1)
+    with Monitor(net, torch.optim.SGD(net.parameters(), lr=0.1)) as monitor:
+        with pytest.raises(UserError, match="the first argument is the epoch, got 'dict'"):
+            monitor.validated({"train/loss": 0.5}, epoch=3)  # type: ignore[arg-type]
+        assert not monitor.history.epoch
 
 
 def test_untrained_parameters_are_counted() -> None:
