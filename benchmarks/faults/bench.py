@@ -29,6 +29,7 @@ from table import compared, markdown
 from pipeline.causes import load as vocabulary
 
 STORED = HERE / "table.json"
+ALONE = {"playbooks alone": "playbooks", "playbooks, not told the target": "blind"}
 WHOLE, VOICES = "gates and playbooks", ("planning", "baseline", "playbooks")
 Said = dict[str, Any]
 
@@ -44,9 +45,10 @@ def answers(chosen: list[Case], show: Sequence[str]) -> list[Said]:
 
 
 def _line(case: Case, said: Said) -> str:
-    ids = [cause for cause, *_ in said["accused"] if cause not in case.harmless]
+    accused = heard(said).accused
+    ids = [cause for cause, _ in accused if cause not in case.harmless]
     mark = "!" if said["error"] else " " if bool(ids) != case.healthy else "?"
-    told = said["error"] or ", ".join(f"{cause} {sure:.2f}" for cause, sure, _ in said["accused"][:3]) or "nothing"
+    told = said["error"] or ", ".join(f"{cause} {sure:.2f}" for cause, sure in accused[:3]) or "nothing"
     return f"{mark} {case.id:<40} {'well' if case.healthy else case.causes[0]:<32} {told}"
 
 
@@ -86,7 +88,7 @@ def repairs(chosen: list[Case]) -> dict[str, Any]:
 def rows(said: list[tuple[Case, Said]]) -> dict[str, Any]:
     """The table: what stands first is the playbooks as they are."""
     pairs = [(case, heard(one)) for case, one in said]
-    found = {"playbooks alone": [(case, heard(one, ["playbooks"])) for case, one in said], WHOLE: pairs}
+    found = {name: [(case, heard(one, [by])) for case, one in said] for name, by in ALONE.items()} | {WHOLE: pairs}
     found |= {f"{WHOLE}, {part}": [(c, a) for c, a in pairs if c.part == part] for part in PARTS}
     found |= {f"{WHOLE}, {way}": [(c, a) for c, a in pairs if c.way == way] for way in WAYS}
     return {name: scored(told) for name, told in (found | baselines([case for case, _ in said])).items()}

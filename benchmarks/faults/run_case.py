@@ -24,6 +24,7 @@ from cases import HERE, Case, cases
 from pipeline.__main__ import main as fivegate
 from pipeline.record.run import Run
 
+BOTH = ("playbooks", "blind")  # a loop and its logs have no target to begin with
 GATE = 0.95  # a gate does not weigh: what closes it was measured
 # What would take longer than the case and accuses nobody: folds, a second process, the tracker.
 QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.repeat_steps=0")
@@ -32,7 +33,8 @@ QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phase
 def answered(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:
     """`{case, value, accused: [[cause, confidence, by]], seconds}`: what the product says of a training, in its order.
 
-    `by` is the gate (planning, baseline) that closed for the cause, or `playbooks`, the diagnosis.
+    `by` is the gate (planning, baseline) that closed for the cause, `playbooks`, the diagnosis, or `blind`, what the
+    playbooks say of the history alone: without config and target, which an experiment's truth is made of.
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
@@ -111,14 +113,16 @@ def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[s
         value = score["value"] if score else None
         accused += [[item.cause, GATE, "baseline"] for item in _unsatisfied(run, "baseline") if item.cause]
         _say("phase=diagnostics", *where)
-        accused += _named(run.path / "diagnostics" / "1" / "diagnosis.json")
+        accused += _named(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
+        _say("diagnose", str(run.path / "baseline" / "history.npz"), "--out", str(root / "blind"))
+        accused += _named(root / "blind" / "diagnosis.json", "blind")
     return {"value": value, "accused": accused}
 
 
-def _named(diagnosis: Path) -> list[list[Any]]:
+def _named(diagnosis: Path, by: str) -> list[list[Any]]:
     """The root causes of a diagnosis, in its order."""
     causes = json.loads(diagnosis.read_text())["root_causes"]
-    return [[cause["issue"], cause["confidence"], "playbooks"] for cause in causes]
+    return [[cause["issue"], cause["confidence"], by] for cause in causes]
 
 
 def _script(case: Case) -> Any:
@@ -134,12 +138,12 @@ def _loop(case: Case, seed: int, mended: bool, root: Path) -> dict[str, Any]:
     """The script's `run(seed, mended)` gives its score and its monitor; a case of logs is read from their CSV."""
     value, monitor = _script(case).run(seed, mended)
     if case.way == "loop":
-        accused = [[c.issue, c.confidence.value, "playbooks"] for c in monitor.diagnose().root_causes]
-        return {"value": value, "accused": accused}
+        causes = monitor.diagnose().root_causes
+        return {"value": value, "accused": [[c.issue, c.confidence.value, by] for by in BOTH for c in causes]}
     log, out = root / "log.csv", root / "out"
     log.write_text(_csv(monitor.history))
     _say("diagnose", str(log), "--out", str(out))
-    return {"value": value, "accused": _named(out / "diagnosis.json")}
+    return {"value": value, "accused": [one for by in BOTH for one in _named(out / "diagnosis.json", by)]}
 
 
 def _csv(history: Any) -> str:
