@@ -58,10 +58,19 @@ def test_labels_are_counted_one_by_one() -> None:
 
 
 def test_one_line_says_what_is_found_least() -> None:
-    """The class of the lowest recall, the pairs, and nothing of a class without rows; an unnamed id is refused."""
+    """The class of the lowest recall, the pairs, and nothing of a class without rows; a target must have a name."""
     found = confusion(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), ["cat", "dog", "fox"])
     assert told(found).startswith("least found class: cat, recall 0.333 (95 % interval")
     assert told(found).endswith("most confused, true → predicted: cat → dog 2× (67%)")
     assert "no class is taken for another" in told(confusion(np.array([0]), np.array([0]), ["cat"]))
     with pytest.raises(ValueError, match="class 2 has no name among 2"):
-        confusion(np.array([0]), np.array([2]), ["cat", "dog"])
+        confusion(np.array([2]), np.array([0]), ["cat", "dog"])
+
+
+def test_predictions_that_are_no_class_are_counted_as_that() -> None:
+    """A wrong `task.predict` gives them: the table stands, and says what they are."""
+    found = confusion(np.array([0, 0, 1]), np.array([0, 302, -1]), ["cat", "dog"])
+    assert found["classes"] == ["cat", "dog", "no class"]
+    assert found["matrix"].tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert [row["support"] for row in found["per_class"]] == [2, 1, 0]
+    assert "dog → no class 1× (100%)" in told(found)

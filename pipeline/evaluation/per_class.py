@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORST = 5  # pairs that are named
+NO_CLASS = "no class"
 TOLD = 3  # of them on the screen
 Z = 1.959963984540054  # two-sided 95 %
 
@@ -17,14 +18,18 @@ def confusion(targets: NDArray[Any], predictions: NDArray[Any], names: Sequence[
     """`{classes, matrix, per_class, worst_pairs}` of class ids [N], or of labels beside each other [N, L].
 
     `matrix` counts true class (row) against predicted class (column), and is None for labels, where row and label are
-    not one to one. Raises ValueError for ids that have no name.
+    not one to one. Predictions that are no class, as a wrong `task.predict` gives, are counted as `NO_CLASS`, the last
+    of the classes then. Raises ValueError for targets that have no name.
     """
     if targets.ndim == 2:
         found = [_counts(targets[:, i] == 1, predictions[:, i] == 1) for i in range(len(names))]
         return {"classes": list(names), "matrix": None, "per_class": _table(names, *np.transpose(found)),
                 "worst_pairs": []}  # fmt: skip
-    if max(targets.max(), predictions.max()) >= len(names):
-        raise ValueError(f"class {max(targets.max(), predictions.max())} has no name among {len(names)}")
+    if targets.max() >= len(names):
+        raise ValueError(f"class {targets.max()} has no name among {len(names)}")
+    stray = (predictions < 0) | (predictions >= len(names))
+    if stray.any():
+        names, predictions = [*names, NO_CLASS], np.where(stray, len(names), predictions)
     matrix = np.zeros((len(names), len(names)), np.int64)
     np.add.at(matrix, (targets, predictions), 1)
     table = _table(names, matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1))
