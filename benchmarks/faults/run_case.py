@@ -110,7 +110,7 @@ def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[s
         where = [f"run.root={root}", f"run.name={case.id}"]
         _say("phase=baseline", *where)
         score = json.loads((run.path / "baseline" / "evidence.json").read_text())["values"]["score"]
-        value = score["value"] if score else None
+        value = float(score["value"]) if score else None  # what is not finite stands there as a word
         accused += [[item.cause, GATE, "baseline"] for item in _unsatisfied(run, "baseline") if item.cause]
         _say("phase=diagnostics", *where)
         accused += _named(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
