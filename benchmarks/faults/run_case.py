@@ -114,9 +114,18 @@ def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[s
         accused += [[item.cause, GATE, "baseline"] for item in _unsatisfied(run, "baseline") if item.cause]
         _say("phase=diagnostics", *where)
         accused += _named(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
-        _say("diagnose", str(run.path / "baseline" / "history.npz"), "--out", str(root / "blind"))
-        accused += _named(root / "blind" / "diagnosis.json", "blind")
+        accused += _blind(run.path / "baseline" / "history.npz", root)
     return {"value": value, "accused": accused}
+
+
+def _blind(path: Path, root: Path) -> list[list[Any]]:
+    from pipeline.history import History
+
+    history, log = History.load(path), root / "blind.npz"
+    del history.facts["target"]
+    log.write_bytes(history.to_bytes())
+    _say("diagnose", str(log), "--out", str(root / "blind"))
+    return _named(root / "blind" / "diagnosis.json", "blind")
 
 
 def _named(diagnosis: Path, by: str) -> list[list[Any]]:
