@@ -26,7 +26,7 @@ from pipeline.record.run import Run
 
 BOTH = ("playbooks", "blind")  # a loop and its logs have no target to begin with
 GATE = 0.95  # a gate does not weigh: what closes it was measured
-# What would take longer than the case and accuses nobody: folds, a second process, the tracker.
+# Left out is what takes longer than the case and names no cause that a case has: folds, a second process, the tracker.
 QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.repeat_steps=0")
 
 
@@ -119,6 +119,7 @@ def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[s
 
 
 def _blind(path: Path, root: Path) -> list[list[Any]]:
+    """What the playbooks say of a history from which the target was taken, read as somebody's log without a config."""
     from pipeline.history import History
 
     history, log = History.load(path), root / "blind.npz"
