@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
-    from pipeline.record.run import Run
+    from pipeline.run_store.run import Run
 
 __all__ = ["Monitor", "Run", "diagnose", "optimize"]
 
-_HOMES = {"Run": "pipeline.record.run", "Monitor": "diagnostics.monitor", "diagnose": "diagnostics.diagnose"}
+_HOMES = {"Run": "pipeline.run_store.run", "Monitor": "diagnostics.monitor", "diagnose": "diagnostics.diagnose"}
 
 
 def optimize(train: Callable[..., Any], *, seed: int | None = None, metric: str | None = None) -> NoReturn:
@@ -60,7 +60,7 @@ def __dir__() -> list[str]:
 
 
 def _shadowed() -> str | None:
-    """Ask pipeline/shadow.py by its path: its package may be the one that is hidden."""
+    """Ask pipeline/import_guard.py by its path: its package may be the one that is hidden."""
     path = Path(__file__).resolve().parent / "pipeline" / "shadow.py"
     spec = spec_from_file_location("_fivegate_shadow", path)
     assert spec and spec.loader, path

@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from pipeline.__main__ import house
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
-from pipeline.drafting import draft
-from pipeline.job import Job
-from pipeline.record import permits
-from pipeline.record.run import Run
-from pipeline.session import drive
+from pipeline.orchestration.execute import drive
+from pipeline.orchestration.run_request import draft
+from pipeline.run_store import permits
+from pipeline.run_store.job import Job
+from pipeline.run_store.run import Run
 
 HERE = Path(__file__).resolve().parent
 

@@ -17,8 +17,8 @@ from cases import CASES, Planned, planned
 
 from diagnostics.monitor import Monitor
 from pipeline.engine.fit import fit
-from pipeline.record import files
-from pipeline.tracking import beside, mlflow
+from pipeline.run_store import files
+from pipeline.tracking import mlflow, sync_process
 
 
 def rate(given: Planned, tracked: bool) -> tuple[float, float]:
@@ -26,7 +26,7 @@ def rate(given: Planned, tracked: bool) -> tuple[float, float]:
     run = given.permit.run
     files.remove_folder(run.inside("baseline"))
     tracking = {"kind": "mlflow", "uri": None}
-    with beside.following(run.path, tracking, print) if tracked else nullcontext():
+    with sync_process.following(run.path, tracking, print) if tracked else nullcontext():
         if tracked:
             time.sleep(8)  # its start is in the time that planning takes
         began, spent = time.perf_counter(), time.process_time()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import UserError, fault
-from pipeline.records import Result
+from pipeline.results import Result
 
 CHECKS = Path(__file__).parent / "checks"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.records import CEILINGS
+from pipeline.results import CEILINGS
 
 PRIOR = 0.25  # a cause that nothing supports or contradicts: one of about four that a playbook lists
 

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diagnostics.conditions import Condition, Observation, View, observe
 from diagnostics.confidence import Confidence, weigh
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
-from diagnostics.observe import Condition, Observation, View, observe
 from diagnostics.playbook import Kind, Playbook, Suspect, load_all
-from pipeline import causes as vocabulary
-from pipeline.changes import look
-from pipeline.cures import resolve
 from pipeline.history import History
-from pipeline.records import CEILINGS
+from pipeline.repair import causes as vocabulary
+from pipeline.repair.config_edits import look
+from pipeline.repair.cures import resolve
+from pipeline.results import CEILINGS
 
 MIN_FIXES = 3
 NOT_BUILT = {

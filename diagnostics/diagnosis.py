@@ -8,12 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
+from diagnostics.conditions import Observation
 from diagnostics.confidence import Confidence
-from diagnostics.observe import Observation
 from diagnostics.playbook import Kind, Severity
-from pipeline.cures import Remedy
-from pipeline.record import files
-from pipeline.records import plain
+from pipeline.repair.cures import Remedy
+from pipeline.results import plain
+from pipeline.run_store import files
 
 SCHEMA = 1
 

@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from diagnostics.conditions import Condition
 from diagnostics.confidence import CEILINGS
-from diagnostics.observe import Condition
 from diagnostics.signals import SIGNALS, curves_wanted
-from pipeline import causes as vocabulary
 from pipeline.errors import UserError, fault
 from pipeline.history import History
+from pipeline.repair import causes as vocabulary
 
 Kind = Literal["cure", "mitigation", "prevention"]
 Severity = Literal["blocking", "advisory"]

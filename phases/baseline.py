@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics.diagnose import diagnose
 from diagnostics.monitor import Monitor
-from pipeline import plots
-from pipeline.job import Job
-from pipeline.phase import PhaseContext
-from pipeline.record import files
-from pipeline.records import Artifact, Evidence, plain
+from pipeline.orchestration.phase import PhaseContext
+from pipeline.reporting import plots
+from pipeline.results import Artifact, Evidence, plain
+from pipeline.run_store import files
+from pipeline.run_store.job import Job
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
     from pipeline.engine.loop import Fit
     from pipeline.evaluation.evaluate import Evaluation
-    from pipeline.proofs.prove import Found
-    from pipeline.record.permits import TrainPermit
+    from pipeline.run_store.permits import TrainPermit
+    from pipeline.sanity_checks.run_checks import Found
 
 
 def _proofs(ctx: PhaseContext, permit: TrainPermit, data: Data) -> Found:
     """What careful engineers try by hand before a long training, within a tenth of its time."""
-    from pipeline.proofs.bench import Bench
-    from pipeline.proofs.prove import prove
-    from pipeline.proofs.rates import told
+    from pipeline.sanity_checks.context import Bench
+    from pipeline.sanity_checks.lr_range_test import told
+    from pipeline.sanity_checks.run_checks import prove
 
     found = prove(Bench(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "proofs"))
     if found["learning_rate"]["outcome"] == "measured":
@@ -117,7 +117,7 @@ def _per_class(ctx: PhaseContext, judged: Evaluation, data: Data) -> dict[str, A
 def _simple(ctx: PhaseContext, done: Fit, data: Data, counts: Mapping[str, int]) -> list[dict[str, Any]]:
     """What models that anybody would try first reach on the same rows; the curves show them as bars."""
     from pipeline.building.builder import build_loss
-    from pipeline.evaluation.simple import simple_scores
+    from pipeline.evaluation.reference_models import simple_scores
     from pipeline.evaluation.task import build_task
 
     seconds = float(ctx.settings["simple_seconds"])
@@ -152,7 +152,7 @@ def _pictures(ctx: PhaseContext, done: Fit, measured: Mapping[str, Any]) -> dict
 def _training(ctx: PhaseContext, permit: TrainPermit, data: Data, proofs: Found) -> tuple[Fit, dict[str, Any] | None]:
     """The planned training, with the monitor beside it; and the first tensor that was not finite, where one was."""
     from pipeline.engine.fit import fit
-    from pipeline.proofs.prove import note
+    from pipeline.sanity_checks.run_checks import note
 
     observers = [Monitor(), *ctx.watch("baseline")]
     done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
@@ -164,22 +164,22 @@ def _training(ctx: PhaseContext, permit: TrainPermit, data: Data, proofs: Found)
 def _measured(ctx: PhaseContext, permit: TrainPermit, done: Fit, data: Data) -> dict[str, Any]:
     """What stands beside the score: its classes, simple models on the same rows, folds of the train rows, warnings."""
     from pipeline.data.splits import class_counts
-    from pipeline.engine import heard
-    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.evaluate import score_split
+    from pipeline.runtime import warning_capture
     from pipeline.trials.cross_validation import cross_validate
 
     counts = class_counts(data.train.y)
-    judged = evaluate(done.model, data.val, ctx.config, trust=ctx.trust, counts=counts)
+    judged = score_split(done.model, data.val, done.task, permit.plan.seed)
     found = {
         **_per_class(ctx, judged, data),
         "simple": _simple(ctx, done, data, counts),
         "cross_validation": cross_validate(
             permit, data, int(ctx.settings["folds"]), done, trust=ctx.trust, watch=ctx.watch
         ),
-        "warnings": heard.warned(done.history),
+        "warnings": warning_capture.warned(done.history),
     }
     if found["warnings"]:
-        ctx.say(f"baseline: {heard.told(found['warnings'])}")
+        ctx.say(f"baseline: {warning_capture.told(found['warnings'])}")
     return found
 
 

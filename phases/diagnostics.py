@@ -11,10 +11,10 @@ from pathlib import Path
 from diagnostics.diagnose import diagnose
 from diagnostics.playbook import names
 from pipeline.history import History
-from pipeline.job import Job
-from pipeline.phase import PhaseContext
-from pipeline.record import files
-from pipeline.records import Evidence, plain
+from pipeline.orchestration.phase import PhaseContext
+from pipeline.results import Evidence, plain
+from pipeline.run_store import files
+from pipeline.run_store.job import Job
 
 
 def subject(ctx: PhaseContext) -> tuple[Path | None, dict]:

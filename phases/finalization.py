@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Refused, fault
-from pipeline.job import Job
-from pipeline.phase import PhaseContext
-from pipeline.record import files, permits
-from pipeline.record.state import fold
-from pipeline.records import Artifact, Evidence, digest, plain
+from pipeline.orchestration.phase import PhaseContext
+from pipeline.results import Artifact, Evidence, digest, plain
+from pipeline.run_store import files, permits
+from pipeline.run_store.job import Job
+from pipeline.run_store.state import fold
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,8 @@ def _test_score(
     ctx: PhaseContext, model: nn.Module, config: Mapping[str, Any], data: Data, weights: str
 ) -> dict[str, Any]:
     """The score on the sealed rows; measured once per candidate, and read from the ledger ever after."""
-    from pipeline.evaluation.evaluate import evaluate_test
+    from pipeline.building.builder import build_training_task
+    from pipeline.evaluation.evaluate import score_test
 
     assert ctx.plan is not None
     task = digest({key: value for key, value in config["task"].items() if key != "target"})
@@ -52,7 +53,8 @@ def _test_score(
     scores = [s["score"] for s in scored if known.items() <= s.items()]
     if not scores:
         key = permits.test(ctx.run, ctx.book, data.test.digest)
-        judged = evaluate_test(model, data.test, key, config, trust=ctx.trust)
+        scoring = build_training_task(config, model, ctx.trust)
+        judged = score_test(model, data.test, key, scoring, ctx.plan.seed)
         scores = [plain(judged.score)]
         ctx.book.append("test.scored", {**known, "plan": ctx.plan.digest, "score": scores[0]})
     files.write_json(ctx.folder / "test_score.json", {**known, "score": scores[-1]})  # to read, never read back
@@ -61,7 +63,7 @@ def _test_score(
 
 def _export(ctx: PhaseContext, model: nn.Module, data: Data) -> tuple[dict[str, Any], dict[str, Path]]:
     """Every declared form with its parity on validation rows, or the sentence that says why there is none."""
-    from pipeline.export.formats import export_formats
+    from pipeline.release.formats import export_formats
 
     folder = files.folder(ctx.folder / "export")
     permit = permits.export(ctx.run)
@@ -80,7 +82,7 @@ def _export(ctx: PhaseContext, model: nn.Module, data: Data) -> tuple[dict[str, 
 
 def _bundle(ctx: PhaseContext, forms: Mapping[str, Path], checkpoint: str) -> tuple[str, list[str]]:
     """The payload's digest, and what is wrong with its layout."""
-    from pipeline.export.bundle import bundle_digest, check_layout, write_payload
+    from pipeline.release.bundle import bundle_digest, check_layout, write_payload
 
     assert ctx.state.plan is not None
     contents: dict[str, bytes | Path] = {
@@ -94,7 +96,7 @@ def _bundle(ctx: PhaseContext, forms: Mapping[str, Path], checkpoint: str) -> tu
 
 def _artifacts(ctx: PhaseContext, forms: Mapping[str, Path]) -> dict[str, Artifact]:
     """The files that this phase answers for: what was exported, the payload's manifest, the score's readable copy."""
-    from pipeline.export.bundle import MANIFEST
+    from pipeline.release.bundle import MANIFEST
 
     written = {
         **forms,
@@ -128,7 +130,7 @@ def _lineage(ctx: PhaseContext, weights: str) -> dict[str, Any]:
 
 def run(ctx: PhaseContext) -> Evidence:
     """Does the chosen model keep its promise on rows that nobody has seen, in the forms that will be used?"""
-    from pipeline.data.evidence.shared import shared_fractions
+    from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
 
     assert ctx.plan is not None and ctx.state.candidate is not None

@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
-from pipeline.job import Delta, Job
-from pipeline.phase import PhaseContext
-from pipeline.record import files
-from pipeline.records import Artifact, Evidence, Score, digest, plain
+from pipeline.orchestration.phase import PhaseContext
+from pipeline.results import Artifact, Evidence, Score, digest, plain
+from pipeline.run_store import files
+from pipeline.run_store.job import Delta, Job
 from pipeline.trials.executor import Trial, parallel_jobs, run_jobs
-from pipeline.trials.repair import implementation, performance, rerun_command
+from pipeline.trials.fix_report import implementation, performance, rerun_command
 from pipeline.trials.study import Arm, added, choose, compare
 
 DOCUMENTS = ("fixed.yaml", "implementation.json")

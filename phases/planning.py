@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Refused
-from pipeline.phase import PhaseContext
-from pipeline.record import files
-from pipeline.records import Artifact, Evidence
+from pipeline.orchestration.phase import PhaseContext
+from pipeline.results import Artifact, Evidence
+from pipeline.run_store import files
 
 if TYPE_CHECKING:
     from pipeline.building.probe import Proof
@@ -30,7 +30,7 @@ def environment(threads: int | None, device: str) -> dict[str, Any]:
     import numpy
     import torch
 
-    from pipeline.conditions.threads import cores
+    from pipeline.runtime.threads import cores
 
     return {
         "python": platform.python_version(),
@@ -125,7 +125,7 @@ def _start_digest(config: Mapping[str, Any]) -> str | None:
 def _facts(ctx: PhaseContext, data: Data, proof: Proof, known: Mapping[str, Any]) -> dict[str, Any]:
     """What the plan freezes: a pure function of config, data and machine, in which nothing is timed."""
     from pipeline.building.probe import device_for
-    from pipeline.conditions.threads import threads
+    from pipeline.runtime.threads import threads
 
     trainer = ctx.config["trainer"]
     count = threads(trainer["threads"], proof.parameters)
@@ -145,10 +145,10 @@ def _facts(ctx: PhaseContext, data: Data, proof: Proof, known: Mapping[str, Any]
 
 def _examined(data: Data, kind: str) -> dict[str, Any]:
     """What the rows are worth, what the sides know of each other, and whom they stand for."""
-    from pipeline.data.evidence.manifest import slice_support
-    from pipeline.data.evidence.quality import quality
-    from pipeline.data.evidence.representative import representative
-    from pipeline.data.evidence.shared import out_of_order, shared_fractions, shared_groups
+    from pipeline.data.analysis.leakage import out_of_order, shared_fractions, shared_groups
+    from pipeline.data.analysis.manifest import slice_support
+    from pipeline.data.analysis.quality import quality
+    from pipeline.data.analysis.representative import representative
 
     return {
         "shared_fraction": shared_fractions(data),
@@ -162,7 +162,7 @@ def _examined(data: Data, kind: str) -> dict[str, Any]:
 
 def _cost(ctx: PhaseContext, proof: Proof, data: Data, budget: Mapping[str, int]) -> dict[str, Any]:
     """What the training will take, beside what there is: minutes, memory, disk. Timing, and so no part of the plan."""
-    from pipeline.building.footprint import predicted
+    from pipeline.building.resource_estimate import predicted
 
     assert proof.cost is not None
     steps, epochs = budget["max_steps"], math.ceil(budget["max_steps"] / budget["steps_per_epoch"])
@@ -187,7 +187,7 @@ def _tell(ctx: PhaseContext, facts: Mapping[str, Any], cost: Mapping[str, Any]) 
 
 def _written(ctx: PhaseContext, data: Data, known: Mapping[str, Any]) -> dict[str, Artifact]:
     """The data's manifest, and the digest of every row, as files of this phase."""
-    from pipeline.data.evidence.manifest import rows_told
+    from pipeline.data.analysis.manifest import rows_told
 
     manifest, rows = ctx.folder / "manifest.json", ctx.folder / "rows.txt"
     files.write_json(manifest, known)
@@ -216,7 +216,7 @@ def run(ctx: PhaseContext) -> Evidence:
         return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
 
     from pipeline.building.probe import probe
-    from pipeline.data.evidence.manifest import manifest
+    from pipeline.data.analysis.manifest import manifest
     from pipeline.data.load import load
 
     data = load(config, ctx.trust)

@@ -1,8 +1,8 @@
 """The way in: `python -m pipeline ...`. One of the two files that know everybody.
 
 A record command (`status`, `verify`, ...) is a file of `pipeline/commands/`; a phase is a file of `phases/`; the gate
-behind it is `checklists/<phase>.yaml`, whose items are answered by `checklists/checks/`; `pipeline/machine.py` runs
-them in the order the gates allow. Heavy libraries are imported by what needs them, so that records answer at once.
+behind it is `checklists/<phase>.yaml`, whose items are answered by `checklists/checks/`; `pipeline/orchestration/`
+runs them in the order the gates allow. Heavy libraries are imported by what needs them, so that records answer at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from pipeline import shadow
-from pipeline.engine.interrupt import Interrupted, outside_training
+from pipeline import import_guard
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.runtime.interrupt import Interrupted, outside_training
 
 RECORDS = ("status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain")
 COMMANDS = (*RECORDS, "diagnose", "preflight")
@@ -64,7 +64,7 @@ def _command(name: str, words: Sequence[str]) -> int:
 
 def _preflight(*asked: Any) -> Any:
     """The proofs in the house that a run would have."""
-    from pipeline.proofs.preflight import preflight
+    from pipeline.sanity_checks.preflight import preflight
 
     return preflight(house(lambda text: None), *asked)
 
@@ -87,14 +87,14 @@ def _worker(words: Sequence[str]) -> int:
 
 def _report(run: Any) -> None:
     """The run's page is written anew."""
-    from pipeline.commands.report import report
+    from pipeline.reporting.page import write_page
 
-    report(run.path)
+    write_page(run.path)
 
 
 def _follow(run: Any, config: Mapping[str, Any], away: Callable[[str], None]) -> Any:
     """The tracker that the run's config names hears of it while it is at work."""
-    from pipeline.tracking.beside import following
+    from pipeline.tracking.sync_process import following
 
     return following(run.path, config["tracking"], away)
 
@@ -102,7 +102,7 @@ def _follow(run: Any, config: Mapping[str, Any], away: Callable[[str], None]) ->
 def house(say: Callable[[str], None], watch: Callable[..., Any] | None = None) -> Any:
     """The machine's surroundings: where phases, checks and checklists are found, who is told, and who looks on."""
     import checklists.find
-    from pipeline.phase import House
+    from pipeline.orchestration.phase import House
 
     return House(
         phase=lambda name: import_module(f"phases.{name}").run,
@@ -122,15 +122,16 @@ def exit_code(wanted: str, gate: str, stopped: int) -> int:
 
 def run_once(overrides: Sequence[str], config_dirs: Sequence[Any], as_json: bool = False) -> int:
     """Drive one run as typed, and show where it stands."""
-    from pipeline.commands import status, tables
-    from pipeline.drafting import draft
-    from pipeline.session import drive
+    from pipeline.commands import status
+    from pipeline.orchestration.execute import drive
+    from pipeline.orchestration.run_request import draft
+    from pipeline.reporting import tables
 
     console = tables.console(stderr=as_json)
     made = draft(overrides, config_dirs)
 
     def watch(what: str, metric: Any) -> Any:
-        from pipeline.commands.progress import Watch
+        from pipeline.reporting.progress import Watch
 
         return Watch(console, what, metric)
 
@@ -150,7 +151,7 @@ def _surroundings(as_json: bool, config: Mapping[str, Any]) -> Any:
     from dataclasses import replace
     from pathlib import Path
 
-    from pipeline.sweeps.turns import in_turn
+    from pipeline.orchestration.core_limit import in_turn
 
     name, number = config["run"]["name"], str(config["run"]["sweep"])
     stream = sys.stderr if as_json else sys.stdout
@@ -165,9 +166,9 @@ def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = 
     from functools import partial
     from pathlib import Path
 
-    from pipeline.commands import ranking, tables
-    from pipeline.session import SweepJob
-    from pipeline.sweeps.sweep import multirun
+    from pipeline.orchestration.execute import SweepJob
+    from pipeline.orchestration.sweep import multirun
+    from pipeline.reporting import ranking, tables
 
     console = tables.console(stderr=as_json)
 
@@ -179,7 +180,7 @@ def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = 
         if config["tracking"]["kind"] == "none":
             yield
             return
-        from pipeline.tracking.parent import parent
+        from pipeline.tracking.sweep_run import parent
 
         with parent(shelf, config["tracking"]) as why:
             if why:
@@ -200,7 +201,7 @@ def _phases(words: Sequence[str]) -> int:
         print(HELP, end="")
         return 0
     if arguments.hydra_flags:
-        from pipeline.config.ask import ask
+        from pipeline.config.hydra_queries import ask
 
         return ask(words)
     if arguments.multirun:
@@ -226,7 +227,7 @@ def dispatch(words: Sequence[str]) -> int:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The process: a stop is one message per fault on stderr, and an exit code that says what kind of stop it is."""
-    hidden = shadow.message()
+    hidden = import_guard.message()
     if hidden:
         print(hidden, file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, fault
-from pipeline.records import canonical, plain
+from pipeline.results import canonical, plain
 
 SCHEMA = 1
 WARNING = "warning"  # the kind of event that says what a library warned of: `category`, `message`, `where`, `count`
@@ -137,7 +137,7 @@ class History:
     def to_bytes(self, *, compressed: bool = True) -> bytes:
         """The history as npz: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON).
 
-        Files are written by pipeline.record.files alone.
+        Files are written by pipeline.run_store.files alone.
         """
         columns = list(self._columns())
         meta = {

@@ -17,10 +17,10 @@ import pytest
 
 from pipeline.__main__ import house, main
 from pipeline.config import compose, overrides
-from pipeline.drafting import draft
-from pipeline.record import permits
-from pipeline.record.run import Run
-from pipeline.session import drive
+from pipeline.orchestration.execute import drive
+from pipeline.orchestration.run_request import draft
+from pipeline.run_store import permits
+from pipeline.run_store.run import Run
 
 Say = Callable[..., tuple[int, str, str]]
 

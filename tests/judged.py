@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 from checklists.find import CHECKS, check
-from pipeline.record import checklist
-from pipeline.record.gate import Item
-from pipeline.record.run import Run
-from pipeline.records import Artifact, Evidence
+from pipeline.results import Artifact, Evidence
+from pipeline.run_store import checklist
+from pipeline.run_store.gate import Item
+from pipeline.run_store.run import Run
 
 
 def judged(name: str, values: dict[str, Any], *artifacts: str, **thresholds: Any) -> Item:

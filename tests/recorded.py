@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.history import History
-from pipeline.record import files
-from pipeline.record import plan as plans
-from pipeline.record.gate import Item
-from pipeline.record.ledger import Ledger
-from pipeline.record.run import Run, opened
-from pipeline.record.state import fold
-from pipeline.records import PHASES
+from pipeline.results import PHASES
+from pipeline.run_store import files
+from pipeline.run_store import plan as plans
+from pipeline.run_store.gate import Item
+from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.run import Run, opened
+from pipeline.run_store.state import fold
 
 CONFIG: dict[str, Any] = {
     "seed": 7,

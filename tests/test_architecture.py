@@ -21,12 +21,12 @@ PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 DRAWERS = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
-LOWEST = ("pipeline/errors.py", "pipeline/records.py", "pipeline/history.py")
+LOWEST = ("pipeline/errors.py", "pipeline/results.py", "pipeline/history.py")
 
 THE_STEP = "pipeline/engine/stepper.py"
 NOT_OPTIMIZERS = {"scheduler", "monitor", "profiler"}  # what else may be stepped
 
-WRITERS = ("pipeline/record/files.py", "pipeline/record/lock.py")  # lock.py: a lock is a handle, not a record
+WRITERS = ("pipeline/run_store/files.py", "pipeline/run_store/lock.py")  # lock.py: a lock is a handle, not a record
 WRITING_METHODS = {
     "write_text",
     "write_bytes",
@@ -40,7 +40,7 @@ WRITING_METHODS = {
 }
 SAVERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "savefig", "save_file", "save_model"}
 SAVING_LIBRARIES = {"np", "numpy", "torch", "onnx", "plt", "figure", "fig", "safetensors"}
-SPEAKERS = ("pipeline/__main__.py", "pipeline/commands/")
+SPEAKERS = ("pipeline/__main__.py", "pipeline/commands/", "pipeline/reporting/")
 
 
 @cache
@@ -304,7 +304,7 @@ HEAVY = {"torch", "hydra", "omegaconf", "mlflow", "onnx", "onnxruntime", "sklear
 @pytest.mark.parametrize("words", [["--help"], ["status", "demo"], ["verify", "demo"], ["status", "demo", "--json"]])
 def test_records_answer_without_heavy_libraries(tmp_path: Path, words: list[str]) -> None:
     """Asking for help or for a run's records loads neither Hydra nor torch, nor what they bring."""
-    from pipeline.record.run import Run, opened
+    from pipeline.run_store.run import Run, opened
 
     with opened(Run.at(tmp_path / "runs", "demo")):
         pass

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.record import files
-from pipeline.record import plan as plans
-from pipeline.record.ledger import read
-from pipeline.record.lock import RunLock
-from pipeline.record.run import Run
+from pipeline.run_store import files
+from pipeline.run_store import plan as plans
+from pipeline.run_store.ledger import read
+from pipeline.run_store.lock import RunLock
+from pipeline.run_store.run import Run
 from tests.conftest import SMALL, Say
 
 HOUSE_FORM = re.compile(r"^\S[^:]*(\.\w+)*: .+$")
@@ -209,7 +209,7 @@ def test_a_debug_shape_is_a_run_of_its_own(say: Say, trained: Run) -> None:
 
 def test_questions_and_thresholds_are_goalposts(say: Say, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A threshold that moved in a checklist stops a new revision by `phase=baseline`, and is named."""
-    from pipeline.record import checklist
+    from pipeline.run_store import checklist
 
     real = checklist.read
 
@@ -230,7 +230,7 @@ def test_the_last_gate_cannot_lose_a_question(tmp_path: Path) -> None:
     """A checklist of finalization with 23 items, or without the owner's approval, is refused as such."""
     from checklists.find import CHECKS, check
     from pipeline.errors import UserError
-    from pipeline.record import checklist
+    from pipeline.run_store import checklist
 
     lines = (CHECKS.parent / "finalization.yaml").read_text()
     short = tmp_path / "finalization.yaml"

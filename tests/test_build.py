@@ -77,7 +77,7 @@ HOSTILE = [
     "pipeline.data.digits.np.load",
     "pipeline.data.load.load",
     "pipeline.config.build.build",
-    "pipeline.record.files.remove_folder",
+    "pipeline.run_store.files.remove_folder",
     "os",
     "",
     "torch.nn.",

@@ -14,10 +14,10 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.errors import Refused, UserError
-from pipeline.export.bundle import bundle_digest, check_layout, kept, write_payload
-from pipeline.export.formats import export_formats
-from pipeline.record import files, permits
-from pipeline.record.run import opened
+from pipeline.release.bundle import bundle_digest, check_layout, kept, write_payload
+from pipeline.release.formats import export_formats
+from pipeline.run_store import files, permits
+from pipeline.run_store.run import opened
 from tests.recorded import baseline_done
 
 

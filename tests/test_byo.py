@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.record.run import Run
+from pipeline.run_store.run import Run
 from tests.judged import measured
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.writer import Writer
 from pipeline.errors import Refused, UserError
 from pipeline.history import History
-from pipeline.record import files
+from pipeline.run_store import files
 
 IDENTITY = {"seed": 1}
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.__main__ import COMMANDS, exit_code, house
-from pipeline.record.run import Run, opened
+from pipeline.run_store.run import Run, opened
 from tests.conftest import SMALL, Say
 from tests.judged import judged
 
@@ -292,8 +292,8 @@ def test_an_insufficient_baseline_is_no_error(say: Say) -> None:
 
 def test_a_fault_of_the_program_is_exit_1(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is nobody's input is recorded as a failed phase and gets out as it is: Python's exit code for it is 1."""
-    from pipeline.drafting import draft
-    from pipeline.session import drive
+    from pipeline.orchestration.execute import drive
+    from pipeline.orchestration.run_request import draft
 
     broken = house(lambda text: None)
     object.__setattr__(broken, "phase", lambda name: lambda ctx: 1 / 0)

@@ -10,12 +10,12 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.config.arguments import Arguments, parse
-from pipeline.config.ask import ask
 from pipeline.config.compose import compose, composition
 from pipeline.config.conf_dir import conf_dir
+from pipeline.config.hydra_queries import ask
 from pipeline.config.schema import faults_of, validate
 from pipeline.errors import UserError
-from pipeline.records import PHASES
+from pipeline.results import PHASES
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml"))
 CHOSEN_BY_USERS = [(group, option) for group, option in OPTIONS if group not in ("phases", "hydra")]

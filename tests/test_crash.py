@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.record import ledger
-from pipeline.record.run import Run
-from pipeline.record.verify import faults
+from pipeline.release.verify import faults
+from pipeline.run_store import ledger
+from pipeline.run_store.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
@@ -25,9 +25,9 @@ ATTEMPTS = """
 import json, os, shutil, sys
 import hydra, matplotlib.pyplot, onnxruntime, scipy.stats, sklearn.datasets, sklearn.metrics, torch.onnx
 import phases.baseline, phases.finalization, phases.planning
-import pipeline.engine.loop, pipeline.export.formats, pipeline.session
+import pipeline.engine.loop, pipeline.release.formats, pipeline.orchestration.execute
 from pipeline.__main__ import main
-from pipeline.record import files
+from pipeline.run_store import files
 
 words, plan = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 ends = []

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import causes, changes
 from pipeline.config.compose import compose
-from pipeline.cures import CURES, resolve
-from pipeline.job import Delta, Job
-from pipeline.surgery import OPERATIONS
+from pipeline.models.surgery import OPERATIONS
+from pipeline.repair import causes, config_edits
+from pipeline.repair.cures import CURES, resolve
+from pipeline.run_store.job import Delta, Job
 
 PAIRS = [(cure, cause.id) for cause in causes.load().values() for cure in cause.cures]
 BUNDLED = (
@@ -66,9 +66,9 @@ def test_resolves_on_bundled_configs(overrides: tuple[str, ...]) -> None:
             assert 1 == bool(remedy.overrides) + bool(remedy.surgery) + bool(remedy.code)
             assert remedy.description
             for key, value in remedy.overrides.items():
-                assert "+" not in key and changes.look(config, key) != value
+                assert "+" not in key and config_edits.look(config, key) != value
                 changed = Job("x", "trial", Delta({key: value})).config(config)
-                assert value == changes.look(changed, key)
+                assert value == config_edits.look(changed, key)
             assert all(next(iter(step)) in OPERATIONS for step in remedy.surgery)
     assert before == config
 
@@ -221,5 +221,5 @@ def test_unknown_words(cure: str, cause: str) -> None:
 @given(st.integers(1, 10**6), st.sampled_from([0.5, 2.0, 4.0]))
 def test_scaled_integers_stay_integers(n: int, factor: float) -> None:
     """A batch size or an epoch count is a whole number, at least 1."""
-    for change in changes.scale("n", factor)({"n": n}):
+    for change in config_edits.scale("n", factor)({"n": n}):
         assert isinstance(change["n"], int) and change["n"] >= 1 and change["n"] != n

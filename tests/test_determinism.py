@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.building import probe
-from pipeline.building.blame import blame, blamed
 from pipeline.checkpoints.weights import weights_digest
-from pipeline.conditions import options
-from pipeline.conditions.threads import cores, threads
+from pipeline.error_attribution import attributed, attributed_to
 from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task
-from pipeline.record import plan as plans
-from pipeline.record.run import Run
+from pipeline.run_store import plan as plans
+from pipeline.run_store.run import Run
+from pipeline.runtime import options
+from pipeline.runtime.threads import cores, threads
 from pipeline.trials.executor import parallel_jobs
 from tests.conftest import Say
 from tests.judged import judged
@@ -120,7 +120,7 @@ def test_a_container_uses_its_share_of_the_cores(
 ) -> None:
     """Threads and parallel trials are counted by what the process may use, not by what the machine has."""
     (own_folder / "cpu.max").write_text(share)
-    monkeypatch.setattr("pipeline.conditions.threads.SHARE", own_folder / "cpu.max")
+    monkeypatch.setattr("pipeline.runtime.threads.SHARE", own_folder / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
     assert cores() == parallel_jobs("auto", 1) == count and threads("auto", 2_000_000) == min(count, 16)
 
@@ -134,11 +134,15 @@ def test_strict_training_ends_in_one_message(model: nn.Module) -> None:
     chosen = task(model)
     with options.deterministic(True), pytest.raises(RuntimeError) as caught:
         chosen.forward(model, *ROWS)[1].backward()
-    told = str(blame(caught.value, model, chosen))
+    told = str(attributed(caught.value, model, chosen))
 
     assert re.match(rf"trainer.deterministic: put_ at {__file__}:\d+ has no deterministic kernel, got 'true'; ", told)
     assert told.endswith("  Do: trainer.deterministic=warn") and "\n" not in told
-    with options.deterministic(True), pytest.raises(UserError, match="has no deterministic kernel"), blamed("model"):
+    with (
+        options.deterministic(True),
+        pytest.raises(UserError, match="has no deterministic kernel"),
+        attributed_to("model"),
+    ):
         Puts()(ROWS[0])
 
 

@@ -16,10 +16,10 @@ from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.playbook import example_history
 from diagnostics.readers import canonical, read
-from pipeline import causes
 from pipeline.errors import UserError
 from pipeline.history import History
-from pipeline.record import files
+from pipeline.repair import causes
+from pipeline.run_store import files
 
 CONFIG: dict[str, Any] = {
     "task": {"metric": "accuracy", "target": 0.95, "kind": "classification"},

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from pipeline.building import builder
 from pipeline.checkpoints import generation, weights
-from pipeline.conditions.seeds import derive, reseed, seeded
-from pipeline.conditions.threads import running_on, threads
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.engine import loop, setup
@@ -26,8 +24,10 @@ from pipeline.engine.backward import backward
 from pipeline.engine.fit import fit
 from pipeline.engine.guard import Guard, Nonfinite
 from pipeline.errors import Refused, UserError
-from pipeline.job import Job, run_seed
-from pipeline.record.permits import TrainPermit
+from pipeline.run_store.job import Job, run_seed
+from pipeline.run_store.permits import TrainPermit
+from pipeline.runtime.seeds import derive, reseed, seeded
+from pipeline.runtime.threads import running_on, threads
 from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, config, permitted, train
 
 CPU = torch.device("cpu")

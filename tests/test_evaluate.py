@@ -35,10 +35,10 @@ def task(loss: nn.Module | None = None) -> Task:
 def test_nested_rows_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dicts and tuples of tensors are cut together; the parts say what the whole says."""
     model, split = Net(), Split("val", NESTED, Y)
-    whole = evaluate.judge(model, split, task())
+    whole = evaluate.score_split(model, split, task())
     assert whole.outputs is not None and torch.equal(whole.outputs, model(NESTED).detach())
     monkeypatch.setattr(evaluate, "ROWS", 7)
-    parts = evaluate.judge(model, split, task())
+    parts = evaluate.score_split(model, split, task())
     assert whole.loss == pytest.approx(parts.loss, rel=1e-6) and whole.score == parts.score
 
 

@@ -18,11 +18,11 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from pipeline.errors import Refused, UserError
-from pipeline.export import parity as proofs
-from pipeline.export.exported import ExportFailed, serving
-from pipeline.export.formats import FORMATS, Proven, export_formats
-from pipeline.export.onnx import export_onnx, inspect_onnx
-from pipeline.record import permits
+from pipeline.release import parity as proofs
+from pipeline.release.exported import ExportFailed, serving
+from pipeline.release.formats import FORMATS, Proven, export_formats
+from pipeline.release.onnx import export_onnx, inspect_onnx
+from pipeline.run_store import permits
 from tests.recorded import baseline_done
 
 WITHOUT_TORCH = """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.causes import load as vocabulary
+from pipeline.repair.causes import load as vocabulary
 
 FAULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "faults"
 UNSHOWN = {

@@ -20,16 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
+from pipeline.batching.augment import augmented, build_augmentations
+from pipeline.batching.dataset_source import Reader
+from pipeline.batching.in_memory_source import Resident
+from pipeline.batching.order import balanced_order, epoch_order
+from pipeline.batching.source import Batch, Feed, feed_of
 from pipeline.data import tree
 from pipeline.data.augmentations import Flip, Noise, Shift
+from pipeline.data.draws import Draws
 from pipeline.data.load import seal
 from pipeline.data.splits import Split
 from pipeline.errors import FivegateError, UserError
-from pipeline.feed.augment import Draws, augmented, build_augmentations
-from pipeline.feed.feed import Batch, Feed, feed_of
-from pipeline.feed.order import balanced_order, epoch_order
-from pipeline.feed.reader import Reader
-from pipeline.feed.resident import Resident
 
 CPU = torch.device("cpu")
 
@@ -133,7 +134,7 @@ def test_windows_hold_every_row_once_in_order(n: int, batch: int, accumulate: in
 @pytest.mark.parametrize("bytes_", [1, 200, 1 << 28])
 def test_a_resumed_epoch_is_the_tail_of_the_whole(feed: Any, monkeypatch: Any, skip: int, bytes_: int) -> None:
     """Also where the epoch is gathered in chunks, and then the views lie as they did in memory."""
-    monkeypatch.setattr("pipeline.feed.resident.CHUNK_BYTES", bytes_)
+    monkeypatch.setattr("pipeline.batching.in_memory_source.CHUNK_BYTES", bytes_)
     made = feed(numbers(50), augment=[Noise(0.5)])
     whole, tail = list(made.windows(3)), list(made.windows(3, skip))
     assert 9 == len(whole) and said(whole[skip:]) == said(tail)
@@ -144,7 +145,7 @@ def test_a_resumed_epoch_is_the_tail_of_the_whole(feed: Any, monkeypatch: Any, s
 def test_the_size_of_a_chunk_changes_no_number(feed: Any, monkeypatch: Any) -> None:
     """Data too large to be gathered at once give the same batches."""
     whole = said(feed(numbers(50, nested=True)).windows(2))
-    monkeypatch.setattr("pipeline.feed.resident.CHUNK_BYTES", 200)
+    monkeypatch.setattr("pipeline.batching.in_memory_source.CHUNK_BYTES", 200)
     assert whole == said(feed(numbers(50, nested=True)).windows(2))
 
 
@@ -315,7 +316,7 @@ ENDS = """
 import os, signal, sys, numpy as np, torch
 sys.path.append({folder!r})
 from test_feed import Shaky, read_split
-from pipeline.feed.feed import feed_of
+from pipeline.batching.source import feed_of
 order = lambda epoch: np.arange(22)
 feed = feed_of(read_split(Shaky()), order, seed=0, batch=4, accumulate=1, device=torch.device("cpu"), workers=2)
 feed.start(), next(feed.windows(1))
@@ -379,7 +380,7 @@ def test_a_rows_numbers_do_not_depend_on_its_neighbours(rows: list[int], count: 
 def test_blocks_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many numbers are hashed at once is a matter of speed."""
     whole = draws(range(50)).normal(3, 7)
-    monkeypatch.setitem(__import__("pipeline.feed.augment", fromlist=["BLOCK"]).BLOCK, "cpu", 10)
+    monkeypatch.setitem(__import__("pipeline.data.draws", fromlist=["BLOCK"]).BLOCK, "cpu", 10)
     assert torch.equal(whole, draws(range(50)).normal(3, 7))
 
 

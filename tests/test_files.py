@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.record import files
+from pipeline.run_store import files
 
 WRITE = """
 import sys
 from pathlib import Path
-from pipeline.record import files
+from pipeline.run_store import files
 files.write_bytes(Path(sys.argv[1]), b'new' * 999)
 """
 
@@ -98,7 +98,7 @@ def test_a_folder_is_committed_by_one_rename(tmp_path: Path) -> None:
 COMMIT = """
 import sys
 from pathlib import Path
-from pipeline.record import files
+from pipeline.run_store import files
 if "renames" in sys.argv:
     files._exchange = lambda one, other: False
 final = Path(sys.argv[1])

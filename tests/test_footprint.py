@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.building import footprint
+from pipeline.building import resource_estimate
 from pipeline.building.probe import probe
 from tests.trainings import blobs, config
 
 
-def cost(**changes: Any) -> footprint.Footprint:
+def cost(**changes: Any) -> resource_estimate.Footprint:
     found = probe(config(**changes), blobs()).cost
     assert found is not None
     return found
@@ -37,25 +37,25 @@ def test_activations_grow_with_the_batch() -> None:
 def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two rows show that the batch is too large, the number that would fit is told, and no time is known."""
     little = (1_000_000, 1_000_000 + 4 * 67 * 8 + 3000)
-    monkeypatch.setattr(footprint, "_memory", lambda device: little)
+    monkeypatch.setattr(resource_estimate, "_memory", lambda device: little)
     found = cost(loader__batch_size=64)
 
     assert found.step_s is None and found.fits is not None and 0 < found.fits < 64
-    monkeypatch.setattr(footprint, "_memory", lambda device: (1_000_000, 1_000_000))
+    monkeypatch.setattr(resource_estimate, "_memory", lambda device: (1_000_000, 1_000_000))
     assert cost(loader__batch_size=64).fits == 0
 
 
 def test_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of the container is what there is, where it is less than the machine has."""
-    free = footprint._free()
+    free = resource_estimate._free()
     if free is None:
         pytest.skip("no /proc/meminfo here")
     for name, text in {"max": "5000000\n", "current": "3000000\n", "stat": "anon 1\ninactive_file 500000\n"}.items():
         (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr(footprint, "CONTAINER", tmp_path)
-    assert footprint._free() == 2_500_000
+    monkeypatch.setattr(resource_estimate, "CONTAINER", tmp_path)
+    assert resource_estimate._free() == 2_500_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert (footprint._free() or 0) > 2_500_000
+    assert (resource_estimate._free() or 0) > 2_500_000
 
 
 def test_the_probe_leaves_no_trace() -> None:

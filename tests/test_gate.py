@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.record.gate import Item, SignOff, Waiver, branch, decide
-from pipeline.records import OUTCOMES, Outcome, Result, Score
+from pipeline.results import OUTCOMES, Outcome, Result, Score
+from pipeline.run_store.gate import Item, SignOff, Waiver, branch, decide
 
 TODAY = date(2030, 5, 5)
 OUTCOME = st.sampled_from(get_args(Outcome))

@@ -13,12 +13,12 @@ import torch
 
 from pipeline.data.load import load
 from pipeline.engine.fit import fit
-from pipeline.engine.heard import LONGEST, MOST, hearing, noted, told, warned
-from pipeline.engine.interrupt import Interrupted
 from pipeline.engine.observer import StepObserver
 from pipeline.history import History
-from pipeline.job import Job
-from pipeline.record.permits import TrainPermit
+from pipeline.run_store.job import Job
+from pipeline.run_store.permits import TrainPermit
+from pipeline.runtime.interrupt import Interrupted
+from pipeline.runtime.warning_capture import LONGEST, MOST, hearing, noted, told, warned
 
 
 class Talker(StepObserver):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.history import History
-from pipeline.record import files
+from pipeline.run_store import files
 
 names = st.text(min_size=1, max_size=12)
 numbers = st.floats(width=32, allow_nan=True)

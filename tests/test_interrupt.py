@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.engine import interrupt
-from pipeline.engine.interrupt import Interrupted, listening, outside_training
-from pipeline.job import Delta, Job
-from pipeline.record import permits
-from pipeline.record.run import Run
+from pipeline.run_store import permits
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.run import Run
+from pipeline.runtime import interrupt
+from pipeline.runtime.interrupt import Interrupted, listening, outside_training
 from pipeline.trials import executor
 from tests.conftest import SMALL
 
@@ -200,8 +200,8 @@ time.sleep(60)
 """
 PARENT = """
 import pathlib, sys
-from pipeline.engine.interrupt import outside_training
-from pipeline.job import Job
+from pipeline.runtime.interrupt import outside_training
+from pipeline.run_store.job import Job
 from pipeline.trials import executor
 executor._command = lambda folder, threads: ([sys.executable, "-c", sys.argv[1], str(folder)], None)
 jobs = [(f"t{i}", Job("", "trial", seed_index=i)) for i in range(5)]

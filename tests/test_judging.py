@@ -13,7 +13,7 @@ from pipeline.building import builder
 from pipeline.errors import Refused, UserError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.task import build_task, expected_loss
-from pipeline.records import Score, TrainSide
+from pipeline.results import Score, TrainSide
 from tests.trainings import REGRESSION, Changed, blobs, config, permitted, train
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_a_binary_task_trains_on_one_or_two_outputs() -> None:
     for body in (BINARY, two, accuracy):
         done = train(config(**body, trainer__max_epochs=15), data)
         assert done.score is not None and done.score.value > 0.8
-        assert set(evaluate.evaluate(done.model, data.val, config(**body)).predictions.tolist()) <= {0, 1}
+        assert set(evaluate.score_split(done.model, data.val, done.task).predictions.tolist()) <= {0, 1}
     assert math.log(2) == pytest.approx(train(config(**BINARY), data).history.facts["loss_expected"])
 
 
@@ -103,9 +103,10 @@ def test_evaluation_types_say_what_may_be_done_with_them() -> None:
     model = builder.build_model(config(model__dropout=0.5), (), 3, blobs())
     model.train()
     model.body[0].eval()  # type: ignore[index, operator, union-attr]
-    judged = evaluate.evaluate(model, data.val, config())
+    task = builder.build_training_task(config(), model)
+    judged = evaluate.score_split(model, data.val, task)
     assert isinstance(judged.score, Score) and (40, 3) == tuple(judged.outputs.shape)
-    assert isinstance(evaluate.evaluate(model, data.train, config()).score, TrainSide)
+    assert isinstance(evaluate.score_split(model, data.train, task).score, TrainSide)
     assert model.training and not model.body[0].training  # type: ignore[index, union-attr]
     assert judged.score.value == pytest.approx(np.mean(judged.predictions == judged.targets))
 
@@ -113,9 +114,9 @@ def test_evaluation_types_say_what_may_be_done_with_them() -> None:
 def test_evaluation_in_parts_is_evaluation_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and metric do not depend on how many rows go through at a time."""
     data, model = blobs(), builder.build_model(config(), (), 3, blobs())
-    whole = evaluate.evaluate(model, data.val, config())
+    whole = evaluate.score_split(model, data.val, builder.build_training_task(config(), model))
     monkeypatch.setattr(evaluate, "ROWS", 7)
-    parts = evaluate.evaluate(model, data.val, config())
+    parts = evaluate.score_split(model, data.val, builder.build_training_task(config(), model))
     assert whole.loss == pytest.approx(parts.loss, rel=1e-6) and whole.score == parts.score
 
 
@@ -123,4 +124,4 @@ def test_the_test_split_needs_a_key() -> None:
     """Without one nothing is evaluated."""
     data, model = blobs(), builder.build_model(config(), (), 3, blobs())
     with pytest.raises(Refused, match="TestKey"):
-        evaluate.evaluate_test(model, data.test, "please", config())  # type: ignore[arg-type]
+        evaluate.score_test(model, data.test, "please", builder.build_training_task(config(), model))  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.record import ledger
-from pipeline.record.run import Run
-from pipeline.record.verify import faults
+from pipeline.release.verify import faults
+from pipeline.run_store import ledger
+from pipeline.run_store.run import Run
 from tests.somebody import WORDS, settle, trace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ VARIANTS: dict[str, list[str]] = {
 ATTEMPTS = """
 import json, os, signal, sys, time
 import hydra, matplotlib.pyplot, scipy.stats, torch
-import phases.baseline, phases.planning, pipeline.config.compose, pipeline.engine.fit, pipeline.session
+import phases.baseline, phases.planning, pipeline.config.compose, pipeline.engine.fit, pipeline.orchestration.execute
 from pipeline.__main__ import main
 
 for line in sys.stdin:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
-from pipeline.record import files, ledger
-from pipeline.record.ledger import Ledger
-from pipeline.record.lock import RunLock
-from pipeline.records import canonical
+from pipeline.results import canonical
+from pipeline.run_store import files, ledger
+from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.lock import RunLock
 
 FACTS = st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.floats() | st.text(max_size=8), max_size=4)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.record.lock import RunLock
+from pipeline.run_store.lock import RunLock
 
 HOLD = """
 import subprocess, sys, time
 from pathlib import Path
-from pipeline.record.lock import RunLock
+from pipeline.run_store.lock import RunLock
 with RunLock(Path(sys.argv[1])):
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) if len(sys.argv) > 2 else None
     print(orphan.pid if orphan else 0, flush=True)

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from checklists.find import CHECKS
-from pipeline import machine
 from pipeline.__main__ import main
 from pipeline.errors import FivegateError, Refused
-from pipeline.export.bundle import bundle_digest, write_payload
-from pipeline.phase import Draft, House, PhaseContext
-from pipeline.record import ledger, permits
-from pipeline.record.advice import advise
-from pipeline.record.run import Run, opened
-from pipeline.record.state import MAX_ROUNDS, fold
-from pipeline.record.verify import faults
-from pipeline.records import PHASES, ROUNDED, Evidence, Result
+from pipeline.orchestration import state_machine
+from pipeline.orchestration.phase import Draft, House, PhaseContext
+from pipeline.release.bundle import bundle_digest, write_payload
+from pipeline.release.verify import faults
+from pipeline.results import PHASES, ROUNDED, Evidence, Result
+from pipeline.run_store import ledger, permits
+from pipeline.run_store.next_step import advise
+from pipeline.run_store.run import Run, opened
+from pipeline.run_store.state import MAX_ROUNDS, fold
 
 LATER = (date.today() + timedelta(days=1)).isoformat()
 OUTCOMES = st.sampled_from(["passed", "passed", "passed", "failed", "inconclusive", "errored"])
@@ -123,7 +123,7 @@ class Commands(RuleBasedStateMachine):
     def drive(self, wanted: str, changed: bool = False) -> None:
         made = Draft(config(self.lr), [], [], changed)
         with contextlib.suppress(Refused), opened(self.run) as book:
-            machine.advance(self.house, self.run, book, wanted, made)
+            state_machine.advance(self.house, self.run, book, wanted, made)
 
     @rule(phase=st.sampled_from([*PHASES, "auto", "auto"]), outcome=OUTCOMES, good=st.booleans(), left=st.booleans())
     def command(self, phase: str, outcome: str, good: bool, left: bool) -> None:
@@ -199,7 +199,7 @@ class Commands(RuleBasedStateMachine):
         state = self.run.state()
         phase = advise(state).phase
         if phase:
-            machine._refuse_unless_ready(state, phase, MAX_ROUNDS, "runs")
+            state_machine._refuse_unless_ready(state, phase, MAX_ROUNDS, "runs")
 
 
 Commands.TestCase.settings = settings(
@@ -266,7 +266,7 @@ def test_a_machine_that_is_not_allowed_says_why() -> None:
         for phase in ("optimization", "finalization"):
             try:
                 with opened(walk.run) as book:
-                    machine.advance(walk.house, walk.run, book, phase, Draft(config(0.1), [], []))
+                    state_machine.advance(walk.house, walk.run, book, phase, Draft(config(0.1), [], []))
             except FivegateError as error:
                 assert "Do: python -m pipeline phase=baseline run.name=walk" in str(error)
             else:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.building import memory
+from pipeline.error_attribution import out_of_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
@@ -33,7 +34,7 @@ NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="t
 )
 def test_which_errors_are_a_want_of_memory(error: Exception, is_one: bool) -> None:
     """What the allocators of all devices say is known, and nothing else is taken for it."""
-    assert memory.out_of_memory(error) is is_one
+    assert out_of_memory(error) is is_one
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,8 @@ SCRIPT = """
 import resource, sys, torch
 from types import SimpleNamespace
 from torch import nn
-from pipeline.building.blame import blame, blamed
+from pipeline.building.memory import step_error
+from pipeline.error_attribution import attributed_to
 from pipeline.engine.stepper import Stepper
 from pipeline.errors import UserError
 from pipeline.evaluation.task import build_task
@@ -88,7 +90,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
 generator = torch.get_rng_state()
 try:
     if sys.argv[2] == "evaluate":
-        with blamed("model"), torch.no_grad():
+        with attributed_to("model"), torch.no_grad():
             model(inputs)
     outputs, loss = task.forward(model, inputs, targets)
     loss.backward()
@@ -96,7 +98,7 @@ except UserError as error:
     print(error)
 except Exception as error:
     torch.set_rng_state(generator)
-    print(blame(error, model, task, Batch(inputs=inputs, targets=targets), accumulate=2))
+    print(step_error(error, model, task, Batch(inputs=inputs, targets=targets), accumulate=2))
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(generator, torch.get_rng_state())
 """

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import interval, metric, score
-from pipeline.records import Score, TrainSide
+from pipeline.results import Score, TrainSide
 
 RANDOM = np.random.default_rng(5)
 LABELS = RANDOM.integers(0, 3, 200)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import surgery
 from pipeline.config.build import build
 from pipeline.config.compose import compose
 from pipeline.errors import UserError
+from pipeline.models import surgery
 from pipeline.models.autoencoder import Autoencoder
 from pipeline.models.cnn import CNN
 from pipeline.models.encoder import Encoder

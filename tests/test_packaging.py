@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import fivegate
-from pipeline import shadow
+from pipeline import import_guard
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,13 +160,13 @@ def test_the_face_checks_the_names(tmp_path: Path) -> None:
 
 def test_our_own_names_are_not_hidden() -> None:
     """In the checkout under test every name is ours, and a home without the packages says which are missing."""
-    assert shadow.message() is None
+    assert import_guard.message() is None
 
 
 def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation that lost a package is told to be installed again."""
-    monkeypatch.setattr(shadow, "NAMES", ("pipeline", "fivegate_lost_package"))
-    found = shadow.message()
+    monkeypatch.setattr(import_guard, "NAMES", ("pipeline", "fivegate_lost_package"))
+    found = import_guard.message()
     assert (
         found
         == f"{ROOT / 'fivegate_lost_package'}: package is missing from this installation\nDo: install Fivegate again"
@@ -177,7 +177,7 @@ def test_the_face_hands_on_its_names() -> None:
     """Run, Monitor and diagnose are those of their own files, and an unknown name is an AttributeError."""
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
-    from pipeline.record.run import Run
+    from pipeline.run_store.run import Run
 
     assert (fivegate.Run, fivegate.Monitor, fivegate.diagnose) == (Run, Monitor, diagnose)
     assert set(fivegate.__all__) <= set(dir(fivegate))

@@ -8,9 +8,9 @@ import pickle
 import pytest
 
 from pipeline.errors import FivegateError, Refused
-from pipeline.job import Job
-from pipeline.record import permits
-from pipeline.record.run import Run, opened
+from pipeline.run_store import permits
+from pipeline.run_store.job import Job
+from pipeline.run_store.run import Run, opened
 
 KINDS = (permits.TrainPermit, permits.TestKey, permits.ExportPermit)
 
@@ -49,7 +49,7 @@ def test_the_loop_itself_refuses_whatever_is_no_permit(nothing: object) -> None:
 
 def test_the_worker_refuses_a_run_whose_gate_is_closed(tmp_path) -> None:
     """A job laid by hand into a run without an open gate is not trained."""
-    from pipeline.record import files
+    from pipeline.run_store import files
     from pipeline.trials.worker import work
 
     run = Run(tmp_path / "fresh")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.history import History
-from pipeline.record import files
-from pipeline.record.run import Run, opened
-from pipeline.record.verify import faults
+from pipeline.release.verify import faults
+from pipeline.run_store import files
+from pipeline.run_store.run import Run, opened
 from tests.conftest import SMALL, Say, go
 from tests.judged import changed, judged, measured
 from tests.somebody import WORDS, settle
@@ -68,7 +68,7 @@ def test_the_gate_asks_for_honesty_and_the_branch_for_quality(trained: Run) -> N
 
 def test_the_fast_path_records_why_two_gates_are_not_needed(finished: Run) -> None:
     """A sufficient baseline makes diagnostics and optimization `not needed`, with the entry that says why."""
-    from pipeline.record import ledger
+    from pipeline.run_store import ledger
 
     entries = ledger.read(finished.ledger_path)
     unneeded = [e["data"] for e in entries if e["kind"] == "gate.not_needed"]
@@ -115,14 +115,14 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("training.loss_at_init_measured", {"loss_at_init": 23.02585}, FAR, "passed", "warning: 10 times what theory"),
     ("training.loss_at_init_measured", {"loss_at_init": 2.302585}, FAR, "passed", "1 times what theory"),
     (
-        "proofs.one_batch_tried",
+        "sanity.one_batch_tried",
         {"proofs__one_batch__steps": 3},
         {"min_steps": 20, "suspicious_ratio": 0.99},
         "failed",
         "too few steps",
     ),
     (
-        "proofs.one_batch_tried",
+        "sanity.one_batch_tried",
         {"proofs__one_batch__steps": ...},
         {"min_steps": 20, "suspicious_ratio": 0.99},
         "errored",
@@ -158,7 +158,7 @@ def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
     broken = {"proofs__one_batch__loss_ratio": math.nan, "proofs__one_batch__stopped": "nonfinite"}
     values = changed(measured(trained, "baseline"), proofs__one_batch__steps=2, **broken)
 
-    item = judged("proofs.one_batch_tried", values, min_steps=20, suspicious_ratio=0.99)
+    item = judged("sanity.one_batch_tried", values, min_steps=20, suspicious_ratio=0.99)
 
     assert item.outcome == "passed" and "non-finite" in item.why
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.record.run import Run
-from pipeline.record.verify import faults
+from pipeline.release.verify import faults
+from pipeline.run_store.run import Run
 from tests.conftest import SMALL, go
 from tests.judged import changed, judged, measured
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import Refused
-from pipeline.record import files, ledger, permits
-from pipeline.record.run import Run, opened
-from pipeline.record.verify import faults
+from pipeline.release.verify import faults
+from pipeline.run_store import files, ledger, permits
+from pipeline.run_store.run import Run, opened
 from tests.conftest import Say, go
 from tests.judged import changed, judged, measured
 
@@ -45,7 +45,7 @@ def test_onnx_runs_without_torch(finished: Run, tmp_path: Path) -> None:
     import numpy as np
 
     from pipeline.data.load import load
-    from pipeline.record import plan as plans
+    from pipeline.run_store import plan as plans
 
     rows = load(plans.load(finished).config).val
     np.save(tmp_path / "X.npy", rows.X.numpy())
@@ -136,10 +136,10 @@ def test_other_test_rows_are_refused_before_they_are_opened(finished: Run) -> No
 
 def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
     """A key judges no other model than the candidate, and gives the rows out a single time."""
-    from pipeline.building.builder import build_model
+    from pipeline.building.builder import build_model, build_training_task
     from pipeline.data.load import load
-    from pipeline.evaluation.evaluate import evaluate_test
-    from pipeline.record import plan as plans
+    from pipeline.evaluation.evaluate import score_test
+    from pipeline.run_store import plan as plans
 
     cut(finished, "test.opened", after=False)
     plan = plans.load(finished)
@@ -150,7 +150,7 @@ def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
     assert key.candidate == finished.state().candidate["weights"]
 
     with pytest.raises(Refused, match="is not the candidate that the test rows were opened for"):
-        evaluate_test(other, sealed, key, plan.config)
+        score_test(other, sealed, key, build_training_task(plan.config, other))
     assert len(sealed.read(key)) == sealed.rows
     with pytest.raises(Refused, match="this key to the test rows was used before"):
         sealed.read(key)

@@ -13,15 +13,15 @@ import yaml
 
 from phases.optimization import Arm, choose, compare, untried
 from pipeline.__main__ import house
-from pipeline.job import Delta, Job
-from pipeline.record import files, ledger
-from pipeline.record import plan as plans
-from pipeline.record.run import Run
-from pipeline.record.state import RunState
-from pipeline.record.verify import faults
-from pipeline.records import digest
+from pipeline.release.verify import faults
+from pipeline.results import digest
+from pipeline.run_store import files, ledger
+from pipeline.run_store import plan as plans
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
-from pipeline.trials.repair import rerun_command
+from pipeline.trials.fix_report import rerun_command
 from tests.conftest import SMALL, go
 from tests.judged import changed, judged, measured
 

@@ -14,9 +14,9 @@ import torch
 from phases import planning
 from pipeline.data.load import seal
 from pipeline.errors import Refused
-from pipeline.record import permits
-from pipeline.record import plan as plans
-from pipeline.record.run import Run
+from pipeline.run_store import permits
+from pipeline.run_store import plan as plans
+from pipeline.run_store.run import Run
 from tests.conftest import SMALL, go
 from tests.judged import changed, judged, measured
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.building import probe
-from pipeline.conditions import options
-from pipeline.conditions.precision import PATIENCE, START, LossScale, autocast
-from pipeline.conditions.seeds import reseed, seeded
 from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task
+from pipeline.runtime import options
+from pipeline.runtime.precision import PATIENCE, START, LossScale, autocast
+from pipeline.runtime.seeds import reseed, seeded
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from pipeline.proofs.guess import guess
-from pipeline.proofs.junit import junit
-from pipeline.record.gate import Item
+from pipeline.run_store.gate import Item
+from pipeline.sanity_checks.infer_task import guess
+from pipeline.sanity_checks.junit import junit
 from tests.conftest import Say
 from tests.somebody import PACKAGE
 

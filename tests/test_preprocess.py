@@ -27,10 +27,10 @@ from pipeline.engine.replay import replay
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.task import build_task, expected_loss, loss_name
-from pipeline.export.formats import FORMATS, export_formats
-from pipeline.job import Delta, Job
 from pipeline.preprocess.modules import OneHot, Prepared, Restore, ScaledLoss, bare
-from pipeline.record import files, permits
+from pipeline.release.formats import FORMATS, export_formats
+from pipeline.run_store import files, permits
+from pipeline.run_store.job import Delta, Job
 from tests.conftest import go
 from tests.recorded import baseline_done
 from tests.trainings import REGRESSION, config, permitted, train
@@ -215,7 +215,7 @@ def test_a_training_speaks_in_the_targets_units(tmp_path: Path) -> None:
     facts, (_, losses) = fit.history.facts, fit.history.series("val/loss")
     assert 0.5 < facts["loss_at_init"] < 3 and facts["loss_expected"] == pytest.approx(1.0)
     assert facts["input_rms"] < 3 and facts["target_rms"] < 3 and "grad_norm/head" in fit.history.names()
-    judged = evaluate.evaluate(fit.model, data.val, body)
+    judged = evaluate.score_split(fit.model, data.val, fit.task)
     assert judged.outputs is not None and 200 < float(judged.outputs.mean()) < 400
     assert judged.loss == pytest.approx(losses.min(), rel=1e-5) and fit.score is not None
     assert judged.score.value == pytest.approx(fit.score.value)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.commands.progress import LINES, Watch
 from pipeline.evaluation.metrics import metric
 from pipeline.history import History
-from pipeline.phase import House, PhaseContext
+from pipeline.orchestration.phase import House, PhaseContext
+from pipeline.reporting.progress import LINES, Watch
 
 ACCURACY = metric({"kind": "classification", "metric": "accuracy"})
 RMSE = metric({"kind": "regression", "metric": "rmse"})

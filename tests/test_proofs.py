@@ -18,12 +18,12 @@ from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.data.train_rows import changed as rows_changed
 from pipeline.history import History
-from pipeline.job import run_seed
-from pipeline.proofs import arms, passes, prove
-from pipeline.proofs.bench import Bench
-from pipeline.proofs.rates import suggested, told
-from pipeline.proofs.repeat import first_difference
-from pipeline.record.run import Run
+from pipeline.run_store.job import run_seed
+from pipeline.run_store.run import Run
+from pipeline.sanity_checks import ablations, forward_checks, run_checks
+from pipeline.sanity_checks.context import Bench
+from pipeline.sanity_checks.lr_range_test import suggested, told
+from pipeline.sanity_checks.reproducibility import first_difference
 from tests.conftest import Say, go
 from tests.judged import changed, judged, measured
 from tests.trainings import blobs, config, permitted, train
@@ -81,25 +81,46 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
 
 def answer(bench: Bench, proof: Callable[[Bench], Any], check: str, **bounds: Any) -> Any:
     """What the gate says of one proof."""
-    return judged(f"proofs.{check}", {"proofs": {proof.__name__: prove._tried(proof, bench)}}, **bounds)
+    return judged(f"sanity.{check}", {"proofs": {proof.__name__: run_checks._tried(proof, bench)}}, **bounds)
 
 
 FAR = {"max_difference": 0.01}
 FAULTS: list[tuple[str, Callable[..., Any], str, dict[str, Any], str, str]] = [
-    ("", passes.gradients, "gradients_reach", {"named": 8}, "passed", "each of 4 parameters"),
-    ("unused", passes.gradients, "gradients_reach", {"named": 8}, "passed", "spare.weight (not in the loss)"),
-    ("zeroed", passes.gradients, "gradients_reach", {"named": 8}, "passed", "gate (zero)"),
-    ("", passes.rows_apart, "rows_independent", FAR, "passed", "the first and the last of 8 rows"),
-    ("batch statistics", passes.rows_apart, "rows_independent", FAR, "failed", "depends on its neighbours"),
-    ("batch mean", passes.rows_apart, "rows_independent", FAR, "failed", "depends on its neighbours"),
-    ("runs along the batch", passes.rows_apart, "rows_independent", FAR, "failed", "depends on its neighbours"),
-    ("squeezed", passes.rows_apart, "rows_independent", FAR, "passed", "warning: "),
-    ("clock", passes.rows_apart, "rows_independent", FAR, "not_applicable", "vary by themselves"),
-    ("", passes.evaluation_repeats, "evaluation_repeats", {"max_rows": 0}, "passed", "40 rows twice"),
-    ("dropout", passes.evaluation_repeats, "evaluation_repeats", {"max_rows": 0}, "failed", "outputs of the same rows"),
-    ("clock", passes.evaluation_repeats, "evaluation_repeats", {"max_rows": 0}, "failed", "outputs of the same rows"),
-    ("", passes.parameters_per_row, "parameters_against_rows", {"many": 0.5}, "passed", "67 parameters that train"),
-    ("", arms.zeroed_inputs, "inputs_matter", {"min_gain": 0.02}, "not_applicable", "there is no permit"),
+    ("", forward_checks.gradients, "gradients_reach", {"named": 8}, "passed", "each of 4 parameters"),
+    ("unused", forward_checks.gradients, "gradients_reach", {"named": 8}, "passed", "spare.weight (not in the loss)"),
+    ("zeroed", forward_checks.gradients, "gradients_reach", {"named": 8}, "passed", "gate (zero)"),
+    ("", forward_checks.rows_apart, "rows_independent", FAR, "passed", "the first and the last of 8 rows"),
+    ("batch statistics", forward_checks.rows_apart, "rows_independent", FAR, "failed", "depends on its neighbours"),
+    ("batch mean", forward_checks.rows_apart, "rows_independent", FAR, "failed", "depends on its neighbours"),
+    ("runs along the batch", forward_checks.rows_apart, "rows_independent", FAR, "failed", "depends on its neighbours"),
+    ("squeezed", forward_checks.rows_apart, "rows_independent", FAR, "passed", "warning: "),
+    ("clock", forward_checks.rows_apart, "rows_independent", FAR, "not_applicable", "vary by themselves"),
+    ("", forward_checks.evaluation_repeats, "evaluation_repeats", {"max_rows": 0}, "passed", "40 rows twice"),
+    (
+        "dropout",
+        forward_checks.evaluation_repeats,
+        "evaluation_repeats",
+        {"max_rows": 0},
+        "failed",
+        "outputs of the same rows",
+    ),
+    (
+        "clock",
+        forward_checks.evaluation_repeats,
+        "evaluation_repeats",
+        {"max_rows": 0},
+        "failed",
+        "outputs of the same rows",
+    ),
+    (
+        "",
+        forward_checks.parameters_per_row,
+        "parameters_against_rows",
+        {"many": 0.5},
+        "passed",
+        "67 parameters that train",
+    ),
+    ("", ablations.zeroed_inputs, "inputs_matter", {"min_gain": 0.02}, "not_applicable", "there is no permit"),
 ]
 
 
@@ -121,11 +142,11 @@ def test_a_proof_that_raises_is_missing_evidence(bench: Callable[..., Bench]) ->
     broken = bench()
     broken.setup.task.forward  # it can be set up
     broken.setup.model.forward = lambda x: x / 0 if isinstance(x, int) else None  # type: ignore[method-assign]
-    found = prove.prove(broken)
+    found = run_checks.prove(broken)
     assert found["gradients"]["outcome"] == found["evaluation_repeats"]["outcome"] == "errored"
     assert found["parameters_per_row"]["outcome"] == "measured"
     assert {found[p]["outcome"] for p in ("one_batch", "learning_rate", "same_seed")} == {"not_run"}
-    item = judged("proofs.evaluation_repeats", {"proofs": found}, max_rows=0)
+    item = judged("sanity.evaluation_repeats", {"proofs": found}, max_rows=0)
     assert item.outcome == "errored" and "the proof failed" in item.why
 
 
@@ -135,7 +156,7 @@ def test_gradients_are_looked_for_on_several_batches(bench: Callable[..., Bench]
     answers = iter([torch.zeros(3), torch.ones(3), torch.ones(3)])
     at.setup.model.register_parameter("late", nn.Parameter(torch.ones(3)))
     at.setup.model.register_forward_hook(lambda m, _, out: out + next(answers) * m.late)
-    found = passes.gradients(at)
+    found = forward_checks.gradients(at)
     assert (found["silent"], found["batches"]) == ({}, 2)
 
 
@@ -145,8 +166,8 @@ def test_looking_leaves_the_model_as_it_is(bench: Callable[..., Bench]) -> None:
     at.setup.model.add_module("norm", nn.BatchNorm1d(3))
     at.setup.model.register_forward_hook(lambda m, _, out: m.norm(out))
     before = {name: tensor.clone() for name, tensor in at.setup.model.state_dict().items()}
-    for proof in (passes.gradients, passes.rows_apart, passes.evaluation_repeats):
-        assert prove._tried(proof, at)["outcome"] == "measured"
+    for proof in (forward_checks.gradients, forward_checks.rows_apart, forward_checks.evaluation_repeats):
+        assert run_checks._tried(proof, at)["outcome"] == "measured"
     assert all(torch.equal(tensor, before[name]) for name, tensor in at.setup.model.state_dict().items())
     assert all(p.grad is None for p in at.setup.model.parameters())
 
@@ -281,7 +302,7 @@ def planned_blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, An
             return train(body, rows, purpose=purpose, seed_index=seed_index, max_steps=steps)
 
         monkeypatch.setattr(at, "train", train_it)
-        return arms.shuffled_labels(at)
+        return ablations.shuffled_labels(at)
 
     return find
 
@@ -335,7 +356,7 @@ def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[]
             }
         }
     }
-    assert judged("proofs.training_repeats", allowed).outcome == "passed"
+    assert judged("sanity.training_repeats", allowed).outcome == "passed"
 
 
 def test_all_proofs_on_a_healthy_plan(own_folder: Path) -> None:
@@ -391,5 +412,5 @@ def test_what_each_check_answers(
 ) -> None:
     """On the real evidence with one value changed, the check that asks for it says so."""
     new = {f"proofs__{key}": value for key, value in wrong.items()}
-    item = judged(f"proofs.{check}", changed(measured(trained, "baseline"), **new), **bounds)
+    item = judged(f"sanity.{check}", changed(measured(trained, "baseline"), **new), **bounds)
     assert (item.outcome, why in item.why) == (outcome, True), item

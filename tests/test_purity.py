@@ -23,9 +23,9 @@ from pathlib import Path
 from diagnostics.monitor import Monitor
 from pipeline.__main__ import main
 from pipeline.engine.fit import fit
-from pipeline.job import Job
-from pipeline.record import permits
-from pipeline.record.run import Run
+from pipeline.run_store.job import Job
+from pipeline.run_store import permits
+from pipeline.run_store.run import Run
 from tests.somebody import trace
 
 words, watched, tracked = json.loads(sys.argv[1])

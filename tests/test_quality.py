@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data.analysis.labels import contradictions
+from pipeline.data.analysis.quality import SHOWN, outliers, parts_of, quality, spread_of
 from pipeline.data.digits import digits
-from pipeline.data.evidence.labels import contradictions
-from pipeline.data.evidence.quality import SHOWN, outliers, parts_of, quality, spread_of
 from pipeline.data.load import seal
 from pipeline.data.splits import Split, row_digests
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import plots
-from pipeline.commands.report import gather, report
-from pipeline.commands.svg import Scale, draw
 from pipeline.errors import Refused
 from pipeline.history import History
-from pipeline.record import files
-from pipeline.record.run import Run, opened
+from pipeline.reporting import plots
+from pipeline.reporting.page import gather, write_page
+from pipeline.reporting.svg import Scale, draw
+from pipeline.run_store import files
+from pipeline.run_store.run import Run, opened
 from tests.recorded import DIAGNOSIS, MEASURES, baseline_done, history, measured, mended, passed
 from tests.recorded import gate as judge
 
@@ -49,7 +49,7 @@ def text_of(path: Path) -> str:
 
 def test_the_page_tells_the_whole_run(tmp_path: Path) -> None:
     """Branch, gates, items, diagnosis, fixes, trials, people, revisions and what was not checked are all there."""
-    words = text_of(report(mended(tmp_path / "runs").path))
+    words = text_of(write_page(mended(tmp_path / "runs").path))
     for expected in (
         "digits-hot", "sufficient", "experiment digits", "seed 7", "val accuracy 0.972", "n = 360",
         "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7", "fixed, round 1",
@@ -65,7 +65,7 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     run = mended(tmp_path)
     picture = plots.confusion_matrix(np.eye(2, dtype=int), ["a", "b"])
     files.write_bytes(run.inside("baseline", "confusion_matrix.png"), picture["png"])
-    page = Page(report(run.path).read_text())
+    page = Page(write_page(run.path).read_text())
     assert page.open == []
     assert {load[:15] for load in page.loads if not load.startswith("#")} == {"data:image/png;"}
     assert "default-src 'none'" in run.inside("report.html").read_text()
@@ -83,7 +83,7 @@ def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
     with opened(run) as book:
         judge(book, "diagnostics", passed("x", why=evil))
         book.append("waiver", {"phase": "x", "item": "y", "who": evil, "why": evil, "expires": "2999-01-01"})
-    page = report(run.path).read_text()
+    page = write_page(run.path).read_text()
     assert evil not in page
     assert "script" not in Page(page).loads
     assert page.count("&lt;script&gt;") >= 5
@@ -91,7 +91,7 @@ def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
 
 def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
     """Simple models beside the trained one, folds, classes, worst pairs and warnings, each in its section."""
-    words = text_of(report(measured(baseline_done(tmp_path)).path))
+    words = text_of(write_page(measured(baseline_done(tmp_path)).path))
     for expected in (
         "the trained model 0.95 0.9 to 0.98", "logistic regression as good 0.93 0.89 to 0.96", "(0.21 s)",
         "left out: the time allows 3 of 1077 train rows", "no learning at all 0.1",
@@ -105,7 +105,7 @@ def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
 def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
     """A baseline without folds, classes or warnings has no headings for them; a reason is shown."""
     only = {"score": None, "simple": [], "cross_validation": {"not_applicable": "no time"}}
-    words = text_of(report(measured(baseline_done(tmp_path), only).path))
+    words = text_of(write_page(measured(baseline_done(tmp_path), only).path))
     assert "Cross-validation Not applicable: no time" in words
     assert not [heading for heading in ("Simple models", "Per class", "Warnings") if heading in words]
 
@@ -114,7 +114,7 @@ def test_evidence_that_was_changed_is_not_shown(tmp_path: Path) -> None:
     """What the ledger did not record is no measure of the baseline, and it is said."""
     run = measured(baseline_done(tmp_path))
     files.write_json(run.inside("baseline", "evidence.json"), {"values": {**MEASURES, "worst_pairs": []}})
-    words = text_of(report(run.path))
+    words = text_of(write_page(run.path))
     assert "Simple models" not in words and "baseline/evidence.json is not what the ledger recorded" in words
 
 
@@ -122,7 +122,7 @@ def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
     """A table of a thousand classes is cut to those of the lowest recall, and says how many it leaves out."""
     row = MEASURES["per_class"][0]
     many = [{**row, "class": f"c{i}", "recall": i / 1000} for i in reversed(range(1000))]
-    words = text_of(report(measured(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
+    words = text_of(write_page(measured(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
     assert "c0 80" in words and "c39 80" in words and "c40 80" not in words and "960 classes of higher recall" in words
 
 
@@ -132,7 +132,7 @@ def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
 def test_an_unfinished_run_has_a_page(tmp_path: Path, make: object) -> None:
     """What has not happened yet is said, and nothing has to be there but the ledger."""
     run = make(tmp_path)  # type: ignore[operator]
-    assert "gate finalization" in text_of(report(run.path))
+    assert "gate finalization" in text_of(write_page(run.path))
 
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     run = Run.at(tmp_path, "fresh")
     with opened(run, experiment="digits"):
         pass
-    words = text_of(report(run.path))
+    words = text_of(write_page(run.path))
     assert "Nothing is planned yet" in words and "The branch is not decided yet" in words
 
 
@@ -149,7 +149,7 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     run = mended(tmp_path)
     run.inside("diagnostics", "1", "diagnosis.json").write_text("{")
     run.inside("baseline", "history.npz").write_bytes(b"no history")
-    words = text_of(report(run.path))
+    words = text_of(write_page(run.path))
     assert "diagnostics/1/diagnosis.json cannot be read" in words
     assert "baseline/history.npz is no history" in words
     assert "fixed, round 1" in words
@@ -161,7 +161,7 @@ def test_a_waiver_that_is_over_waives_nothing(tmp_path: Path) -> None:
     with opened(run) as book:
         over = {"phase": "finalization", "item": "latency", "who": "Bob", "why": "a rehearsal", "expires": "2020-01-01"}
         book.append("waiver", over)
-    page = text_of(report(run.path))
+    page = text_of(write_page(run.path))
     shown = {item["id"]: item["word"] for item in gather(run)["phases"][-1]["items"]}
 
     assert (shown["latency"], shown["target_on_test"]) == ("errored", "waived")
@@ -174,7 +174,7 @@ def test_a_ledger_that_was_changed_gets_no_page(tmp_path: Path) -> None:
     run = mended(tmp_path)
     run.ledger_path.write_bytes(run.ledger_path.read_bytes().replace(b"Lovelace", b"Lovelacy"))
     with pytest.raises(Refused, match="the ledger was changed"):
-        report(run.path)
+        write_page(run.path)
     assert not run.inside("report.html").exists()
 
 

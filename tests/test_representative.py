@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.data.evidence.representative import compared, drift, representative
+from pipeline.data.analysis.representative import compared, drift, representative
 from pipeline.data.load import seal
 from tests.judged import judged, questions
 

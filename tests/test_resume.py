@@ -19,12 +19,12 @@ from pipeline.checkpoints import generation
 from pipeline.checkpoints.weights import weights_digest
 from pipeline.engine import loop
 from pipeline.engine.fit import fit
-from pipeline.engine.interrupt import Interrupted
 from pipeline.engine.replay import replay
 from pipeline.errors import UserError
-from pipeline.job import Delta, Job
-from pipeline.record import permits
-from pipeline.record.run import Run
+from pipeline.run_store import permits
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.run import Run
+from pipeline.runtime.interrupt import Interrupted
 from tests.trainings import Changed, Watcher, blobs, config, permitted, train
 
 __all__ = ["permitted"]
@@ -169,7 +169,7 @@ def test_training_in_a_thread_hears_no_signal(tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_training_and_its_last_checkpoint_serves(tmp_path: Path) -> None:
     """The message names the file; with room again the training goes on from the checkpoint before."""
-    from pipeline.record import files
+    from pipeline.run_store import files
 
     body = config(trainer__checkpoint_steps=4)
 

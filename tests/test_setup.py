@@ -18,7 +18,7 @@ from pipeline.data.dataset import Data
 from pipeline.engine import loop, setup
 from pipeline.errors import UserError
 from pipeline.evaluation.task import build_task
-from pipeline.job import Delta, Job
+from pipeline.run_store.job import Delta, Job
 from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, config, permitted, train
 
 CPU = torch.device("cpu")

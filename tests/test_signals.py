@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagnostics import signals
-from diagnostics.observe import Condition, View, observe
+from diagnostics.conditions import Condition, View, observe
 from pipeline.history import History
 
 positive = st.lists(st.floats(1e-3, 1e3), min_size=5, max_size=40).map(np.array)

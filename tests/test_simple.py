@@ -15,8 +15,8 @@ from pipeline.building.builder import build_loss
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.data.splits import Split
-from pipeline.evaluation import metrics, ngrams, simple
-from pipeline.evaluation.simple import simple_scores
+from pipeline.evaluation import metrics, ngrams, reference_models
+from pipeline.evaluation.reference_models import simple_scores
 from pipeline.evaluation.task import Task, build_task
 from tests.judged import judged
 from tests.trainings import REGRESSION, blobs, config
@@ -143,7 +143,7 @@ def test_what_scikit_learn_cannot_read_has_a_reason() -> None:
 
 def test_warnings_are_said_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear model that did not converge says so in `how`."""
-    monkeypatch.setattr(simple, "ITERATIONS", 1)
+    monkeypatch.setattr(reference_models, "ITERATIONS", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = simple_scores(task_of(), blobs(), 3, 2.0)

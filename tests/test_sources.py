@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.data.analysis.leakage import shared_fractions
 from pipeline.data.digits import digits
-from pipeline.data.evidence.shared import shared_fractions
 from pipeline.data.load import seal
 from pipeline.data.sources import bundled
 from pipeline.data.sources.delimited import csv_table
 from pipeline.data.sources.images import image_folder
 from pipeline.data.sources.npz import npz
 from pipeline.data.sources.parquet import parquet_table
-from pipeline.data.sources.sides import time_indices
+from pipeline.data.sources.split_assignment import time_indices
 from pipeline.data.sources.text import text_windows
 from pipeline.data.splits import row_digests, split_indices
 from pipeline.errors import UserError

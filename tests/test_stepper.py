@@ -20,7 +20,7 @@ from pipeline.building.compiler import compiler_unloaded
 from pipeline.engine import stepper
 from pipeline.engine.stepper import Stepper
 from pipeline.errors import Refused
-from pipeline.record.permits import TrainPermit
+from pipeline.run_store.permits import TrainPermit
 
 Change = Callable[[int, nn.Module, Optimizer], None]
 Make = Callable[[list[dict[str, Any]]], Optimizer]

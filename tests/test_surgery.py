@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.mlp import MLP
-from pipeline.surgery import OPERATIONS, operate
+from pipeline.models.surgery import OPERATIONS, operate
 
 
 class Foreign(nn.Module):

@@ -20,10 +20,10 @@ import torch
 from pipeline.__main__ import main
 from pipeline.config.compose import compose
 from pipeline.errors import Refused, UserError
-from pipeline.record.run import Run
-from pipeline.sweeps.isolation import isolated
-from pipeline.sweeps.shelf import taken
-from pipeline.sweeps.sweep import multirun
+from pipeline.orchestration.sweep import multirun
+from pipeline.orchestration.sweep_directory import taken
+from pipeline.orchestration.sweep_isolation import isolated
+from pipeline.run_store.run import Run
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -226,7 +226,7 @@ def test_two_sweeps_at_a_time_do_not_collide() -> None:
 def test_cores_are_shared(tmp_path: Path) -> None:
     """Who wants more than is free waits until it is; nobody waits for ever."""
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.record.lock import shares\n"
+        "import sys, time; from pathlib import Path; from pipeline.run_store.lock import shares\n"
         "with shares(Path(sys.argv[1]), int(sys.argv[2]), 2):\n"
         "    print(time.monotonic()); time.sleep(0.3); print(time.monotonic())"
     )

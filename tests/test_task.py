@@ -16,8 +16,8 @@ from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.step import tried
 from pipeline.evaluation.task import Task, build_task, expected_loss
-from pipeline.evaluation.trivial import trivial_score
-from pipeline.records import Score
+from pipeline.evaluation.trivial_baseline import trivial_score
+from pipeline.results import Score
 
 X = torch.linspace(-1, 1, 40).reshape(20, 2)
 Y = (X.sum(1) > 0).long()
@@ -85,7 +85,7 @@ def test_a_step_measures_what_the_plain_task_measures(task: Callable[..., Task])
     model, plain, stepped = Net(), task(), task(cross_entropy)
     for a, b in zip(plain.forward(model, X, Y), stepped.forward(model, X, Y), strict=True):
         assert torch.equal(a, b)
-    one, other = (evaluate.judge(model, Split("val", X, Y), t) for t in (plain, stepped))
+    one, other = (evaluate.score_split(model, Split("val", X, Y), t) for t in (plain, stepped))
     assert one.loss == pytest.approx(other.loss) and one.score == other.score
     assert one.outputs is not None and other.outputs is not None and torch.equal(one.outputs, other.outputs)
 
@@ -115,7 +115,7 @@ def test_a_custom_task_is_judged_by_what_its_step_says(task: Callable[..., Task]
     """`loss`: less is better; a scalar: more is, `-` turns it; neither has an interval; no outputs, no predictions."""
     made = {name: task(rows_told, "custom", name).metric for name in ("loss", "rows", "-rows")}
     assert [False, True, False] == [m.greater_is_better for m in made.values()]
-    judged = evaluate.judge(Net(), Split("val", X, Y), task(rows_told, "custom", "loss"))
+    judged = evaluate.score_split(Net(), Split("val", X, Y), task(rows_told, "custom", "loss"))
     assert isinstance(judged.score, Score) and judged.score.value == judged.loss and 20 == judged.score.n
     assert math.isnan(judged.score.low) and judged.outputs is None and judged.predictions is None
 

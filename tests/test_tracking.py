@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 from pipeline.history import History
-from pipeline.record import files
-from pipeline.record import plan as plans
-from pipeline.record.run import Run, opened
-from pipeline.records import PHASES
-from pipeline.sweeps.shelf import Shelf, taken
-from pipeline.tracking import beside
+from pipeline.orchestration.sweep_directory import Shelf, taken
+from pipeline.results import PHASES
+from pipeline.run_store import files
+from pipeline.run_store import plan as plans
+from pipeline.run_store.run import Run, opened
+from pipeline.tracking import sync_process
+from pipeline.tracking.description import note, tags
+from pipeline.tracking.description import rows as splits
 from pipeline.tracking.mlflow import TrackingAway, mirror, shown, where
-from pipeline.tracking.outgoing import POINTS, TRIAL_POINTS, Story, params, points
-from pipeline.tracking.page import note, tags
-from pipeline.tracking.page import rows as splits
-from pipeline.tracking.parent import parent
+from pipeline.tracking.run_export import POINTS, TRIAL_POINTS, Story, params, points
+from pipeline.tracking.sweep_run import parent
 from tests.recorded import CONFIG, baseline_done, freeze
 
 
@@ -379,12 +379,12 @@ def test_the_process_beside_sends_all_and_ends(root: Path) -> None:
     """It sends what is there, and the rest when the run is over; a tracker that refuses is said, and stops nothing."""
     run = baseline_done(root)
     said: list[str] = []
-    with beside.following(run.path, {"kind": "mlflow", "uri": None}, said.append):
+    with sync_process.following(run.path, {"kind": "mlflow", "uri": None}, said.append):
         trained(run)
     assert said == []
     assert [r.info.status for r in runs(root)] == ["FINISHED"]
     assert "baseline/train/loss" in runs(root)[0].data.metrics
-    with beside.following(run.path, {"kind": "mlflow", "uri": "http://127.0.0.1:9/"}, said.append):
+    with sync_process.following(run.path, {"kind": "mlflow", "uri": "http://127.0.0.1:9/"}, said.append):
         pass
     assert len(said) == 1 and "127.0.0.1" in said[0]
 
@@ -392,18 +392,18 @@ def test_the_process_beside_sends_all_and_ends(root: Path) -> None:
 def test_nothing_keeps_the_end_of_a_phase_waiting(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a process forked meanwhile, as readers of data are, nor, when it is interrupted, a silent tracker."""
     run = baseline_done(root)
-    monkeypatch.setattr(beside, "LAST", 30.0)
-    monkeypatch.setattr(beside, "AT_ONCE", 0.3)
+    monkeypatch.setattr(sync_process, "LAST", 30.0)
+    monkeypatch.setattr(sync_process, "AT_ONCE", 0.3)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     said: list[str] = []
-    with beside.following(run.path, {"kind": "mlflow", "uri": None}, said.append):
+    with sync_process.following(run.path, {"kind": "mlflow", "uri": None}, said.append):
         forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
         forked.start()
     forked.kill()
     assert said == []
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(KeyboardInterrupt):
         uri = f"http://ada:secret@127.0.0.1:{server.getsockname()[1]}"
-        with beside.following(run.path, {"kind": "mlflow", "uri": uri}, said.append):
+        with sync_process.following(run.path, {"kind": "mlflow", "uri": uri}, said.append):
             seen = subprocess.check_output(["ps", "-o", "args=", "--ppid", str(os.getpid())], text=True)
             raise KeyboardInterrupt
     assert said == ["the tracker did not answer within 0 seconds"]

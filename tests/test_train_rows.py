@@ -20,10 +20,10 @@ from pipeline.data.train_rows import changed
 from pipeline.engine.fit import fit
 from pipeline.engine.loop import Fit
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.job import Delta, Job
-from pipeline.record.permits import TrainPermit
-from pipeline.records import TrainSide
+from pipeline.evaluation.evaluate import score_split
+from pipeline.results import TrainSide
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.permits import TrainPermit
 from pipeline.trials.cross_validation import cross_validate
 from tests.judged import judged
 from tests.trainings import permitted  # noqa: F401
@@ -126,7 +126,7 @@ def test_every_row_is_judged_once(baseline: tuple[TrainPermit, Data, Fit]) -> No
     assert watched == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
     left = fit(permit, Job(permit.plan.digest, "fold 2", Delta(train_rows={"without_fold": [1, 3]})), data=data)
     fold = data.train.take(torch.from_numpy(np.flatnonzero(folds_of(data.train, 3) == 1)))
-    again = evaluate(left.model, fold, permit.plan.config).score
+    again = score_split(left.model, fold, left.task).score
     assert isinstance(again, TrainSide) and again.value == found["values"][1]
 
 

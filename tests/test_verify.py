@@ -10,14 +10,14 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from pipeline.errors import Refused
-from pipeline.export.bundle import bundle_digest, kept
-from pipeline.record import files
-from pipeline.record.gate import Item, Waiver, decide, utc_today
-from pipeline.record.ledger import Ledger
-from pipeline.record.release import release
-from pipeline.record.run import Run, opened
-from pipeline.record.state import fold
-from pipeline.record.verify import faults
+from pipeline.release.bundle import bundle_digest, kept
+from pipeline.release.release import release
+from pipeline.release.verify import faults
+from pipeline.run_store import files
+from pipeline.run_store.gate import Item, Waiver, decide, utc_today
+from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.run import Run, opened
+from pipeline.run_store.state import fold
 
 LATER = (utc_today() + timedelta(days=30)).isoformat()
 DAY = timedelta(days=1)

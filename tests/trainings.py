@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoints import weights
-from pipeline.conditions import options
-from pipeline.conditions.seeds import derive, seeded
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.engine import loop, setup
-from pipeline.job import Job, run_seed
-from pipeline.record import permits
-from pipeline.record.run import Run
+from pipeline.run_store import permits
+from pipeline.run_store.job import Job, run_seed
+from pipeline.run_store.run import Run
+from pipeline.runtime import options
+from pipeline.runtime.seeds import derive, seeded
 
 CPU = torch.device("cpu")
 Changed = dict[str, Any]

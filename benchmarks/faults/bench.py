@@ -26,7 +26,7 @@ from score import Answer, Pairs, counted, scored
 from side_by_side import asked
 from table import compared, markdown
 
-from pipeline.causes import load as vocabulary
+from pipeline.repair.causes import load as vocabulary
 
 STORED = HERE / "table.json"
 ALONE = {"playbooks alone": "playbooks", "playbooks, not told the target": "blind"}

@@ -17,7 +17,7 @@ import numpy as np
 from cases import Case, cases
 from run_case import planned
 
-from pipeline.conditions.seeds import derive
+from pipeline.runtime.seeds import derive
 
 TRAININGS = 6
 RERUN, CHOSEN_BY, JUDGED_BY = 201, 202, 203  # indices of seeds
@@ -48,8 +48,8 @@ def repaired(case: Case) -> dict[str, bool]:
     from pipeline.data.load import load
     from pipeline.engine.fit import fit
     from pipeline.errors import FivegateError
-    from pipeline.job import Delta, Job
-    from pipeline.record import permits
+    from pipeline.run_store import permits
+    from pipeline.run_store.job import Delta, Job
 
     with tempfile.TemporaryDirectory() as root:
         run, _ = planned(case, 1, None, Path(root))

@@ -22,7 +22,7 @@ from typing import Any
 from cases import HERE, Case, cases
 
 from pipeline.__main__ import main as fivegate
-from pipeline.record.run import Run
+from pipeline.run_store.run import Run
 
 BOTH = ("playbooks", "blind")  # a loop and its logs have no target to begin with
 GATE = 0.95  # a gate does not weigh: what closes it was measured
@@ -64,8 +64,8 @@ def values(case: Case, seeds: Sequence[int], mended: int | None = None) -> list[
 def _trained(run: Run, seeds: Sequence[int]) -> Iterable[float | None]:
     from pipeline.data.load import load
     from pipeline.engine.fit import fit
-    from pipeline.job import Job
-    from pipeline.record import permits
+    from pipeline.run_store import permits
+    from pipeline.run_store.job import Job
 
     permit = permits.train(run)
     trust = tuple(grant["package"] for grant in run.state().trust)

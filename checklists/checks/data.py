@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.records import Evidence, Result
+from pipeline.results import Evidence, Result
 
 
 def splits_disjoint(evidence: Evidence, *, max_shared_fraction: float) -> Result:

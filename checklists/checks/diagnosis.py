@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.causes import load as load_causes
-from pipeline.records import CEILINGS, Evidence, Outcome, Result
+from pipeline.repair.causes import load as load_causes
+from pipeline.results import CEILINGS, Evidence, Outcome, Result
 
 
 def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.records import Evidence, Result
+from pipeline.results import Evidence, Result
 
 
 def environment_recorded(evidence: Evidence, *, needs: list[str]) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.records import Evidence, Result
+from pipeline.results import Evidence, Result
 
 NO_CLASSES = "the targets are no classes"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.records import Evidence, Result
+from pipeline.results import Evidence, Result
 
 
 def _listed(what: Sequence[Any], most: int = 5) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.records import Evidence, Outcome, Result
+from pipeline.results import Evidence, Outcome, Result
 
 
 def lineage(evidence: Evidence, *, needs: list[str]) -> Result:

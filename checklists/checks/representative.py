@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.records import Evidence, Result
+from pipeline.results import Evidence, Result
 
 
 def declared_representative(evidence: Evidence) -> Result:

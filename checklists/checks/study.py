@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.causes import load as load_causes
-from pipeline.records import Evidence, Outcome, Result
+from pipeline.repair.causes import load as load_causes
+from pipeline.results import Evidence, Outcome, Result
 
 
 def candidates_from_causes(evidence: Evidence) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.records import Evidence, Result
+from pipeline.results import Evidence, Result
 
 
 def _measured(evidence: Evidence, name: str) -> bool:

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pipeline import surgery
-from pipeline.building.blame import blamed
 from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints.weights import read_tensors
-from pipeline.conditions.seeds import derive, seeded
 from pipeline.config.build import build
 from pipeline.data.dataset import Data
+from pipeline.error_attribution import attributed_to
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.evaluation.task import Task, build_task
+from pipeline.models import surgery
 from pipeline.preprocess.modules import bare, without_preprocessing
 from pipeline.preprocess.wrap import wrapped
+from pipeline.runtime.seeds import derive, seeded
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
@@ -116,6 +117,17 @@ def build_loss(config: Mapping[str, Any], trust: Sequence[str] = (), counts: Map
     return loss
 
 
+def build_training_task(
+    config: Mapping[str, Any], model: nn.Module, trust: Sequence[str] = (), counts: Mapping[str, int] | None = None
+) -> Task:
+    """The task of a config with its loss, on the model's device; `counts` as for `build_loss`."""
+    loss = build_loss(config, trust, counts)
+    if isinstance(loss, nn.Module):
+        first = next(model.parameters(), None)
+        loss.to(first.device if first is not None else "cpu")
+    return build_task(config, loss, model, trust)
+
+
 def _groups(model: nn.Module, asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Parameter groups by the first pattern that matches a name; the rest last. Raises UserError for idle patterns."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -167,12 +179,12 @@ class Schedule:
 
     def after_step(self) -> None:
         """The learning rate is that of the next step."""
-        with blamed("scheduler"):
+        with attributed_to("scheduler"):
             self.scheduler.step()
 
     def after_epoch(self, loss: float, value: float) -> None:
         """The learning rate is that of the next epoch; a plateau in `min` mode is of the loss, else of the metric."""
-        with blamed("scheduler"):
+        with attributed_to("scheduler"):
             if isinstance(self.scheduler, ReduceLROnPlateau):
                 self.scheduler.step(loss if self.scheduler.mode == "min" else value)
             elif not self.every_step:

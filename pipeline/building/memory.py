@@ -1,4 +1,4 @@
-"""Memory: whether an error says that there was too little, and how many rows a step may have to fit."""
+"""Memory: how many rows a training step may have to fit, and the message where it does not."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.conditions.seeds import seeded
 from pipeline.data.tree import each, leaves, rows_of
-
-# What the allocators of the CPU and of Apple's cards say; CUDA has a class of its own.
-_CRIES = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory is at its end, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(cry in str(error) for cry in _CRIES)
+from pipeline.error_attribution import attributed, in_optimizer, out_of_memory
+from pipeline.errors import UserError, fault
+from pipeline.runtime.seeds import seeded
 
 
 def fitting(try_one: Callable[[int], None], size: int) -> int | None:
@@ -83,9 +75,29 @@ def rows_that_fit(
             clear()
 
 
-def device_name(inputs: Any) -> str:
-    """Where a batch lies, in a word: cpu, cuda, mps."""
-    return next(leaves(inputs)).device.type
+def step_error(
+    error: Exception,
+    model: nn.Module,
+    task: Any,
+    batch: Any,
+    *,
+    accumulate: int = 1,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Exception:
+    """The error of a training step on `batch` (its `inputs` and `targets`) as the user should see it.
 
-
-no_autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    Where memory was exhausted, smaller batches are tried and the message names the largest that fits; the model is then
+    good for nothing but its weights. Memory that the optimizer's state needs does not depend on the batch.
+    """
+    if not out_of_memory(error) or in_optimizer(error):
+        return attributed(error, model, task)
+    release(error)
+    rows, device = len(batch), next(leaves(batch.inputs)).device.type
+    fits = rows_that_fit(model, task, batch.inputs, batch.targets, autocast)
+    what = f"the step does not fit the memory of the {device}"
+    if fits is None:
+        do = "free some, take a smaller model, or trainer.precision=bf16-mixed"
+        return UserError(fault("model", f"{what}, not even with one row", do=do))
+    parts = -(-rows // fits) * accumulate
+    expected, do = f"at most {fits}, which fits", f"loader.batch_size={fits} trainer.accumulate_grad_batches={parts}"
+    return UserError(fault("loader.batch_size", what, got=rows, expected=expected, do=do))

@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.building.blame import NO_KERNEL, blame, blamed
+from pipeline.batching.augment import augmented, build_augmentations
 from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
-from pipeline.building.footprint import Footprint, footprint
-from pipeline.conditions import options
-from pipeline.conditions.precision import autocast
-from pipeline.conditions.seeds import derive, drawn, seeded
+from pipeline.building.resource_estimate import Footprint, footprint
 from pipeline.data.dataset import Data
 from pipeline.data.splits import class_counts
 from pipeline.data.tree import Tree, leaves, rows_of, to
+from pipeline.error_attribution import NO_KERNEL, attributed, attributed_to
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.evaluation.step import tried
 from pipeline.evaluation.task import Task, build_task, loss_name
-from pipeline.feed.augment import augmented, build_augmentations
 from pipeline.preprocess.modules import Prepared
+from pipeline.runtime import options
+from pipeline.runtime.precision import autocast
+from pipeline.runtime.seeds import derive, drawn, seeded
 
 
 @dataclass(frozen=True)
@@ -109,16 +109,16 @@ def _passes(
         before = drawn(device)
         model.train()
         if task.step is not None:
-            with blamed("task.step"):
+            with attributed_to("task.step"):
                 outputs, loss = tried(task.step, task.metrics, model, X, y)
             _weights_train(model)
         else:
-            with blamed("model"):
+            with attributed_to("model"):
                 outputs = model(X)
             _outputs_fit(outputs, task, rows, y, classes)
             _weights_train(model)
             said.clear()
-            with blamed("loss"):
+            with attributed_to("loss"):
                 loss = task.loss(outputs, task.targets(y, outputs))
             _nothing_spread(said, outputs, y)
         torch_after, foreign_after = drawn(device)
@@ -144,7 +144,7 @@ def varying(
         except FivegateError:
             raise
         except Exception as error:
-            raise blame(error, model, task) from error
+            raise attributed(error, model, task) from error
     found = (NO_KERNEL.search(str(warning.message)) for warning in said)
     return tuple(sorted({match[1] for match in found if match}))
 
@@ -277,7 +277,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
             try:
                 cost = footprint(model, task, data.train, seen.outputs, optimizer, config, cast)
             except Exception as error:  # a batch may fail where two rows did not
-                raise blame(error, model, task) from error
+                raise attributed(error, model, task) from error
     return Proof(sum(p.numel() for p in model.parameters()), operations, cost)
 
 

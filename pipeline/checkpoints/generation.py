@@ -20,8 +20,8 @@ from torch import Tensor
 from pipeline.checkpoints.weights import read_tensors, weights_digest
 from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.history import History
-from pipeline.record import files
-from pipeline.records import digest
+from pipeline.results import digest
+from pipeline.run_store import files
 
 WEIGHTS, STATE, HISTORY = "weights.safetensors", "state.json", "history.npz"
 KEPT = 2  # generations of a training that goes on

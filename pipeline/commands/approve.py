@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipeline.commands import tables
 from pipeline.errors import FivegateError, Refused, UserError, fault
-from pipeline.record import plan as plans
-from pipeline.record.advice import advise
-from pipeline.record.gate import utc_today
-from pipeline.record.ledger import Ledger
-from pipeline.record.release import hindrance, release
-from pipeline.record.run import Run, opened
-from pipeline.record.state import RunState, fold
+from pipeline.release.release import hindrance, release
+from pipeline.reporting import tables
+from pipeline.run_store import plan as plans
+from pipeline.run_store.gate import utc_today
+from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.next_step import advise
+from pipeline.run_store.run import Run, opened
+from pipeline.run_store.state import RunState, fold
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,10 +69,10 @@ def sign(run: Run, book: Ledger, who: str, note: str) -> list[str]:
 
 def refresh_report(run: Run) -> None:
     """The run's page shows what was just recorded; where it cannot be written, that is said and nothing is lost."""
-    from pipeline.commands.report import report
+    from pipeline.reporting.page import write_page
 
     try:
-        report(run.path)
+        write_page(run.path)
     except FivegateError as error:
         tables.console().print(f"no report: {error}", markup=False, soft_wrap=True)
 

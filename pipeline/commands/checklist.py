@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from pipeline.commands import tables
-from pipeline.record import plan as plans
-from pipeline.record.run import Run
-from pipeline.record.state import RunState
-from pipeline.records import PHASES
+from pipeline.reporting import tables
+from pipeline.results import PHASES
+from pipeline.run_store import plan as plans
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import tables
 from pipeline.errors import UserError, fault
+from pipeline.reporting import tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

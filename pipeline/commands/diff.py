@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.commands import tables
-from pipeline.record import plan as plans
-from pipeline.record.run import Run
-from pipeline.records import PHASES
+from pipeline.reporting import tables
+from pipeline.results import PHASES
+from pipeline.run_store import plan as plans
+from pipeline.run_store.run import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands import tables
 from pipeline.errors import UserError, fault
-from pipeline.record import plan as plans
-from pipeline.record.advice import advise
-from pipeline.record.gate import Item
-from pipeline.record.run import Run
-from pipeline.record.state import RunState
-from pipeline.records import PHASES
+from pipeline.reporting import tables
+from pipeline.results import PHASES
+from pipeline.run_store import plan as plans
+from pipeline.run_store.gate import Item
+from pipeline.run_store.next_step import advise
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def paragraph(run: Run, state: RunState, phase: str, item: Item) -> str:
     if item.why:
         lines.append(f"  why:    {item.why}")
     if item.cause:
-        from pipeline.causes import load
+        from pipeline.repair.causes import load
 
         lines.append(f"  cause:  {item.cause}: {load()[item.cause].means}")
     lines += [

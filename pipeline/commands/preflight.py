@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import tables
 from pipeline.errors import UserError, fault
+from pipeline.reporting import tables
 
 EXAMPLES = """\
   python -m pipeline preflight my_pkg.model:Net my_pkg.data:load
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace, preflight: Callable[..., Any]) -> int:
         raise UserError(fault("--junit", "there is no such folder", got=str(Path(args.junit).parent)))
     flown = preflight(args.model, args.data, args.overrides, args.seed)
     if args.junit:
-        from pipeline.proofs.junit import junit
-        from pipeline.record import files
+        from pipeline.run_store import files
+        from pipeline.sanity_checks.junit import junit
 
         files.write_text(Path(args.junit), junit("preflight", flown.items, flown.seconds))
     if args.json:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, preflight: Callable[..., Any]) -> int:
 def _print_json(args: argparse.Namespace, flown: Any) -> None:
     import json
 
-    from pipeline.records import plain
+    from pipeline.results import plain
 
     items = [{"phase": phase, **vars(item)} for phase, some in flown.items.items() for item in some]
     body = {"model": args.model, "data": args.data, "guessed": flown.guessed, "said": flown.said, "items": items}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands import tables
 from pipeline.commands.approve import refresh_report, refuse_stranger, typed_name
 from pipeline.errors import Refused, fault
-from pipeline.record import files
-from pipeline.record.advice import advise
-from pipeline.record.run import Run, opened
-from pipeline.record.state import fold
+from pipeline.reporting import tables
+from pipeline.run_store import files
+from pipeline.run_store.next_step import advise
+from pipeline.run_store.run import Run, opened
+from pipeline.run_store.state import fold
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

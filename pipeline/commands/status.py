@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import tables
 from pipeline.errors import Refused, UserError, fault
-from pipeline.record import plan as plans
-from pipeline.record.advice import HOME, advise
-from pipeline.record.run import Run
-from pipeline.record.state import RunState
-from pipeline.records import PHASES, plain
+from pipeline.reporting import tables
+from pipeline.results import PHASES, plain
+from pipeline.run_store import plan as plans
+from pipeline.run_store.next_step import HOME, advise
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

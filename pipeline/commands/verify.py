@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands import tables
-from pipeline.record import ledger, verify
-from pipeline.record.run import Run
+from pipeline.release import verify
+from pipeline.reporting import tables
+from pipeline.run_store import ledger
+from pipeline.run_store.run import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

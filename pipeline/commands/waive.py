@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from datetime import date
 
-from pipeline.commands import tables
 from pipeline.commands.approve import release_when_open, typed_name
 from pipeline.errors import Refused, UserError, fault
-from pipeline.record.gate import utc_today
-from pipeline.record.run import Run, opened
-from pipeline.record.state import RunState, fold
-from pipeline.records import ROUNDED
+from pipeline.reporting import tables
+from pipeline.results import ROUNDED
+from pipeline.run_store.gate import utc_today
+from pipeline.run_store.run import Run, opened
+from pipeline.run_store.state import RunState, fold
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.keys import SHOW, key_of, leaves
+from pipeline.config.override_keys import SHOW, key_of, leaves
 from pipeline.config.overrides import PRIMARY, first_line, sort_out
 from pipeline.config.schema import faults_of
 from pipeline.errors import UserError, fault

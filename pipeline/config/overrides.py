@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.keys import leaves, unknown_key
+from pipeline.config.override_keys import leaves, unknown_key
 from pipeline.errors import fault, nearest
 
 PRIMARY = "config"

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.config.complaints import complaints
 from pipeline.config.trust import why_not
+from pipeline.config.validation_errors import complaints
 from pipeline.errors import UserError
-from pipeline.record.run import NAME, RESERVED
+from pipeline.run_store.run import NAME, RESERVED
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from pipeline.errors import Refused, UserError, fault
-from pipeline.record.files import sha256
-from pipeline.records import digest
+from pipeline.results import digest
+from pipeline.run_store.files import sha256
 
 OURS = frozenset({"pipeline", "phases", "diagnostics", "checklists", "fivegate", "torch"})
 SOURCE = (".py", ".so", ".pyd")

@@ -15,8 +15,8 @@ from pipeline.data.reading.items import describe
 from pipeline.errors import UserError, fault
 
 if TYPE_CHECKING:
+    from pipeline.data.draws import Draws
     from pipeline.data.tree import Tree
-    from pipeline.feed.augment import Draws
 
 
 @dataclass(frozen=True)

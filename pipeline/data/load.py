@@ -10,17 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
 from pipeline.data.reading.arrays import aims, nested, nested_part, targets_of, token_ids, values
 from pipeline.data.reading.categories import categories_of
 from pipeline.data.reading.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
-from pipeline.data.reading.parts import marks, unrepresentative
+from pipeline.data.reading.row_metadata import marks, unrepresentative
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, each, named, rows_of
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.task import require_built
+from pipeline.runtime.seeds import derive
 
 SPLITS = ("train", "val", "test")
 NAMED = ("class_names", "feature_names", "source", "licence")
@@ -36,9 +35,7 @@ def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
     """
     from pipeline.config.build import build
 
-    kind = config["task"]["kind"]
-    require_built(kind)
-    return seal(build(config["data"], trust=trust, where="data"), kind)
+    return seal(build(config["data"], trust=trust, where="data"), config["task"]["kind"])
 
 
 def seal(source: Any, kind: str) -> Data:

@@ -12,7 +12,7 @@ from pipeline.data.splits import Marks, Split
 from pipeline.data.tree import Tree
 
 if TYPE_CHECKING:
-    from pipeline.record.permits import TestKey
+    from pipeline.run_store.permits import TestKey
 
 # The rows lie beside the seals, not in them: no attribute, pickle, copy or debugger view of a seal leads to one.
 _contents: WeakKeyDictionary[SealedTest, Split] = WeakKeyDictionary()
@@ -55,7 +55,7 @@ class SealedTest:
 
     def read(self, key: TestKey) -> Split:
         """The test rows, once per key. Raises Refused for anything but an unused key issued for these very rows."""
-        from pipeline.record import permits
+        from pipeline.run_store import permits
 
         permits.require(key, permits.TestKey).spend(self.digest)
         return _contents[self]

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pipeline.conditions.seeds import derive
 from pipeline.data.tree import Tree, each, named, rows_of
 from pipeline.errors import UserError, fault
+from pipeline.runtime.seeds import derive
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.conditions.seeds import derive
 from pipeline.data.folds import folds_of
 from pipeline.data.splits import Split
 from pipeline.data.tree import each
 from pipeline.errors import UserError, fault
+from pipeline.runtime.seeds import derive
 
 
 def changed(train: Split, asked: Mapping[str, Any], seed: int) -> Split:

@@ -7,20 +7,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.conditions import options
-from pipeline.conditions.allocator import keep_freed_memory
-from pipeline.conditions.seeds import derive, seeded
-from pipeline.conditions.threads import running_on, threads
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
 from pipeline.data.train_rows import changed
-from pipeline.engine.heard import hearing, noted
 from pipeline.engine.loop import Fit, Training
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.setup import Setup, set_up
 from pipeline.errors import Refused, fault
-from pipeline.job import Job, run_seed
-from pipeline.record import permits
+from pipeline.run_store import permits
+from pipeline.run_store.job import Job, run_seed
+from pipeline.runtime import options
+from pipeline.runtime.allocator import keep_freed_memory
+from pipeline.runtime.seeds import derive, seeded
+from pipeline.runtime.threads import running_on, threads
+from pipeline.runtime.warning_capture import hearing, noted
 
 
 def fit(

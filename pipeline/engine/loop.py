@@ -19,25 +19,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.building.blame import blame
+from pipeline.batching.source import Batch
+from pipeline.building.memory import step_error
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.checkpoints.writer import Writer
-from pipeline.conditions.seeds import derive, reseed
 from pipeline.engine import resume
 from pipeline.engine.backward import backward
 from pipeline.engine.cadence import Cadence
-from pipeline.engine.interrupt import Asked, Interrupted, listening
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.setup import Setup
 from pipeline.engine.stepper import Stepper
-from pipeline.evaluation.evaluate import judge, loss_of, measured
-from pipeline.feed.feed import Batch
+from pipeline.evaluation.evaluate import loss_of, measured, score_split
+from pipeline.evaluation.task import Task
 from pipeline.history import History
-from pipeline.job import Job
 from pipeline.preprocess.modules import as_learned, bare
-from pipeline.record import permits
-from pipeline.records import Score
+from pipeline.results import Score
+from pipeline.run_store import permits
+from pipeline.run_store.job import Job
+from pipeline.runtime.interrupt import Asked, Interrupted, listening
+from pipeline.runtime.seeds import derive, reseed
 
 MASK = 2**63 - 1
 
@@ -53,6 +54,7 @@ class Fit:
     """
 
     model: nn.Module
+    task: Task
     history: History
     score: Score | None
     steps: int
@@ -178,8 +180,9 @@ class Training:
             return self._update(window)
         except Exception as error:
             accumulate, autocast = self.setup.budget.accumulate, self.setup.autocast
-            told = blame(error, self.model, self.task, window[0], accumulate=accumulate, autocast=autocast)
-            raise told from error
+            raise step_error(
+                error, self.model, self.task, window[0], accumulate=accumulate, autocast=autocast
+            ) from error
 
     def next_window(self) -> list[Batch]:
         """The batches of the next step."""
@@ -335,9 +338,10 @@ class Training:
             checkpoint = resume.keep(self, folder, best, known=found is not None and found.step == self.step)
         self.model.load_state_dict(best.weights, strict=False)  # what is no tensor was not kept
         reseed(derive(self.setup.seed, "judge"), self.setup.device, foreign=True)
-        score = judge(self.model, self.setup.val, self.task, self.setup.seed).score if self.best else None
+        score = score_split(self.model, self.setup.val, self.task, self.setup.seed).score if self.best else None
         return Fit(
             model=self.model.eval(),
+            task=self.task,
             history=self.history,
             score=score if isinstance(score, Score) else None,
             steps=self.step,

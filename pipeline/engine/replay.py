@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.batching.source import Batch
 from pipeline.checkpoints.weights import weights_digest
 from pipeline.data.dataset import Data
 from pipeline.data.tree import tensors
@@ -23,11 +24,10 @@ from pipeline.engine.fit import prepared
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
 from pipeline.errors import UserError, fault
-from pipeline.feed.feed import Batch
-from pipeline.job import Job
 from pipeline.preprocess.modules import as_learned, bare
-from pipeline.record import permits
-from pipeline.record.run import Run
+from pipeline.run_store import permits
+from pipeline.run_store.job import Job
+from pipeline.run_store.run import Run
 
 ROWS_NAMED = 20
 

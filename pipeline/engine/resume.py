@@ -1,7 +1,7 @@
 """Taking up a training: what it is between two updates, as a snapshot, and a fresh one made into it again.
 
 Order of rows, augmentation and random numbers need no record: they are functions of the seed and of where training
-stands (`pipeline/feed/order.py`, `pipeline/conditions/seeds.py`).
+stands (`pipeline/batching/order.py`, `pipeline/runtime/seeds.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.checkpoints import codec, generation
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of
 from pipeline.history import History
-from pipeline.records import plain
+from pipeline.results import plain
 
 if TYPE_CHECKING:
     from pipeline.engine.loop import Training

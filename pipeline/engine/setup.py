@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
+from pipeline.batching.augment import build_augmentations
+from pipeline.batching.order import balanced_order, epoch_order
+from pipeline.batching.source import Feed, feed_of
 from pipeline.building.builder import (
     Schedule,
-    build_loss,
     build_model,
     build_optimizer,
     build_schedule,
+    build_training_task,
 )
 from pipeline.building.compiler import compiled
 from pipeline.building.probe import Probe, device_for, probe_rows
-from pipeline.conditions.precision import LossScale, autocast
-from pipeline.conditions.seeds import derive
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.data.tree import to
 from pipeline.engine.guard import Guard
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.task import Task, build_task, expected_loss
-from pipeline.evaluation.trivial import trivial_score
-from pipeline.feed.augment import build_augmentations
-from pipeline.feed.feed import Feed, feed_of
-from pipeline.feed.order import balanced_order, epoch_order
-from pipeline.job import Job
+from pipeline.evaluation.task import Task, expected_loss
+from pipeline.evaluation.trivial_baseline import trivial_score
+from pipeline.run_store.job import Job
+from pipeline.runtime.precision import LossScale, autocast
+from pipeline.runtime.seeds import derive
 
 OVERFIT = "proof.overfit_one_batch"
 OVERFIT_STEPS = 300  # where the job sets no budget
@@ -169,8 +169,7 @@ def set_up(
     loader, trainer = config["loader"], config["trainer"]
     device = device_for(trainer.get("accelerator", "auto"))
     model = build_model(config, trust, seed, fitted_on or data).to(device)
-    loss = build_loss(config, trust, class_counts(data.train.y))
-    task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
+    task = build_training_task(config, model, trust, class_counts(data.train.y))
     train = _one_batch(model, data.train, int(loader["batch_size"]), seed) if proof else data.train
     few, classes = data.train.take(torch.arange(min(2, len(data.train)))), data.ids(task.kind)
     precision = trainer.get("precision", 32)

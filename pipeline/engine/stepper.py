@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from pipeline.record import permits
+from pipeline.run_store import permits
 
 _ADAM = (
     "self grads exp_avgs exp_avg_sqs max_exp_avg_sqs state_steps "

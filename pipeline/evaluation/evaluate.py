@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.building.blame import blamed
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, each, rows_of, split, to
+from pipeline.error_attribution import attributed_to
 from pipeline.errors import Refused, fault
 from pipeline.evaluation.metrics import score, stated
 from pipeline.evaluation.step import answered, of_step, scalars
-from pipeline.evaluation.task import Task, build_task
-from pipeline.records import Score, TrainSide
+from pipeline.evaluation.task import Task
+from pipeline.results import Score, TrainSide
 
 if TYPE_CHECKING:
-    from pipeline.record.permits import TestKey
+    from pipeline.run_store.permits import TestKey
 
 ROWS = 1024  # of one forward pass
 FEW = 64  # the same for nets that make many numbers of a row, on the CPU: these then stay in its cache
@@ -102,7 +102,7 @@ def device_of(model: nn.Module) -> torch.device:
 def forward(model: nn.Module, X: Tree) -> Tensor:
     """Outputs for all rows, on the model's device. Raises UserError when the model fails."""
     device = device_of(model)
-    with evaluating(model), blamed("model"):
+    with evaluating(model), attributed_to("model"):
         parts = [model(to(part, device)) for part in split(X, rows_at_once(model, device))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -112,7 +112,7 @@ def _answer(model: nn.Module, X: Tree, y: Tree, task: Task) -> Answer:
     if task.step is not None:
         return _stepped(model, X, y, task, any(m.needs != "step" for m in task.metrics))
     outputs = forward(model, X)
-    with torch.no_grad(), blamed("loss"):
+    with torch.no_grad(), attributed_to("loss"):
         return Answer(outputs, float(task.loss(outputs, task.targets(to(y, outputs.device), outputs))), {})
 
 
@@ -123,7 +123,7 @@ def _stepped(model: nn.Module, X: Tree, y: Tree, task: Task, keep: bool) -> Answ
     sizes: list[int] = []
     given: list[dict[str, Tensor | float]] = []
     outputs: list[Tensor] = []
-    with evaluating(model), blamed("task.step"):
+    with evaluating(model), attributed_to("task.step"):
         for inputs, targets in zip(split(X, ROWS), split(y, ROWS), strict=True):
             part = answered(task.step(model, (to(inputs, device), to(targets, device))))
             sizes.append(rows_of(inputs))
@@ -158,7 +158,7 @@ def _values(answer: Answer, y: Tree, task: Task) -> dict[str, float]:
     """Each metric from the outputs; from the step's scalars where it is one of them, or where there are no outputs."""
     found: dict[str, float] = {}
     if answer.outputs is not None:
-        with blamed("task.predict"):
+        with attributed_to("task.predict"):
             found = task.values(answer.outputs, y)
     if len(found) == len(task.metrics):
         return found
@@ -182,15 +182,15 @@ def loss_of(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
     with evaluating(model):
         size = rows_at_once(model, device)
         for inputs, targets in zip(split(X, size), split(y, size), strict=True):
-            with blamed("model"):
+            with attributed_to("model"):
                 outputs = model(to(inputs, device))
-            with blamed("loss"):
+            with attributed_to("loss"):
                 losses.append(task.loss(outputs, task.targets(to(targets, device), outputs)))
             sizes.append(len(targets))
     return _mean([float(loss) for loss in losses], sizes)
 
 
-def judge(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Evaluation:
+def score_split(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Evaluation:
     """The model on a split, its score with an interval from resamples seeded by `seed`."""
     answer = _answer(model, split.X, split.y, task)
     targets = each(lambda tensor: tensor.cpu().numpy(), split.y)
@@ -199,47 +199,19 @@ def judge(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Evaluati
         value = of_step(metric, answer.scalars)
         found = stated(metric, split.name, value, rows_of(split.X))
     else:
-        with blamed("task.predict"):
+        with attributed_to("task.predict"):
             found = score(metric, split.name, targets, task.judged(outputs, split.y), seed)
     if outputs is None:
         return Evaluation(None, None, targets, answer.loss, found)
-    with blamed("task.predict"):
+    with attributed_to("task.predict"):
         predictions = task.predict(outputs).detach().cpu().numpy()
     return Evaluation(outputs.cpu(), predictions, targets, answer.loss, found)
 
 
-def evaluate(
-    model: nn.Module,
-    split: Split,
-    config: Mapping[str, Any],
-    *,
-    trust: Sequence[str] = (),
-    counts: Mapping[str, int] | None = None,
-) -> Evaluation:
-    """The model on a split, under the task and loss of a config.
-
-    `counts` are the train rows per class; `class_weights: balanced` needs them, without them the loss is unweighted.
-    """
-    from pipeline.building.builder import build_loss
-
-    loss = build_loss(config, trust, counts)
-    if isinstance(loss, nn.Module):
-        loss.to(device_of(model))
-    return judge(model, split, build_task(config, loss, model, trust), seed=int(config.get("seed") or 0))
-
-
-def evaluate_test(
-    model: nn.Module,
-    sealed: SealedTest,
-    key: TestKey,
-    config: Mapping[str, Any],
-    *,
-    trust: Sequence[str] = (),
-    counts: Mapping[str, int] | None = None,
-) -> Evaluation:
+def score_test(model: nn.Module, sealed: SealedTest, key: TestKey, task: Task, seed: int = 0) -> Evaluation:
     """The model on the sealed test rows. Raises Refused without a key that an open gate issued for these weights."""
     from pipeline.checkpoints.weights import weights_digest
-    from pipeline.record import permits
+    from pipeline.run_store import permits
 
     candidate = permits.require(key, permits.TestKey).candidate
     weights = weights_digest(model.state_dict())
@@ -247,4 +219,4 @@ def evaluate_test(
         what = "is not the candidate that the test rows were opened for"
         do = f"python -m pipeline verify {key.run.name}"
         raise Refused(fault("model", what, got=f"weights {weights[:12]}", expected=candidate[:12], do=do))
-    return evaluate(model, sealed.read(key), config, trust=trust, counts=counts)
+    return score_split(model, sealed.read(key), task, seed)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, fault
-from pipeline.records import Score, TrainSide
+from pipeline.results import Score, TrainSide
 
 Needs = Literal["classes", "scores", "values", "token_losses", "step"]
 Array = NDArray[Any]

@@ -43,12 +43,6 @@ _TAKES: dict[str, Takes] = {
 LOGITS_OF_SHARES = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits")
 
 
-def require_built(kind: str) -> None:
-    """Raises UserError for a kind of task that there is not."""
-    if kind not in KINDS:
-        raise UserError(fault("task.kind", "unknown kind", got=kind, among=KINDS))
-
-
 def _innermost(loss: Loss) -> Loss:
     """The loss of the config, without what the task puts around it."""
     return loss.inner if isinstance(loss, PerToken) else unscaled(loss)
@@ -244,7 +238,8 @@ def build_task(
     Raises UserError for a kind, metric, predictor or step that cannot be.
     """
     section = config["task"]
-    require_built(section["kind"])
+    if section["kind"] not in KINDS:
+        raise UserError(fault("task.kind", "unknown kind", got=section["kind"], among=KINDS))
     step = build_step(section, model, trust)
     takes = loss_takes(loss, bare(model) if model is not None else None)
     loss = PerToken(loss) if section["kind"] == "language_model" and step is None else scaled_as(model, loss)

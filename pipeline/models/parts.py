@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from pipeline import surgery
 from pipeline.errors import UserError, fault
+from pipeline.models import surgery
 
 NORMALIZATIONS = ("none", "batch", "layer")
 PER_TOKEN = ("none", "layer")  # a batch norm over places would let a token see later ones

@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.history import History
-from pipeline.record.lock import locked
-from pipeline.tracking import outgoing, page
-from pipeline.tracking.memory import Memory
-from pipeline.tracking.outgoing import Point, Story
+from pipeline.run_store.lock import locked
+from pipeline.tracking import description, run_export
+from pipeline.tracking.run_export import Point, Story
+from pipeline.tracking.sent_cache import Memory
 
 EXPERIMENT = "fivegate"
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000  # MLflow's own limits
@@ -81,7 +81,7 @@ def mirror(run_dir: Path, uri: str | None = None, *, running: bool = False) -> d
         try:
             sent = _send(call, run, story, memory)
         finally:
-            terminate(call, run, "RUNNING" if running else outgoing.status(story), story.time(-1))
+            terminate(call, run, "RUNNING" if running else run_export.status(story), story.time(-1))
     return {"uri": shown(uri), "experiment": experiment, "run": run, "sent": sent}
 
 
@@ -209,7 +209,7 @@ def _data(run: str, story: Story, call: _Call, memory: Memory) -> None:
     """The page shows what the run was trained and judged on: every split's digest and counts."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    new = [row for row in page.rows(story) if f"{row.name} {row.digest}" not in memory.data]
+    new = [row for row in description.rows(story) if f"{row.name} {row.digest}" not in memory.data]
     inputs = [
         DatasetInput(
             Dataset(row.name, row.digest, "code", row.source, row.schema, row.profile),
@@ -227,7 +227,7 @@ def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]
     from mlflow.entities import Metric, Param, RunTag
 
     try:
-        decided = {name: value for name, value in outgoing.params(story).items() if name not in memory.params}
+        decided = {name: value for name, value in run_export.params(story).items() if name not in memory.params}
         for part in _chunks(list(decided.items()), PARAMS_PER_CALL):
             call("log_batch", run, params=[Param(name, value[:VALUE_CHARS]) for name, value in part])
             memory.params += [name for name, _ in part]
@@ -236,11 +236,11 @@ def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]
         for batch in _chunks(points, METRICS_PER_CALL):
             call("log_batch", run, metrics=[Metric(p.name, p.value, p.time, p.step) for p in batch])
             memory.remember(batch)
-        changed = {n: sha for n, sha in outgoing.artifacts(story).items() if memory.artifacts.get(n) != sha}
+        changed = {n: sha for n, sha in run_export.artifacts(story).items() if memory.artifacts.get(n) != sha}
         for name, sha in changed.items():
             call("log_artifact", run, str(story.run.path / name), name.rpartition("/")[0] or None)
             memory.artifacts[name] = sha
-        call("log_batch", run, tags=[RunTag(name, value) for name, value in page.tags(story).items()])
+        call("log_batch", run, tags=[RunTag(name, value) for name, value in description.tags(story).items()])
     finally:
         memory.save()
     return {"params": len(decided), "points": len(points), "artifacts": len(changed)}
@@ -249,16 +249,16 @@ def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]
 def _fresh_points(story: Story, memory: Memory) -> list[Point]:
     """What gates judged anew, and what each history holds beyond what was sent of it."""
     fresh: list[Point] = []
-    for folder, path in outgoing.histories(story):
+    for folder, path in run_export.histories(story):
         try:
             history = History.load(path)
         except UserError:
             if path.exists():
                 raise
             continue  # a checkpoint made room for a newer one, which is read next time
-        series = outgoing.points(history, memory.prefix(folder, history), story.started(folder.split("/", 1)[0]))
+        series = run_export.points(history, memory.prefix(folder, history), story.started(folder.split("/", 1)[0]))
         fresh += [point for points in series.values() for point in memory.unsent(points)]
-    judged = outgoing.judged(story)  # last, since a page shows the names in the order in which they came
+    judged = run_export.judged(story)  # last, since a page shows the names in the order in which they came
     return fresh + [p for p in judged if memory.last.get(p.name) != [p.step, str(p.value)]]
 
 

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.conditions.seeds import derive, seeded
 from pipeline.data.dataset import Data
 from pipeline.data.folds import folds_of
-from pipeline.data.splits import class_counts
 from pipeline.engine.fit import fit
 from pipeline.engine.loop import Fit
 from pipeline.engine.observer import StepObserver
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.job import Delta, Job
-from pipeline.record.permits import TrainPermit
+from pipeline.evaluation.evaluate import score_split
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.permits import TrainPermit
+from pipeline.runtime.seeds import derive, seeded
 
 Watch = Callable[[str], Sequence[StepObserver]]
 
@@ -52,7 +51,7 @@ def cross_validate(
         fold = folds_of(data.train, parts)
     except UserError as error:
         return {"not_applicable": error.faults[0]}
-    began, counts, found = time.perf_counter(), class_counts(data.train.y), list[dict[str, Any]]()
+    began, found = time.perf_counter(), list[dict[str, Any]]()
     assert baseline.score is not None
     for k in range(parts):
         job = Job(plan.digest, f"fold {k + 1}", Delta(train_rows={"without_fold": [k, parts]}))
@@ -62,7 +61,7 @@ def cross_validate(
             done = fit(permit, job, watch(f"fold {k + 1} of {parts}"), data=data)
             told |= {"steps": done.steps, "stopped": done.stopped}
             with seeded(derive(plan.seed, "fold", k)):
-                value = evaluate(done.model, left_out, plan.config, trust=trust, counts=counts).score.value
+                value = score_split(done.model, left_out, done.task, plan.seed).score.value
         except UserError as error:  # a metric may want every class, and groups may keep one out of a fold, or in it
             value, told["why"] = math.nan, error.faults[0]
         found.append({**told, "value": value})

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.conditions.threads import cores
-from pipeline.job import Job
-from pipeline.record import files
+from pipeline.run_store import files
+from pipeline.run_store.job import Job
+from pipeline.runtime.threads import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 

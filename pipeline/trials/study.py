@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pipeline.job import Delta
-from pipeline.records import plain
+from pipeline.results import plain
+from pipeline.run_store.job import Delta
 from pipeline.trials.executor import Trial
 from pipeline.trials.stats import holm, paired_p, worst_filled
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, fault
-from pipeline.job import Job
-from pipeline.record import files, permits
-from pipeline.record.run import Run
+from pipeline.run_store import files, permits
+from pipeline.run_store.job import Job
+from pipeline.run_store.run import Run
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.conditions.seeds import derive
-from pipeline.conditions.threads import running_on
 from pipeline.data.tree import Tree, named
 from pipeline.errors import UserError, fault
+from pipeline.runtime.seeds import derive
+from pipeline.runtime.threads import running_on
 
 PAIR = "a pair (X, y) of numeric arrays, or a map-style Dataset of such pairs"
 _LIBRARIES = tuple(dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib")))

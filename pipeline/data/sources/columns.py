@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.sources.labels import class_ids, values
-from pipeline.data.sources.sides import Sides, marks_of, table_sides
+from pipeline.data.sources.split_assignment import Sides, marks_of, table_sides
 from pipeline.data.sources.table import Table, numbers
 from pipeline.data.splits import joined, row_digests
 from pipeline.errors import UserError, fault

@@ -1,0 +1,98 @@
+"""From a validator's errors to our messages: one per key, with what was got, what is expected and the nearest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.config.override_keys import SHOW, leaves, unknown_key
+from pipeline.errors import fault, nearest
+from pipeline.results import PHASES
+
+EXPECTED = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a section of keys",
+    "model_type": "a section of keys",
+    "none_required": "null",
+    "finite_number": "a finite number",
+    "string_too_short": "text that is not empty",
+    "string_too_long": "at most {max_length} characters",
+    "greater_than": "> {gt}",
+    "greater_than_equal": ">= {ge}",
+    "less_than": "< {lt}",
+    "less_than_equal": "<= {le}",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "a dotted name like my_pkg.model.Net",
+    "value_error": "{error}",
+}
+BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+
+
+def complaints(errors: Iterable[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """One message per key that is wrong, in the order of the config's sections."""
+    at: dict[str, list[Mapping[str, Any]]] = {}
+    for error in errors:
+        at.setdefault(_place(error, config), []).append(error)
+    return [_complaint(where, found, config, known) for where, found in at.items() if not _deeper(where, at)]
+
+
+def _deeper(where: str, at: Iterable[str]) -> bool:
+    """Whether a message about the inside of `where` says it better."""
+    return any(other.startswith(f"{where}.") for other in at)
+
+
+def _place(error: Mapping[str, Any], config: Any) -> str:
+    """The dotted key an error speaks of; names of a union's branches, which no config has, are left out."""
+    path, node = [], config
+    for part in error["loc"]:
+        if part in (node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()):
+            path.append(str(part))
+            node = node[part]
+    if error["type"] == "missing":
+        path.append(str(error["loc"][-1]))
+    return ".".join(path)
+
+
+def _look_up(config: Any, where: str) -> Any:
+    return dict(leaves(config)).get(where)
+
+
+def _complaint(where: str, errors: list[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> str:
+    kinds = [error["type"] for error in errors]
+    got = _look_up(config, where)
+    if "extra_forbidden" in kinds:
+        return unknown_key(where, known, f"={got}" if isinstance(got, str | int | float) else "=<value>")
+    if "missing" in kinds:
+        return fault(where, "is missing", do=_addition(where))
+    wanted = [EXPECTED.get(e["type"], str(e["msg"])).format(**e.get("ctx", {})) for e in errors]
+    if len(kinds) == 1 and kinds[0] == "string_type":
+        wanted = ["text in quotes" if isinstance(got, int | float) else "text"]
+    expected = " or ".join(dict.fromkeys(wanted))
+    right = [word for e in errors if e["type"] == "literal_error" for word in _quoted(e["ctx"]["expected"])]
+    close = nearest(got, right) if isinstance(got, str) else None
+    do = f"python -m pipeline ... {where}={close or '<value>'}"
+    return fault(where, _what(kinds), got=got, expected=expected, among=right, do=do)
+
+
+def _what(kinds: list[str]) -> str:
+    if any(kind in BOUNDS for kind in kinds):
+        return "is out of bounds"
+    typed = all(kind in EXPECTED and kind.endswith(("_type", "_required")) for kind in kinds)
+    return "has the wrong type" if typed else "is not allowed"
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+def _addition(where: str) -> str:
+    """The command that brings a missing key back."""
+    phase = where.partition("phases.")[2]
+    if phase and "." not in phase:
+        return f"python -m pipeline ... phases=[{','.join(PHASES)}]"
+    return f"python -m pipeline ... ++{where}=<value>" if "." in where else SHOW

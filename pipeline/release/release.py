@@ -1,0 +1,74 @@
+"""Releasing: the one step behind the last gate, taken when every question is answered and a person has signed."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from pipeline.errors import Refused, fault
+from pipeline.release.bundle import bundle_digest
+from pipeline.results import PHASES
+from pipeline.run_store import files
+from pipeline.run_store.gate import utc_today
+from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState, fold
+
+
+def hindrance(state: RunState, today: date) -> str | None:
+    """Why the records do not let a run be released on that day: every gate and the branch are asked once more."""
+    if state.released:
+        return f"it is released already, as {state.released['subject'][:12]}"
+    for phase in PHASES[:-1]:
+        if not state.passed(phase, today):
+            told = "stale" if state.stale(phase) else state.gate(phase, today) or "not evaluated"
+            return f"the {phase} gate is not open, it is {told}"
+    if not state.sufficient(today):
+        return "the branch is insufficient, and no valid waiver lies over it"
+    if state.gate("finalization", today) != "open":
+        return "the finalization gate is not open"
+    return None
+
+
+def _subject(run: Run, state: RunState) -> str:
+    """The digest of the bundle that was judged and signed. Raises Refused when the payload is another one."""
+    subject = state.gates["finalization"].subject
+    payload = run.inside("bundle", "payload")
+    found = bundle_digest(payload) if payload.is_dir() else "nothing"
+    if subject is None or found != subject:
+        what = "is not the bundle that was judged and signed"
+        do = f"python -m pipeline phase=finalization run.name={run.name}"
+        expected = f"digest {subject[:12]}" if subject else "the digest of a bundle"
+        raise Refused(fault("bundle/payload", what, got=found[:12], expected=expected, do=do))
+    return subject
+
+
+def _attestation(state: RunState, subject: str) -> dict[str, Any]:
+    """What is said of the bundle beside its payload."""
+    return {
+        "schema": 1,
+        "subject": subject,
+        "plan": state.plan,
+        "ledger_head": state.head,
+        "items": [vars(item) for item in state.gates["finalization"].items],
+        "waivers": [vars(w) for w in state.waivers],
+        "sign_offs": [vars(s) for s in state.valid_sign_offs("finalization")],
+        "revisions": list(state.revisions),
+    }
+
+
+def release(run: Run, book: Ledger, today: date | None = None) -> None:
+    """The bundle is released: its attestation lies beside the payload, and the ledger says so.
+
+    Raises Refused unless every gate and the branch let it today, and the payload on disk is the one that was signed.
+    """
+    state = fold(book.entries)
+    why = hindrance(state, today or utc_today())
+    if why:
+        do = f"python -m pipeline status {run.name} --gate finalization"
+        raise Refused(fault(run.name, f"cannot be released: {why}", do=do))
+    subject = _subject(run, state)
+    path = run.inside("bundle", "attestations", "release.json")
+    files.write_json(path, _attestation(state, subject))
+    attestation = {"path": run.relative(path), "sha256": files.sha256(path)}
+    book.append("released", {"subject": subject, "attestation": attestation})

@@ -1,0 +1,267 @@
+"""The only module that writes: every file appears whole or not at all, and survives a power cut.
+
+A file is written beside its final name, synced, renamed over it, and the folder is synced. Every system
+call passes a numbered fault point, so that a test can fail or kill exactly the k-th one:
+`FIVEGATE_FAULT=ENOSPC@3` raises, `FIVEGATE_FAULT=kill@3` sends SIGKILL, `FIVEGATE_FAULT=short@3` writes half.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, fault
+from pipeline.results import plain
+
+Hook = Callable[[str, Path], bool]
+
+_ADVICE = {
+    errno.ENOSPC: "free some space and repeat the command; what was acknowledged is safe",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f) and repeat the command",
+    errno.ENOENT: "was the run removed while it was at work? Begin anew: repeat the command",
+    errno.EDQUOT: "free some of the quota and repeat the command; what was acknowledged is safe",
+    errno.EROFS: "choose a writable folder with run.root=DIR",
+    errno.EACCES: "choose a writable folder with run.root=DIR",
+    errno.EPERM: "choose a writable folder with run.root=DIR",
+}
+
+
+def _hook_from_environment() -> Hook | None:
+    """The fault that `FIVEGATE_FAULT=<kill|short|ERRNO>@<k>` asks for, counted over this process's calls."""
+    spec = os.environ.get("FIVEGATE_FAULT")
+    if not spec:
+        return None
+    kind, _, k = spec.partition("@")
+    calls = count(1)
+
+    def hook(operation: str, path: Path) -> bool:
+        if next(calls) != int(k):
+            return False
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "short":
+            return operation == "write"
+        raise OSError(getattr(errno, kind), os.strerror(getattr(errno, kind)), str(path))
+
+    return hook
+
+
+_hook: Hook | None = _hook_from_environment()
+
+
+@contextmanager
+def fault_points(hook: Hook) -> Iterator[None]:
+    """Call `hook(operation, path)` before every system call inside the block; True asks for a short write."""
+    global _hook
+    previous, _hook = _hook, hook
+    try:
+        yield
+    finally:
+        _hook = previous
+
+
+def _point(operation: str, path: Path) -> bool:
+    return _hook is not None and _hook(operation, path)
+
+
+@contextmanager
+def _as_user_error(path: Path, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        do = _ADVICE.get(error.errno or 0)
+        raise UserError(fault(str(path), f"cannot {doing}", got=error.strerror or str(error), do=do)) from error
+
+
+def _write_and_sync(descriptor: int, data: bytes, path: Path) -> None:
+    short = _point("write", path)
+    written = os.write(descriptor, data[: len(data) // 2] if short else data)
+    while not short and written < len(data):
+        written += os.write(descriptor, data[written:])
+    if short:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    _point("fsync", path)
+    os.fsync(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """After this call the names inside the folder survive a power cut."""
+    _point("fsync_folder", path)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def folder(path: Path) -> Path:
+    """The folder exists, with its parents. Raises UserError where it cannot be made."""
+    with _as_user_error(path, "make the folder"):
+        if not path.is_dir():
+            _point("mkdir", path)
+            path.mkdir(parents=True, exist_ok=True)
+            sync_folder(path.parent)
+    return path
+
+
+def claim(path: Path) -> bool:
+    """Whether this call, and no other, made the folder: who gets True has the name to itself."""
+    with _as_user_error(path, "make the folder"):
+        _point("mkdir", path)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return False
+        sync_folder(path.parent)
+    return True
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The file holds exactly `data`, or what it held before. Raises UserError when the disk refuses."""
+    folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _as_user_error(path, "write"):
+        try:
+            _point("open", temporary)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                _write_and_sync(descriptor, data, temporary)
+            finally:
+                os.close(descriptor)
+            _point("rename", path)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The file holds the value as indented JSON with sorted keys; non-finite numbers as strings."""
+    write_text(path, json.dumps(plain(value), sort_keys=True, indent=2, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """The line stands at the end of the file, synced, written by one call. Raises UserError when it may not."""
+    created = not path.exists()
+    with _as_user_error(path, "append"):
+        _point("open", path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            _write_and_sync(descriptor, line, path)
+        finally:
+            os.close(descriptor)
+        if created:
+            sync_folder(path.parent)
+
+
+def truncate(path: Path, length: int) -> None:
+    """The file ends after `length` bytes."""
+    with _as_user_error(path, "truncate"):
+        _point("truncate", path)
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            os.ftruncate(descriptor, length)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Two names change places in one step; False, with nothing done, where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux; glibc 2.28, musl 1.2.6
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _set_in_place(temporary: Path, final: Path) -> Path | None:
+    """`temporary` takes the name `final`; the name under which the folder that stood there can be found now."""
+    _point("rename", final)
+    if not final.exists():
+        os.replace(temporary, final)
+        return None
+    if _exchange(temporary, final):
+        return temporary
+    aside = final.with_name(f".{final.name}.{os.getpid()}.old")
+    os.replace(final, aside)
+    try:
+        _point("rename", final)
+        os.replace(temporary, final)
+    except OSError:
+        os.replace(aside, final)
+        raise
+    return aside
+
+
+def _clear_up_after_a_kill(final: Path, temporary: Path) -> None:
+    """A folder that a killed commit set aside has its name again, and what is left over beside it is gone."""
+    for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
+        if final.exists():
+            remove_folder(old)
+        else:
+            _point("rename", final)
+            os.replace(old, final)
+    for stale in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+        if stale != temporary and stale.is_dir():
+            remove_folder(stale)
+
+
+def commit_folder(temporary: Path, final: Path) -> None:
+    """The folder `temporary` stands under the name `final`, which is replaced when it exists.
+
+    One step where the system can exchange two names. Where it cannot, a kill in between leaves the old folder beside
+    the name, as `.<name>.<pid>.old`, and the next commit gives it the name back before it begins.
+    """
+    with _as_user_error(final, "commit"):
+        _clear_up_after_a_kill(final, temporary)
+        for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
+            _point("fsync", path)
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(temporary)
+        replaced = _set_in_place(temporary, final)
+        sync_folder(final.parent)
+        if replaced:
+            _point("unlink", replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """No file stands under that name any more."""
+    with _as_user_error(path, "remove"):
+        _point("unlink", path)
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Nothing stands under that name any more."""
+    with _as_user_error(path, "remove"):
+        _point("unlink", path)
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of the file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

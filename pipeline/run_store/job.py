@@ -1,0 +1,80 @@
+"""A job: one training as a typed change against the plan. Deciding what a training is needs nothing else."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import UserError, fault
+from pipeline.results import plain
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Changes against the plan: dotted overrides of existing keys, surgery on the model, changes of train rows.
+
+    Validation and test rows never change.
+    """
+
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    surgery: tuple[Mapping[str, Any], ...] = ()
+    train_rows: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.overrides or self.surgery or self.train_rows)
+
+    def describe(self) -> str:
+        """The change as a user would type it."""
+        parts = [f"{k}={v}" for k, v in self.overrides.items()]
+        parts += [f"surgery: {next(iter(s))}" for s in self.surgery]
+        parts += [f"train rows: {k}={v}" for k, v in self.train_rows.items()]
+        return ", ".join(parts) or "no change"
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    """Replace an existing dotted key. Raises UserError when the config has no such key."""
+    *path, last = key.split(".")
+    node: Any = config
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last not in node:
+        raise UserError(fault(key, "is no key of the frozen plan", expected="a key that the plan has"))
+    node[last] = value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: against which plan, what for, what is changed, which derived seed, how many steps at most."""
+
+    plan_digest: str
+    purpose: str
+    delta: Delta = field(default_factory=Delta)
+    seed_index: int = 0
+    max_steps: int | None = None
+
+    def config(self, plan_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The plan's config with the delta applied; the plan's own is left alone."""
+        config = copy.deepcopy(dict(plan_config))
+        for key, value in self.delta.overrides.items():
+            _set(config, key, value)
+        config["surgery"] = [*(config.get("surgery") or []), *map(dict, self.delta.surgery)]
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        return plain(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Job:
+        delta = body["delta"]
+        change = Delta(delta["overrides"], tuple(delta["surgery"]), delta["train_rows"])
+        return cls(body["plan_digest"], body["purpose"], change, body["seed_index"], body["max_steps"])
+
+
+def run_seed(master: int, seed_index: int) -> int:
+    """The seed of a training: the master seed itself for index 0, else derived from it (63 bits of SHA-256)."""
+    if seed_index == 0:
+        return master
+    return int.from_bytes(hashlib.sha256(f"{master}/trial/{seed_index}".encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,164 @@
+"""The ledger: one canonical JSON line per fact, chained by hashes, appended by one fsynced write.
+
+An entry is `{"seq","time","kind","data","prev","hash"}`; `hash` is the SHA-256 of the line without `hash`.
+A tail is *torn* when it has no final newline and is the beginning of an entry: the next writer sets it aside
+and says so. Anything else that does not fit is tampering, and the first entry that does not fit is named.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Refused, fault
+from pipeline.results import canonical, digest, plain
+from pipeline.run_store import files
+from pipeline.run_store.lock import RunLock
+
+Entry = dict[str, Any]
+
+GENESIS = "0" * 64
+
+KINDS = frozenset(
+    {
+        "run.created", "ledger.torn", "trust.granted", "plan.frozen",
+        "phase.started", "phase.finished", "phase.failed",
+        "item.evaluated", "gate.decided", "gate.not_needed", "branch.decided",
+        "job.started", "job.finished", "study.decided", "candidate.chosen",
+        "test.opened", "test.scored", "export.written", "waiver", "sign_off",
+        "exhausted", "released", "rolled_back", "stopped", "tracking.away",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a ledger file holds: its good entries, a torn tail, and the first fault (None when intact)."""
+
+    entries: list[Entry]
+    torn: bytes = b""
+    fault: str | None = None
+
+
+def _entry_fault(line: bytes, seq: int, prev: str) -> tuple[Entry | None, str | None]:
+    """The entry of one line, or what is wrong with it as the `seq`-th entry after hash `prev`."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None, "is not JSON"
+    if not isinstance(entry, dict) or set(entry) != {"seq", "time", "kind", "data", "prev", "hash"}:
+        return None, "does not have the six fields of an entry"
+    if canonical(entry).encode() != line:
+        return None, "is not in canonical form"
+    if digest({k: v for k, v in entry.items() if k != "hash"}) != entry["hash"]:
+        return None, "does not match its hash"
+    if entry["seq"] != seq or entry["prev"] != prev:
+        return None, "does not follow the entry before it"
+    if entry["kind"] not in KINDS:
+        return None, f"is of the unknown kind {entry['kind']!r}"
+    return entry, None
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Whether the tail is the beginning of an entry: a complete one with something behind it is not."""
+    if not tail.startswith(b'{"data":'[: len(tail)]):
+        return False
+    try:
+        json.JSONDecoder().raw_decode(tail.decode())
+    except UnicodeDecodeError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
+def scan(path: Path) -> Scan:
+    """Read a ledger without changing it, as far as it is intact. A file that is absent is an empty ledger."""
+    raw = path.read_bytes() if path.exists() else b""
+    lines = raw.split(b"\n")
+    tail = lines.pop()
+    if tail and not _is_torn(tail):
+        lines.append(tail)
+        tail = b""
+    entries: list[Entry] = []
+    prev = GENESIS
+    for seq, line in enumerate(lines):
+        entry, what = _entry_fault(line, seq, prev)
+        if entry is None:
+            return Scan(entries, tail, f"entry {seq} {what}")
+        entries.append(entry)
+        prev = entry["hash"]
+    return Scan(entries, tail)
+
+
+def read(path: Path) -> list[Entry]:
+    """The entries of an intact ledger, a torn tail left out. Raises Refused naming the first entry that is tampered."""
+    found = scan(path)
+    if found.fault:
+        raise Refused(
+            fault(
+                str(path), f"the ledger was changed: {found.fault}", do=f"python -m pipeline verify {path.parent.name}"
+            )
+        )
+    return found.entries
+
+
+class Ledger:
+    """The writer's end of a ledger; only the holder of the run's lock makes one, and only while it is held.
+
+    Opening sets a torn tail aside as `ledger.torn-<seq>` and records it. Raises Refused on tampering.
+    """
+
+    def __init__(self, path: Path, lock: RunLock) -> None:
+        self.path = path
+        self._lock = lock
+        self._need_lock()
+        self.entries = read(path)
+        self._dirty = False
+        self._heal()
+
+    @property
+    def head(self) -> str:
+        """Hash of the last entry."""
+        return self.entries[-1]["hash"] if self.entries else GENESIS
+
+    def _need_lock(self) -> None:
+        if not self._lock.guards(self.path):
+            raise TypeError(f"{self.path} is written only while the lock of its run is held; use `opened(run)`")
+
+    def _heal(self) -> None:
+        self._dirty = False
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        if not raw or raw.endswith(b"\n"):
+            return
+        torn = scan(self.path).torn
+        if not torn:  # a complete entry that lost only its newline
+            files.append_line(self.path, b"\n")
+            return
+        aside = self.path.with_name(f"ledger.torn-{len(self.entries)}")
+        files.write_bytes(aside, torn)
+        files.truncate(self.path, len(raw) - len(torn))
+        self.append("ledger.torn", {"file": aside.name, "bytes": len(torn)})
+
+    def append(self, kind: str, data: dict[str, Any]) -> Entry:
+        """The fact is on disk when this returns: one line, one write, one fsync."""
+        assert kind in KINDS, kind
+        self._need_lock()
+        if self._dirty:
+            self._heal()
+        body = {
+            "seq": len(self.entries),
+            "time": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "kind": kind,
+            "data": plain(data),
+            "prev": self.head,
+        }
+        entry = {**body, "hash": digest(body)}
+        self._dirty = True  # a write that fails half-way leaves a torn tail, which the next append sets aside
+        files.append_line(self.path, canonical(entry).encode() + b"\n")
+        self._dirty = False
+        self.entries.append(entry)
+        return entry

@@ -1,0 +1,154 @@
+"""Permits: what only an open gate, verified anew from the ledger, can make.
+
+Training takes a `TrainPermit`, reading the test rows a `TestKey`, exporting an `ExportPermit`. None can be built by
+hand: this stops accidents, not a user who edits the code; against that stands `verify`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import Refused, fault
+from pipeline.run_store import plan as plans
+from pipeline.run_store.ledger import Entry, Ledger
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState
+
+_ISSUER = object()
+
+
+class _Permit:
+    """What all permits carry: the plan they hold for, the run, and the ledger's head when they were made."""
+
+    def __init__(self, issuer: object, run: Run, plan: plans.Plan, head: str) -> None:
+        if issuer is not _ISSUER:
+            raise TypeError(f"a {type(self).__name__} is issued by an open gate and cannot be constructed")
+        self.run = run
+        self.plan = plan
+        self.head = head
+
+    @property
+    def run_dir(self) -> Path:
+        return self.run.path
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied into another process; issue it there from the ledger"
+        )
+
+
+class TrainPermit(_Permit):
+    """The planning gate of this plan is open: optimizer steps may be made."""
+
+
+class TestKey(_Permit):
+    """The planned test rows may be read once, to judge the recorded `candidate` (the digest of its weights)."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of its name
+
+    def __init__(self, issuer: object, run: Run, plan: plans.Plan, head: str, candidate: str = "") -> None:
+        super().__init__(issuer, run, plan, head)
+        self.candidate = candidate
+        self._spent = False
+
+    def spend(self, rows: str) -> None:
+        """The key is used up by rows of this digest. Raises Refused for a used key and for other rows."""
+        _need_planned_rows(self.plan, rows)
+        if self._spent:
+            do = f"python -m pipeline phase=finalization run.name={self.run.name}"
+            raise Refused(fault("permit", "this key to the test rows was used before", expected="a new one", do=do))
+        self._spent = True
+
+
+class ExportPermit(_Permit):
+    """The model earned finalization: it may be written in a form that others run."""
+
+
+P = TypeVar("P", bound=_Permit)
+
+
+def _named(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIO' else 'a'} {kind.__name__}"
+
+
+def require(permit: object, kind: type[P]) -> P:
+    """The permit itself, when it is one. Raises Refused when anything else was handed in."""
+    if not isinstance(permit, kind):
+        raise Refused(
+            fault(
+                "permit",
+                f"nothing of ours does this without {_named(kind)}",
+                got=type(permit).__name__,
+                expected=f"{_named(kind)} issued by an open gate",
+                do="python -m pipeline phase=planning experiment=NAME seed=1",
+            )
+        )
+    return permit
+
+
+def _need_open(run: Run, state: RunState, *phases: str) -> None:
+    for phase in phases:
+        if not state.passed(phase):
+            raise Refused(
+                fault(
+                    f"gate {phase}",
+                    "is not open",
+                    got="stale" if state.stale(phase) else state.gate(phase) or "not evaluated",
+                    expected="open",
+                    do=f"python -m pipeline status {run.name}",
+                )
+            )
+
+
+def train(run: Run) -> TrainPermit:
+    """A permit to train under the run's current plan. Raises Refused unless the planning gate is open in the ledger."""
+    state = run.state()
+    _need_open(run, state, "planning")
+    return TrainPermit(_ISSUER, run, plans.load(run, state), state.head)
+
+
+def _need_candidate(run: Run, state: RunState) -> dict[str, Any]:
+    _need_open(run, state, "planning", "baseline", "diagnostics", "optimization")
+    if not state.candidate or not state.sufficient():
+        do = f"python -m pipeline phase=auto run.name={run.name}"
+        raise Refused(fault(run.name, "no model has earned finalization", expected="a sufficient candidate", do=do))
+    return state.candidate
+
+
+def _need_planned_rows(plan: plans.Plan, rows: str) -> None:
+    planned = plan.facts["splits"]["test"]["digest"]
+    if rows != planned:
+        what = "are not the test rows that the plan froze"
+        raise Refused(fault("data.test", what, got=rows[:12], expected=planned[:12]))
+
+
+def _unscored_opening(book: Ledger, candidate: str, rows: str) -> Entry | None:
+    """The newest opening of these rows for this candidate, when no score came of it."""
+    kinds = ("test.opened", "test.scored")
+    mine = [e for e in book.entries if e["kind"] in kinds and e["data"]["candidate"] == candidate]
+    mine = [e for e in mine if e["data"].get("digest") == rows]
+    return mine[-1] if mine and mine[-1]["kind"] == "test.opened" else None
+
+
+def test(run: Run, book: Ledger, rows: str) -> TestKey:
+    """The key to the test rows of this digest. Raises Refused, recording nothing, for others than the planned ones.
+
+    The opening is in the ledger before the key exists, so that a crash still counts; an opening that a crash left
+    without its score is taken up again and not counted twice.
+    """
+    state = run.state()
+    candidate = _need_candidate(run, state)["weights"]
+    plan = plans.load(run, state)
+    _need_planned_rows(plan, rows)
+    opening = _unscored_opening(book, candidate, rows)
+    if opening is None:
+        opening = book.append("test.opened", {"candidate": candidate, "digest": rows, "plan": plan.digest})
+    return TestKey(_ISSUER, run, plan, opening["hash"], candidate)
+
+
+def export(run: Run) -> ExportPermit:
+    """A permit to export the candidate. Raises Refused unless every gate before finalization is open or not needed."""
+    state = run.state()
+    _need_candidate(run, state)
+    return ExportPermit(_ISSUER, run, plans.load(run, state), state.head)

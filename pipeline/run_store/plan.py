@@ -1,0 +1,108 @@
+"""The frozen plan: what later phases work from, and how a new revision differs from the old one.
+
+`plan/<revision>.yaml` holds the resolved config, the checklists with their thresholds, and the facts that planning
+measured (splits, data digests, threads, budget, environment, trusted packages). Its digest stands in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Refused, UserError, fault
+from pipeline.results import digest, plain
+from pipeline.run_store import files
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState
+
+GOALPOSTS = ("seed", "plan", "task", "data", "phases")
+OUTSIDE = ("phase", "run", "trust")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One revision of a run's plan; `digest` covers everything but the revision number."""
+
+    revision: int
+    config: dict[str, Any]
+    checklists: dict[str, list[dict[str, Any]]]
+    facts: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return digest({"config": self.config, "checklists": self.checklists, "facts": self.facts})
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+
+def write(run: Run, plan: Plan) -> Path:
+    """The plan stands in its file under the run."""
+    import yaml
+
+    path = run.inside("plan", f"{plan.revision}.yaml")
+    body = {
+        "schema": 1,
+        "revision": plan.revision,
+        "digest": plan.digest,
+        "config": plan.config,
+        "checklists": plan.checklists,
+        "facts": plan.facts,
+    }
+    files.write_text(path, yaml.safe_dump(plain(body), sort_keys=False, allow_unicode=True))
+    return path
+
+
+def load(run: Run, state: RunState | None = None, revision: int | None = None) -> Plan:
+    """The newest plan (or one revision) as frozen. Raises Refused when the file is not what the ledger recorded."""
+    import yaml
+
+    state = state or run.state()
+    known = {r["revision"]: r for r in state.revisions}
+    if not known:
+        raise UserError(
+            fault(run.name, "nothing is planned yet", do=f"python -m pipeline phase=planning run.name={run.name}")
+        )
+    record = known.get(revision or max(known))
+    if record is None:
+        raise UserError(fault("revision", "there is no such plan", got=revision, among=[str(k) for k in known]))
+    path = run.path / record["file"]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        body = yaml.load(path.read_text(), Loader=loader)
+        plan = Plan(record["revision"], body["config"], body["checklists"], body["facts"])
+        intact = plan.digest == record["digest"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        do = f"restore {path} or plan anew: python -m pipeline phase=planning run.name={run.name}"
+        raise Refused(
+            fault(
+                str(path), "is not the plan that the ledger recorded", expected=f"digest {record['digest'][:12]}", do=do
+            )
+        )
+    return plan
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Every dotted key whose value differs, with (old, new); a key that one side lacks counts as None there."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in dict.fromkeys([*old, *new]):
+            found |= differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {} if old == new else {prefix: (old, new)}
+
+
+def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The config keys that differ between two plans, apart from those that are no part of a plan (`OUTSIDE`)."""
+    inside = ({k: v for k, v in config.items() if k not in OUTSIDE} for config in (old, new))
+    return differences(plain(next(inside)), plain(next(inside)))
+
+
+def moved_goalposts(changed: Mapping[str, Any]) -> list[str]:
+    """The changed keys that only an explicit `phase=planning` may change: seed, targets, limits, splits, thresholds."""
+    return [key for key in changed if key.split(".", 1)[0] in GOALPOSTS]

@@ -1,0 +1,93 @@
+"""A run directory: its name, its paths, and the two ways to open it (to read, or locked to write)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, fault
+from pipeline.run_store import files, ledger
+from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.lock import RunLock
+from pipeline.run_store.state import RunState, fold
+
+NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
+RESERVED = frozenset({"mlartifacts"})
+
+
+def check_name(name: str) -> str:
+    """The name itself when it may name a run. Raises UserError otherwise."""
+    if not NAME.fullmatch(name) or name in RESERVED:
+        expected = "1 to 63 of a-z 0-9 _ -, beginning with a letter or digit" + (
+            f", and not {name!r}, which is reserved" if name in RESERVED else ""
+        )
+        raise UserError(
+            fault("run.name", "cannot name a run", got=name, expected=expected, do="choose another run.name=NAME")
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory on disk, `<root>/<name>`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def shown_root(self) -> str:
+        """The folder of runs as a command in this folder names it; `runs` is the default and need not be typed."""
+        root = self.path.parent
+        return root.relative_to(Path.cwd()).as_posix() if root.is_relative_to(Path.cwd()) else str(root)
+
+    def exists(self) -> bool:
+        return self.ledger_path.exists()
+
+    def state(self) -> RunState:
+        """The fold over the ledger as it stands on disk. Raises Refused when the ledger was tampered with."""
+        return fold(ledger.read(self.ledger_path))
+
+    def inside(self, *parts: str | int) -> Path:
+        return self.path.joinpath(*(str(p) for p in parts))
+
+    def relative(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    @classmethod
+    def at(cls, root: str | Path, name: str) -> Run:
+        """The run of that name under a root folder, whether or not it exists."""
+        return cls(Path(root).resolve() / check_name(name))
+
+    @classmethod
+    def find(cls, given: str | Path, root: str | Path = "runs") -> Run:
+        """The run that a user means by a directory or a name. Raises UserError naming the nearest that exists."""
+        direct = Path(given)
+        for path in (direct, Path(root) / direct):
+            if (path / "ledger.jsonl").is_file():
+                return cls(path.resolve())
+        known = sorted(p.parent.name for p in Path(root).glob("*/ledger.jsonl"))
+        do = "python -m pipeline phase=baseline experiment=digits" if not known else "python -m pipeline status"
+        expected = None if known else f"a run directory, or the name of a run under {root}/ (there is none yet)"
+        raise UserError(fault("RUN", "there is no such run", got=str(given), expected=expected, among=known, do=do))
+
+
+@contextmanager
+def opened(run: Run, **created: Any) -> Iterator[Ledger]:
+    """The run's ledger, locked for writing; `created` goes into the first entry of a new run."""
+    files.folder(run.path)
+    with RunLock(run.path) as lock:
+        book = Ledger(run.ledger_path, lock)
+        if not book.entries:
+            book.append("run.created", {"name": run.name, "schema": 1, **created})
+        yield book
