@@ -45,7 +45,7 @@ def trained(given: Planned, epoch: Callable[[], Iterable[tuple[Tensor, Tensor]]]
     return steps
 
 
-def bare(given: Planned) -> int:
+def unwrap(given: Planned) -> int:
     """(a) a loop that indexes tensors."""
     import torch
 
@@ -79,7 +79,7 @@ def engine(given: Planned) -> int:
         return fit(given.permit, given.job, [Monitor()], data=given.data, folder=Path(folder)).steps
 
 
-WAYS: dict[str, Callable[[Planned], int]] = {"a bare loop": bare, "b DataLoader": loader, "c engine": engine}
+WAYS: dict[str, Callable[[Planned], int]] = {"a bare loop": unwrap, "b DataLoader": loader, "c engine": engine}
 
 
 def work(name: str, way: str) -> None:

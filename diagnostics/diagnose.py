@@ -10,7 +10,7 @@ from typing import Any
 from diagnostics.conditions import Condition, Observation, View, observe
 from diagnostics.confidence import Confidence, weigh
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
-from diagnostics.playbook import Kind, Playbook, Suspect, load_all
+from diagnostics.playbook import CandidateCause, Kind, Playbook, load_all
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
 from pipeline.repair.config_edits import look
@@ -33,7 +33,7 @@ CONFIG_FACTS = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class PlaybookMatch:
     """A playbook beside a history: each condition observed."""
 
     playbook: Playbook
@@ -51,10 +51,10 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Weighed:
+class CauseScore:
     """A cause with all that supports and contradicts it, over every playbook that fired."""
 
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[CandidateCause, ...]
     seen: Mapping[Condition, Observation]
     report: bool  # the history was read from somebody's logs
 
@@ -102,7 +102,7 @@ def diagnose(history: History, config: Mapping[str, Any] | None = None, round: i
     `config` (a resolved plan) turns cures into overrides. Missing measurements lower confidence and are listed.
     """
     view = _view(history, config)
-    judged = [Judged(p, tuple(observe(c, view) for c in p.when)) for p in load_all()]
+    judged = [PlaybookMatch(p, tuple(observe(c, view) for c in p.when)) for p in load_all()]
     firing = sorted((j for j in judged if j.fires), key=lambda j: j.playbook.severity != "blocking")
     report = any(event["kind"] == "imported" for event in history.events)
     ranked = sorted(_weigh(firing, view, report), key=lambda w: -w.confidence().value)
@@ -140,18 +140,18 @@ def _view(history: History, config: Mapping[str, Any] | None) -> View:
     return View(history, facts, metric if isinstance(metric, str) else None)
 
 
-def _weigh(firing: Iterable[Judged], view: View, report: bool) -> Iterator[Weighed]:
+def _weigh(firing: Iterable[PlaybookMatch], view: View, report: bool) -> Iterator[CauseScore]:
     """Each cause once, with the distinct conditions of all playbooks that propose it."""
-    suspects: dict[str, list[Suspect]] = {}
+    suspects: dict[str, list[CandidateCause]] = {}
     for judged in firing:
         for suspect in judged.playbook.causes:
             suspects.setdefault(suspect.id, []).append(suspect)
     for entries in suspects.values():
         conditions = dict.fromkeys(c for entry in entries for c in entry.supported_by)
-        yield Weighed(tuple(entries), {c: observe(c, view) for c in conditions}, report)
+        yield CauseScore(tuple(entries), {c: observe(c, view) for c in conditions}, report)
 
 
-def _cures(weighed: Weighed) -> dict[str, tuple[Kind, Condition | None]]:
+def _cures(weighed: CauseScore) -> dict[str, tuple[Kind, Condition | None]]:
     """The cures of all playbooks in their order, each with what it should bring about."""
     found: dict[str, tuple[Kind, Condition | None]] = {}
     for suspect in weighed.suspects:
@@ -160,7 +160,7 @@ def _cures(weighed: Weighed) -> dict[str, tuple[Kind, Condition | None]]:
     return found
 
 
-def _fixes(ranked: Iterable[Weighed], config: Mapping[str, Any] | None) -> Iterator[Fix]:
+def _fixes(ranked: Iterable[CauseScore], config: Mapping[str, Any] | None) -> Iterator[Fix]:
     """Every remedy once, causes in their rank, cures in the playbooks' order, small changes before large."""
     seen: list[Any] = []
     for weighed in ranked:
@@ -173,7 +173,7 @@ def _fixes(ranked: Iterable[Weighed], config: Mapping[str, Any] | None) -> Itera
                     yield Fix(weighed.id, kind, remedy, impact)
 
 
-def _root_cause(weighed: Weighed, config: Mapping[str, Any] | None) -> RootCause:
+def _root_cause(weighed: CauseScore, config: Mapping[str, Any] | None) -> RootCause:
     first = next(iter(_cures(weighed)))
     return RootCause(
         weighed.id,
@@ -185,7 +185,7 @@ def _root_cause(weighed: Weighed, config: Mapping[str, Any] | None) -> RootCause
     )
 
 
-def _not_checked(judged: Iterable[Judged], ranked: Iterable[Weighed]) -> Iterator[dict[str, str]]:
+def _not_checked(judged: Iterable[PlaybookMatch], ranked: Iterable[CauseScore]) -> Iterator[dict[str, str]]:
     """What could not be measured: playbooks left undecided by it, then supports of causes, then what is not built."""
     for j in judged:
         if j.undecided:
@@ -212,7 +212,7 @@ def _made_again(history: History) -> str:
     return f" Made again, step {step} shows the first tensor that is not finite: {place}{shown}."
 
 
-def _statement(judged: list[Judged], ranked: list[Weighed]) -> str:
+def _statement(judged: list[PlaybookMatch], ranked: list[CauseScore]) -> str:
     """How sure the whole is, in two or three sentences."""
     undecided = [j.playbook.id for j in judged if j.undecided and not j.fires]
     left = f" Not decided for want of measurements: {', '.join(undecided)}." if undecided else ""

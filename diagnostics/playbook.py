@@ -31,7 +31,7 @@ _CAUSE = ("id", "supported_by", "cures", "expect", "cites", "basis")
 
 
 @dataclass(frozen=True)
-class Suspect:
+class CandidateCause:
     """A cause that a playbook proposes, what would support it, and the cures in the order to try them.
 
     The first support is what the cause cannot do without: measured and not holding, it rules the cause out.
@@ -53,7 +53,7 @@ class Playbook:
     symptom: str
     severity: Severity
     when: tuple[Condition, ...]
-    causes: tuple[Suspect, ...]
+    causes: tuple[CandidateCause, ...]
     fires: tuple[Mapping[str, Any], ...]
     silent: tuple[Mapping[str, Any], ...]
     sections: Mapping[str, str]
@@ -160,7 +160,7 @@ class _Reader:
             self.complain(f"{key}.last", "is no share of the run", got=numbers["last"], expected="above 0, at most 1")
         return Condition(signal, of, **{k: float(v) for k, v in numbers.items()})
 
-    def _cause(self, key: str, entry: Any) -> Suspect:
+    def _cause(self, key: str, entry: Any) -> CandidateCause:
         entry = entry if isinstance(entry, dict) else {"id": entry}
         self._keys(key, entry, _CAUSE, needed=("id", "cures", "cites"))
         known, name = vocabulary.load(), str(entry.get("id"))
@@ -172,7 +172,7 @@ class _Reader:
             self.complain(f"{key}.basis", "unknown basis", got=basis, among=CEILINGS)
         expect = self.condition(f"{key}.expect", entry["expect"]) if entry.get("expect") else None
         supported_by = self._conditions(f"{key}.supported_by", entry.get("supported_by"))
-        return Suspect(name, supported_by, cures, expect, str(entry.get("cites")), basis)
+        return CandidateCause(name, supported_by, cures, expect, str(entry.get("cites")), basis)
 
     def _cure(self, key: str, entry: Any, cause: str) -> tuple[str, Kind]:
         entry = dict(entry) if isinstance(entry, dict) else {"id": entry}

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from pipeline.engine.loop import Fit
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.run_store.permits import TrainPermit
-    from pipeline.sanity_checks.run_checks import Found
+    from pipeline.sanity_checks.run_checks import CheckResults
 
 
-def _proofs(ctx: PhaseContext, permit: TrainPermit, data: Data) -> Found:
+def _proofs(ctx: PhaseContext, permit: TrainPermit, data: Data) -> CheckResults:
     """What careful engineers try by hand before a long training, within a tenth of its time."""
-    from pipeline.sanity_checks.context import Bench
+    from pipeline.sanity_checks.context import CheckContext
     from pipeline.sanity_checks.lr_range_test import told
     from pipeline.sanity_checks.run_checks import prove
 
-    found = prove(Bench(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "proofs"))
+    found = prove(CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "proofs"))
     if found["learning_rate"]["outcome"] == "measured":
-        ctx.say(f"baseline: {told(found['learning_rate'])}")
+        ctx.log(f"baseline: {told(found['learning_rate'])}")
     return found
 
 
@@ -54,7 +54,7 @@ def _origin(ctx: PhaseContext, done: Fit, data: Data) -> dict[str, Any] | None:
         in_batch = origin.what in ("inputs", "targets")
         done.history.facts["batch_nonfinite"] = float(len(origin.rows) or 1) if in_batch else 0.0
         done.history.facts["weights_nonfinite"] = float(origin.what == "parameter")
-    ctx.say(f"baseline: made step {done.steps} again; the first tensor that is not finite: {origin or 'not found'}")
+    ctx.log(f"baseline: made step {done.steps} again; the first tensor that is not finite: {origin or 'not found'}")
     return found
 
 
@@ -62,7 +62,7 @@ def _stop_by_the_clock(ctx: PhaseContext, done: Fit) -> None:
     """What ended by the clock and not by its budget is on record: another machine would have gone further."""
     if done.stopped == "clock":
         why = f"the clock, {ctx.config['trainer']['max_minutes']} minutes, after {done.steps} steps"
-        ctx.book.append("stopped", {"phase": "baseline", "round": ctx.round, "why": why})
+        ctx.ledger.append("stopped", {"phase": "baseline", "round": ctx.round, "why": why})
 
 
 def trained(done: Fit, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _per_class(ctx: PhaseContext, judged: Evaluation, data: Data) -> dict[str, A
     if predictions is None or predictions.dtype.kind not in "iu" or not count:  # a step's outputs may be anything
         return {"classes": [], "matrix": None, "per_class": [], "worst_pairs": []}
     found = confusion(judged.targets, predictions, data.class_names or tuple(map(str, range(count))))
-    ctx.say(f"baseline: {told(found)}")
+    ctx.log(f"baseline: {told(found)}")
     return found
 
 
@@ -128,7 +128,7 @@ def _simple(ctx: PhaseContext, done: Fit, data: Data, counts: Mapping[str, int])
     scored = {one["name"]: one["value"] for one in found if "value" in one}
     done.history.facts.update({f"bar/{name}": value for name, value in scored.items()})
     if scored:
-        ctx.say(f"baseline: simple models: {', '.join(f'{name} {value:.4g}' for name, value in scored.items())}")
+        ctx.log(f"baseline: simple models: {', '.join(f'{name} {value:.4g}' for name, value in scored.items())}")
     return found
 
 
@@ -149,7 +149,9 @@ def _pictures(ctx: PhaseContext, done: Fit, measured: Mapping[str, Any]) -> dict
     return kept
 
 
-def _training(ctx: PhaseContext, permit: TrainPermit, data: Data, proofs: Found) -> tuple[Fit, dict[str, Any] | None]:
+def _training(
+    ctx: PhaseContext, permit: TrainPermit, data: Data, proofs: CheckResults
+) -> tuple[Fit, dict[str, Any] | None]:
     """The planned training, with the monitor beside it; and the first tensor that was not finite, where one was."""
     from pipeline.engine.fit import fit
     from pipeline.sanity_checks.run_checks import note
@@ -176,10 +178,10 @@ def _measured(ctx: PhaseContext, permit: TrainPermit, done: Fit, data: Data) -> 
         "cross_validation": cross_validate(
             permit, data, int(ctx.settings["folds"]), done, trust=ctx.trust, watch=ctx.watch
         ),
-        "warnings": warning_capture.warned(done.history),
+        "warnings": warning_capture.recorded_warnings(done.history),
     }
     if found["warnings"]:
-        ctx.say(f"baseline: {warning_capture.told(found['warnings'])}")
+        ctx.log(f"baseline: {warning_capture.told(found['warnings'])}")
     return found
 
 
@@ -215,7 +217,7 @@ def run(ctx: PhaseContext) -> Evidence:
     measured = _measured(ctx, permit, done, data)
     artifacts = _pictures(ctx, done, measured)
     score = asdict(done.score) if done.score else None
-    ctx.say(f"baseline: {_told(done)}; a model without learning: {done.bar['value']:.4g}")
+    ctx.log(f"baseline: {_told(done)}; a model without learning: {done.bar['value']:.4g}")
     return Evidence(
         {
             "plan": permit.plan.digest,

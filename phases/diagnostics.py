@@ -37,7 +37,7 @@ def run(ctx: PhaseContext) -> Evidence:
     files.write_json(document, found.to_json())
     files.write_text(page, found.incident())
     for cause in found.to_json()["root_causes"][:3]:
-        ctx.say(f"  {cause['confidence']:.2f}  {cause['issue']}: {cause['evidence'][0] if cause['evidence'] else ''}")
+        ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {cause['evidence'][0] if cause['evidence'] else ''}")
     return Evidence(
         {
             "history": ctx.run.relative(path) if path else None,

@@ -49,14 +49,14 @@ def _test_score(
     assert ctx.plan is not None
     task = digest({key: value for key, value in config["task"].items() if key != "target"})
     known = {"candidate": weights, "digest": data.test.digest, "task": task}
-    scored = [e["data"] for e in ctx.book.entries if e["kind"] == "test.scored"]
+    scored = [e["data"] for e in ctx.ledger.entries if e["kind"] == "test.scored"]
     scores = [s["score"] for s in scored if known.items() <= s.items()]
     if not scores:
-        key = permits.test(ctx.run, ctx.book, data.test.digest)
+        key = permits.test(ctx.run, ctx.ledger, data.test.digest)
         scoring = build_training_task(config, model, ctx.trust)
         judged = score_test(model, data.test, key, scoring, ctx.plan.seed)
         scores = [plain(judged.score)]
-        ctx.book.append("test.scored", {**known, "plan": ctx.plan.digest, "score": scores[0]})
+        ctx.ledger.append("test.scored", {**known, "plan": ctx.plan.digest, "score": scores[0]})
     files.write_json(ctx.folder / "test_score.json", {**known, "score": scores[-1]})  # to read, never read back
     return scores[-1]
 
@@ -76,7 +76,7 @@ def _export(ctx: PhaseContext, model: nn.Module, data: Data) -> tuple[dict[str, 
         if form.exported is not None:
             paths[form.exported.path.name] = form.exported.path
             where = {"phase": "finalization", "round": ctx.round}
-            ctx.book.append("export.written", {**where, "form": name, "file": ctx.artifact(form.exported.path)})
+            ctx.ledger.append("export.written", {**where, "form": name, "file": ctx.artifact(form.exported.path)})
     return parity, paths
 
 
@@ -108,7 +108,7 @@ def _artifacts(ctx: PhaseContext, forms: Mapping[str, Path]) -> dict[str, Artifa
 
 def _openings(ctx: PhaseContext, candidate: str, rows: str) -> dict[str, int]:
     """How often these test rows were opened for the candidate, and how many candidates opened any."""
-    opened = fold(ctx.book.entries).test_opened
+    opened = fold(ctx.ledger.entries).test_opened
     mine = [o for o in opened if (o["candidate"], o.get("digest")) == (candidate, rows)]
     return {"openings_for_candidate": len(mine), "candidates_that_opened": len({o["candidate"] for o in opened})}
 
@@ -140,7 +140,7 @@ def run(ctx: PhaseContext) -> Evidence:
     score = _test_score(ctx, model, config, data, candidate["weights"])
     parity, forms = _export(ctx, model, data)
     subject, faults = _bundle(ctx, forms, candidate["checkpoint"])
-    ctx.say(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {subject[:12]}")
+    ctx.log(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {subject[:12]}")
     return Evidence(
         {
             "subject": subject,

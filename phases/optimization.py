@@ -45,7 +45,7 @@ def _tried(ctx: PhaseContext) -> set[str]:
     A winner whose last training died was never adopted and may be tried again.
     """
     since = ctx.state.plan["seq"] if ctx.state.plan else -1
-    entries = [e for e in ctx.book.entries if e["seq"] > since and e["data"].get("round", ctx.round) < ctx.round]
+    entries = [e for e in ctx.ledger.entries if e["seq"] > since and e["data"].get("round", ctx.round) < ctx.round]
     ended = [e["data"] for e in entries if e["kind"] == "job.finished"]
     lost = {end["round"] for end in ended if end["id"] == FIXED and end["died"]}
     studies = [e["data"] for e in entries if e["kind"] == "study.decided"]
@@ -95,15 +95,15 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
 
     def told(trial: Trial) -> None:
         end = {"id": trial.id, "round": ctx.round, "score": trial.score, "died": trial.died}
-        ctx.book.append("job.finished", {**end, "weights": trial.result.get("weights")})
+        ctx.ledger.append("job.finished", {**end, "weights": trial.result.get("weights")})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         if len(line) == columns:
             seed = f"seed {trial.job.seed_index}" if trial.job.seed_index else "master"
-            ctx.say(f"  {seed:<8}  " + "  ".join(line))
+            ctx.log(f"  {seed:<8}  " + "  ".join(line))
             line.clear()
 
     for name, job in jobs:
-        ctx.book.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
+        ctx.ledger.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
     parallel = parallel_jobs(ctx.settings["parallel"], threads)
     done = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, told=told)
     return {trial.id: trial for trial in done}
@@ -192,15 +192,15 @@ class Study:
 def _study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
     """Every arm trained on every seed, compared, and the choice on record; nothing is trained without a candidate."""
     pairs, every = int(ctx.settings["pairs"]), list(arms) if len(arms) > 1 else []
-    ctx.say(f"optimization, round {ctx.round}: a control and {len(arms) - 1} candidate(s), {pairs} seeds each")
+    ctx.log(f"optimization, round {ctx.round}: a control and {len(arms) - 1} candidate(s), {pairs} seeds each")
     for arm in arms[1:]:
-        ctx.say(f"  {arm.id}: {arm.delta.describe()}, a cure of {arm.cause}")
+        ctx.log(f"  {arm.id}: {arm.delta.describe()}, a cure of {arm.cause}")
     if every:
-        ctx.say("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in every))
+        ctx.log("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in every))
     trials = _train(ctx, _jobs(ctx, every, pairs), len(every))
     rows = compare(every, trials, pairs, greater) if every else []
     winner = choose(rows[1:], float(ctx.config["task"]["target"]), greater)
-    ctx.book.append("study.decided", {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None})
+    ctx.ledger.append("study.decided", {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None})
     return Study(every, pairs, _budget(ctx, every), trials, rows, winner)
 
 
@@ -214,11 +214,11 @@ def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[dict[str, Any
     job = Job(ctx.plan.digest, FIXED, arm.delta, 0, study.budget)
     fixed = _train(ctx, [(FIXED, job)], 1)[FIXED]
     if fixed.died:
-        ctx.say(f"not adopted: {winner['change']} won, and its training on the master seed died of {fixed.died}")
+        ctx.log(f"not adopted: {winner['change']} won, and its training on the master seed died of {fixed.died}")
         return {**_unchanged(ctx, start), "fixed_died": fixed.died}, fixed
     outcome = _outcome(ctx, fixed)
     _document(ctx, study.trials["control-1"], fixed, _criteria(winner, outcome))
-    ctx.say(f"adopted: {winner['change']} ({winner['effect']:+.4g} on average, p = {winner['p']:.3g} after Holm)")
+    ctx.log(f"adopted: {winner['change']} ({winner['effect']:+.4g} on average, p = {winner['p']:.3g} after Holm)")
     return outcome, fixed
 
 
@@ -226,7 +226,7 @@ def _left(ctx: PhaseContext, study: Study, diagnosis: Mapping[str, Any], start: 
     """How many cures the next round could try, were it to start where this one did; said where nothing was adopted."""
     left = len(untried(diagnosis, start, tried | {digest(arm.delta) for arm in study.arms}))
     if study.winner is None:
-        ctx.say(f"no candidate beats the control beyond chance; {left or 'no'} untried cure(s) left")
+        ctx.log(f"no candidate beats the control beyond chance; {left or 'no'} untried cure(s) left")
     return left
 
 
@@ -255,7 +255,7 @@ def run(ctx: PhaseContext) -> Evidence:
     outcome, fixed = _adopt(ctx, study, start)
     left = _left(ctx, study, diagnosis, start, tried)
     trials = [*study.trials.values(), *([fixed] if fixed else [])]
-    ended = [e["data"] for e in ctx.book.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]
+    ended = [e["data"] for e in ctx.ledger.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]
     return Evidence(
         {
             "causes": [cause["issue"] for cause in diagnosis["root_causes"]],

@@ -174,15 +174,15 @@ def _cost(ctx: PhaseContext, proof: Proof, data: Data, budget: Mapping[str, int]
 def _tell(ctx: PhaseContext, facts: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     """What will be trained on what, and what it will take, in two lines, and which operations may vary."""
     rows = ", ".join(f"{known['rows']} {split}" for split, known in facts["splits"].items())
-    ctx.say(f"planning: {rows} rows; {facts['parameters']:,} parameters; {facts['threads']} thread(s)")
+    ctx.log(f"planning: {rows} rows; {facts['parameters']:,} parameters; {facts['threads']} thread(s)")
     minutes = cost["minutes"]
     long = "time unknown" if minutes is None else f"about {minutes:.2g} minutes"
     long = f"about {max(60 * minutes, 1):.0f} s" if minutes is not None and minutes < 0.1 else long
     megabytes = f"{cost['memory'] / 1e6:,.0f} MB, {max(cost['disk'] / 1e6, 1):,.0f} MB of disk"
-    ctx.say(f"planning: {long}, {megabytes} for {cost['steps']:,} steps")
+    ctx.log(f"planning: {long}, {megabytes} for {cost['steps']:,} steps")
     if varying := facts["determinism"]["operations"]:
         device = facts["environment"]["device"]
-        ctx.say(f"planning: no deterministic kernel on the {device}: {', '.join(varying)}")
+        ctx.log(f"planning: no deterministic kernel on the {device}: {', '.join(varying)}")
 
 
 def _written(ctx: PhaseContext, data: Data, known: Mapping[str, Any]) -> dict[str, Artifact]:

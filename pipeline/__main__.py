@@ -99,7 +99,7 @@ def _follow(run: Any, config: Mapping[str, Any], away: Callable[[str], None]) ->
     return following(run.path, config["tracking"], away)
 
 
-def house(say: Callable[[str], None], watch: Callable[..., Any] | None = None) -> Any:
+def house(log: Callable[[str], None], watch: Callable[..., Any] | None = None) -> Any:
     """The machine's surroundings: where phases, checks and checklists are found, who is told, and who looks on."""
     import checklists.find
     from pipeline.orchestration.phase import House
@@ -108,7 +108,7 @@ def house(say: Callable[[str], None], watch: Callable[..., Any] | None = None) -
         phase=lambda name: import_module(f"phases.{name}").run,
         check=checklists.find.check,
         checklists=checklists.find.CHECKS.parent,
-        say=say,
+        log=log,
         report=_report,
         follow=_follow,
         watch=watch,
@@ -172,7 +172,7 @@ def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = 
 
     console = tables.console(stderr=as_json)
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text, soft_wrap=True)
 
     @contextmanager
@@ -184,11 +184,11 @@ def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = 
 
         with parent(shelf, config["tracking"]) as why:
             if why:
-                say(f"tracking is away ({why}); the sweep goes on without it")
+                log(f"tracking is away ({why}); the sweep goes on without it")
             yield
 
     dirs = [str(Path(d).resolve()) for d in config_dirs]
-    done = multirun(words, SweepJob(partial(_surroundings, as_json), exit_code, dirs), say, tracked)
+    done = multirun(words, SweepJob(partial(_surroundings, as_json), exit_code, dirs), log, tracked)
     return ranking.show(done.root, [end._asdict() for end in done.ends], as_json)
 
 

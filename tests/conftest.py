@@ -22,7 +22,7 @@ from pipeline.orchestration.run_request import draft
 from pipeline.run_store import permits
 from pipeline.run_store.run import Run
 
-Say = Callable[..., tuple[int, str, str]]
+Cli = Callable[..., tuple[int, str, str]]
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,8 +168,8 @@ def mended(copied: Callable[[Path], Run], _mended: Path) -> Run:
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say("status", "digits")`: the command line in this process; exit code, stdout and stderr come back."""
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`cli("status", "digits")`: the command line in this process; exit code, stdout and stderr come back."""
 
     def command(*words: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()

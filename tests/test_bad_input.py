@@ -17,7 +17,7 @@ from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import read
 from pipeline.run_store.lock import RunLock
 from pipeline.run_store.run import Run
-from tests.conftest import SMALL, Say
+from tests.conftest import SMALL, Cli
 
 HOUSE_FORM = re.compile(r"^\S[^:]*(\.\w+)*: .+$")
 
@@ -72,7 +72,7 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "says"), BAD, ids=lambda v: v[0] if isinstance(v, list) else None)
 def test_what_is_wrong_is_said_and_nothing_is_left(
-    say: Say, own_folder: Path, words: list[str], says: list[str]
+    cli: Cli, own_folder: Path, words: list[str], says: list[str]
 ) -> None:
     """Exit 2 with every fault in its line; the folder is as it was."""
     if words[0].startswith("trainer.accelerator"):
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(
     experiment = SMALL[1:] if words[0].startswith("experiment") else SMALL
     phase = () if words[0].startswith("phase=") else ("phase=baseline",)
 
-    refused(say(*phase, *experiment, *words), 2, *says)
+    refused(cli(*phase, *experiment, *words), 2, *says)
 
     assert tree(own_folder) == {}
 
@@ -102,7 +102,7 @@ def test_a_process_says_it_without_a_traceback(own_folder: Path) -> None:
 
 @pytest.mark.parametrize("error", ["EROFS", "ENOSPC", "EACCES"])
 @pytest.mark.parametrize("where", ["ledger.jsonl", "1.yaml", "evidence.json"])
-def test_a_disk_that_refuses(say: Say, own_folder: Path, where: str, error: str) -> None:
+def test_a_disk_that_refuses(cli: Cli, own_folder: Path, where: str, error: str) -> None:
     """A disk that refuses in the middle of planning is one message; what stands is whole and goes on later."""
 
     def hook(operation: str, path: Path) -> bool:
@@ -111,26 +111,26 @@ def test_a_disk_that_refuses(say: Say, own_folder: Path, where: str, error: str)
         return False
 
     with files.fault_points(hook):
-        refused(say("phase=planning", *SMALL), 2, "cannot ", where)
+        refused(cli("phase=planning", *SMALL), 2, "cannot ", where)
     assert not [p for p in own_folder.rglob("*.tmp")]
 
-    assert say("phase=planning", *SMALL)[0] == 0
-    assert say("verify", "digits")[0] == 0
+    assert cli("phase=planning", *SMALL)[0] == 0
+    assert cli("verify", "digits")[0] == 0
 
 
-def test_a_second_process_is_turned_away(say: Say, trained: Run) -> None:
+def test_a_second_process_is_turned_away(cli: Cli, trained: Run) -> None:
     """While somebody works on a run, another command on it is one message, and reading it goes on."""
     before = tree(trained.path.parent)
     with RunLock(trained.path):
-        refused(say("phase=diagnostics", "run.name=digits"), 2, "another process works on this run", "run.name=NAME")
-        refused(say("approve", "digits", "--who", "Ada"), 2, "another process")
-        assert say("status", "digits")[0] == 0
+        refused(cli("phase=diagnostics", "run.name=digits"), 2, "another process works on this run", "run.name=NAME")
+        refused(cli("approve", "digits", "--who", "Ada"), 2, "another process")
+        assert cli("status", "digits")[0] == 0
     assert tree(trained.path.parent) == before
 
 
-def test_a_mistyped_run_is_not_made(say: Say, own_folder: Path) -> None:
+def test_a_mistyped_run_is_not_made(cli: Cli, own_folder: Path) -> None:
     """A later phase of a run that does not exist leaves no run behind."""
-    code, _, err = say("phase=diagnostics", "run.name=digts")
+    code, _, err = cli("phase=diagnostics", "run.name=digts")
 
     assert code in (2, 3) and "Traceback" not in err
     assert tree(own_folder) == {}
@@ -139,9 +139,9 @@ def test_a_mistyped_run_is_not_made(say: Say, own_folder: Path) -> None:
 # --- plan revisions --------------------------------------------------------------------------------------------------
 
 
-def test_a_changed_hyperparameter_is_a_new_revision(say: Say, finished: Run) -> None:
+def test_a_changed_hyperparameter_is_a_new_revision(cli: Cli, finished: Run) -> None:
     """`phase=baseline` with another rate makes revision 2 with its difference; what stood on the first is stale."""
-    code, out, err = say("phase=baseline", "run.name=digits", "optimizer.lr=0.01")
+    code, out, err = cli("phase=baseline", "run.name=digits", "optimizer.lr=0.01")
     state = finished.state()
 
     assert code == 0, err
@@ -151,25 +151,25 @@ def test_a_changed_hyperparameter_is_a_new_revision(say: Say, finished: Run) -> 
     assert state.gate("baseline") == "open" and state.gates["baseline"].revision == 2
     assert state.stale("finalization") and not state.stale("baseline")
     assert plans.load(finished, state, 1).config["optimizer"]["lr"] == 0.001
-    assert say("verify", "digits")[0] == 0
+    assert cli("verify", "digits")[0] == 0
 
 
 @pytest.mark.parametrize(
     "word", ["task.target=0.1", "seed=2", "data.seed=9", "plan.limits.size_mb=9.0", "phases.optimization.pairs=9"]
 )
-def test_goalposts_do_not_move_silently(say: Say, trained: Run, word: str) -> None:
+def test_goalposts_do_not_move_silently(cli: Cli, trained: Run, word: str) -> None:
     """A changed target, seed, split, limit or threshold is refused with the command that plans it openly."""
     before = tree(trained.path)
 
-    ended = say("phase=baseline", "run.name=digits", word)
+    ended = cli("phase=baseline", "run.name=digits", word)
 
     refused(ended, 2, word.split("=")[0], f"Do: python -m pipeline phase=planning run.name=digits {word}")
     assert tree(trained.path) == before
 
 
-def test_an_explicit_planning_moves_them(say: Say, trained: Run) -> None:
+def test_an_explicit_planning_moves_them(cli: Cli, trained: Run) -> None:
     """The command that the refusal names works, and the release will show the revision."""
-    assert say("phase=planning", "run.name=digits", "task.target=0.1")[0] == 0
+    assert cli("phase=planning", "run.name=digits", "task.target=0.1")[0] == 0
 
     assert trained.state().revisions[1]["changed"] == {
         "task.target": [0.99, 0.1],
@@ -178,36 +178,36 @@ def test_an_explicit_planning_moves_them(say: Say, trained: Run) -> None:
     assert trained.state().stale("baseline")
 
 
-def test_later_phases_work_from_the_frozen_plan(say: Say, trained: Run) -> None:
+def test_later_phases_work_from_the_frozen_plan(cli: Cli, trained: Run) -> None:
     """An override that differs is refused with the command that would re-plan; the same one is accepted."""
     before = tree(trained.path)
 
     refused(
-        say("phase=diagnostics", "run.name=digits", "optimizer.lr=0.5"), 2, "optimizer.lr: differs", "phase=baseline"
+        cli("phase=diagnostics", "run.name=digits", "optimizer.lr=0.5"), 2, "optimizer.lr: differs", "phase=baseline"
     )
-    refused(say("phase=diagnostics", "run.name=digits", "task.target=0.5"), 2, "task.target: differs", "phase=planning")
-    refused(say("phase=diagnostics", "run.name=digits", "optimzer.lr=1"), 2, "did you mean 'optimizer.lr'?")
+    refused(cli("phase=diagnostics", "run.name=digits", "task.target=0.5"), 2, "task.target: differs", "phase=planning")
+    refused(cli("phase=diagnostics", "run.name=digits", "optimzer.lr=1"), 2, "did you mean 'optimizer.lr'?")
     assert tree(trained.path) == before
-    assert say("phase=diagnostics", "run.name=digits", "trainer.max_epochs=3", "seed=1")[0] == 0
+    assert cli("phase=diagnostics", "run.name=digits", "trainer.max_epochs=3", "seed=1")[0] == 0
 
 
-def test_words_for_the_default_experiment_are_not_ignored(say: Say, trained: Run) -> None:
+def test_words_for_the_default_experiment_are_not_ignored(cli: Cli, trained: Run) -> None:
     """Without a name the words speak of the default experiment's run, and are held against its plan."""
-    refused(say("phase=baseline", "task.target=0.5"), 2, "task.target: is a goalpost")
-    refused(say("phase=diagnostics", "optimizer.lr=7"), 2, "optimizer.lr: differs")
+    refused(cli("phase=baseline", "task.target=0.5"), 2, "task.target: is a goalpost")
+    refused(cli("phase=diagnostics", "optimizer.lr=7"), 2, "optimizer.lr: differs")
 
 
-def test_a_debug_shape_is_a_run_of_its_own(say: Say, trained: Run) -> None:
+def test_a_debug_shape_is_a_run_of_its_own(cli: Cli, trained: Run) -> None:
     """`debug=smoke` beside a run of that experiment leaves the run alone."""
     before = tree(trained.path)
 
-    assert say("phase=planning", "experiment=digits", "debug=smoke")[0] == 0
+    assert cli("phase=planning", "experiment=digits", "debug=smoke")[0] == 0
 
     assert tree(trained.path) == before
     assert (trained.path.parent / "digits-smoke" / "ledger.jsonl").is_file()
 
 
-def test_questions_and_thresholds_are_goalposts(say: Say, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_and_thresholds_are_goalposts(cli: Cli, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A threshold that moved in a checklist stops a new revision by `phase=baseline`, and is named."""
     from pipeline.run_store import checklist
 
@@ -220,7 +220,7 @@ def test_questions_and_thresholds_are_goalposts(say: Say, trained: Run, monkeypa
         return items
 
     monkeypatch.setattr(checklist, "read", laxer)
-    ended = say("phase=baseline", "run.name=digits", "optimizer.lr=0.002")
+    ended = cli("phase=baseline", "run.name=digits", "optimizer.lr=0.002")
 
     refused(ended, 2, "checklists.baseline.one_batch_tried.with.min_steps: is a goalpost", "phase=planning")
     assert len(trained.state().revisions) == 1
@@ -241,31 +241,31 @@ def test_the_last_gate_cannot_lose_a_question(tmp_path: Path) -> None:
         checklist.read(short, config, check)
 
 
-def test_a_lost_plan_is_planned_anew(say: Say, planned: Run) -> None:
+def test_a_lost_plan_is_planned_anew(cli: Cli, planned: Run) -> None:
     """A plan file that is gone stops everything but the command that mends it, which the message names."""
     (planned.path / "plan" / "1.yaml").unlink()
 
-    refused(say("phase=baseline", "run.name=digits"), 3, "phase=planning run.name=digits")
-    assert say("phase=planning", "run.name=digits")[0] == 0
-    assert say("verify", "digits")[0] == 0
+    refused(cli("phase=baseline", "run.name=digits"), 3, "phase=planning run.name=digits")
+    assert cli("phase=planning", "run.name=digits")[0] == 0
+    assert cli("verify", "digits")[0] == 0
 
 
-def test_a_lost_diagnosis_is_made_again(say: Say, trained: Run) -> None:
+def test_a_lost_diagnosis_is_made_again(cli: Cli, trained: Run) -> None:
     """A file of an earlier phase that is gone is named, and the phase that left it runs again."""
-    assert say("phase=diagnostics", "run.name=digits")[0] == 0
+    assert cli("phase=diagnostics", "run.name=digits")[0] == 0
     (trained.path / "diagnostics" / "1" / "diagnosis.json").unlink()
 
-    refused(say("phase=optimization", "run.name=digits"), 3, "diagnosis.json: is not what the ledger recorded")
-    assert say("phase=diagnostics", "run.name=digits")[0] == 0
+    refused(cli("phase=optimization", "run.name=digits"), 3, "diagnosis.json: is not what the ledger recorded")
+    assert cli("phase=diagnostics", "run.name=digits")[0] == 0
     assert (trained.path / "diagnostics" / "1" / "diagnosis.json").is_file()
 
 
-def test_trust_is_not_granted_behind_the_training(say: Say, trained: Run) -> None:
+def test_trust_is_not_granted_behind_the_training(cli: Cli, trained: Run) -> None:
     """A package that a later phase is told to trust is refused aloud."""
-    refused(say("phase=diagnostics", "run.name=digits", "trust=[os_evil]"), 2, "trust: is granted before training")
+    refused(cli("phase=diagnostics", "run.name=digits", "trust=[os_evil]"), 2, "trust: is granted before training")
 
 
-def test_no_seed_no_step(say: Say, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_seed_no_step(cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`seed=null` is exit 3 by the planning gate; no baseline is begun, and asking for more does not help."""
     import torch
 
@@ -274,8 +274,8 @@ def test_no_seed_no_step(say: Say, own_folder: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(torch.optim.AdamW, "step", never)
     for phase in ("baseline", "auto", "planning"):
-        assert say(f"phase={phase}", *SMALL, "seed=null")[0] == 3
+        assert cli(f"phase={phase}", *SMALL, "seed=null")[0] == 3
     for phase in ("optimization", "finalization"):
-        refused(say(f"phase={phase}", "run.name=digits"), 3, "planning gate is closed")
+        refused(cli(f"phase={phase}", "run.name=digits"), 3, "planning gate is closed")
     entries = read(own_folder / "runs" / "digits" / "ledger.jsonl")
     assert {e["data"]["phase"] for e in entries if e["kind"] == "phase.started"} == {"planning"}

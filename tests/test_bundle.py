@@ -18,7 +18,7 @@ from pipeline.release.bundle import bundle_digest, check_layout, kept, write_pay
 from pipeline.release.formats import export_formats
 from pipeline.run_store import files, permits
 from pipeline.run_store.run import opened
-from tests.recorded import baseline_done
+from tests.ledger_fixtures import baseline_done
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +138,8 @@ def test_a_released_payload_is_kept(
     """Another payload takes the place of a released one only after that one is kept, whichever call fails."""
     released = bundle_digest(payload)
     files.write_json(payload.parent / "attestations" / "release.json", {"subject": released})
-    with opened(permit.run) as book:
-        book.append("released", {"subject": released})
+    with opened(permit.run) as ledger:
+        ledger.append("released", {"subject": released})
     previous = kept(permit.run, released)
 
     write_payload(permit, contents)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run_store.run import Run
-from tests.judged import measured
+from tests.check_helpers import measured
 
 ROOT = Path(__file__).resolve().parents[1]
 

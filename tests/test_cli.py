@@ -18,8 +18,8 @@ import pytest
 
 from pipeline.__main__ import COMMANDS, exit_code, house
 from pipeline.run_store.run import Run, opened
-from tests.conftest import SMALL, Say
-from tests.judged import judged
+from tests.check_helpers import judged
+from tests.conftest import SMALL, Cli
 
 ROOT = Path(__file__).resolve().parents[1]
 LATER = (date.today() + timedelta(days=9)).isoformat()
@@ -44,9 +44,9 @@ def process(*words: str, python: tuple[str, ...] = ("-m", "pipeline")) -> subpro
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def test_status_shows_where_a_run_stands(finished: Run, say: Say) -> None:
+def test_status_shows_where_a_run_stands(finished: Run, cli: Cli) -> None:
     """Gates, items that did not pass, branch and the next command."""
-    code, out, err = say("status", "digits")
+    code, out, err = cli("status", "digits")
 
     assert (code, err) == (0, "")
     assert re.search(r"baseline +open +17/17", out) and re.search(r"diagnostics +not needed", out)
@@ -54,9 +54,9 @@ def test_status_shows_where_a_run_stands(finished: Run, say: Say) -> None:
     assert NEXT.search(out)
 
 
-def test_status_as_json_is_the_whole_state(finished: Run, say: Say) -> None:
+def test_status_as_json_is_the_whole_state(finished: Run, cli: Cli) -> None:
     """`--json` gives one object that says the same."""
-    _, out, _ = say("status", "digits", "--json")
+    _, out, _ = cli("status", "digits", "--json")
     said = json.loads(out)
 
     assert said["gates"]["finalization"] == "closed" and said["branch"]["branch"] == "sufficient"
@@ -64,16 +64,16 @@ def test_status_as_json_is_the_whole_state(finished: Run, say: Say) -> None:
     assert said["next"]["command"].startswith("python -m pipeline ")
 
 
-def test_status_of_all_runs(finished: Run, say: Say) -> None:
+def test_status_of_all_runs(finished: Run, cli: Cli) -> None:
     """Without a name every run is listed, also as JSON."""
-    code, out, _ = say("status")
+    code, out, _ = cli("status")
     assert code == 0 and "digits" in out
-    assert [r["run"] for r in json.loads(say("status", "--json")[1])] == ["digits"]
+    assert [r["run"] for r in json.loads(cli("status", "--json")[1])] == ["digits"]
 
 
-def test_status_previews_the_last_gate(planned: Run, say: Say) -> None:
+def test_status_previews_the_last_gate(planned: Run, cli: Cli) -> None:
     """Before anything is trained it is said which of the 24 items cannot pass yet, and why."""
-    code, out, _ = say("status", "digits", "--gate", "finalization")
+    code, out, _ = cli("status", "digits", "--gate", "finalization")
 
     assert code == 0 and "24 items" in out
     assert re.search(r"\d+ of 24 items cannot pass yet", out)
@@ -92,70 +92,70 @@ def test_status_previews_the_line_to_add() -> None:
     assert "plan.owner" not in found["documents"]
 
 
-def test_verify_agrees_and_names_what_does_not(finished: Run, say: Say) -> None:
+def test_verify_agrees_and_names_what_does_not(finished: Run, cli: Cli) -> None:
     """An intact run verifies; one changed byte is named by its entry, one changed file by its path. Exit 3."""
-    assert say("verify", "digits")[0] == 0
+    assert cli("verify", "digits")[0] == 0
     curve = finished.inside("baseline", "learning_curve.svg")
     curve.write_text(curve.read_text() + " ")
-    code, out, _ = say("verify", "digits")
+    code, out, _ = cli("verify", "digits")
     assert code == 3 and "baseline/learning_curve.svg: is not the file that entry" in out
 
     raw = finished.ledger_path.read_bytes()
     third = raw.split(b"\n")[3]
     finished.ledger_path.write_bytes(raw.replace(third, third.replace(b'"seq":3', b'"seq":4')))
-    code, out, _ = say("verify", "digits")
+    code, out, _ = cli("verify", "digits")
     assert code == 3 and "entry 3" in out
-    code, _, err = say("status", "digits")
+    code, _, err = cli("status", "digits")
     assert code == 3 and "the ledger was changed: entry 3" in err and "Do: python -m pipeline verify digits" in err
 
 
-def test_checklist_is_markdown_boxes(finished: Run, say: Say) -> None:
+def test_checklist_is_markdown_boxes(finished: Run, cli: Cli) -> None:
     """Ticked where satisfied, empty where not; a waiver is written beside its item."""
-    code, _, _ = say("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
+    code, _, _ = cli("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
     assert code == 0
-    code, out, _ = say("checklist", "digits", "--gate", "finalization")
+    code, out, _ = cli("checklist", "digits", "--gate", "finalization")
     boxes = re.findall(r"^- \[([ x])\] \*\*(\w+)\*\*", out, re.MULTILINE)
 
     assert code == 0 and len(boxes) == 24
     assert ("x", "onnx_parity") in boxes and (" ", "calibration") in boxes and ("x", "slices") in boxes
     assert f"waived by Ada until {LATER}: no slices here" in out
-    assert len(re.findall(r"^## ", say("checklist", "digits")[1], re.MULTILINE)) == 5
+    assert len(re.findall(r"^## ", cli("checklist", "digits")[1], re.MULTILINE)) == 5
 
 
-def test_an_expired_waiver_ticks_no_box(finished: Run, say: Say) -> None:
+def test_an_expired_waiver_ticks_no_box(finished: Run, cli: Cli) -> None:
     """A waiver whose last day is over leaves its box empty."""
-    with opened(finished) as book:
+    with opened(finished) as ledger:
         over = {"phase": "finalization", "item": "slices", "who": "Ada", "why": "no slices", "expires": "2020-01-01"}
-        book.append("waiver", over)
+        ledger.append("waiver", over)
 
-    assert "- [ ] **slices**" in say("checklist", "digits", "--gate", "finalization")[1]
-    assert "waived:" not in say("status", "digits")[1] and "slices: errored" in say("explain", "digits")[1]
+    assert "- [ ] **slices**" in cli("checklist", "digits", "--gate", "finalization")[1]
+    assert "waived:" not in cli("status", "digits")[1] and "slices: errored" in cli("explain", "digits")[1]
 
 
-def test_what_is_waived_counts_as_satisfied(finished: Run, say: Say) -> None:
+def test_what_is_waived_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     """The table of gates counts a valid waiver, explain asks for nothing more, and the report is up to date."""
-    before = re.search(r"finalization +closed +(\d+)/24", say("status", "digits")[1])
+    before = re.search(r"finalization +closed +(\d+)/24", cli("status", "digits")[1])
     finished.inside("report.html").unlink()
-    say("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
-    _, out, _ = say("status", "digits")
+    cli("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
+    _, out, _ = cli("status", "digits")
     after = re.search(r"finalization +closed +(\d+)/24", out)
 
     assert before and after and int(after[1]) == int(before[1]) + 1
     assert "not built in this version (15)" in out and "waived: finalization/slices by Ada" in out
-    assert "finalization/slices" not in say("explain", "digits")[1]
+    assert "finalization/slices" not in cli("explain", "digits")[1]
     assert "no slices here" in finished.inside("report.html").read_text()
 
 
-def test_commands_name_a_run_that_lives_elsewhere(finished: Run, say: Say, tmp_path: Path) -> None:
+def test_commands_name_a_run_that_lives_elsewhere(finished: Run, cli: Cli, tmp_path: Path) -> None:
     """Under another root every proposed command says where the run is, and works as printed."""
     (tmp_path / "runs").rename(tmp_path / "other")
-    _, out, _ = say("status", "other/digits")
+    _, out, _ = cli("status", "other/digits")
     command = NEXT.search(out)[0].split("python -m pipeline ")[1].split()  # type: ignore[index]
 
-    assert command[:2] == ["explain", "other/digits"] and say(*command)[0] == 0
-    assert "waive other/digits calibration --who" in say(*command)[1]
-    assert "approve other/digits --who" in say("status", "other/digits", "--gate", "finalization")[1]
-    assert "Do: python -m pipeline status other/digits" in say("rollback", "other/digits", "--who", "Ada")[2]
+    assert command[:2] == ["explain", "other/digits"] and cli(*command)[0] == 0
+    assert "waive other/digits calibration --who" in cli(*command)[1]
+    assert "approve other/digits --who" in cli("status", "other/digits", "--gate", "finalization")[1]
+    assert "Do: python -m pipeline status other/digits" in cli("rollback", "other/digits", "--who", "Ada")[2]
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_the_owner_and_the_approvers_of_the_plan_may_sign(
         approve.refuse_stranger(run, run.state, "owner", "Mallory", "may not sign it")  # type: ignore[arg-type]
 
 
-def test_the_preview_names_what_the_last_gate_needs(say: Say) -> None:
+def test_the_preview_names_what_the_last_gate_needs(cli: Cli) -> None:
     """Without a margin or an owner the lines to add are known before anything is trained."""
-    say("phase=planning", *SMALL, "plan.margins.target=null", "plan.owner=null")
-    _, out, _ = say("status", "digits", "--gate", "finalization")
+    cli("phase=planning", *SMALL, "plan.margins.target=null", "plan.owner=null")
+    _, out, _ = cli("status", "digits", "--gate", "finalization")
 
     assert re.search(r"target_on_test: add: .*phase=planning run.name=digits plan.margins.target=VALUE", out)
     assert re.search(r"owner_approval: add: .* plan.owner=VALUE", out)
@@ -203,9 +203,9 @@ def test_without_a_margin_nothing_is_proved_on_test(value: float, outcome: str) 
     assert item.outcome == outcome and "plan.margins.target=NUMBER" in item.why
 
 
-def test_a_sweep_is_ranked_by_what_sets_its_jobs_apart(say: Say) -> None:
+def test_a_sweep_is_ranked_by_what_sets_its_jobs_apart(cli: Cli) -> None:
     """Words that all jobs share are left out, no word is cut, and a job that did not end well says why."""
-    code, out, _ = say("-m", "phase=baseline", *SMALL, "trainer.max_epochs=1", "seed=1,null")
+    code, out, _ = cli("-m", "phase=baseline", *SMALL, "trainer.max_epochs=1", "seed=1,null")
     table = out[out.index("#  run") : out.index("digits-1-1: planning")]
 
     assert code == 3
@@ -215,48 +215,48 @@ def test_a_sweep_is_ranked_by_what_sets_its_jobs_apart(say: Say) -> None:
     assert "more: explain says which" in out
 
 
-def test_explain_says_why_and_what_to_do(finished: Run, say: Say) -> None:
+def test_explain_says_why_and_what_to_do(finished: Run, cli: Cli) -> None:
     """One paragraph per item that is not satisfied; a single item on demand, satisfied or not."""
-    code, out, _ = say("explain", "digits", "--gate", "finalization")
+    code, out, _ = cli("explain", "digits", "--gate", "finalization")
     assert code == 0 and out.count("  asked:") == 17
     assert "python -m pipeline waive digits calibration --who NAME" in out
     assert "python -m pipeline approve digits --who NAME" in out
-    _, out, _ = say("explain", "digits", "split_integrity")
+    _, out, _ = cli("explain", "digits", "split_integrity")
     assert "finalization/split_integrity: passed" in out and "asked:" in out
-    code, _, err = say("explain", "digits", "split_integrty")
+    code, _, err = cli("explain", "digits", "split_integrty")
     assert code == 2 and "did you mean 'split_integrity'?" in err
 
 
 def test_diff_names_what_differs(
-    finished: Run, say: Say, copied: Callable[[Path], Run], _trained: Path, tmp_path: Path
+    finished: Run, cli: Cli, copied: Callable[[Path], Run], _trained: Path, tmp_path: Path
 ) -> None:
     """Config, gates and outcome of two runs side by side; a run agrees with itself."""
     finished.path.rename(tmp_path / "other")
     copied(_trained)
-    code, out, _ = say("diff", "digits", tmp_path / "other")
+    code, out, _ = cli("diff", "digits", tmp_path / "other")
 
     assert code == 0 and "task.target" in out and "0.99" in out and "0.5" in out
-    assert "agree in config" in say("diff", "digits", "digits")[1]
+    assert "agree in config" in cli("diff", "digits", "digits")[1]
 
 
-def test_report_is_written(finished: Run, say: Say) -> None:
+def test_report_is_written(finished: Run, cli: Cli) -> None:
     """The page stands in the run's folder and its path is printed."""
     finished.inside("report.html").unlink()
-    code, out, _ = say("report", "digits")
+    code, out, _ = cli("report", "digits")
 
     assert code == 0 and Path(out.strip().replace("\n", "")) == finished.inside("report.html")
     assert finished.inside("report.html").read_text().startswith("<!")
 
 
-def test_diagnose_reads_logs_of_others(mended: Run, say: Say, tmp_path: Path) -> None:
+def test_diagnose_reads_logs_of_others(mended: Run, cli: Cli, tmp_path: Path) -> None:
     """A history from anywhere is explained, on paper, as JSON and as files."""
     path = mended.inside("baseline", "history.npz")
-    code, out, _ = say("diagnose", path, "--out", tmp_path / "said")
+    code, out, _ = cli("diagnose", path, "--out", tmp_path / "said")
     assert code == 0 and "learning_rate_too_high" in out
     assert {p.name for p in (tmp_path / "said").iterdir()} >= {"diagnosis.json", "incident.md"}
-    said = json.loads(say("diagnose", path, "--json")[1])
+    said = json.loads(cli("diagnose", path, "--json")[1])
     assert said["root_causes"][0]["issue"] == "learning_rate_too_high"
-    code, _, err = say("diagnose", path, "--symptom", "it is slow", "--at", "epoch=7")
+    code, _, err = cli("diagnose", path, "--symptom", "it is slow", "--at", "epoch=7")
     assert code == 2 and err.count("is not built in this version") == 2
 
 
@@ -280,9 +280,9 @@ def test_what_the_process_returns(wanted: str, gate: str, stopped: int, code: in
     assert exit_code(wanted, gate, stopped) == code
 
 
-def test_an_insufficient_baseline_is_no_error(say: Say) -> None:
+def test_an_insufficient_baseline_is_no_error(cli: Cli) -> None:
     """Exit 0, the branch printed and in --json, where stdout is one JSON object and nothing else."""
-    code, out, err = say("phase=baseline", *SMALL, "task.target=0.99", "--json")
+    code, out, err = cli("phase=baseline", *SMALL, "task.target=0.99", "--json")
     said = json.loads(out)
 
     assert code == 0 and said["branch"]["branch"] == "insufficient"
@@ -303,17 +303,17 @@ def test_a_fault_of_the_program_is_exit_1(trained: Run, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["-h"]])
-def test_help_is_on_one_screen(say: Say, words: list[str]) -> None:
+def test_help_is_on_one_screen(cli: Cli, words: list[str]) -> None:
     """No word at all, or a cry for help, prints the commands and the exit codes."""
-    code, out, _ = say(*words)
+    code, out, _ = cli(*words)
     assert code == 0 and len(out.splitlines()) <= 24
     assert all(word in out for word in ("phase=auto", "status", "diagnose", "130 interrupted"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(say: Say, command: str) -> None:
+def test_every_command_explains_itself(cli: Cli, command: str) -> None:
     """`-h` of every record command answers."""
-    code, out, _ = say(command, "-h")
+    code, out, _ = cli(command, "-h")
     assert code == 0 and f"python -m pipeline {command}" in out
 
 
@@ -330,19 +330,19 @@ def test_every_command_explains_itself(say: Say, command: str) -> None:
         (["--jsn"], "--jsn: unknown flag, got '--jsn'; expected"),
     ],
 )
-def test_wrong_words_are_one_message(say: Say, words: list[str], says: str) -> None:
+def test_wrong_words_are_one_message(cli: Cli, words: list[str], says: str) -> None:
     """Exit 2, one line on stderr, nothing on stdout."""
-    code, out, err = say(*words)
+    code, out, err = cli(*words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
 
 
-def test_a_job_that_is_none_is_refused(trained: Run, say: Say) -> None:
+def test_a_job_that_is_none_is_refused(trained: Run, cli: Cli) -> None:
     """A worker takes only what a run wrote."""
     folder = trained.inside("optimization", "1", "trials", "x")
     folder.mkdir(parents=True)
     (folder / "job.json").write_text("{}")
-    code, _, err = say("worker", folder)
+    code, _, err = cli("worker", folder)
     assert code == 2 and "job.json: is not a job" in err
 
 

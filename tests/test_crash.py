@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.release.verify import faults
-from pipeline.run_store import ledger
+from pipeline.run_store.ledger import read_ledger, scan_ledger
 from pipeline.run_store.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,11 +73,11 @@ def test_killed_again_and_again(own_folder: Path) -> None:
 
     calm, *ends = attempts([("calm", 0), *(("killed", k) for k in kills), ("killed", 0)])
     run = Run(own_folder / "killed" / "digits")
-    final = ledger.read(run.ledger_path)
+    final = read_ledger(run.ledger_path)
 
     assert (calm, ends[-1]) == (3, 3) and ends.count(-9) == len(kills)
     for kept in (own_folder / "killed").glob("after-*"):
-        acknowledged = ledger.scan(kept)
+        acknowledged = scan_ledger(kept)
         assert acknowledged.fault is None
         assert final[: len(acknowledged.entries)] == acknowledged.entries
     assert faults(run)[1] == []

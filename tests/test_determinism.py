@@ -21,8 +21,8 @@ from pipeline.run_store.run import Run
 from pipeline.runtime import options
 from pipeline.runtime.threads import cores, threads
 from pipeline.trials.executor import parallel_jobs
-from tests.conftest import Say
-from tests.judged import judged
+from tests.check_helpers import judged
+from tests.conftest import Cli
 
 ROWS = torch.randn(2, 4), torch.tensor([0, 2])
 
@@ -193,13 +193,13 @@ class Puts(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
 def test_a_run_is_stopped_before_it_trains_or_says_what_varies(
-    say: Say, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Policy true closes gate 1 and exits 3; warn opens it and the plan names what was allowed."""
     (own_folder / "varies.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(own_folder)
     words = ["experiment=digits", "tracking=none", "trust=[varies]", "model._target_=varies.Puts"]
-    code, out, err = say("phase=planning", *words)
+    code, out, err = cli("phase=planning", *words)
     assert code == 3, err
     run = Run(own_folder / "runs" / "digits")
     closed = {i.id: i for i in run.state().gates["planning"].items}["deterministic_kernels"]
@@ -207,7 +207,7 @@ def test_a_run_is_stopped_before_it_trains_or_says_what_varies(
     assert "planning: no deterministic kernel on the cpu: put_" in out
     assert closed.outcome == "failed" and closed.cause == "nondeterminism" and not closed.waivable
 
-    code, _, err = say("phase=planning", "run.name=digits", "trainer.deterministic=warn")
+    code, _, err = cli("phase=planning", "run.name=digits", "trainer.deterministic=warn")
     allowed = {i.id: i for i in run.state().gates["planning"].items}["deterministic_kernels"]
     assert code == 0, err
     assert "put_" in allowed.why

@@ -113,9 +113,9 @@ def test_schema() -> None:
 
 def test_less_evidence_lowers_confidence() -> None:
     """The same curve without the monitor's columns names the same cause, less surely; as a log, on a report only."""
-    bare = {name: value for name, value in HOT.items() if name in ("train/loss", "facts")}
-    seen, unseen = diagnose(example_history(HOT)), diagnose(example_history(bare))
-    log = example_history(bare)
+    unwrap = {name: value for name, value in HOT.items() if name in ("train/loss", "facts")}
+    seen, unseen = diagnose(example_history(HOT)), diagnose(example_history(unwrap))
+    log = example_history(unwrap)
     log.event("imported", 0)
     reported = diagnose(log)
 

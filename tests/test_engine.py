@@ -269,7 +269,7 @@ def test_a_deferred_flag_stops_the_same_training_at_the_same_step() -> None:
     immediate = train(body, data)
     job = Job("", "trial")
     with seeded(derive(3, "fit")):
-        made = setup.set_up(body, job, data, 3, ())
+        made = setup.build_components(body, job, data, 3, ())
         deferred = replace(made, guard=Guard(made.optimizer, None, deferred=True))
         later = loop.Training(PERMIT[0], deferred, job).run((), None)
     assert immediate.steps == later.steps and immediate.weights_digest == later.weights_digest
@@ -380,7 +380,7 @@ def test_a_look_between_the_nan_and_its_flag_changes_nothing(tmp_path: Path) -> 
     for steps in (None, 2):
         body = config(trainer__max_epochs=4, trainer__checkpoint_steps=steps)
         with seeded(derive(3, "fit")):
-            made = setup.set_up(body, job, data, 3, ())
+            made = setup.build_components(body, job, data, 3, ())
             deferred = replace(made, guard=Guard(made.optimizer, None, deferred=True))
             (folder := tmp_path / str(steps)).mkdir()
             done = loop.Training(PERMIT[0], deferred, job).run([], folder)

@@ -23,7 +23,7 @@ from pipeline.release.exported import ExportFailed, serving
 from pipeline.release.formats import FORMATS, Proven, export_formats
 from pipeline.release.onnx import export_onnx, inspect_onnx
 from pipeline.run_store import permits
-from tests.recorded import baseline_done
+from tests.ledger_fixtures import baseline_done
 
 WITHOUT_TORCH = """
 import json, sys

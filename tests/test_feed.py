@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from pipeline.batching.augment import augmented, build_augmentations
-from pipeline.batching.dataset_source import Reader
-from pipeline.batching.in_memory_source import Resident
+from pipeline.batching.dataset_source import DatasetSource
+from pipeline.batching.in_memory_source import InMemorySource
 from pipeline.batching.order import balanced_order, epoch_order
-from pipeline.batching.source import Batch, Feed, feed_of
+from pipeline.batching.source import Batch, BatchSource, batch_source
 from pipeline.data import tree
 from pipeline.data.augmentations import Flip, Noise, Shift
 from pipeline.data.draws import Draws
@@ -63,12 +63,12 @@ def read_split(dataset: Any) -> Split:
 @pytest.fixture
 def feed() -> Iterator[Any]:
     """Makes feeds of a split, seven rows in batches of two windows of three, and ends them after the test."""
-    made: list[Feed] = []
+    made: list[BatchSource] = []
 
-    def make(split: Split, **changed: Any) -> Feed:
+    def make(split: Split, **changed: Any) -> BatchSource:
         options: dict[str, Any] = {"seed": 5, "batch": 3, "accumulate": 2, "device": CPU, **changed}
         order = options.pop("order", lambda epoch: epoch_order(5, epoch, len(split)))
-        made.append(feed_of(split, order, **options))
+        made.append(batch_source(split, order, **options))
         return made[-1]
 
     yield make
@@ -119,7 +119,7 @@ def test_a_balanced_order_draws_every_class_equally(labels: list[int], seed: int
 def test_windows_hold_every_row_once_in_order(n: int, batch: int, accumulate: int, nested: bool) -> None:
     """Batches and windows are full but for the last, nothing is dropped, and every part is of its row."""
     order = epoch_order(1, 1, n)
-    made = feed_of(numbers(n, nested), lambda epoch: order, seed=0, batch=batch, accumulate=accumulate, device=CPU)
+    made = batch_source(numbers(n, nested), lambda epoch: order, seed=0, batch=batch, accumulate=accumulate, device=CPU)
     windows = list(made.windows(1))
     assert order.tolist() == [row for window in windows for b in window for row in b.rows]
     assert math.ceil(n / (batch * accumulate)) == len(windows)
@@ -179,7 +179,7 @@ def test_a_batch_is_cheap() -> None:
 def undisturbed() -> tuple[Split, list[Any]]:
     """A split of shaky rows, and three epochs of it read in this process."""
     split = read_split(Shaky())
-    made = feed_of(
+    made = batch_source(
         split, lambda e: epoch_order(5, e, 22), seed=5, batch=3, accumulate=2, device=CPU, augment=[Noise(1)]
     )
     return split, [said(made.windows(epoch)) for epoch in (1, 2, 3)]
@@ -204,7 +204,7 @@ def test_rows_differ_between_epochs_and_seeds(undisturbed: tuple[Split, list[Any
     split, _ = undisturbed
 
     def row(seed: int, epoch: int) -> list[float]:
-        made = feed_of(split, lambda e: np.arange(3), seed=seed, batch=3, accumulate=1, device=CPU)
+        made = batch_source(split, lambda e: np.arange(3), seed=seed, batch=3, accumulate=1, device=CPU)
         return next(made.windows(epoch))[0].inputs.flatten().tolist()
 
     assert row(1, 1) == row(1, 1) and row(1, 1) != row(1, 2) and row(1, 1) != row(2, 1)
@@ -354,7 +354,7 @@ def test_nested_rows_are_read_as_they_were_stacked(feed: Any, workers: int) -> N
     split = read_split(Named())
     order = {"order": lambda epoch: np.arange(7)}
     stacked, read = (feed(s, **order, workers=workers) for s in (Split("train", split.X, split.y), split))
-    assert isinstance(stacked, Resident) and isinstance(read, Reader)
+    assert isinstance(stacked, InMemorySource) and isinstance(read, DatasetSource)
     assert said(stacked.windows(1)) == said(read.windows(1))
 
 

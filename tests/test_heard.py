@@ -18,7 +18,7 @@ from pipeline.history import History
 from pipeline.run_store.job import Job
 from pipeline.run_store.permits import TrainPermit
 from pipeline.runtime.interrupt import Interrupted
-from pipeline.runtime.warning_capture import LONGEST, MOST, hearing, noted, told, warned
+from pipeline.runtime.warning_capture import LONGEST, MOST, capture_warnings, record_warning, recorded_warnings, told
 
 
 class Talker(StepObserver):
@@ -60,7 +60,7 @@ def test_each_warning_is_noted_once_with_its_first_step(ten: Any, capsys: pytest
     with warnings.catch_warnings(record=True):
         _ = torch.ones(2, 2, 2).T
     before = warnings.showwarning, list(warnings.filters), torch.is_warn_always_enabled()
-    found = warned(ten(Talker()).history)
+    found = recorded_warnings(ten(Talker()).history)
     mine, *others = found
     assert {**mine, "where": ""} == {
         "step": 4, "category": "RuntimeWarning", "message": "the same again", "where": "", "count": 2,
@@ -76,16 +76,16 @@ def test_each_warning_is_noted_once_with_its_first_step(ten: Any, capsys: pytest
 def test_warnings_are_no_part_of_a_digest(ten: Any) -> None:
     """A training that was warned has the digest of one that was not, and that one heard nothing."""
     quiet, loud = ten(), ten(Talker())
-    assert warned(quiet.history) == []
+    assert recorded_warnings(quiet.history) == []
     assert loud.history.digest() == quiet.history.digest()
 
 
 def test_what_is_taken_up_is_not_noted_twice(ten: Any, tmp_path: Path) -> None:
     """Stopped at step five and taken up, a training has the warnings of an undisturbed one, counts included."""
-    whole = warned(ten(Talker()).history)
+    whole = recorded_warnings(ten(Talker()).history)
     with pytest.raises(Interrupted, match="at step 5"):
         ten(Talker(stop_at=5), folder=tmp_path)
-    assert warned(ten(Talker(), folder=tmp_path).history) == whole
+    assert recorded_warnings(ten(Talker(), folder=tmp_path).history) == whole
     with pytest.raises(
         Interrupted, match="; trial keeps no checkpoint and begins anew"
     ):  # what has no folder says whose
@@ -98,7 +98,7 @@ def test_a_filter_that_ignores_is_obeyed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("error", BytesWarning)
-        with hearing(lambda *warning: noted(history, 1, *warning)):
+        with capture_warnings(lambda *warning: record_warning(history, 1, *warning)):
             warnings.warn("silenced", FutureWarning, stacklevel=1)
             with pytest.raises(BytesWarning):
                 warnings.warn("an error", BytesWarning, stacklevel=1)
@@ -111,13 +111,13 @@ def test_threads_hear_themselves_and_leave_in_any_order() -> None:
     a_left, b_came = threading.Event(), threading.Event()
 
     def second() -> None:
-        with hearing(lambda category, message, where: heard["b"].append(message)):
+        with capture_warnings(lambda category, message, where: heard["b"].append(message)):
             b_came.set()
             a_left.wait(5)
             warnings.warn("of b", stacklevel=1)
 
     other = threading.Thread(target=second)
-    with hearing(lambda category, message, where: heard["a"].append(message)):
+    with capture_warnings(lambda category, message, where: heard["a"].append(message)):
         other.start()
         b_came.wait(5)
         warnings.warn("of a", stacklevel=1)
@@ -131,8 +131,8 @@ def test_a_talkative_library_does_not_fill_the_history() -> None:
     """Messages that differ at every step are noted up to a bound and then counted together; long ones are cut."""
     history = History()
     for step in range(MOST + 20):
-        noted(history, step, "UserWarning", f"loss is {step}", "a.py:1")
-    noted(history, MOST + 20, "UserWarning", "x" * 2 * LONGEST, "a.py:2")
+        record_warning(history, step, "UserWarning", f"loss is {step}", "a.py:1")
+    record_warning(history, MOST + 20, "UserWarning", "x" * 2 * LONGEST, "a.py:2")
     assert len(history.events) == MOST + 1 and history.events[-1]["count"] == 21
-    noted(other := History(), 1, "UserWarning", "x" * 2 * LONGEST, "")
+    record_warning(other := History(), 1, "UserWarning", "x" * 2 * LONGEST, "")
     assert len(other.events[0]["message"]) == LONGEST

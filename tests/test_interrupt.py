@@ -20,7 +20,7 @@ from pipeline.run_store import permits
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.run import Run
 from pipeline.runtime import interrupt
-from pipeline.runtime.interrupt import Interrupted, listening, outside_training
+from pipeline.runtime.interrupt import Interrupted, catch_signals, outside_training
 from pipeline.trials import executor
 from tests.conftest import SMALL
 
@@ -65,12 +65,12 @@ def test_a_signal_in_training_only_asks() -> None:
     """SIGTERM and SIGINT ask to stop, SIGUSR1 for a checkpoint; afterwards the former handlers are back."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(n) for n in numbers]
-    with listening() as asked:
+    with catch_signals() as asked:
         signalled(signal.SIGUSR1)
         assert (asked.stop, asked.checkpoint) == (None, True)
         signalled(signal.SIGTERM)
         assert asked.stop == "SIGTERM"
-    with listening() as asked:
+    with catch_signals() as asked:
         signalled(signal.SIGINT)
         assert asked.stop == "SIGINT"
     assert [signal.getsignal(n) for n in numbers] == before
@@ -78,7 +78,7 @@ def test_a_signal_in_training_only_asks() -> None:
 
 def test_who_asks_again_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """One Ctrl-C that arrives twice, from the terminal and from the parent, asks once; a later one ends at once."""
-    with listening() as asked:
+    with catch_signals() as asked:
         signalled(signal.SIGINT)
         signalled(signal.SIGTERM)
         assert asked.stop == "SIGINT"
@@ -90,7 +90,7 @@ def test_who_asks_again_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_a_shell_ignores_stays_ignored() -> None:
     """A run in the background of a shell is not stopped by the Ctrl-C that is meant for the foreground."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with listening() as asked:
+    with catch_signals() as asked:
         signalled(signal.SIGINT)
         assert asked.stop is None
         signalled(signal.SIGTERM)
@@ -102,7 +102,7 @@ def test_another_thread_hears_nothing() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def trains() -> None:
-        with listening() as asked:
+        with catch_signals() as asked:
             seen.append((asked.stop, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=trains)

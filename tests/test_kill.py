@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from pipeline.release.verify import faults
-from pipeline.run_store import ledger
+from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run
-from tests.somebody import WORDS, settle, trace
+from tests.user_package import WORDS, settle, trace
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("FIVEGATE_KILLS", "6"))
@@ -129,5 +129,5 @@ def test_a_killed_training_gives_the_same_bits(attempts: Attempts, own_folder: P
         code, _ = attempts(words(run.name))
         assert code == 0
         assert outcome(run) == expected
-        assert faults(run)[1] == [] and ledger.read(run.ledger_path)
+        assert faults(run)[1] == [] and read_ledger(run.ledger_path)
     print(f"{variant}: {killed} kills over {number} runs, {taken_up} of them behind a checkpoint; 0 failures")

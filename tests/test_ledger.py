@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import Refused
 from pipeline.results import canonical
-from pipeline.run_store import files, ledger
-from pipeline.run_store.ledger import Ledger
+from pipeline.run_store import files
+from pipeline.run_store.ledger import GENESIS, Ledger, read_ledger, scan_ledger
 from pipeline.run_store.lock import RunLock
 
 FACTS = st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.floats() | st.text(max_size=8), max_size=4)
@@ -27,10 +27,10 @@ def _writing(path: Path) -> Iterator[Ledger]:
 
 
 def _written(folder: Path, facts: list[dict]) -> Path:
-    with _writing(folder / "ledger.jsonl") as book:
+    with _writing(folder / "ledger.jsonl") as ledger:
         for fact in facts:
-            book.append("job.finished", fact)
-    return book.path
+            ledger.append("job.finished", fact)
+    return ledger.path
 
 
 def test_only_the_holder_of_the_lock_writes(tmp_path: Path) -> None:
@@ -42,23 +42,23 @@ def test_only_the_holder_of_the_lock_writes(tmp_path: Path) -> None:
         Ledger(path, RunLock(tmp_path))
     with RunLock(tmp_path / "other") as lock, pytest.raises(TypeError, match="only while the lock"):
         Ledger(path, lock)
-    with _writing(path) as book:
-        book.append("job.finished", {"n": 1})
+    with _writing(path) as ledger:
+        ledger.append("job.finished", {"n": 1})
     with pytest.raises(TypeError, match="only while the lock"):
-        book.append("job.finished", {"n": 2})
+        ledger.append("job.finished", {"n": 2})
 
-    assert [e["data"]["n"] for e in ledger.read(path)] == [1]
+    assert [e["data"]["n"] for e in read_ledger(path)] == [1]
 
 
 def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
     """Reading gives the entries in order, each chained to the one before."""
     path = _written(tmp_path, [{"n": 1}, {"n": 2}])
 
-    entries = ledger.read(path)
+    entries = read_ledger(path)
 
     assert [e["data"] for e in entries] == [{"n": 1}, {"n": 2}]
     assert entries[1]["prev"] == entries[0]["hash"]
-    assert entries[0]["prev"] == ledger.GENESIS
+    assert entries[0]["prev"] == GENESIS
 
 
 @settings(max_examples=30, deadline=None)
@@ -67,7 +67,7 @@ def test_any_facts_survive(tmp_path_factory: pytest.TempPathFactory, facts: list
     """Whatever a fact holds (NaN, huge numbers, any text), it is one canonical line and reads back intact."""
     path = _written(tmp_path_factory.mktemp("ledger"), facts)
 
-    assert [canonical(e["data"]) for e in ledger.read(path)] == [canonical(f) for f in facts]
+    assert [canonical(e["data"]) for e in read_ledger(path)] == [canonical(f) for f in facts]
 
 
 def test_every_single_byte_counts(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_every_single_byte_counts(tmp_path: Path) -> None:
         for replacement in {(raw[position] + 1) % 256, 10, 32, 48} - {raw[position]}:
             path.write_bytes(raw[:position] + bytes([replacement]) + raw[position + 1 :])
 
-            found = ledger.scan(path)
+            found = scan_ledger(path)
 
             assert found.fault and found.fault.startswith(f"entry {entry} "), (position, replacement, found)
 
@@ -92,13 +92,13 @@ def test_a_torn_tail_is_set_aside_and_recorded(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
 
-    with _writing(path) as book:
+    with _writing(path) as ledger:
         pass
 
-    assert [e["kind"] for e in book.entries] == ["job.finished", "ledger.torn"]
-    torn = tmp_path / book.entries[1]["data"]["file"]
+    assert [e["kind"] for e in ledger.entries] == ["job.finished", "ledger.torn"]
+    torn = tmp_path / ledger.entries[1]["data"]["file"]
     assert whole.endswith(torn.read_bytes() + whole[-9:])
-    assert ledger.read(path) == book.entries
+    assert read_ledger(path) == ledger.entries
 
 
 def test_a_complete_entry_without_its_newline_is_kept(tmp_path: Path) -> None:
@@ -106,24 +106,24 @@ def test_a_complete_entry_without_its_newline_is_kept(tmp_path: Path) -> None:
     path = _written(tmp_path, [{"n": 1}])
     path.write_bytes(path.read_bytes()[:-1])
 
-    with _writing(path) as book:
-        book.append("job.finished", {"n": 2})
+    with _writing(path) as ledger:
+        ledger.append("job.finished", {"n": 2})
 
-    assert [e["data"]["n"] for e in ledger.read(path)] == [1, 2]
+    assert [e["data"]["n"] for e in read_ledger(path)] == [1, 2]
 
 
 def test_a_failed_append_loses_nothing(tmp_path: Path) -> None:
     """After a write that the disk cut short, the same writer goes on, and the ledger is intact."""
-    with _writing(tmp_path / "ledger.jsonl") as book:
-        book.append("job.finished", {"n": 1})
+    with _writing(tmp_path / "ledger.jsonl") as ledger:
+        ledger.append("job.finished", {"n": 1})
         with (
             files.fault_points(lambda operation, _: operation == "write"),
             pytest.raises(files.UserError, match="cannot append"),
         ):
-            book.append("job.finished", {"n": 2})
-        book.append("job.finished", {"n": 3})
+            ledger.append("job.finished", {"n": 2})
+        ledger.append("job.finished", {"n": 3})
 
-    assert [e["kind"] for e in ledger.read(book.path)] == ["job.finished", "ledger.torn", "job.finished"]
+    assert [e["kind"] for e in read_ledger(ledger.path)] == ["job.finished", "ledger.torn", "job.finished"]
 
 
 @pytest.mark.parametrize("change", ["delete", "swap", "duplicate", "insert"])
@@ -141,9 +141,9 @@ def test_entries_cannot_be_moved(tmp_path: Path, change: str) -> None:
     path.write_bytes(b"".join(changed))
 
     with pytest.raises(Refused, match=r"the ledger was changed: entry \d"):
-        ledger.read(path)
+        read_ledger(path)
 
 
 def test_an_absent_ledger_is_an_empty_one(tmp_path: Path) -> None:
     """Nothing written yet is no fault."""
-    assert ledger.read(tmp_path / "ledger.jsonl") == []
+    assert read_ledger(tmp_path / "ledger.jsonl") == []

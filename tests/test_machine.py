@@ -19,12 +19,13 @@ from checklists.find import CHECKS
 from pipeline.__main__ import main
 from pipeline.errors import FivegateError, Refused
 from pipeline.orchestration import state_machine
-from pipeline.orchestration.phase import Draft, House, PhaseContext
+from pipeline.orchestration.phase import House, PhaseContext, RunRequest
 from pipeline.release.bundle import bundle_digest, write_payload
 from pipeline.release.verify import faults
 from pipeline.results import PHASES, ROUNDED, Evidence, Result
-from pipeline.run_store import ledger, permits
-from pipeline.run_store.next_step import advise
+from pipeline.run_store import permits
+from pipeline.run_store.ledger import read_ledger
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import MAX_ROUNDS, fold
 
@@ -81,7 +82,7 @@ class Commands(RuleBasedStateMachine):
             phase=lambda name: getattr(self, f"_{name}"),
             check=lambda name: lambda evidence: Result(evidence["outcome"] if name == "any.chance" else "passed"),
             checklists=lists,
-            say=lambda text: None,
+            log=lambda text: None,
         )
         self.drive("planning")
 
@@ -98,7 +99,7 @@ class Commands(RuleBasedStateMachine):
 
     def _train(self, ctx: PhaseContext) -> dict[str, Any]:
         permit = ctx.train_permit()
-        self.trained.append(fold(ctx.book.entries).gate("planning") == "open")
+        self.trained.append(fold(ctx.ledger.entries).gate("planning") == "open")
         candidate = {"weights": f"{ctx.state.seq}", "checkpoint": "", "job": {}, "score": None}
         branch = {"target": self.good, "trivial": True, "symptoms": []}
         return {"candidate": candidate, "branch": branch, "plan": permit.plan.digest}
@@ -114,16 +115,16 @@ class Commands(RuleBasedStateMachine):
 
     def _finalization(self, ctx: PhaseContext) -> Evidence:
         assert ctx.state.candidate
-        permits.test(ctx.run, ctx.book, "rows")
+        permits.test(ctx.run, ctx.ledger, "rows")
         weights = ctx.state.candidate["weights"].encode()
         return self._found(subject=bundle_digest(write_payload(permits.export(ctx.run), {"plan.yaml": weights})))
 
     # --- commands ---
 
     def drive(self, wanted: str, changed: bool = False) -> None:
-        made = Draft(config(self.lr), [], [], changed)
-        with contextlib.suppress(Refused), opened(self.run) as book:
-            state_machine.advance(self.house, self.run, book, wanted, made)
+        made = RunRequest(config(self.lr), [], [], changed)
+        with contextlib.suppress(Refused), opened(self.run) as ledger:
+            state_machine.advance(self.house, self.run, ledger, wanted, made)
 
     @rule(phase=st.sampled_from([*PHASES, "auto", "auto"]), outcome=OUTCOMES, good=st.booleans(), left=st.booleans())
     def command(self, phase: str, outcome: str, good: bool, left: bool) -> None:
@@ -168,13 +169,13 @@ class Commands(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_three_rounds(self) -> None:
-        entries = ledger.read(self.run.ledger_path)
+        entries = read_ledger(self.run.ledger_path)
         assert all(e["data"]["round"] <= MAX_ROUNDS for e in entries if e["kind"] == "phase.started" and
                    e["data"]["phase"] == "optimization")  # fmt: skip
 
     @invariant()
     def never_released_without_every_gate(self) -> None:
-        entries = ledger.read(self.run.ledger_path)
+        entries = read_ledger(self.run.ledger_path)
         for e in entries:
             if e["kind"] == "released":
                 state = fold(entries[: e["seq"]])
@@ -184,20 +185,20 @@ class Commands(RuleBasedStateMachine):
 
     @invariant()
     def the_state_is_a_fold(self) -> None:
-        entries = ledger.read(self.run.ledger_path)
+        entries = read_ledger(self.run.ledger_path)
         assert fold(entries) == fold(entries) == self.run.state()
         assert faults(self.run)[1] == []
 
     @invariant()
     def there_is_always_a_way_on(self) -> None:
-        advice = advise(self.run.state())
+        advice = next_step(self.run.state())
         assert advice.command.startswith("python -m pipeline ") and advice.why
         assert advice.phase is None or advice.exit_code == 0
 
     @invariant()
     def what_is_advised_is_not_refused(self) -> None:
         state = self.run.state()
-        phase = advise(state).phase
+        phase = next_step(state).phase
         if phase:
             state_machine._refuse_unless_ready(state, phase, MAX_ROUNDS, "runs")
 
@@ -227,7 +228,7 @@ def test_three_rounds_and_a_person() -> None:
         walk.drive("auto")
         state = walk.run.state()
         assert state.exhausted and state.exhausted["round"] == 3
-        assert advise(state).exit_code == 3 and "a person decides" in advise(state).why
+        assert next_step(state).exit_code == 3 and "a person decides" in next_step(state).why
         assert [g.round for p, g in state.gates.items() if p in ROUNDED] == [3, 3]
     finally:
         walk.teardown()
@@ -265,8 +266,8 @@ def test_a_machine_that_is_not_allowed_says_why() -> None:
     try:
         for phase in ("optimization", "finalization"):
             try:
-                with opened(walk.run) as book:
-                    state_machine.advance(walk.house, walk.run, book, phase, Draft(config(0.1), [], []))
+                with opened(walk.run) as ledger:
+                    state_machine.advance(walk.house, walk.run, ledger, phase, RunRequest(config(0.1), [], []))
             except FivegateError as error:
                 assert "Do: python -m pipeline phase=baseline run.name=walk" in str(error)
             else:

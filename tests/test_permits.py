@@ -105,10 +105,10 @@ def test_a_changed_ledger_gives_no_permit(planned: Run) -> None:
 
 def test_the_test_rows_stay_shut_before_their_time(trained: Run) -> None:
     """After an insufficient baseline there is neither a key to test nor a permit to export."""
-    with opened(trained) as book:
-        before = len(book.entries)
+    with opened(trained) as ledger:
+        before = len(ledger.entries)
         with pytest.raises(FivegateError, match="gate diagnostics: is not open"):
-            permits.test(trained, book, "0" * 64)
-        assert len(book.entries) == before
+            permits.test(trained, ledger, "0" * 64)
+        assert len(ledger.entries) == before
     with pytest.raises(Refused, match="gate diagnostics: is not open"):
         permits.export(trained)

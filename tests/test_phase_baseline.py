@@ -13,9 +13,9 @@ from pipeline.history import History
 from pipeline.release.verify import faults
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
-from tests.conftest import SMALL, Say, go
-from tests.judged import changed, judged, measured
-from tests.somebody import WORDS, settle
+from tests.check_helpers import changed, judged, measured
+from tests.conftest import SMALL, Cli, go
+from tests.user_package import WORDS, settle
 
 
 def test_what_a_baseline_leaves(trained: Run) -> None:
@@ -49,8 +49,8 @@ def test_the_record_of_a_baseline_is_its_checkpoint(trained: Run) -> None:
     raw = bytearray((checkpoint / "weights.safetensors").read_bytes())
     raw[-1] ^= 1
     files.write_bytes(trained.inside(values["candidate"]["checkpoint"], "weights.safetensors"), bytes(raw))
-    with opened(trained) as book:  # as the branch of a sufficient baseline records it
-        book.append("candidate.chosen", {"phase": "baseline", "round": 1, **values["candidate"]})
+    with opened(trained) as ledger:  # as the branch of a sufficient baseline records it
+        ledger.append("candidate.chosen", {"phase": "baseline", "round": 1, **values["candidate"]})
     assert "weights.safetensors: is not the file" in faults(trained)[1][0]
 
 
@@ -68,9 +68,9 @@ def test_the_gate_asks_for_honesty_and_the_branch_for_quality(trained: Run) -> N
 
 def test_the_fast_path_records_why_two_gates_are_not_needed(finished: Run) -> None:
     """A sufficient baseline makes diagnostics and optimization `not needed`, with the entry that says why."""
-    from pipeline.run_store import ledger
+    from pipeline.run_store.ledger import read_ledger
 
-    entries = ledger.read(finished.ledger_path)
+    entries = read_ledger(finished.ledger_path)
     unneeded = [e["data"] for e in entries if e["kind"] == "gate.not_needed"]
 
     assert [u["phase"] for u in unneeded] == ["diagnostics", "optimization"]
@@ -183,12 +183,12 @@ def test_every_kind_of_task_is_planned_and_trained(
     assert found["score"]["low"] <= found["score"]["value"] <= found["score"]["high"]
 
 
-def test_a_step_of_ones_own_passes_the_gate(own_folder: Path, say: Say) -> None:
+def test_a_step_of_ones_own_passes_the_gate(own_folder: Path, cli: Cli) -> None:
     """What a step puts out need be no class: there is no confusion to draw, and nothing is missing for it."""
     settle(own_folder)
     task = ["task.kind=custom", "task.metric=loss", "task.metrics=[]", "task.target=1.2"]
     step = "task.step={_target_: somebody.step}"
-    code, out, _ = say("phase=baseline", *WORDS, *task, step, "trainer.max_epochs=2")
+    code, out, _ = cli("phase=baseline", *WORDS, *task, step, "trainer.max_epochs=2")
     assert code == 0 and "baseline: loss " in out
     run = Run(own_folder / "runs" / "somebody")
     assert run.state().gate("baseline") == "open" and not (run.path / "baseline" / "confusion_matrix.png").exists()

@@ -10,8 +10,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.release.verify import faults
 from pipeline.run_store.run import Run
+from tests.check_helpers import changed, judged, measured
 from tests.conftest import SMALL, go
-from tests.judged import changed, judged, measured
 
 
 def test_what_a_diagnosis_leaves(mended: Run) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.errors import Refused
 from pipeline.release.verify import faults
-from pipeline.run_store import files, ledger, permits
+from pipeline.run_store import files, permits
+from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run, opened
-from tests.conftest import Say, go
-from tests.judged import changed, judged, measured
+from tests.check_helpers import changed, judged, measured
+from tests.conftest import Cli, go
 
 LATER = (date.today() + timedelta(days=30)).isoformat()
 WHY = "accepted for a rehearsal on synthetic forms"
@@ -89,7 +90,7 @@ def test_the_test_score_stands_in_the_ledger(finished: Run) -> None:
 
     go(finished.path.parent, "phase=finalization", "run.name=digits")
 
-    scored = [e["data"] for e in ledger.read(finished.ledger_path) if e["kind"] == "test.scored"]
+    scored = [e["data"] for e in read_ledger(finished.ledger_path) if e["kind"] == "test.scored"]
     assert [s["score"] for s in scored] == [honest["score"]]
     assert (scored[0]["candidate"], scored[0]["digest"]) == (honest["candidate"], honest["digest"])
     assert measured(finished, "finalization")["test_score"] == honest["score"] == json.loads(path.read_text())["score"]
@@ -103,7 +104,7 @@ def test_a_kill_around_the_opening_ruins_nothing(finished: Run, kind: str) -> No
 
     go(finished.path.parent, "phase=finalization", "run.name=digits")
 
-    state, kinds = finished.state(), [e["kind"] for e in ledger.read(finished.ledger_path)]
+    state, kinds = finished.state(), [e["kind"] for e in read_ledger(finished.ledger_path)]
     once = next(i for i in state.gates["finalization"].items if i.id == "test_opened_once")
     assert (kinds.count("test.opened"), kinds.count("test.scored"), once.outcome) == (1, 1, "passed")
     assert measured(finished, "finalization")["test_score"] == score
@@ -112,10 +113,10 @@ def test_a_kill_around_the_opening_ruins_nothing(finished: Run, kind: str) -> No
 
 def test_a_score_by_another_measure_is_not_taken_over(finished: Run) -> None:
     """A score of the same weights on the same rows, for another task, does not answer; looking again is counted."""
-    score = next(e["data"] for e in ledger.read(finished.ledger_path) if e["kind"] == "test.scored")
+    score = next(e["data"] for e in read_ledger(finished.ledger_path) if e["kind"] == "test.scored")
     cut(finished, "test.scored", after=False)
-    with opened(finished) as book:
-        book.append("test.scored", {**score, "task": "0" * 64, "score": {**score["score"], "value": 1.0}})
+    with opened(finished) as ledger:
+        ledger.append("test.scored", {**score, "task": "0" * 64, "score": {**score["score"], "value": 1.0}})
 
     go(finished.path.parent, "phase=finalization", "run.name=digits")
 
@@ -127,11 +128,11 @@ def test_a_score_by_another_measure_is_not_taken_over(finished: Run) -> None:
 def test_other_test_rows_are_refused_before_they_are_opened(finished: Run) -> None:
     """Rows that the plan did not freeze get no key, and no opening is counted for them."""
     cut(finished, "test.opened", after=False)
-    with opened(finished) as book:
-        before = len(book.entries)
+    with opened(finished) as ledger:
+        before = len(ledger.entries)
         with pytest.raises(Refused, match=r"data\.test: are not the test rows that the plan froze"):
-            permits.test(finished, book, "0" * 64)
-        assert len(book.entries) == before
+            permits.test(finished, ledger, "0" * 64)
+        assert len(ledger.entries) == before
 
 
 def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
@@ -145,8 +146,8 @@ def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
     plan = plans.load(finished)
     data = load(plan.config)
     sealed, other = data.test, build_model(plan.config, (), 99, data)
-    with opened(finished) as book:
-        key = permits.test(finished, book, sealed.digest)
+    with opened(finished) as ledger:
+        key = permits.test(finished, ledger, sealed.digest)
     assert key.candidate == finished.state().candidate["weights"]
 
     with pytest.raises(Refused, match="is not the candidate that the test rows were opened for"):
@@ -184,15 +185,15 @@ def test_changed_weights_are_not_exported(finished: Run) -> None:
         go(finished.path.parent, "phase=finalization", "run.name=digits")
 
 
-def test_from_a_closed_gate_to_a_release_and_back(finished: Run, say: Say) -> None:
+def test_from_a_closed_gate_to_a_release_and_back(finished: Run, cli: Cli) -> None:
     """Every waivable item waived, the owner's name typed: released; then taken back by the owner."""
     for name in errored(finished):
-        code, out, _ = say("waive", "digits", name, "--who", "Ada", "--why", WHY, "--expires", LATER)
+        code, out, _ = cli("waive", "digits", name, "--who", "Ada", "--why", WHY, "--expires", LATER)
         assert code == 0 and f"{name} waived by Ada until {LATER}" in " ".join(out.split())
     assert finished.state().gate("finalization") == "pending"
-    assert say("phase=auto", "run.name=digits")[0] == 4
+    assert cli("phase=auto", "run.name=digits")[0] == 4
 
-    code, out, _ = say("approve", "digits", "--who", "Example Owner", "--note", "looked at the card")
+    code, out, _ = cli("approve", "digits", "--who", "Example Owner", "--note", "looked at the card")
     state = finished.state()
     said = json.loads(finished.inside("bundle", "attestations", "release.json").read_text())
 
@@ -200,11 +201,11 @@ def test_from_a_closed_gate_to_a_release_and_back(finished: Run, say: Say) -> No
     assert state.released and said["subject"] == state.released["subject"] == state.gates["finalization"].subject
     assert len(said["waivers"]) == 16 and said["sign_offs"][0]["who"] == "Example Owner"
     assert faults(finished)[1] == []
-    assert say("phase=auto", "run.name=digits")[0] == 0
-    assert say("rollback", "digits", "--who", "Ada")[0] == 2
-    code, out, _ = say("rollback", "digits", "--who", "Example Owner", "--why", "wrong forms")
+    assert cli("phase=auto", "run.name=digits")[0] == 0
+    assert cli("rollback", "digits", "--who", "Ada")[0] == 2
+    code, out, _ = cli("rollback", "digits", "--who", "Example Owner", "--why", "wrong forms")
     assert code == 0 and finished.state().released is None
-    assert say("rollback", "digits", "--who", "Example Owner")[0] == 3
+    assert cli("rollback", "digits", "--who", "Example Owner")[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -222,11 +223,11 @@ def test_from_a_closed_gate_to_a_release_and_back(finished: Run, say: Say) -> No
         (["waive", "digits", "branch", "--who", "A", "--why", WHY, "--expires", LATER], 3, "no insufficient branch"),
     ],
 )
-def test_what_people_may_not_do(finished: Run, say: Say, words: list[str], code: int, says: str) -> None:
+def test_what_people_may_not_do(finished: Run, cli: Cli, words: list[str], code: int, says: str) -> None:
     """A name, a reason, a day or an item that does not do is refused in one message, and nothing is recorded."""
     before = finished.ledger_path.read_bytes()
 
-    ended, _, err = say(*words)
+    ended, _, err = cli(*words)
 
     assert (ended, says in err) == (code, True), err
     assert finished.ledger_path.read_bytes() == before
@@ -234,10 +235,10 @@ def test_what_people_may_not_do(finished: Run, say: Say, words: list[str], code:
 
 def test_an_expired_waiver_closes_the_gate_again(finished: Run) -> None:
     """A waiver holds through its last day and not after."""
-    with opened(finished) as book:
+    with opened(finished) as ledger:
         for name in errored(finished):
             data = {"phase": "finalization", "item": name, "who": "Ada", "why": WHY, "expires": LATER}
-            book.append("waiver", data)
+            ledger.append("waiver", data)
     state = finished.state()
     last = date.fromisoformat(LATER)
 
@@ -245,12 +246,12 @@ def test_an_expired_waiver_closes_the_gate_again(finished: Run) -> None:
     assert state.gate("finalization", last + timedelta(days=1)) == "closed"
 
 
-def test_a_waived_branch_leads_to_finalization(trained: Run, say: Say) -> None:
+def test_a_waived_branch_leads_to_finalization(trained: Run, cli: Cli) -> None:
     """Releasing below target needs a waiver of the branch by a named person, which leaves out the gates in between."""
     with pytest.raises(Refused, match="gate diagnostics: is not open"):
         permits.export(trained)
 
-    code, _, _ = say("waive", "digits", "branch", "--who", "Ada", "--why", WHY, "--expires", LATER)
+    code, _, _ = cli("waive", "digits", "branch", "--who", "Ada", "--why", WHY, "--expires", LATER)
 
     state = trained.state()
     assert code == 0 and state.sufficient() and {"diagnostics", "optimization"} <= set(state.not_needed)

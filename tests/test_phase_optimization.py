@@ -15,15 +15,16 @@ from phases.optimization import Arm, choose, compare, untried
 from pipeline.__main__ import house
 from pipeline.release.verify import faults
 from pipeline.results import digest
-from pipeline.run_store import files, ledger
+from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
 from pipeline.trials.fix_report import rerun_command
+from tests.check_helpers import changed, judged, measured
 from tests.conftest import SMALL, go
-from tests.judged import changed, judged, measured
 
 
 def test_what_a_study_leaves(mended: Run) -> None:
@@ -56,7 +57,7 @@ def test_what_the_repair_says_of_itself(mended: Run) -> None:
 
 def test_every_trial_has_a_record(mended: Run) -> None:
     """Thirteen jobs were started and ended: six pairs, and the winner once more on the master seed."""
-    entries = [e["data"] for e in ledger.read(mended.ledger_path) if e["kind"] == "job.finished"]
+    entries = [e["data"] for e in read_ledger(mended.ledger_path) if e["kind"] == "job.finished"]
     named = [f"{arm}-{i}" for i in range(1, 7) for arm in ("control", "c1")]
 
     assert [e["id"] for e in entries] == [*named, "fixed"]
@@ -201,7 +202,7 @@ def played(monkeypatch: pytest.MonkeyPatch, value: Callable[[Job], float], fixed
 
 
 def studies(run: Run) -> list[dict[str, Any]]:
-    return [e["data"] for e in ledger.read(run.ledger_path) if e["kind"] == "study.decided"]
+    return [e["data"] for e in read_ledger(run.ledger_path) if e["kind"] == "study.decided"]
 
 
 def test_rounds_go_on_until_no_cure_is_left(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from pipeline.errors import Refused
 from pipeline.run_store import permits
 from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run
+from tests.check_helpers import changed, judged, measured
 from tests.conftest import SMALL, go
-from tests.judged import changed, judged, measured
 
 
 @pytest.fixture
@@ -356,11 +356,11 @@ def test_a_named_treatment_opens_the_gate(plan: Any, word: str) -> None:
     assert plan("imbalance", word) == ("open", {})
 
 
-def test_a_waiver_lets_a_fault_pass_by_name(plan: Any, own_folder: Any, say: Any) -> None:
+def test_a_waiver_lets_a_fault_pass_by_name(plan: Any, own_folder: Any, cli: Any) -> None:
     """The owner may train on holed rows; the outcome stays on record."""
     assert plan("hole", "run.root=runs")[0] == "closed"
     words = ("--root", own_folder, "--who", "Ada", "--why", "the holes are wanted", "--expires", "9999-12-31")
-    assert say("waive", "digits", "data_finite", *words)[0] == 0
+    assert cli("waive", "digits", "data_finite", *words)[0] == 0
     run = Run.find("digits", own_folder)
     assert run.state().gate("planning") == "open"
     assert permits.train(run)

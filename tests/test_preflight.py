@@ -17,8 +17,8 @@ from torch import nn
 from pipeline.run_store.gate import Item
 from pipeline.sanity_checks.infer_task import guess
 from pipeline.sanity_checks.junit import junit
-from tests.conftest import Say
-from tests.somebody import PACKAGE
+from tests.conftest import Cli
+from tests.user_package import PACKAGE
 
 MORE = '''
 
@@ -54,7 +54,7 @@ QUICK = ("phases.baseline.repeat_steps=0", "phases.baseline.overfit_steps=20", "
 
 
 @pytest.fixture
-def fly(own_folder: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, Any, str]]]:
+def fly(own_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, Any, str]]]:
     """`fly("net", "table")`: a preflight of somebody's package as JSON; nothing is on disk afterwards."""
     (own_folder / "somebody.py").write_text(PACKAGE + MORE)
     (own_folder / "scratch").mkdir()
@@ -63,7 +63,7 @@ def fly(own_folder: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> Iterator
     sys.modules.pop("somebody", None)
 
     def command(model: str, data: str, *words: str) -> tuple[int, Any, str]:
-        code, out, err = say("preflight", f"somebody:{model}", f"somebody:{data}", *QUICK, *words, "--json")
+        code, out, err = cli("preflight", f"somebody:{model}", f"somebody:{data}", *QUICK, *words, "--json")
         return code, json.loads(out) if out else None, err
 
     yield command
@@ -156,16 +156,16 @@ def test_bad_input_is_one_message(fly: Callable[..., Any], model: str, data: str
         ("json:loads", "json:loads", "trust: 'json' is a module of Python itself"),
     ],
 )
-def test_names_that_lead_nowhere(say: Say, model: str, data: str, message: str) -> None:
+def test_names_that_lead_nowhere(cli: Cli, model: str, data: str, message: str) -> None:
     """Both words are looked at before any code of theirs runs."""
-    code, _, err = say("preflight", model, data)
+    code, _, err = cli("preflight", model, data)
     assert code == 2 and message in err and "Traceback" not in err, err
 
 
-def test_our_own_pieces_need_no_trust(say: Say) -> None:
+def test_our_own_pieces_need_no_trust(cli: Cli) -> None:
     """The bundled model on the bundled digits, as a table."""
     words = ("+model.in_features=64", "+model.out_features=10", "+model.hidden=[8]")
-    code, out, err = say("preflight", "pipeline.models.mlp:MLP", "pipeline.data.digits:digits", *words, *QUICK)
+    code, out, err = cli("preflight", "pipeline.models.mlp:MLP", "pipeline.data.digits:digits", *words, *QUICK)
     assert code == 0, err
     assert "learning_rate_tried" in out and "ready: " in out and "splits_disjoint" in out
 

@@ -27,12 +27,12 @@ from pipeline.engine.replay import replay
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.task import build_task, expected_loss, loss_name
-from pipeline.preprocess.modules import OneHot, Prepared, Restore, ScaledLoss, bare
+from pipeline.preprocess.modules import InverseTargetScale, OneHot, Prepared, ScaledLoss, unwrap
 from pipeline.release.formats import FORMATS, export_formats
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Delta, Job
 from tests.conftest import go
-from tests.recorded import baseline_done
+from tests.ledger_fixtures import baseline_done
 from tests.trainings import REGRESSION, config, permitted, train
 
 __all__ = ["permitted"]
@@ -174,7 +174,7 @@ def test_changed_train_rows_are_fitted_on_but_zeros_are_not(digits_permit: permi
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20), st.floats(-1e3, 1e3), st.floats(1e-2, 1e3))
 def test_targets_come_back(values: list[float], mean: float, std: float) -> None:
     """What is restored and scaled again is what it was, to rounding."""
-    restore, given = Restore(torch.tensor(mean), torch.tensor(std)), torch.tensor(values)
+    restore, given = InverseTargetScale(torch.tensor(mean), torch.tensor(std)), torch.tensor(values)
     torch.testing.assert_close(restore(restore.scaled(given)), given, rtol=1e-4, atol=1e-2)
 
 
@@ -239,12 +239,12 @@ def test_patterns_and_weights_have_the_users_names(tmp_path: Path) -> None:
     model = builder.build_model(body, (), 3, data)
     grouped = {**body, "optimizer": {**body["optimizer"], "groups": [{"match": "head.bias", "lr": 0.5}]}}
     assert [0.5, 0.02] == [g["lr"] for g in builder.build_optimizer(grouped, model).param_groups]
-    for name, weights in (("bare", bare(model)), ("whole", model)):
+    for name, weights in (("bare", unwrap(model)), ("whole", model)):
         path = tmp_path / f"{name}.safetensors"
         files.write_bytes(path, save(tensors_of(weights.state_dict())))
         start = {**body, "model": {**body["model"], "init_from": str(path)}}
-        found = bare(builder.build_model(start, (), 8, data)).state_dict()
-        assert all(torch.equal(found[n], value) for n, value in bare(model).state_dict().items())
+        found = unwrap(builder.build_model(start, (), 8, data)).state_dict()
+        assert all(torch.equal(found[n], value) for n, value in unwrap(model).state_dict().items())
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -21,11 +21,11 @@ from pipeline.history import History
 from pipeline.run_store.job import run_seed
 from pipeline.run_store.run import Run
 from pipeline.sanity_checks import ablations, forward_checks, run_checks
-from pipeline.sanity_checks.context import Bench
+from pipeline.sanity_checks.context import CheckContext
 from pipeline.sanity_checks.lr_range_test import suggested, told
 from pipeline.sanity_checks.reproducibility import first_difference
-from tests.conftest import Say, go
-from tests.judged import changed, judged, measured
+from tests.check_helpers import changed, judged, measured
+from tests.conftest import Cli, go
 from tests.trainings import blobs, config, permitted, train
 
 __all__ = ["permitted"]
@@ -68,18 +68,18 @@ class Whole(nn.Module):
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CheckContext]:
     """`bench("dropout")`: a bench without a permit, whose model has that fault."""
 
-    def make(fault: str = "", data: Data | None = None, **more: Any) -> Bench:
+    def make(fault: str = "", data: Data | None = None, **more: Any) -> CheckContext:
         monkeypatch.setattr("pipeline.engine.setup.build_model", lambda *_: Whole(fault))
         body = {**config(), **more}
-        return Bench(body, (), data or blobs(), {"overfit_steps": 20, "proof_steps": 20, "repeat_steps": 5})
+        return CheckContext(body, (), data or blobs(), {"overfit_steps": 20, "proof_steps": 20, "repeat_steps": 5})
 
     return make
 
 
-def answer(bench: Bench, proof: Callable[[Bench], Any], check: str, **bounds: Any) -> Any:
+def answer(bench: CheckContext, proof: Callable[[CheckContext], Any], check: str, **bounds: Any) -> Any:
     """What the gate says of one proof."""
     return judged(f"sanity.{check}", {"proofs": {proof.__name__: run_checks._tried(proof, bench)}}, **bounds)
 
@@ -126,7 +126,7 @@ FAULTS: list[tuple[str, Callable[..., Any], str, dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("fault", "proof", "check", "bounds", "outcome", "why"), FAULTS)
 def test_a_planted_fault_is_named(
-    bench: Callable[..., Bench], fault: str, proof: Any, check: str, bounds: Any, outcome: str, why: str
+    bench: Callable[..., CheckContext], fault: str, proof: Any, check: str, bounds: Any, outcome: str, why: str
 ) -> None:
     """What is wrong with a model closes nothing and is said; what makes its figures dishonest fails its item."""
     item = answer(bench(fault), proof, check, **bounds)
@@ -137,7 +137,7 @@ def test_a_planted_fault_is_named(
     )
 
 
-def test_a_proof_that_raises_is_missing_evidence(bench: Callable[..., Bench]) -> None:
+def test_a_proof_that_raises_is_missing_evidence(bench: Callable[..., CheckContext]) -> None:
     """The gate does not open over a question that nobody could answer; the other proofs go on."""
     broken = bench()
     broken.setup.task.forward  # it can be set up
@@ -150,7 +150,7 @@ def test_a_proof_that_raises_is_missing_evidence(bench: Callable[..., Bench]) ->
     assert item.outcome == "errored" and "the proof failed" in item.why
 
 
-def test_gradients_are_looked_for_on_several_batches(bench: Callable[..., Bench]) -> None:
+def test_gradients_are_looked_for_on_several_batches(bench: Callable[..., CheckContext]) -> None:
     """A unit that is silent on one batch and speaks on another is no fault."""
     at = bench()
     answers = iter([torch.zeros(3), torch.ones(3), torch.ones(3)])
@@ -160,7 +160,7 @@ def test_gradients_are_looked_for_on_several_batches(bench: Callable[..., Bench]
     assert (found["silent"], found["batches"]) == ({}, 2)
 
 
-def test_looking_leaves_the_model_as_it_is(bench: Callable[..., Bench]) -> None:
+def test_looking_leaves_the_model_as_it_is(bench: Callable[..., CheckContext]) -> None:
     """No pass changes a weight, a running statistic or a gradient, nor what the next proof sees."""
     at = bench()
     at.setup.model.add_module("norm", nn.BatchNorm1d(3))
@@ -295,7 +295,7 @@ def planned_blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, An
         data = seal(sides, "binary")
         loss = {"_target_": "torch.nn.BCEWithLogitsLoss"}
         body = {**config(), "task": section, "model": model, "loss": loss, "seed": seed}
-        at = Bench(body, (), data, {"proof_steps": 20})
+        at = CheckContext(body, (), data, {"proof_steps": 20})
 
         def train_it(purpose: str, steps: int, delta: Any, seed_index: int = 0) -> Any:
             rows = replace(data, train=rows_changed(data.train, delta.train_rows, run_seed(seed, seed_index)))
@@ -307,9 +307,9 @@ def planned_blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, An
     return find
 
 
-def test_a_step_that_tells_the_answers_is_caught(planted: Callable[[], dict[str, Any]], say: Say) -> None:
+def test_a_step_that_tells_the_answers_is_caught(planted: Callable[[], dict[str, Any]], cli: Cli) -> None:
     """Trained on shuffled labels it is right on validation all the same, and its gate is closed."""
-    assert say("phase=baseline", *WORDS, "task.step={_target_: planted.tells}")[0] == 3
+    assert cli("phase=baseline", *WORDS, "task.step={_target_: planted.tells}")[0] == 3
     item = planted()["chance_on_shuffled_labels"]
     assert (item.outcome, item.cause) == ("failed", "data_leakage")
     assert "knows the answers" in item.why
@@ -333,10 +333,10 @@ def test_naming_at_random_is_no_leak(
     assert found["chance"] > 0.2
 
 
-def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[], dict[str, Any]], say: Say) -> None:
+def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[], dict[str, Any]], cli: Cli) -> None:
     """Two fresh processes of one seed part at a step that is named; a plan that promises nothing passes."""
     words = (*WORDS, "+model.hurried=true", "phases.baseline.repeat_steps=10", "phases.baseline.proof_steps=0")
-    code, _, err = say("phase=baseline", *words)
+    code, _, err = cli("phase=baseline", *words)
     assert code == 3, err
     item = planted()["training_repeats"]
     assert (item.outcome, item.cause) == ("failed", "nondeterminism"), item.why

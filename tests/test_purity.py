@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.somebody import WORDS, settle
+from tests.user_package import WORDS, settle
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = int(os.environ.get("FIVEGATE_KILLS", "6")) > 10
@@ -26,7 +26,7 @@ from pipeline.engine.fit import fit
 from pipeline.run_store.job import Job
 from pipeline.run_store import permits
 from pipeline.run_store.run import Run
-from tests.somebody import trace
+from tests.user_package import trace
 
 words, watched, tracked = json.loads(sys.argv[1])
 name = "tracked" if tracked else "plain"

@@ -17,8 +17,8 @@ from pipeline.reporting.page import gather, write_page
 from pipeline.reporting.svg import Scale, draw
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
-from tests.recorded import DIAGNOSIS, MEASURES, baseline_done, history, measured, mended, passed
-from tests.recorded import gate as judge
+from tests.ledger_fixtures import DIAGNOSIS, MEASURES, baseline_done, history, measured, mended, passed
+from tests.ledger_fixtures import gate as judge
 
 
 class Page(HTMLParser):
@@ -80,9 +80,9 @@ def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
     made = History()
     made.log_epoch(1, {f"val/{evil}": 0.5})
     files.write_bytes(run.inside("baseline", "history.npz"), made.to_bytes())
-    with opened(run) as book:
-        judge(book, "diagnostics", passed("x", why=evil))
-        book.append("waiver", {"phase": "x", "item": "y", "who": evil, "why": evil, "expires": "2999-01-01"})
+    with opened(run) as ledger:
+        judge(ledger, "diagnostics", passed("x", why=evil))
+        ledger.append("waiver", {"phase": "x", "item": "y", "who": evil, "why": evil, "expires": "2999-01-01"})
     page = write_page(run.path).read_text()
     assert evil not in page
     assert "script" not in Page(page).loads
@@ -158,9 +158,9 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
 def test_a_waiver_that_is_over_waives_nothing(tmp_path: Path) -> None:
     """An expired waiver stays on record, marked, and its item is shown as it was found."""
     run = mended(tmp_path)
-    with opened(run) as book:
+    with opened(run) as ledger:
         over = {"phase": "finalization", "item": "latency", "who": "Bob", "why": "a rehearsal", "expires": "2020-01-01"}
-        book.append("waiver", over)
+        ledger.append("waiver", over)
     page = text_of(write_page(run.path))
     shown = {item["id"]: item["word"] for item in gather(run)["phases"][-1]["items"]}
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from pipeline.data.analysis.representative import compared, drift, representative
 from pipeline.data.load import seal
-from tests.judged import judged, questions
+from tests.check_helpers import judged, questions
 
 
 def bounds() -> dict[str, Any]:

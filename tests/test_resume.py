@@ -354,21 +354,21 @@ tracking: {kind: none}
 """
 
 
-def test_a_baseline_that_ends_in_nan_names_the_row(own_folder: Path, say: Any) -> None:
+def test_a_baseline_that_ends_in_nan_names_the_row(own_folder: Path, cli: Any) -> None:
     """The row with the hole is named on the way, in the evidence and in the incident."""
     (own_folder / "conf" / "experiment").mkdir(parents=True)
     (own_folder / "holed.py").write_text(PACKAGE)
     (own_folder / "conf" / "experiment" / "holed.yaml").write_text(EXPERIMENT)
-    code, out, _ = say("phase=diagnostics", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
+    code, out, _ = cli("phase=diagnostics", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     assert code in (2, 3)  # there is no run yet
-    say("phase=planning", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
+    cli("phase=planning", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     why = ("--who", "Ada", "--why", "to see what training makes of it", "--expires", "9999-12-31")
-    assert say("waive", "holed", "data_finite", *why)[0] == 0
-    code, out, _ = say("phase=baseline", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
+    assert cli("waive", "holed", "data_finite", *why)[0] == 0
+    code, out, _ = cli("phase=baseline", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     assert "the first tensor that is not finite: inputs, train rows 77" in out
     run = Run(own_folder / "runs" / "holed")
     found = json.loads((run.path / run.state().finished["baseline"]["evidence"]["path"]).read_text())["values"]
     assert found["nonfinite"]["rows"] == [77]
-    say("phase=diagnostics", "run.name=holed")
+    cli("phase=diagnostics", "run.name=holed")
     told = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
     assert "the first tensor that is not finite: inputs, in train rows 77" in told["confidence_statement"]

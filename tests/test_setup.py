@@ -135,10 +135,10 @@ def test_the_part_that_fails_is_the_part_that_is_named() -> None:
     data, job = blobs(), Job("", "trial")
 
     def failing(**changed: Any) -> loop.Training:
-        made = setup.set_up(config(), job, data, 3, ())
+        made = setup.build_components(config(), job, data, 3, ())
         return loop.Training(PERMIT[0], replace(made, **changed), job)
 
-    made = setup.set_up(config(), job, data, 3, ())
+    made = setup.build_components(config(), job, data, 3, ())
     with pytest.raises(UserError, match=rf"loss: fails at {__file__}"):
         failing(task=replace(made.task, loss=OwnLoss())).run((), None)
     with pytest.raises(UserError, match=r"optimizer: fails at .*no step today"):
@@ -160,7 +160,7 @@ def test_a_failure_in_the_middle_names_the_users_line() -> None:
 
     calls: list[int] = []
     job, data, body = Job("", "trial"), blobs(), config()
-    made = setup.set_up(body, job, data, 3, ())
+    made = setup.build_components(body, job, data, 3, ())
     made.model.register_forward_hook(late)
     training = loop.Training(PERMIT[0], made, job)
     with pytest.raises(UserError, match=rf"model: fails at {__file__}:\d+ \(AttributeError"):

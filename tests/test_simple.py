@@ -18,7 +18,7 @@ from pipeline.data.splits import Split
 from pipeline.evaluation import metrics, ngrams, reference_models
 from pipeline.evaluation.reference_models import simple_scores
 from pipeline.evaluation.task import Task, build_task
-from tests.judged import judged
+from tests.check_helpers import judged
 from tests.trainings import REGRESSION, blobs, config
 
 BINARY = {

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.history import History
-from pipeline.orchestration.sweep_directory import Shelf, taken
+from pipeline.orchestration.sweep_directory import SweepDirectory, taken
 from pipeline.results import PHASES
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
@@ -23,10 +23,10 @@ from pipeline.run_store.run import Run, opened
 from pipeline.tracking import sync_process
 from pipeline.tracking.description import note, tags
 from pipeline.tracking.description import rows as splits
-from pipeline.tracking.mlflow import TrackingAway, mirror, shown, where
-from pipeline.tracking.run_export import POINTS, TRIAL_POINTS, Story, params, points
+from pipeline.tracking.mlflow import TrackerUnavailable, mirror, shown, where
+from pipeline.tracking.run_export import POINTS, TRIAL_POINTS, RunExport, params, points
 from pipeline.tracking.sweep_run import parent
-from tests.recorded import CONFIG, baseline_done, freeze
+from tests.ledger_fixtures import CONFIG, baseline_done, freeze
 
 
 @pytest.fixture(autouse=True)
@@ -160,18 +160,18 @@ def test_a_revision_adds_what_it_changed(root: Path) -> None:
     """Params cannot change: a new revision of the plan adds the keys that differ, under its number."""
     run = baseline_done(root)
     mirror(run.path)
-    with opened(run) as book:
-        freeze(run, book, {**CONFIG, "optimizer": {**CONFIG["optimizer"], "lr": 0.01}}, {"optimizer.lr": [3.0, 0.01]})
+    with opened(run) as ledger:
+        freeze(run, ledger, {**CONFIG, "optimizer": {**CONFIG["optimizer"], "lr": 0.01}}, {"optimizer.lr": [3.0, 0.01]})
     assert mirror(run.path)["sent"]["params"] == 1
-    found = params(Story.of(run.path))
+    found = params(RunExport.of(run.path))
     assert {k: v for k, v in found.items() if k.endswith("lr")} == {"optimizer.lr": "3.0", "r2/optimizer.lr": "0.01"}
 
 
 def test_more_than_a_call_holds(root: Path) -> None:
     """250 params and 2,400 points go out in calls of 100 and 1,000."""
     run = Run.at(root, "large")
-    with opened(run, experiment="large") as book:
-        freeze(run, book, {**CONFIG, "model": {f"width_{i}": i for i in range(250)}})
+    with opened(run, experiment="large") as ledger:
+        freeze(run, ledger, {**CONFIG, "model": {f"width_{i}": i for i in range(250)}})
     history = History()
     for step in range(800):
         history.log_step(step, {"a": step, "b": step, "c": step})
@@ -194,11 +194,11 @@ def test_long_series_are_thinned() -> None:
     assert len(trial) <= TRIAL_POINTS
 
 
-def job_of(shelf: Shelf, name: str, experiment: str = "digits") -> Run:
+def job_of(shelf: SweepDirectory, name: str, experiment: str = "digits") -> Run:
     """A run that is a job of the sweep."""
     run = Run.at(shelf.path.parents[1], name)
-    with opened(run, experiment=experiment, sweep=shelf.number) as book:
-        freeze(run, book, CONFIG)
+    with opened(run, experiment=experiment, sweep=shelf.number) as ledger:
+        freeze(run, ledger, CONFIG)
     return run
 
 
@@ -230,8 +230,8 @@ def test_what_was_killed_is_closed(root: Path) -> None:
     """A run that was killed is closed by the next word of it; a sweep that was, by the next sweep; none twice made."""
     with taken(root, ["seed=1,2"], []) as (shelf, _):
         run = job_of(shelf, "killed")
-        with opened(run) as book:
-            book.append("phase.started", {"phase": "planning", "round": 1, "basis": -1})
+        with opened(run) as ledger:
+            ledger.append("phase.started", {"phase": "planning", "round": 1, "basis": -1})
         mirror(run.path, running=True)
         assert {r.info.run_name: r.info.status for r in runs(root)} == {"killed": "RUNNING", "sweep-1": "RUNNING"}
     mirror(run.path)
@@ -245,8 +245,8 @@ def test_the_status_is_the_ledgers(root: Path) -> None:
     run = baseline_done(root)
     seen = []
     for kind in ("phase.started", "phase.failed", "phase.started", "stopped"):
-        with opened(run) as book:
-            book.append(kind, {"phase": "finalization", "round": 1, "why": "x"})
+        with opened(run) as ledger:
+            ledger.append(kind, {"phase": "finalization", "round": 1, "why": "x"})
         told = mirror(run.path, running=kind == "phase.started")
         seen.append(client(root).get_run(told["run"]).info.status)
     assert seen == ["RUNNING", "FAILED", "RUNNING", "KILLED"]
@@ -259,7 +259,7 @@ def test_a_tracker_that_is_away_is_one_quick_exception(root: Path, uri: str) -> 
     """Refused connections, impossible databases, retired stores, unknown schemes: TrackingAway, without secrets."""
     run = baseline_done(root)
     started = time.monotonic()
-    with pytest.raises(TrackingAway) as raised:
+    with pytest.raises(TrackerUnavailable) as raised:
         mirror(run.path, uri)
     assert time.monotonic() - started < 15
     assert "secret" not in str(raised.value)
@@ -270,7 +270,7 @@ def test_a_broken_database_is_away(new_root: Path) -> None:
     """A file that is no database is said at once, instead of after a hundred seconds of trying."""
     run = baseline_done(new_root)
     (new_root / "mlflow.db").write_bytes(b"no database, but long enough to look at" * 100)
-    with pytest.raises(TrackingAway, match="not a database"):
+    with pytest.raises(TrackerUnavailable, match="not a database"):
         mirror(run.path)
 
 
@@ -281,7 +281,7 @@ def test_a_silent_server_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch
     run = baseline_done(root)
     with socket.create_server(("127.0.0.1", 0)) as server:
         started = time.monotonic()
-        with pytest.raises(TrackingAway):
+        with pytest.raises(TrackerUnavailable):
             mirror(run.path, f"http://127.0.0.1:{server.getsockname()[1]}")
     assert time.monotonic() - started < 8
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "1"
@@ -291,7 +291,7 @@ def test_what_was_missed_is_sent_later(root: Path) -> None:
     """After a tracker was away, the next call that reaches it sends everything."""
     run = baseline_done(root)
     trained(run)
-    with pytest.raises(TrackingAway):
+    with pytest.raises(TrackerUnavailable):
         mirror(run.path, "http://127.0.0.1:9/")
     assert mirror(run.path)["sent"]["points"] == 30 + 30 + 2 + 2
 
@@ -331,7 +331,7 @@ def test_the_page_says_what_where_and_what_next(root: Path) -> None:
     """The description has gates and the next command, and no folder or person of this machine is named."""
     run = baseline_done(root)
     told = mirror(run.path)
-    story = Story.of(run.path)
+    story = RunExport.of(run.path)
     found = client(root).get_run(told["run"])
     assert found.data.tags["mlflow.note.content"] == note(story)
     for said in ("| planning | open |", "| diagnostics | not needed |", "python -m pipeline phase="):
@@ -341,7 +341,7 @@ def test_the_page_says_what_where_and_what_next(root: Path) -> None:
 
 def test_an_experiment_that_nobody_named_is_not_shown_empty(root: Path) -> None:
     """No tag is without a value, and no sentence has a hole where a name belongs."""
-    story = Story.of(job_of(Shelf(root / ".sweeps" / "1"), "unnamed", experiment="").path)
+    story = RunExport.of(job_of(SweepDirectory(root / ".sweeps" / "1"), "unnamed", experiment="").path)
     assert all(tags(story).values())
     assert note(replace(story, plans={})).startswith("Run `unnamed`.\n")
 
@@ -351,15 +351,15 @@ def test_every_split_is_an_input(root: Path) -> None:
     run = Run.at(root, "rows")
     sides = {s: {"rows": 9, "digest": s * 20, "schema": {"X": [64]}, "counts": {"0": 9}} for s in ("train", "test")}
     config = {**CONFIG, "data": {"_target_": "pipeline.data.sources.csv.csv", "path": "/home/ada/secret/rows.csv"}}
-    with opened(run, experiment="csv") as book:
+    with opened(run, experiment="csv") as ledger:
         plan = plans.Plan(1, config, {phase: [] for phase in PHASES}, {"splits": sides})
         path = plans.write(run, plan)
         about = {"revision": 1, "digest": plan.digest, "file": run.relative(path), "changed": {}}
-        book.append("plan.frozen", about)
+        ledger.append("plan.frozen", about)
     told = [mirror(run.path)["run"] for _ in range(2)]
     inputs = client(root).get_run(told[0]).inputs.dataset_inputs
     assert {(i.tags[0].value, i.dataset.name) for i in inputs} == {("train", "csv/train"), ("test", "csv/test")}
-    assert {i.dataset.digest for i in inputs} == {row.digest for row in splits(Story.of(run.path))}
+    assert {i.dataset.digest for i in inputs} == {row.digest for row in splits(RunExport.of(run.path))}
     assert all("rows.csv" in i.dataset.source and "ada" not in i.dataset.source for i in inputs)
 
 

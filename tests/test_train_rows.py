@@ -25,7 +25,7 @@ from pipeline.results import TrainSide
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.permits import TrainPermit
 from pipeline.trials.cross_validation import cross_validate
-from tests.judged import judged
+from tests.check_helpers import judged
 from tests.trainings import permitted  # noqa: F401
 
 

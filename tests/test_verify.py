@@ -23,44 +23,44 @@ LATER = (utc_today() + timedelta(days=30)).isoformat()
 DAY = timedelta(days=1)
 
 
-def waive(book: Ledger, phase: str, item: str, expires: str = LATER) -> None:
+def waive(ledger: Ledger, phase: str, item: str, expires: str = LATER) -> None:
     why = "accepted for a rehearsal on synthetic forms"
-    book.append("waiver", {"phase": phase, "item": item, "who": "Ada", "why": why, "expires": expires})
+    ledger.append("waiver", {"phase": phase, "item": item, "who": "Ada", "why": why, "expires": expires})
 
 
 @pytest.fixture
 def signed(finished: Run) -> Run:
     """A run whose last gate has just opened: everything waivable waived, the bundle signed, nothing released."""
     gate = finished.state().gates["finalization"]
-    with opened(finished) as book:
+    with opened(finished) as ledger:
         for item in (i for i in gate.items if i.outcome == "errored"):
-            waive(book, "finalization", item.id)
+            waive(ledger, "finalization", item.id)
         sign = {"phase": "finalization", "item": "owner_approval", "who": "Example Owner", "digest": gate.subject}
-        book.append("sign_off", {**sign, "note": ""})
+        ledger.append("sign_off", {**sign, "note": ""})
     return finished
 
 
 @pytest.fixture
 def released(signed: Run) -> Run:
-    with opened(signed) as book:
-        release(signed, book)
+    with opened(signed) as ledger:
+        release(signed, ledger)
     return signed
 
 
 def refused(run: Run, match: str, today: date | None = None) -> None:
     """Releasing is refused in one message, and nothing is recorded or attested."""
     before = run.ledger_path.read_bytes()
-    with opened(run) as book, pytest.raises(Refused, match=match) as stop:
-        release(run, book, today)
+    with opened(run) as ledger, pytest.raises(Refused, match=match) as stop:
+        release(run, ledger, today)
     assert "  Do: python -m pipeline " in str(stop.value)
     assert run.ledger_path.read_bytes() == before
 
 
-def begin(book: Ledger, phase: str, *, end: bool = False) -> int:
+def begin(ledger: Ledger, phase: str, *, end: bool = False) -> int:
     """The phase starts once more; back comes the entry's number."""
-    entry = book.append("phase.started", {"phase": phase, "round": 1, "basis": 0})
+    entry = ledger.append("phase.started", {"phase": phase, "round": 1, "basis": 0})
     if end:
-        book.append("phase.finished", {"phase": phase, "round": 1, "evidence": {}, "artifacts": {}})
+        ledger.append("phase.finished", {"phase": phase, "round": 1, "evidence": {}, "artifacts": {}})
     return int(entry["seq"])
 
 
@@ -94,19 +94,19 @@ def test_nothing_is_released_twice(released: Run) -> None:
     """A released run says so; taken back by its owner, the same signature releases nothing."""
     subject = released.state().released["subject"]
     refused(released, f"it is released already, as {subject[:12]}")
-    with opened(released) as book:
-        book.append("rolled_back", {"who": "Example Owner", "why": "", "subject": subject})
+    with opened(released) as ledger:
+        ledger.append("rolled_back", {"who": "Example Owner", "why": "", "subject": subject})
     refused(released, "the finalization gate is not open")
 
 
 def test_every_earlier_gate_is_asked_again(signed: Run) -> None:
     """A gate that was open when the bundle was signed, and is not any more, holds the release back."""
     gate = signed.state().gates["baseline"]
-    with opened(signed) as book:
+    with opened(signed) as ledger:
         failed = {**vars(gate.items[0]), "outcome": "failed"}
-        book.append("item.evaluated", {"phase": "baseline", "round": 1, **failed})
+        ledger.append("item.evaluated", {"phase": "baseline", "round": 1, **failed})
         verdict = {"phase": "baseline", "round": 1, "revision": gate.revision, "basis": gate.basis, "subject": None}
-        book.append("gate.decided", {**verdict, "state": "closed"})
+        ledger.append("gate.decided", {**verdict, "state": "closed"})
 
     assert signed.state().gate("finalization") == "open"
     refused(signed, "the baseline gate is not open, it is closed")
@@ -114,22 +114,22 @@ def test_every_earlier_gate_is_asked_again(signed: Run) -> None:
 
 def test_the_branch_is_asked_again(signed: Run) -> None:
     """A branch that leads to finalization only by a waiver holds no longer than the waiver."""
-    with opened(signed) as book:
+    with opened(signed) as ledger:
         decided = {"phase": "baseline", "round": 1, "target": False, "trivial": True, "symptoms": []}
-        book.append("branch.decided", {**decided, "branch": "insufficient"})
+        ledger.append("branch.decided", {**decided, "branch": "insufficient"})
     refused(signed, "the branch is insufficient")
-    with opened(signed) as book:
-        waive(book, "baseline", "branch", utc_today().isoformat())
+    with opened(signed) as ledger:
+        waive(ledger, "baseline", "branch", utc_today().isoformat())
     refused(signed, "the branch is insufficient, and no valid waiver", utc_today() + DAY)
-    with opened(signed) as book:
-        release(signed, book)
+    with opened(signed) as ledger:
+        release(signed, ledger)
     assert faults(signed)[1] == []
 
 
 def test_a_release_that_the_gates_did_not_allow_is_seen(finished: Run) -> None:
     """An entry that says released behind a closed gate is told, and so is one about another bundle."""
-    with opened(finished) as book:
-        seq = book.append("released", {"subject": "0" * 64, "attestation": {}})["seq"]
+    with opened(finished) as ledger:
+        seq = ledger.append("released", {"subject": "0" * 64, "attestation": {}})["seq"]
 
     told = faults(finished)[1]
 
@@ -171,9 +171,9 @@ def test_the_candidates_file_is_covered(finished: Run) -> None:
     """A {path, sha256} pair anywhere in an entry is held against the disk, the candidate's checkpoint too."""
     candidate = {k: v for k, v in finished.state().candidate.items() if k != "seq"}
     path = f"{candidate['checkpoint']}/weights.safetensors"
-    with opened(finished) as book:
+    with opened(finished) as ledger:
         file = {"path": path, "sha256": files.sha256(finished.path / path)}
-        book.append("candidate.chosen", {**candidate, "file": file})
+        ledger.append("candidate.chosen", {**candidate, "file": file})
     assert faults(finished)[1] == []
 
     (finished.path / path).write_bytes(b"other")
@@ -183,8 +183,8 @@ def test_the_candidates_file_is_covered(finished: Run) -> None:
 
 def test_a_phase_that_was_cut_short_is_named(finished: Run) -> None:
     """A file changed by a phase that began again and was killed is still told, with what mends it."""
-    with opened(finished) as book:
-        seq = begin(book, "finalization")
+    with opened(finished) as ledger:
+        seq = begin(ledger, "finalization")
     shutil.rmtree(finished.inside("bundle", "payload"))
 
     told = [f for f in faults(finished)[1] if f.startswith("bundle/payload: is not there")]
@@ -196,8 +196,8 @@ def test_what_a_later_run_of_a_phase_replaced_is_not_missed(finished: Run) -> No
     """A phase that ran again to its end answers for its newest files alone."""
     finished.inside("baseline", "history.npz").unlink()
     assert any(f.startswith("baseline/history.npz: ") for f in faults(finished)[1])
-    with opened(finished) as book:
-        begin(book, "baseline", end=True)
+    with opened(finished) as ledger:
+        begin(ledger, "baseline", end=True)
     assert not any(f.startswith("baseline/history.npz: ") for f in faults(finished)[1])
 
 
@@ -224,9 +224,9 @@ def test_a_day_is_the_same_everywhere(far_away: None) -> None:
 def test_the_state_of_a_run_knows_the_same_day(signed: Run, far_away: None) -> None:
     """What `state` says of a waiver's last day is what `verify` and `release` say."""
     today = datetime.now(UTC).date()
-    with opened(signed) as book:
+    with opened(signed) as ledger:
         decided = {"phase": "baseline", "round": 1, "target": False, "trivial": True, "symptoms": []}
-        book.append("branch.decided", {**decided, "branch": "insufficient"})
-        waive(book, "baseline", "branch", today.isoformat())
-        assert fold(book.entries).sufficient() and fold(book.entries).sufficient(today)
-        assert fold(book.entries).valid_waivers("baseline") == fold(book.entries).valid_waivers("baseline", today)
+        ledger.append("branch.decided", {**decided, "branch": "insufficient"})
+        waive(ledger, "baseline", "branch", today.isoformat())
+        assert fold(ledger.entries).sufficient() and fold(ledger.entries).sufficient(today)
+        assert fold(ledger.entries).valid_waivers("baseline") == fold(ledger.entries).valid_waivers("baseline", today)

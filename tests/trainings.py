@@ -83,7 +83,9 @@ def train(
     options.require_built(made_config)
     seed = run_seed(made_config["seed"], made.seed_index)
     with seeded(derive(seed, "fit")):
-        return loop.Training(PERMIT[0], setup.set_up(made_config, made, data, seed, ()), made).run(observers, folder)
+        return loop.Training(PERMIT[0], setup.build_components(made_config, made, data, seed, ()), made).run(
+            observers, folder
+        )
 
 
 class Watcher:

@@ -39,7 +39,7 @@ class Batching:
     targets: Callable[[Tree], Tree]
 
 
-class Feed(Protocol):
+class BatchSource(Protocol):
     """The rows of every epoch, a pure function of (seed, epoch), wherever and by whomever they are read."""
 
     def windows(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:

@@ -48,7 +48,7 @@ class Positions(Sampler[list[Key]]):
             epoch, first = epoch + 1, 0
 
 
-class Reader:
+class DatasetSource:
     """The feed of a split with `items`, read by `workers` processes, or here where there are none."""
 
     def __init__(self, train: Split, by: Batching, workers: int = 0) -> None:
@@ -68,7 +68,7 @@ class Reader:
         self._stands = (1, 0)  # the epoch and batch that come next
 
     def start(self) -> None:
-        """As `Feed.start`. Raises UserError for a Dataset that no other process can be given."""
+        """As `BatchSource.start`. Raises UserError for a Dataset that no other process can be given."""
         if not self.workers or self._read is not None:
             return
         try:
@@ -82,7 +82,7 @@ class Reader:
         atexit.register(self.close)  # else Python waits for processes that do not heed its SIGTERM
 
     def windows(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:
-        """As `Feed.windows`. Raises FivegateError when a worker process died."""
+        """As `BatchSource.windows`. Raises FivegateError when a worker process died."""
         rows, window = self.by.order(epoch), list[Batch]()
         self._go_to(epoch, skip * self.by.accumulate)
         for at in range(skip * self.by.accumulate * self.by.batch, len(rows), self.by.batch):
@@ -132,7 +132,7 @@ class Reader:
             raise FivegateError(fault("loader.num_workers", what, got=_ending(dead[0]), do=do)) from error
 
     def close(self) -> None:
-        """As `Feed.close`."""
+        """As `BatchSource.close`."""
         read, self._read = self._read, None
         if not self._processes or self._owner != os.getpid():
             return

@@ -21,7 +21,7 @@ from pipeline.data.tree import Tree
 CHUNK_BYTES = 1 << 28  # rows gathered at once; all of an epoch's for most data sets
 
 
-class Resident:
+class InMemorySource:
     """The feed of a split whose tensors are in memory; `by.targets` is applied once to all targets."""
 
     def __init__(self, train: Split, by: Batching) -> None:
@@ -34,7 +34,7 @@ class Resident:
         self.chunk = max(1, CHUNK_BYTES // (per_row * update)) * update
 
     def windows(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:
-        """As `Feed.windows`."""
+        """As `BatchSource.windows`."""
         order, size, batch = self.by.order(epoch), self.by.accumulate, self.by.batch
         first = skip * batch * size
         for at in range(first - first % self.chunk, len(order), self.chunk):

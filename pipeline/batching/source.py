@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.batching.augment import Augmentation
-from pipeline.batching.batch import Batch, Batching, Feed
-from pipeline.batching.dataset_source import Reader
-from pipeline.batching.in_memory_source import Resident
+from pipeline.batching.batch import Batch, Batching, BatchSource
+from pipeline.batching.dataset_source import DatasetSource
+from pipeline.batching.in_memory_source import InMemorySource
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 
-__all__ = ["Batch", "Feed", "feed_of"]
+__all__ = ["Batch", "BatchSource", "batch_source"]
 
 
-def feed_of(
+def batch_source(
     train: Split,
     order: Callable[[int], NDArray[np.int64]],
     *,
@@ -29,11 +29,11 @@ def feed_of(
     workers: int = 0,
     augment: Sequence[Augmentation] = (),
     targets: Callable[[Tree], Tree] = lambda y: y,
-) -> Feed:
+) -> BatchSource:
     """Tensors are gathered once per epoch; a Dataset (`train.items`) is read anew in every epoch, by `workers`.
 
     `order(epoch)` gives row numbers in any number, `targets` what the loss needs of the targets; `augment` comes from
     `build_augmentations`.
     """
     by = Batching(order, seed, batch, accumulate, device, tuple(augment), targets)
-    return Resident(train, by) if train.items is None else Reader(train, by, workers)
+    return InMemorySource(train, by) if train.items is None else DatasetSource(train, by, workers)

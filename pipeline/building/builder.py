@@ -22,7 +22,7 @@ from pipeline.error_attribution import attributed_to
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.evaluation.task import Task, build_task
 from pipeline.models import surgery
-from pipeline.preprocess.modules import bare, without_preprocessing
+from pipeline.preprocess.modules import unwrap, without_preprocessing
 from pipeline.preprocess.wrap import wrapped
 from pipeline.runtime.seeds import derive, seeded
 
@@ -153,9 +153,9 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module, trust: Sequence
         make: Any = build(node, trust=trust, where="optimizer")
         chosen = {"fused", "foreach", "capturable", "differentiable"} & set(node)
         if getattr(make, "func", None) in FUSED and not chosen and _fusible(model):
-            optimizer = make(_groups(bare(model), asked), fused=True)
+            optimizer = make(_groups(unwrap(model), asked), fused=True)
         else:
-            optimizer = make(_groups(bare(model), asked))
+            optimizer = make(_groups(unwrap(model), asked))
     if not isinstance(optimizer, Optimizer):
         raise UserError(fault("optimizer", "is no torch.optim.Optimizer", got=type(optimizer).__name__))
     return optimizer

@@ -29,7 +29,7 @@ from pipeline.runtime.seeds import derive, drawn, seeded
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """What two rows showed: outputs like those of training (None where a step gives none), and who draws at random.
 
     `stochastic`: the pass draws from torch's generators; `foreign`: from Python's or NumPy's.
@@ -76,7 +76,7 @@ def _same_shape(name: str, before: Tensor, after: Tensor) -> None:
 
 def probe_rows(
     model: nn.Module, task: Task, X: Tree, y: Tree, classes: int | None, precision: int | str = 32, seed: int = 0
-) -> Probe:
+) -> ProbeResult:
     """The model in train mode takes the rows X, its outputs fit the task and the loss gives a scalar with a gradient.
 
     Weights, buffers, gradients and generators are as before. Raises UserError naming `model` or `loss`, with shapes, or
@@ -101,7 +101,7 @@ def _passes(
     classes: int | None,
     cast: Callable[[], AbstractContextManager[Any]],
     seed: int,
-) -> Probe:
+) -> ProbeResult:
     """One pass forward, as training makes it."""
     device, rows = next(leaves(X)).device, rows_of(X)
     with _as_before(model, seed), cast(), warnings.catch_warnings(record=True) as said:
@@ -124,7 +124,7 @@ def _passes(
         torch_after, foreign_after = drawn(device)
         stochastic = not all(map(torch.equal, before[0], torch_after))
         _loss_fits(loss, task)
-    return Probe(None if outputs is None else outputs.detach(), stochastic, before[1] != foreign_after)
+    return ProbeResult(None if outputs is None else outputs.detach(), stochastic, before[1] != foreign_after)
 
 
 def varying(

@@ -11,7 +11,7 @@ from pipeline.reporting import tables
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.ledger import Ledger
-from pipeline.run_store.next_step import advise
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
 
@@ -50,19 +50,21 @@ def refuse_stranger(run: Run, state: RunState, role: str, who: str, what: str) -
         raise UserError(fault("--who", what, got=who, among=allowed, do=do))
 
 
-def sign(run: Run, book: Ledger, who: str, note: str) -> list[str]:
+def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
     """Every item that waits for this person is signed, bound to the digest of what it is about; their ids come back."""
-    state = fold(book.entries)
+    state = fold(ledger.entries)
     waiting = [(p, g, i) for p, g in state.gates.items() for i in g.items if i.sign_off and not state.stale(p)]
     if not waiting:
-        raise Refused(fault(run.name, "nothing waits for a signature", do=advise(state, root=run.shown_root).command))
+        raise Refused(
+            fault(run.name, "nothing waits for a signature", do=next_step(state, root=run.shown_root).command)
+        )
     signed = []
     for phase, gate, item in waiting:
         refuse_stranger(run, state, str(item.sign_off), who, f"may not sign {item.id}")
         if gate.subject is None:
             do = f"python -m pipeline status {tables.place(run)}"
             raise Refused(fault(item.id, "there is no bundle to sign yet", do=do))
-        book.append("sign_off", {"phase": phase, "item": item.id, "who": who, "digest": gate.subject, "note": note})
+        ledger.append("sign_off", {"phase": phase, "item": item.id, "who": who, "digest": gate.subject, "note": note})
         signed.append(item.id)
     return signed
 
@@ -77,21 +79,21 @@ def refresh_report(run: Run) -> None:
         tables.console().print(f"no report: {error}", markup=False, soft_wrap=True)
 
 
-def release_when_open(run: Run, book: Ledger) -> None:
+def release_when_open(run: Run, ledger: Ledger) -> None:
     """Release the bundle when the last gate has just opened, write the report anew, and print what comes next."""
     console = tables.console()
-    if hindrance(fold(book.entries), utc_today()) is None:
-        release(run, book)
+    if hindrance(fold(ledger.entries), utc_today()) is None:
+        release(run, ledger)
         console.print(f"[green]released[/]: {run.inside('bundle')}")
     refresh_report(run)
-    console.print(tables.advice_line(advise(fold(book.entries), root=run.shown_root)), soft_wrap=True)
+    console.print(tables.advice_line(next_step(fold(ledger.entries), root=run.shown_root)), soft_wrap=True)
 
 
 def run(args: argparse.Namespace) -> int:
     who = typed_name(args.who)
     found = Run.find(args.run, args.root)
-    with opened(found) as book:
-        for item in sign(found, book, who, args.note):
+    with opened(found) as ledger:
+        for item in sign(found, ledger, who, args.note):
             tables.console().print(f"[green]✓[/] {item} signed by {who}")
-        release_when_open(found, book)
+        release_when_open(found, ledger)
     return 0

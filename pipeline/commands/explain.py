@@ -9,7 +9,7 @@ from pipeline.reporting import tables
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import advise
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -62,7 +62,7 @@ def _not_asked_yet(run: Run, state: RunState, name: str) -> str:
     if name not in planned:
         raise UserError(fault("ITEM", "no gate has an item of this id", got=name, among=planned))
     phase, item = planned[name]
-    advice = advise(state, root=run.shown_root)
+    advice = next_step(state, root=run.shown_root)
     return f"{phase}/{name}: not asked yet\n  asked:  {item['ask']}\n  next:   {advice.command}"
 
 

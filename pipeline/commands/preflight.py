@@ -72,11 +72,11 @@ def _show(flown: Any) -> None:
         for item in some:
             value = f"{tables.number(item.value)} {item.unit}".strip() if item.value is not None else ""
             why = escape(item.why + (f" ({item.cause})" if item.cause else ""))
-            mark = "[yellow]! passed[/]" if item in flown.warned else tables.MARKS[item.outcome]
+            mark = "[yellow]! passed[/]" if item in flown.recorded_warnings else tables.MARKS[item.outcome]
             table.add_row(item.id, mark, escape(value), escape(tables.number(item.bound)), why)
     console.print(table)
     outcomes = [item.outcome for some in flown.items.values() for item in some]
     counts = ", ".join(f"{outcomes.count(o)} {o.replace('_', ' ')}" for o in dict.fromkeys(outcomes))
     console.print(f"\n{'[green]ready[/]' if flown.good else '[red]not ready[/]'}: {counts}, in {flown.seconds:.1f} s")
-    for item in flown.warned:
+    for item in flown.recorded_warnings:
         console.print(f"  look at {item.id}: {escape(item.why.removeprefix('warning: '))}", soft_wrap=True)

@@ -8,7 +8,7 @@ from pipeline.commands.approve import refresh_report, refuse_stranger, typed_nam
 from pipeline.errors import Refused, fault
 from pipeline.reporting import tables
 from pipeline.run_store import files
-from pipeline.run_store.next_step import advise
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
 
@@ -23,17 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     who = typed_name(args.who)
     found = Run.find(args.run, args.root)
-    with opened(found) as book:
-        state = fold(book.entries)
+    with opened(found) as ledger:
+        state = fold(ledger.entries)
         if not state.released:
             raise Refused(fault(found.name, "is not released", do=f"python -m pipeline status {tables.place(found)}"))
         refuse_stranger(found, state, "owner", who, "may not take a release back")
         taken = {"who": who, "why": args.why, "subject": state.released["subject"]}
         path = found.inside("bundle", "attestations", "rollback.json")
         files.write_json(path, {"schema": 1, **taken})  # whoever holds the bundle sees it too
-        book.append("rolled_back", taken)
+        ledger.append("rolled_back", taken)
         refresh_report(found)
-        advice = advise(fold(book.entries), root=found.shown_root)
+        advice = next_step(fold(ledger.entries), root=found.shown_root)
     console = tables.console()
     console.print(f"{found.name}: the release of {taken['subject'][:12]} is taken back by {who}")
     console.print(tables.advice_line(advice), soft_wrap=True)

@@ -11,7 +11,7 @@ from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
 from pipeline.results import PHASES, plain
 from pipeline.run_store import plan as plans
-from pipeline.run_store.next_step import HOME, advise
+from pipeline.run_store.next_step import HOME, next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -51,7 +51,7 @@ def _lookup(config: Any, key: str) -> Any:
 
 def summary(run: Run, state: RunState) -> dict[str, Any]:
     """The state of a run as one JSON object."""
-    advice = advise(state, root=run.shown_root)
+    advice = next_step(state, root=run.shown_root)
     return plain(
         {
             "run": run.name,
@@ -118,7 +118,7 @@ def show(run: Run, state: RunState) -> None:
         console.print(
             f"last attempt of {state.failed['phase']} ended early: {state.failed['why']}", markup=False, soft_wrap=True
         )
-    console.print(tables.advice_line(advise(state, root=run.shown_root)), soft_wrap=True)
+    console.print(tables.advice_line(next_step(state, root=run.shown_root)), soft_wrap=True)
 
 
 def _show_all(root: Path, as_json: bool) -> None:
@@ -150,7 +150,7 @@ def _print_runs(states: list[tuple[Run, RunState]]) -> None:
     for run, state in states:
         branch = (state.current_branch() or {}).get("branch", "")
         words = [tables.phase_state(state, phase) for phase in PHASES]
-        table.add_row(run.name, *words, branch, advise(state, root=run.shown_root).why)
+        table.add_row(run.name, *words, branch, next_step(state, root=run.shown_root).why)
     tables.console().print(table)
 
 

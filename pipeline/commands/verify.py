@@ -6,7 +6,7 @@ import argparse
 
 from pipeline.release import verify
 from pipeline.reporting import tables
-from pipeline.run_store import ledger
+from pipeline.run_store.ledger import scan_ledger
 from pipeline.run_store.run import Run
 
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     if faults:
         console.print(f"{found.name}: not as recorded; {entries} ledger entries are intact")
         return 3
-    torn = ledger.scan(found.ledger_path).torn
+    torn = scan_ledger(found.ledger_path).torn
     if torn:
         console.print(f"the last write was cut short: {len(torn)} bytes that the next writer sets aside")
     console.print(f"[green]✓[/] {found.name}: {entries} ledger entries, every recorded file and every gate agree")

@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
     faults = _faults(args.why, args.expires, utc_today())
     if faults:
         raise UserError(*faults)
-    with opened(found) as book:
-        phase = _phase_of(found, fold(book.entries), args.item)
+    with opened(found) as ledger:
+        phase = _phase_of(found, fold(ledger.entries), args.item)
         waiver = {"phase": phase, "item": args.item, "who": who, "why": args.why.strip(), "expires": args.expires}
-        entry = book.append("waiver", waiver)
+        entry = ledger.append("waiver", waiver)
         if args.item == "branch":  # the gates on the way that the waiver leaves out
-            for unneeded in [p for p in ROUNDED if fold(book.entries).gate(p) is None]:
-                book.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
+            for unneeded in [p for p in ROUNDED if fold(ledger.entries).gate(p) is None]:
+                ledger.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
         tables.console().print(f"[yellow]~[/] {phase}/{args.item} waived by {who} until {args.expires}")
-        release_when_open(found, book)
+        release_when_open(found, ledger)
     return 0

@@ -12,7 +12,7 @@ from pipeline.data.load import load
 from pipeline.data.train_rows import changed
 from pipeline.engine.loop import Fit, Training
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.setup import Setup, set_up
+from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.errors import Refused, fault
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job, run_seed
@@ -20,7 +20,7 @@ from pipeline.runtime import options
 from pipeline.runtime.allocator import keep_freed_memory
 from pipeline.runtime.seeds import derive, seeded
 from pipeline.runtime.threads import running_on, threads
-from pipeline.runtime.warning_capture import hearing, noted
+from pipeline.runtime.warning_capture import capture_warnings, record_warning
 
 
 def fit(
@@ -44,9 +44,9 @@ def fit(
         if training is None:
             early.append((category, message, where))
         else:
-            noted(training.history, training.step, category, message, where)
+            record_warning(training.history, training.step, category, message, where)
 
-    with hearing(note), prepared(permit, job, data) as setup:
+    with capture_warnings(note), prepared(permit, job, data) as setup:
         training = Training(permit, setup, job)
         for warning in early:
             note(*warning)
@@ -54,7 +54,7 @@ def fit(
 
 
 @contextmanager
-def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) -> Iterator[Setup]:
+def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) -> Iterator[TrainingComponents]:
     """The job's training before its first step, under the seed, the kernels and the threads that the plan says."""
     permit = permits.require(permit, permits.TrainPermit)
     plan = permit.plan
@@ -74,7 +74,7 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         if job.delta.train_rows:
             data = replace(data, train=changed(data.train, job.delta.train_rows, seed))
         fitted_on = planned if job.delta.train_rows.get("inputs") == "zeroed" else data  # zeros have no spread
-        setup = set_up(config, job, data, seed, trust, fitted_on)
+        setup = build_components(config, job, data, seed, trust, fitted_on)
         if setup.device.type == "cpu":
             keep_freed_memory()
         rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")

@@ -28,16 +28,16 @@ from pipeline.engine import resume
 from pipeline.engine.backward import backward
 from pipeline.engine.cadence import Cadence
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.setup import Setup
+from pipeline.engine.setup import TrainingComponents
 from pipeline.engine.stepper import Stepper
 from pipeline.evaluation.evaluate import loss_of, measured, score_split
 from pipeline.evaluation.task import Task
 from pipeline.history import History
-from pipeline.preprocess.modules import as_learned, bare
+from pipeline.preprocess.modules import preprocess_batch, unwrap
 from pipeline.results import Score
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
-from pipeline.runtime.interrupt import Asked, Interrupted, listening
+from pipeline.runtime.interrupt import Interrupted, StopRequest, catch_signals
 from pipeline.runtime.seeds import derive, reseed
 
 MASK = 2**63 - 1
@@ -72,7 +72,7 @@ class Training:
     `step` updates are made and `measured` epochs measured; `ended` when nothing more is to be done.
     """
 
-    def __init__(self, permit: permits.TrainPermit, setup: Setup, job: Job) -> None:
+    def __init__(self, permit: permits.TrainPermit, setup: TrainingComponents, job: Job) -> None:
         permit = permits.require(permit, permits.TrainPermit)
         self.stepper = Stepper(permit, setup.optimizer)
         self.setup, self.job = setup, job
@@ -80,14 +80,14 @@ class Training:
         self.trainer = setup.config["trainer"]
         self.history, self.step, self.measured = History(), 0, 0
         self.ended, self.stopped = False, "done"
-        self.best: resume.Standing | None = None
+        self.best: resume.WeightsSnapshot | None = None
         self.lowest, self.lowest_at = math.inf, 0  # of the validation loss, and its epoch
         self.rates: list[float] = []  # of the steps that are not in the history yet, where it changes with every step
         self.earlier, self.began, self.seconds_per_step = 0.0, time.perf_counter(), math.nan
         self.observers: Sequence[StepObserver] = ()
         self.next_seen = sys.maxsize  # the next step that an observer asks for
         self.cadence = Cadence.of(self.trainer)
-        self.asked = Asked()
+        self.asked = StopRequest()
         self.writer: Writer | None = None
 
     @property
@@ -99,7 +99,7 @@ class Training:
         """Train to the end of the budget, or to what ends it before; take up what `folder` holds of this training."""
         found = resume.find(self, folder) if folder is not None else None
         with ExitStack() as stack:
-            self.asked = stack.enter_context(listening())
+            self.asked = stack.enter_context(catch_signals())
             if folder is not None:
                 self.writer = stack.enter_context(closing(Writer(folder)))
             self.start(found, observers, stack)
@@ -118,11 +118,11 @@ class Training:
         if found is None:
             self._before_the_first_step()
         else:
-            resume.take_up(self, found)
+            resume.restore(self, found)
         self.cadence.begin(self.step, self.earlier, self.trainer.get("max_minutes"))
         self.observers = observers
         for observer in observers:
-            observer.start(bare(self.model), self.optimizer, self.history, self.step)
+            observer.start(unwrap(self.model), self.optimizer, self.history, self.step)
             stack.callback(observer.finish)
         self._ask_observers()
 
@@ -193,7 +193,7 @@ class Training:
         """The next step alone, under the eyes of these observers."""
         self.observers, self.next_seen = observers, self.step + 1
         for observer in observers:
-            observer.start(bare(self.model), self.optimizer, self.history, self.step)
+            observer.start(unwrap(self.model), self.optimizer, self.history, self.step)
         self.model.train()
         self._make(derive(self.setup.seed, "step"), window)
 
@@ -234,7 +234,7 @@ class Training:
             scale.unscale_(guard.gradients())
         due = [o for o in self.observers if self.step % o.every == 0] if self.step >= self.next_seen else ()
         if due:
-            inputs, targets, outputs = as_learned(self.model, inputs, targets, outputs)
+            inputs, targets, outputs = preprocess_batch(self.model, inputs, targets, outputs)
         for observer in due:
             observer.before_update(self.step, inputs, targets, outputs, total)
         if not guard.allows(total):
@@ -317,7 +317,7 @@ class Training:
             observer.validated(epoch, judged)
         self._ask_observers()
         if self.task.metric.better(value, self.best.value if self.best else math.nan):
-            self.best = resume.Standing(epoch, self.step, value, tensors_of(self.model.state_dict()))
+            self.best = resume.WeightsSnapshot(epoch, self.step, value, tensors_of(self.model.state_dict()))
         if self.setup.schedule:
             self.setup.schedule.after_epoch(loss, value)
         if loss < self.lowest:
@@ -330,7 +330,7 @@ class Training:
 
     def _finish(self, folder: Path | None, found: Snapshot | None) -> Fit:
         """The model holds its best weights; they stand on disk, beside the last ones, where a folder was given."""
-        last = resume.Standing(self.measured, self.step, math.nan, tensors_of(self.model.state_dict()))
+        last = resume.WeightsSnapshot(self.measured, self.step, math.nan, tensors_of(self.model.state_dict()))
         best, checkpoint = self.best or last, None
         if self.best:
             self.history.facts["best_epoch"] = float(self.best.epoch)

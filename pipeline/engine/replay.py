@@ -24,7 +24,7 @@ from pipeline.engine.fit import prepared
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
 from pipeline.errors import UserError, fault
-from pipeline.preprocess.modules import as_learned, bare
+from pipeline.preprocess.modules import preprocess_batch, unwrap
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
 from pipeline.run_store.run import Run
@@ -134,9 +134,9 @@ class _Witness(StepObserver):
 @contextmanager
 def _traced(training: Training, window: Sequence[Batch]) -> Iterator[_Trace]:
     """The step made inside the block is looked at from its batch to its new weights."""
-    trace, own = _Trace(), bare(training.model)
+    trace, own = _Trace(), unwrap(training.model)
     for batch in window:
-        inputs, targets, _ = as_learned(training.model, batch.inputs, batch.targets, None)
+        inputs, targets, _ = preprocess_batch(training.model, batch.inputs, batch.targets, None)
         for what, tree in (("inputs", inputs), ("targets", targets)):
             trace.rows = batch.rows.tolist()
             trace.see(what, "", tree)

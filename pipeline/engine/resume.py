@@ -29,7 +29,7 @@ LAST, BEST = "last", "best"
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class WeightsSnapshot:
     """Weights (copies on the CPU) and where they stood; `value` is NaN for weights that have no score."""
 
     epoch: int
@@ -95,7 +95,7 @@ def snapshot(training: Training) -> Snapshot:
     return Snapshot(state, parts, training.history.copy())
 
 
-def result(training: Training, at: Standing) -> Snapshot:
+def result(training: Training, at: WeightsSnapshot) -> Snapshot:
     """What the training gave: the weights, and where they stood."""
     state = {
         "role": BEST,
@@ -111,7 +111,7 @@ def result(training: Training, at: Standing) -> Snapshot:
     return Snapshot(state, {"weights": at.weights})
 
 
-def keep(training: Training, folder: Path, best: Standing, *, known: bool) -> Path:
+def keep(training: Training, folder: Path, best: WeightsSnapshot, *, known: bool) -> Path:
     """Where the best weights stand on disk, with the end of the training beside them; `known` when both may already."""
     given = result(training, best)
     if known:
@@ -131,7 +131,7 @@ def find(training: Training, folder: Path, before: int | None = None) -> Snapsho
     return None
 
 
-def take_up(training: Training, found: Snapshot) -> None:
+def restore(training: Training, found: Snapshot) -> None:
     """The training, freshly set up, stands where the snapshot was taken."""
     setup, state = training.setup, found.state
     tensors = found.parts["training"]
@@ -157,7 +157,7 @@ def take_up(training: Training, found: Snapshot) -> None:
     training.history = found.history or History()
     if state["best"]:
         epoch, step, value = codec.unpack(state["best"], {})
-        training.best = Standing(epoch, step, value, dict(found.parts.get("best", found.parts["weights"])))
+        training.best = WeightsSnapshot(epoch, step, value, dict(found.parts.get("best", found.parts["weights"])))
     setup.guard.start(training.step)
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from pipeline.batching.augment import build_augmentations
 from pipeline.batching.order import balanced_order, epoch_order
-from pipeline.batching.source import Feed, feed_of
+from pipeline.batching.source import BatchSource, batch_source
 from pipeline.building.builder import (
     Schedule,
     build_model,
@@ -25,7 +25,7 @@ from pipeline.building.builder import (
     build_training_task,
 )
 from pipeline.building.compiler import compiled
-from pipeline.building.probe import Probe, device_for, probe_rows
+from pipeline.building.probe import ProbeResult, device_for, probe_rows
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.data.tree import to
@@ -54,7 +54,7 @@ class Budget:
 
 
 @dataclass(frozen=True, eq=False)
-class Setup:
+class TrainingComponents:
     """A training before its first step.
 
     `net` is the model as the steps call it, compiled where that is asked for. `side` are the train rows, at most as
@@ -73,7 +73,7 @@ class Setup:
     side: Split
     val: Split
     bar: Mapping[str, Any]
-    feed: Feed
+    feed: BatchSource
     foreign: bool
     autocast: Callable[[], AbstractContextManager[Any]]
     scale: LossScale | None
@@ -147,7 +147,7 @@ def channels_last(model: nn.Module, device: torch.device, precision: int | str) 
     return any(isinstance(m, nn.Conv2d) for m in model.modules()) and (device.type == "cpu" or precision != 32)
 
 
-def _laid_out(model: nn.Module, seen: Probe, probe: Callable[[], Probe]) -> Probe:
+def _laid_out(model: nn.Module, seen: ProbeResult, probe: Callable[[], ProbeResult]) -> ProbeResult:
     """The model is in channels_last where it takes that: a `view` behind a convolution does not, and says so."""
     layout: Any = model  # whose `to` is not typed for a format alone
     layout.to(memory_format=torch.channels_last)
@@ -158,9 +158,9 @@ def _laid_out(model: nn.Module, seen: Probe, probe: Callable[[], Probe]) -> Prob
         return seen
 
 
-def set_up(
+def build_components(
     config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Sequence[str], fitted_on: Data | None = None
-) -> Setup:
+) -> TrainingComponents:
     """A training ready for its first step. Raises UserError where model, data, loss and optimizer do not fit.
 
     Preprocessing is fitted on the train rows of `fitted_on`, which are those of `data` unless given.
@@ -184,7 +184,7 @@ def set_up(
     scale = LossScale() if precision == "16-mixed" else None
     deferred = device.type != "cpu" and bool(optimizer.defaults.get("fused")) and scale is None
     side = epoch_order(derive(seed, "train_side"), 0, len(train))[: len(data.val)]
-    return Setup(
+    return TrainingComponents(
         config=config,
         seed=seed,
         proof=proof,
@@ -196,7 +196,7 @@ def set_up(
         side=train.take(torch.from_numpy(side)),
         val=data.val,
         bar=trivial_score(task, train, data.val, classes, model),
-        feed=feed_of(
+        feed=batch_source(
             train,
             _order(loader, seed, train, budget.per_epoch if proof else 0),
             seed=seed,

@@ -24,7 +24,7 @@ Step = Callable[[nn.Module, tuple[Tree, Tree]], Mapping[str, Any]]
 EXPECTED = '{"loss": a scalar tensor, ...}'
 
 
-class Stepped:
+class CustomStep:
     """The forward pass of a task with a step: (outputs or None, loss). Raises UserError for an answer without loss."""
 
     __slots__ = ("step",)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pipeline.data.tree import Tree, rows_of
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.metrics import Metric, Needs, all_metrics
-from pipeline.evaluation.step import Step, Stepped, build_step
-from pipeline.evaluation.tokens import PerToken, token_losses
-from pipeline.preprocess.modules import ScaledLoss, bare, scaled_as, unscaled
+from pipeline.evaluation.step import CustomStep, Step, build_step
+from pipeline.evaluation.tokens import TokenLoss, token_losses
+from pipeline.preprocess.modules import ScaledLoss, scaled_as, unscaled, unwrap
 
 KINDS = ("classification", "binary", "multilabel", "regression", "autoencoder", "language_model", "custom")
 
@@ -45,7 +45,7 @@ LOGITS_OF_SHARES = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits")
 
 def _innermost(loss: Loss) -> Loss:
     """The loss of the config, without what the task puts around it."""
-    return loss.inner if isinstance(loss, PerToken) else unscaled(loss)
+    return loss.inner if isinstance(loss, TokenLoss) else unscaled(loss)
 
 
 def loss_name(loss: Loss) -> str:
@@ -198,7 +198,7 @@ def _counted(loss: Any, targets: Tree) -> float:
     """What the mean of a batch's loss is divided by."""
     if not isinstance(targets, Tensor):
         return float(rows_of(targets))
-    loss = loss.inner if isinstance(loss, PerToken) else loss
+    loss = loss.inner if isinstance(loss, TokenLoss) else loss
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or targets.is_floating_point():
         return float(targets.numel())
     kept = targets[targets != loss.ignore_index]
@@ -241,8 +241,8 @@ def build_task(
     if section["kind"] not in KINDS:
         raise UserError(fault("task.kind", "unknown kind", got=section["kind"], among=KINDS))
     step = build_step(section, model, trust)
-    takes = loss_takes(loss, bare(model) if model is not None else None)
-    loss = PerToken(loss) if section["kind"] == "language_model" and step is None else scaled_as(model, loss)
+    takes = loss_takes(loss, unwrap(model) if model is not None else None)
+    loss = TokenLoss(loss) if section["kind"] == "language_model" and step is None else scaled_as(model, loss)
     if section["kind"] == "multilabel" and section.get("class_weights") not in (None, "none"):
         got, expected = section["class_weights"], "none where a row has several labels"
         raise UserError(fault("task.class_weights", "weighs one class per row", got=got, expected=expected))
@@ -257,7 +257,7 @@ def build_task(
         predict = build(dict(asked), trust=trust, where="task.predict")
     elif asked != "auto":
         raise UserError(fault("task.predict", "unknown predictor", got=asked, expected="auto or a _target_"))
-    forward = Stepped(step) if step is not None else _apart(loss)
+    forward = CustomStep(step) if step is not None else _apart(loss)
     return Task(section["kind"], loss, metrics, predict, takes, forward, step)
 
 

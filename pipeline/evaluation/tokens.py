@@ -11,7 +11,7 @@ from torch.nn import functional as F
 AT_ONCE = 1 << 24  # logits in memory at a time while the tokens' losses are measured
 
 
-class PerToken(nn.Module):
+class TokenLoss(nn.Module):
     """A loss of classes over all tokens of a batch, as if each were a row.
 
     Flat rows have deterministic kernels everywhere; torch's loss of [N, V, T] has none on a CUDA card.

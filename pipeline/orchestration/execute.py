@@ -9,18 +9,18 @@ from typing import Any
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration import state_machine
-from pipeline.orchestration.phase import Draft, House
+from pipeline.orchestration.phase import House, RunRequest
 from pipeline.orchestration.run_request import about_the_plan, typed
 from pipeline.results import GateState
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
-from pipeline.run_store.next_step import Advice
+from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
 
 
-def _trust(book: Ledger, made: Draft) -> Draft:
+def _trust(ledger: Ledger, made: RunRequest) -> RunRequest:
     """The packages that the user trusts are importable, on record, and unchanged since they were recorded.
 
     Trusting a package anew, because its source changed, changes the draft: its plan has to be made again.
@@ -28,36 +28,36 @@ def _trust(book: Ledger, made: Draft) -> Draft:
     from pipeline.config import trust
 
     names = made.config.get("trust") or []
-    state = fold(book.entries)
+    state = fold(ledger.entries)
     if names:
         grants = trust.grant(names, trust.roots(made.config_dirs))
         if list(state.trust) != list(grants):
-            book.append("trust.granted", {"packages": grants})
+            ledger.append("trust.granted", {"packages": grants})
             made = replace(made, changed=True)
-    trust.activate(fold(book.entries).trust)
+    trust.activate(fold(ledger.entries).trust)
     return made
 
 
-def _clear_false_start(run: Run, book: Ledger, fresh_root: bool) -> None:
+def _clear_false_start(run: Run, ledger: Ledger, fresh_root: bool) -> None:
     """A run that was stopped before its first plan leaves nothing behind."""
-    if not fold(book.entries).plan:
+    if not fold(ledger.entries).plan:
         files.remove_folder(run.path)
         if fresh_root and not any(run.path.parent.iterdir()):
             files.remove_folder(run.path.parent)
 
 
-def _followed(house: House, run: Run, made: Draft, book: Ledger) -> AbstractContextManager[None]:
+def _followed(house: House, run: Run, made: RunRequest, ledger: Ledger) -> AbstractContextManager[None]:
     """Inside the block the tracker holds a copy; what it misses is on record and goes with the next command."""
 
     def away(why: str) -> None:
-        if fold(book.entries).plan:
-            book.append("tracking.away", {"why": why})
-        house.say(f"tracking is away ({why}); the ledger has everything and is mirrored next time")
+        if fold(ledger.entries).plan:
+            ledger.append("tracking.away", {"why": why})
+        house.log(f"tracking is away ({why}); the ledger has everything and is mirrored next time")
 
     return house.follow(run, made.config, away) if house.follow else nullcontext()
 
 
-def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
+def drive(house: House, made: RunRequest) -> tuple[Run, GateState, NextStep]:
     """Run what the draft asks for, with the run locked; the gate it stopped at and the advice come back.
 
     Raises UserError or Refused as the phases do; a run that such a stop ends before its first plan is removed.
@@ -66,18 +66,18 @@ def drive(house: House, made: Draft) -> tuple[Run, GateState, Advice]:
     fresh_root = not run.path.parent.exists()
     sweep = made.config["run"].get("sweep")
     of = {"experiment": typed(made.overrides, "experiment"), **({"sweep": sweep} if sweep else {})}
-    with opened(run, **of) as book, _followed(house, run, made, book):
-        fresh = len(book.entries) == 1
-        last = book.entries[-1]
+    with opened(run, **of) as ledger, _followed(house, run, made, ledger):
+        fresh = len(ledger.entries) == 1
+        last = ledger.entries[-1]
         healed = last["prev"] if last["kind"] == "ledger.torn" else None
-        if made.head and made.head not in (book.head, healed):
+        if made.head and made.head not in (ledger.head, healed):
             what = "another process changed this run in the meantime"
             raise UserError(fault(run.name, what, do="repeat the command"))
         try:
-            gate, advice = state_machine.advance(house, run, book, made.config["phase"], _trust(book, made))
+            gate, advice = state_machine.advance(house, run, ledger, made.config["phase"], _trust(ledger, made))
         except (UserError, Refused):
             if fresh:
-                _clear_false_start(run, book, fresh_root)
+                _clear_false_start(run, ledger, fresh_root)
             raise
     return run, gate, advice
 
@@ -94,7 +94,7 @@ class SweepJob:
     config_dirs: list[str]
 
     def __call__(self, config: dict[str, Any], overrides: list[str]) -> int:
-        made = Draft(config, about_the_plan(overrides), self.config_dirs)
+        made = RunRequest(config, about_the_plan(overrides), self.config_dirs)
         run = Run.at(config["run"]["root"], config["run"]["name"])
         state = run.state() if run.exists() else None
         if state and state.plan:  # the sweep was interrupted, and what its words mean may have changed since

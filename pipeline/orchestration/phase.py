@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Draft:
+class RunRequest:
     """What a command asks for: the composed config, the words behind it, whether it differs from the frozen plan.
 
     `head` is the ledger's head that the draft was made against, empty for a run without a plan.
@@ -47,13 +47,13 @@ class PhaseContext:
     """
 
     run: Run
-    book: Ledger
+    ledger: Ledger
     state: RunState
     config: Mapping[str, Any]
     plan: Plan | None
     folder: Path
     round: int
-    say: Callable[[str], None] = field(repr=False)
+    log: Callable[[str], None] = field(repr=False)
     watched: Watched | None = field(default=None, repr=False)
 
     @property
@@ -116,7 +116,7 @@ class House:
     phase: Callable[[str], PhaseRun]
     check: FindCheck
     checklists: Path
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     report: Callable[[Run], object] | None = None
     follow: Follow | None = None
     watch: Watched | None = None

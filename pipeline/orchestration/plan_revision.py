@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import Refused, UserError, fault
-from pipeline.orchestration.phase import Draft
+from pipeline.orchestration.phase import RunRequest
 from pipeline.results import plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
@@ -28,9 +28,9 @@ def _goalposts(plan: Plan) -> dict[str, Any]:
     return {"checklists": _by_id(plan.checklists), "splits": splits}
 
 
-def _older(run: Run, book: Ledger) -> Plan | None:
+def _older(run: Run, ledger: Ledger) -> Plan | None:
     """The plan in force, or None where there is none or its file is lost (which `phase=planning` mends)."""
-    state = fold(book.entries)
+    state = fold(ledger.entries)
     try:
         return plans.load(run, state) if state.plan else None
     except Refused:
@@ -46,16 +46,16 @@ def _refuse_moved(run: Run, old: Plan, fresh: Plan) -> None:
         raise UserError(*(fault(k, what, got=new, expected=str(was), do=do) for k, (was, new) in moved.items()))
 
 
-def freeze(run: Run, book: Ledger, draft: Draft, lists: dict[str, Any], facts: dict[str, Any]) -> Plan:
+def freeze(run: Run, ledger: Ledger, draft: RunRequest, lists: dict[str, Any], facts: dict[str, Any]) -> Plan:
     """The plan stands as a revision of its own, recorded with its difference; an unchanged one keeps its revision.
 
     Raises UserError when goalposts moved and nobody asked for `phase=planning` while the gate stood open.
     """
-    state = fold(book.entries)
+    state = fold(ledger.entries)
     number = state.plan["revision"] if state.plan else 0
     config = {k: v for k, v in draft.config.items() if k not in plans.OUTSIDE}
     fresh = Plan(number + 1, plain(config), plain(lists), plain(facts))
-    old = _older(run, book)
+    old = _older(run, ledger)
     if old and draft.config["phase"] != "planning" and state.gate("planning") == "open":
         _refuse_moved(run, old, fresh)
     if state.plan and state.plan["digest"] == fresh.digest:
@@ -63,7 +63,7 @@ def freeze(run: Run, book: Ledger, draft: Draft, lists: dict[str, Any], facts: d
         plans.write(run, same)  # restores a file that was lost or damaged
         return same
     path = plans.write(run, fresh)
-    book.append(
+    ledger.append(
         "plan.frozen",
         {
             "revision": fresh.revision,

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config.override_keys import key_of
 from pipeline.errors import Refused, UserError, fault
-from pipeline.orchestration.phase import Draft
+from pipeline.orchestration.phase import RunRequest
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.plan import OUTSIDE
@@ -33,7 +33,7 @@ def about_the_plan(overrides: Sequence[str]) -> list[str]:
     return [o for o in overrides if key_of(o).split(".", 1)[0] not in OUTSIDE]
 
 
-def draft(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> Draft:
+def draft(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> RunRequest:
     """What these words ask for, held against the frozen plan of the run they name.
 
     Raises UserError with every fault of the config, with every override that differs from a plan that is not to be
@@ -48,7 +48,7 @@ def draft(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> Draft:
     if not run.exists() or run.state().plan is None:
         if wanted not in PLANNERS and not run.exists():
             Run.find(run.name, run.path.parent)  # refuses, naming the nearest run there is
-        return Draft(config or _compose(overrides, dirs), about_the_plan(overrides), dirs)
+        return RunRequest(config or _compose(overrides, dirs), about_the_plan(overrides), dirs)
     return _held_against_the_plan(run, run.state(), wanted, list(overrides), dirs)
 
 
@@ -76,7 +76,7 @@ def _named(overrides: Sequence[str], dirs: Sequence[str]) -> tuple[Run, dict[str
     return Run.at(config["run"]["root"], config["run"]["name"]), config
 
 
-def _held_against_the_plan(run: Run, state: RunState, wanted: str, overrides: list[str], dirs: list[str]) -> Draft:
+def _held_against_the_plan(run: Run, state: RunState, wanted: str, overrides: list[str], dirs: list[str]) -> RunRequest:
     """The draft for a run that has a plan: that plan for later phases, the words composed anew for the first two."""
     assert state.plan is not None
     record = state.plan
@@ -88,7 +88,7 @@ def _held_against_the_plan(run: Run, state: RunState, wanted: str, overrides: li
         if words:
             _refuse_differences(run, wanted, words, dirs, record)
         outside = {"phase": wanted, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}, "trust": []}
-        return Draft({**plans.load(run, state).config, **outside}, record["overrides"], dirs, head=state.head)
+        return RunRequest({**plans.load(run, state).config, **outside}, record["overrides"], dirs, head=state.head)
     changing = {key_of(o) for o in overrides}
     remembered = [o for o in record["overrides"] if key_of(o) not in changing]
     named = [] if "run.name" in changing else [f"run.name={run.name}"]
@@ -97,7 +97,7 @@ def _held_against_the_plan(run: Run, state: RunState, wanted: str, overrides: li
     if settled and wanted == "baseline":
         _refuse_moved_goalposts(run, about_the_plan(overrides), changed)
     words = [*remembered, *about_the_plan(overrides)]
-    return Draft(config, words, dirs, changed=bool(changed), head=state.head)
+    return RunRequest(config, words, dirs, changed=bool(changed), head=state.head)
 
 
 def _changed(run: Run, state: RunState, config: Mapping[str, Any], wanted: str) -> dict[str, tuple[Any, Any]]:

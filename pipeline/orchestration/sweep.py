@@ -26,7 +26,7 @@ from pipeline.config.hydra_main import hydra_main
 from pipeline.config.override_keys import key_of
 from pipeline.errors import UserError, fault
 from pipeline.orchestration import sweep_directory as shelves
-from pipeline.orchestration.sweep_directory import JobEnd, Shelf
+from pipeline.orchestration.sweep_directory import JobEnd, SweepDirectory
 from pipeline.orchestration.sweep_isolation import isolated
 from pipeline.orchestration.sweep_task import Job, Task, relayed
 from pipeline.runtime.interrupt import Interrupted
@@ -38,7 +38,7 @@ LAUNCHERS = {  # what each is told that the user has not typed
     "joblib": (lambda: f"hydra.launcher.n_jobs={cores()}",),
     "submitit_local": (lambda: "hydra.launcher.timeout_min=525600",),  # a year: the plan's own clock ends a training
 }
-Around = Callable[[Shelf, dict[str, Any]], AbstractContextManager[object]]
+Around = Callable[[SweepDirectory, dict[str, Any]], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Swept:
 def multirun(
     argv: Sequence[str],
     job: Job,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     around: Around = lambda shelf, config: nullcontext(),
 ) -> Swept:
     """Every combination has been a job, once; how each ended comes back.
@@ -71,16 +71,16 @@ def multirun(
         shelf, goes_on = stack.enter_context(shelves.taken(root, overrides, existing(folders)[0]))
         if goes_on:
             settled = sum(end.exit_code in shelves.SETTLED for end in shelf.ends())
-            say(f"sweep {shelf.number} in the same words was interrupted and goes on; jobs that have ended: {settled}")
+            log(f"sweep {shelf.number} in the same words was interrupted and goes on; jobs that have ended: {settled}")
         stack.enter_context(around(shelf, first.config))
         words = ["--multirun", search_path(existing(folders)[0]), *overrides, f"run.sweep={shelf.number}"]
         words += [word() for word in LAUNCHERS[launcher] if key_of(word()) not in map(key_of, overrides)]
         task = Task(shelf, overrides, job, os.getpid())
-        lost = _launched(words, task, launcher, say)
+        lost = _launched(words, task, launcher, log)
         return Swept(root, shelf.number, [*shelf.ends(), *lost])
 
 
-def _launched(words: list[str], task: Task, launcher: str, say: Callable[[str], None]) -> list[JobEnd]:
+def _launched(words: list[str], task: Task, launcher: str, log: Callable[[str], None]) -> list[JobEnd]:
     """Hydra has launched every job, and the sweep is done; the jobs whose process died come back.
 
     Raises Interrupted when somebody asked for a stop.
@@ -104,7 +104,7 @@ def _launched(words: list[str], task: Task, launcher: str, say: Callable[[str], 
         except Exception as error:  # the launchers raise what they like when a process of theirs dies
             shelf.tell(signal.SIGKILL)
             shelf.wait()
-            say(f"sweep {shelf.number}: {launcher} lost a job ({type(error).__name__}); the same command goes on")
+            log(f"sweep {shelf.number}: {launcher} lost a job ({type(error).__name__}); the same command goes on")
             return shelf.lost()
     if asked:
         shelf.wait()

@@ -59,7 +59,7 @@ def _is_locked(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class SweepDirectory:
     """The folder of one sweep."""
 
     path: Path
@@ -144,9 +144,9 @@ class Shelf:
             files.remove(path)
 
 
-def shelves(root: Path) -> list[Shelf]:
+def shelves(root: Path) -> list[SweepDirectory]:
     """The sweeps under this root, newest first."""
-    found = [Shelf(path) for path in (root / ".sweeps").glob("*") if path.name.isdigit()]
+    found = [SweepDirectory(path) for path in (root / ".sweeps").glob("*") if path.name.isdigit()]
     return sorted(found, key=lambda shelf: -shelf.number)
 
 
@@ -156,7 +156,7 @@ def the_words(overrides: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def taken(root: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) -> Iterator[tuple[Shelf, bool]]:
+def taken(root: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) -> Iterator[tuple[SweepDirectory, bool]]:
     """The shelf of these words to ourselves, and whether it is that of a sweep that was interrupted, not a new one."""
     asked = {"words": the_words(overrides), "config_dirs": [str(path) for path in config_dirs]}
     found = _unfinished(root, asked)
@@ -168,7 +168,7 @@ def taken(root: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) -> 
         os.close(descriptor)
 
 
-def _unfinished(root: Path, asked: dict[str, Any]) -> tuple[Shelf, int] | None:
+def _unfinished(root: Path, asked: dict[str, Any]) -> tuple[SweepDirectory, int] | None:
     """The newest sweep in the same words that is neither done nor run by somebody else, with its lock."""
     for shelf in shelves(root):
         if _same(shelf, asked):
@@ -180,12 +180,12 @@ def _unfinished(root: Path, asked: dict[str, Any]) -> tuple[Shelf, int] | None:
     return None
 
 
-def _same(shelf: Shelf, asked: dict[str, Any]) -> bool:
+def _same(shelf: SweepDirectory, asked: dict[str, Any]) -> bool:
     known = shelf.asked
     return known.get("finished") is False and all(known.get(key) == value for key, value in asked.items())
 
 
-def _begun(root: Path, asked: dict[str, Any]) -> tuple[Shelf, int]:
+def _begun(root: Path, asked: dict[str, Any]) -> tuple[SweepDirectory, int]:
     """The smallest number that no sweep under this root has used, now used, with its lock."""
     folder = files.folder(root / ".sweeps")
     used = {int(m[1]) for path in root.iterdir() if (m := re.fullmatch(r".+-(\d+)-\d+", path.name))}
@@ -198,5 +198,5 @@ def _begun(root: Path, asked: dict[str, Any]) -> tuple[Shelf, int]:
             started = datetime.now(UTC).isoformat(timespec="seconds")
             about = {**asked, "identity": identity, "started": started, "finished": False}
             files.write_json(path / "sweep.json", about)
-            return Shelf(path), descriptor
+            return SweepDirectory(path), descriptor
     raise AssertionError("numbers do not end")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from pipeline.config.compose import finished
 from pipeline.config.schema import validate
 from pipeline.errors import FivegateError, UserError
-from pipeline.orchestration.sweep_directory import JobEnd, Shelf
+from pipeline.orchestration.sweep_directory import JobEnd, SweepDirectory
 from pipeline.orchestration.sweep_isolation import isolated
 from pipeline.runtime.interrupt import ONE_REQUEST, heard, outside_training
 
@@ -35,7 +35,7 @@ class Task:
     sweep is asked to stop, so that no launcher takes a stop for a failure.
     """
 
-    shelf: Shelf
+    shelf: SweepDirectory
     typed: list[str]
     job: Job
     home: int
@@ -108,7 +108,7 @@ def _orphaned(task: Task) -> Iterator[None]:
 
 
 @contextmanager
-def relayed(shelf: Shelf) -> Iterator[list[str]]:
+def relayed(shelf: SweepDirectory) -> Iterator[list[str]]:
     """Inside the block a request to stop goes to the jobs' processes, which end their steps; it is listed.
 
     Who asks once more, half a second later, has them killed: KeyboardInterrupt.

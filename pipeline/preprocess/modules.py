@@ -17,10 +17,10 @@ from pipeline.errors import UserError, fault
 class Prepared(nn.Module):
     """A model between `prepare`, from inputs as the data have them, and `restore`, to outputs in the targets' units.
 
-    Whoever asks for the user's own names of parameters and modules looks at `bare`.
+    Whoever asks for the user's own names of parameters and modules looks at `unwrap`.
     """
 
-    def __init__(self, prepare: nn.Module | None, model: nn.Module, restore: Restore | None) -> None:
+    def __init__(self, prepare: nn.Module | None, model: nn.Module, restore: InverseTargetScale | None) -> None:
         super().__init__()
         self.prepare, self.model, self.restore = prepare, model, restore
 
@@ -96,7 +96,7 @@ class OneHot(nn.Module):
         return torch.cat([inputs.index_select(1, self.values), hot], 1)
 
 
-class Restore(nn.Module):
+class InverseTargetScale(nn.Module):
     """Outputs of unit scale as values in the targets' own units; `scaled` is the way back."""
 
     mean: Tensor  # one number, or one per target [D]
@@ -129,7 +129,7 @@ class Restore(nn.Module):
 class ScaledLoss(nn.Module):
     """A loss of outputs and targets brought to unit scale, so that its gradients are of unit scale, too."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], restore: Restore) -> None:
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], restore: InverseTargetScale) -> None:
         super().__init__()
         self.loss = loss
         self.reduction = getattr(loss, "reduction", "mean")
@@ -142,7 +142,7 @@ class ScaledLoss(nn.Module):
         return self._restore[0].scaled(values)
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The user's own model, without what is around it."""
     return model.model if isinstance(model, Prepared) else model
 
@@ -165,7 +165,7 @@ def unscaled(loss: Any) -> Any:
 
 
 @torch.no_grad()
-def as_learned(model: nn.Module, inputs: Any, targets: Any, outputs: Any) -> tuple[Any, Any, Any]:
+def preprocess_batch(model: nn.Module, inputs: Any, targets: Any, outputs: Any) -> tuple[Any, Any, Any]:
     """Inputs, targets and outputs as the user's own model meets them, for whoever judges their scale."""
     if not isinstance(model, Prepared):
         return inputs, targets, outputs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.data.dataset import Data
 from pipeline.errors import UserError, fault
-from pipeline.preprocess.modules import Columns, OneHot, Prepared, Restore
+from pipeline.preprocess.modules import Columns, InverseTargetScale, OneHot, Prepared
 from pipeline.preprocess.statistics import Floats, centers, column_name, float32, require_finite, spread
 
 OFF = (None, "none", False)
@@ -132,10 +132,10 @@ def _image_scale(X: Tensor, kind: str) -> tuple[Tensor | None, Tensor]:
     return float32(mean, shape), float32(1 / std, shape)
 
 
-def _restore(y: Tensor) -> Restore:
+def _restore(y: Tensor) -> InverseTargetScale:
     """Mean and deviation of each target of rows [N, D]; one number for all targets of any other shape."""
     require_finite(y.reshape(len(y), -1), "data.train", lambda c: f"target {c}")
     many = y.ndim == 2 and y.shape[1] > 1
     mean, std = spread(y if many else y.reshape(-1, 1))
     shape = (y.shape[1],) if many else ()
-    return Restore(float32(mean, shape), float32(std, shape))
+    return InverseTargetScale(float32(mean, shape), float32(std, shape))

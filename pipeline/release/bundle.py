@@ -22,7 +22,8 @@ from typing import Any
 
 from pipeline.errors import UserError, fault
 from pipeline.results import digest
-from pipeline.run_store import files, ledger
+from pipeline.run_store import files
+from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.permits import ExportPermit, require
 from pipeline.run_store.run import Run
 
@@ -82,7 +83,7 @@ def kept(run: Run, subject: str) -> Path:
 def _keep_released(run: Run, coming: str) -> None:
     """The payload that stands now is kept, with its attestations, when it was released and another one is coming."""
     payload, attestations = run.inside("bundle", "payload"), run.inside("bundle", "attestations")
-    released = {e["data"]["subject"] for e in ledger.read(run.ledger_path) if e["kind"] == "released"}
+    released = {e["data"]["subject"] for e in read_ledger(run.ledger_path) if e["kind"] == "released"}
     standing = bundle_digest(payload)
     final = kept(run, standing)
     if standing == coming or standing not in released or bundle_digest(final / "payload") == standing:

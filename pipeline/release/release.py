@@ -57,12 +57,12 @@ def _attestation(state: RunState, subject: str) -> dict[str, Any]:
     }
 
 
-def release(run: Run, book: Ledger, today: date | None = None) -> None:
+def release(run: Run, ledger: Ledger, today: date | None = None) -> None:
     """The bundle is released: its attestation lies beside the payload, and the ledger says so.
 
     Raises Refused unless every gate and the branch let it today, and the payload on disk is the one that was signed.
     """
-    state = fold(book.entries)
+    state = fold(ledger.entries)
     why = hindrance(state, today or utc_today())
     if why:
         do = f"python -m pipeline status {run.name} --gate finalization"
@@ -71,4 +71,4 @@ def release(run: Run, book: Ledger, today: date | None = None) -> None:
     path = run.inside("bundle", "attestations", "release.json")
     files.write_json(path, _attestation(state, subject))
     attestation = {"path": run.relative(path), "sha256": files.sha256(path)}
-    book.append("released", {"subject": subject, "attestation": attestation})
+    ledger.append("released", {"subject": subject, "attestation": attestation})

@@ -10,9 +10,9 @@ from typing import Any
 from pipeline.errors import FivegateError
 from pipeline.release.bundle import bundle_digest, kept
 from pipeline.release.release import hindrance
-from pipeline.run_store import files, ledger
+from pipeline.run_store import files
 from pipeline.run_store import plan as plans
-from pipeline.run_store.ledger import Entry
+from pipeline.run_store.ledger import Entry, scan_ledger
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import fold
 
@@ -106,7 +106,7 @@ def _release_faults(run: Run, entries: list[Entry]) -> Iterator[str]:
 
 def faults(run: Run) -> tuple[int, list[str]]:
     """The number of intact ledger entries, and everything about the run that is not as recorded. Changes nothing."""
-    found = ledger.scan(run.ledger_path)
+    found = scan_ledger(run.ledger_path)
     if found.fault:
         return len(found.entries), [f"ledger.jsonl: {found.fault}"]
     state = fold(found.entries)

@@ -13,10 +13,11 @@ from pipeline.reporting.measures import interval, measures, words
 from pipeline.reporting.plots import kind_of, panels
 from pipeline.reporting.tables import number, phase_state, place, satisfied
 from pipeline.results import PHASES
-from pipeline.run_store import files, ledger
+from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import advise
+from pipeline.run_store.ledger import read_ledger
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
@@ -43,7 +44,7 @@ def write_page(run_dir: Path) -> Path:
 
 def gather(run: Run) -> dict[str, Any]:
     """What the page shows, as plain values."""
-    entries = ledger.read(run.ledger_path)
+    entries = read_ledger(run.ledger_path)
     state = fold(entries)
     missing: list[str] = []
     diagnoses = _diagnoses(run, missing)
@@ -58,7 +59,7 @@ def gather(run: Run) -> dict[str, Any]:
         "verdict": _verdict(state),
         "branch": state.current_branch(),
         "candidate": state.candidate,
-        "advice": advise(state, root=run.shown_root),
+        "advice": next_step(state, root=run.shown_root),
         "phases": [_phase(state, phase, plan) for phase in PHASES],
         "revisions": state.revisions,
         "waivers": [(waiver, any(waiver in state.valid_waivers(p) for p in PHASES)) for waiver in state.waivers],

@@ -91,11 +91,11 @@ def _in_few(lines: Sequence[str], most: int = 3) -> list[str]:
     return [*lines[:most], *([f"and {len(lines) - most} more: explain says which"] if len(lines) > most else [])]
 
 
-def show(root: Path, ends: Sequence[Mapping[str, Any]], as_json: bool, say: Callable[[str], None] = print) -> int:
+def show(root: Path, ends: Sequence[Mapping[str, Any]], as_json: bool, log: Callable[[str], None] = print) -> int:
     """Print the ranking; the worst exit code of the jobs comes back."""
     rows = ranked(root, ends)
     if as_json:
-        say(json.dumps(rows))
+        log(json.dumps(rows))
     else:
         console = tables.console()
         console.print(table(rows))

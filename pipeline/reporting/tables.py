@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline.results import PHASES
 from pipeline.run_store import gate as gates
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import HOME, Advice
+from pipeline.run_store.next_step import HOME, NextStep
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -135,5 +135,5 @@ def branch_line(state: RunState) -> str:
     return f"branch: [{colour}]{branch['branch']}[/] ({'; '.join(parts)})"
 
 
-def advice_line(advice: Advice) -> str:
+def advice_line(advice: NextStep) -> str:
     return f"next: {advice.why}\n  [bold]{advice.command}[/]"

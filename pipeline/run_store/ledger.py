@@ -75,7 +75,7 @@ def _is_torn(tail: bytes) -> bool:
     return False
 
 
-def scan(path: Path) -> Scan:
+def scan_ledger(path: Path) -> Scan:
     """Read a ledger without changing it, as far as it is intact. A file that is absent is an empty ledger."""
     raw = path.read_bytes() if path.exists() else b""
     lines = raw.split(b"\n")
@@ -94,9 +94,9 @@ def scan(path: Path) -> Scan:
     return Scan(entries, tail)
 
 
-def read(path: Path) -> list[Entry]:
+def read_ledger(path: Path) -> list[Entry]:
     """The entries of an intact ledger, a torn tail left out. Raises Refused naming the first entry that is tampered."""
-    found = scan(path)
+    found = scan_ledger(path)
     if found.fault:
         raise Refused(
             fault(
@@ -116,7 +116,7 @@ class Ledger:
         self.path = path
         self._lock = lock
         self._need_lock()
-        self.entries = read(path)
+        self.entries = read_ledger(path)
         self._dirty = False
         self._heal()
 
@@ -134,7 +134,7 @@ class Ledger:
         raw = self.path.read_bytes() if self.path.exists() else b""
         if not raw or raw.endswith(b"\n"):
             return
-        torn = scan(self.path).torn
+        torn = scan_ledger(self.path).torn
         if not torn:  # a complete entry that lost only its newline
             files.append_line(self.path, b"\n")
             return

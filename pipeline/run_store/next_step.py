@@ -11,7 +11,7 @@ HOME = "runs"  # where runs live unless run.root says otherwise
 
 
 @dataclass(frozen=True)
-class Advice:
+class NextStep:
     """The next step: `phase` when the machine can take it, else None with the reason and the exit code of stopping."""
 
     phase: str | None
@@ -31,26 +31,28 @@ class _Adviser:
     def _run(self) -> str:
         return self.state.name if self.root == HOME else f"{self.root}/{self.state.name}"
 
-    def go(self, phase: str, why: str) -> Advice:
+    def go(self, phase: str, why: str) -> NextStep:
         place = "" if self.root == HOME else f" run.root={self.root}"
-        return Advice(phase, why, f"python -m pipeline phase={phase} run.name={self.state.name}{place}")
+        return NextStep(phase, why, f"python -m pipeline phase={phase} run.name={self.state.name}{place}")
 
-    def blocked(self, phase: str) -> Advice:
+    def blocked(self, phase: str) -> NextStep:
         """The stop at a gate that was evaluated and did not open."""
         if self.state.gate(phase) == "pending":
             why = f"the {phase} gate waits for a person"
-            return Advice(None, why, f"python -m pipeline approve {self._run} --who NAME", 4)
-        return Advice(None, f"the {phase} gate is closed", f"python -m pipeline explain {self._run} --gate {phase}", 3)
+            return NextStep(None, why, f"python -m pipeline approve {self._run} --who NAME", 4)
+        return NextStep(
+            None, f"the {phase} gate is closed", f"python -m pipeline explain {self._run} --gate {phase}", 3
+        )
 
-    def released(self) -> Advice:
-        return Advice(None, "released", f"python -m pipeline verify {self._run}")
+    def released(self) -> NextStep:
+        return NextStep(None, "released", f"python -m pipeline verify {self._run}")
 
-    def exhausted(self, why: str) -> Advice:
+    def exhausted(self, why: str) -> NextStep:
         waive = f"python -m pipeline waive {self._run} branch --who NAME --why '...' --expires YYYY-MM-DD"
-        return Advice(None, f"exhausted: {why}; a person decides", waive, 3)
+        return NextStep(None, f"exhausted: {why}; a person decides", waive, 3)
 
 
-def advise(state: RunState, max_rounds: int = MAX_ROUNDS, root: str = HOME) -> Advice:
+def next_step(state: RunState, max_rounds: int = MAX_ROUNDS, root: str = HOME) -> NextStep:
     """Where the run goes from here, or why it stops and what continues it. `root` is where the run lives."""
     words = _Adviser(state, root)
     if state.released:
@@ -64,7 +66,7 @@ def advise(state: RunState, max_rounds: int = MAX_ROUNDS, root: str = HOME) -> A
     return _finish(state, words) if state.sufficient() else _mend(state, words, max_rounds)
 
 
-def _finish(state: RunState, words: _Adviser) -> Advice:
+def _finish(state: RunState, words: _Adviser) -> NextStep:
     """The way of a model that is good enough: what the route asks for on the way, then finalization."""
     for phase in ROUNDED:
         if not state.passed(phase):
@@ -79,7 +81,7 @@ def _finish(state: RunState, words: _Adviser) -> Advice:
     return words.blocked("finalization")
 
 
-def _mend(state: RunState, words: _Adviser, max_rounds: int) -> Advice:
+def _mend(state: RunState, words: _Adviser, max_rounds: int) -> NextStep:
     """The way of a model that is not: diagnosis and cure in turn, until a round is the last."""
     if state.gate("optimization") in ("closed", "pending"):
         return words.blocked("optimization")

@@ -123,15 +123,15 @@ def _need_planned_rows(plan: plans.Plan, rows: str) -> None:
         raise Refused(fault("data.test", what, got=rows[:12], expected=planned[:12]))
 
 
-def _unscored_opening(book: Ledger, candidate: str, rows: str) -> Entry | None:
+def _unscored_opening(ledger: Ledger, candidate: str, rows: str) -> Entry | None:
     """The newest opening of these rows for this candidate, when no score came of it."""
     kinds = ("test.opened", "test.scored")
-    mine = [e for e in book.entries if e["kind"] in kinds and e["data"]["candidate"] == candidate]
+    mine = [e for e in ledger.entries if e["kind"] in kinds and e["data"]["candidate"] == candidate]
     mine = [e for e in mine if e["data"].get("digest") == rows]
     return mine[-1] if mine and mine[-1]["kind"] == "test.opened" else None
 
 
-def test(run: Run, book: Ledger, rows: str) -> TestKey:
+def test(run: Run, ledger: Ledger, rows: str) -> TestKey:
     """The key to the test rows of this digest. Raises Refused, recording nothing, for others than the planned ones.
 
     The opening is in the ledger before the key exists, so that a crash still counts; an opening that a crash left
@@ -141,9 +141,9 @@ def test(run: Run, book: Ledger, rows: str) -> TestKey:
     candidate = _need_candidate(run, state)["weights"]
     plan = plans.load(run, state)
     _need_planned_rows(plan, rows)
-    opening = _unscored_opening(book, candidate, rows)
+    opening = _unscored_opening(ledger, candidate, rows)
     if opening is None:
-        opening = book.append("test.opened", {"candidate": candidate, "digest": rows, "plan": plan.digest})
+        opening = ledger.append("test.opened", {"candidate": candidate, "digest": rows, "plan": plan.digest})
     return TestKey(_ISSUER, run, plan, opening["hash"], candidate)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, fault
-from pipeline.run_store import files, ledger
-from pipeline.run_store.ledger import Ledger
+from pipeline.run_store import files
+from pipeline.run_store.ledger import Ledger, read_ledger
 from pipeline.run_store.lock import RunLock
 from pipeline.run_store.state import RunState, fold
 
@@ -56,7 +56,7 @@ class Run:
 
     def state(self) -> RunState:
         """The fold over the ledger as it stands on disk. Raises Refused when the ledger was tampered with."""
-        return fold(ledger.read(self.ledger_path))
+        return fold(read_ledger(self.ledger_path))
 
     def inside(self, *parts: str | int) -> Path:
         return self.path.joinpath(*(str(p) for p in parts))
@@ -87,7 +87,7 @@ def opened(run: Run, **created: Any) -> Iterator[Ledger]:
     """The run's ledger, locked for writing; `created` goes into the first entry of a new run."""
     files.folder(run.path)
     with RunLock(run.path) as lock:
-        book = Ledger(run.ledger_path, lock)
-        if not book.entries:
-            book.append("run.created", {"name": run.name, "schema": 1, **created})
-        yield book
+        ledger = Ledger(run.ledger_path, lock)
+        if not ledger.entries:
+            ledger.append("run.created", {"name": run.name, "schema": 1, **created})
+        yield ledger

@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass
-class Asked:
+class StopRequest:
     """What signals asked of the block: to `stop` (the signal's name), or to write a `checkpoint`, which clears it."""
 
     stop: str | None = None
@@ -53,13 +53,13 @@ def heard(handlers: Handlers) -> Iterator[None]:
 
 
 @contextmanager
-def listening() -> Iterator[Asked]:
+def catch_signals() -> Iterator[StopRequest]:
     """Inside the block SIGINT and SIGTERM only ask, and SIGUSR1 asks for a checkpoint: whoever trains looks at them.
 
     Who asks to stop once more, half a second later, is not kept waiting: KeyboardInterrupt. In another thread than
     the main one nothing is ever asked.
     """
-    asked, first = Asked(), 0.0
+    asked, first = StopRequest(), 0.0
 
     def stop(number: int, _: Any) -> None:
         nonlocal first

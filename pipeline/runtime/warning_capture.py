@@ -28,7 +28,7 @@ _installed = ExitStack()
 
 
 @contextmanager
-def hearing(note: Note) -> Iterator[None]:
+def capture_warnings(note: Note) -> Iterator[None]:
     """Inside the block every warning that a filter does not ignore is noted instead of shown.
 
     Several threads may listen: each hears itself, and the last that came hears the threads of nobody. What Python
@@ -73,7 +73,7 @@ def _place(filename: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
 
 
-def noted(history: History, step: int, category: str, message: str, where: str) -> None:
+def record_warning(history: History, step: int, category: str, message: str, where: str) -> None:
     """The warning is an event of the history, once, with its first step and how often it came."""
     message = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
     known = {(e["category"], e["message"], e["where"]): e for e in history.events if e["kind"] == WARNING}
@@ -85,7 +85,7 @@ def noted(history: History, step: int, category: str, message: str, where: str) 
         history.event(WARNING, step, category=category, message=message, where=where, count=1)
 
 
-def warned(history: History) -> list[dict[str, Any]]:
+def recorded_warnings(history: History) -> list[dict[str, Any]]:
     """The warnings of a training, in the order they first came: `{step, category, message, where, count}`."""
     return [{k: v for k, v in event.items() if k != "kind"} for event in history.events if event["kind"] == WARNING]
 

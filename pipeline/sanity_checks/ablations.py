@@ -14,7 +14,7 @@ from pipeline.evaluation.evaluate import outputs_of
 from pipeline.history import History
 from pipeline.run_store.job import Delta
 from pipeline.runtime.seeds import derive
-from pipeline.sanity_checks.context import Bench, NotApplicable
+from pipeline.sanity_checks.context import CheckContext, NotApplicable
 
 REDEALT = 20  # times the validation targets are dealt out anew, to learn what outputs score that do not know them
 SHUFFLES = 10  # an even chance to be above each time, as a binary task of two clusters has, is then one in a thousand
@@ -27,7 +27,7 @@ def end_of(history: History) -> float:
     return float(np.mean(losses[-max(5, len(losses) // 10) :], dtype=np.float64)) if len(losses) else math.nan
 
 
-def one_batch(bench: Bench) -> dict[str, Any]:
+def one_batch(bench: CheckContext) -> dict[str, Any]:
     """A fresh copy of the model trained on the first batch alone; how far its loss falls, as a share of its start."""
     tried = bench.train(OVERFIT, int(bench.settings["overfit_steps"]))
     _, losses = tried.history.series("train/loss")
@@ -35,7 +35,7 @@ def one_batch(bench: Bench) -> dict[str, Any]:
     return {"steps": tried.steps, "stopped": tried.stopped, "loss_ratio": ratio}
 
 
-def zeroed_inputs(bench: Bench) -> dict[str, Any]:
+def zeroed_inputs(bench: CheckContext) -> dict[str, Any]:
     """The train loss after some steps on the real rows, and on rows that have nothing but zeros for inputs.
 
     `gain`: the share of the second that the inputs take away. Leaves the first training to the bench.
@@ -52,7 +52,7 @@ def zeroed_inputs(bench: Bench) -> dict[str, Any]:
     return {"steps": steps, "real": with_inputs, "zeroed": without, "gain": gain, "stopped": stopped}
 
 
-def shuffled_labels(bench: Bench) -> dict[str, Any]:
+def shuffled_labels(bench: CheckContext) -> dict[str, Any]:
     """What trainings on shuffled targets score on validation at their end, beside what nobody's knowledge scores.
 
     Chance is the better of a model without learning, and of these very outputs held against validation targets dealt
@@ -75,7 +75,7 @@ def shuffled_labels(bench: Bench) -> dict[str, Any]:
     return {"steps": steps, "shuffles": len(scores), **lowest}
 
 
-def _above_chance(bench: Bench, done: Fit) -> dict[str, Any]:
+def _above_chance(bench: CheckContext, done: Fit) -> dict[str, Any]:
     """The score of the last epoch, chance, and how far they are apart. Raises NotApplicable where that is unknown."""
     if done.score is None:
         raise NotApplicable("the training on shuffled targets became non-finite: there is nothing to score")
@@ -90,7 +90,7 @@ def _above_chance(bench: Bench, done: Fit) -> dict[str, Any]:
     return {"metric": score.metric, "value": last, "chance": chance, "half_widths_above": halves, "n": score.n}
 
 
-def _without_knowledge(bench: Bench, done: Fit) -> float:
+def _without_knowledge(bench: CheckContext, done: Fit) -> float:
     """The mean score of the trained model's outputs on validation targets that were dealt out anew; NaN: unknown."""
     task, val = bench.setup.task, bench.data.val
     outputs = None if task.metric.needs == "step" else outputs_of(done.model, val, task)

@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.data.dataset import Data
 from pipeline.engine.fit import fit
 from pipeline.engine.loop import Fit
-from pipeline.engine.setup import Setup, set_up
+from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.permits import TrainPermit
 from pipeline.runtime import options
@@ -34,7 +34,7 @@ class NotRun(Exception):
 
 
 @dataclass(eq=False)
-class Bench:
+class CheckContext:
     """One config with its data, and what the proofs need beside it.
 
     Without a `permit` nothing trains, for the reason `refused`; `folder` is where work in other processes is laid.
@@ -73,11 +73,11 @@ class Bench:
         return int(frozen) if frozen else threads(self.config["trainer"].get("threads", "auto"), self.setup.parameters)
 
     @cached_property
-    def setup(self) -> Setup:
+    def setup(self) -> TrainingComponents:
         """The planned training before its first step, as it is without a compiler; no proof moves its weights."""
         config = {**self.config, "trainer": {**self.config["trainer"], "compile": False}}
         with seeded(derive(self.seed, "fit")), options.deterministic(config["trainer"].get("deterministic", True)):
-            return set_up(config, Job("", "proof.passes"), self.data, self.seed, self.trust)
+            return build_components(config, Job("", "proof.passes"), self.data, self.seed, self.trust)
 
     @property
     def model(self) -> nn.Module:
@@ -85,7 +85,7 @@ class Bench:
         return self.arm.model if self.arm and self.arm.stopped != "nonfinite" else self.setup.model
 
     @contextmanager
-    def conditions(self) -> Iterator[Setup]:
+    def conditions(self) -> Iterator[TrainingComponents]:
         """Inside the block seeds, kernels and threads are those of the training."""
         setup = self.setup
         with ExitStack() as stack:

@@ -10,20 +10,20 @@ from torch import Tensor
 from pipeline.data.splits import Split
 from pipeline.data.tree import to
 from pipeline.engine.backward import backward
-from pipeline.engine.setup import Setup
+from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import device_of, evaluating, forward, measured
 from pipeline.evaluation.step import answered
 from pipeline.runtime.seeds import derive, reseed
-from pipeline.sanity_checks.context import Bench, NotApplicable
+from pipeline.sanity_checks.context import CheckContext, NotApplicable
 
 BATCHES = 8  # looked at before a parameter is said to get no gradient: on one of them a ReLU may be silent
 ROWS = 8
 FLAT = 1e-3  # outputs that vary by less than this share of their size are held against that
 
 
-def gradients(bench: Bench) -> dict[str, Any]:
+def gradients(bench: CheckContext) -> dict[str, Any]:
     """The parameters that train and get no gradient: `none` (the loss does not depend on them) or `zero`."""
     with bench.conditions() as setup:
         model = bench.model
@@ -64,7 +64,7 @@ def _how(parameter: Tensor, until_now: str) -> str:
     return "" if bool((gradient != 0).any()) else "zero"
 
 
-def _outputs(bench: Bench, setup: Setup, rows: Split, draw: str) -> Tensor | None:
+def _outputs(bench: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> Tensor | None:
     """What the model in eval mode says to these rows, random numbers drawn from `draw`; None: a step gives none."""
     reseed(derive(bench.seed, draw), setup.device, foreign=True)
     if setup.task.step is None:
@@ -76,7 +76,7 @@ def _outputs(bench: Bench, setup: Setup, rows: Split, draw: str) -> Tensor | Non
     return None if outputs is None else outputs.detach().cpu().double()
 
 
-def evaluation_repeats(bench: Bench) -> dict[str, Any]:
+def evaluation_repeats(bench: CheckContext) -> dict[str, Any]:
     """The same validation rows twice through the model in eval mode: in how many of them the outputs differ."""
     rows = bench.data.val.take(torch.arange(min(8 * ROWS, len(bench.data.val))))
     with bench.conditions() as setup:
@@ -91,13 +91,13 @@ def evaluation_repeats(bench: Bench) -> dict[str, Any]:
     return {"rows": len(rows), "differing": differing, "of": "outputs"}
 
 
-def _figures(bench: Bench, setup: Setup, rows: Split, draw: str) -> str:
+def _figures(bench: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> str:
     reseed(derive(bench.seed, draw), setup.device, foreign=True)
     found = measured(bench.model, rows.X, rows.y, setup.task)
     return repr((found.loss, sorted(found.values.items())))  # as words, in which NaN equals itself
 
 
-def rows_apart(bench: Bench) -> dict[str, Any]:
+def rows_apart(bench: CheckContext) -> dict[str, Any]:
     """How far a row's outputs in eval mode move when every other row of its batch is replaced, and when it is alone.
 
     `difference` and `alone` are shares of how far the outputs of different rows lie apart; the first and the last row
@@ -139,7 +139,7 @@ def _moved(usual: Tensor, row: int, now: Tensor) -> float:
     return change / apart if apart else float(change > 0)
 
 
-def parameters_per_row(bench: Bench) -> dict[str, Any]:
+def parameters_per_row(bench: CheckContext) -> dict[str, Any]:
     """How many numbers the model can choose for each row, and for each number, that it is to fit."""
     trained = sum(p.numel() for p in bench.setup.model.parameters() if p.requires_grad)
     rows, targets = len(bench.data.train), bench.data.train.y.numel()

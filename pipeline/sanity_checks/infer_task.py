@@ -25,7 +25,7 @@ LOSSES = {
 
 
 @dataclass(frozen=True)
-class Guess:
+class InferredTask:
     """A kind of task, a loss, and why it was taken for that."""
 
     kind: str
@@ -33,29 +33,31 @@ class Guess:
     why: str
 
 
-def guess(source: Any, build_model: Any) -> Guess:
+def guess(source: Any, build_model: Any) -> InferredTask:
     """What the data of a `data` target, and a model of `build_model()`, most probably are for.
 
     Nothing is raised: what cannot be read is taken for a classification, and the planning says what is wrong with it.
     """
     X, y = _first_rows(source)
     if y is None:
-        return Guess("classification", LOSSES["classification"], "the targets could not be looked at")
+        return InferredTask("classification", LOSSES["classification"], "the targets could not be looked at")
     if y.dtype.kind == "f":
-        return Guess("regression", LOSSES["regression"], "targets are floats")
+        return InferredTask("regression", LOSSES["regression"], "targets are floats")
     if y.ndim == 2 and y.shape[1] > 1 and set(np.unique(y).tolist()) <= {0, 1}:
-        return Guess("multilabel", LOSSES["multilabel"], f"targets are {y.shape[1]} columns of 0 and 1")
+        return InferredTask("multilabel", LOSSES["multilabel"], f"targets are {y.shape[1]} columns of 0 and 1")
     if y.dtype.kind not in "biu":
-        return Guess("classification", LOSSES["classification"], "targets are no numbers")
+        return InferredTask("classification", LOSSES["classification"], "targets are no numbers")
     if y.ndim == 2 and isinstance(X, Tensor) and X.shape[1:] == y.shape[1:]:
-        return Guess("language_model", LOSSES["language_model"], "targets are integers, one for each place of a row")
+        return InferredTask(
+            "language_model", LOSSES["language_model"], "targets are integers, one for each place of a row"
+        )
     many = len(np.unique(y))
     outputs, last = _outputs(X, build_model)
     if many <= 2 and outputs is not None and outputs[1:].numel() == len(outputs) - 1:
         loss = "torch.nn.BCELoss" if last == "Sigmoid" else LOSSES["binary"]
-        return Guess("binary", loss, f"targets are integers of {many} classes, and the model has one output")
+        return InferredTask("binary", loss, f"targets are integers of {many} classes, and the model has one output")
     loss = "torch.nn.NLLLoss" if last == "LogSoftmax" else LOSSES["classification"]
-    return Guess("classification", loss, f"targets are integers of {many} classes")
+    return InferredTask("classification", loss, f"targets are integers of {many} classes")
 
 
 def _first_rows(source: Any) -> tuple[Any, NDArray[Any] | None]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.building.builder import build_optimizer
 from pipeline.run_store.job import Delta
-from pipeline.sanity_checks.context import Bench, NotApplicable
+from pipeline.sanity_checks.context import CheckContext, NotApplicable
 
 LOWEST, HIGHEST = 1e-7, 10.0
 LEAST = 20  # steps; with fewer the slope is noise
@@ -21,7 +21,7 @@ SMOOTH = 0.03  # width of the smoothing, as a share of the steps
 Curve = NDArray[np.float64]
 
 
-def learning_rate(bench: Bench) -> dict[str, Any]:
+def learning_rate(bench: CheckContext) -> dict[str, Any]:
     """The rate at which the loss falls fastest, beside the largest of the planned training.
 
     The rate grows by the same factor with every step (L. N. Smith, Cyclical Learning Rates for Training Neural

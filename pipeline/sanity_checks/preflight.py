@@ -46,7 +46,7 @@ tracking: {{kind: none}}
 
 
 @dataclass(frozen=True)
-class Flown:
+class PreflightReport:
     """What a preflight found: items by phase, what was guessed, what the phases said, and how long it took."""
 
     items: Mapping[str, Sequence[Item]]
@@ -60,7 +60,7 @@ class Flown:
         return all(item.outcome in ("passed", "not_applicable") for items in self.items.values() for item in items)
 
     @property
-    def warned(self) -> list[Item]:
+    def recorded_warnings(self) -> list[Item]:
         """What passed, and is worth a look."""
         return [item for items in self.items.values() for item in items if warns(item)]
 
@@ -75,7 +75,7 @@ def _strict(item: Item) -> Item:
     return replace(item, outcome="failed") if item.id == LEARNS and warns(item) else item
 
 
-def preflight(house: House, model: str, data: str, overrides: Sequence[str], seed: int) -> Flown:
+def preflight(house: House, model: str, data: str, overrides: Sequence[str], seed: int) -> PreflightReport:
     """Every question that planning and the proofs can ask of a model and its data, answered; nothing stays on disk.
 
     `model` and `data` are `package.module:name`, importable from the current folder; naming them trusts their packages.
@@ -84,7 +84,7 @@ def preflight(house: House, model: str, data: str, overrides: Sequence[str], see
     began = time.perf_counter()
     targets = _named(model, data, overrides)
     said: list[str] = []
-    quiet = replace(house, say=said.append, report=None, follow=None, watch=None)
+    quiet = replace(house, log=said.append, report=None, follow=None, watch=None)
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="preflight-"))
         stack.callback(files.remove_folder, root)
@@ -92,7 +92,7 @@ def preflight(house: House, model: str, data: str, overrides: Sequence[str], see
         packages = _trusted(targets)
         words, guessed = _words(root, targets, packages, overrides, seed)
         items = _asked(quiet, words, root)
-    return Flown(items, guessed, said, time.perf_counter() - began)
+    return PreflightReport(items, guessed, said, time.perf_counter() - began)
 
 
 def _restore_path(path: list[str]) -> None:
@@ -193,7 +193,7 @@ def _proved(house: House, run: Run) -> list[Item]:
     from pipeline.data.load import load
     from pipeline.evaluation.evaluate import loss_of
     from pipeline.run_store import plan as plans
-    from pipeline.sanity_checks.context import Bench
+    from pipeline.sanity_checks.context import CheckContext
     from pipeline.sanity_checks.lr_range_test import told
     from pipeline.sanity_checks.run_checks import prove
 
@@ -205,15 +205,15 @@ def _proved(house: House, run: Run) -> list[Item]:
     try:
         permit = permits.train(run)
     except Refused:
-        house.say(f"nothing was trained: the planning gate is closed ({', '.join(closed)})")
+        house.log(f"nothing was trained: the planning gate is closed ({', '.join(closed)})")
     settings = config["phases"]["baseline"]
     why = f"the planning gate is closed ({', '.join(closed)})"
-    bench = Bench(config, names, load(config, names), settings, permit, run.inside("proofs"), why)
+    bench = CheckContext(config, names, load(config, names), settings, permit, run.inside("proofs"), why)
     with bench.conditions() as setup:
         loss = loss_of(setup.model, setup.side.X, setup.side.y, setup.task)
     found = prove(bench)
     if found["learning_rate"]["outcome"] == "measured":
-        house.say(told(found["learning_rate"]))
+        house.log(told(found["learning_rate"]))
     values = {
         "proofs": found,
         "loss_at_init": loss,

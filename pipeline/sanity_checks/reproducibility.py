@@ -11,16 +11,16 @@ import numpy as np
 from pipeline.history import History
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
-from pipeline.sanity_checks.context import Bench, NotRun
+from pipeline.sanity_checks.context import CheckContext, NotRun
 from pipeline.trials.executor import Trial, parallel_jobs, started
 
-Proof = Callable[[Bench], Mapping[str, Any]]
+Proof = Callable[[CheckContext], Mapping[str, Any]]
 TWICE = ("one", "other")
 START = 3.0  # seconds; a process that loads torch takes about as long before its first step
 
 
 @contextmanager
-def repetition(bench: Bench) -> Iterator[Proof]:
+def repetition(bench: CheckContext) -> Iterator[Proof]:
     """The proof, whose two processes are at work while the block runs where there is a core to spare for them."""
     asked = int(bench.settings["repeat_steps"]) and bench.permit is not None and bench.folder is not None
     if not asked or bench.left < START:
@@ -32,7 +32,7 @@ def repetition(bench: Bench) -> Iterator[Proof]:
             yield lambda bench: _compared(bench, trials)
 
 
-def _not_begun(bench: Bench) -> Mapping[str, Any]:
+def _not_begun(bench: CheckContext) -> Mapping[str, Any]:
     bench.steps(int(bench.settings["repeat_steps"]))
     bench.require_permit()
     if bench.folder is None:
@@ -40,13 +40,13 @@ def _not_begun(bench: Bench) -> Mapping[str, Any]:
     raise NotRun(f"time: two processes take {START:g} s to start, of {bench.allowance:.1f} s for all proofs")
 
 
-def _one_after_the_other(bench: Bench) -> Mapping[str, Any]:
+def _one_after_the_other(bench: CheckContext) -> Mapping[str, Any]:
     with _at_work(bench) as trials:
         return _compared(bench, trials)
 
 
 @contextmanager
-def _at_work(bench: Bench) -> Iterator[Iterable[Trial]]:
+def _at_work(bench: CheckContext) -> Iterator[Iterable[Trial]]:
     """Both processes train the same job; nothing of them is left on disk behind the block."""
     permit, folder = bench.require_permit(), bench.folder
     assert folder is not None
@@ -65,7 +65,7 @@ def _at_work(bench: Bench) -> Iterator[Iterable[Trial]]:
         files.remove_folder(folder)
 
 
-def _compared(bench: Bench, trials: Iterable[Trial]) -> dict[str, Any]:
+def _compared(bench: CheckContext, trials: Iterable[Trial]) -> dict[str, Any]:
     """Whether both ended in the same weights, else the first step of which anything that was measured differs."""
     try:
         one, other = trials

@@ -14,12 +14,12 @@ from typing import Any
 from pipeline.errors import FivegateError
 from pipeline.history import History
 from pipeline.sanity_checks.ablations import one_batch, shuffled_labels, zeroed_inputs
-from pipeline.sanity_checks.context import Bench, NotApplicable, NotRun
+from pipeline.sanity_checks.context import CheckContext, NotApplicable, NotRun
 from pipeline.sanity_checks.forward_checks import evaluation_repeats, gradients, parameters_per_row, rows_apart
 from pipeline.sanity_checks.lr_range_test import learning_rate
 from pipeline.sanity_checks.reproducibility import repetition
 
-Proof = Callable[[Bench], Mapping[str, Any]]
+Proof = Callable[[CheckContext], Mapping[str, Any]]
 PROOFS: tuple[Proof, ...] = (  # what trains first, while nothing else holds a model in memory
     one_batch,
     zeroed_inputs,
@@ -31,10 +31,10 @@ PROOFS: tuple[Proof, ...] = (  # what trains first, while nothing else holds a m
     parameters_per_row,
 )
 
-Found = dict[str, dict[str, Any]]
+CheckResults = dict[str, dict[str, Any]]
 
 
-def prove(bench: Bench) -> Found:
+def prove(bench: CheckContext) -> CheckResults:
     """Every proof by name: `outcome` is measured, not_applicable, not_run or errored, beside its values or its `why`.
 
     An interrupt goes through, and ends what was begun in other processes.
@@ -45,7 +45,7 @@ def prove(bench: Bench) -> Found:
     return found
 
 
-def _tried(proof: Proof, bench: Bench) -> dict[str, Any]:
+def _tried(proof: Proof, bench: CheckContext) -> dict[str, Any]:
     began = time.perf_counter()
     try:
         answer = {"outcome": "measured", **proof(bench)}
@@ -60,7 +60,7 @@ def _tried(proof: Proof, bench: Bench) -> dict[str, Any]:
     return {**answer, "seconds": round(time.perf_counter() - began, 3)}
 
 
-def note(history: History, found: Found) -> None:
+def note(history: History, found: CheckResults) -> None:
     """What the proofs found is among the facts of the history, where the diagnosis looks for it.
 
     Parameters that get no gradient are as untrained as those that no optimizer holds.

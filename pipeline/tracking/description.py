@@ -8,9 +8,9 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline.results import PHASES, canonical
-from pipeline.run_store.next_step import advise
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.state import RunState
-from pipeline.tracking.run_export import Story
+from pipeline.tracking.run_export import RunExport
 
 DIGEST_CHARS = 36  # most that MLflow keeps of a digest
 NOTE_CHARS = 8000  # of a tag
@@ -34,7 +34,7 @@ def word(state: RunState, phase: str) -> str:
     return "stale" if state.stale(phase) else state.gate(phase) or ("not needed" if state.passed(phase) else "")
 
 
-def tags(story: Story) -> dict[str, str]:
+def tags(story: RunExport) -> dict[str, str]:
     """Where the run stands: phase, gates, branch, plan, the command that continues it, and all of it to be read."""
     state = story.state
     found = {"fivegate.run": state.name, "fivegate.identity": story.identity}
@@ -48,20 +48,20 @@ def tags(story: Story) -> dict[str, str]:
         found |= {"fivegate.plan.digest": state.plan["digest"], "fivegate.plan.revision": str(state.plan["revision"])}
     branch = state.current_branch()
     found["fivegate.branch"] = branch["branch"] if branch else "not decided"
-    found["fivegate.next"] = advise(state).command
+    found["fivegate.next"] = next_step(state).command
     found["mlflow.source.name"] = "python -m pipeline"
     found["mlflow.source.type"] = "LOCAL"
     found["mlflow.note.content"] = note(story)[:NOTE_CHARS]
     return found
 
 
-def note(story: Story) -> str:
+def note(story: RunExport) -> str:
     """The run's description, in Markdown: what it is for, how good it is, where it stands, what comes next."""
     state, plan = story.state, story.config.get("plan") or {}
     of = f" of the experiment `{state.experiment}`" if state.experiment else ""
     lines = [str(plan.get("purpose") or f"Run `{state.name}`{of}."), ""]
     lines += [_score(state), ""] if (state.candidate or {}).get("score") else []
-    advice, branch = advise(state), state.current_branch()
+    advice, branch = next_step(state), state.current_branch()
     if branch:
         lines += [f"Branch: **{branch['branch']}**, blocking symptoms: {', '.join(branch['symptoms']) or 'none'}.", ""]
     lines += [f"Next: {advice.why}", "", f"    {advice.command}", "", "| phase | gate |", "|---|---|"]
@@ -79,7 +79,7 @@ def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
-def rows(story: Story) -> Iterator[Rows]:
+def rows(story: RunExport) -> Iterator[Rows]:
     """The splits that the newest plan froze, with their digests; of the test split nothing but what is sealed into it.
 
     The source is the plan's own section on data, of whose paths only the last part is shown.

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.history import History
 from pipeline.run_store.lock import locked
 from pipeline.tracking import description, run_export
-from pipeline.tracking.run_export import Point, Story
+from pipeline.tracking.run_export import Point, RunExport
 from pipeline.tracking.sent_cache import Memory
 
 EXPERIMENT = "fivegate"
@@ -42,7 +42,7 @@ _PATIENCE = {  # MLflow waits 120 s and tries 7 times; a copy is not worth that
 T = TypeVar("T")
 
 
-class TrackingAway(Exception):
+class TrackerUnavailable(Exception):
     """The tracker cannot be reached, refuses, or is too slow; what is missing is sent next time."""
 
 
@@ -55,7 +55,7 @@ class _Call:
 
     def __call__(self, method: str, *args: Any, **named: Any) -> Any:
         if time.monotonic() > self.deadline:
-            raise TrackingAway("the tracker is too slow; what is missing is sent next time")
+            raise TrackerUnavailable("the tracker is too slow; what is missing is sent next time")
         return getattr(self.client, method)(*args, **named)
 
 
@@ -71,7 +71,7 @@ def mirror(run_dir: Path, uri: str | None = None, *, running: bool = False) -> d
     `running`; else its status is how it ended. Raises TrackingAway after at most about a minute, whatever the tracker
     does.
     """
-    story = Story.of(Path(run_dir))
+    story = RunExport.of(Path(run_dir))
     root = story.run.path.parent
     config = story.config.get("tracking") or {}
     uri = where(root, uri or config.get("uri"))
@@ -128,11 +128,11 @@ def connected(root: Path, uri: str | None, experiment: str) -> Iterator[tuple[_C
             call = _Call(mlflow.MlflowClient(tracking_uri=uri), deadline)
             home = _experiment(call, root, uri, experiment)
         yield call, home
-    except TrackingAway:
+    except TrackerUnavailable:
         raise
     except Exception as error:  # the client raises its own, SQLAlchemy's and requests' errors
         first = next(iter(str(error).splitlines()), "")[:300]
-        raise TrackingAway(f"{shown(uri)}: {type(error).__name__}: {first.replace(uri, shown(uri))}") from error
+        raise TrackerUnavailable(f"{shown(uri)}: {type(error).__name__}: {first.replace(uri, shown(uri))}") from error
     finally:
         for key in {*_PATIENCE, "MLFLOW_RUN_ID"}:
             os.environ.pop(key, None)
@@ -162,7 +162,7 @@ def _alone(root: Path, deadline: float) -> Iterator[None]:
     """No other process initializes the database under `root` meanwhile: the first use of a fresh file is a race."""
     descriptor = locked(root, deadline - time.monotonic())
     if descriptor is None:
-        raise TrackingAway("another process keeps the tracking database to itself")
+        raise TrackerUnavailable("another process keeps the tracking database to itself")
     try:
         yield
     finally:
@@ -185,7 +185,7 @@ def _found(call: _Call, experiment: str, identity: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def _find_or_create(call: _Call, story: Story, experiment: str) -> str:
+def _find_or_create(call: _Call, story: RunExport, experiment: str) -> str:
     """The one MLflow run of this ledger, under its sweep where it is a job of one."""
     found = _found(call, experiment, story.identity)
     if found:
@@ -205,7 +205,7 @@ def terminate(call: _Call, run: str, status: str, at: int | None = None) -> None
         call.client.set_terminated(run, status=status, end_time=at)
 
 
-def _data(run: str, story: Story, call: _Call, memory: Memory) -> None:
+def _data(run: str, story: RunExport, call: _Call, memory: Memory) -> None:
     """The page shows what the run was trained and judged on: every split's digest and counts."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -222,7 +222,7 @@ def _data(run: str, story: Story, call: _Call, memory: Memory) -> None:
         memory.data += [f"{row.name} {row.digest}" for row in new]
 
 
-def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]:
+def _send(call: _Call, run: str, story: RunExport, memory: Memory) -> dict[str, int]:
     """Everything not sent yet goes out; what went out is remembered, also when the rest fails."""
     from mlflow.entities import Metric, Param, RunTag
 
@@ -246,7 +246,7 @@ def _send(call: _Call, run: str, story: Story, memory: Memory) -> dict[str, int]
     return {"params": len(decided), "points": len(points), "artifacts": len(changed)}
 
 
-def _fresh_points(story: Story, memory: Memory) -> list[Point]:
+def _fresh_points(story: RunExport, memory: Memory) -> list[Point]:
     """What gates judged anew, and what each history holds beyond what was sent of it."""
     fresh: list[Point] = []
     for folder, path in run_export.histories(story):

@@ -15,8 +15,9 @@ from typing import Any
 
 from pipeline.history import History
 from pipeline.results import canonical
-from pipeline.run_store import files, ledger
+from pipeline.run_store import files
 from pipeline.run_store import plan as plans
+from pipeline.run_store.ledger import GENESIS, Entry, read_ledger
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
@@ -47,26 +48,26 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Story:
+class RunExport:
     """A run as read from disk: its ledger, the state that folds out of it, and its plans by revision."""
 
     run: Run
-    entries: list[ledger.Entry]
+    entries: list[Entry]
     state: RunState
     plans: dict[int, plans.Plan]
 
     @classmethod
-    def of(cls, run_dir: Path) -> Story:
+    def of(cls, run_dir: Path) -> RunExport:
         """Raises Refused when the ledger or a plan was tampered with."""
         run = Run(run_dir.resolve())
-        entries = ledger.read(run.ledger_path)
+        entries = read_ledger(run.ledger_path)
         state = fold(entries)
         return cls(run, entries, state, {r["revision"]: plans.load(run, state, r["revision"]) for r in state.revisions})
 
     @property
     def identity(self) -> str:
         """Hash of the first ledger entry: no two runs share it, and a run never changes it."""
-        return self.entries[0]["hash"] if self.entries else ledger.GENESIS
+        return self.entries[0]["hash"] if self.entries else GENESIS
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -100,7 +101,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: config} if prefix else {}
 
 
-def params(story: Story) -> dict[str, str]:
+def params(story: RunExport) -> dict[str, str]:
     """What was decided about the training, by dotted key.
 
     Params can never change, so a later revision adds what it changed as `r<revision>/<key>`.
@@ -116,14 +117,14 @@ def params(story: Story) -> dict[str, str]:
     return found
 
 
-def status(story: Story) -> str:
+def status(story: RunExport) -> str:
     """The tracker's word for how a run ended that nobody works on: a phase that began and has no end was killed."""
     ends = ("phase.finished", "phase.failed", "stopped")
     last = next((e["kind"] for e in reversed(story.entries) if e["kind"] in (*ends, "phase.started")), "phase.finished")
     return {"phase.started": "KILLED", "phase.failed": "FAILED", "stopped": "KILLED"}.get(last, "FINISHED")
 
 
-def judged(story: Story) -> list[Point]:
+def judged(story: RunExport) -> list[Point]:
     """The values that gates judged, as `gate/<phase>/<item>` at the round they were judged in."""
     found = []
     for phase, gate in story.state.gates.items():
@@ -134,7 +135,7 @@ def judged(story: Story) -> list[Point]:
     return found
 
 
-def histories(story: Story) -> Iterator[tuple[str, Path]]:
+def histories(story: RunExport) -> Iterator[tuple[str, Path]]:
     """The newest history of every training of the run with the prefix of its names: its folder inside the run.
 
     While a training runs that is the one in its last checkpoint.
@@ -171,7 +172,7 @@ def points(history: History, prefix: str, time: int) -> dict[str, list[Point]]:
     return found
 
 
-def artifacts(story: Story) -> dict[str, str]:
+def artifacts(story: RunExport) -> dict[str, str]:
     """The files worth looking at in a tracker, as path inside the run → SHA-256."""
     root = story.run.path
     paths = sorted({path for pattern in ARTIFACTS for path in root.glob(pattern) if path.is_file()})

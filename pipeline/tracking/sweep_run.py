@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.orchestration.sweep_directory import Shelf, shelves
+from pipeline.orchestration.sweep_directory import SweepDirectory, shelves
 from pipeline.run_store import files
 from pipeline.tracking import mlflow
-from pipeline.tracking.mlflow import TrackingAway
+from pipeline.tracking.mlflow import TrackerUnavailable
 
 
 @contextmanager
-def parent(shelf: Shelf, tracking: Mapping[str, Any]) -> Iterator[str | None]:
+def parent(shelf: SweepDirectory, tracking: Mapping[str, Any]) -> Iterator[str | None]:
     """The sweep's run in the tracker is running inside the block and closed behind it; why not, if that failed.
 
     The database and the experiment exist before the first job starts. Parents of other sweeps under this root that
@@ -28,7 +28,7 @@ def parent(shelf: Shelf, tracking: Mapping[str, Any]) -> Iterator[str | None]:
         with mlflow.connected(*told) as (call, home):
             mlflow.terminate(call, mlflow.parent_of(call, home, shelf.path), "RUNNING")  # again, where it had ended
             _close_the_dead(call, home, root, shelf)
-    except TrackingAway as error:
+    except TrackerUnavailable as error:
         why = str(error)
     status = "KILLED"
     try:
@@ -43,16 +43,16 @@ def parent(shelf: Shelf, tracking: Mapping[str, Any]) -> Iterator[str | None]:
         _close(told, shelf, status)
 
 
-def _close(told: tuple[Any, ...], shelf: Shelf, status: str) -> None:
+def _close(told: tuple[Any, ...], shelf: SweepDirectory, status: str) -> None:
     """The sweep's run has ended; where the tracker is away, the next sweep closes it."""
     try:
         with mlflow.connected(*told) as (call, home):
             mlflow.terminate(call, mlflow.parent_of(call, home, shelf.path), status)
-    except TrackingAway:
+    except TrackerUnavailable:
         return
 
 
-def _close_the_dead(call: Any, home: str, root: Path, own: Shelf) -> None:
+def _close_the_dead(call: Any, home: str, root: Path, own: SweepDirectory) -> None:
     """Of the sweeps under this root, those that nobody runs any more and the tracker still shows as running."""
     running = call("search_runs", [home], filter_string="attributes.status = 'RUNNING' and tags.`fivegate.sweep` != ''")
     dead = {shelf.asked.get("identity"): shelf for shelf in shelves(root) if shelf != own and not shelf.taken}

@@ -73,7 +73,7 @@ def _ended(process: subprocess.Popen[bytes], patience: float) -> str:
 
 def follow(run_dir: Path, uri: str | None) -> str:
     """Mirror the run whenever it changed, until standard input speaks or ends, then the rest; why not, if it failed."""
-    from pipeline.tracking.mlflow import TrackingAway, mirror
+    from pipeline.tracking.mlflow import TrackerUnavailable, mirror
 
     seen: object = None
     pause, over = FIRST, False
@@ -85,7 +85,7 @@ def follow(run_dir: Path, uri: str | None) -> str:
             try:
                 mirror(run_dir, uri, running=not over)
                 seen = now
-            except (TrackingAway, FivegateError) as error:
+            except (TrackerUnavailable, FivegateError) as error:
                 why = str(error)
         if over or (why and _over(0.0)):  # a tracker that is away is not asked once more when the run is over
             return why

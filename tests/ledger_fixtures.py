@@ -28,28 +28,28 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def gate(book: Ledger, phase: str, *items: Item, round: int = 1, finished: bool = True) -> None:
+def gate(ledger: Ledger, phase: str, *items: Item, round: int = 1, finished: bool = True) -> None:
     """The phase ran and its items were judged, in the entries that the machine writes."""
-    state = fold(book.entries)
+    state = fold(ledger.entries)
     where = {"phase": phase, "round": round}
     if finished:
-        book.append("phase.started", {**where, "basis": state.basis(phase)})
-        book.append("phase.finished", {**where, "evidence": {"path": f"{phase}/evidence.json", "sha256": "0" * 64}})
-        state = fold(book.entries)
+        ledger.append("phase.started", {**where, "basis": state.basis(phase)})
+        ledger.append("phase.finished", {**where, "evidence": {"path": f"{phase}/evidence.json", "sha256": "0" * 64}})
+        state = fold(ledger.entries)
     for item in items:
-        book.append("item.evaluated", {**where, **vars(item)})
+        ledger.append("item.evaluated", {**where, **vars(item)})
     basis = -1 if phase == "planning" else state.basis(phase)
     verdict = {**where, "revision": state.plan["revision"] if state.plan else 1, "basis": basis, "subject": None}
-    now = fold([*book.entries, {"kind": "gate.decided", "data": verdict, "seq": len(book.entries), "hash": ""}])
-    book.append("gate.decided", {**verdict, "state": now.gate(phase)})
+    now = fold([*ledger.entries, {"kind": "gate.decided", "data": verdict, "seq": len(ledger.entries), "hash": ""}])
+    ledger.append("gate.decided", {**verdict, "state": now.gate(phase)})
 
 
-def freeze(run: Run, book: Ledger, config: dict[str, Any], changed: dict[str, Any] | None = None) -> None:
+def freeze(run: Run, ledger: Ledger, config: dict[str, Any], changed: dict[str, Any] | None = None) -> None:
     """One more revision of the plan."""
-    plan = plans.Plan(len(fold(book.entries).revisions) + 1, config, {phase: [] for phase in PHASES}, {"threads": 1})
+    plan = plans.Plan(len(fold(ledger.entries).revisions) + 1, config, {phase: [] for phase in PHASES}, {"threads": 1})
     path = plans.write(run, plan)
     about = {"revision": plan.revision, "digest": plan.digest, "file": run.relative(path), "changed": changed or {}}
-    book.append("plan.frozen", about)
+    ledger.append("plan.frozen", about)
 
 
 def passed(name: str, **more: Any) -> Item:
@@ -59,19 +59,19 @@ def passed(name: str, **more: Any) -> Item:
 def baseline_done(root: Path, name: str = "digits-hot", *, branch: str = "sufficient") -> Run:
     """A run whose first two gates are open, with the branch decided; sufficient ones have a candidate."""
     run = Run.at(root, name)
-    with opened(run, experiment="digits") as book:
-        freeze(run, book, CONFIG)
-        gate(book, "planning", passed("seeds_fixed", waivable=False), passed("splits_disjoint", value=0.0, bound=0.0))
-        gate(book, "baseline", passed("one_batch_overfits", value=0.001, bound=0.05))
+    with opened(run, experiment="digits") as ledger:
+        freeze(run, ledger, CONFIG)
+        gate(ledger, "planning", passed("seeds_fixed", waivable=False), passed("splits_disjoint", value=0.0, bound=0.0))
+        gate(ledger, "baseline", passed("one_batch_overfits", value=0.001, bound=0.05))
         good = branch == "sufficient"
         if good:
-            book.append("candidate.chosen", {"phase": "baseline", "round": 1, "weights": "f" * 64})
+            ledger.append("candidate.chosen", {"phase": "baseline", "round": 1, "weights": "f" * 64})
         symptoms = [] if good else ["nan_loss"]
         decided = {"phase": "baseline", "round": 1, "branch": branch, "target": good, "trivial": good}
-        because = book.append("branch.decided", {**decided, "symptoms": symptoms})["seq"]
+        because = ledger.append("branch.decided", {**decided, "symptoms": symptoms})["seq"]
         if good:
             for phase in ("diagnostics", "optimization"):
-                book.append("gate.not_needed", {"phase": phase, "because": because})
+                ledger.append("gate.not_needed", {"phase": phase, "because": because})
     return run
 
 
@@ -122,28 +122,31 @@ def mended(root: Path, name: str = "digits-hot") -> Run:
     files.write_json(run.inside("diagnostics", 1, "diagnosis.json"), DIAGNOSIS)
     trial = run.inside("optimization", 1, "trials", "fixed", "history.npz")
     files.write_bytes(trial, history().to_bytes())
-    with opened(run) as book:
-        gate(book, "diagnostics", passed("causes_ranked", value=2), passed("experiments_run", value=3, bound=1))
+    with opened(run) as ledger:
+        gate(ledger, "diagnostics", passed("causes_ranked", value=2), passed("experiments_run", value=3, bound=1))
         rows = [
             ("control", "no change", "", 0.1, 0.0, 1.0),
             ("c1", "optimizer.lr=0.003", "learning_rate_too_high", 0.97, 0.87, 0.031),
         ]
         keys = ("id", "change", "cause", "mean", "effect", "p")
         arms = [{**dict(zip(keys, row, strict=True)), "values": [row[3]] * 6, "wins": row[5] < 0.05} for row in rows]
-        book.append("study.decided", {"round": 1, "arms": arms, "winner": "c1"})
+        ledger.append("study.decided", {"round": 1, "arms": arms, "winner": "c1"})
         gate(
-            book, "optimization", passed("control_arm", value=1), passed("corrected_for_many", value=0.031, bound=0.05)
+            ledger,
+            "optimization",
+            passed("control_arm", value=1),
+            passed("corrected_for_many", value=0.031, bound=0.05),
         )
         score = {"split": "val", "metric": "accuracy", "value": 0.972, "low": 0.95, "high": 0.985, "n": 360}
-        book.append("candidate.chosen", {"phase": "optimization", "round": 1, "weights": "f" * 64, "score": score})
+        ledger.append("candidate.chosen", {"phase": "optimization", "round": 1, "weights": "f" * 64, "score": score})
         decided = {"branch": "sufficient", "target": True, "trivial": True, "symptoms": []}
-        book.append("branch.decided", {"phase": "optimization", "round": 1, **decided})
+        ledger.append("branch.decided", {"phase": "optimization", "round": 1, **decided})
         failed = passed("target_on_test", outcome="failed", value=0.944, bound=0.95, why="95 % 0.92 to 0.96, n = 360")
         absent = passed("latency", outcome="errored", why="not built: latency of the exported form")
         owner = passed("owner_approval", outcome="pending", sign_off="owner", why="waits for the sign-off of the owner")
-        gate(book, "finalization", passed("onnx_parity", value=1.2e-6, bound=1e-5), failed, absent, owner)
+        gate(ledger, "finalization", passed("onnx_parity", value=1.2e-6, bound=1e-5), failed, absent, owner)
         waiver = {"who": "Ada Lovelace", "why": "shadow deployment only", "expires": "2999-01-01"}
-        book.append("waiver", {"phase": "finalization", "item": "target_on_test", **waiver})
+        ledger.append("waiver", {"phase": "finalization", "item": "target_on_test", **waiver})
     return run
 
 
@@ -176,7 +179,7 @@ def measured(run: Run, values: dict[str, Any] = MEASURES) -> Run:
     """The baseline of the run has left this evidence."""
     path = run.inside("baseline", "evidence.json")
     files.write_json(path, {"values": values})
-    with opened(run) as book:
+    with opened(run) as ledger:
         left = {"path": "baseline/evidence.json", "sha256": files.sha256(path)}
-        book.append("phase.finished", {"phase": "baseline", "round": 1, "evidence": left})
+        ledger.append("phase.finished", {"phase": "baseline", "round": 1, "evidence": left})
     return run
