@@ -61,8 +61,8 @@ def __dir__() -> list[str]:
 
 def _shadowed() -> str | None:
     """Ask pipeline/import_guard.py by its path: its package may be the one that is hidden."""
-    path = Path(__file__).resolve().parent / "pipeline" / "shadow.py"
-    spec = spec_from_file_location("_fivegate_shadow", path)
+    path = Path(__file__).resolve().parent / "pipeline" / "import_guard.py"
+    spec = spec_from_file_location("_fivegate_import_guard", path)
     assert spec and spec.loader, path
     shadow = module_from_spec(spec)
     spec.loader.exec_module(shadow)

@@ -20,7 +20,10 @@ _TORCH = str(Path(torch.__file__).parent)
 _PIPELINE = Path(__file__).parent
 _BACKWARD = str(_PIPELINE / "engine" / "backward.py")
 # Frames of these packages stand between the caller and the user's code and are never the culprit.
-_OURS = tuple(f"{_PIPELINE / package}/" for package in ("batching", "building", "engine", "evaluation", "preprocess"))
+_OURS = (
+    __file__,
+    *(f"{_PIPELINE / package}/" for package in ("batching", "building", "engine", "evaluation", "preprocess")),
+)
 # What the allocators of the CPU and of Apple's cards say; CUDA has an exception class of its own.
 _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory")
 

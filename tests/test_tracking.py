@@ -407,4 +407,4 @@ def test_nothing_keeps_the_end_of_a_phase_waiting(root: Path, monkeypatch: pytes
             seen = subprocess.check_output(["ps", "-o", "args=", "--ppid", str(os.getpid())], text=True)
             raise KeyboardInterrupt
     assert said == ["the tracker did not answer within 0 seconds"]
-    assert "tracking.beside" in seen and "secret" not in seen
+    assert "tracking.sync_process" in seen and "secret" not in seen

@@ -139,7 +139,7 @@ def test_a_fold_without_a_class_costs_no_baseline(
     def refuses(*_: Any, **__: Any) -> Any:
         raise UserError("task.metric: 'roc_auc_ovr' does not fit the predictions")
 
-    monkeypatch.setattr("pipeline.trials.cross_validation.evaluate", refuses)
+    monkeypatch.setattr("pipeline.trials.cross_validation.score_split", refuses)
     monkeypatch.setattr("pipeline.trials.cross_validation.fit", lambda *_, **__: done)
     found = cross_validate(permit, data, 2, done)
     assert math.isnan(found["mean"]) and all("does not fit" in fold["why"] for fold in found["folds"])
