@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
-from pipeline.run_store.ledger import read
+from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.lock import RunLock
 from pipeline.run_store.run import Run
 from tests.conftest import SMALL, Cli
@@ -277,5 +277,5 @@ def test_no_seed_no_step(cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyP
         assert cli(f"phase={phase}", *SMALL, "seed=null")[0] == 3
     for phase in ("optimization", "finalization"):
         refused(cli(f"phase={phase}", "run.name=digits"), 3, "planning gate is closed")
-    entries = read(own_folder / "runs" / "digits" / "ledger.jsonl")
+    entries = read_ledger(own_folder / "runs" / "digits" / "ledger.jsonl")
     assert {e["data"]["phase"] for e in entries if e["kind"] == "phase.started"} == {"planning"}
