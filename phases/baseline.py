@@ -149,20 +149,6 @@ def _pictures(ctx: PhaseContext, done: Fit, measured: Mapping[str, Any]) -> dict
     return kept
 
 
-def _training(
-    ctx: PhaseContext, permit: TrainPermit, data: Data, proofs: CheckResults
-) -> tuple[Fit, dict[str, Any] | None]:
-    """The planned training, with the monitor beside it; and the first tensor that was not finite, where one was."""
-    from pipeline.engine.fit import fit
-    from pipeline.sanity_checks.run_checks import note
-
-    observers = [Monitor(), *ctx.watch("baseline")]
-    done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
-    note(done.history, proofs)
-    _stop_by_the_clock(ctx, done)
-    return done, _origin(ctx, done, data)
-
-
 def _measured(ctx: PhaseContext, permit: TrainPermit, done: Fit, data: Data) -> dict[str, Any]:
     """What stands beside the score: its classes, simple models on the same rows, folds of the train rows, warnings."""
     from pipeline.data.splits import class_counts
@@ -209,11 +195,17 @@ def _weights(ctx: PhaseContext, permit: TrainPermit, done: Fit, score: Mapping[s
 def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, beside a model that learned nothing?"""
     from pipeline.data.load import load
+    from pipeline.engine.fit import fit
+    from pipeline.sanity_checks.run_checks import note
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)
     proofs = _proofs(ctx, permit, data)
-    done, origin = _training(ctx, permit, data, proofs)
+    observers = [Monitor(), *ctx.watch("baseline")]
+    done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
+    note(done.history, proofs)
+    _stop_by_the_clock(ctx, done)
+    origin = _origin(ctx, done, data)
     measured = _measured(ctx, permit, done, data)
     artifacts = _pictures(ctx, done, measured)
     score = asdict(done.score) if done.score else None
