@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-crash lint check bench bench-faults verify-faults lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash coverage lint check bench bench-faults verify-faults lock help
 
 VENV := .venv
 # Those of conf/experiment, without the two that walk all the way.
@@ -55,12 +55,23 @@ smoke: $(READY)  ## plan and train every bundled experiment; walk all five phase
 	  $(VENV)/bin/python -m pipeline verify "$$root/$$run"; \
 	done; echo "smoke: every experiment was planned and trained, two walked to the last gate, and their ledgers verify"
 
-test: $(READY)  ## the quick suite, with line coverage of at least 90 %
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m "not slow" --cov --cov-fail-under=90 $(ARGS)
+# One thread for each test process; plain `pytest` runs every test.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-# 300 kills without a failure bound its rate by one in a hundred, with a confidence of 95 %.
-test-crash: $(READY)  ## 300 SIGKILLs at random instants, and every cell of the determinism matrix: about half an hour
-	@OMP_NUM_THREADS=1 FIVEGATE_KILLS=300 $(VENV)/bin/python -m pytest -s -m "" tests/test_kill.py tests/test_purity.py $(ARGS)
+test: $(READY)  ## the quick tests, on all cores: under five minutes on two
+	@$(PYTEST) -n auto --dist worksteal -m "not slow and not process" $(ARGS)
+
+test-process: $(READY)  ## the tests that start processes of their own: commands, interrupts, kills, the wheel
+	@$(PYTEST) -n auto -m "process and not slow" $(ARGS)
+
+coverage: $(READY)  ## both, with line coverage of at least 90 %
+	@$(PYTEST) -n auto --dist worksteal -m "not slow" --cov --cov-fail-under=90 $(ARGS)
+
+# 300 kills without a failure bound the failure rate by one in a hundred, with a confidence of 95 %.
+test-crash: $(READY)  ## 300 SIGKILLs at random instants, every cell of the determinism matrix, slow tests, random tests with new seeds
+	@FIVEGATE_KILLS=300 $(PYTEST) -s -m "" tests/test_kill.py tests/test_purity.py $(ARGS)
+	@$(PYTEST) -n auto -m "slow or hypothesis" --hypothesis-profile=thorough \
+	  --ignore=tests/test_kill.py --ignore=tests/test_purity.py $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, and the layers
 	@$(VENV)/bin/ruff check

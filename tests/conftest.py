@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from pipeline.__main__ import house, main
 from pipeline.config import compose, overrides
@@ -49,6 +52,51 @@ SHORT = (
     "phases.baseline.simple_seconds=0",
 )  # fmt: skip
 SMALL = ("experiment=digits", "trainer.max_epochs=3", "tracking=none", "phases.baseline.overfit_steps=40", *SHORT)
+
+
+# --- which tests, how often, how long --------------------------------------------------------------------------------
+
+settings.register_profile("quick", derandomize=True, deadline=None)  # `make test` gives the same result every time
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile("quick")
+
+
+def examples(number: int) -> int:
+    """So many examples of a costly law in the quick tests, ten times as many in `make test-crash`."""
+    return 10 * number if settings.get_current_profile_name() == "thorough" else number
+
+
+STARTED = time.monotonic()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests cost: processor time of this process, the workers and what they started, and wall time."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    processor = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    wall = time.monotonic() - STARTED
+    terminalreporter.write_line(f"{processor / 60:.1f} processor-minutes, {wall / 60:.1f} minutes of wall time")
+
+
+PYTHONS_STARTED: list[str] = []
+
+
+def note_python(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen" and sys.executable in (arguments[0], (arguments[1] or [""])[0]):
+        PYTHONS_STARTED.append(" ".join(map(str, arguments[1]))[:200])
+
+
+sys.addaudithook(note_python)
+
+
+@pytest.fixture(autouse=True)
+def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test without the mark `process` starts no other Python process: imports alone take seconds."""
+    PYTHONS_STARTED.clear()
+    yield
+    assert not PYTHONS_STARTED or request.node.get_closest_marker("process"), f"mark as process: {PYTHONS_STARTED}"
+
+
+# --- real runs -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

@@ -301,6 +301,7 @@ def loaded_by(code: str, cwd: Path) -> set[str]:
 HEAVY = {"torch", "hydra", "omegaconf", "mlflow", "onnx", "onnxruntime", "sklearn", "scipy", "matplotlib"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [["--help"], ["status", "demo"], ["verify", "demo"], ["status", "demo", "--json"]])
 def test_records_answer_without_heavy_libraries(tmp_path: Path, words: list[str]) -> None:
     """Asking for help or for a run's records loads neither Hydra nor torch, nor what they bring."""
@@ -312,6 +313,7 @@ def test_records_answer_without_heavy_libraries(tmp_path: Path, words: list[str]
     assert loaded & HEAVY == set()
 
 
+@pytest.mark.process
 def test_logs_are_diagnosed_without_torch(tmp_path: Path) -> None:
     """Reading logs and naming their causes needs neither torch nor what the siblings are blind to."""
     loaded = loaded_by("from fivegate import diagnose; import diagnostics.readers", tmp_path)

@@ -88,6 +88,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(
     assert tree(own_folder) == {}
 
 
+@pytest.mark.process
 def test_a_process_says_it_without_a_traceback(own_folder: Path) -> None:
     """The same through a process of its own: stderr holds the messages and nothing else."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}

@@ -13,6 +13,7 @@ import pytest
 from pipeline.run_store.run import Run
 from tests.check_helpers import measured
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 
 PACKAGE = {

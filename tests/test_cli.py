@@ -349,6 +349,7 @@ def test_a_job_that_is_none_is_refused(trained: Run, cli: Cli) -> None:
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_records_load_nothing_heavy(finished: Run) -> None:
     """`status` of a finished run imports neither hydra nor torch nor numpy, and answers at once."""
     script = (
@@ -362,6 +363,7 @@ def test_records_load_nothing_heavy(finished: Run) -> None:
     assert (ended.returncode, err.strip()) == (0, "[]")
 
 
+@pytest.mark.process
 def test_help_is_quick() -> None:
     """Under half a second of work; the best of three, with room for a busy machine."""
     taken = []
@@ -372,6 +374,7 @@ def test_help_is_quick() -> None:
     assert min(taken) < 1.5
 
 
+@pytest.mark.process
 def test_an_interrupt_loses_nothing(own_folder: Path) -> None:
     """Ctrl-C in the middle of training: exit 130, a message that says how to go on, `stopped` on record."""
     words = ["phase=baseline", *SMALL, "trainer.max_epochs=5000"]
@@ -391,6 +394,7 @@ def test_an_interrupt_loses_nothing(own_folder: Path) -> None:
     assert run.state().gate("planning") == "open" and run.state().gate("baseline") is None
 
 
+@pytest.mark.process
 def test_a_reader_may_leave(finished: Run) -> None:
     """Output into a pipe that was closed ends quietly."""
     read, write = os.pipe()
@@ -405,6 +409,9 @@ def test_a_reader_may_leave(finished: Run) -> None:
 def test_the_targets_of_make_exist() -> None:
     """Every target that users and CI name is there, with a line of help."""
     makefile = (ROOT / "Makefile").read_text()
-    targets = "train-baseline diagnose optimize finalize auto status report smoke test lint check bench help"
+    targets = (
+        "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
+        "lint check bench help"
+    )
     for name in re.findall(r"\S+", targets):
         assert re.search(rf"^{name}:.*  ## \S", makefile, re.MULTILINE), name

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipeline.release.verify import faults
 from pipeline.run_store.ledger import read_ledger, scan_ledger
 from pipeline.run_store.run import Run
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
     "phase=auto", "experiment=digits", "tracking=none", "trainer.max_epochs=2", "phases.baseline.overfit_steps=20",

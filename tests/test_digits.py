@@ -33,6 +33,7 @@ def test_without_the_file_scikit_learn_is_asked(monkeypatch: pytest.MonkeyPatch,
         np.testing.assert_array_equal(found[side][1], expected[side][1])
 
 
+@pytest.mark.process
 def test_the_digits_are_read_without_scikit_learn() -> None:
     """Importing it would cost most of a second before the first step."""
     code = "import sys; from pipeline.data.digits import digits; digits(); sys.exit('sklearn' in sys.modules)"

@@ -100,6 +100,7 @@ def test_nothing_exports_without_a_permit(format: str, rows: np.ndarray, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_the_exported_file_answers_without_torch(proven: dict[str, Proven], rows: np.ndarray) -> None:
     """onnxruntime answers golden rows in an isolated process in which torch cannot be imported."""
     exported = proven["onnx"].exported

@@ -325,6 +325,7 @@ print(*[worker.pid for worker in feed._processes], flush=True)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("how", "code"),
     [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", -9)],

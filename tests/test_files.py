@@ -67,6 +67,7 @@ def test_a_refusing_disk_changes_nothing(tmp_path: Path, error: str) -> None:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "other"]
 
 
+@pytest.mark.process
 def test_a_kill_at_any_call_leaves_old_or_new(tmp_path: Path) -> None:
     """SIGKILL at each call of a write, in a real process: the file is the old one or the new one, never between."""
     path = tmp_path / "file"
@@ -109,6 +110,7 @@ files.commit_folder(temporary, final)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", ["exchange", "renames"])
 def test_a_kill_at_any_call_leaves_a_folder_reachable(tmp_path: Path, way: str) -> None:
     """SIGKILL at each call of a commit, with and without an exchange of names: old or new, then healed by the next."""

@@ -170,6 +170,7 @@ def test_file(tmp_path: Path) -> None:
         History.load(tmp_path / "none.npz")
 
 
+@pytest.mark.process
 def test_loads_without_torch() -> None:
     """Reading a history imports neither torch nor anything that does."""
     code = "import sys, pipeline.history; print('torch' in sys.modules)"

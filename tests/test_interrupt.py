@@ -151,6 +151,7 @@ def baseline_trains(root: Path) -> Callable[[], bool]:
     return lambda: ledger.exists() and b'"phase":"baseline"' in ledger.read_bytes()
 
 
+@pytest.mark.process
 def test_a_term_stops_a_training_as_ctrl_c_does(own_folder: Path) -> None:
     """SIGUSR1 does no harm; SIGTERM gives exit 130, one line with the command, and `stopped` in the ledger."""
     running = process(*LONG)
@@ -169,6 +170,7 @@ def test_a_term_stops_a_training_as_ctrl_c_does(own_folder: Path) -> None:
     assert failed and failed["phase"] == "baseline"
 
 
+@pytest.mark.process
 def test_a_worker_stops_cleanly(planned: Run) -> None:
     """A worker that gets SIGINT ends with exit 130 and one line; its folder keeps the job."""
     folder = planned.inside("optimization", "1", "trials", "t")
@@ -213,6 +215,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_an_interrupted_parent_leaves_no_worker(own_folder: Path, number: signal.Signals, whole_group: bool) -> None:
@@ -257,6 +260,7 @@ def test_a_stopped_trial_is_taken_up(own_folder: Path) -> None:
     assert ran(folder, other) == ["job.json"]
 
 
+@pytest.mark.process
 def test_a_worker_dies_with_its_parent(planned: Run) -> None:
     """Killed without a word, the parent leaves no worker that goes on writing."""
     script = (

@@ -1,6 +1,6 @@
 """Killed at any instant, with its workers, a training is taken up and gives the same bits: weights, optimizer, history.
 
-FIVEGATE_KILLS says how many SIGKILLs: 6 in the quick suite, 300 by `make test-crash`.
+FIVEGATE_KILLS says how many SIGKILLs: 6 in `make test-process`, 300 in `make test-crash`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run
 from tests.user_package import WORDS, settle, trace
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get("FIVEGATE_KILLS", "6"))
 PER_RUN = 5  # kills of one run before it is left to end

@@ -33,6 +33,7 @@ def _holder(folder: Path, *words: str) -> tuple[subprocess.Popen, int]:
     return process, int(process.stdout.readline())
 
 
+@pytest.mark.process
 def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
     """While one process holds a run, another gets one message that names the process."""
     process, _ = _holder(tmp_path)
@@ -47,6 +48,7 @@ def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
         process.wait()
 
 
+@pytest.mark.process
 def test_kill_releases_and_children_inherit_nothing(tmp_path: Path) -> None:
     """After kill -9 of the holder the run is free, although a child of it still lives."""
     import os
@@ -62,6 +64,7 @@ def test_kill_releases_and_children_inherit_nothing(tmp_path: Path) -> None:
         os.kill(orphan, signal.SIGKILL)
 
 
+@pytest.mark.process
 def test_one_process_cannot_lock_twice(tmp_path: Path) -> None:
     """The same process is turned away too, and the first lock stays whole."""
     with RunLock(tmp_path):

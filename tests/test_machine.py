@@ -28,6 +28,7 @@ from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import MAX_ROUNDS, fold
+from tests.conftest import examples
 
 LATER = (date.today() + timedelta(days=1)).isoformat()
 OUTCOMES = st.sampled_from(["passed", "passed", "passed", "failed", "inconclusive", "errored"])
@@ -204,7 +205,7 @@ class Commands(RuleBasedStateMachine):
 
 
 Commands.TestCase.settings = settings(
-    max_examples=8, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(8), stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestCommands = Commands.TestCase
 

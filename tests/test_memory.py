@@ -114,6 +114,7 @@ def said(rows: int, doing: str = "train") -> str:
     return ended.stdout.strip()
 
 
+@pytest.mark.process
 @NEEDS_PROC
 def test_a_step_that_does_not_fit_names_the_batch_that_does() -> None:
     """The message holds a batch size that was tried, and the accumulation that keeps the update as it was."""
@@ -125,6 +126,7 @@ def test_a_step_that_does_not_fit_names_the_batch_that_does() -> None:
     assert told.endswith(f"Do: loader.batch_size={expected} trainer.accumulate_grad_batches={2 * 65536 // expected}")
 
 
+@pytest.mark.process
 @NEEDS_PROC
 def test_an_evaluation_that_does_not_fit_is_a_message_too() -> None:
     """It says how much was asked for; there is no batch size to change."""

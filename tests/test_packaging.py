@@ -100,6 +100,7 @@ def test_every_package_is_listed() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {"pipeline.conf"}
 
 
+@pytest.mark.process
 def test_wheel_holds_everything_and_nothing_else(wheel: Path) -> None:
     """Every source, setting, playbook and template of the checkout is in the wheel, conf/ inside `pipeline`."""
     own = {p.relative_to(ROOT).as_posix() for n in PACKAGES for p in (ROOT / n).rglob("*") if p.suffix in SHIPPED}
@@ -111,6 +112,7 @@ def test_wheel_holds_everything_and_nothing_else(wheel: Path) -> None:
     assert names == own | conf | {"fivegate.py"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("start", ["-m pipeline", "-m fivegate"])
 def test_wheel_answers_in_an_empty_folder(installed: Path, tmp_path: Path, start: str) -> None:
     """Away from the checkout, the command line answers and a whole experiment composes from the shipped conf/."""
@@ -122,6 +124,7 @@ def test_wheel_answers_in_an_empty_folder(installed: Path, tmp_path: Path, start
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_wheel_is_what_ran(installed: Path, tmp_path: Path) -> None:
     """The installed copy is used, not the checkout that the environment may also know."""
     code = "import pipeline; from pipeline.config.conf_dir import conf_dir; print(pipeline.__path__[0], conf_dir())"
@@ -129,6 +132,7 @@ def test_wheel_is_what_ran(installed: Path, tmp_path: Path) -> None:
     assert done.stdout.split() == [str(installed / "pipeline"), str(installed / "pipeline" / "conf")]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", PACKAGES)
 @pytest.mark.parametrize("kind", ["package", "module"])
 def test_a_hidden_name_is_one_message(tmp_path: Path, name: str, kind: str) -> None:
@@ -143,6 +147,7 @@ def test_a_hidden_name_is_one_message(tmp_path: Path, name: str, kind: str) -> N
     assert done.stderr.startswith(f"{place}: hides Fivegate's own package '{name}'; expected {ROOT / name}\nDo: ")
 
 
+@pytest.mark.process
 def test_python_m_pipeline_checks_the_other_names(tmp_path: Path) -> None:
     """Started beside a user's own `phases`, `python -m pipeline` says so too."""
     (tmp_path / "phases.py").touch()
@@ -151,6 +156,7 @@ def test_python_m_pipeline_checks_the_other_names(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"{tmp_path / 'phases.py'}: hides")
 
 
+@pytest.mark.process
 def test_the_face_checks_the_names(tmp_path: Path) -> None:
     """`from fivegate import ...` in a notebook beside a user's own `diagnostics` fails with the same message."""
     (tmp_path / "diagnostics.py").touch()
@@ -238,16 +244,18 @@ def test_lock_says_how_it_was_made() -> None:
     assert pins()["torch"] == "2.13.0"
 
 
+@pytest.mark.process
 def test_make_lists_its_targets() -> None:
     """`make help` names exactly the targets that are promised."""
     promised = (
-        "train-baseline diagnose optimize finalize auto status report smoke test test-crash lint check "
-        "bench-faults verify-faults bench lock help"
+        "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
+        "lint check bench-faults verify-faults bench lock help"
     )
     done = make(["help"], ROOT)
     assert re.findall(r"^  make (\S+)", done.stdout, re.M) == promised.split()
 
 
+@pytest.mark.process
 def test_make_refuses_a_python_that_does_not_fit(tmp_path: Path) -> None:
     """An interpreter that is too old or absent is one message, and no half-made environment."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
@@ -258,6 +266,7 @@ def test_make_refuses_a_python_that_does_not_fit(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("ends", "expected"), [(0, 0), (4, 0), (3, 2), (2, 2)])
 def test_make_takes_pending_for_success(tmp_path: Path, ends: int, expected: int) -> None:
     """Exit code 4 of the pipeline is a success of make; any other that is not 0 is a failure."""

@@ -41,6 +41,7 @@ def test_the_last_gate_asks_24_and_is_closed(finished: Run) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.process
 def test_onnx_runs_without_torch(finished: Run, tmp_path: Path) -> None:
     """The exported graph answers like the model on validation rows in a process that cannot import torch."""
     import numpy as np

@@ -164,6 +164,7 @@ def test_the_dead_count_as_the_worst() -> None:
     assert rows[1]["p"] == pytest.approx(2 / 2**6)  # one pair is a tie
 
 
+@pytest.mark.process
 def test_a_worker_is_a_process_and_may_die(mended: Run) -> None:
     """A job in a process of its own gives the weights on record; one that cannot run says what of; both are told."""
     from pipeline.trials.executor import run_jobs

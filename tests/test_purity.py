@@ -1,6 +1,7 @@
 """A training is a pure function of its plan: fresh processes that differ in all else leave the same bits.
 
-FIVEGATE_KILLS above 10, as in `make test-crash`, tries every cell; the quick suite four that differ in everything.
+FIVEGATE_KILLS above 10, as in `make test-crash`, tries every cell;
+`make test-process` tries four that differ in everything.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.user_package import WORDS, settle
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = int(os.environ.get("FIVEGATE_KILLS", "6")) > 10
 

@@ -178,6 +178,7 @@ def test_a_ledger_that_was_changed_gets_no_page(tmp_path: Path) -> None:
     assert not run.inside("report.html").exists()
 
 
+@pytest.mark.process
 def test_a_report_needs_no_torch(tmp_path: Path) -> None:
     """`report` starts without torch, hydra, mlflow and matplotlib, and prints where the page is."""
     run = mended(tmp_path)

@@ -256,6 +256,7 @@ def test_the_compiler_is_hidden_from_only_inside_the_block() -> None:
     assert all(vars(method).get("__dynamo_disable") is not method for method in methods)
 
 
+@pytest.mark.process
 def test_updates_need_no_compiler() -> None:
     """Making an optimizer, its scheduler and an update leaves torch's compiler unloaded, which is a second saved."""
     code = """

@@ -223,6 +223,7 @@ def test_two_sweeps_at_a_time_do_not_collide() -> None:
         assert (newest.number, goes_on) == (2, True)
 
 
+@pytest.mark.process
 def test_cores_are_shared(tmp_path: Path) -> None:
     """Who wants more than is free waits until it is; nobody waits for ever."""
     code = (
@@ -241,6 +242,7 @@ def test_cores_are_shared(tmp_path: Path) -> None:
         assert all(other == greedy or other[1] <= greedy[0] or greedy[1] <= other[0] for other in spans)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_in_other_processes_give_the_same_weights(launcher: str) -> None:

@@ -306,6 +306,7 @@ def test_the_users_own_tracker_is_used(new_root: Path, tmp_path: Path, monkeypat
     assert not (new_root / "mlflow.db").exists()
 
 
+@pytest.mark.process
 def test_processes_that_start_together_share_a_fresh_database(new_root: Path) -> None:
     """Three first users of a new database all succeed."""
     runs = [baseline_done(new_root, name) for name in ("a", "b", "c")]
@@ -375,6 +376,7 @@ def test_a_training_is_seen_while_it_runs(root: Path) -> None:
     assert mirror(run.path)["sent"]["points"] == 2 * 10
 
 
+@pytest.mark.process
 def test_the_process_beside_sends_all_and_ends(root: Path) -> None:
     """It sends what is there, and the rest when the run is over; a tracker that refuses is said, and stops nothing."""
     run = baseline_done(root)
@@ -389,6 +391,7 @@ def test_the_process_beside_sends_all_and_ends(root: Path) -> None:
     assert len(said) == 1 and "127.0.0.1" in said[0]
 
 
+@pytest.mark.process
 def test_nothing_keeps_the_end_of_a_phase_waiting(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a process forked meanwhile, as readers of data are, nor, when it is interrupted, a silent tracker."""
     run = baseline_done(root)
