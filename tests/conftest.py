@@ -24,6 +24,7 @@ from pipeline.orchestration.execute import drive
 from pipeline.orchestration.run_request import draft
 from pipeline.run_store import permits
 from pipeline.run_store.run import Run
+from tests.composition_cache import remembering
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -46,6 +47,8 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 # Composing a config is 700,000 calls inside Hydra, which take twice as long when they are followed.
 for module in (compose, overrides):
     module.hydra_compose = untraced(module.hydra_compose)
+COMPOSED_BY_HYDRA = compose.hydra_compose
+compose.hydra_compose = remembering(COMPOSED_BY_HYDRA)
 
 SHORT = (
     "phases.baseline.proof_steps=20", "phases.baseline.repeat_steps=0", "phases.baseline.folds=0",
@@ -97,6 +100,12 @@ def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[No
 
 
 # --- real runs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def composed_by_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of composition itself: no config is remembered."""
+    monkeypatch.setattr(compose, "hydra_compose", COMPOSED_BY_HYDRA)
 
 
 @pytest.fixture(autouse=True)

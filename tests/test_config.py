@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose as hydra_compose
 from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.config.arguments import Arguments, parse
@@ -16,6 +17,9 @@ from pipeline.config.hydra_queries import ask
 from pipeline.config.schema import faults_of, validate
 from pipeline.errors import UserError
 from pipeline.results import PHASES
+from tests.composition_cache import remembering
+
+pytestmark = pytest.mark.usefixtures("composed_by_hydra")
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml"))
 CHOSEN_BY_USERS = [(group, option) for group, option in OPTIONS if group not in ("phases", "hydra")]
@@ -253,6 +257,23 @@ def test_a_composed_config_is_plain() -> None:
             walk(child)
 
     walk(compose(["scheduler=cosine"]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["experiment=digits_hot", "run.root=here", "trainer.max_epochs=3", "run.root=there"],
+        ["~experiment", "run.name=bare", "optimizer=sgd", "optimizer.momentum=0.9", "task={kind: regression}"],
+        ["+model.foo=1", "++model.bar={a: [1, 2]}", "scheduler=plateau", "debug=smoke"],
+    ],
+)
+def test_remembered_compositions_are_those_of_hydra(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """Other tests compose through a memory: the first answer from it and the second are what Hydra composes."""
+    expected = composition(words)
+    monkeypatch.setattr("pipeline.config.compose.hydra_compose", remembering(hydra_compose))
+    assert composition(words) == expected
+    assert composition(words) == expected
 
 
 def test_the_schema_reads_a_config_that_hydra_never_saw() -> None:
