@@ -1,4 +1,4 @@
-"""Augmentation: the changes of the inputs that `loader.augment` lists, with numbers from `pipeline/data/draws.py`."""
+"""Augmentation: random changes of the inputs, listed in `loader.augment`, with random numbers from `Draws`."""
 
 from __future__ import annotations
 
@@ -19,42 +19,48 @@ Augmentation = Callable[[Tree, Draws], Tree]
 
 
 def build_augmentations(config: Mapping[str, Any], trust: Sequence[str] = ()) -> tuple[Augmentation, ...]:
-    """What `loader.augment` of a config lists, in its order. Raises UserError with every one that cannot be built."""
+    """Build the augmentations of `loader.augment`, in order. Raises UserError naming every one that cannot be built."""
     from pipeline.config.build import build
 
-    faults, built = list[str](), list[Any]()
+    faults, augmentations = list[str](), list[Augmentation]()
     for i, node in enumerate(config["loader"].get("augment") or ()):
         try:
-            built.append(build(dict(node), trust=trust, where=f"loader.augment[{i}]"))
+            augmentation = build(dict(node), trust=trust, where=f"loader.augment[{i}]")
         except UserError as error:
             faults += error.faults
             continue
-        if not callable(built[-1]):
+        if callable(augmentation):
+            augmentations.append(augmentation)
+        else:
             expected = "a callable (inputs, draws) -> inputs"
-            faults.append(fault(f"loader.augment[{i}]", "is no augmentation", got=node["_target_"], expected=expected))
+            faults.append(
+                fault(f"loader.augment[{i}]", "is not an augmentation", got=node["_target_"], expected=expected)
+            )
     if faults:
         raise UserError(*faults)
-    return tuple(built)
+    return tuple(augmentations)
 
 
-def augmented(
+def apply_augmentations(
     inputs: Tree,
-    augment: Sequence[Augmentation],
+    augmentations: Sequence[Augmentation],
     seed: int,
     epoch: int,
     rows: NDArray[np.int64],
     device: torch.device,
 ) -> Tree:
-    """The inputs of these rows after all augmentations. Raises UserError naming the one that fails."""
-    if not augment:
+    """Return the inputs of these rows after all augmentations. Raises UserError naming the one that fails."""
+    if not augmentations:
         return inputs
     draws = Draws(seed, epoch, rows, device)
-    reseed(derive(seed, "augment", epoch, int(rows[0])), device, foreign=True)  # for those that draw from elsewhere
-    for i, change in enumerate(augment):
+    # Our own augmentations draw from `draws` alone. A user's may draw from torch, NumPy or Python: those generators get
+    # a seed here, so that the result does not depend on what was drawn before.
+    reseed(derive(seed, "augment", epoch, int(rows[0])), device, foreign=True)
+    for i, augmentation in enumerate(augmentations):
         with attributed_to(f"loader.augment[{i}]"), torch.no_grad():
-            inputs = change(inputs, draws)
-            kept = rows_of(inputs)
-        if kept != len(rows):
-            got = f"{kept} rows of {len(rows)}"
+            inputs = augmentation(inputs, draws)
+            count = rows_of(inputs)
+        if count != len(rows):
+            got = f"{count} rows of {len(rows)}"
             raise UserError(fault(f"loader.augment[{i}]", "changes the number of rows", got=got))
     return inputs

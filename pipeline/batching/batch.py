@@ -1,4 +1,4 @@
-"""What a training is fed: batches, in windows of as many as one update takes."""
+"""A batch, the options that turn rows into batches, and the protocol of a source of batches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from pipeline.batching.augment import Augmentation
 from pipeline.data.tree import Tree
 
+EpochOrder = Callable[[int], NDArray[np.int64]]  # epoch -> the row numbers of that epoch, in the order of training
 
-@dataclass(eq=False, slots=True)  # not frozen, which would triple the cost of making one: 0.2 µs
+
+@dataclass(eq=False, slots=True)  # not frozen: a frozen one takes three times as long to make (0.2 µs more)
 class Batch:
-    """Some rows on the device: inputs and targets [B, ...], maybe nested, and their row numbers in the train split."""
+    """Rows on the device: inputs and targets [B, ...], maybe nested, and their row numbers in the train split."""
 
     inputs: Tree
     targets: Tree
@@ -27,30 +29,34 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Batching:
-    """How rows become batches: `order(epoch)` are row numbers, `targets` gives what the loss needs of the targets."""
+class BatchingOptions:
+    """How rows become batches.
 
-    order: Callable[[int], NDArray[np.int64]]
+    `order(epoch)` gives row numbers, `batch` is the number of rows in a batch, `accumulate` the number of batches in
+    one update, and `prepare_targets` converts targets to the form that the loss takes.
+    """
+
+    order: EpochOrder
     seed: int
     batch: int
     accumulate: int
     device: torch.device
-    augment: tuple[Augmentation, ...]
-    targets: Callable[[Tree], Tree]
+    augmentations: tuple[Augmentation, ...]
+    prepare_targets: Callable[[Tree], Tree]
 
 
 class BatchSource(Protocol):
-    """The rows of every epoch, a pure function of (seed, epoch), wherever and by whomever they are read."""
+    """Batches of every epoch: a pure function of (seed, epoch), whatever process reads the rows and when."""
 
-    def windows(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:
-        """Lists of `accumulate` batches, each list the share of one update; the last list and batch may be smaller.
+    def accumulation_groups(self, epoch: int, skip: int = 0) -> Iterator[list[Batch]]:
+        """Yield lists of `accumulate` batches, one list per update; the last list and the last batch may be smaller.
 
-        `skip` leaves out that many lists at the start; the others are what they would have been, bit by bit.
-        Raises UserError naming the row that cannot be read.
+        `skip` leaves out that many lists at the start; the remaining ones do not change, bit for bit. Raises UserError
+        naming the row that cannot be read.
         """
 
     def start(self) -> None:
-        """Worker processes, if there are any, are forked here: before any thread of ours exists."""
+        """Fork the worker processes, if there are any. Call it before this process starts threads."""
 
     def close(self) -> None:
-        """No worker process is left."""
+        """End all worker processes."""

@@ -1,4 +1,4 @@
-"""What a process that reads has in hand: the user's Dataset, and what one row of it must look like."""
+"""What a worker process of the loader runs: reading and checking rows of the user's Dataset."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 from pipeline.errors import UserError, fault
 
-Key = tuple[int, int]  # (epoch, row)
-NOT_FOR_READERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the process that trains answers them, and ends us
+RowKey = tuple[int, int]  # (epoch, row)
+TRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # only the training process handles these
 
 
 @dataclass(frozen=True)
-class Unread:
-    """What comes back instead of rows that cannot be read."""
+class ReadFailure:
+    """Why the rows of a batch cannot be read; sent through the loader, which would wrap an exception."""
 
     faults: tuple[str, ...]
 
 
-class Rows(Dataset[Any]):
-    """Whole batches of a split's Dataset, in the shapes and types of its rows as they were first read."""
+class RowDataset(Dataset[Any]):
+    """Whole batches of a split's Dataset, each row checked against the shapes and types of the split."""
 
     def __init__(self, train: Split, seed: int) -> None:
         self.items, self.seed, self.where = train.items, seed, f"data.{train.name}"
@@ -43,19 +43,19 @@ class Rows(Dataset[Any]):
         self.types = tree.each(lambda t: t[:0].numpy().dtype, (train.X, train.y))
         self.classes = not train.y.is_floating_point() and train.y.ndim == 1 and int(train.y.min()) >= 0
 
-    def __getitem__(self, key: Key) -> tuple[Tree, Tensor] | Unread:
+    def __getitem__(self, key: RowKey) -> tuple[Tree, Tensor] | ReadFailure:
         return self.__getitems__([key])
 
-    def __getitems__(self, keys: Sequence[Key]) -> tuple[Tree, Tensor] | Unread:
-        """Inputs and targets of these rows, [B, ...], or why there are none; each row under a seed of its own."""
+    def __getitems__(self, keys: Sequence[RowKey]) -> tuple[Tree, Tensor] | ReadFailure:
+        """Return inputs and targets of these rows, [B, ...], or why they cannot be read; each row has its own seed."""
         with reading():
             try:
-                rows = [self._row(epoch, index) for epoch, index in keys]
+                rows = [self._read_row(epoch, index) for epoch, index in keys]
             except UserError as error:
-                return Unread(error.faults)
-        return typed(stack(rows), self.types)
+                return ReadFailure(error.faults)
+        return _to_tensors(stack(rows), self.types)
 
-    def _row(self, epoch: int, index: int) -> tuple[Tree, NDArray[Any]]:
+    def _read_row(self, epoch: int, index: int) -> tuple[Tree, NDArray[Any]]:
         where = f"{self.where}[{index}]"
         inputs, target = read_item(self.items, index, self.where, seed=self.seed, epoch=epoch)
         if self.classes and target.shape == (1,):
@@ -63,33 +63,36 @@ class Rows(Dataset[Any]):
         require_alike((inputs, target), self.shapes, where)
         for leaf in (*tree.leaves(inputs), target):
             if leaf.dtype.kind not in "biuf":
-                raise UserError(fault(where, "holds no numbers", got=f"dtype {leaf.dtype}", expected="numbers"))
+                raise UserError(
+                    fault(where, "has values that are not numbers", got=f"dtype {leaf.dtype}", expected="numbers")
+                )
         if self.classes and not (target >= 0 and target == np.round(target)):
-            raise UserError(fault(where, "the target is no class id", got=target, expected="whole numbers from 0"))
+            expected = "whole numbers from 0"
+            raise UserError(fault(where, "the target is not a class id", got=target, expected=expected))
         return inputs, target
 
 
-def typed(arrays: Tree, types: Tree) -> Tree:
-    """Tensors in the structure and types that the split has."""
+def _to_tensors(arrays: Tree, types: Tree) -> Tree:
+    """Convert arrays to tensors in the structure and types of the split."""
     if isinstance(types, dict):
-        return {name: typed(arrays[name], part) for name, part in types.items()}
+        return {name: _to_tensors(arrays[name], part) for name, part in types.items()}
     if isinstance(types, tuple):
-        return tuple(typed(array, part) for array, part in zip(arrays, types, strict=True))
+        return tuple(_to_tensors(array, part) for array, part in zip(arrays, types, strict=True))
     with np.errstate(over="ignore"):
         return torch.from_numpy(arrays.astype(types, copy=False))
 
 
-def begin(worker: int) -> None:
-    """A worker process takes no signal that is meant for the one that trains, and does not outlive it."""
-    for number in NOT_FOR_READERS:
+def init_worker(worker: int) -> None:
+    """Make a worker process ignore the signals of the training process, and end when that process ends."""
+    for number in TRAINING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_READERS)  # blocked while we were forked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TRAINING_SIGNALS)  # they were blocked during the fork
     parent = multiprocessing.parent_process()
-    threading.Thread(target=_end_with, args=(parent.pid if parent else None,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent.pid if parent else None,), daemon=True).start()
 
 
-def _end_with(parent: int | None) -> None:
-    """torch looks, too, but then waits for a queue whose lock another worker may have died with."""
+def _exit_with_parent(parent: int | None) -> None:
+    """Watch the parent process. torch does so too, but may then wait for a queue whose lock a dead worker holds."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(0)

@@ -1,15 +1,13 @@
-"""The feed of a training: from a split and an order of its rows to batches on the device."""
+"""The batches of a training: from a split and an order of its rows to batches on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.batching.augment import Augmentation
-from pipeline.batching.batch import Batch, Batching, BatchSource
+from pipeline.batching.batch import Batch, BatchingOptions, BatchSource, EpochOrder
 from pipeline.batching.dataset_source import DatasetSource
 from pipeline.batching.in_memory_source import InMemorySource
 from pipeline.data.splits import Split
@@ -20,7 +18,7 @@ __all__ = ["Batch", "BatchSource", "batch_source"]
 
 def batch_source(
     train: Split,
-    order: Callable[[int], NDArray[np.int64]],
+    order: EpochOrder,
     *,
     seed: int,
     batch: int,
@@ -30,10 +28,10 @@ def batch_source(
     augment: Sequence[Augmentation] = (),
     targets: Callable[[Tree], Tree] = lambda y: y,
 ) -> BatchSource:
-    """Tensors are gathered once per epoch; a Dataset (`train.items`) is read anew in every epoch, by `workers`.
+    """Return an `InMemorySource` for tensors, or a `DatasetSource` with `workers` processes for `train.items`.
 
-    `order(epoch)` gives row numbers in any number, `targets` what the loss needs of the targets; `augment` comes from
-    `build_augmentations`.
+    `order(epoch)` gives the row numbers of an epoch, as many as it likes. `targets` converts targets to the form that
+    the loss takes. `augment` comes from `build_augmentations`.
     """
-    by = Batching(order, seed, batch, accumulate, device, tuple(augment), targets)
-    return InMemorySource(train, by) if train.items is None else DatasetSource(train, by, workers)
+    options = BatchingOptions(order, seed, batch, accumulate, device, tuple(augment), targets)
+    return InMemorySource(train, options) if train.items is None else DatasetSource(train, options, workers)

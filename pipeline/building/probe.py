@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.batching.augment import augmented, build_augmentations
+from pipeline.batching.augment import apply_augmentations, build_augmentations
 from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
 from pipeline.building.resource_estimate import Footprint, footprint
 from pipeline.data.dataset import Data
@@ -269,7 +269,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> P
             raise UserError(*_miscounted(model, config, X), *error.faults) from error
         optimizer = build_optimizer(config, model, trust)
         build_schedule(config, optimizer, trust)
-        augmented(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)
+        apply_augmentations(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)
         _metrics_fit(task, data)
         cast = autocast(precision, device)
         operations = varying(model, task, X, task.targets(y, seen.outputs), cast)

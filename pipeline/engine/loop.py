@@ -155,7 +155,7 @@ class Training:
         moving = setup.schedule if setup.schedule and setup.schedule.every_step else None
         began, withheld = time.perf_counter(), False
         self.model.train()
-        for window in setup.feed.windows(epoch, self.step - (epoch - 1) * setup.budget.per_epoch):
+        for window in setup.feed.accumulation_groups(epoch, self.step - (epoch - 1) * setup.budget.per_epoch):
             withheld = not self._make(base, window)
             if withheld or (guard.due(self.step) and guard.raised()):
                 break
@@ -187,7 +187,7 @@ class Training:
     def next_window(self) -> list[Batch]:
         """The batches of the next step."""
         done = self.step - self.measured * self.setup.budget.per_epoch
-        return next(iter(self.setup.feed.windows(self.measured + 1, done)))
+        return next(iter(self.setup.feed.accumulation_groups(self.measured + 1, done)))
 
     def once(self, window: list[Batch], observers: Sequence[StepObserver]) -> None:
         """The next step alone, under the eyes of these observers."""

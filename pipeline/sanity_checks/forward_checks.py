@@ -33,7 +33,7 @@ def gradients(bench: CheckContext) -> dict[str, Any]:
         setup.feed.start()
         try:
             model.train()
-            for seen, window in enumerate(setup.feed.windows(1), start=1):
+            for seen, window in enumerate(setup.feed.accumulation_groups(1), start=1):
                 reseed(derive(bench.seed, "proof.gradients", seen), setup.device, foreign=True)
                 for parameter in trained.values():
                     parameter.grad = None
