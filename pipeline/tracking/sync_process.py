@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FivegateError
+from pipeline.import_guard import child_pythonpath
 from pipeline.trials.worker import die_with_parent
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST = 60.0  # seconds until the first look, which loads MLflow: a short training does not pay for it
 PAUSE = 5.0  # seconds between two looks at the run ...
 SHARE = 20.0  # ... and at least so many times what the last look took: a twentieth of a core
@@ -41,8 +41,7 @@ def following(run_dir: Path, tracking: Mapping[str, Any], away: Callable[[str], 
         yield
         return
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_RUN_ID"}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))}
-    environment |= {"OMP_NUM_THREADS": "1", URI: tracking["uri"] or ""}
+    environment |= {"PYTHONPATH": child_pythonpath(), "OMP_NUM_THREADS": "1", URI: tracking["uri"] or ""}
     command = [sys.executable, "-P", "-m", "pipeline.tracking.sync_process", str(run_dir)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)

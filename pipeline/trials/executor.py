@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.import_guard import child_pythonpath
 from pipeline.run_store import files
 from pipeline.run_store.job import Job
 from pipeline.runtime.threads import cores
-
-ROOT = Path(__file__).resolve().parents[2]
 
 Run = Callable[[Path, int], subprocess.CompletedProcess[str]]  # a job's folder and its threads, run in a worker
 
@@ -60,7 +59,7 @@ def _finished(folder: Path, job: Job) -> Mapping[str, Any] | None:
 
 def _command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), environment.get("PYTHONPATH")) if p)
+    environment["PYTHONPATH"] = child_pythonpath()
     environment["OMP_NUM_THREADS"] = str(threads)
     return [sys.executable, "-m", "pipeline", "worker", str(folder)], environment
 
