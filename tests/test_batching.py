@@ -335,6 +335,7 @@ print(*[worker.pid for worker in source._workers], flush=True)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("how", "code"),
     [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", -9)],
