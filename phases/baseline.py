@@ -35,7 +35,7 @@ def _proofs(ctx: PhaseContext, permit: TrainPermit, data: Data) -> CheckResults:
     from pipeline.sanity_checks.lr_range_test import told
     from pipeline.sanity_checks.run_checks import prove
 
-    found = prove(CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "proofs"))
+    found = prove(CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "sanity_checks"))
     if found["learning_rate"]["outcome"] == "measured":
         ctx.log(f"baseline: {told(found['learning_rate'])}")
     return found
@@ -120,9 +120,11 @@ def _simple(ctx: PhaseContext, done: Fit, data: Data, counts: Mapping[str, int])
     from pipeline.evaluation.reference_models import simple_scores
     from pipeline.evaluation.task import build_task
 
-    seconds = float(ctx.settings["simple_seconds"])
+    seconds = float(ctx.settings["baseline_model_seconds"])
     if not seconds:
-        return [{"name": "simple models", "not_applicable": "not asked for: phases.baseline.simple_seconds is 0"}]
+        return [
+            {"name": "simple models", "not_applicable": "not asked for: phases.baseline.baseline_model_seconds is 0"}
+        ]
     task = build_task(ctx.config, build_loss(ctx.config, ctx.trust, counts), done.model, ctx.trust)
     found = simple_scores(task, data, int(ctx.config["seed"]), seconds=seconds)
     scored = {one["name"]: one["value"] for one in found if "value" in one}
@@ -160,7 +162,7 @@ def _measured(ctx: PhaseContext, permit: TrainPermit, done: Fit, data: Data) -> 
     judged = score_split(done.model, data.val, done.task, permit.plan.seed)
     found = {
         **_per_class(ctx, judged, data),
-        "simple": _simple(ctx, done, data, counts),
+        "baseline_models": _simple(ctx, done, data, counts),
         "cross_validation": cross_validate(
             permit, data, int(ctx.settings["folds"]), done, trust=ctx.trust, watch=ctx.watch
         ),
@@ -218,11 +220,14 @@ def run(ctx: PhaseContext) -> Evidence:
             "rows": {"val": len(data.val)},
             "loss_at_init": done.history.facts.get("loss_at_init"),
             "loss_expected": done.history.facts.get("loss_expected"),
-            "proofs": proofs,
-            "nonfinite": origin,
-            "trivial": dict(done.bar),
+            "sanity_checks": proofs,
+            "first_nonfinite": origin,
+            "trivial_baseline": dict(done.bar),
             "score": score,
-            **{name: measured[name] for name in ("per_class", "worst_pairs", "simple", "cross_validation", "warnings")},
+            **{
+                name: measured[name]
+                for name in ("per_class", "worst_pairs", "baseline_models", "cross_validation", "warnings")
+            },
             **_weights(ctx, permit, done, score),
             "branch": branch_inputs(ctx, done, done.bar["value"]),
         },

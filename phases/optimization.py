@@ -140,7 +140,7 @@ def _outcome(ctx: PhaseContext, trial: Trial) -> dict[str, Any]:
     from pipeline.history import History
 
     assert ctx.plan is not None
-    bar = ctx.evidence_of("baseline")["trivial"]["value"]
+    bar = ctx.evidence_of("baseline")["trivial_baseline"]["value"]
     history = History.load(trial.folder / "history.npz")
     found = diagnose(history, trial.job.config(ctx.plan.config), round=ctx.round).to_json()
     blocking = [symptom["id"] for symptom in found["symptoms"] if symptom["severity"] == "blocking"]
@@ -191,7 +191,7 @@ class Study:
 
 def _study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
     """Every arm trained on every seed, compared, and the choice on record; nothing is trained without a candidate."""
-    pairs, every = int(ctx.settings["pairs"]), list(arms) if len(arms) > 1 else []
+    pairs, every = int(ctx.settings["seeds_per_arm"]), list(arms) if len(arms) > 1 else []
     ctx.log(f"optimization, round {ctx.round}: a control and {len(arms) - 1} candidate(s), {pairs} seeds each")
     for arm in arms[1:]:
         ctx.log(f"  {arm.id}: {arm.delta.describe()}, a cure of {arm.cause}")
@@ -232,7 +232,7 @@ def _left(ctx: PhaseContext, study: Study, diagnosis: Mapping[str, Any], start: 
 
 def _measured(trial: Trial) -> dict[str, Any]:
     """What the worker itself says of a training; nothing where it died."""
-    which = {"id": trial.id, "arm": trial.id.rpartition("-")[0], "pair": trial.job.seed_index, "died": trial.died}
+    which = {"id": trial.id, "arm": trial.id.rpartition("-")[0], "seed_index": trial.job.seed_index, "died": trial.died}
     return {**which, **{key: trial.result.get(key) for key in ("seed", "threads", "steps", "stopped")}}
 
 
@@ -263,7 +263,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "greater_is_better": greater,
             "control": study.rows[0] if study.rows else None,
             "arms": list(study.rows[1:]),
-            "pairs": study.pairs,
+            "seeds_per_arm": study.pairs,
             "max_steps": study.budget,
             "winner": study.winner,
             "trials": [_measured(trial) for trial in study.trials.values()],

@@ -51,8 +51,8 @@ COMPOSED_BY_HYDRA = compose.hydra_compose
 compose.hydra_compose = remembering(COMPOSED_BY_HYDRA)
 
 SHORT = (
-    "phases.baseline.proof_steps=20", "phases.baseline.repeat_steps=0", "phases.baseline.folds=0",
-    "phases.baseline.simple_seconds=0",
+    "phases.baseline.sanity_check_steps=20", "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
+    "phases.baseline.baseline_model_seconds=0",
 )  # fmt: skip
 SMALL = ("experiment=digits", "trainer.max_epochs=3", "tracking=none", "phases.baseline.overfit_steps=40", *SHORT)
 
@@ -178,7 +178,7 @@ def in_this_process(_: Any, folder: Path, threads: int) -> subprocess.CompletedP
 @pytest.fixture(scope="session")
 def _mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(root: Path) -> None:
-        words = ("phases.optimization.pairs=6", "phases.optimization.candidates=1", "task.target=0.5")
+        words = ("phases.optimization.seeds_per_arm=6", "phases.optimization.candidates=1", "task.target=0.5")
         quick = ("phases.optimization.parallel=1", "export.formats=[onnx]")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pipeline.trials.executor.Workers.run", in_this_process)

@@ -153,8 +153,8 @@ def mended(root: Path, name: str = "digits-hot") -> Run:
 MEASURES: dict[str, Any] = {
     "score": {"split": "val", "metric": "accuracy", "value": 0.95, "low": 0.9, "high": 0.98, "n": 360,
               "greater_is_better": True},
-    "trivial": {"metric": "accuracy", "value": 0.1, "n": 360, "how": "majority class (3)"},
-    "simple": [
+    "trivial_baseline": {"metric": "accuracy", "value": 0.1, "n": 360, "how": "majority class (3)"},
+    "baseline_models": [
         {"name": "logistic_regression", "metric": "accuracy", "value": 0.93, "low": 0.89, "high": 0.96, "n": 360,
          "seconds": 0.21, "how": "L2 penalty 1, standardized, on 1077 train rows"},
         {"name": "boosted_trees", "not_applicable": "the time allows 3 of 1077 train rows"},
@@ -168,7 +168,7 @@ MEASURES: dict[str, Any] = {
          "f1": "nan", "support": 0},
     ],
     "worst_pairs": [{"true": "cat", "predicted": "dog", "count": 7, "share": 0.0875}],
-    "proofs": {"zeroed_inputs": {"value": 0.103, "chance": 0.1, "worst": {"layer_one": [1, 2.5]}},
+    "sanity_checks": {"zeroed_inputs": {"value": 0.103, "chance": 0.1, "worst": {"layer_one": [1, 2.5]}},
                "same_seed": "identical weights"},
     "warnings": [{"step": 12, "category": "UserWarning", "message": "a scheduler came first", "where": "loop.py:7",
                   "count": 3}],

@@ -156,7 +156,8 @@ def test_a_changed_hyperparameter_is_a_new_revision(cli: Cli, finished: Run) -> 
 
 
 @pytest.mark.parametrize(
-    "word", ["task.target=0.1", "seed=2", "data.seed=9", "plan.limits.size_mb=9.0", "phases.optimization.pairs=9"]
+    "word",
+    ["task.target=0.1", "seed=2", "data.seed=9", "plan.limits.size_mb=9.0", "phases.optimization.seeds_per_arm=9"],
 )
 def test_goalposts_do_not_move_silently(cli: Cli, trained: Run, word: str) -> None:
     """A changed target, seed, split, limit or threshold is refused with the command that plans it openly."""

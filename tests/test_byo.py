@@ -70,8 +70,8 @@ optimizer: {_target_: lab.steps.Careful, _partial_: true, lr: 1.0e+6}
 trainer: {max_epochs: 4}
 loader: {batch_size: 20}
 phases:
-  baseline: {overfit_steps: 20, proof_steps: 20, repeat_steps: 0, folds: 0}
-  optimization: {candidates: 1, pairs: 2}
+  baseline: {overfit_steps: 20, sanity_check_steps: 20, reproducibility_steps: 0, folds: 0}
+  optimization: {candidates: 1, seeds_per_arm: 2}
 task: {target: 0.99}
 plan: {purpose: corners, population: corners, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: Ada}
 """,

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
     "phase=auto", "experiment=digits", "tracking=none", "trainer.max_epochs=2", "phases.baseline.overfit_steps=20",
-    "task.target=0.5", "export.formats=[onnx]", "phases.baseline.proof_steps=20", "phases.baseline.repeat_steps=0",
-    "phases.baseline.folds=0",
+    "task.target=0.5", "export.formats=[onnx]", "phases.baseline.sanity_check_steps=20",
+    "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
 ]  # fmt: skip
 
 # Imports once what every attempt needs, then forks one process per attempt. The k-th system call of an attempt kills

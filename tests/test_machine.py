@@ -36,7 +36,7 @@ CHANCE = {  # the one item of each gate that chance answers; people may waive it
     "planning": "environment_recorded",
     "baseline": "trained_on_plan",
     "diagnostics": "limits_said",
-    "optimization": "enough_pairs",
+    "optimization": "enough_seeds",
     "finalization": "lineage",
 }
 

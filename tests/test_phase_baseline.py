@@ -29,7 +29,7 @@ def test_what_a_baseline_leaves(trained: Run) -> None:
     assert values["score"]["low"] < values["score"]["value"] < values["score"]["high"]
     assert values["loss_expected"] == pytest.approx(math.log(10))
     assert values["loss_at_init"] == pytest.approx(values["loss_expected"], rel=0.2)
-    assert values["proofs"]["one_batch"]["loss_ratio"] < 0.8
+    assert values["sanity_checks"]["one_batch"]["loss_ratio"] < 0.8
     assert values["trained"]["steps"] == 51 == len(history.series("train/loss")[0])
     assert {p.name for p in trained.inside("baseline").glob("*.*")} >= {
         "learning_curve.png", "learning_curve.svg", "confusion_matrix.png", "confusion_matrix.json", "history.npz",
@@ -116,28 +116,28 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("training.loss_at_init_measured", {"loss_at_init": 2.302585}, FAR, "passed", "1 times what theory"),
     (
         "sanity.one_batch_tried",
-        {"proofs__one_batch__steps": 3},
+        {"sanity_checks__one_batch__steps": 3},
         {"min_steps": 20, "suspicious_ratio": 0.99},
         "failed",
         "too few steps",
     ),
     (
         "sanity.one_batch_tried",
-        {"proofs__one_batch__steps": ...},
+        {"sanity_checks__one_batch__steps": ...},
         {"min_steps": 20, "suspicious_ratio": 0.99},
         "errored",
         "steps",
     ),
-    ("training.trivial_bar_set", {"trivial": ...}, {}, "errored", "was not measured"),
+    ("training.trivial_baseline_scored", {"trivial_baseline": ...}, {}, "errored", "was not measured"),
     ("training.trained_on_plan", {"trained__plan": "another"}, {}, "failed", "of another plan"),
     ("training.trained_on_plan", {"trained__seed": 7}, {}, "failed", "of another seed"),
     ("training.trained_on_plan", {"trained__stopped": "clock"}, {}, "inconclusive", "raise trainer.max_minutes"),
     ("training.scored_on_validation", {"score": None}, {}, "passed", "nothing to score"),
     ("training.scored_on_validation", {"score__n": 359}, {}, "failed", "not scored on all"),
     ("training.scored_on_validation", {"score__split": "test"}, {}, "failed", "not scored on all"),
-    ("training.artifacts_kept", {}, {"names": ["roc"], "for_classes": []}, "failed", "not kept: roc"),
-    ("training.artifacts_kept", {}, PICTURES, "failed", "not kept: confusion_matrix"),
-    ("training.artifacts_kept", {"classes": None}, PICTURES, "passed", "no classes to confuse"),
+    ("training.artifacts_saved", {}, {"names": ["roc"], "for_classes": []}, "failed", "not kept: roc"),
+    ("training.artifacts_saved", {}, PICTURES, "failed", "not kept: confusion_matrix"),
+    ("training.artifacts_saved", {"classes": None}, PICTURES, "passed", "no classes to confuse"),
     ("training.checkpoint_identified", {"weights_on_disk": "others"}, {}, "failed", "other weights"),
 ]
 
@@ -155,8 +155,8 @@ def test_what_each_check_answers(
 
 def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
     """A proof that breaks early is an answer too."""
-    broken = {"proofs__one_batch__loss_ratio": math.nan, "proofs__one_batch__stopped": "nonfinite"}
-    values = changed(measured(trained, "baseline"), proofs__one_batch__steps=2, **broken)
+    broken = {"sanity_checks__one_batch__loss_ratio": math.nan, "sanity_checks__one_batch__stopped": "nonfinite"}
+    values = changed(measured(trained, "baseline"), sanity_checks__one_batch__steps=2, **broken)
 
     item = judged("sanity.one_batch_tried", values, min_steps=20, suspicious_ratio=0.99)
 
@@ -179,7 +179,7 @@ def test_every_kind_of_task_is_planned_and_trained(
     run, gate, _ = go(own_folder, "phase=baseline", f"experiment={name}", *quick, *smaller)
     assert "open" == gate
     found = measured(run, "baseline")
-    assert metric == found["trivial"]["metric"] == found["score"]["metric"]
+    assert metric == found["trivial_baseline"]["metric"] == found["score"]["metric"]
     assert found["score"]["low"] <= found["score"]["value"] <= found["score"]["high"]
 
 

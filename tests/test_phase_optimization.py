@@ -321,14 +321,14 @@ def arm(**new: Any) -> dict[str, Any]:
 
 
 def ran(side: str, pair: int, **new: Any) -> dict[str, Any]:
-    base = {"id": f"{side}-{pair}", "arm": side, "pair": pair, "died": None}
+    base = {"id": f"{side}-{pair}", "arm": side, "seed_index": pair, "died": None}
     return {**base, "seed": pair, "threads": 1, "steps": 9, "stopped": "done", **new}
 
 
 def compared(**wrong: Any) -> dict[str, Any]:
     """Evidence of a control and one candidate on two seeds, with what the last worker measured changed."""
     runs = [ran("control", 1), ran("control", 2), ran("c1", 1), ran("c1", 2, **wrong)]
-    return {"arms": [arm()], "pairs": 2, "max_steps": 9, "trials": runs}
+    return {"arms": [arm()], "seeds_per_arm": 2, "max_steps": 9, "trials": runs}
 
 
 @pytest.mark.parametrize(
@@ -393,8 +393,8 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.candidates_from_causes", {"arms": ...}, {}, "errored", "'arms' was not measured"),
     ("study.arms_compared_fairly", {"arms": []}, {}, "not_applicable", "no candidate"),
     ("study.arms_compared_fairly", {"trials": ...}, {}, "errored", "'trials' was not measured"),
-    ("study.enough_pairs", {"pairs": 5}, {"alpha": 0.05}, "failed", "5 pairs"),
-    ("study.enough_pairs", {"arms": []}, {"alpha": 0.05}, "not_applicable", "no candidate"),
+    ("study.enough_seeds", {"seeds_per_arm": 5}, {"alpha": 0.05}, "failed", "5 pairs"),
+    ("study.enough_seeds", {"arms": []}, {"alpha": 0.05}, "not_applicable", "no candidate"),
     ("study.every_trial_recorded", {"trials_recorded": 12}, {}, "failed", "1 planned trials have no recorded end"),
     ("study.chosen_on_validation", {"score_splits": ["val", "test"]}, {}, "failed", "another split"),
     ("study.chosen_on_validation", {"test_opened": 1}, {}, "failed", "another split"),

@@ -50,7 +50,11 @@ class Dead(nn.Linear):
 
 number = 3
 '''
-QUICK = ("phases.baseline.repeat_steps=0", "phases.baseline.overfit_steps=20", "phases.baseline.proof_steps=20")
+QUICK = (
+    "phases.baseline.reproducibility_steps=0",
+    "phases.baseline.overfit_steps=20",
+    "phases.baseline.sanity_check_steps=20",
+)
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def test_a_package_of_ones_own_is_ready(fly: Callable[..., Any], own_folder: Pat
     assert code == 0, err
     asked_of_others = {"training_repeats", "sides_independent"}  # no steps are given to repeat, no groups, no times
     assert {name for name, outcome in outcomes(told).items() if outcome != "passed"} == asked_of_others
-    assert {"splits_disjoint", "one_batch_tried", "training_repeats", "trivial_bar_set"} <= set(outcomes(told))
+    assert {"splits_disjoint", "one_batch_tried", "training_repeats", "trivial_baseline_scored"} <= set(outcomes(told))
     assert not {"problem_card", "metric_and_target"} & set(outcomes(told))
     assert "task=classification, since targets are integers of 3 classes" in told["guessed"]
     assert any("the range test suggests" in line for line in told["said"])

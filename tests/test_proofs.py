@@ -74,14 +74,16 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CheckContext]:
     def make(fault: str = "", data: Data | None = None, **more: Any) -> CheckContext:
         monkeypatch.setattr("pipeline.engine.setup.build_model", lambda *_: Whole(fault))
         body = {**config(), **more}
-        return CheckContext(body, (), data or blobs(), {"overfit_steps": 20, "proof_steps": 20, "repeat_steps": 5})
+        return CheckContext(
+            body, (), data or blobs(), {"overfit_steps": 20, "sanity_check_steps": 20, "reproducibility_steps": 5}
+        )
 
     return make
 
 
 def answer(bench: CheckContext, proof: Callable[[CheckContext], Any], check: str, **bounds: Any) -> Any:
     """What the gate says of one proof."""
-    return judged(f"sanity.{check}", {"proofs": {proof.__name__: run_checks._tried(proof, bench)}}, **bounds)
+    return judged(f"sanity.{check}", {"sanity_checks": {proof.__name__: run_checks._tried(proof, bench)}}, **bounds)
 
 
 FAR = {"max_difference": 0.01}
@@ -146,7 +148,7 @@ def test_a_proof_that_raises_is_missing_evidence(bench: Callable[..., CheckConte
     assert found["gradients"]["outcome"] == found["evaluation_repeats"]["outcome"] == "errored"
     assert found["parameters_per_row"]["outcome"] == "measured"
     assert {found[p]["outcome"] for p in ("one_batch", "learning_rate", "same_seed")} == {"not_run"}
-    item = judged("sanity.evaluation_repeats", {"proofs": found}, max_rows=0)
+    item = judged("sanity.evaluation_repeats", {"sanity_checks": found}, max_rows=0)
     assert item.outcome == "errored" and "the proof failed" in item.why
 
 
@@ -260,7 +262,7 @@ data: {_target_: planted.rows}
 model: {_target_: planted.Net}
 task: {target: 0.5}
 trainer: {max_epochs: 12}
-phases: {baseline: {overfit_steps: 20, proof_steps: 40, repeat_steps: 0, folds: 0}}
+phases: {baseline: {overfit_steps: 20, sanity_check_steps: 40, reproducibility_steps: 0, folds: 0}}
 plan: {purpose: to be caught, population: any, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: nobody}
 tracking: {kind: none}
 """
@@ -295,7 +297,7 @@ def planned_blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, An
         data = seal(sides, "binary")
         loss = {"_target_": "torch.nn.BCEWithLogitsLoss"}
         body = {**config(), "task": section, "model": model, "loss": loss, "seed": seed}
-        at = CheckContext(body, (), data, {"proof_steps": 20})
+        at = CheckContext(body, (), data, {"sanity_check_steps": 20})
 
         def train_it(purpose: str, steps: int, delta: Any, seed_index: int = 0) -> Any:
             rows = replace(data, train=rows_changed(data.train, delta.train_rows, run_seed(seed, seed_index)))
@@ -335,7 +337,12 @@ def test_naming_at_random_is_no_leak(
 
 def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[], dict[str, Any]], cli: Cli) -> None:
     """Two fresh processes of one seed part at a step that is named; a plan that promises nothing passes."""
-    words = (*WORDS, "+model.hurried=true", "phases.baseline.repeat_steps=10", "phases.baseline.proof_steps=0")
+    words = (
+        *WORDS,
+        "+model.hurried=true",
+        "phases.baseline.reproducibility_steps=10",
+        "phases.baseline.sanity_check_steps=0",
+    )
     code, _, err = cli("phase=baseline", *words)
     assert code == 3, err
     item = planted()["training_repeats"]
@@ -345,7 +352,7 @@ def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[]
         planted()["inputs_matter"].outcome == "not_applicable" and "asks for no steps" in planted()["inputs_matter"].why
     )
     allowed = {
-        "proofs": {
+        "sanity_checks": {
             "same_seed": {
                 "outcome": "measured",
                 "same": False,
@@ -362,14 +369,14 @@ def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[]
 def test_all_proofs_on_a_healthy_plan(own_folder: Path) -> None:
     """Each is measured, none is left out, nothing of them stays on disk, and the diagnosis can read them."""
     words = ("experiment=digits", "tracking=none", "trainer.max_epochs=6", "phases.baseline.folds=0")
-    run, gate, _ = go(own_folder, "phase=baseline", *words, "phases.baseline.repeat_steps=20")
+    run, gate, _ = go(own_folder, "phase=baseline", *words, "phases.baseline.reproducibility_steps=20")
     items = {i.id: i for i in run.state().gates["baseline"].items}
-    found = measured(run, "baseline")["proofs"]
+    found = measured(run, "baseline")["sanity_checks"]
     assert gate == "open" and {items[i].outcome for i in ITEMS} == {"passed"}
     assert {p["outcome"] for p in found.values()} == {"measured"}
     assert [i for i in ITEMS if "warning" in items[i].why] == []
     assert found["same_seed"]["same"] and found["zeroed_inputs"]["gain"] > 0.5
-    assert not (run.path / "baseline" / "proofs").exists()
+    assert not (run.path / "baseline" / "sanity_checks").exists()
     facts = History.load(run.inside("baseline", "history.npz")).facts
     assert {"inputs_gain", "share_untrained", "parameters_per_row", "lr_over_suggested"} <= set(facts)
 
@@ -378,7 +385,7 @@ def test_a_proof_without_time_left_says_so(trained: Run, own_folder: Path) -> No
     """A tenth of the budget is theirs: what would not fit is recorded as not run, and closes nothing."""
     words = ("experiment=digits", "tracking=none", "trainer.max_minutes=0.002", "trainer.max_epochs=1")
     run, _, _ = go(own_folder / "short", "phase=baseline", *words)
-    found = measured(run, "baseline")["proofs"]
+    found = measured(run, "baseline")["sanity_checks"]
     assert found["shuffled_labels"]["outcome"] == found["same_seed"]["outcome"] == "not_run"
     assert "time: " in found["shuffled_labels"]["why"]
     items = {i.id: i.outcome for i in run.state().gates["baseline"].items}
@@ -411,6 +418,6 @@ def test_what_each_check_answers(
     trained: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
     """On the real evidence with one value changed, the check that asks for it says so."""
-    new = {f"proofs__{key}": value for key, value in wrong.items()}
+    new = {f"sanity_checks__{key}": value for key, value in wrong.items()}
     item = judged(f"sanity.{check}", changed(measured(trained, "baseline"), **new), **bounds)
     assert (item.outcome, why in item.why) == (outcome, True), item

@@ -104,7 +104,7 @@ def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
     """A baseline without folds, classes or warnings has no headings for them; a reason is shown."""
-    only = {"score": None, "simple": [], "cross_validation": {"not_applicable": "no time"}}
+    only = {"score": None, "baseline_models": [], "cross_validation": {"not_applicable": "no time"}}
     words = text_of(write_page(measured(baseline_done(tmp_path), only).path))
     assert "Cross-validation Not applicable: no time" in words
     assert not [heading for heading in ("Simple models", "Per class", "Warnings") if heading in words]

@@ -349,7 +349,7 @@ data: {_target_: holed.rows}
 model: {in_features: 4, out_features: 3}
 task: {target: 0.5}
 plan: {purpose: to break, population: any, assumptions: [none], risks: [none], limits: {size_mb: 1}, owner: nobody}
-phases: {baseline: {proof_steps: 20, repeat_steps: 0, folds: 0}}
+phases: {baseline: {sanity_check_steps: 20, reproducibility_steps: 0, folds: 0}}
 tracking: {kind: none}
 """
 
@@ -368,7 +368,7 @@ def test_a_baseline_that_ends_in_nan_names_the_row(own_folder: Path, cli: Any) -
     assert "the first tensor that is not finite: inputs, train rows 77" in out
     run = Run(own_folder / "runs" / "holed")
     found = json.loads((run.path / run.state().finished["baseline"]["evidence"]["path"]).read_text())["values"]
-    assert found["nonfinite"]["rows"] == [77]
+    assert found["first_nonfinite"]["rows"] == [77]
     cli("phase=diagnostics", "run.name=holed")
     told = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
     assert "the first tensor that is not finite: inputs, in train rows 77" in told["confidence_statement"]

@@ -225,13 +225,13 @@ ERROR = {"metric": "rmse", "value": 1.0, "low": 0.8, "high": 1.2, "greater_is_be
 def test_what_the_check_says(score: Any, value: float | None, outcome: str, why: str) -> None:
     """Only a model without a score and without a reason fails; a simple one that is as good is named."""
     one = {"name": "ridge", **({} if value is None else {"value": value, "metric": "rmse"})}
-    found = judged("measures.simple_models_scored", {"simple": [one], "score": score})
+    found = judged("measures.baseline_models_scored", {"baseline_models": [one], "score": score})
     assert (found.outcome, why in found.why) == (outcome, True), found.why
 
 
 def test_reasons_are_not_applicable() -> None:
     """Where no model could be fitted the item says why; without a list it is errored, never passed."""
     reason = {"name": "ridge", "not_applicable": "the inputs are nested"}
-    found = judged("measures.simple_models_scored", {"simple": [reason], "score": SCORE})
+    found = judged("measures.baseline_models_scored", {"baseline_models": [reason], "score": SCORE})
     assert (found.outcome, found.why) == ("not_applicable", "ridge: the inputs are nested")
-    assert judged("measures.simple_models_scored", {"score": SCORE}).outcome == "errored"
+    assert judged("measures.baseline_models_scored", {"score": SCORE}).outcome == "errored"

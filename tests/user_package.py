@@ -55,7 +55,8 @@ task: {kind: classification, metric: accuracy, target: 0.5, metrics: [balanced_a
 optimizer: {lr: 0.01}
 loader: {batch_size: 25, augment: [{_target_: pipeline.data.augmentations.Noise, std: 0.1}]}
 trainer: {max_epochs: 12, accumulate_grad_batches: 2, gradient_clip_val: 1.0, checkpoint_steps: 3}
-phases: {baseline: {overfit_steps: 20, proof_steps: 20, repeat_steps: 0, folds: 0, simple_seconds: 0}}
+phases:
+  baseline: {overfit_steps: 20, sanity_check_steps: 20, reproducibility_steps: 0, folds: 0, baseline_model_seconds: 0}
 tracking: {kind: none}
 """
 

@@ -27,7 +27,7 @@ from pipeline.run_store.run import Run
 BOTH = ("playbooks", "blind")  # a loop and its logs have no target to begin with
 GATE = 0.95  # a gate does not weigh: what closes it was measured
 # Left out is what takes longer than the case and names no cause that a case has: folds, a second process, the tracker.
-QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.repeat_steps=0")
+QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.reproducibility_steps=0")
 
 
 def answered(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:

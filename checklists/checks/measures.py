@@ -9,12 +9,12 @@ from typing import Any
 from pipeline.results import Evidence, Result
 
 
-def simple_models_scored(evidence: Evidence) -> Result:
+def baseline_models_scored(evidence: Evidence) -> Result:
     """Passing proves that every simple model was scored on the validation rows, or that it is on record why not.
 
     That one of them is as good as the trained model closes nothing; it is said.
     """
-    models, score = evidence["simple"], evidence["score"]
+    models, score = evidence["baseline_models"], evidence["score"]
     silent = [one["name"] for one in models if "value" not in one and not one.get("not_applicable")]
     if silent or not models:
         why = f"neither a score nor a reason: {', '.join(silent)}" if silent else "no simple model was tried"

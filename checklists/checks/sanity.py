@@ -11,7 +11,7 @@ from pipeline.results import Evidence, Result
 
 def _measured(evidence: Evidence, proof: str) -> Mapping[str, Any] | Result:
     """The values of a proof, or what to answer where there are none: errored, or not applicable with its reason."""
-    found = evidence["proofs"][proof]
+    found = evidence["sanity_checks"][proof]
     if found["outcome"] == "measured":
         return found
     if found["outcome"] in ("not_applicable", "not_run"):

@@ -21,7 +21,7 @@ def candidates_from_causes(evidence: Evidence) -> Result:
 
 def _unfair(trials: list[dict[str, Any]], budget: int) -> tuple[str, str] | None:
     """What makes a comparison unfair, with the sentence that says so; None when nothing does."""
-    seeds = {pair: {t["seed"] for t in trials if t["pair"] == pair} for pair in {t["pair"] for t in trials}}
+    seeds = {pair: {t["seed"] for t in trials if t["seed_index"] == pair} for pair in {t["seed_index"] for t in trials}}
     apart = sorted(pair for pair, found in seeds.items() if len(found) != 1 or None in found)
     if apart:
         return "seed", f"the arms of pair {apart[0]} did not run on one seed"
@@ -45,21 +45,21 @@ def arms_compared_fairly(evidence: Evidence) -> Result:
     arms = ["control", *(arm["id"] for arm in evidence["arms"])]
     if len(arms) == 1:
         return Result("not_applicable", 0, unit="candidates", why="there is no candidate to compare")
-    wanted = {(arm, pair) for arm in arms for pair in range(1, evidence["pairs"] + 1)}
-    absent = wanted - {(t["arm"], t["pair"]) for t in evidence["trials"]}
+    wanted = {(arm, pair) for arm in arms for pair in range(1, evidence["seeds_per_arm"] + 1)}
+    absent = wanted - {(t["arm"], t["seed_index"]) for t in evidence["trials"]}
     if absent:
         return Result("failed", len(absent), 0, "trials", f"without its pair: {min(absent)[0]}")
     lived = [t for t in evidence["trials"] if not t["died"]]
     unfair = _unfair(lived, evidence["max_steps"]) if lived else None
     if unfair:
         return Result("failed", unfair[0], why=unfair[1])
-    why = f"{evidence['pairs']} seeds, at most {evidence['max_steps']} steps each"
+    why = f"{evidence['seeds_per_arm']} seeds, at most {evidence['max_steps']} steps each"
     return Result("passed", len(arms), unit="arms", why=why)
 
 
-def enough_pairs(evidence: Evidence, *, alpha: float) -> Result:
+def enough_seeds(evidence: Evidence, *, alpha: float) -> Result:
     """Passing proves that the exact test can reach alpha: its smallest p, times the candidates, is below it."""
-    pairs, candidates = evidence["pairs"], max(len(evidence["arms"]), 1)
+    pairs, candidates = evidence["seeds_per_arm"], max(len(evidence["arms"]), 1)
     floor = candidates * 2 / 2**pairs
     if not evidence["arms"]:
         return Result("not_applicable", pairs, unit="pairs", why="there is no candidate to test")

@@ -27,9 +27,9 @@ def loss_at_init_measured(evidence: Evidence, *, suspicious_ratio: float) -> Res
     return Result("passed", loss, expected, why=why)
 
 
-def trivial_bar_set(evidence: Evidence) -> Result:
+def trivial_baseline_scored(evidence: Evidence) -> Result:
     """Passing proves that a model without learning (majority class, or the mean) was scored on validation."""
-    bar = evidence["trivial"]
+    bar = evidence["trivial_baseline"]
     return Result("passed", bar["value"], unit=bar["metric"], why=f"{bar['how']} on {bar['n']} validation rows")
 
 
@@ -60,7 +60,7 @@ def scored_on_validation(evidence: Evidence) -> Result:
     return Result("passed", score["value"], unit=score["metric"], why=f"{interval}, n = {score['n']}")
 
 
-def artifacts_kept(evidence: Evidence, *, names: list[str], for_classes: list[str]) -> Result:
+def artifacts_saved(evidence: Evidence, *, names: list[str], for_classes: list[str]) -> Result:
     """Passing proves that every named file was kept with its digest, those for classes where the data have classes."""
     wanted = [*names, *(for_classes if evidence["classes"] else ())]
     missing = [name for name in wanted if name not in evidence.artifacts]

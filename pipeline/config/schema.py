@@ -172,10 +172,10 @@ class Baseline(Section):
     checklist: Literal["baseline"]
     next: AfterBaseline
     overfit_steps: Count
-    proof_steps: Annotated[int, Field(ge=0)]
-    repeat_steps: Annotated[int, Field(ge=0)]
+    sanity_check_steps: Annotated[int, Field(ge=0)]
+    reproducibility_steps: Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=0)]
-    simple_seconds: Annotated[float, Field(ge=0)]
+    baseline_model_seconds: Annotated[float, Field(ge=0)]
 
 
 class Diagnostics(Section):
@@ -188,7 +188,7 @@ class Optimization(Section):
     next: AfterOptimization
     rounds: Annotated[int, Field(ge=1, le=3)]
     candidates: Count
-    pairs: Annotated[int, Field(ge=2)]
+    seeds_per_arm: Annotated[int, Field(ge=2)]
     parallel: Literal["auto"] | Count
 
 

@@ -20,12 +20,12 @@ def measures(run: Run, state: RunState, missing: list[str]) -> dict[str, Any]:
     """The baseline's measures, each empty where there is none; evidence that is not as recorded goes to `missing`."""
     values = _recorded(run, state, missing)
     score, classes = values.get("score"), _by_recall([_known(row) for row in values.get("per_class") or ()])
-    simple = [{**ABSENT, **one, "ahead": _ahead(one, score)} for one in values.get("simple") or ()]
+    simple = [{**ABSENT, **one, "ahead": _ahead(one, score)} for one in values.get("baseline_models") or ()]
     folds = values.get("cross_validation")
     return {
-        **{part: values.get(part) for part in ("worst_pairs", "warnings", "score", "trivial")},
+        **{part: values.get(part) for part in ("worst_pairs", "warnings", "score", "trivial_baseline")},
         "cross_validation": {**ABSENT, **folds} if folds else None,
-        "simple": simple,
+        "baseline_models": simple,
         "metric": score["metric"] if score else next((one["metric"] for one in simple if "metric" in one), None),
         "per_class": classes[:ROWS],
         "classes_left_out": len(classes[ROWS:]),

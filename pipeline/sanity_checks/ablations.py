@@ -40,7 +40,7 @@ def zeroed_inputs(bench: CheckContext) -> dict[str, Any]:
 
     `gain`: the share of the second that the inputs take away. Leaves the first training to the bench.
     """
-    steps = bench.steps(int(bench.settings["proof_steps"]))
+    steps = bench.steps(int(bench.settings["sanity_check_steps"]))
     bench.arm = real = bench.train("proof.control", steps)
     try:
         zeroed = bench.train("proof.zeroed_inputs", steps, Delta(train_rows={"inputs": "zeroed"}))
@@ -67,7 +67,7 @@ def shuffled_labels(bench: CheckContext) -> dict[str, Any]:
         raise NotApplicable(f"what chance is on shuffled targets is not known for a {kind} task")
     if bench.config["model"].get("init_from"):
         raise NotApplicable("the model starts from weights that may know the task already (model.init_from)")
-    steps, scores = bench.steps(int(bench.settings["proof_steps"])), list[dict[str, Any]]()
+    steps, scores = bench.steps(int(bench.settings["sanity_check_steps"])), list[dict[str, Any]]()
     while len(scores) < SHUFFLES and (not scores or scores[-1]["half_widths_above"] > 1):
         change = Delta(train_rows={"targets": "shuffled"})
         scores.append(_above_chance(bench, bench.train("proof.shuffled_labels", steps, change, len(scores))))

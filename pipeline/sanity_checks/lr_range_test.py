@@ -34,7 +34,7 @@ def learning_rate(bench: CheckContext) -> dict[str, Any]:
     kind = type(optimizer).__name__
     if not isinstance(rate, int | float) or rate <= 0 or "lr" not in inspect.signature(type(optimizer)).parameters:
         raise NotApplicable(f"{kind} has no learning rate to choose")
-    steps = bench.steps(int(bench.settings["proof_steps"]))
+    steps = bench.steps(int(bench.settings["sanity_check_steps"]))
     if steps < LEAST:
         raise NotApplicable(f"{steps} steps are too few to tell a slope from noise; {LEAST} are needed")
     done = bench.train("proof.learning_rate", steps, Delta(_ramp(bench.config["optimizer"], float(rate), steps)))

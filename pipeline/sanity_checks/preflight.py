@@ -28,7 +28,7 @@ from pipeline.run_store.run import Run
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 PERSONAL = ("problem_card", "metric_and_target")  # items that only a person answers
 FIXED = ("run", "phase", "experiment", "trust", "tracking", "seed", "plan")  # has no place, or is a flag
-MEASURED = ("training.loss_at_init_measured", "training.trivial_bar_set")  # beside all of proofs.*
+MEASURED = ("training.loss_at_init_measured", "training.trivial_baseline_scored")  # beside all of proofs.*
 LEARNS = "one_batch_tried"  # a model that is warned of here learns nothing
 MINUTES = 5  # the budget that the proofs get a tenth of: 30 seconds
 
@@ -208,17 +208,17 @@ def _proved(house: House, run: Run) -> list[Item]:
         house.log(f"nothing was trained: the planning gate is closed ({', '.join(closed)})")
     settings = config["phases"]["baseline"]
     why = f"the planning gate is closed ({', '.join(closed)})"
-    bench = CheckContext(config, names, load(config, names), settings, permit, run.inside("proofs"), why)
+    bench = CheckContext(config, names, load(config, names), settings, permit, run.inside("sanity_checks"), why)
     with bench.conditions() as setup:
         loss = loss_of(setup.model, setup.side.X, setup.side.y, setup.task)
     found = prove(bench)
     if found["learning_rate"]["outcome"] == "measured":
         house.log(told(found["learning_rate"]))
     values = {
-        "proofs": found,
+        "sanity_checks": found,
         "loss_at_init": loss,
         "loss_expected": setup.facts().get("loss_expected"),
-        "trivial": dict(setup.bar),
+        "trivial_baseline": dict(setup.bar),
     }
     items = checklist.read(house.checklists / "baseline.yaml", config, house.check)
     asked = [i for i in items if i.get("check") in MEASURED or str(i.get("check")).startswith("sanity.")]

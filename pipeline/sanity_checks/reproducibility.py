@@ -22,7 +22,7 @@ START = 3.0  # seconds; a process that loads torch takes about as long before it
 @contextmanager
 def repetition(bench: CheckContext) -> Iterator[Proof]:
     """The proof, whose two processes are at work while the block runs where there is a core to spare for them."""
-    asked = int(bench.settings["repeat_steps"]) and bench.permit is not None and bench.folder is not None
+    asked = int(bench.settings["reproducibility_steps"]) and bench.permit is not None and bench.folder is not None
     if not asked or bench.left < START:
         yield _not_begun
     elif bench.threads > 1:  # they would only wait for each other and for us
@@ -33,7 +33,7 @@ def repetition(bench: CheckContext) -> Iterator[Proof]:
 
 
 def _not_begun(bench: CheckContext) -> Mapping[str, Any]:
-    bench.steps(int(bench.settings["repeat_steps"]))
+    bench.steps(int(bench.settings["reproducibility_steps"]))
     bench.require_permit()
     if bench.folder is None:
         raise NotRun("there is no folder for other processes to work in")
@@ -51,7 +51,7 @@ def _at_work(bench: CheckContext) -> Iterator[Iterable[Trial]]:
     permit, folder = bench.require_permit(), bench.folder
     assert folder is not None
     seconds = max(0.0, bench.left)
-    steps = bench.steps(int(bench.settings["repeat_steps"]))
+    steps = bench.steps(int(bench.settings["reproducibility_steps"]))
     clock = Delta({"trainer.max_minutes": max(seconds, 1.0) / 60, "trainer.checkpoint_minutes": None})
     job = Job(permit.plan.digest, "proof.repeat", clock, max_steps=steps)
     files.remove_folder(folder)
