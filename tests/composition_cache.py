@@ -1,4 +1,4 @@
-"""Config compositions that are remembered: Hydra takes 0.2 s for each, and most tests ask for the same few.
+"""Compositions and YAML files that are remembered: Hydra takes 0.2 s each time, and most tests ask for the same few.
 
 Which files a config consists of depends on the overrides that name an option of a group (`optimizer=sgd`). Each such
 choice is composed once in a process. The other overrides set values; Hydra's own function sets them in a copy.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -28,23 +29,35 @@ def _chooses_files(key: str) -> bool:
 
 
 def remembering(compose: Compose) -> Compose:
-    """`compose` with a memory. A request that is unusual or wrong goes to Hydra itself."""
+    """`compose` with a memory. A request for other folders, of Hydra itself or for a sweep goes to Hydra."""
     composed: dict[tuple[str, ...], bytes] = {}
 
     def call(primary: str, overrides: list[str], **options: Any) -> DictConfig:
         if overrides[:1] != [OURS] or any("hydra" in word for word in overrides[1:]):
             return compose(primary, overrides, **options)
         choices = tuple(word for word in overrides[1:] if _chooses_files(word.partition("=")[0].lstrip("+~")))
-        try:
-            values = OverridesParser.create().parse_overrides([w for w in overrides[1:] if w not in choices])
-            if any(value.is_sweep_override() for value in values):
-                return compose(primary, overrides, **options)
-            if choices not in composed:
-                composed[choices] = pickle.dumps(compose(primary, [OURS, *choices], **options))
-            config: DictConfig = pickle.loads(composed[choices])
-            ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        except Exception:  # Hydra says it in its own words
+        values = OverridesParser.create().parse_overrides([w for w in overrides[1:] if w not in choices])
+        if any(value.is_sweep_override() for value in values):
             return compose(primary, overrides, **options)
+        if choices not in composed:
+            composed[choices] = pickle.dumps(compose(primary, [OURS, *choices], **options))
+        config: DictConfig = pickle.loads(composed[choices])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
         return config
+
+    return call
+
+
+def remembering_text(load: Callable[..., Any]) -> Callable[..., Any]:
+    """`OmegaConf.load` that parses each text once: the five checklists take 0.2 s, and every planning reads them."""
+    loaded: dict[bytes, bytes] = {}
+
+    def call(file: Any) -> Any:
+        if not isinstance(file, str | Path):
+            return load(file)
+        text = Path(file).read_bytes()
+        if text not in loaded:
+            loaded[text] = pickle.dumps(load(file))
+        return pickle.loads(loaded[text])
 
     return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import resource
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+from omegaconf import OmegaConf
 
 from pipeline.__main__ import house, main
 from pipeline.config import compose, overrides
@@ -24,7 +26,7 @@ from pipeline.orchestration.execute import drive
 from pipeline.orchestration.run_request import draft
 from pipeline.run_store import permits
 from pipeline.run_store.run import Run
-from tests.composition_cache import remembering
+from tests.composition_cache import remembering, remembering_text
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -45,10 +47,11 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # Composing a config is 700,000 calls inside Hydra, which take twice as long when they are followed.
+COMPOSED_BY_HYDRA = untraced(compose.hydra_compose)
+COMPOSED_ONCE = remembering(COMPOSED_BY_HYDRA)
 for module in (compose, overrides):
-    module.hydra_compose = untraced(module.hydra_compose)
-COMPOSED_BY_HYDRA = compose.hydra_compose
-compose.hydra_compose = remembering(COMPOSED_BY_HYDRA)
+    module.hydra_compose = COMPOSED_ONCE
+OmegaConf.load = staticmethod(remembering_text(OmegaConf.load))  # type: ignore[method-assign]
 
 SHORT = (
     "phases.baseline.sanity_check_steps=20", "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
@@ -64,9 +67,9 @@ settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("quick")
 
 
-def examples(number: int) -> int:
-    """So many examples of a costly law in the quick tests, ten times as many in `make test-crash`."""
-    return 10 * number if settings.get_current_profile_name() == "thorough" else number
+def examples(quick: int, thorough: int | None = None) -> int:
+    """How many examples of a costly law: ten times as many in `make test-crash`, where nothing else is given."""
+    return (thorough or 10 * quick) if settings.get_current_profile_name() == "thorough" else quick
 
 
 STARTED = time.monotonic()
@@ -102,10 +105,18 @@ def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[No
 # --- real runs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True, scope="module")
+def less_to_collect() -> None:
+    """What lives so far is not looked at by later garbage collections, which took a second each after the imports."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def composed_by_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of composition itself: no config is remembered."""
-    monkeypatch.setattr(compose, "hydra_compose", COMPOSED_BY_HYDRA)
+    for module in (compose, overrides):
+        monkeypatch.setattr(module, "hydra_compose", COMPOSED_BY_HYDRA)
 
 
 @pytest.fixture(autouse=True)
@@ -130,20 +141,6 @@ def go(root: Path, *overrides: str, **options: Any) -> tuple[Run, str, Any]:
     return drive(house(lambda text: None), draft([*overrides, f"run.root={root}"], options.get("config_dirs", ())))
 
 
-@pytest.fixture(scope="session")
-def _planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run, gate, _ = go(tmp_path_factory.mktemp("planned"), "phase=planning", *SMALL)
-    assert gate == "open"
-    return run.path
-
-
-@pytest.fixture(scope="session")
-def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run, gate, _ = go(tmp_path_factory.mktemp("trained"), "phase=baseline", *SMALL, "task.target=0.99")
-    assert gate == "open"
-    return run.path
-
-
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """The folder that `make` filled, once for all the processes that share the suite."""
     base = factory.getbasetemp()
@@ -155,6 +152,24 @@ def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], No
             make(folder)
             (folder / "done").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def _planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(root: Path) -> None:
+        _, gate, _ = go(root, "phase=planning", *SMALL)
+        assert gate == "open"
+
+    return shared(tmp_path_factory, "planned", make) / "digits"
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(root: Path) -> None:
+        _, gate, _ = go(root, "phase=baseline", *SMALL, "task.target=0.99")
+        assert gate == "open"
+
+    return shared(tmp_path_factory, "trained", make) / "digits"
 
 
 @pytest.fixture(scope="session")
