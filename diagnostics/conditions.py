@@ -1,4 +1,4 @@
-"""A condition of a playbook, looked at in one history: what the signal is, whether the bound holds, and since when."""
+"""Conditions of a playbook: a bound on a signal, evaluated on one history."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnostics.signals import SIGNALS, Curve, curves_wanted, phrase
+from diagnostics.schema import ObservationRecord, TimeRecord
+from diagnostics.signals import SIGNALS, Curve, curve_limits, description
 from pipeline.history import History
 
-PREFIXES = 50  # looked at to find since when a condition holds
+PREFIXES = 50  # number of prefixes of the run that are tried first to find since when a condition holds
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A bound over a signal: `signal` of the curves `of`, over the last share `last` of them."""
+    """A bound on a signal: `signal` is computed on the last share `last` of the curves named `of`."""
 
     signal: str
     of: tuple[str, ...]
@@ -28,15 +28,15 @@ class Condition:
     below: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies inside the bound; NaN never does."""
+        """Return whether a value satisfies the bound. NaN never does."""
         over = self.above is None or value > self.above
         under = self.below is None or value < self.below
         return over and under and not math.isnan(value)
 
     @property
     def bound(self) -> str:
-        parts = [f"{word} {x:g}" for word, x in (("above", self.above), ("below", self.below)) if x is not None]
-        return " and ".join(parts)
+        bounds = (("above", self.above), ("below", self.below))
+        return " and ".join(f"{direction} {limit:g}" for direction, limit in bounds if limit is not None)
 
     def __str__(self) -> str:
         window = "" if self.last == 1 else f", last {self.last:g}"
@@ -45,12 +45,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen of a condition. `why` says what was missing where the value is NaN."""
+    """The value of a condition's signal on one history. `why` says what was missing where the value is NaN."""
 
     condition: Condition
     value: float
     of: tuple[str, ...] = ()
-    since: Mapping[str, int | None] | None = None
+    since: TimeRecord | None = None
     why: str = ""
 
     @property
@@ -62,47 +62,53 @@ class Observation:
         return self.condition.holds(self.value)
 
     def sentence(self) -> str:
-        """The observation as people read it, with its value, bound and time."""
+        """Return the observation as one line of text: curves, signal, value, window, bound and time."""
         window = "" if self.condition.last == 1 else f", over the last {self.condition.last:.0%} of the run"
-        step = (self.since or {}).get("step")
-        when = f", since step {step}" if step is not None else ""
-        of = " against ".join(self.of) if len(self.of) == 2 else self.of[0]
-        return f"{of}: {phrase(self.condition.signal)} is {self.value:.3g}{window} ({self.condition.bound}{when})"
+        step = self.since["step"] if self.since else None
+        since = f", since step {step}" if step is not None else ""
+        curves = " against ".join(self.of) if len(self.of) == 2 else self.of[0]
+        value = f"{description(self.condition.signal)} is {self.value:.3g}{window}"
+        return f"{curves}: {value} ({self.condition.bound}{since})"
 
-    def to_dict(self) -> dict[str, Any]:
-        since = self.since or {"step": None, "epoch": None}
+    def to_json(self) -> ObservationRecord:
+        """Return the observation as diagnosis.json stores it."""
         window = "" if self.condition.last == 1 else f", last={self.condition.last:g}"
-        signal = f"{self.condition.signal}({', '.join(self.of)}{window})"
-        return {"signal": signal, "value": self.value, "bound": self.condition.bound, "since": dict(since)}
+        return {
+            "signal": f"{self.condition.signal}({', '.join(self.of)}{window})",
+            "value": self.value,
+            "bound": self.condition.bound,
+            "since": self.since or {"step": None, "epoch": None},
+        }
 
 
 @dataclass(frozen=True)
-class View:
-    """A history as conditions read it: columns, then facts; `<split>/metric` is the task's own metric."""
+class HistoryView:
+    """A history as conditions read it: a name is a column, else a fact; `<split>/metric` is the metric of the task."""
 
     history: History
     facts: Mapping[str, float]
     metric: str | None = None
 
     def resolve(self, name: str) -> str:
-        """The column that is meant by `val/metric` or `train/metric`; any other name is itself."""
+        """Return the column that `val/metric` or `train/metric` stands for; return any other name unchanged."""
         split, _, metric = name.partition("/")
         if metric != "metric":
             return name
         if self.metric and f"{split}/{self.metric}" in self.history.names():
             return f"{split}/{self.metric}"
+        # Logs do not say which metric counts. One validation metric is unambiguous; of several, none is chosen.
         scores = [n for n in self.history.names() if n.startswith("val/") and n != "val/loss"]
         return f"{split}/{scores[0].removeprefix('val/')}" if len(scores) == 1 else name
 
     def curve(self, name: str) -> tuple[NDArray[np.int64], Curve]:
-        """Index and values of a column or, as one point, of a fact; empty when neither was measured."""
+        """Return index and values of a column, or of a fact as one point; both are empty if neither was measured."""
         index, values = self.history.series(name)
         if not len(values) and name in self.facts:
             return np.zeros(1, np.int64), np.array([self.facts[name]], np.float64)
         return index, values.astype(np.float64)
 
-    def when(self, name: str, index: int) -> dict[str, int | None]:
-        """An index of a column as step and epoch; the one that cannot be known is None."""
+    def time(self, name: str, index: int) -> TimeRecord:
+        """Return an index of a column as step and epoch; None where the history does not say."""
         per_epoch = self.facts.get("steps_per_epoch", 0)
         match self.history.table(name):
             case "step":
@@ -112,65 +118,67 @@ class View:
         return {"step": None, "epoch": None}
 
 
-def observe(condition: Condition, view: View) -> Observation:
-    """The signal's value and whether its bound holds.
+def evaluate_condition(condition: Condition, view: HistoryView) -> Observation:
+    """Return the value of the condition's signal on a history, and since when its bound holds.
 
-    A name with `*` stands for every column that fits; the one furthest in the bound's direction is observed.
-    Missing curves beyond those a signal needs are left out; a missing one that it needs makes it not measurable.
+    A name with `*` matches several columns; the observation is that of the column furthest in the direction of the
+    bound. Optional curves that were not recorded are skipped; without a required one the value is NaN.
     """
-    head = view.resolve(condition.of[0])
-    heads = [n for n in view.history.names() if fnmatchcase(n, head)] if "*" in head else [head]
-    if not heads:
-        return Observation(condition, math.nan, (head,), why=f"no column {head} was recorded")
-    found = [_observe(condition, view, (name, *map(view.resolve, condition.of[1:]))) for name in heads]
-    measured = [o for o in found if o.measured]
+    pattern = view.resolve(condition.of[0])
+    matches = [n for n in view.history.names() if fnmatchcase(n, pattern)] if "*" in pattern else [pattern]
+    if not matches:
+        return Observation(condition, math.nan, (pattern,), why=f"no column {pattern} was recorded")
+    others = tuple(map(view.resolve, condition.of[1:]))
+    observations = [_evaluate_on_columns(condition, view, (name, *others)) for name in matches]
+    measured = [observation for observation in observations if observation.measured]
     if not measured:
-        return found[0]
-    pick = max if condition.above is not None else min
-    return pick(measured, key=lambda o: o.value)
+        return observations[0]
+    furthest = max if condition.above is not None else min
+    return furthest(measured, key=lambda observation: observation.value)
 
 
-def _observe(condition: Condition, view: View, of: tuple[str, ...]) -> Observation:
-    least, _ = curves_wanted(condition.signal)
-    curves = {name: view.curve(name) for name in of}
-    known = tuple(name for name in of if len(curves[name][1]))
-    missing = [name for name in of[:least] if name not in known] or ([] if known else list(of))
+def _evaluate_on_columns(condition: Condition, view: HistoryView, names: tuple[str, ...]) -> Observation:
+    required, _ = curve_limits(condition.signal)
+    curves = {name: view.curve(name) for name in names}
+    recorded = tuple(name for name in names if len(curves[name][1]))
+    missing = [name for name in names[:required] if name not in recorded] or ([] if recorded else list(names))
     if missing:
-        return Observation(condition, math.nan, of, why=f"{' and '.join(missing)} not recorded")
-    windows = [curves[name][1] for name in known]
-    value = _value(condition, windows, 1.0)
+        return Observation(condition, math.nan, names, why=f"{' and '.join(missing)} not recorded")
+    values = [curves[name][1] for name in recorded]
+    value = _signal_value(condition, values, 1.0)
     if math.isnan(value):
-        return Observation(condition, value, known, why=f"{known[0]} is too short or not finite")
+        return Observation(condition, value, recorded, why=f"{recorded[0]} is too short or not finite")
     since = None
     if condition.holds(value):
-        share = _held_since(condition, windows)
-        index = curves[known[0]][0]
-        since = view.when(known[0], int(index[max(1, math.ceil(share * len(index))) - 1]))
-    return Observation(condition, value, known, since)
+        share = _share_since_holding(condition, values)
+        index = curves[recorded[0]][0]
+        since = view.time(recorded[0], int(index[max(1, math.ceil(share * len(index))) - 1]))
+    return Observation(condition, value, recorded, since)
 
 
-def _value(condition: Condition, curves: list[Curve], share: float) -> float:
-    """The signal over the first `share` of the run, of which the window is the last part."""
-    seen = [y[: max(1, math.ceil(share * len(y)))] for y in curves]
-    windows = [y[-max(1, math.ceil(condition.last * len(y))) :] for y in seen]
+def _signal_value(condition: Condition, curves: list[Curve], share: float) -> float:
+    """Compute the signal as if only the first `share` of the run had happened; the window is the last part of that."""
+    prefixes = [y[: max(1, math.ceil(share * len(y)))] for y in curves]
+    windows = [y[-max(1, math.ceil(condition.last * len(y))) :] for y in prefixes]
     with np.errstate(all="ignore"):
         return float(SIGNALS[condition.signal](*windows))
 
 
-def _held_since(condition: Condition, curves: list[Curve]) -> float:
-    """The share of the run from whose end on the condition has held without interruption.
+def _share_since_holding(condition: Condition, curves: list[Curve]) -> float:
+    """Return the smallest share of the run from which on the condition holds without interruption.
 
-    Looked for in steps of a fiftieth, then to the point by bisection.
+    The search goes back from the end in steps of 1/50 of the run, then bisects the last step. Every prefix costs one
+    evaluation of the signal, so testing each point of a long run would be slow.
     """
     longest = max(len(y) for y in curves)
     stride = max(1, longest // PREFIXES)
     holding, failing = longest, longest
-    while failing > 0 and condition.holds(_value(condition, curves, failing / longest)):
+    while failing > 0 and condition.holds(_signal_value(condition, curves, failing / longest)):
         holding, failing = failing, failing - stride
     failing = max(0, failing)
     while holding - failing > 1:
         middle = (holding + failing) // 2
-        if condition.holds(_value(condition, curves, middle / longest)):
+        if condition.holds(_signal_value(condition, curves, middle / longest)):
             holding = middle
         else:
             failing = middle

@@ -1,4 +1,4 @@
-"""How sure a statement may be: a number that its basis bounds."""
+"""Confidence in a statement: a number whose upper limit depends on the kind of evidence behind it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from pipeline.results import CEILINGS
 
-PRIOR = 0.25  # a cause that nothing supports or contradicts: one of about four that a playbook lists
+PRIOR = 0.25  # a cause without any evidence: a playbook lists about four causes, so each starts at one in four
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """A number in [0, ceiling of the basis]. Raises ValueError beyond it: no wording makes a report an observation."""
+    """A confidence value between 0 and the ceiling of its basis.
+
+    Raises ValueError for an unknown basis and for a value above the ceiling, so that logs alone (`report`) can never
+    be presented with the confidence of a controlled experiment (`observation`).
+    """
 
     value: float
     basis: str
@@ -24,10 +28,11 @@ class Confidence:
             raise ValueError(f"confidence on {self.basis} lies in 0..{CEILINGS[self.basis]}, got {self.value}")
 
 
-def weigh(held: int, measured: int, basis: str) -> Confidence:
-    """Confidence from how many of the measured supports hold: one imagined support at the prior, then a mean.
+def confidence_from_support(supporting: int, measured: int, basis: str) -> Confidence:
+    """Return the ceiling of the basis times the smoothed share of measured supports that hold.
 
-    Nothing measured leaves the prior; each support that holds raises it, each that does not lowers it.
+    The share is smoothed with one imaginary support worth `PRIOR`: without measurements the confidence is the prior,
+    each support that holds raises it, and each that does not hold lowers it.
     """
-    assert 0 <= held <= measured
-    return Confidence(round(CEILINGS[basis] * (held + PRIOR) / (measured + 1), 3), basis)
+    assert 0 <= supporting <= measured
+    return Confidence(round(CEILINGS[basis] * (supporting + PRIOR) / (measured + 1), 3), basis)

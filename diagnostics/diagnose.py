@@ -1,28 +1,30 @@
-"""From a history to a diagnosis: every playbook is judged, its causes are weighed and merged, their cures resolved."""
+"""From a history to a diagnosis: evaluate every playbook, score and merge its causes, and resolve their cures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from diagnostics.conditions import Condition, Observation, View, observe
-from diagnostics.confidence import Confidence, weigh
+from diagnostics.conditions import Condition, HistoryView, Observation, evaluate_condition
+from diagnostics.confidence import Confidence, confidence_from_support
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
 from diagnostics.playbook import CandidateCause, Kind, Playbook, load_all
+from diagnostics.schema import GapRecord
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
 from pipeline.repair.config_edits import look
-from pipeline.repair.cures import resolve
+from pipeline.repair.cures import Remedy, resolve
 from pipeline.results import CEILINGS
 
-MIN_FIXES = 3
-NOT_BUILT = {
+MIN_FIXES = 3  # a diagnosis that names a cause offers at least this many changes to choose from
+NO_EXPERIMENTS: GapRecord = {
     "what": "controlled experiments",
-    "why": "run phase=optimization; experiments inside diagnostics are not built in this version",
+    "why": "diagnostics runs none in this version; phase=optimization tries the fixes",
 }
-# Numbers of a config that conditions may ask for as facts, unless the history has measured them.
+# Config values that conditions may refer to as facts, unless the history has measured them.
 CONFIG_FACTS = {
     "target": "task.target",
     "batch_size": "loader.batch_size",
@@ -30,203 +32,211 @@ CONFIG_FACTS = {
     "dropout": "model.dropout",
     "weight_decay": "optimizer.weight_decay",
 }
+RemedyFinder = Callable[[str, str], list[Remedy]]  # (cure, cause) -> remedies, the smallest change first
 
 
 @dataclass(frozen=True)
 class PlaybookMatch:
-    """A playbook beside a history: each condition observed."""
+    """A playbook evaluated on a history: one observation per condition."""
 
     playbook: Playbook
     observations: tuple[Observation, ...]
 
     @property
     def fires(self) -> bool:
-        return all(o.holds for o in self.observations)
+        return all(observation.holds for observation in self.observations)
 
     @property
     def undecided(self) -> list[Observation]:
-        """What was missing, where that alone keeps the playbook from firing."""
-        missing = [o for o in self.observations if not o.measured]
-        return missing if all(o.holds for o in self.observations if o.measured) else []
+        """The conditions that could not be measured, if they alone keep the playbook from firing; else nothing."""
+        unmeasured = [o for o in self.observations if not o.measured]
+        return unmeasured if all(o.holds for o in self.observations if o.measured) else []
 
 
 @dataclass(frozen=True)
 class CauseScore:
-    """A cause with all that supports and contradicts it, over every playbook that fired."""
+    """A cause with the observations for and against it, from every playbook that fired."""
 
-    suspects: tuple[CandidateCause, ...]
-    seen: Mapping[Condition, Observation]
-    report: bool  # the history was read from somebody's logs
+    candidates: tuple[CandidateCause, ...]
+    observations: Mapping[Condition, Observation]
+    from_logs: bool  # the history was read from logs of a run trained elsewhere
 
     @property
     def id(self) -> str:
-        return self.suspects[0].id
+        return self.candidates[0].id
 
     @property
-    def held(self) -> list[Observation]:
-        return [o for o in self.seen.values() if o.holds]
+    def supporting(self) -> list[Observation]:
+        return [observation for observation in self.observations.values() if observation.holds]
 
     @property
-    def measured(self) -> int:
-        return sum(o.measured for o in self.seen.values())
+    def measured_count(self) -> int:
+        return sum(observation.measured for observation in self.observations.values())
 
     @property
     def basis(self) -> str:
-        """Without support it is an inference; from logs alone a report; else what the playbook stands on."""
-        if not self.held:
+        """`inference` without support, `report` for logs, else the strongest basis among the playbooks' entries."""
+        if not self.supporting:
             return "inference"
-        return "report" if self.report else max((s.basis for s in self.suspects), key=lambda b: CEILINGS[b])
+        return "report" if self.from_logs else max((c.basis for c in self.candidates), key=lambda b: CEILINGS[b])
 
     @property
-    def named(self) -> bool:
-        """Plausible to one of the playbooks: the first support, which it cannot do without, is not contradicted."""
-        return any(self._plausible([self.seen[c] for c in suspect.supported_by]) for suspect in self.suspects)
+    def plausible(self) -> bool:
+        """Whether at least one playbook's first (necessary) support of the cause is not contradicted."""
+        return any(
+            self._is_plausible([self.observations[condition] for condition in candidate.supported_by])
+            for candidate in self.candidates
+        )
 
     @staticmethod
-    def _plausible(supports: list[Observation]) -> bool:
+    def _is_plausible(supports: list[Observation]) -> bool:
         if supports and supports[0].measured:
             return supports[0].holds
-        measured = [o for o in supports if o.measured]
-        return not measured or any(o.holds for o in measured)
+        measured = [observation for observation in supports if observation.measured]
+        return not measured or any(observation.holds for observation in measured)
 
     def confidence(self) -> Confidence:
-        """A first support that nobody measured weighs like one that does not hold: less evidence, less confidence."""
-        firsts = {suspect.supported_by[0] for suspect in self.suspects if suspect.supported_by}
-        unknown = sum(not self.seen[c].measured for c in firsts)
-        return weigh(len(self.held), self.measured + unknown, self.basis)
+        """Return the confidence in the cause. An unmeasured first support counts as one that does not hold."""
+        necessary = {candidate.supported_by[0] for candidate in self.candidates if candidate.supported_by}
+        unmeasured = sum(not self.observations[condition].measured for condition in necessary)
+        return confidence_from_support(len(self.supporting), self.measured_count + unmeasured, self.basis)
+
+    def cures(self) -> dict[str, tuple[Kind, Condition | None]]:
+        """Return the cures of all playbooks in their order, each with its kind and the effect to expect."""
+        cures: dict[str, tuple[Kind, Condition | None]] = {}
+        for candidate in self.candidates:
+            for cure, kind in candidate.cures:
+                cures.setdefault(cure, (kind, candidate.expect))
+        return cures
 
 
 def diagnose(history: History, config: Mapping[str, Any] | None = None, round: int = 1) -> Diagnosis:
-    """What the history shows, why, and what to change; candidates only, since nothing is trained here.
+    """Return the symptoms in a history, their ranked candidate causes, and changes to try. Nothing is trained.
 
-    `config` (a resolved plan) turns cures into overrides. Missing measurements lower confidence and are listed.
+    With `config` (the resolved config of the run) fixes are overrides of its keys, without it lines of code.
+    A missing measurement lowers confidence and is listed under `not_checked`; it never raises.
     """
     view = _view(history, config)
-    judged = [PlaybookMatch(p, tuple(observe(c, view) for c in p.when)) for p in load_all()]
-    firing = sorted((j for j in judged if j.fires), key=lambda j: j.playbook.severity != "blocking")
-    report = any(event["kind"] == "imported" for event in history.events)
-    ranked = sorted(_weigh(firing, view, report), key=lambda w: -w.confidence().value)
-    named = [w for w in ranked if w.named]
-    fixes = list(_fixes(named, config))
-    if named and len(fixes) < MIN_FIXES:
-        fixes += list(_fixes([w for w in ranked if not w.named], config))
-    symptoms = tuple(Symptom(j.playbook.id, j.playbook.symptom, j.playbook.severity, j.observations) for j in firing)
+    find_remedies = partial(resolve, config=config)
+    matches = [PlaybookMatch(p, tuple(evaluate_condition(c, view) for c in p.when)) for p in load_all()]
+    firing = sorted((m for m in matches if m.fires), key=lambda m: m.playbook.severity != "blocking")
+    from_logs = any(event["kind"] == "imported" for event in history.events)
+    ranked = sorted(_score_causes(firing, view, from_logs), key=lambda score: -score.confidence().value)
+    plausible = [score for score in ranked if score.plausible]
+    fixes = list(_fixes(plausible, find_remedies))
+    if plausible and len(fixes) < MIN_FIXES:
+        fixes += list(_fixes([score for score in ranked if not score.plausible], find_remedies))
+    symptoms = tuple(Symptom(m.playbook.id, m.playbook.symptom, m.playbook.severity, m.observations) for m in firing)
     return Diagnosis(
         symptoms,
-        tuple(_root_cause(w, config) for w in named),
+        tuple(_root_cause(score, find_remedies) for score in plausible),
         tuple(fixes),
         tuple(f.remedy.description for f in fixes if f.remedy.overrides and f.kind != "prevention")[:3],
-        tuple(_not_checked(judged, ranked)),
-        _statement(judged, ranked) + _made_again(history),
-        tuple(j.playbook.id for j in judged),
+        tuple(_not_checked(matches, ranked)),
+        _confidence_statement(matches, ranked) + _replay_sentence(history),
+        tuple(m.playbook.id for m in matches),
         round,
     )
 
 
-def _view(history: History, config: Mapping[str, Any] | None) -> View:
+def _view(history: History, config: Mapping[str, Any] | None) -> HistoryView:
+    """Combine the measured facts of a history with those that its config states."""
     facts = dict(history.facts)
     for name, key in CONFIG_FACTS.items():
         value = look(config or {}, key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             facts.setdefault(name, float(value))
         elif value is None and name == "gradient_clip_val":
-            facts.setdefault(name, math.inf)  # no bound is a bound that nothing reaches
+            facts.setdefault(name, math.inf)  # no clipping is a bound that no gradient reaches
     if any(event["kind"] == "nonfinite" for event in history.events):
-        facts["broken"] = math.nan  # a gradient that was withheld leaves no other mark
+        facts["broken"] = math.nan  # the engine suppresses such an update, so that every recorded value may be finite
     precision = str(((config or {}).get("trainer") or {}).get("precision", ""))
     if precision:
         facts.setdefault("precision_bits", 16.0 if "16" in precision else 32.0)
     metric = ((config or {}).get("task") or {}).get("metric")
-    return View(history, facts, metric if isinstance(metric, str) else None)
+    return HistoryView(history, facts, metric if isinstance(metric, str) else None)
 
 
-def _weigh(firing: Iterable[PlaybookMatch], view: View, report: bool) -> Iterator[CauseScore]:
-    """Each cause once, with the distinct conditions of all playbooks that propose it."""
-    suspects: dict[str, list[CandidateCause]] = {}
-    for judged in firing:
-        for suspect in judged.playbook.causes:
-            suspects.setdefault(suspect.id, []).append(suspect)
-    for entries in suspects.values():
+def _score_causes(firing: Iterable[PlaybookMatch], view: HistoryView, from_logs: bool) -> Iterator[CauseScore]:
+    """Yield each cause once, with the distinct conditions of every playbook that lists it."""
+    candidates: dict[str, list[CandidateCause]] = {}
+    for match in firing:
+        for candidate in match.playbook.causes:
+            candidates.setdefault(candidate.id, []).append(candidate)
+    for entries in candidates.values():
         conditions = dict.fromkeys(c for entry in entries for c in entry.supported_by)
-        yield CauseScore(tuple(entries), {c: observe(c, view) for c in conditions}, report)
+        yield CauseScore(tuple(entries), {c: evaluate_condition(c, view) for c in conditions}, from_logs)
 
 
-def _cures(weighed: CauseScore) -> dict[str, tuple[Kind, Condition | None]]:
-    """The cures of all playbooks in their order, each with what it should bring about."""
-    found: dict[str, tuple[Kind, Condition | None]] = {}
-    for suspect in weighed.suspects:
-        for cure, kind in suspect.cures:
-            found.setdefault(cure, (kind, suspect.expect))
-    return found
-
-
-def _fixes(ranked: Iterable[CauseScore], config: Mapping[str, Any] | None) -> Iterator[Fix]:
-    """Every remedy once, causes in their rank, cures in the playbooks' order, small changes before large."""
-    seen: list[Any] = []
-    for weighed in ranked:
-        for cure, (kind, expect) in _cures(weighed).items():
-            impact = f"{expect} comes to lie {expect.bound}" if expect else "the symptom disappears"
-            for remedy in resolve(cure, weighed.id, config):
+def _fixes(ranked: Iterable[CauseScore], find_remedies: RemedyFinder) -> Iterator[Fix]:
+    """Yield each remedy once: causes by rank, cures in the order of the playbooks, small changes before large ones."""
+    changes = []
+    for score in ranked:
+        for cure, (kind, expect) in score.cures().items():
+            impact = f"{expect} is {expect.bound}" if expect else "the symptom disappears"
+            for remedy in find_remedies(cure, score.id):
                 change = (remedy.overrides, remedy.surgery, remedy.code)
-                if change not in seen:
-                    seen.append(change)
-                    yield Fix(weighed.id, kind, remedy, impact)
+                if change not in changes:
+                    changes.append(change)
+                    yield Fix(score.id, kind, remedy, impact)
 
 
-def _root_cause(weighed: CauseScore, config: Mapping[str, Any] | None) -> RootCause:
-    first = next(iter(_cures(weighed)))
+def _root_cause(score: CauseScore, find_remedies: RemedyFinder) -> RootCause:
+    first_cure = next(iter(score.cures()))
     return RootCause(
-        weighed.id,
-        vocabulary.load()[weighed.id].means,
-        weighed.confidence(),
-        tuple(o.sentence() for o in weighed.held),
-        resolve(first, weighed.id, config)[0].description,
-        weighed.suspects[0].cites,
+        score.id,
+        vocabulary.load()[score.id].means,
+        score.confidence(),
+        tuple(observation.sentence() for observation in score.supporting),
+        find_remedies(first_cure, score.id)[0].description,
+        score.candidates[0].cites,
     )
 
 
-def _not_checked(judged: Iterable[PlaybookMatch], ranked: Iterable[CauseScore]) -> Iterator[dict[str, str]]:
-    """What could not be measured: playbooks left undecided by it, then supports of causes, then what is not built."""
-    for j in judged:
-        if j.undecided:
-            why = "; ".join(dict.fromkeys(o.why for o in j.undecided))
-            yield {"what": f"symptom {j.playbook.id}", "why": why}
-    missing: dict[tuple[str, str], list[str]] = {}
-    for weighed in ranked:
-        for o in weighed.seen.values():
-            if not o.measured:
-                missing.setdefault((str(o.condition), o.why), []).append(weighed.id)
-    for (what, why), ids in missing.items():
+def _not_checked(matches: Iterable[PlaybookMatch], ranked: Iterable[CauseScore]) -> Iterator[GapRecord]:
+    """Yield what could not be measured: undecided playbooks, then supports of causes, then the missing experiments."""
+    for match in matches:
+        if match.undecided:
+            why = "; ".join(dict.fromkeys(observation.why for observation in match.undecided))
+            yield {"what": f"symptom {match.playbook.id}", "why": why}
+    unmeasured: dict[tuple[str, str], list[str]] = {}
+    for score in ranked:
+        for observation in score.observations.values():
+            if not observation.measured:
+                unmeasured.setdefault((str(observation.condition), observation.why), []).append(score.id)
+    for (what, why), ids in unmeasured.items():
         yield {"what": f"{what} (for {', '.join(ids)})", "why": why}
-    yield NOT_BUILT
+    yield NO_EXPERIMENTS
 
 
-def _made_again(history: History) -> str:
-    """What the guilty step showed when it was made again with hooks; empty where none was."""
-    found = [event for event in history.events if event["kind"] == "origin"]
-    if not found:
+def _replay_sentence(history: History) -> str:
+    """Return where the replay of the failing step found the first non-finite tensor; empty without a replay."""
+    origins = [event for event in history.events if event["kind"] == "origin"]
+    if not origins:
         return ""
-    step, what, module, rows = (found[-1].get(key) for key in ("step", "what", "module", "rows"))
+    step, what, module, rows = (origins[-1].get(key) for key in ("step", "what", "module", "rows"))
     place = f"{what} of {module}" if module else str(what)
-    shown = f", in train rows {', '.join(map(str, rows))}" if rows else ""
-    return f" Made again, step {step} shows the first tensor that is not finite: {place}{shown}."
+    train_rows = f", in train rows {', '.join(map(str, rows))}" if rows else ""
+    return f" In a replay of step {step}, the first non-finite tensor is {place}{train_rows}."
 
 
-def _statement(judged: list[PlaybookMatch], ranked: list[CauseScore]) -> str:
-    """How sure the whole is, in two or three sentences."""
-    undecided = [j.playbook.id for j in judged if j.undecided and not j.fires]
-    left = f" Not decided for want of measurements: {', '.join(undecided)}." if undecided else ""
-    if not any(j.fires for j in judged):
-        return f"None of {len(judged)} playbooks sees its symptom in this history.{left}"
-    named = [w for w in ranked if w.named]
-    if not named:
-        return f"A symptom is plain, and what was measured contradicts every cause that the playbooks know.{left}"
-    first = named[0]
-    sure = first.confidence()
-    seen = f"{len(first.held)} of {first.measured} measured supports hold" if first.measured else "nothing decides it"
-    against = [w.id for w in ranked if not w.named]
-    out = f" Contradicted by what was measured: {', '.join(against)}." if against else ""
+def _confidence_statement(matches: list[PlaybookMatch], ranked: list[CauseScore]) -> str:
+    """Return two or three sentences that say how certain the diagnosis is and what limits it."""
+    undecided = [match.playbook.id for match in matches if match.undecided and not match.fires]
+    missing = f" Not decided, because measurements are missing: {', '.join(undecided)}." if undecided else ""
+    if not any(match.fires for match in matches):
+        return f"None of {len(matches)} playbooks finds its symptom in this history.{missing}"
+    plausible = [score for score in ranked if score.plausible]
+    if not plausible:
+        return f"There is a symptom, but the measurements contradict every cause in the playbooks.{missing}"
+    first = plausible[0]
+    confidence = first.confidence()
+    measured = first.measured_count
+    support = f"{len(first.supporting)} of {measured} measured supports hold" if measured else "no support was measured"
+    contradicted = [score.id for score in ranked if not score.plausible]
+    ruled_out = f" Contradicted by measurements: {', '.join(contradicted)}." if contradicted else ""
     return (
-        f"{first.id} is named first, confidence {sure.value:.2f} on {sure.basis} (at most {CEILINGS[sure.basis]:.2f}): "
-        f"{seen}. Every cause is a candidate until an experiment decides.{out}{left}"
+        f"The most likely cause is {first.id}, with confidence {confidence.value:.2f} on {confidence.basis} "
+        f"(at most {CEILINGS[confidence.basis]:.2f}): {support}. "
+        f"Every cause is a candidate until an experiment confirms it.{ruled_out}{missing}"
     )

@@ -1,39 +1,48 @@
-"""The instrument beside a training loop: it reads norms on sampled steps, never masks a NaN and never changes the run.
+"""Monitor: records what happens in a training loop, without changing the run and without hiding a NaN.
 
-In a loop of one's own it hangs on the optimizer's step hooks; in this project's engine it is the step observer.
-Values stay tensors until a read-back: at once on the CPU, one sample later on an accelerator, where it cannot stall.
+In the user's own loop it registers hooks on the optimizer's step; in Fivegate's engine it is a step observer.
+Measurements stay tensors until they are read back: at once on the CPU, and one sample later on an accelerator, so that
+the loop never waits for the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
-from pipeline.data.tree import tensors
+from diagnostics.measurements import (
+    Batch,
+    Measurement,
+    ParameterStatistics,
+    batch_facts,
+    float_tensors,
+    nonfinite_count,
+)
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.history import History
 
-FIRST = 3  # the first steps are always sampled: most faults show there
+FIRST_STEPS = 3  # these are always sampled: most faults show in the first steps
 
 
-class NonFinite(FivegateError, FloatingPointError):
-    """The loss, a gradient or a weight stopped being a number."""
+class NonFiniteError(FivegateError, FloatingPointError):
+    """The loss, a gradient or a weight is NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of the run so far; false once something was not finite."""
+    """Whether every value so far was finite; a verdict is false once one was not."""
 
     ok: bool = True
-    step: int = 0  # of the first non-finite value, or the last step read back
+    step: int = 0  # of the first non-finite value, or the last step that was read back
     why: str = ""
 
     def __bool__(self) -> bool:
@@ -41,10 +50,11 @@ class Verdict:
 
 
 class Monitor:
-    """Watches one model and its optimizer.
+    """Records the training of one model with its optimizer.
 
-    `every` n-th step is sampled. `on_nonfinite="raise"` makes `step` raise NonFinite; otherwise it is recorded only.
-    Use it as a context manager, or `close` it: afterwards no hook of it is left.
+    Norms are measured at the first three steps and at every `every`-th. With `on_nonfinite="raise"` the method `step`
+    raises NonFiniteError; by default a non-finite value is only recorded. Use the monitor as a context manager or call
+    `close`; both remove its hooks.
     """
 
     def __init__(
@@ -57,18 +67,18 @@ class Monitor:
     ) -> None:
         if every < 1 or on_nonfinite not in ("record", "raise"):
             raise ValueError(f"every >= 1 and on_nonfinite 'record' or 'raise', got {every} and {on_nonfinite!r}")
-        self.every, self._every, self.on_nonfinite = every, every, on_nonfinite
+        self.every, self._interval, self.on_nonfinite = every, every, on_nonfinite
         self.verdict = Verdict()
         self._history = History()
-        self._handles: list[Any] = []
-        self._pending: list[tuple[int, list[str], Tensor]] = []
-        self._gradients: tuple[int, list[str], Tensor] | None = None
-        self._before: list[Tensor] = []
-        self._batch: dict[str, Any] = {}
+        self._handles: list[RemovableHandle] = []
+        self._pending: list[Measurement] = []
+        self._gradients: Measurement | None = None
+        self._weights_before: list[Tensor] = []
+        self._batch = Batch(-1)
         self._own_loop = model is not None and optimizer is not None
-        self._taken = 0  # optimizer steps so far
-        self._last_loss = -1  # the step of the newest loss
-        self._micro: list[Any] = []  # its parts, under accumulation
+        self._updates = 0  # optimizer steps so far
+        self._loss_step = -1  # the step of the latest loss
+        self._loss_parts: list[float | Tensor] = []  # its micro-batches, under gradient accumulation
         self._epochs = 0
         if model is not None and optimizer is not None:
             self.start(model, optimizer, self._history, 0)
@@ -77,61 +87,66 @@ class Monitor:
                 optimizer.register_step_post_hook(self._after_step),
             ]
 
-    # --- a loop of one's own ------------------------------------------------------------------------------------------
+    # --- in the user's own loop ---------------------------------------------------------------------------------------
 
-    def step(self, loss: Any, inputs: Any = None, targets: Any = None, outputs: Any = None) -> Verdict:
-        """Note the loss of this step; call it after `backward`, before clipping, so that gradients are seen whole.
+    def step(
+        self, loss: Tensor | float, inputs: object = None, targets: object = None, outputs: object = None
+    ) -> Verdict:
+        """Record the loss of this step and return the verdict.
 
-        After `optimizer.step()` is fine too. Several calls within one step (accumulation) are averaged.
-        On an accelerator the verdict lags by at most `every` steps; the step it names is exact all the same.
+        Call it after `backward` and before gradient clipping, so that gradients are measured unclipped. Calling it
+        after `optimizer.step()` works too. Several calls within one step (gradient accumulation) are averaged. On an
+        accelerator the verdict lags by at most `every` steps, but the step that it names is exact.
         """
         loss = loss.detach() if isinstance(loss, Tensor) else float(loss)
-        at = self._taken if self._last_loss >= self._taken - 1 else self._taken - 1
-        self._batch = {"step": at, "inputs": inputs, "targets": targets, "outputs": outputs}
-        self._note_loss(at, loss)
+        # If the previous update has its loss already, this loss belongs to the update to come. Otherwise the loop
+        # calls this method after `optimizer.step()`, and the loss belongs to the update just made.
+        at = self._updates if self._loss_step >= self._updates - 1 else self._updates - 1
+        self._batch = Batch(at, inputs, targets, outputs)
+        self._log_loss(at, loss)
         if at == 0:
-            self._note_first_batch()
+            self._record_batch_facts()
             self._history.facts.setdefault("loss_at_init", float(loss))
-        if at == self._taken and self._sampled(at):
-            self._gradients = (at, *self._measure_gradients(outputs))
+        if at == self._updates and self._is_sampled(at):
+            self._gradients = self._statistics.gradients(at, outputs)
         if not self.verdict and self.on_nonfinite == "raise":
-            raise NonFinite(self.verdict.why)
+            raise NonFiniteError(self.verdict.why)
         return self.verdict
 
     def validated(
         self, epoch: int | None = None, metrics: Mapping[str, float] | None = None, /, **values: float
     ) -> None:
-        """Log validation metrics: `validated(loss=0.3, accuracy=0.9)` becomes `val/loss` and `val/accuracy`.
+        """Log validation metrics: `validated(loss=0.3, accuracy=0.9)` logs `val/loss` and `val/accuracy`.
 
-        Raises UserError where something else than a number stands in the place of the epoch.
+        Raises UserError if the first argument is not an epoch number.
         """
         if epoch is not None and not hasattr(epoch, "__int__"):
             what = "the first argument is the epoch"
-            words = "validated(loss=..., accuracy=...) or validated(epoch, {'train/loss': ...})"
-            raise UserError(fault("Monitor.validated", what, got=type(epoch).__name__, expected=words))
+            calls = "validated(loss=..., accuracy=...) or validated(epoch, {'train/loss': ...})"
+            raise UserError(fault("Monitor.validated", what, got=type(epoch).__name__, expected=calls))
         if not self._own_loop:
-            return  # the engine has logged them
+            return  # the engine logs validation metrics itself
         at = int(values.pop("epoch", self._epochs if epoch is None else epoch))
-        named = {**(metrics or {}), **values}
-        self._history.log_epoch(at, {n if "/" in n else f"val/{n}": float(v) for n, v in named.items()})
+        columns = {**(metrics or {}), **values}
+        self._history.log_epoch(at, {n if "/" in n else f"val/{n}": float(v) for n, v in columns.items()})
         self._epochs = at + 1
 
     @property
     def history(self) -> History:
-        """All that was measured up to now; on an accelerator this waits for the device."""
+        """Everything measured so far; on an accelerator this waits for the device."""
         self.read_back(everything=True)
         return self._history
 
     def diagnose(self, config: Mapping[str, Any] | None = None) -> Diagnosis:
-        """Judge what was measured up to now."""
+        """Return a diagnosis of everything measured so far."""
         return diagnose(self.history, dict(config) if config else None)
 
     def close(self) -> None:
-        """No hook of the monitor is left on the optimizer, and no tensor is held."""
+        """Remove the monitor's hooks from the optimizer and release every tensor."""
         self.read_back(everything=True)
         for handle in self._handles:
             handle.remove()
-        self._handles, self._before, self._batch, self._gradients = [], [], {}, None
+        self._handles, self._weights_before, self._batch, self._gradients = [], [], Batch(-1), None
 
     def __enter__(self) -> Self:
         return self
@@ -139,148 +154,130 @@ class Monitor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # --- the step observer of the engine ------------------------------------------------------------------------------
+    # --- as a step observer of the engine -----------------------------------------------------------------------------
 
     def start(self, model: nn.Module, optimizer: Optimizer, history: History, step: int) -> None:
-        """Group the trainable parameters by the module that owns them."""
-        self._model, self._optimizer, self._history = model, optimizer, history
-        self.every = self._every if self._own_loop or step >= FIRST else 1
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self._parameters = [p for _, p in named]
-        owners = [name.rpartition(".")[0] or "model" for name, _ in named]
-        self._modules = list(dict.fromkeys(owners))
-        self._owner = torch.tensor([self._modules.index(owner) for owner in owners], dtype=torch.long)
-        tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-        self._layers = [(o, p) for o, (_, p) in zip(owners, named, strict=True) if p.ndim > 1 and id(p) not in tables]
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        outside = sum(p.numel() for p in model.parameters() if not (id(p) in held and p.requires_grad))
-        total = sum(p.numel() for p in model.parameters())
-        history.facts.setdefault("parameters", total)
-        history.facts.setdefault("share_untrained", outside / total if total else 1.0)
+        """Group the trainable parameters by module and record how many parameters there are."""
+        self._optimizer, self._history = optimizer, history
+        self.every = self._interval if self._own_loop or step >= FIRST_STEPS else 1
+        self._statistics = ParameterStatistics(model, optimizer)
+        history.facts.setdefault("parameters", self._statistics.parameter_count)
+        history.facts.setdefault("share_untrained", self._statistics.share_untrained)
 
-    def before_update(self, step: int, inputs: Any, targets: Any, outputs: Any, loss: Any) -> None:
-        """Gradients are whole, weights as the loss saw them."""
-        self._batch = {"step": step, "inputs": inputs, "targets": targets, "outputs": outputs}
+    def before_update(self, step: int, inputs: object, targets: object, outputs: object, loss: Tensor) -> None:
+        """Measure the complete gradients and copy the weights that the loss was computed with."""
+        self._batch = Batch(step, inputs, targets, outputs)
         if self.every == 1:
-            self._note_first_batch()
-        self.every = self._every if step >= FIRST else 1
-        self._keep_gradients()
-        self._gradients = (step, *self._measure_gradients(outputs))
-        self._pending.append((step, ["train/loss"], torch.as_tensor(loss).detach().float().reshape(1)))
-        self._keep_weights()
+            self._record_batch_facts()
+        self.every = self._interval if step >= FIRST_STEPS else 1
+        self._queue_gradients()
+        self._gradients = self._statistics.gradients(step, outputs)
+        self._pending.append(Measurement(step, ["train/loss"], torch.as_tensor(loss).detach().float().reshape(1)))
+        self._weights_before = self._statistics.copy_weights()
 
     def after_update(self, step: int) -> None:
-        """Weights are the new ones."""
+        """Measure the update from the new weights."""
         self._measure_update(step)
         self.read_back()
 
     def settle(self) -> None:
-        """Everything measured is in the history."""
-        self._keep_gradients()
+        """Move every measurement into the history."""
+        self._queue_gradients()
         self.read_back(everything=True)
 
     def finish(self) -> None:
-        """Everything measured is in the history, and what broke is counted."""
+        """Move every measurement into the history and count the non-finite values where training broke."""
         self.settle()
         broken = [event["step"] for event in self._history.events if event["kind"] == "nonfinite"]
-        if broken and self.verdict:  # at a step that was not sampled: the engine has seen it
-            self._note_suspects(broken[0])
+        if broken and self.verdict:  # the engine checks every step, so it also finds a fault between two samples
+            self._count_nonfinite(broken[0])
         self.close()
 
     # --- measuring ----------------------------------------------------------------------------------------------------
 
-    def _sampled(self, step: int) -> bool:
-        return step < FIRST or step % self.every == 0
+    def _is_sampled(self, step: int) -> bool:
+        return step < FIRST_STEPS or step % self.every == 0
 
-    def _before_step(self, *_: Any) -> None:
-        if self._sampled(self._taken):
-            if self._gradients is None or self._gradients[0] != self._taken:
-                self._gradients = (self._taken, *self._measure_gradients(None))
-            self._keep_weights()
-        self._history.log_step(self._taken, {"lr": float(self._optimizer.param_groups[0]["lr"])})
+    def _before_step(self, *_: object) -> None:
+        if self._is_sampled(self._updates):
+            if self._gradients is None or self._gradients.step != self._updates:
+                self._gradients = self._statistics.gradients(self._updates, None)
+            self._weights_before = self._statistics.copy_weights()
+        self._history.log_step(self._updates, {"lr": float(self._optimizer.param_groups[0]["lr"])})
 
-    def _after_step(self, *_: Any) -> None:
-        if self._sampled(self._taken):
-            self._measure_update(self._taken)
-        self._taken += 1
+    def _after_step(self, *_: object) -> None:
+        if self._is_sampled(self._updates):
+            self._measure_update(self._updates)
+        self._updates += 1
 
-    def _by_module(self, tensors: list[Tensor]) -> Tensor:
-        """Norm per module [M], of one tensor per parameter, in one fused pass.
-
-        In double precision where there is one: squares of large finite values must not look infinite.
-        """
-        device = tensors[0].device
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        norms = torch.stack([n.to(device) for n in torch._foreach_norm(tensors, 2, dtype=wide)])
-        return norms.new_zeros(len(self._modules)).index_add_(0, self._owner.to(device), norms**2).sqrt()
-
-    @torch.no_grad()
-    def _measure_gradients(self, outputs: Any) -> tuple[list[str], Tensor]:
-        """`grad_norm`, `grad_norm/<module>`, `dead/<module>` and `output_std` as one vector."""
-        if not self._parameters:
-            return [], torch.zeros(0)
-        norms = self._by_module([_dense(p.grad, p) for p in self._parameters])
-        names = ["grad_norm", *(f"grad_norm/{module}" for module in self._modules)]
-        values = [norms.norm().reshape(1), norms]
-        for module, weight in self._layers:
-            if weight.grad is not None and not weight.grad.is_sparse:
-                names.append(f"dead/{module}")  # units that no row of the batch sends a gradient to
-                values.append((weight.grad.flatten(1) == 0).all(1).float().mean().to(norms.device).reshape(1))
-        if isinstance(outputs, Tensor) and outputs.ndim > 1 and len(outputs) > 1:
-            names.append("output_std")
-            values.append(outputs.detach().float().flatten(1).std(0).mean().to(norms.device).reshape(1))
-        kept = {name: position for position, name in enumerate(names)}  # the last weight of a module speaks for it
-        vector = torch.cat(values)
-        return list(kept), vector[torch.tensor(list(kept.values()), device=vector.device)]
-
-    @torch.no_grad()
-    def _keep_weights(self) -> None:
-        self._before = [p.detach().clone() for p in self._parameters]
-
-    @torch.no_grad()
     def _measure_update(self, step: int) -> None:
-        """`update_ratio` is |change| / |weights before|, of all and per module; where before is 0, over after."""
-        if not self._parameters or not self._before:
-            return
-        self._keep_gradients()
-        before = self._by_module(self._before)
-        after = self._by_module([p.detach() for p in self._parameters])
-        change = self._by_module(list(torch._foreach_sub([p.detach() for p in self._parameters], self._before)))
-        before, after, change = (torch.cat([x.norm().reshape(1), x]) for x in (before, after, change))
-        scale = torch.where(before == 0, after, before)
-        ratio = torch.where(scale == 0, torch.zeros_like(scale), change / scale)
-        names = ["", *(f"/{module}" for module in self._modules)]
-        names = [f"update_ratio{n}" for n in names] + [f"weight_norm{n}" for n in names]
-        self._pending.append((step, names, torch.cat([ratio, after])))
-        self._before = []
+        if self._weights_before:  # empty for a model without trainable parameters
+            self._queue_gradients()
+            self._pending.append(self._statistics.update(step, self._weights_before))
+            self._weights_before = []
 
-    def _keep_gradients(self) -> None:
-        """What was measured of the gradients is on record, also where the engine suppressed the update."""
+    def _queue_gradients(self) -> None:
+        """Queue the measured gradients for the history, also those of a step whose update the engine suppressed."""
         if self._gradients is not None:
             self._pending.append(self._gradients)
         self._gradients = None
 
+    def _log_loss(self, at: int, loss: Tensor | float) -> None:
+        """Log the mean of the losses within one optimizer step: at once on the CPU, at the next read-back elsewhere."""
+        if isinstance(loss, Tensor) and loss.device.type != "cpu":
+            part: float | Tensor = loss.float().reshape(1)
+        else:
+            part = float(loss)
+        self._loss_parts = [*self._loss_parts, part] if at == self._loss_step else [part]
+        self._loss_step = at
+        mean = sum(self._loss_parts) / len(self._loss_parts)
+        if isinstance(mean, Tensor):
+            self._pending.append(Measurement(at, ["train/loss"], mean))
+            if at % self.every == 0:
+                self.read_back()
+        else:
+            self.read_back()
+            self._history.log_step(at, {"train/loss": mean})
+            self._update_verdict(at, {"train/loss": mean})
+
+    def _record_batch_facts(self) -> None:
+        for name, value in batch_facts(self._batch).items():
+            self._history.facts.setdefault(name, value)
+
+    @torch.no_grad()
+    def _count_nonfinite(self, step: int) -> None:
+        """Count non-finite values in the weights and in the batch of the step; they tell bad data from divergence."""
+        facts = self._history.facts
+        facts["weights_nonfinite"] = nonfinite_count(self._statistics.parameters)
+        batch = [*float_tensors(self._batch.inputs), *float_tensors(self._batch.targets)]
+        if batch and self._batch.step == step:
+            facts["batch_nonfinite"] = nonfinite_count(batch)
+
     # --- reading back -------------------------------------------------------------------------------------------------
 
     def read_back(self, *, everything: bool = False) -> None:
-        """Move what is pending into the history, with one synchronization; the newest step stays on an accelerator."""
+        """Move pending measurements into the history, with one synchronization of the device.
+
+        On an accelerator the newest step stays pending unless `everything` is set, since its kernels may still run.
+        """
         if not self._pending:
             return
-        newest = self._pending[-1][0]
-        waiting = [] if everything else [p for p in self._pending if p[2].device.type != "cpu" and p[0] == newest]
-        ready = [p for p in self._pending if not any(p is w for w in waiting)]
-        self._pending = waiting
+        newest = self._pending[-1].step
+        running = [m for m in self._pending if m.values.device.type != "cpu" and m.step == newest and not everything]
+        ready = [m for m in self._pending if not any(m is other for other in running)]
+        self._pending = running
         if not ready:
             return
-        numbers = iter(torch.cat([tensor.to(ready[0][2].device) for _, _, tensor in ready]).tolist())
-        for step, names, _ in ready:
-            values = {name: next(numbers) for name in names}
-            if self._own_loop or names != ["train/loss"]:  # the engine logs its own loss
-                self._history.log_step(step, values)
-            self._judge(step, values)
+        # One concatenated tensor, since each `tolist` waits for the device.
+        numbers = iter(torch.cat([m.values.to(ready[0].values.device) for m in ready]).tolist())
+        for measurement in ready:
+            values = {name: next(numbers) for name in measurement.names}
+            if self._own_loop or measurement.names != ["train/loss"]:  # the engine logs its own loss
+                self._history.log_step(measurement.step, values)
+            self._update_verdict(measurement.step, values)
 
-    def _judge(self, step: int, values: Mapping[str, float]) -> None:
-        """The verdict follows the first value that is not finite, in the order loss, gradient, weights."""
+    def _update_verdict(self, step: int, values: Mapping[str, float]) -> None:
+        """Set the verdict to the first value that is not finite, in the order loss, gradients, weights."""
         if not self.verdict:
             return
         self.verdict = Verdict(True, step)
@@ -290,60 +287,7 @@ class Monitor:
             if what and module and not math.isfinite(value):
                 where = "" if what == "loss" else module
                 self.verdict = Verdict(False, step, f"step {step}: the {what}{where and f' of {where}'} is {value}")
-                if self._own_loop:  # the engine notes its own
+                if self._own_loop:  # the engine records its own event
                     self._history.event("nonfinite", step, what=what, where=where)
-                self._note_suspects(step)
+                self._count_nonfinite(step)
                 return
-
-    def _note_loss(self, at: int, loss: Any) -> None:
-        """The mean of the losses seen within this optimizer step is its loss; read at once where that is free."""
-        near = not isinstance(loss, Tensor) or loss.device.type == "cpu"
-        part = float(loss) if near else loss.float().reshape(1)
-        self._micro = [*self._micro, part] if at == self._last_loss else [part]
-        self._last_loss = at
-        mean = sum(self._micro) / len(self._micro)
-        if near:
-            self.read_back()
-            self._history.log_step(at, {"train/loss": mean})
-            self._judge(at, {"train/loss": mean})
-        else:
-            self._pending.append((at, ["train/loss"], mean))
-            if at % self.every == 0:
-                self.read_back()
-
-    @torch.no_grad()
-    def _note_suspects(self, step: int) -> None:
-        """Count what is not finite in the batch at hand and in the weights: what broke first is the cause."""
-        facts = self._history.facts
-        facts["weights_nonfinite"] = sum(float((~p.isfinite()).sum()) for p in self._parameters)
-        batch = list(_floats([self._batch.get("inputs"), self._batch.get("targets")]))
-        if batch and self._batch.get("step") == step:
-            facts["batch_nonfinite"] = sum(float((~t.isfinite()).sum()) for t in batch)
-
-    @torch.no_grad()
-    def _note_first_batch(self) -> None:
-        """Scales of the first batch, and the loss that guessing would cost where targets are class ids."""
-        facts = self._history.facts
-        inputs, targets, outputs = (self._batch[name] for name in ("inputs", "targets", "outputs"))
-        for name, value in (("input_rms", inputs), ("target_rms", targets)):
-            found = list(_floats(value))
-            if found:
-                facts.setdefault(name, float(torch.cat([t.float().flatten() for t in found]).square().mean().sqrt()))
-        if isinstance(targets, Tensor) and targets.ndim:
-            facts.setdefault("batch_size", len(targets))
-            ids = not targets.is_floating_point() and targets.ndim == 1
-            if ids and isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
-                facts.setdefault("classes", outputs.shape[1])
-                facts.setdefault("loss_expected", math.log(outputs.shape[1]))
-
-
-def _dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    """A gradient that `_foreach_norm` can take: none is zero, a sparse one is its values."""
-    if gradient is None:
-        return torch.zeros(1, device=parameter.device)
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def _floats(batch: Any) -> Iterator[Tensor]:
-    """Every floating-point tensor in a nested batch."""
-    return (tensor for tensor in tensors(batch) if tensor.is_floating_point())

@@ -1,12 +1,12 @@
-"""Playbooks: one Markdown file per symptom, front matter for the machine and five headings for the reader.
+"""Playbooks: one Markdown file per symptom, with front matter for the program and five sections for the reader.
 
-A new playbook is a new file in this folder; nothing else is edited. Loading validates the whole file at once.
+A new playbook is a new file in this folder; nothing else is edited. Loading a file reports all its faults at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,25 +16,26 @@ import numpy as np
 
 from diagnostics.conditions import Condition
 from diagnostics.confidence import CEILINGS
-from diagnostics.signals import SIGNALS, curves_wanted
+from diagnostics.signals import SIGNALS, curve_limits
 from pipeline.errors import UserError, fault
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
 
 Kind = Literal["cure", "mitigation", "prevention"]
 Severity = Literal["blocking", "advisory"]
+Example = Mapping[str, str | Sequence[float] | Mapping[str, float]]  # see `example_history`
 
 HEADINGS = ("Meaning", "Evidence", "Causes", "Remedies", "Prevention")
 _KEYS = ("symptom", "severity", "when", "causes", "examples")
-_CONDITION = ("signal", "of", "last", "above", "below")
-_CAUSE = ("id", "supported_by", "cures", "expect", "cites", "basis")
+_CONDITION_KEYS = ("signal", "of", "last", "above", "below")
+_CAUSE_KEYS = ("id", "supported_by", "cures", "expect", "cites", "basis")
 
 
 @dataclass(frozen=True)
 class CandidateCause:
-    """A cause that a playbook proposes, what would support it, and the cures in the order to try them.
+    """A cause that a playbook lists: the conditions that support it, and its cures in the order to try them.
 
-    The first support is what the cause cannot do without: measured and not holding, it rules the cause out.
+    The first support is necessary: if it was measured and does not hold, the cause is ruled out.
     """
 
     id: str
@@ -47,33 +48,33 @@ class CandidateCause:
 
 @dataclass(frozen=True)
 class Playbook:
-    """One symptom: the conditions that define it, the causes behind it, and curves that prove the file right."""
+    """One symptom: the conditions that define it, its possible causes, and example curves that test the file."""
 
     id: str
     symptom: str
     severity: Severity
     when: tuple[Condition, ...]
     causes: tuple[CandidateCause, ...]
-    fires: tuple[Mapping[str, Any], ...]
-    silent: tuple[Mapping[str, Any], ...]
+    fires: tuple[Example, ...]
+    silent: tuple[Example, ...]
     sections: Mapping[str, str]
 
 
 def names() -> list[str]:
-    """The ids of the playbooks that lie in this folder now, whatever was read of it before."""
+    """Return the ids of the playbooks that are in this folder now, also of those added since `load_all` was called."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.md"))
 
 
 @cache
 def load_all(folder: Path | None = None) -> tuple[Playbook, ...]:
-    """Every playbook in the folder, sorted by id. Raises UserError with all faults of the first bad file."""
+    """Return every playbook in the folder, sorted by id. Raises UserError with all faults of the first bad file."""
     folder = folder or Path(__file__).parent
     return tuple(parse(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.md")))
 
 
 def parse(name: str, text: str) -> Playbook:
-    """The playbook in a file's text. Raises UserError with every fault of it."""
-    from omegaconf import OmegaConf  # not yaml: that reads 1e-4 as a string
+    """Return the playbook in the text of a file. Raises UserError with every fault of the text."""
+    from omegaconf import OmegaConf  # a plain YAML reader returns 1e-4 as a string
 
     where = f"diagnostics/{name}.md"
     match = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
@@ -81,135 +82,161 @@ def parse(name: str, text: str) -> Playbook:
         raise UserError(fault(where, "no front matter", expected="YAML between two lines of ---"))
     try:
         front = OmegaConf.to_container(OmegaConf.create(match[1]))
-    except Exception as error:  # the YAML parser has many, and each is a fault of this file
+    except Exception as error:  # the YAML parser raises many types, and each means that this file is wrong
         raise UserError(fault(where, f"front matter cannot be read: {error}")) from None
     if not isinstance(front, dict):
-        raise UserError(fault(where, "front matter is no mapping", expected=", ".join(_KEYS)))
-    reader = _Reader(where)
-    playbook = reader.playbook(name, {str(k): v for k, v in front.items()}, match[2])
-    if reader.faults:
-        raise UserError(*reader.faults)
+        raise UserError(fault(where, "front matter is not a mapping", expected=", ".join(_KEYS)))
+    parser = _Parser(where)
+    playbook = parser.playbook(name, {str(k): v for k, v in front.items()}, match[2])
+    if parser.faults:
+        raise UserError(*parser.faults)
     return playbook
 
 
-class _Reader:
-    """Reads one file and collects its faults; what it returns is used only when there were none."""
+class _Parser:
+    """Parses one file and collects its faults. The values it returns are valid only if there are no faults.
+
+    Values from the YAML are typed `object`, since a file may hold anything anywhere.
+    """
 
     def __init__(self, where: str) -> None:
         self.where = where
         self.faults: list[str] = []
 
-    def complain(self, key: str, what: str, **more: Any) -> None:
-        self.faults.append(fault(f"{self.where}: {key}", what, **more))
+    def add_fault(self, key: str, what: str, **details: Any) -> None:
+        self.faults.append(fault(f"{self.where}: {key}", what, **details))
 
-    def playbook(self, name: str, front: dict[str, Any], body: str) -> Playbook:
-        self._keys("front matter", front, _KEYS, needed=_KEYS)
+    def playbook(self, name: str, front: Mapping[str, object], body: str) -> Playbook:
+        self._check_keys("front matter", front, _KEYS, required=_KEYS)
+        severity = str(front.get("severity", "advisory"))
         if front.get("severity") not in get_args(Severity):
-            self.complain("severity", "unknown severity", got=front.get("severity"), among=get_args(Severity))
-        when = self._conditions("when", front.get("when"))
-        causes = tuple(self._cause(f"causes[{i}]", entry) for i, entry in enumerate(self._list("causes", front)))
+            self.add_fault("severity", "unknown severity", got=front.get("severity"), among=get_args(Severity))
         fires, silent = self._examples(front.get("examples"))
+        return Playbook(
+            id=name,
+            symptom=str(front.get("symptom")),
+            severity="blocking" if severity == "blocking" else "advisory",
+            when=self._conditions("when", front.get("when")),
+            causes=tuple(self._cause(f"causes[{i}]", entry) for i, entry in enumerate(self._list("causes", front))),
+            fires=fires,
+            silent=silent,
+            sections=self._sections(body),
+        )
+
+    def _sections(self, body: str) -> dict[str, str]:
         parts = re.split(r"^## +(.+?) *$", body, flags=re.MULTILINE)
         sections = {title: text.strip() for title, text in zip(parts[1::2], parts[2::2], strict=True)}
         if tuple(sections) != HEADINGS or not all(sections.values()):
-            got = ", ".join(t if sections[t] else f"{t} (empty)" for t in sections) or "none"
-            self.complain("headings", "do not fit", got=got, expected=", ".join(f"## {h}" for h in HEADINGS))
-        title, severity = str(front.get("symptom")), front.get("severity", "advisory")
-        return Playbook(name, title, severity, when, causes, fires, silent, sections)
+            titles = ", ".join(t if sections[t] else f"{t} (empty)" for t in sections) or "none"
+            expected = ", ".join(f"## {heading}" for heading in HEADINGS)
+            self.add_fault("headings", "wrong or empty headings", got=titles, expected=expected)
+        return sections
 
-    def _keys(self, key: str, entry: Mapping[str, Any], known: Iterable[str], needed: Iterable[str] = ()) -> None:
-        for k in entry:
-            if k not in known:
-                self.complain(key, "unknown key", got=str(k), among=known)
-        for k in needed:
-            if not entry.get(k):
-                self.complain(key, f"'{k}' is missing or empty")
+    def _check_keys(
+        self, key: str, entry: Mapping[str, object], known: Iterable[str], required: Iterable[str] = ()
+    ) -> None:
+        for name in entry:
+            if name not in known:
+                self.add_fault(key, "unknown key", got=str(name), among=known)
+        for name in required:
+            if not entry.get(name):
+                self.add_fault(key, f"'{name}' is missing or empty")
 
-    def _list(self, key: str, entry: Mapping[str, Any]) -> list[Any]:
+    def _list(self, key: str, entry: Mapping[str, object]) -> list[object]:
         value = entry.get(key) or []
         if not isinstance(value, list):
-            self.complain(key, "is no list", got=str(value))
+            self.add_fault(key, "is not a list", got=str(value))
             return []
         return value
 
-    def _conditions(self, key: str, entries: Any) -> tuple[Condition, ...]:
-        return tuple(self.condition(f"{key}[{i}]", e) for i, e in enumerate(self._list(key, {key: entries})))
+    def _conditions(self, key: str, entries: object) -> tuple[Condition, ...]:
+        return tuple(self._condition(f"{key}[{i}]", e) for i, e in enumerate(self._list(key, {key: entries})))
 
-    def condition(self, key: str, entry: Any) -> Condition:
+    def _condition(self, key: str, entry: object) -> Condition:
         if not isinstance(entry, dict):
-            self.complain(key, "is no condition", got=str(entry), expected="{signal, of, above or below}")
+            self.add_fault(key, "is not a condition", got=str(entry), expected="{signal, of, above or below}")
             return Condition("", ())
-        self._keys(key, entry, _CONDITION, needed=("signal", "of"))
+        self._check_keys(key, entry, _CONDITION_KEYS, required=("signal", "of"))
         of = entry.get("of", [])
         of = (of,) if isinstance(of, str) else tuple(of or ())
         signal = str(entry.get("signal"))
         if signal not in SIGNALS:
-            self.complain(f"{key}.signal", "unknown signal", got=signal, among=SIGNALS)
+            self.add_fault(f"{key}.signal", "unknown signal", got=signal, among=SIGNALS)
         else:
-            least, most = curves_wanted(signal)
+            least, most = curve_limits(signal)
             if not max(1, least) <= len(of) <= most:
-                self.complain(f"{key}.of", f"{signal} takes {max(1, least)} to {most} curves", got=len(of))
+                self.add_fault(f"{key}.of", f"{signal} takes {max(1, least)} to {most} curves", got=len(of))
         numbers = {k: entry[k] for k in ("last", "above", "below") if entry.get(k) is not None}
         for k, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                self.complain(f"{key}.{k}", "is no number", got=str(value))
+                self.add_fault(f"{key}.{k}", "is not a number", got=str(value))
                 return Condition(signal, of)
         if not {"above", "below"} & set(numbers):
-            self.complain(key, "has no bound", expected="above, below or both")
+            self.add_fault(key, "has no bound", expected="above, below or both")
         if not 0 < numbers.get("last", 1) <= 1:
-            self.complain(f"{key}.last", "is no share of the run", got=numbers["last"], expected="above 0, at most 1")
+            expected = "above 0, at most 1"
+            self.add_fault(f"{key}.last", "is not a share of the run", got=numbers["last"], expected=expected)
         return Condition(signal, of, **{k: float(v) for k, v in numbers.items()})
 
-    def _cause(self, key: str, entry: Any) -> CandidateCause:
+    def _cause(self, key: str, entry: object) -> CandidateCause:
         entry = entry if isinstance(entry, dict) else {"id": entry}
-        self._keys(key, entry, _CAUSE, needed=("id", "cures", "cites"))
+        self._check_keys(key, entry, _CAUSE_KEYS, required=("id", "cures", "cites"))
         known, name = vocabulary.load(), str(entry.get("id"))
         if name not in known:
-            self.complain(f"{key}.id", "unknown cause", got=name, among=known)
+            self.add_fault(f"{key}.id", "unknown cause", got=name, among=known)
         cures = tuple(self._cure(f"{key}.cures[{i}]", c, name) for i, c in enumerate(self._list("cures", entry)))
         basis = str(entry.get("basis", "inference"))
         if basis not in CEILINGS:
-            self.complain(f"{key}.basis", "unknown basis", got=basis, among=CEILINGS)
-        expect = self.condition(f"{key}.expect", entry["expect"]) if entry.get("expect") else None
+            self.add_fault(f"{key}.basis", "unknown basis", got=basis, among=CEILINGS)
+        expect = self._condition(f"{key}.expect", entry["expect"]) if entry.get("expect") else None
         supported_by = self._conditions(f"{key}.supported_by", entry.get("supported_by"))
         return CandidateCause(name, supported_by, cures, expect, str(entry.get("cites")), basis)
 
-    def _cure(self, key: str, entry: Any, cause: str) -> tuple[str, Kind]:
+    def _cure(self, key: str, entry: object, cause: str) -> tuple[str, Kind]:
         entry = dict(entry) if isinstance(entry, dict) else {"id": entry}
-        self._keys(key, entry, ("id", "mitigation", "prevention"), needed=("id",))
+        self._check_keys(key, entry, ("id", "mitigation", "prevention"), required=("id",))
         name = str(entry.get("id"))
         known = vocabulary.load().get(cause)
         if known and name not in known.cures:
-            self.complain(key, f"is no cure of {cause}", got=name, among=known.cures)
+            self.add_fault(key, f"is not a cure of {cause}", got=name, among=known.cures)
         kind: Kind = "mitigation" if entry.get("mitigation") else "prevention" if entry.get("prevention") else "cure"
         return name, kind
 
-    def _examples(self, entry: Any) -> tuple[tuple[Mapping[str, Any], ...], tuple[Mapping[str, Any], ...]]:
+    def _examples(self, entry: object) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         entry = entry if isinstance(entry, dict) else {}
-        self._keys("examples", entry, ("fires", "silent"), needed=("fires", "silent"))
-        found = {kind: tuple(self._list(kind, entry)) for kind in ("fires", "silent")}
-        for kind, examples in found.items():
-            for i, example in enumerate(examples):
-                try:
-                    example_history(example)
-                except (TypeError, ValueError, AttributeError) as error:
-                    self.complain(f"examples.{kind}[{i}]", f"is no history ({error})")
-        return found["fires"], found["silent"]
+        self._check_keys("examples", entry, ("fires", "silent"), required=("fires", "silent"))
+        return self._example_list("fires", entry), self._example_list("silent", entry)
+
+    def _example_list(self, kind: str, entry: Mapping[str, object]) -> tuple[Example, ...]:
+        examples: list[Example] = []
+        for i, example in enumerate(self._list(kind, entry)):
+            if not isinstance(example, dict):
+                self.add_fault(f"examples.{kind}[{i}]", "is not a history", got=str(example))
+                continue
+            try:
+                example_history(example)
+            except (TypeError, ValueError) as error:
+                self.add_fault(f"examples.{kind}[{i}]", f"is not a history ({error})")
+            examples.append(example)
+        return tuple(examples)
 
 
-def example_history(example: Mapping[str, Any]) -> History:
-    """The history that an example stands for: `what` says what it shows, `facts` are facts, the rest are columns.
+def example_history(example: Example) -> History:
+    """Return the history that an example describes: `what` is its title, `facts` are facts, other keys are columns.
 
-    A column is a list of numbers, or one line of them (`2.3 1.9 nan`). `val/*` and `train/<metric>` are per epoch.
+    A column is a list of numbers or a string of them (`2.3 1.9 nan`). `val/*` and `train/<metric>` have one value per
+    epoch, every other column one per step.
     """
     history = History()
     for name, values in example.items():
         if name == "facts":
-            history.facts.update({k: float(v) for k, v in values.items()})
+            if not isinstance(values, Mapping):
+                raise TypeError("facts are not a mapping")
+            history.facts.update({fact: float(value) for fact, value in values.items()})
         elif name != "what":
             numbers = np.array(values.split() if isinstance(values, str) else values, np.float64)
-            epoch = name.startswith("val/") or (name.startswith("train/") and name != "train/loss")
-            log = history.log_epoch if epoch else history.log_step
-            for at, value in enumerate(numbers.tolist()):
-                log(at, {name: value})
+            per_epoch = name.startswith("val/") or (name.startswith("train/") and name != "train/loss")
+            log = history.log_epoch if per_epoch else history.log_step
+            for index, value in enumerate(numbers.tolist()):
+                log(index, {name: value})
     return history

@@ -1,4 +1,4 @@
-"""Histories from files: our own history.npz, a run directory, and CSV or JSONL logs of any training, by usual names."""
+"""Readers: histories from history.npz, from a run directory, and from CSV or JSONL logs of any training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError, fault
 from pipeline.history import History
@@ -19,20 +18,20 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "eval", "dev"), "val"),
 }
 METRICS = {"acc": "accuracy", "err": "error", "ppl": "perplexity"}
-WHOLE = {
+COLUMNS = {
     **dict.fromkeys(("lr", "learning_rate", "learningrate"), "lr"),
     **dict.fromkeys(("grad_norm", "gradient_norm", "grad_norm_total", "total_norm"), "grad_norm"),
     **dict.fromkeys(("step", "steps", "global_step", "iteration", "iter", "batch"), "step"),
     **dict.fromkeys(("epoch", "epochs"), "epoch"),
 }
-MAX_FAULTS = 12  # told of one file; more would hide the first
+MAX_FAULTS = 12  # printed for one file; a longer list would push the first one off the screen
 
-Row = tuple[int, Mapping[str, Any]]  # line number in the file, values by the file's own names
+Row = tuple[int, Mapping[str, object]]  # line number in the file, values by the file's own column names
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number and where it stands, by the file's own name of the column."""
+    """A number in a file: its line and the file's own name of its column."""
 
     line: int
     column: str
@@ -40,10 +39,10 @@ class Cell:
 
 
 def read(path: str | Path) -> History:
-    """The history in a file or run directory. Raises UserError with every fault of it: file, line, column."""
+    """Return the history in a file or run directory. Raises UserError with every fault: file, line and column."""
     path = Path(path)
     if path.is_dir():
-        return History.load(_of_run(path))
+        return History.load(_find_history(path))
     if not path.is_file():
         raise UserError(fault(str(path), "does not exist", expected="history.npz, a run directory, .csv or .jsonl"))
     if path.suffix == ".npz":
@@ -56,31 +55,34 @@ def read(path: str | Path) -> History:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(fault(str(path), f"cannot be read ({error})", expected="text in UTF-8")) from None
-    history = _history(path, list(FORMATS[path.suffix](path, text, faults)), faults)
+    history = _build_history(path, list(FORMATS[path.suffix](path, text, faults)), faults)
     if faults:
-        more = [f"{path}: and {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
-        raise UserError(*faults[:MAX_FAULTS], *more)
+        rest = [f"{path}: and {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
+        raise UserError(*faults[:MAX_FAULTS], *rest)
     return history
 
 
-def _of_run(path: Path) -> Path:
-    """The history of a run: the folder's own, the baseline's, or the only one there is."""
-    usual = [path / "history.npz", path / "baseline" / "history.npz"]
-    found = [p for p in usual if p.is_file()] or sorted(path.rglob("history.npz"))
-    if len(found) == 1 or (found and found[0] in usual):
-        return found[0]
-    what = f"holds {len(found)} histories" if found else "holds no history.npz"
+def _find_history(path: Path) -> Path:
+    """Return the history of a run: the one in the folder itself, the baseline's, or the only one below the folder."""
+    preferred = [path / "history.npz", path / "baseline" / "history.npz"]
+    histories = [p for p in preferred if p.is_file()] or sorted(path.rglob("history.npz"))
+    if len(histories) == 1 or (histories and histories[0] in preferred):
+        return histories[0]
+    what = f"holds {len(histories)} histories" if histories else "holds no history.npz"
     raise UserError(fault(str(path), what, expected="a run directory whose baseline was trained, or one history.npz"))
 
 
-def canonical(name: str) -> str:
-    """The house's name of a column: `eval_loss` is `val/loss`, `acc` is `train/accuracy`; unknown ones are kept."""
+def canonical_name(name: str) -> str:
+    """Return Fivegate's name of a log column: `eval_loss` is `val/loss`, `acc` is `train/accuracy`.
+
+    Unknown names are returned as they are.
+    """
     words = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-    if words in WHOLE:
-        return WHOLE[words]
+    if words in COLUMNS:
+        return COLUMNS[words]
     words = re.sub(r"_(step|epoch)$", "", words)
     if words.startswith("lr_"):
-        return "lr"  # lr-AdamW and its like
+        return "lr"  # Lightning's LearningRateMonitor writes lr-AdamW, lr-SGD/pg1 and so on
     split, _, metric = words.partition("_")
     if split in SPLITS and metric:
         return f"{SPLITS[split]}/{METRICS.get(metric, metric)}"
@@ -89,98 +91,104 @@ def canonical(name: str) -> str:
     return name.strip()
 
 
-def _rows_csv(path: Path, text: str, faults: list[str]) -> Iterator[Row]:
-    """Rows of a table whose first line names the columns; comma, semicolon or tab."""
+def _read_csv(path: Path, text: str, faults: list[str]) -> Iterator[Row]:
+    """Yield the rows of a table whose first line names the columns, separated by commas, semicolons or tabs."""
     head = text.splitlines()[0] if text.strip() else ""
-    mark = max(",;\t", key=head.count)
-    reader = csv.reader(text.splitlines(), delimiter=mark)
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(text.splitlines(), delimiter=delimiter)
     names = [name.strip() for name in next(reader, [])]
     for name in sorted({n for n in names if n and names.count(n) > 1}):
-        faults.append(fault(str(path), f"column '{name}' stands twice"))
+        faults.append(fault(str(path), f"column '{name}' appears twice"))
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(names):
             where, expected = f"{path}, line {reader.line_num}", f"{len(names)} columns"
-            faults.append(fault(where, "has the wrong width", got=len(cells), expected=expected))
+            faults.append(fault(where, "has the wrong number of columns", got=len(cells), expected=expected))
             continue
         yield reader.line_num, {n: c.strip() for n, c in zip(names, cells, strict=True) if n and c.strip()}
 
 
-def _rows_jsonl(path: Path, text: str, faults: list[str]) -> Iterator[Row]:
-    """One JSON object per line; nested objects become `outer/inner`, null is not measured."""
+def _read_jsonl(path: Path, text: str, faults: list[str]) -> Iterator[Row]:
+    """Yield one JSON object per line. Nested objects become `outer/inner`; null means not measured."""
     for line, content in enumerate(text.splitlines(), 1):
         if not content.strip():
             continue
         try:
             entry = json.loads(content)
         except ValueError as error:
-            faults.append(fault(f"{path}, line {line}", f"is no JSON ({error})"))
+            faults.append(fault(f"{path}, line {line}", f"is not JSON ({error})"))
             continue
         if not isinstance(entry, dict):
-            faults.append(fault(f"{path}, line {line}", "is no object", got=type(entry).__name__))
+            faults.append(fault(f"{path}, line {line}", "is not a JSON object", got=type(entry).__name__))
             continue
-        yield line, dict(_flat(entry))
+        yield line, dict(_flatten(entry))
 
 
-def _flat(entry: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(entry: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in entry.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}/")
+            yield from _flatten(value, f"{prefix}{name}/")
         elif value is not None:
-            yield f"{above}{name}", value
+            yield f"{prefix}{name}", value
 
 
-FORMATS = {".csv": _rows_csv, ".tsv": _rows_csv, ".jsonl": _rows_jsonl, ".ndjson": _rows_jsonl}
+FORMATS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
 
 
-def _history(path: Path, rows: list[Row], faults: list[str]) -> History:
-    """Every numeric column in the table whose index it follows: epochs for validation, steps for the rest."""
+def _build_history(path: Path, rows: list[Row], faults: list[str]) -> History:
+    """Return a history of every numeric column, indexed by epoch for validation and by step for the rest.
+
+    Where the preferred index is missing or does not increase, the other one is used, and last the row number.
+    """
     history = History()
-    columns = _columns(path, rows, history, faults)
+    columns = _numeric_columns(path, rows, history, faults)
     if not columns and not faults:
         faults.append(fault(str(path), "holds no measurement", expected="a column such as loss, val_loss or accuracy"))
-    at = {table: {c.line: c.value for c in columns.pop(table, [])} for table in ("step", "epoch")}
-    if not at["step"] and all(a <= b for a, b in pairwise(at["epoch"].values())):
-        at["row"] = {line: float(i) for i, (line, _) in enumerate(rows)}  # rows count where nothing else does
+    index_by_line = {table: {c.line: c.value for c in columns.pop(table, [])} for table in ("step", "epoch")}
+    # Several rows per epoch are counted by row, but only if the epochs never fall: else two runs are in one file.
+    if not index_by_line["step"] and all(a <= b for a, b in pairwise(index_by_line["epoch"].values())):
+        index_by_line["row"] = {line: float(i) for i, (line, _) in enumerate(rows)}
     for name, cells in columns.items():
-        order = ("epoch", "step", "row") if name.startswith("val/") else ("step", "epoch", "row")
-        usable = [t for t in order if at.get(t) and _forward([at[t].get(c.line) for c in cells])]
+        preference = ("epoch", "step", "row") if name.startswith("val/") else ("step", "epoch", "row")
+        tables = [table for table in preference if index_by_line.get(table)]
+        usable = [t for t in tables if _strictly_increasing([index_by_line[t].get(c.line) for c in cells])]
         if usable:
             log = history.log_epoch if usable[0] == "epoch" else history.log_step
             for cell in cells:
-                log(int(at[usable[0]][cell.line]), {name: cell.value})
+                log(int(index_by_line[usable[0]][cell.line]), {name: cell.value})
         else:
-            table = next(t for t in order if at.get(t))
-            where = f"{path}, line {_first_back(cells, at[table])}, column '{cells[0].column}'"
-            faults.append(fault(where, f"its {table} does not go forward", expected="whole numbers of one run"))
+            line = _first_decrease(cells, index_by_line[tables[0]])
+            where = f"{path}, line {line}, column '{cells[0].column}'"
+            faults.append(fault(where, f"its {tables[0]} does not increase", expected="whole numbers of one run"))
     history.event("imported", 0, file=path.name, rows=len(rows))
     return history
 
 
-def _columns(path: Path, rows: list[Row], history: History, faults: list[str]) -> dict[str, list[Cell]]:
-    """Numeric columns by canonical name; a column of words is left out, a word among numbers is a fault."""
-    raw: dict[str, list[tuple[int, Any]]] = {}
+def _numeric_columns(path: Path, rows: list[Row], history: History, faults: list[str]) -> dict[str, list[Cell]]:
+    """Return the numeric columns by canonical name. A column of text is skipped; text among numbers is a fault."""
+    raw: dict[str, list[tuple[int, object]]] = {}
     for line, values in rows:
         for name, value in values.items():
             raw.setdefault(name, []).append((line, value))
     columns: dict[str, list[Cell]] = {}
     for name, cells in raw.items():
         numbers = [(line, value, _number(value)) for line, value in cells]
-        known = canonical(name)
-        if all(number is None for _, _, number in numbers) and known == name.strip():
-            history.event("left_out", 0, column=name)
+        column = canonical_name(name)
+        if all(number is None for _, _, number in numbers) and column == name.strip():
+            history.event("column_skipped", 0, column=name)
             continue
         for line, value, number in numbers:
             if number is None:
-                faults.append(fault(f"{path}, line {line}, column '{name}'", "is no number", got=value))
-        known = name if known in columns else known  # loss_step and loss_epoch: the first takes the name
-        columns[known] = [Cell(line, name, number) for line, _, number in numbers if number is not None]
+                faults.append(fault(f"{path}, line {line}, column '{name}'", "is not a number", got=value))
+        # loss_step and loss_epoch are both `train/loss`: the first gets the name, the second keeps its own.
+        column = name if column in columns else column
+        columns[column] = [Cell(line, name, number) for line, _, number in numbers if number is not None]
     return columns
 
 
-def _number(value: Any) -> float | None:
-    """The number a cell holds, NaN and infinity included; None where it holds none."""
+def _number(value: object) -> float | None:
+    """Return the number in a cell, NaN and infinity included; None if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -189,13 +197,13 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _forward(index: list[float | None]) -> bool:
-    """Whether the index is whole numbers that strictly increase."""
-    known = [i for i in index if i is not None and i == i and abs(i) < 2**53 and i == int(i)]
-    return len(known) == len(index) and all(a < b for a, b in pairwise(known))
+def _strictly_increasing(index: list[float | None]) -> bool:
+    """Return whether the index consists of whole numbers that strictly increase."""
+    whole = [i for i in index if i is not None and i == i and abs(i) < 2**53 and i == int(i)]
+    return len(whole) == len(index) and all(a < b for a, b in pairwise(whole))
 
 
-def _first_back(cells: list[Cell], index: Mapping[int, float]) -> int:
-    """The line at which an index stops going forward."""
-    known = [index.get(c.line) for c in cells]
-    return next(c.line for k, c in enumerate(cells, 1) if not _forward(known[:k]))
+def _first_decrease(cells: list[Cell], index: Mapping[int, float]) -> int:
+    """Return the line at which an index stops increasing."""
+    values = [index.get(cell.line) for cell in cells]
+    return next(cell.line for k, cell in enumerate(cells, 1) if not _strictly_increasing(values[:k]))

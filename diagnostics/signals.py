@@ -1,9 +1,9 @@
-"""Signals: pure functions of measured curves that give one float. A signal is found by its function's name.
+"""Signals: pure functions that reduce measured curves to one float. The id of a signal is the name of its function.
 
-Its parameters are curves: float64, in order of measurement, never empty, already cut to the window that the playbook
-asks for; a fact is a curve of one point. NaN in the answer means *not measurable*: no bound holds over it. Bounds are
-set on what has no scale: ratios, shares, counts. The first line of a docstring, read after the curves' names, is how
-the observation is told to people.
+Parameters are curves: float64 arrays in order of measurement, never empty, already cut to the window that the playbook
+asks for; a fact is a curve of one point. A signal returns NaN where it cannot be computed, and no bound holds for NaN.
+Signals are ratios, shares and counts, so that one bound fits losses of any scale. The first line of a docstring is
+printed after the names of the curves when an observation is shown.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NOT_MEASURABLE = math.nan
 
 
 def nonfinite(*curves: Curve) -> float:
-    """values that are NaN or infinite
+    """number of values that are NaN or infinite
 
-    Range 0 and up, a count over all curves given. Measurable from one point on.
+    At least 0, counted over all curves. Measurable from one point on; never NaN.
     """
     return float(sum(np.count_nonzero(~np.isfinite(y)) for y in curves))
 
@@ -32,7 +32,7 @@ def nonfinite(*curves: Curve) -> float:
 def first(y: Curve) -> float:
     """first value
 
-    Unit of the curve; NaN where that value is not finite.
+    In the unit of the curve; NaN if that value is not finite.
     """
     return float(y[0]) if np.isfinite(y[0]) else NOT_MEASURABLE
 
@@ -40,7 +40,7 @@ def first(y: Curve) -> float:
 def level(y: Curve) -> float:
     """value at the end (median of the last tenth)
 
-    Unit of the curve. One outlier does not move it; NaN where that tenth holds a non-finite value.
+    In the unit of the curve. The median ignores a single outlier. NaN if the last tenth contains a non-finite value.
     """
     return float(np.median(y[-max(1, len(y) // 10) :]))
 
@@ -48,17 +48,17 @@ def level(y: Curve) -> float:
 def maximum(y: Curve) -> float:
     """largest value
 
-    Unit of the curve. NaN values are passed over, infinity counts; NaN where nothing else was measured.
+    In the unit of the curve. Ignores NaN values, counts infinity. NaN if every value is NaN.
     """
     known = y[~np.isnan(y)]
     return float(known.max()) if len(known) else NOT_MEASURABLE
 
 
 def max_over_first(y: Curve) -> float:
-    """largest value over the first
+    """largest value divided by the first
 
-    Range 1 and up, a ratio. NaN values are passed over, infinity counts. NaN for fewer than three numbers
-    or where the first is not positive.
+    A ratio, at least 1. Ignores NaN values, counts infinity. NaN for fewer than three numbers and if the first number
+    is not positive and finite.
     """
     known = y[~np.isnan(y)]
     if len(known) < 3 or not 0 < known[0] < np.inf:
@@ -67,10 +67,10 @@ def max_over_first(y: Curve) -> float:
 
 
 def median_over_max(y: Curve) -> float:
-    """median over largest value
+    """median divided by the largest value
 
-    Range 0 to 1 for a positive curve, a ratio: 1 for a constant, 0.5 for a line or cosine to zero. NaN for non-finite
-    values, fewer than three, or a largest value that is not positive.
+    A ratio, 0 to 1 for a positive curve: 1 for a constant, 0.5 for a line or a cosine that ends at zero. NaN for
+    non-finite values, for fewer than three values and if the largest value is not positive.
     """
     if len(y) < 3 or not np.isfinite(y).all() or y.max() <= 0:
         return NOT_MEASURABLE
@@ -80,28 +80,28 @@ def median_over_max(y: Curve) -> float:
 def ratio(a: Curve, b: Curve) -> float:
     """ratio of their values at the end
 
-    A ratio of the two levels; NaN where either is not finite or the second is 0.
+    A ratio of the two levels; NaN if either is not finite or the second is 0.
     """
-    below = level(b)
-    return level(a) / below if below else NOT_MEASURABLE
+    denominator = level(b)
+    return level(a) / denominator if denominator else NOT_MEASURABLE
 
 
-def remaining(y: Curve, *guess: Curve) -> float:
-    """share of the starting loss that is left at the end
+def remaining(y: Curve, *start: Curve) -> float:
+    """share of the initial loss that remains at the end
 
-    Range 0 and up: 1 is no better than guessing, above 1 is worse. The start is the first finite of `guess` (what
-    guessing costs), else the curve's own first value. NaN for fewer than three points, a non-finite end or a start
-    that is not positive.
+    At least 0: 1 is no better than random guessing, above 1 is worse. The initial loss is the first finite value of
+    the curves `start` (the loss of random guessing), else the curve's own first value. NaN for fewer than three points,
+    a non-finite end and an initial loss that is not positive.
     """
-    start = next((float(g[0]) for g in (*guess, y) if len(g) and np.isfinite(g[0])), 0.0)
-    return level(y) / start if len(y) >= 3 and start > 0 else NOT_MEASURABLE
+    initial = next((float(s[0]) for s in (*start, y) if len(s) and np.isfinite(s[0])), 0.0)
+    return level(y) / initial if len(y) >= 3 and initial > 0 else NOT_MEASURABLE
 
 
 def slope(y: Curve) -> float:
-    """relative change along its fitted line
+    """relative change along a fitted line
 
-    Range about -2 to 2 for a positive curve: the change over the window, of a least-squares line, over the mean
-    absolute value. NaN for non-finite values or fewer than four points.
+    About -2 to 2 for a positive curve: the change of a least-squares line over the window, divided by the mean absolute
+    value. NaN for non-finite values and for fewer than four points.
     """
     if len(y) < 4 or not np.isfinite(y).all():
         return NOT_MEASURABLE
@@ -111,23 +111,23 @@ def slope(y: Curve) -> float:
 
 
 def rise_from_best(y: Curve, *start: Curve) -> float:
-    """share of its fall that it has lost again since its best
+    """share of its improvement that was lost again after the minimum
 
-    Range 0 and up: 0 ends at its best, 1 ends where it began. The fall is counted from the first value of `start`
-    where that is given and higher, else from the curve's own first. NaN for fewer than four points, non-finite
-    values or a curve that never fell.
+    At least 0: 0 ends at the minimum, 1 ends where the curve began. The improvement is counted from the first value of
+    `start` if that is given and higher, else from the curve's own first value. NaN for fewer than four points, for
+    non-finite values and for a curve that never fell.
     """
     if len(y) < 4 or not np.isfinite(y).all():
         return NOT_MEASURABLE
-    began = max([float(y[0]), *(float(s[0]) for s in start if len(s) and np.isfinite(s[0]))])
+    initial = max([float(y[0]), *(float(s[0]) for s in start if len(s) and np.isfinite(s[0]))])
     best = float(y.min())
-    return (level(y) - best) / (began - best) if began > best else NOT_MEASURABLE
+    return (level(y) - best) / (initial - best) if initial > best else NOT_MEASURABLE
 
 
 def since_best(y: Curve) -> float:
-    """share of the run that came after its best
+    """share of the run that came after the minimum
 
-    Range 0 to 1. NaN for fewer than four points or non-finite values.
+    0 to 1. NaN for fewer than four points and for non-finite values.
     """
     if len(y) < 4 or not np.isfinite(y).all():
         return NOT_MEASURABLE
@@ -135,29 +135,30 @@ def since_best(y: Curve) -> float:
 
 
 def gap(train: Curve, val: Curve) -> float:
-    """distance between their ends as a share of where they began
+    """difference at the end as a share of the initial training loss
 
-    Positive where validation is worse: (val - train) / first train value. The training level is the median over as
-    large a share of its curve as one validation stands for. NaN where a level is not finite or the start not positive.
+    (val - train) / first train value; positive if validation is worse. NaN if a level is not finite and if the first
+    train value is not positive.
     """
-    began = float(train[0])
-    if not 0 < began < np.inf:
+    initial = float(train[0])
+    if not 0 < initial < np.inf:
         return NOT_MEASURABLE
-    width = max(1, round(len(train) / len(val)))
-    return (level(val) - float(np.median(train[-width:]))) / began
+    width = max(1, round(len(train) / len(val)))  # the steps since the last validation: an epoch against an epoch
+    return (level(val) - float(np.median(train[-width:]))) / initial
 
 
 def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
-    """share of the way from the trivial predictor to the target that is still missing
+    """share of the distance between the trivial baseline and the target that is still missing
 
-    1 is no better than trivial, 0 reaches the target, negative surpasses it; whatever the metric's direction or unit.
-    The score is the best that the curve reached. NaN where target and trivial are equal or something is not finite.
+    1 is no better than the trivial baseline, 0 reaches the target, below 0 exceeds it, whatever the metric's direction
+    or unit. The score is the best value of its curve. NaN if target and trivial baseline are equal and for non-finite
+    values.
     """
-    goal, bottom = float(target[0]), float(trivial[0])
-    if goal == bottom or not np.isfinite(score).all():
+    goal, baseline = float(target[0]), float(trivial[0])
+    if goal == baseline or not np.isfinite(score).all():
         return NOT_MEASURABLE
-    best = float(score.max() if goal > bottom else score.min())
-    return (goal - best) / (goal - bottom)
+    best = float(score.max() if goal > baseline else score.min())
+    return (goal - best) / (goal - baseline)
 
 
 SIGNALS: dict[str, Signal] = {
@@ -167,14 +168,17 @@ SIGNALS: dict[str, Signal] = {
 }
 
 
-def curves_wanted(name: str) -> tuple[int, float]:
-    """The least and the greatest number of curves that a signal takes; the least is 0 where any one of them will do."""
+def curve_limits(name: str) -> tuple[int, float]:
+    """Return the smallest and the largest number of curves that a signal takes.
+
+    The smallest is 0 for a signal that takes any number of curves; the largest is infinite where it is not limited.
+    """
     kinds = [p.kind for p in inspect.signature(SIGNALS[name]).parameters.values()]
-    least = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    open_ended = inspect.Parameter.VAR_POSITIONAL in kinds
-    return least, math.inf if open_ended else least
+    required = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    variadic = inspect.Parameter.VAR_POSITIONAL in kinds
+    return required, math.inf if variadic else required
 
 
-def phrase(name: str) -> str:
-    """How the signal is told to people: the first line of its docstring."""
+def description(name: str) -> str:
+    """Return the words that an observation uses for the signal: the first line of its docstring."""
     return (inspect.getdoc(SIGNALS[name]) or name).splitlines()[0]

@@ -1,7 +1,7 @@
-"""Diagnostics: why is the run not good enough, by what evidence, and what would mend it?
+"""Diagnostics: why does the run miss its target, what is the evidence, and which changes would fix it?
 
-Needs the history of the last training that asks for an explanation (none is fine: less evidence lowers confidence).
-Produces `diagnosis.json` and `incident.md`. Trains nothing.
+Needs the history of the last training that needs an explanation. Without a history it still runs, with lower
+confidence. Produces `diagnosis.json` and `incident.md`. Trains nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Job
 
 
-def subject(ctx: PhaseContext) -> tuple[Path | None, dict]:
-    """The history to be explained and its config: the last insufficient training's, else the baseline's."""
+def _training_to_explain(ctx: PhaseContext) -> tuple[Path | None, dict]:
+    """Return the history and the config of the last insufficient training: optimization's, else the baseline's."""
     config = dict(ctx.config)
     if ctx.round > 1:
-        found = ctx.evidence_of("optimization")["subject_training"]
-        return ctx.run.path / found["history"], Job.from_json(found["job"]).config(config)
+        training = ctx.evidence_of("optimization")["subject_training"]
+        return ctx.run.path / training["history"], Job.from_json(training["job"]).config(config)
+    # A stale baseline was trained on an older revision of the plan, so it does not explain this one.
     if "baseline" not in ctx.state.finished or ctx.state.stale("baseline"):
         return None, config
     return ctx.artifact_of("baseline", "history"), config
@@ -30,20 +31,21 @@ def subject(ctx: PhaseContext) -> tuple[Path | None, dict]:
 
 def run(ctx: PhaseContext) -> Evidence:
     """Which symptoms does the history show, which causes explain them, and which changes are worth a trial?"""
-    path, config = subject(ctx)
+    path, config = _training_to_explain(ctx)
     history = History.load(path) if path else History()
-    found = diagnose(history, config, round=ctx.round)
+    diagnosis = diagnose(history, config, round=ctx.round)
+    record = diagnosis.to_json()
     document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
-    files.write_json(document, found.to_json())
-    files.write_text(page, found.incident())
-    for cause in found.to_json()["root_causes"][:3]:
+    files.write_json(document, record)
+    files.write_text(page, diagnosis.incident())
+    for cause in record["root_causes"][:3]:
         ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {cause['evidence'][0] if cause['evidence'] else ''}")
     return Evidence(
         {
             "history": ctx.run.relative(path) if path else None,
             "playbooks": names(),
-            "judged": found.judged,
-            "diagnosis": plain(found.to_json()),
+            "evaluated_playbooks": diagnosis.evaluated,
+            "diagnosis": plain(record),
         },
         artifacts={"diagnosis": ctx.artifact(document), "incident": ctx.artifact(page)},
     )

@@ -101,13 +101,13 @@ def _follow(run: Any, config: Mapping[str, Any], away: Callable[[str], None]) ->
 
 def house(log: Callable[[str], None], watch: Callable[..., Any] | None = None) -> Any:
     """The machine's surroundings: where phases, checks and checklists are found, who is told, and who looks on."""
-    import checklists.find
+    import checklists.resolve
     from pipeline.orchestration.phase import House
 
     return House(
         phase=lambda name: import_module(f"phases.{name}").run,
-        check=checklists.find.check,
-        checklists=checklists.find.CHECKS.parent,
+        check=checklists.resolve.resolve_check,
+        checklists=checklists.resolve.CHECKS.parent,
         log=log,
         report=_report,
         follow=_follow,

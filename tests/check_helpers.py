@@ -6,7 +6,7 @@ import copy
 import json
 from typing import Any
 
-from checklists.find import CHECKS, check
+from checklists.resolve import CHECKS, resolve_check
 from pipeline.results import Artifact, Evidence
 from pipeline.run_store import checklist
 from pipeline.run_store.gate import Item
@@ -17,7 +17,7 @@ def judged(name: str, values: dict[str, Any], *artifacts: str, **thresholds: Any
     """The item that a checklist with this one check would record."""
     kept = {a: Artifact(f"somewhere/{a}", "0" * 64) for a in artifacts}
     item = {"id": "it", "ask": "Is it?", "check": name, "with": thresholds, "waivable": True}
-    return checklist.judge([item], Evidence(values, artifacts=kept), check)[0]
+    return checklist.judge([item], Evidence(values, artifacts=kept), resolve_check)[0]
 
 
 def measured(run: Run, phase: str, *inside: str | int) -> dict[str, Any]:
@@ -42,4 +42,4 @@ def changed(values: dict[str, Any], **new: Any) -> dict[str, Any]:
 
 def questions(phase: str, config: dict[str, Any]) -> list[dict[str, Any]]:
     """A checklist's items with their thresholds."""
-    return checklist.read(CHECKS.parent / f"{phase}.yaml", config, check)
+    return checklist.read(CHECKS.parent / f"{phase}.yaml", config, resolve_check)

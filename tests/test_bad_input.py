@@ -230,7 +230,7 @@ def test_questions_and_thresholds_are_goalposts(cli: Cli, trained: Run, monkeypa
 
 def test_the_last_gate_cannot_lose_a_question(tmp_path: Path) -> None:
     """A checklist of finalization with 23 items, or without the owner's approval, is refused as such."""
-    from checklists.find import CHECKS, check
+    from checklists.resolve import CHECKS, resolve_check
     from pipeline.errors import UserError
     from pipeline.run_store import checklist
 
@@ -240,7 +240,7 @@ def test_the_last_gate_cannot_lose_a_question(tmp_path: Path) -> None:
     config = {"task": {"target": 0.9}, "plan": {"margins": {"target": 0.0}}}
 
     with pytest.raises(UserError, match=r"owner_approval: is missing(.|\n)*got 23; expected 24"):
-        checklist.read(short, config, check)
+        checklist.read(short, config, resolve_check)
 
 
 def test_a_lost_plan_is_planned_anew(cli: Cli, planned: Run) -> None:

@@ -1,4 +1,4 @@
-"""Diagnosis: the right cause first, nothing invented, less evidence lower confidence, and readable records of it."""
+"""Diagnosis: the right cause comes first, nothing is invented, less evidence lowers confidence; and log readers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagnostics.confidence import CEILINGS, Confidence, weigh
+from diagnostics.confidence import CEILINGS, Confidence, confidence_from_support
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.playbook import example_history
-from diagnostics.readers import canonical, read
+from diagnostics.readers import canonical_name, read
 from pipeline.errors import UserError
 from pipeline.history import History
 from pipeline.repair import causes
@@ -45,46 +45,49 @@ HEALTHY = {
 }
 
 
-def test_hot_learning_rate_is_named_first() -> None:
-    """A loss that leapt and settled at guessing is the learning rate's doing, and the first cures lower it."""
-    found = diagnose(example_history(HOT), CONFIG)
+def test_diagnose_names_learning_rate_first_when_loss_explodes() -> None:
+    """A loss that exploded and settled at the loss of guessing is explained by the learning rate."""
+    diagnosis = diagnose(example_history(HOT), CONFIG)
 
-    assert "learning_rate_too_high" == found.root_causes[0].issue
+    assert "learning_rate_too_high" == diagnosis.root_causes[0].issue
     assert [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.001}] == [
-        fix.remedy.overrides for fix in found.fixes[:3]
+        fix.remedy.overrides for fix in diagnosis.fixes[:3]
     ]
-    assert "Lower the learning rate: optimizer.lr 1 → 0.1" == found.root_causes[0].fix == found.quick_wins[0]
-    assert "train/loss: largest value over the first is 177 (above 3, since step 2)" in found.root_causes[0].evidence
+    assert "Lower the learning rate: optimizer.lr 1 → 0.1" == diagnosis.root_causes[0].fix == diagnosis.quick_wins[0]
+    assert (
+        "train/loss: largest value divided by the first is 177 (above 3, since step 2)"
+        in diagnosis.root_causes[0].evidence
+    )
 
 
-def test_clipping_only_relieves() -> None:
-    """A fix that treats the symptom is marked so."""
+def test_diagnose_marks_clipping_as_mitigation() -> None:
+    """A fix that only treats the symptom has the kind `mitigation`."""
     kinds = {fix.remedy.cure: fix.kind for fix in diagnose(example_history(HOT), CONFIG).fixes}
 
     assert ("cure", "mitigation") == (kinds["lower_lr"], kinds["clip_gradients"])
 
 
-def test_healthy_history_names_nothing() -> None:
-    """No symptom, no cause, no fix; and it is said what was not done."""
-    found = diagnose(example_history(HEALTHY), CONFIG)
+def test_diagnose_names_nothing_in_healthy_history() -> None:
+    """A healthy history has no symptom, cause or fix, and the diagnosis lists what it did not check."""
+    diagnosis = diagnose(example_history(HEALTHY), CONFIG)
 
-    assert ((), (), (), ()) == (found.symptoms, found.root_causes, found.fixes, found.quick_wins)
-    assert ["controlled experiments"] == [gap["what"] for gap in found.not_checked]
-    assert found.confidence_statement.endswith("playbooks sees its symptom in this history.")
-    assert "# No symptom found" in found.incident()
-
-
-def test_empty_history_says_that_nothing_could_be_judged() -> None:
-    """Without evidence nothing is claimed, and every undecided symptom is listed."""
-    found = diagnose(History())
-
-    assert not found.symptoms and not found.root_causes
-    assert {"symptom nan_loss", "symptom overfitting"} <= {gap["what"] for gap in found.not_checked}
-    assert "Not decided for want of measurements" in found.confidence_statement
+    assert ((), (), (), ()) == (diagnosis.symptoms, diagnosis.root_causes, diagnosis.fixes, diagnosis.quick_wins)
+    assert ["controlled experiments"] == [gap["what"] for gap in diagnosis.not_checked]
+    assert diagnosis.confidence_statement.endswith("playbooks finds its symptom in this history.")
+    assert "# No symptom found" in diagnosis.incident()
 
 
-def test_schema() -> None:
-    """diagnosis.json has the keys of its schema, known causes, and survives JSON."""
+def test_diagnose_lists_undecided_symptoms_of_empty_history() -> None:
+    """Without measurements no symptom is claimed, and every undecided symptom is listed."""
+    diagnosis = diagnose(History())
+
+    assert not diagnosis.symptoms and not diagnosis.root_causes
+    assert {"symptom nan_loss", "symptom overfitting"} <= {gap["what"] for gap in diagnosis.not_checked}
+    assert "Not decided, because measurements are missing" in diagnosis.confidence_statement
+
+
+def test_to_json_matches_schema() -> None:
+    """diagnosis.json has the keys of its schema and known causes, and JSON preserves it."""
     body = diagnose(example_history(HOT), CONFIG).to_json()
 
     assert body == json.loads(json.dumps(body))
@@ -111,47 +114,47 @@ def test_schema() -> None:
     ]
 
 
-def test_less_evidence_lowers_confidence() -> None:
-    """The same curve without the monitor's columns names the same cause, less surely; as a log, on a report only."""
-    unwrap = {name: value for name, value in HOT.items() if name in ("train/loss", "facts")}
-    seen, unseen = diagnose(example_history(HOT)), diagnose(example_history(unwrap))
-    log = example_history(unwrap)
+def test_diagnose_lowers_confidence_with_less_evidence() -> None:
+    """Without the monitor's columns the same cause has less confidence, and as a log its basis is `report`."""
+    loss_only = {name: value for name, value in HOT.items() if name in ("train/loss", "facts")}
+    full, partial = diagnose(example_history(HOT)), diagnose(example_history(loss_only))
+    log = example_history(loss_only)
     log.event("imported", 0)
     reported = diagnose(log)
 
-    first = [d.root_causes[0] for d in (seen, unseen, reported)]
+    first = [d.root_causes[0] for d in (full, partial, reported)]
     assert ["learning_rate_too_high"] * 3 == [c.issue for c in first]
     assert first[0].confidence.value > first[1].confidence.value > first[2].confidence.value
     assert ["research", "research", "report"] == [c.confidence.basis for c in first]
-    assert any("update_ratio not recorded" in gap["why"] for gap in unseen.not_checked)
+    assert any("update_ratio not recorded" in gap["why"] for gap in partial.not_checked)
 
 
-def test_contradicted_causes_are_not_named() -> None:
-    """What was measured and speaks against a cause rules it out, and the statement says so."""
-    found = diagnose(example_history(HOT), CONFIG)
+def test_diagnose_rules_out_contradicted_causes() -> None:
+    """A measurement that contradicts a cause rules it out, and the statement says so."""
+    diagnosis = diagnose(example_history(HOT), CONFIG)
 
-    assert "learning_rate_too_low" not in [c.issue for c in found.root_causes]
-    assert "learning_rate_too_low" in found.confidence_statement.partition("Contradicted")[2]
+    assert "learning_rate_too_low" not in [c.issue for c in diagnosis.root_causes]
+    assert "learning_rate_too_low" in diagnosis.confidence_statement.partition("Contradicted")[2]
 
 
-def test_withheld_gradient_counts_as_nonfinite() -> None:
-    """A step that the engine withheld is a symptom although every recorded value is finite."""
+def test_diagnose_finds_suppressed_nonfinite_update() -> None:
+    """A suppressed update is a symptom although every recorded value is finite."""
     history = example_history(HEALTHY)
     history.event("nonfinite", 9, what="gradient")
 
     assert ["nan_loss"] == [s.id for s in diagnose(history).symptoms]
 
 
-def test_fixes_work_without_a_config() -> None:
-    """From logs alone every fix is a line of code."""
-    found = diagnose(example_history(HOT))
+def test_diagnose_without_config_proposes_code() -> None:
+    """Without a config every fix is a line of code."""
+    diagnosis = diagnose(example_history(HOT))
 
-    assert len(found.fixes) >= 3 and all(fix.remedy.code for fix in found.fixes)
+    assert len(diagnosis.fixes) >= 3 and all(fix.remedy.code for fix in diagnosis.fixes)
 
 
 @given(st.sampled_from(list(CEILINGS)), st.floats(0, 1))
-def test_ceiling(basis: str, value: float) -> None:
-    """No confidence lies over the ceiling of its basis."""
+def test_confidence_refuses_value_above_ceiling(basis: str, value: float) -> None:
+    """A confidence is never above the ceiling of its basis."""
     if value > CEILINGS[basis]:
         with pytest.raises(ValueError, match=f"confidence on {basis} lies in"):
             Confidence(value, basis)
@@ -160,35 +163,38 @@ def test_ceiling(basis: str, value: float) -> None:
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.sampled_from(list(CEILINGS)))
-def test_weighing(held: int, against: int, basis: str) -> None:
-    """One more support raises confidence, one more contradiction lowers it."""
-    now = weigh(held, held + against, basis).value
+def test_confidence_follows_support(supporting: int, against: int, basis: str) -> None:
+    """One more support raises the confidence, and one more contradiction lowers it."""
+    measured = supporting + against
+    now = confidence_from_support(supporting, measured, basis).value
+    contradicted = confidence_from_support(supporting, measured + 1, basis).value
+    supported = confidence_from_support(supporting + 1, measured + 1, basis).value
 
-    assert weigh(held, held + against + 1, basis).value < now < weigh(held + 1, held + against + 1, basis).value
+    assert contradicted < now < supported
 
 
-def test_unknown_basis() -> None:
-    """A confidence has one of the known bases, and is a number."""
+def test_confidence_refuses_unknown_basis_and_nan() -> None:
+    """A confidence has a known basis and is a number."""
     with pytest.raises(ValueError, match="basis must be one of"):
         Confidence(0.1, "gossip")
     with pytest.raises(ValueError, match="got nan"):
         Confidence(math.nan, "report")
 
 
-def test_records(tmp_path: Path) -> None:
-    """It is saved as JSON and as a page for people, and shown as a table that cannot carry markup."""
-    found = diagnose(example_history(HOT), CONFIG)
-    found.save(tmp_path / "out")
-    found.save(tmp_path / "alone.json")
+def test_diagnosis_is_saved_and_shown(tmp_path: Path) -> None:
+    """A diagnosis is saved as JSON and Markdown, and shown as an HTML table with escaped text."""
+    diagnosis = diagnose(example_history(HOT), CONFIG)
+    diagnosis.save(tmp_path / "out")
+    diagnosis.save(tmp_path / "alone.json")
 
     page = (tmp_path / "out" / "incident.md").read_text()
-    assert found.to_json() == json.loads((tmp_path / "out" / "diagnosis.json").read_text())
-    assert found.to_json() == json.loads((tmp_path / "alone.json").read_text())
+    assert diagnosis.to_json() == json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    assert diagnosis.to_json() == json.loads((tmp_path / "alone.json").read_text())
     assert "1. **learning_rate_too_high** (0.64, research): steps overshoot." in page
-    assert "1. Lower the learning rate: optimizer.lr 1 → 0.1 (cure of `learning_rate_too_high`)" in page
-    assert "<td>learning_rate_too_high</td>" in found._repr_html_()
+    assert "1. Lower the learning rate: optimizer.lr 1 → 0.1 (cure for `learning_rate_too_high`)" in page
+    assert "<td>learning_rate_too_high</td>" in diagnosis._repr_html_()
     assert "<b>" not in Diagnosis(confidence_statement="<b>bold</b>")._repr_html_()
-    assert "Diagnosis(convergence_stall, underfitting: learning_rate_too_high 0.64" in repr(found)
+    assert "Diagnosis(convergence_stall, underfitting: learning_rate_too_high 0.64" in repr(diagnosis)
 
 
 # --- readers ---------------------------------------------------------------------------------------------------------
@@ -215,13 +221,13 @@ def test_records(tmp_path: Path) -> None:
         ("My Metric", "My Metric"),
     ],
 )
-def test_canonical_names(name: str, expected: str) -> None:
-    """The usual names of logs become the house's; unknown ones are kept."""
-    assert expected == canonical(name)
+def test_canonical_name(name: str, expected: str) -> None:
+    """Common column names of logs are translated, and unknown names are unchanged."""
+    assert expected == canonical_name(name)
 
 
-def test_csv(tmp_path: Path) -> None:
-    """A table of a step log with validation rows between: empty cells are not measured, NaN is."""
+def test_read_csv_with_empty_cells(tmp_path: Path) -> None:
+    """In a step log with validation rows an empty cell is not measured, and NaN is a measurement."""
     path = tmp_path / "log.csv"
     path.write_text("step,epoch,train_loss,val_loss,note\n0,0,2.0,,a\n1,0,nan,,b\n1,0,,1.5,c\n2,1,1.0,,d\n3,1,,1.2,e\n")
     history = read(path)
@@ -229,11 +235,11 @@ def test_csv(tmp_path: Path) -> None:
     assert [0, 1, 2] == history.series("train/loss")[0].tolist()
     assert math.isnan(history.series("train/loss")[1][1])
     assert ([0, 1], "epoch") == (history.series("val/loss")[0].tolist(), history.table("val/loss"))
-    assert ["left_out", "imported"] == [event["kind"] for event in history.events]
+    assert ["column_skipped", "imported"] == [event["kind"] for event in history.events]
 
 
-def test_csv_by_epoch_and_by_row(tmp_path: Path) -> None:
-    """Without steps a log counts by epoch; without either, or with several rows an epoch, by row."""
+def test_read_csv_by_epoch_and_by_row(tmp_path: Path) -> None:
+    """Without steps a log is indexed by epoch; without epochs, or with several rows per epoch, by row."""
     (tmp_path / "a.csv").write_text("epoch;loss;val_loss\n1;2.0;2.1\n2;1.0;1.1\n")
     (tmp_path / "b.tsv").write_text("loss\tother\n2.0\t7\n1.0\t8\n")
     (tmp_path / "c.csv").write_text("epoch,loss\n0,2.0\n0,1.0\n1,0.5\n")
@@ -243,8 +249,8 @@ def test_csv_by_epoch_and_by_row(tmp_path: Path) -> None:
     assert [0, 1, 2] == read(tmp_path / "c.csv").series("train/loss")[0].tolist()
 
 
-def test_jsonl(tmp_path: Path) -> None:
-    """One object a line, nested or not; null is not measured, fractional epochs fall back to steps."""
+def test_read_jsonl(tmp_path: Path) -> None:
+    """Objects may be nested, null is not measured, and fractional epochs fall back to steps."""
     path = tmp_path / "log.jsonl"
     lines = [
         {"step": 10, "epoch": 0.5, "loss": 2.0, "val": None},
@@ -265,28 +271,32 @@ def test_jsonl(tmp_path: Path) -> None:
         (
             "a.csv",
             "step,loss\n0,1\n1,many\n2,\n3,few\n",
-            r"line 3, column 'loss': is no number, got 'many'\n.*5.*'few'",
+            r"line 3, column 'loss': is not a number, got 'many'\n.*5.*'few'",
         ),
-        ("a.csv", "step,loss\n0,1,7\n", r"line 2: has the wrong width, got 3; expected 2 columns"),
-        ("a.csv", "step,loss\n1,1\n0,1\n", r"line 3, column 'loss': its step does not go forward"),
-        ("a.csv", "epoch,loss\n1,1\n0,1\n", r"line 3, column 'loss': its epoch does not go forward"),
-        ("a.csv", "loss,loss\n1,1\n", "column 'loss' stands twice"),
+        ("a.csv", "step,loss\n0,1,7\n", r"line 2: has the wrong number of columns, got 3; expected 2 columns"),
+        ("a.csv", "step,loss\n1,1\n0,1\n", r"line 3, column 'loss': its step does not increase"),
+        ("a.csv", "epoch,loss\n1,1\n0,1\n", r"line 3, column 'loss': its epoch does not increase"),
+        ("a.csv", "loss,loss\n1,1\n", "column 'loss' appears twice"),
         ("a.csv", "", "holds no measurement"),
         ("a.csv", "step,loss\n" + "0,x\n" * 20, "and 8 more faults"),
-        ("a.jsonl", '{"loss": 1}\n{"loss"\n[1]\n', r"line 2: is no JSON.*\n.*line 3: is no object, got 'list'"),
+        (
+            "a.jsonl",
+            '{"loss": 1}\n{"loss"\n[1]\n',
+            r"line 2: is not JSON.*\n.*line 3: is not a JSON object, got 'list'",
+        ),
         ("a.xlsx", "x", "unknown format, got '.xlsx'; expected history.npz"),
     ],
 )
-def test_bad_files(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """Every fault of a file at once, with its line and column."""
+def test_read_reports_every_fault(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """All faults of a file are reported at once, each with its line and column."""
     (tmp_path / name).write_text(text)
 
     with pytest.raises(UserError, match=message):
         read(tmp_path / name)
 
 
-def test_missing_and_unreadable(tmp_path: Path) -> None:
-    """What is not there, or not text, is one message."""
+def test_read_refuses_missing_and_binary_files(tmp_path: Path) -> None:
+    """A file that is missing or not text gives one message."""
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00loss")
 
     with pytest.raises(UserError, match="does not exist"):
@@ -295,8 +305,8 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
         read(tmp_path / "b.csv")
 
 
-def test_run_directory(tmp_path: Path) -> None:
-    """A run directory stands for its baseline's history; a folder without or with several is refused."""
+def test_read_run_directory(tmp_path: Path) -> None:
+    """A run directory is read as its baseline's history; a folder with none or several is refused."""
     history = History()
     history.log_step(0, {"train/loss": 1.0})
     with pytest.raises(UserError, match=r"holds no history\.npz"):

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from checklists.find import CHECKS
+from checklists.resolve import CHECKS
 from pipeline.__main__ import main
 from pipeline.errors import FivegateError, Refused
 from pipeline.orchestration import state_machine

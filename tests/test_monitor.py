@@ -1,4 +1,4 @@
-"""The monitor: it measures without touching the run, names the first non-finite value, and leaves nothing behind."""
+"""The Monitor: it does not change the run, names the first non-finite value, and removes its hooks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics.monitor import Monitor, NonFinite
+from diagnostics.monitor import Monitor, NonFiniteError
 from pipeline.errors import UserError
 from pipeline.history import History
 
 Loop = Callable[..., list[Tensor]]
 
 
-def model(seed: int = 0) -> nn.Sequential:
+def make_model(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
 def batches(n: int = 4, seed: int = 1) -> list[tuple[Tensor, Tensor]]:
-    made = torch.Generator().manual_seed(seed)
-    return [(torch.randn(16, 6, generator=made), torch.randint(3, (16,), generator=made)) for _ in range(n)]
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(16, 6, generator=generator), torch.randint(3, (16,), generator=generator)) for _ in range(n)]
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, monitor: Monitor | None, steps: int = 4) -> list[Tensor]:
-    """A plain loop; the monitor, where there is one, sees each step after backward."""
+    """Train in a plain loop that calls the monitor, if there is one, after each backward."""
     losses = []
     for x, y in batches(steps):
         optimizer.zero_grad()
@@ -42,9 +42,9 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, monitor: Monitor | N
     return losses
 
 
-def test_watching_changes_nothing() -> None:
+def test_monitor_does_not_change_run() -> None:
     """Weights and losses are bit-identical with and without the monitor."""
-    a, b = model(), model()
+    a, b = make_model(), make_model()
     plain = train(a, torch.optim.AdamW(a.parameters()), None)
     optimizer = torch.optim.AdamW(b.parameters())
     with Monitor(b, optimizer, every=2) as monitor:
@@ -54,9 +54,9 @@ def test_watching_changes_nothing() -> None:
     assert torch.equal(torch.stack(plain), torch.stack(watched))
 
 
-def test_what_is_measured() -> None:
-    """Loss and rate at every step; norms, updates, dead units and spread at the first steps and every n-th."""
-    net = model()
+def test_monitor_records_columns_and_facts() -> None:
+    """Loss and learning rate are recorded at every step, norms at the first steps and at every n-th."""
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     with Monitor(net, optimizer, every=4) as monitor:
         losses = train(net, optimizer, monitor, 6)
@@ -72,9 +72,9 @@ def test_what_is_measured() -> None:
     assert 1 == pytest.approx(history.facts["input_rms"], rel=0.3)
 
 
-def test_values_against_plain_arithmetic() -> None:
-    """Norms and the update ratio are what their names say."""
-    net = model()
+def test_measurements_match_plain_arithmetic() -> None:
+    """Norms and the update ratio equal those computed from the tensors."""
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     before = [p.detach().clone() for p in net.parameters()]
     with Monitor(net, optimizer) as monitor:
@@ -91,11 +91,11 @@ def test_values_against_plain_arithmetic() -> None:
     assert norm([p.detach() for p in net.parameters()]) == pytest.approx(history.series("weight_norm")[1][0], rel=1e-5)
 
 
-def test_gradients_are_seen_before_clipping() -> None:
-    """Called after backward, the monitor sees the whole gradient; without that call, what the optimizer gets."""
+def test_step_measures_gradients_before_clipping() -> None:
+    """Called after backward, `step` measures the unclipped gradient; called last, the clipped one."""
     norms = []
     for early in (True, False):
-        net = model()
+        net = make_model()
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         with Monitor(net, optimizer) as monitor:
             (x, y), *_ = batches()
@@ -113,9 +113,9 @@ def test_gradients_are_seen_before_clipping() -> None:
     assert norms[0] > 1e-2 and norms[1] == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_after_the_step_is_fine_too() -> None:
+def test_step_may_be_called_after_optimizer_step() -> None:
     """A loop that calls the monitor last has its losses at the same steps."""
-    net = model()
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with Monitor(net, optimizer) as monitor:
         for value in (3.0, 2.0, 1.0):
@@ -125,9 +125,9 @@ def test_after_the_step_is_fine_too() -> None:
     assert ([0, 1, 2], [3.0, 2.0, 1.0]) == tuple(x.tolist() for x in monitor.history.series("train/loss"))
 
 
-def test_accumulated_losses_are_averaged() -> None:
-    """Several losses within one optimizer step are one measurement."""
-    net = model()
+def test_step_averages_accumulated_losses() -> None:
+    """Several losses within one optimizer step give one measurement."""
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with Monitor(net, optimizer) as monitor:
         for pair in ((1.0, 3.0), (2.0, 6.0)):
@@ -138,9 +138,9 @@ def test_accumulated_losses_are_averaged() -> None:
     assert ([0, 1], [2.0, 4.0]) == tuple(x.tolist() for x in monitor.history.series("train/loss"))
 
 
-def test_nonfinite_is_named_and_never_masked() -> None:
-    """The first value that is not finite stands in the history and the verdict; the batch is examined."""
-    net = model()
+def test_verdict_names_first_nonfinite_value() -> None:
+    """The first non-finite value is in the history and the verdict, and the batch is examined."""
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with Monitor(net, optimizer) as monitor:
         train(net, optimizer, monitor, 2)
@@ -148,18 +148,18 @@ def test_nonfinite_is_named_and_never_masked() -> None:
         x[3, 2] = math.nan
         out = net(x)
         verdict = monitor.step(nn.functional.cross_entropy(out, y), x, y, out)
-        found = monitor.diagnose()
+        diagnosis = monitor.diagnose()
 
     assert not verdict and (2, "step 2: the loss is nan") == (verdict.step, verdict.why)
     assert math.isnan(monitor.history.series("train/loss")[1][2])
     assert [{"kind": "nonfinite", "step": 2, "what": "loss", "where": ""}] == monitor.history.events
     assert (1, 0) == (monitor.history.facts["batch_nonfinite"], monitor.history.facts["weights_nonfinite"])
-    assert "nonfinite_inputs" == found.root_causes[0].issue
+    assert "nonfinite_inputs" == diagnosis.root_causes[0].issue
 
 
-def test_nonfinite_gradient_names_its_module() -> None:
-    """A finite loss with a broken gradient is seen, and where."""
-    net = model()
+def test_verdict_names_module_of_nonfinite_gradient() -> None:
+    """A non-finite gradient of a finite loss is found, with its module."""
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with Monitor(net, optimizer) as monitor:
         x, y = batches()[0]
@@ -173,9 +173,9 @@ def test_nonfinite_gradient_names_its_module() -> None:
     assert "step 0: the gradient of 2 is inf" == verdict.why
 
 
-def test_large_is_not_infinite() -> None:
-    """Weights whose squares overflow are still numbers, and the verdict says so."""
-    net = model()
+def test_verdict_accepts_large_finite_weights() -> None:
+    """Finite weights whose squares overflow are not reported as infinite."""
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     with torch.no_grad():
         net[0].weight.fill_(1e30)
@@ -186,21 +186,21 @@ def test_large_is_not_infinite() -> None:
     assert verdict and 48**0.5 * 1e30 == pytest.approx(monitor.history.series("weight_norm/0")[1][0], rel=1e-5)
 
 
-def test_raises_only_when_asked() -> None:
+def test_step_raises_with_on_nonfinite_raise() -> None:
     """`on_nonfinite="raise"` turns the verdict into an exception that a loop can catch."""
-    net = model()
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with Monitor(net, optimizer, on_nonfinite="raise") as monitor:
         assert monitor.step(1.0)
-        with pytest.raises(NonFinite, match="the loss is inf"):
+        with pytest.raises(NonFiniteError, match="the loss is inf"):
             monitor.step(math.inf)
     with pytest.raises(ValueError, match="'record' or 'raise', got 50 and 'ignore'"):
         Monitor(net, optimizer, on_nonfinite="ignore")  # type: ignore[arg-type]
 
 
-def test_no_hook_is_left() -> None:
-    """After closing, the optimizer and the model are as they were."""
-    net = model()
+def test_close_removes_hooks() -> None:
+    """After `close` the optimizer and the model have no hooks."""
+    net = make_model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     with Monitor(net, optimizer) as monitor:
         assert 1 == len(optimizer._optimizer_step_pre_hooks) == len(optimizer._optimizer_step_post_hooks)
@@ -211,9 +211,9 @@ def test_no_hook_is_left() -> None:
     assert [] == monitor.history.names()
 
 
-def test_validation() -> None:
-    """Metrics land in the epoch table under `val/`, or under the name they bring."""
-    net = model()
+def test_validated_logs_by_epoch() -> None:
+    """Metrics are logged in the epoch table under `val/`, or under their own name if it has a split."""
+    net = make_model()
     with Monitor(net, torch.optim.SGD(net.parameters(), lr=0.1)) as monitor:
         monitor.validated(loss=0.5, accuracy=0.9)
         monitor.validated(**{"train/accuracy": 0.95}, loss=0.4)
@@ -223,8 +223,8 @@ def test_validation() -> None:
     assert ["train/accuracy", "val/accuracy", "val/loss"] == monitor.history.names()
 
 
-def test_metrics_in_the_place_of_the_epoch_are_refused() -> None:
-    """They would be lost without a word."""
+def test_validated_refuses_metrics_as_epoch() -> None:
+    """Metrics passed as the epoch would be lost silently."""
     net = nn.Linear(2, 1)
     with Monitor(net, torch.optim.SGD(net.parameters(), lr=0.1)) as monitor:
         with pytest.raises(UserError, match="the first argument is the epoch, got 'dict'"):
@@ -232,17 +232,17 @@ def test_metrics_in_the_place_of_the_epoch_are_refused() -> None:
         assert not monitor.history.epoch
 
 
-def test_untrained_parameters_are_counted() -> None:
-    """Weights that are frozen or unknown to the optimizer are a share of all."""
-    net = model()
+def test_share_untrained_counts_frozen_and_unoptimized_parameters() -> None:
+    """Parameters that are frozen or not passed to the optimizer count as untrained."""
+    net = make_model()
     net[0].bias.requires_grad_(False)
     with Monitor(net, torch.optim.SGD(net[0].parameters(), lr=0.1)) as monitor:
         assert (8 + 8 * 3 + 3) / 83 == pytest.approx(monitor.history.facts["share_untrained"])
 
 
 def test_dead_units_and_unused_parameters() -> None:
-    """A unit that no row sends a gradient to is dead; a parameter without a gradient counts as zero."""
-    net = model()
+    """A unit without a gradient from any row is dead; a parameter without a gradient has norm 0."""
+    net = make_model()
     net.append(nn.Linear(3, 3))  # never called
     with torch.no_grad():
         net[0].bias.fill_(-1e3)
@@ -256,8 +256,8 @@ def test_dead_units_and_unused_parameters() -> None:
     assert (1.0, 0.0) == tuple(monitor.history.series(n)[1][0] for n in ("dead/0", "grad_norm/3"))
 
 
-def test_sparse_gradients_and_nested_batches() -> None:
-    """An embedding with sparse gradients and a batch in a dict are measured like any other."""
+def test_monitor_accepts_sparse_gradients_and_nested_batches() -> None:
+    """Sparse gradients of an embedding and a nested batch are measured like any others."""
     table = nn.Embedding(10, 4, sparse=True)
     optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
     with Monitor(table, optimizer) as monitor:
@@ -273,8 +273,8 @@ def test_sparse_gradients_and_nested_batches() -> None:
     assert 2.0 == monitor.history.facts["input_rms"] and "dead/model" not in monitor.history.names()
 
 
-def test_model_without_parameters() -> None:
-    """Nothing to train is said as such, and the loss is still logged."""
+def test_monitor_accepts_model_without_parameters() -> None:
+    """A model without parameters counts as untrained, and its loss is logged."""
     spare = nn.Linear(1, 1)
     with Monitor(nn.ReLU(), torch.optim.SGD(spare.parameters(), lr=0.1)) as monitor:
         monitor.step(1.0)
@@ -282,9 +282,9 @@ def test_model_without_parameters() -> None:
     assert 1.0 == monitor.history.facts["share_untrained"] and ["train/loss"] == monitor.history.names()
 
 
-def engine(monitor: Monitor, steps: int, broken_at: int | None = None) -> History:
-    """What the engine does with an observer: sampled steps only, counted from 1, a broken update withheld."""
-    net, history = model(), History()
+def train_as_engine(monitor: Monitor, steps: int, broken_at: int | None = None) -> History:
+    """Call an observer as the engine does: at sampled steps counted from 1, with a non-finite update suppressed."""
+    net, history = make_model(), History()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     monitor.start(net, optimizer, history, 0)
     for step, (x, y) in enumerate(batches(steps), 1):
@@ -308,9 +308,9 @@ def engine(monitor: Monitor, steps: int, broken_at: int | None = None) -> Histor
     return history
 
 
-def test_as_observer_of_the_engine() -> None:
-    """The first steps and every n-th are sampled; loss and validation are left to the engine."""
-    history = engine(Monitor(every=5), 11)
+def test_monitor_as_observer_samples_steps() -> None:
+    """The first steps and every n-th are sampled; the engine logs loss and validation itself."""
+    history = train_as_engine(Monitor(every=5), 11)
 
     assert [1, 2, 3, 5, 10] == history.series("update_ratio")[0].tolist()
     assert "train/loss" not in history.names() and "val/loss" not in history.names()
@@ -318,17 +318,17 @@ def test_as_observer_of_the_engine() -> None:
 
 
 @pytest.mark.parametrize(("broken_at", "batch"), [(2, 1.0), (7, None)])
-def test_withheld_update(broken_at: int, batch: float | None) -> None:
-    """At a sampled step the batch is examined; at another at least the weights are."""
-    history = engine(Monitor(every=5), 9, broken_at)
+def test_monitor_examines_suppressed_update(broken_at: int, batch: float | None) -> None:
+    """At a sampled step batch and weights are examined, at any other step the weights."""
+    history = train_as_engine(Monitor(every=5), 9, broken_at)
 
     assert 0 == history.facts["weights_nonfinite"]
     assert batch == history.facts.get("batch_nonfinite")
     assert 1 == len(history.events)
 
 
-def test_observer_protocol() -> None:
-    """The monitor is what the engine expects of an observer."""
+def test_monitor_implements_observer_protocol() -> None:
+    """The monitor has every method that the engine calls on an observer."""
     from pipeline.engine.observer import StepObserver
 
     needed: list[Any] = [name for name in vars(StepObserver) if not name.startswith("_")]

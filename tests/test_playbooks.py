@@ -1,4 +1,4 @@
-"""Playbooks: every file is whole and proves itself by its own examples; a bad one is told all at once."""
+"""Playbooks: every file is complete and passes its own examples; all faults of a bad file are reported at once."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from pipeline.errors import UserError
 
 FOLDER = Path(diagnostics.__file__ or "").parent
 PLAYBOOKS = load_all()
-EVERY_USER_MEETS = {"nan_loss", "convergence_stall", "overfitting", "underfitting"}
+COMMON = {"nan_loss", "convergence_stall", "overfitting", "underfitting"}
 
 
 def examples(kind: str) -> list[Any]:
-    """Every example of one kind, with its playbook."""
+    """Return every example of one kind, with its playbook."""
     return [pytest.param(p, e, id=f"{p.id}-{e['what']}") for p in PLAYBOOKS for e in getattr(p, kind)]
 
 
 @pytest.mark.parametrize(("playbook", "example"), examples("fires"))
-def test_fires(playbook: Playbook, example: dict[str, Any]) -> None:
-    """The symptom is seen, since some step or epoch, and causes and at least three fixes are named where one is."""
-    found = diagnose(example_history(example))
+def test_playbook_fires(playbook: Playbook, example: dict[str, Any]) -> None:
+    """The symptom is found, and a diagnosis with a cause has at least three fixes."""
+    diagnosis = diagnose(example_history(example))
 
-    assert playbook.id in [s.id for s in found.symptoms]
-    assert not found.root_causes or len(found.fixes) >= 3
+    assert playbook.id in [s.id for s in diagnosis.symptoms]
+    assert not diagnosis.root_causes or len(diagnosis.fixes) >= 3
 
 
 @pytest.mark.parametrize(("playbook", "example"), examples("silent"))
-def test_silent(playbook: Playbook, example: dict[str, Any]) -> None:
-    """A run that is well, or ill in another way, is left alone."""
+def test_playbook_is_silent(playbook: Playbook, example: dict[str, Any]) -> None:
+    """The symptom is not found in a healthy run or in one with another fault."""
     assert playbook.id not in [s.id for s in diagnose(example_history(example)).symptoms]
 
 
-def test_one_file_one_playbook() -> None:
-    """Being in the folder is all it takes."""
+def test_load_all_finds_every_file() -> None:
+    """Every Markdown file in the folder is a playbook."""
     assert sorted(p.stem for p in FOLDER.glob("*.md")) == [p.id for p in PLAYBOOKS]
-    assert {p.id for p in PLAYBOOKS} >= EVERY_USER_MEETS
+    assert {p.id for p in PLAYBOOKS} >= COMMON
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda p: p.id)
-def test_complete(playbook: Playbook) -> None:
-    """At least three causes, each cited and with something to expect; both kinds of examples; all five sections."""
+def test_playbook_is_complete(playbook: Playbook) -> None:
+    """A playbook has at least three cited causes with expectations, both kinds of examples, and all five sections."""
     assert len(playbook.causes) >= 3
     assert all(c.cites and c.expect and c.basis in CEILINGS and c.supported_by for c in playbook.causes)
     assert len(playbook.fires) >= 2 and len(playbook.silent) >= 3
@@ -56,15 +56,15 @@ def test_complete(playbook: Playbook) -> None:
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda p: p.id)
-def test_mitigations_come_last(playbook: Playbook) -> None:
-    """What only relieves is tried after what cures."""
+def test_playbook_lists_mitigations_after_cures(playbook: Playbook) -> None:
+    """Cures are tried before mitigations."""
     for cause in playbook.causes:
         kinds = [kind for _, kind in cause.cures]
         assert sorted(kinds, key=lambda k: k != "cure") == kinds
 
 
-def test_playbooks_of_one_folder(tmp_path: Path) -> None:
-    """A playbook dropped into a folder is found there."""
+def test_load_all_reads_given_folder(tmp_path: Path) -> None:
+    """A playbook in another folder is found there."""
     (tmp_path / "mine.md").write_text((FOLDER / "nan_loss.md").read_text())
 
     assert ["mine"] == [p.id for p in load_all(tmp_path)]
@@ -100,29 +100,29 @@ x
 """
 
 
-def test_every_fault_at_once() -> None:
-    """One message per fault of a file, each with the place and the nearest right word."""
+def test_parse_reports_every_fault() -> None:
+    """Each fault of a file gives one message with its place and the nearest valid word."""
     with pytest.raises(UserError) as caught:
         parse("mine", BAD)
 
-    told = "\n".join(caught.value.faults)
+    message = "\n".join(caught.value.faults)
     for expected in [
         "diagnostics/mine.md: severity: unknown severity, got 'blockin'; expected one of advisory, blocking",
         "front matter: unknown key, got 'whem'",
         "when[0].signal: unknown signal, got 'slop'; did you mean 'slope'?",
         "when[1].of: slope takes 1 to 1 curves, got 2",
         "when[2]: unknown key, got 'abov'",
-        "when[2].below: is no number, got 'much'",
-        "when[3].last: is no share of the run, got 2",
+        "when[2].below: is not a number, got 'much'",
+        "when[3].last: is not a share of the run, got 2",
         "when[4]: has no bound",
         "causes[0].id: unknown cause, got 'learning_rate_to_high'; did you mean 'learning_rate_too_high'?",
-        "causes[1].cures[0]: is no cure of learning_rate_too_high, got 'lower_lrr'",
+        "causes[1].cures[0]: is not a cure of learning_rate_too_high, got 'lower_lrr'",
         "causes[1].basis: unknown basis, got 'gossip'",
-        "examples.fires[0]: is no history",
+        "examples.fires[0]: is not a history",
         "examples: 'silent' is missing or empty",
-        "headings: do not fit, got 'Meaning'; expected ## Meaning, ## Evidence",
+        "headings: wrong or empty headings, got 'Meaning'; expected ## Meaning, ## Evidence",
     ]:
-        assert expected in told
+        assert expected in message
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,19 @@ def test_every_fault_at_once() -> None:
     [
         ("# Title\n", "no front matter"),
         ("---\na: [1\n---\nx", "front matter cannot be read"),
-        ("---\n- a\n---\nx", "front matter is no mapping"),
-        ("---\nwhen: 3\ncauses: [x]\nexamples: 2\n---\nx", r"when: is no list"),
-        ("---\nwhen: [3]\ncauses: 3\n---\nx", r"when\[0\]: is no condition"),
+        ("---\n- a\n---\nx", "front matter is not a mapping"),
+        ("---\nwhen: 3\ncauses: [x]\nexamples: 2\n---\nx", r"when: is not a list"),
+        ("---\nwhen: [3]\ncauses: 3\n---\nx", r"when\[0\]: is not a condition"),
     ],
 )
-def test_files_that_are_no_playbook(text: str, message: str) -> None:
-    """Even a file that is nothing at all is one message and no traceback."""
+def test_parse_refuses_other_files(text: str, message: str) -> None:
+    """A file that is not a playbook gives a message instead of a traceback."""
     with pytest.raises(UserError, match=message):
         parse("mine", text)
 
 
-def test_small_numbers_are_numbers() -> None:
-    """`1e-4` in front matter is a number, as a reader expects."""
+def test_parse_reads_exponents_as_numbers() -> None:
+    """`1e-4` in front matter is a number, although plain YAML readers return a string."""
     conditions = [c for p in PLAYBOOKS for cause in p.causes for c in cause.supported_by]
 
     assert all(isinstance(b, float) for c in conditions for b in (c.above, c.below) if b is not None)

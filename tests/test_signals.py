@@ -1,4 +1,4 @@
-"""Signals: one float from curves, free of scale, NaN where nothing can be said; and conditions over them."""
+"""Signals: one scale-free float from curves, NaN where it cannot be computed; and conditions on signals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagnostics import signals
-from diagnostics.conditions import Condition, View, observe
+from diagnostics.conditions import Condition, HistoryView, evaluate_condition
 from pipeline.history import History
 
 positive = st.lists(st.floats(1e-3, 1e3), min_size=5, max_size=40).map(np.array)
@@ -20,15 +20,15 @@ SCALE_FREE = ("max_over_first", "median_over_max", "remaining", "slope", "rise_f
 
 
 def call(name: str, y: np.ndarray) -> float:
-    """The signal of the same curve at every place."""
-    least, _ = signals.curves_wanted(name)
+    """Compute a signal with the same curve for every parameter."""
+    required, _ = signals.curve_limits(name)
     with np.errstate(all="ignore"):
-        return signals.SIGNALS[name](*[y] * max(1, least))
+        return signals.SIGNALS[name](*[y] * max(1, required))
 
 
 @pytest.mark.parametrize("name", signals.SIGNALS)
-def test_documented(name: str) -> None:
-    """Every signal says what it is, its range or unit, and when it is not measurable."""
+def test_signal_is_documented(name: str) -> None:
+    """The docstring of every signal says what it is, its range or unit, and when it is NaN."""
     text = inspect.getdoc(signals.SIGNALS[name]) or ""
 
     assert 3 <= len(text.splitlines()) and text.splitlines()[1] == ""
@@ -36,14 +36,14 @@ def test_documented(name: str) -> None:
 
 
 @given(st.sampled_from(list(signals.SIGNALS)), anything)
-def test_any_curve_gives_a_float(name: str, y: np.ndarray) -> None:
-    """No curve, however short or broken, makes a signal raise."""
+def test_signal_returns_float_for_any_curve(name: str, y: np.ndarray) -> None:
+    """A signal never raises, however short the curve is and whatever values it has."""
     assert isinstance(call(name, y), float)
 
 
 @given(st.sampled_from(SCALE_FREE), positive, st.sampled_from([0.25, 8.0, 1024.0]))
-def test_scale_free(name: str, y: np.ndarray, factor: float) -> None:
-    """The unit of a loss does not matter."""
+def test_signal_is_scale_free(name: str, y: np.ndarray, factor: float) -> None:
+    """The scale of a loss does not change the signal."""
     a, b = call(name, y), call(name, y * factor)
 
     assert (math.isnan(a) and math.isnan(b)) or a == pytest.approx(b, rel=1e-6, abs=1e-9)
@@ -81,84 +81,92 @@ def test_scale_free(name: str, y: np.ndarray, factor: float) -> None:
         ("shortfall", ["0.5", "0.9", "0.9"], math.nan),
     ],
 )
-def test_values(name: str, curves: list[str], expected: float) -> None:
-    """The figure on a curve small enough to check by hand."""
-    got = signals.SIGNALS[name](*[np.array(c.split(), float) for c in curves])
+def test_signal_value(name: str, curves: list[str], expected: float) -> None:
+    """The value is right on a curve small enough to check by hand."""
+    value = signals.SIGNALS[name](*[np.array(c.split(), float) for c in curves])
 
-    assert got == pytest.approx(expected, nan_ok=True)
+    assert value == pytest.approx(expected, nan_ok=True)
 
 
-def test_slope_tells_direction_and_size() -> None:
-    """A line from 2 to 1 changes by about two thirds of its mean."""
+def test_slope_has_sign_and_size() -> None:
+    """A line from 2 to 1 falls by about two thirds of its mean."""
     assert -2 / 3 == pytest.approx(signals.slope(np.linspace(2, 1, 200)), rel=0.01)
 
 
-def view(facts: dict[str, float] | None = None, metric: str | None = None, **columns: list[float]) -> View:
-    """A view of step columns and, where the name begins with val, epoch columns; `__` stands for `/`."""
+def make_view(facts: dict[str, float] | None = None, metric: str | None = None, **columns: list[float]) -> HistoryView:
+    """Return a view with epoch columns for names that begin with val, else step columns; `__` stands for `/`."""
     history = History()
     for name, values in columns.items():
         log = history.log_epoch if name.startswith("val") else history.log_step
         for i, value in enumerate(values):
             log(i, {name.replace("__", "/"): value})
-    return View(history, facts or {}, metric)
+    return HistoryView(history, facts or {}, metric)
 
 
-def test_since_is_where_it_began_to_hold_for_good() -> None:
+def test_since_is_start_of_last_uninterrupted_period() -> None:
     """A condition that held, failed and held again counts from the second time on."""
     losses = [1.0] * 10 + [5.0] * 10 + [1.0] * 10 + [5.0] * 70
-    seen = observe(Condition("level", ("train/loss",), above=3), view({"steps_per_epoch": 10}, train__loss=losses))
+    observation = evaluate_condition(
+        Condition("level", ("train/loss",), above=3), make_view({"steps_per_epoch": 10}, train__loss=losses)
+    )
 
-    assert seen.holds
-    assert {"step": 31, "epoch": 3} == seen.since  # two of the last three points have jumped
-
-
-def test_since_of_an_epoch_column_and_of_a_fact() -> None:
-    """An epoch column gives the epoch, and the step where it can be known; a fact has no time."""
-    seen = view({"input_rms": 99.0}, val__loss=[1.0, 1.0, 9.0])
-
-    assert {"step": None, "epoch": 2} == observe(Condition("maximum", ("val/loss",), above=3), seen).since
-    assert {"step": None, "epoch": None} == observe(Condition("maximum", ("input_rms",), above=10), seen).since
+    assert observation.holds
+    assert {"step": 31, "epoch": 3} == observation.since  # two of the last three points have jumped
 
 
-def test_not_measured_is_not_false() -> None:
-    """A missing curve, a short one and a missing wildcard each say why, and no bound holds."""
-    seen = view(train__loss=[1.0])
+def test_since_of_epoch_column_and_fact() -> None:
+    """An epoch column gives the epoch, and the step if it can be computed; a fact has no time."""
+    view = make_view({"input_rms": 99.0}, val__loss=[1.0, 1.0, 9.0])
+
+    assert {"step": None, "epoch": 2} == evaluate_condition(Condition("maximum", ("val/loss",), above=3), view).since
+    assert {"step": None, "epoch": None} == evaluate_condition(
+        Condition("maximum", ("input_rms",), above=10), view
+    ).since
+
+
+def test_unmeasured_condition_says_why() -> None:
+    """A missing curve, a short one and an unmatched wildcard each say why, and no bound holds."""
+    view = make_view(train__loss=[1.0])
     for condition, why in [
         (Condition("level", ("val/loss",), below=9), "val/loss not recorded"),
         (Condition("slope", ("train/loss",), below=9), "train/loss is too short or not finite"),
         (Condition("level", ("dead/*",), above=0), "no column dead/* was recorded"),
         (Condition("gap", ("train/loss", "val/loss"), above=0), "val/loss not recorded"),
     ]:
-        o = observe(condition, seen)
-        assert (False, False, why) == (o.holds, o.measured, o.why)
+        observation = evaluate_condition(condition, view)
+        assert (False, False, why) == (observation.holds, observation.measured, observation.why)
 
 
-def test_optional_curves_are_left_out() -> None:
-    """A signal that takes any number of curves uses those that there are."""
-    o = observe(Condition("nonfinite", ("train/loss", "val/loss"), above=0), view(val__loss=[math.nan]))
+def test_missing_optional_curves_are_skipped() -> None:
+    """A signal that takes any number of curves uses those that were recorded."""
+    observation = evaluate_condition(
+        Condition("nonfinite", ("train/loss", "val/loss"), above=0), make_view(val__loss=[math.nan])
+    )
 
-    assert o.holds and ("val/loss",) == o.of
-
-
-def test_wildcard_takes_the_worst() -> None:
-    """`*` observes the column furthest in the bound's direction, and names it."""
-    seen = view(dead__a=[0.1], dead__b=[0.9])
-
-    assert ("dead/b",) == observe(Condition("level", ("dead/*",), above=0.5), seen).of
-    assert ("dead/a",) == observe(Condition("level", ("dead/*",), below=0.5), seen).of
+    assert observation.holds and ("val/loss",) == observation.of
 
 
-def test_metric_is_the_tasks_own() -> None:
-    """`val/metric` is the configured metric, else the only score that was recorded."""
-    seen = view(metric="f1", val__f1=[0.5], val__accuracy=[0.9], val__loss=[1.0])
+def test_wildcard_observes_furthest_column() -> None:
+    """`*` observes the column furthest in the direction of the bound, and names it."""
+    view = make_view(dead__a=[0.1], dead__b=[0.9])
 
-    assert "val/f1" == seen.resolve("val/metric")
-    assert "train/accuracy" == view(val__accuracy=[0.9], val__loss=[1.0]).resolve("train/metric")
-    assert "val/metric" == view(val__f1=[0.5], val__accuracy=[0.9]).resolve("val/metric")
+    assert ("dead/b",) == evaluate_condition(Condition("level", ("dead/*",), above=0.5), view).of
+    assert ("dead/a",) == evaluate_condition(Condition("level", ("dead/*",), below=0.5), view).of
 
 
-def test_sentence_has_value_bound_and_time() -> None:
-    """People read what was seen with its figures."""
-    o = observe(Condition("max_over_first", ("train/loss",), above=3), view(train__loss=[1.0, 2.0, 8.0, 8.0]))
+def test_view_resolves_metric() -> None:
+    """`val/metric` is the configured metric, else the only recorded metric."""
+    view = make_view(metric="f1", val__f1=[0.5], val__accuracy=[0.9], val__loss=[1.0])
 
-    assert "train/loss: largest value over the first is 8 (above 3, since step 2)" == o.sentence()
+    assert "val/f1" == view.resolve("val/metric")
+    assert "train/accuracy" == make_view(val__accuracy=[0.9], val__loss=[1.0]).resolve("train/metric")
+    assert "val/metric" == make_view(val__f1=[0.5], val__accuracy=[0.9]).resolve("val/metric")
+
+
+def test_observation_sentence_has_value_bound_and_time() -> None:
+    """The sentence of an observation contains the value, the bound and the time."""
+    observation = evaluate_condition(
+        Condition("max_over_first", ("train/loss",), above=3), make_view(train__loss=[1.0, 2.0, 8.0, 8.0])
+    )
+
+    assert "train/loss: largest value divided by the first is 8 (above 3, since step 2)" == observation.sentence()

@@ -1,4 +1,4 @@
-"""Was the diagnosis complete, in the common words, and honest about its limits?"""
+"""Is the diagnosis complete, does it use known causes, and does it state its limits?"""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from pipeline.results import CEILINGS, Evidence, Outcome, Result
 
 
 def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:
-    """Passing proves that every playbook on disk is among those that the diagnosis judged, and that they are enough."""
-    known, judged = evidence["playbooks"], evidence["judged"]
-    left_out = sorted(set(known) - set(judged))
-    if left_out:
-        return Result("failed", len(judged), len(known), "playbooks", f"left out: {', '.join(left_out)}")
-    outcome: Outcome = "passed" if len(judged) >= min_playbooks else "failed"
-    return Result(outcome, len(judged), min_playbooks, "playbooks", ", ".join(judged))
+    """Passing proves that every playbook on disk was evaluated, and that there are at least `min_playbooks`."""
+    on_disk, evaluated = evidence["playbooks"], evidence["evaluated_playbooks"]
+    missing = sorted(set(on_disk) - set(evaluated))
+    if missing:
+        return Result("failed", len(evaluated), len(on_disk), "playbooks", f"not evaluated: {', '.join(missing)}")
+    outcome: Outcome = "passed" if len(evaluated) >= min_playbooks else "failed"
+    return Result(outcome, len(evaluated), min_playbooks, "playbooks", ", ".join(evaluated))
 
 
 def causes_known(evidence: Evidence) -> Result:
-    """Passing proves that each named cause is an id of causes.yaml, with a confidence under its basis's ceiling."""
-    known = load_causes()
-    for cause in evidence["diagnosis"]["root_causes"]:
+    """Passing proves that each named cause is an id of causes.yaml, with a confidence its basis allows."""
+    known, root_causes = load_causes(), evidence["diagnosis"]["root_causes"]
+    for cause in root_causes:
         if cause["issue"] not in known:
-            return Result("failed", cause["issue"], why="is no id of causes.yaml")
-        if cause["confidence"] > CEILINGS[cause["basis"]]:
-            why = f"{cause['issue']}: more confidence than {cause['basis']} allows"
-            return Result("failed", cause["confidence"], CEILINGS[cause["basis"]], why=why)
-    first = [c["issue"] for c in evidence["diagnosis"]["root_causes"][:1]]
-    return Result(
-        "passed", len(evidence["diagnosis"]["root_causes"]), unit="causes", why=", ".join(first) or "no cause named"
-    )
+            return Result("failed", cause["issue"], why="is not an id of causes.yaml")
+        ceiling = CEILINGS[cause["basis"]]
+        if cause["confidence"] > ceiling:
+            why = f"the confidence in {cause['issue']} is higher than {cause['basis']} allows"
+            return Result("failed", cause["confidence"], ceiling, why=why)
+    first = root_causes[0]["issue"] if root_causes else "no cause named"
+    return Result("passed", len(root_causes), unit="causes", why=first)
 
 
 def fixes_proposed(evidence: Evidence, *, min_fixes: int) -> Result:
-    """Passing proves that a named cause comes with enough fixes to choose from."""
+    """Passing proves that a diagnosis which names a cause offers at least `min_fixes` fixes."""
     fixes, causes = evidence["diagnosis"]["recommended_fixes"], evidence["diagnosis"]["root_causes"]
     if not causes:
-        return Result("not_applicable", len(fixes), min_fixes, "fixes", "no cause is named, so none is to be cured")
+        return Result("not_applicable", len(fixes), min_fixes, "fixes", "no cause is named, so there is nothing to fix")
     return Result("passed" if len(fixes) >= min_fixes else "failed", len(fixes), min_fixes, "fixes")
 
 
 def limits_said(evidence: Evidence) -> Result:
-    """Passing proves that the diagnosis carries its confidence statement, and lists what it did not check."""
+    """Passing proves that the diagnosis has a confidence statement and a list of what it did not check."""
     diagnosis = evidence["diagnosis"]
     if not diagnosis["confidence_statement"]:
         return Result("failed", why="there is no confidence statement")
@@ -48,7 +47,7 @@ def limits_said(evidence: Evidence) -> Result:
 
 
 def documents_written(evidence: Evidence, *, names: list[str]) -> Result:
-    """Passing proves that the diagnosis lies in the run as files with digests."""
+    """Passing proves that the named documents were written to the run directory, with their digests."""
     missing = [name for name in names if name not in evidence.artifacts]
     if missing:
         return Result("failed", len(missing), 0, "files", f"not written: {', '.join(missing)}")
