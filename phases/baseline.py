@@ -128,7 +128,7 @@ def _simple(ctx: PhaseContext, done: Fit, data: Data, counts: Mapping[str, int])
     task = build_task(ctx.config, build_loss(ctx.config, ctx.trust, counts), done.model, ctx.trust)
     found = simple_scores(task, data, int(ctx.config["seed"]), seconds=seconds)
     scored = {one["name"]: one["value"] for one in found if "value" in one}
-    done.history.facts.update({f"bar/{name}": value for name, value in scored.items()})
+    done.history.facts.update({f"baseline_model/{name}": value for name, value in scored.items()})
     if scored:
         ctx.log(f"baseline: simple models: {', '.join(f'{name} {value:.4g}' for name, value in scored.items())}")
     return found

@@ -87,9 +87,9 @@ def _worker(words: Sequence[str]) -> int:
 
 def _report(run: Any) -> None:
     """The run's page is written anew."""
-    from pipeline.reporting.page import write_page
+    from pipeline.reporting.page import write_report
 
-    write_page(run.path)
+    write_report(run.path)
 
 
 def _follow(run: Any, config: Mapping[str, Any], away: Callable[[str], None]) -> Any:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from pipeline.errors import Refused
 from pipeline.history import History
 from pipeline.reporting import plots
-from pipeline.reporting.page import gather, write_page
-from pipeline.reporting.svg import Scale, draw
+from pipeline.reporting.page import collect, write_report
+from pipeline.reporting.panels import panels
+from pipeline.reporting.plots import inline_svg
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
 from tests.ledger_fixtures import DIAGNOSIS, MEASURES, baseline_done, history, measured, mended, passed
@@ -30,10 +32,12 @@ class Page(HTMLParser):
         super().__init__()
         self.loads: list[str] = []
         self.open: list[str] = []
+        self.ids: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.loads += [value or "" for name, value in attributes if name in ("src", "href")]
+        self.loads += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.ids += [value for name, value in attributes if name == "id" and value]
         self.loads += ["script"] if tag == "script" or any(name.startswith("on") for name, _ in attributes) else []
         if tag not in self.VOID:
             self.open.append(tag)
@@ -49,7 +53,7 @@ def text_of(path: Path) -> str:
 
 def test_the_page_tells_the_whole_run(tmp_path: Path) -> None:
     """Branch, gates, items, diagnosis, fixes, trials, people, revisions and what was not checked are all there."""
-    words = text_of(write_page(mended(tmp_path / "runs").path))
+    words = text_of(write_report(mended(tmp_path / "runs").path))
     for expected in (
         "digits-hot", "sufficient", "experiment digits", "seed 7", "val accuracy 0.972", "n = 360",
         "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7", "fixed, round 1",
@@ -65,8 +69,8 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     run = mended(tmp_path)
     picture = plots.confusion_matrix(np.eye(2, dtype=int), ["a", "b"])
     files.write_bytes(run.inside("baseline", "confusion_matrix.png"), picture["png"])
-    page = Page(write_page(run.path).read_text())
-    assert page.open == []
+    page = Page(write_report(run.path).read_text())
+    assert page.open == [] and len(page.ids) == len(set(page.ids))
     assert {load[:15] for load in page.loads if not load.startswith("#")} == {"data:image/png;"}
     assert "default-src 'none'" in run.inside("report.html").read_text()
 
@@ -83,7 +87,7 @@ def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
     with opened(run) as ledger:
         judge(ledger, "diagnostics", passed("x", why=evil))
         ledger.append("waiver", {"phase": "x", "item": "y", "who": evil, "why": evil, "expires": "2999-01-01"})
-    page = write_page(run.path).read_text()
+    page = write_report(run.path).read_text()
     assert evil not in page
     assert "script" not in Page(page).loads
     assert page.count("&lt;script&gt;") >= 5
@@ -91,11 +95,11 @@ def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
 
 def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
     """Simple models beside the trained one, folds, classes, worst pairs and warnings, each in its section."""
-    words = text_of(write_page(measured(baseline_done(tmp_path)).path))
+    words = text_of(write_report(measured(baseline_done(tmp_path)).path))
     for expected in (
         "the trained model 0.95 0.9 to 0.98", "logistic regression as good 0.93 0.89 to 0.96", "(0.21 s)",
-        "left out: the time allows 3 of 1077 train rows", "no learning at all 0.1",
-        "accuracy 0.944 ± 0.012 over 5 folds",
+        "not applicable: the time allows 3 of 1077 train rows", "trivial prediction 0.1",
+        "accuracy 0.944 ± 0.012 over 5 folds of the training rows",
         "fold 3: 0.95", "cat → dog (7 rows, 9 % of cat)", "cat 80 0.91 0.875 0.8 to 0.93 0.89", "unseen 0 ",
         "12 3 UserWarning a scheduler came first loop.py:7",
     ):  # fmt: skip
@@ -105,24 +109,24 @@ def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
 def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
     """A baseline without folds, classes or warnings has no headings for them; a reason is shown."""
     only = {"score": None, "baseline_models": [], "cross_validation": {"not_applicable": "no time"}}
-    words = text_of(write_page(measured(baseline_done(tmp_path), only).path))
+    words = text_of(write_report(measured(baseline_done(tmp_path), only).path))
     assert "Cross-validation Not applicable: no time" in words
-    assert not [heading for heading in ("Simple models", "Per class", "Warnings") if heading in words]
+    assert not [heading for heading in ("Baseline models", "Per class", "Warnings raised") if heading in words]
 
 
 def test_evidence_that_was_changed_is_not_shown(tmp_path: Path) -> None:
     """What the ledger did not record is no measure of the baseline, and it is said."""
     run = measured(baseline_done(tmp_path))
     files.write_json(run.inside("baseline", "evidence.json"), {"values": {**MEASURES, "worst_pairs": []}})
-    words = text_of(write_page(run.path))
-    assert "Simple models" not in words and "baseline/evidence.json is not what the ledger recorded" in words
+    words = text_of(write_report(run.path))
+    assert "Baseline models" not in words and "baseline/evidence.json is not what the ledger recorded" in words
 
 
 def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
     """A table of a thousand classes is cut to those of the lowest recall, and says how many it leaves out."""
     row = MEASURES["per_class"][0]
     many = [{**row, "class": f"c{i}", "recall": i / 1000} for i in reversed(range(1000))]
-    words = text_of(write_page(measured(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
+    words = text_of(write_report(measured(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
     assert "c0 80" in words and "c39 80" in words and "c40 80" not in words and "960 classes of higher recall" in words
 
 
@@ -132,7 +136,7 @@ def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
 def test_an_unfinished_run_has_a_page(tmp_path: Path, make: object) -> None:
     """What has not happened yet is said, and nothing has to be there but the ledger."""
     run = make(tmp_path)  # type: ignore[operator]
-    assert "gate finalization" in text_of(write_page(run.path))
+    assert "gate finalization" in text_of(write_report(run.path))
 
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
@@ -140,8 +144,8 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     run = Run.at(tmp_path, "fresh")
     with opened(run, experiment="digits"):
         pass
-    words = text_of(write_page(run.path))
-    assert "Nothing is planned yet" in words and "The branch is not decided yet" in words
+    words = text_of(write_report(run.path))
+    assert "There is no plan yet" in words and "The branch is not decided yet" in words
 
 
 def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
@@ -149,9 +153,9 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     run = mended(tmp_path)
     run.inside("diagnostics", "1", "diagnosis.json").write_text("{")
     run.inside("baseline", "history.npz").write_bytes(b"no history")
-    words = text_of(write_page(run.path))
+    words = text_of(write_report(run.path))
     assert "diagnostics/1/diagnosis.json cannot be read" in words
-    assert "baseline/history.npz is no history" in words
+    assert "baseline/history.npz is not a readable history" in words
     assert "fixed, round 1" in words
 
 
@@ -161,11 +165,11 @@ def test_a_waiver_that_is_over_waives_nothing(tmp_path: Path) -> None:
     with opened(run) as ledger:
         over = {"phase": "finalization", "item": "latency", "who": "Bob", "why": "a rehearsal", "expires": "2020-01-01"}
         ledger.append("waiver", over)
-    page = text_of(write_page(run.path))
-    shown = {item["id"]: item["word"] for item in gather(run)["phases"][-1]["items"]}
+    page = text_of(write_report(run.path))
+    shown = {row.item.id: row.label for row in collect(run).phases[-1].rows}
 
     assert (shown["latency"], shown["target_on_test"]) == ("errored", "waived")
-    assert "2020-01-01 holds no more" in page and "2999-01-01 holds no more" not in page
+    assert "2020-01-01 not valid" in page and "2999-01-01 not valid" not in page
     assert f"verify {run.path.name}" not in page and f"verify ./{run.path.name}" in page
 
 
@@ -174,46 +178,51 @@ def test_a_ledger_that_was_changed_gets_no_page(tmp_path: Path) -> None:
     run = mended(tmp_path)
     run.ledger_path.write_bytes(run.ledger_path.read_bytes().replace(b"Lovelace", b"Lovelacy"))
     with pytest.raises(Refused, match="the ledger was changed"):
-        write_page(run.path)
+        write_report(run.path)
     assert not run.inside("report.html").exists()
 
 
 @pytest.mark.process
-def test_a_report_needs_no_torch(tmp_path: Path) -> None:
-    """`report` starts without torch, hydra, mlflow and matplotlib, and prints where the page is."""
-    run = mended(tmp_path)
+@pytest.mark.parametrize(
+    ("command", "make", "drawn"),
+    [("report", mended, True), ("report", baseline_done, False), ("status", mended, False)],
+)
+def test_report_imports_only_what_it_draws_with(
+    tmp_path: Path, command: str, make: Callable[[Path], Run], drawn: bool
+) -> None:
+    """No record command imports torch, hydra or mlflow, and matplotlib is imported only to draw a curve."""
+    run = make(tmp_path)
     heavy = ["torch", "hydra", "mlflow", "matplotlib", "sklearn", "scipy"]
     code = f"""
 import sys
 from pipeline.__main__ import main
-code = main(["report", {str(run.path)!r}])
-assert not set({heavy}) & set(sys.modules), set({heavy}) & set(sys.modules)
+code = main([{command!r}, {str(run.path)!r}])
+print(*(set({heavy}) & set(sys.modules)), file=sys.stderr)
 sys.exit(code)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == [str(run.inside("report.html"))]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (process.returncode, process.stderr.split()) == (0, ["matplotlib"] if drawn else [])
+    assert command == "status" or process.stdout.split() == [str(run.inside("report.html"))]
 
 
 def test_panels_show_the_loss_and_every_metric() -> None:
     """Loss on both splits, the metric with its bounds, x in epochs whichever table a value stands in."""
-    loss, accuracy = plots.panels(history())
+    loss, accuracy = panels(history())
     assert [(line.split, float(line.x[-1])) for line in loss.lines] == [("train", 5.0), ("val", 5.0)]
-    assert accuracy.bounds == {"target": 0.95, "trivial": 0.1}
+    assert accuracy.references == {"target": 0.95, "trivial": 0.1}
     assert loss.log and not accuracy.log
 
 
 def test_bounds_stand_where_they_belong() -> None:
     """Target, trivial and simple models are drawn with the metric that decides, which comes first."""
     made = history()
-    made.facts.update({"decides/roc_auc": 1.0, "bar/ridge": 0.7, "best_epoch": 4.0})
+    made.facts.update({"decides/roc_auc": 1.0, "baseline_model/ridge": 0.7, "best_epoch": 4.0})
     for epoch in range(1, 6):
         made.log_epoch(epoch, {"val/roc_auc": 0.9})
-    loss, auc, accuracy = plots.panels(made)
-    assert auc.title == "roc_auc" and auc.bounds == {"target": 0.95, "trivial": 0.1, "ridge": 0.7}
-    assert accuracy.bounds == {} and {panel.best for panel in (loss, auc, accuracy)} == {4.0}
-    assert 'class="bound bar"' in draw(auc) and 'class="best"' in draw(auc)
+    loss, auc, accuracy = panels(made)
+    assert auc.title == "roc_auc" and auc.references == {"target": 0.95, "trivial": 0.1, "ridge": 0.7}
+    assert accuracy.references == {} and {panel.best_epoch for panel in (loss, auc, accuracy)} == {4.0}
 
 
 @pytest.mark.parametrize(("low", "high", "log"), [(0.02, 0.9, False), (4.0, 300.0, True), (1.0, 8.0, False)])
@@ -222,7 +231,7 @@ def test_what_falls_far_is_drawn_on_a_logarithmic_axis(low: float, high: float, 
     made = History()
     made.log_epoch(1, {"val/m": high})
     made.log_epoch(2, {"val/m": low})
-    assert plots.panels(made)[0].log is log
+    assert panels(made)[0].log is log
 
 
 def test_loops_that_count_from_zero_look_the_same() -> None:
@@ -232,29 +241,54 @@ def test_loops_that_count_from_zero_look_the_same() -> None:
         made = History()
         for epoch in range(first, first + 3):
             made.log_epoch(epoch, {"val/loss": 1.0})
-        ends.append(plots.panels(made)[0].lines[0].x.tolist())
+        ends.append(panels(made)[0].lines[0].x.tolist())
     assert ends == [[1.0, 2.0, 3.0]] * 2
 
 
 def test_where_it_broke_is_marked() -> None:
     """NaN is no point of the curve; the epoch of the first one is marked."""
-    loss, _ = plots.panels(history(breaks_at=7))
-    assert loss.broken[0] == pytest.approx(0.7)
+    loss, _ = panels(history(breaks_at=7))
+    assert loss.nonfinite[0] == pytest.approx(0.7)
     assert all(np.isfinite(line.y).all() for line in loss.lines)
-    assert 'class="broken"' in draw(loss)
+    assert "stroke: var(--bad)" in inline_svg(loss, "a")
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "log"),
-    [(0.0, 1.0, False), (-3.0, 1e6, False), (2.0, 2.0, False), (1e-7, 4.0, True), (1.0, 3.0, True)],
-)
-def test_scales_have_round_ticks_inside_their_range(low: float, high: float, log: bool) -> None:
-    """A few ticks, in range and in order; the ends of the range fall on the ends of the axis."""
-    scale = Scale(low, high, 0, 100, log)
-    ticks = list(scale.ticks())
-    assert 2 <= len(ticks) <= 12
-    assert ticks == sorted(ticks)
-    assert all(-1e-6 <= scale(tick) <= 100 + 1e-6 for tick in ticks)
+def test_inline_svg_takes_its_colours_from_the_page() -> None:
+    """Curves, references and the best epoch are drawn, and every colour is a variable of the page."""
+    made = history()
+    made.facts.update({"decides/accuracy": 1.0, "baseline_model/ridge": 0.7, "best_epoch": 4.0})
+    accuracy = inline_svg(panels(made)[1], "a")
+    for variable in ("val", "good", "soft", "baseline", "line"):
+        assert f"var(--{variable})" in accuracy
+    assert not re.search(r"#[0-9a-f]{6}[;\"]", accuracy)
+    assert "<style" not in accuracy and "<!DOCTYPE" not in accuracy and "<metadata" not in accuracy
+    assert accuracy == inline_svg(panels(made)[1], "a")
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (-3.0, 1e6), (2.0, 2.0), (1e-7, 4.0), (2.0, 70.0), (1.0, 3e38), (5.0,)])
+def test_inline_svg_has_readable_ticks(values: tuple[float, ...]) -> None:
+    """Both axes have a few ticks with plain numbers, whatever the range, also for a single point."""
+    made = History()
+    for epoch, value in enumerate(values, 1):
+        made.log_epoch(epoch, {"val/loss": value})
+    [panel] = panels(made)
+    labels = re.findall(r"text-anchor: (middle|end)[^>]*>([^<]*)<", inline_svg(panel, "a"))
+    for anchor in ("middle", "end"):
+        numbers = [float(text) for where, text in labels if where == anchor]
+        assert 2 <= len(numbers) <= 12 and numbers == sorted(set(numbers))
+
+
+def test_figures_show_text_as_it_is() -> None:
+    """A name with a dollar sign is not read as math text, and one with a tag is escaped in the SVG."""
+    names = ["$50 to $100", "<script>alert(1)</script>", "$\\frac{"]
+    svg = plots.confusion_matrix(np.eye(3, dtype=int), names)["svg"]
+    made = History()
+    made.log_epoch(1, {f"val/{name}": 0.5 for name in names})
+    curve = plots.learning_curve(made)["svg"]
+    assert b"<script" not in svg + curve
+    assert {panel.title for panel in panels(made)} == set(names)
+    drawings = "".join(inline_svg(panel, panel.title) for panel in panels(made))
+    assert "<script" not in drawings and "&lt;script&gt;alert(1)&lt;/script&gt; over epochs" in drawings
 
 
 def test_pictures_are_pictures_and_repeat() -> None:

@@ -62,7 +62,7 @@ def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
     for phase, gate, item in waiting:
         refuse_stranger(run, state, str(item.sign_off), who, f"may not sign {item.id}")
         if gate.subject is None:
-            do = f"python -m pipeline status {tables.place(run)}"
+            do = f"python -m pipeline status {tables.command_argument(run)}"
             raise Refused(fault(item.id, "there is no bundle to sign yet", do=do))
         ledger.append("sign_off", {"phase": phase, "item": item.id, "who": who, "digest": gate.subject, "note": note})
         signed.append(item.id)
@@ -71,10 +71,10 @@ def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
 
 def refresh_report(run: Run) -> None:
     """The run's page shows what was just recorded; where it cannot be written, that is said and nothing is lost."""
-    from pipeline.reporting.page import write_page
+    from pipeline.reporting.page import write_report
 
     try:
-        write_page(run.path)
+        write_report(run.path)
     except FivegateError as error:
         tables.console().print(f"no report: {error}", markup=False, soft_wrap=True)
 
@@ -86,7 +86,7 @@ def release_when_open(run: Run, ledger: Ledger) -> None:
         release(run, ledger)
         console.print(f"[green]released[/]: {run.inside('bundle')}")
     refresh_report(run)
-    console.print(tables.advice_line(next_step(fold(ledger.entries), root=run.shown_root)), soft_wrap=True)
+    console.print(tables.next_step_line(next_step(fold(ledger.entries), root=run.shown_root)), soft_wrap=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -51,7 +51,7 @@ def paragraph(run: Run, state: RunState, phase: str, item: Item) -> str:
     ]
     lines += [f"  signed: by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
     if not tables.satisfied(item, state, phase):
-        lines.append(f"  do:     {_way_out(tables.place(run), item)}")
+        lines.append(f"  do:     {_way_out(tables.command_argument(run), item)}")
     return "\n".join(lines)
 
 

@@ -72,7 +72,7 @@ def _show(flown: Any) -> None:
         for item in some:
             value = f"{tables.number(item.value)} {item.unit}".strip() if item.value is not None else ""
             why = escape(item.why + (f" ({item.cause})" if item.cause else ""))
-            mark = "[yellow]! passed[/]" if item in flown.recorded_warnings else tables.MARKS[item.outcome]
+            mark = "[yellow]! passed[/]" if item in flown.recorded_warnings else tables.OUTCOMES[item.outcome]
             table.add_row(item.id, mark, escape(value), escape(tables.number(item.bound)), why)
     console.print(table)
     outcomes = [item.outcome for some in flown.items.values() for item in some]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.reporting.page import write_page
+from pipeline.reporting.page import write_report
 from pipeline.run_store.run import Run
 
 
@@ -14,5 +14,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(write_page(Run.find(args.run, args.root).path))
+    print(write_report(Run.find(args.run, args.root).path))
     return 0

@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
     with opened(found) as ledger:
         state = fold(ledger.entries)
         if not state.released:
-            raise Refused(fault(found.name, "is not released", do=f"python -m pipeline status {tables.place(found)}"))
+            raise Refused(
+                fault(found.name, "is not released", do=f"python -m pipeline status {tables.command_argument(found)}")
+            )
         refuse_stranger(found, state, "owner", who, "may not take a release back")
         taken = {"who": who, "why": args.why, "subject": state.released["subject"]}
         path = found.inside("bundle", "attestations", "rollback.json")
@@ -36,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
         advice = next_step(fold(ledger.entries), root=found.shown_root)
     console = tables.console()
     console.print(f"{found.name}: the release of {taken['subject'][:12]} is taken back by {who}")
-    console.print(tables.advice_line(advice), soft_wrap=True)
+    console.print(tables.next_step_line(advice), soft_wrap=True)
     return 0

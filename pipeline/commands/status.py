@@ -118,7 +118,7 @@ def show(run: Run, state: RunState) -> None:
         console.print(
             f"last attempt of {state.failed['phase']} ended early: {state.failed['why']}", markup=False, soft_wrap=True
         )
-    console.print(tables.advice_line(next_step(state, root=run.shown_root)), soft_wrap=True)
+    console.print(tables.next_step_line(next_step(state, root=run.shown_root)), soft_wrap=True)
 
 
 def _show_all(root: Path, as_json: bool) -> None:

@@ -28,7 +28,7 @@ def _phase_of(run: Run, state: RunState, name: str) -> str:
     if name == "branch":
         decided = state.current_branch()
         if decided is None or decided["branch"] == "sufficient":
-            do = f"python -m pipeline status {tables.place(run)}"
+            do = f"python -m pipeline status {tables.command_argument(run)}"
             raise Refused(fault("branch", "there is no insufficient branch to waive", do=do))
         return str(decided["phase"])
     places = {i.id: (p, i) for p, g in state.gates.items() for i in g.items}
@@ -36,7 +36,7 @@ def _phase_of(run: Run, state: RunState, name: str) -> str:
         raise UserError(fault("ITEM", "no evaluated item has this id", got=name, among=[*places, "branch"]))
     phase, item = places[name]
     if not item.waivable:
-        do = f"python -m pipeline explain {tables.place(run)} {name}"
+        do = f"python -m pipeline explain {tables.command_argument(run)} {name}"
         raise Refused(fault(name, "cannot be waived by anybody: it is what makes every other figure honest", do=do))
     return phase
 

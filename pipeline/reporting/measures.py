@@ -1,10 +1,11 @@
-"""What a baseline measured beside its score, as the report shows it: each part where the evidence holds it."""
+"""The measurements of the baseline next to its score, for the report: each one only where the evidence has it."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.reporting.tables import number
@@ -12,72 +13,136 @@ from pipeline.run_store import files
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
-ROWS = 40  # of a table with a row per class: those of the lowest recall
-ABSENT = {"not_applicable": "", "how": "", "seconds": 0.0}  # what an entry may lack
+CLASS_ROWS = 40  # most rows of the table of classes; those of the lowest recall are kept
+
+Figure = float | str | None  # a number of the evidence; NaN is stored as the string "nan"
 
 
-def measures(run: Run, state: RunState, missing: list[str]) -> dict[str, Any]:
-    """The baseline's measures, each empty where there is none; evidence that is not as recorded goes to `missing`."""
-    values = _recorded(run, state, missing)
-    score, classes = values.get("score"), _by_recall([_known(row) for row in values.get("per_class") or ()])
-    simple = [{**ABSENT, **one, "ahead": _ahead(one, score)} for one in values.get("baseline_models") or ()]
-    folds = values.get("cross_validation")
-    return {
-        **{part: values.get(part) for part in ("worst_pairs", "warnings", "score", "trivial_baseline")},
-        "cross_validation": {**ABSENT, **folds} if folds else None,
-        "baseline_models": simple,
-        "metric": score["metric"] if score else next((one["metric"] for one in simple if "metric" in one), None),
-        "per_class": classes[:ROWS],
-        "classes_left_out": len(classes[ROWS:]),
-    }
+@dataclass(frozen=True)
+class ScoreRow:
+    """The score of the trained model on the validation split."""
+
+    metric: str
+    value: Figure
+    interval: str
+    n: int
 
 
-def _recorded(run: Run, state: RunState, missing: list[str]) -> Mapping[str, Any]:
-    """The values of the baseline's evidence, where the file is what the ledger recorded."""
-    done = state.finished.get("baseline")
-    if done is None:
+@dataclass(frozen=True)
+class BaselineModelRow:
+    """The score of a baseline model; `rank` says whether it is better than the trained one, or as good."""
+
+    name: str
+    metric: str | None
+    value: Figure
+    interval: str
+    how: str
+    seconds: float
+    not_applicable: str
+    rank: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """The scores of one class, None where they are undefined; `interval` belongs to the recall."""
+
+    name: str
+    support: int
+    precision: Figure
+    recall: Figure
+    interval: str
+    f1: Figure
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The baseline's measurements; None or empty where one was not taken."""
+
+    score: ScoreRow | None
+    trivial_baseline: Mapping[str, Any] | None
+    metric: str | None
+    baseline_models: Sequence[BaselineModelRow]
+    cross_validation: Mapping[str, Any] | None
+    per_class: Sequence[ClassRow]
+    classes_left_out: int
+    worst_pairs: Sequence[Mapping[str, Any]]
+    warnings: Sequence[Mapping[str, Any]]
+
+
+def measures(run: Run, state: RunState, missing: list[str]) -> Measures:
+    """Return what the baseline's evidence holds; evidence that is not as recorded is added to `missing` instead."""
+    values = _recorded_values(run, state, missing)
+    score, folds = values.get("score"), values.get("cross_validation")
+    classes = _lowest_recall_first([_class_row(row) for row in values.get("per_class") or ()])
+    models = [_baseline_model_row(model, score) for model in values.get("baseline_models") or ()]
+    return Measures(
+        score=ScoreRow(score["metric"], score["value"], _interval(score), score["n"]) if score else None,
+        trivial_baseline=values.get("trivial_baseline"),
+        metric=score["metric"] if score else next((row.metric for row in models if row.metric), None),
+        baseline_models=models,
+        cross_validation={"not_applicable": "", "seconds": 0.0, **folds} if folds else None,
+        per_class=classes[:CLASS_ROWS],
+        classes_left_out=len(classes[CLASS_ROWS:]),
+        worst_pairs=values.get("worst_pairs") or (),
+        warnings=values.get("warnings") or (),
+    )
+
+
+def _recorded_values(run: Run, state: RunState, missing: list[str]) -> Mapping[str, Any]:
+    """Return the values of the baseline's evidence, where the file is the one that the ledger recorded."""
+    finished = state.finished.get("baseline")
+    if finished is None:
         return {}
-    path = run.path / done["evidence"]["path"]
-    if not path.is_file() or files.sha256(path) != done["evidence"]["sha256"]:
-        missing.append(f"{done['evidence']['path']} is not what the ledger recorded")
+    path = run.path / finished["evidence"]["path"]
+    if not path.is_file() or files.sha256(path) != finished["evidence"]["sha256"]:
+        missing.append(f"{finished['evidence']['path']} is not what the ledger recorded")
         return {}
     values: Mapping[str, Any] = json.loads(path.read_text())["values"]
     return values
 
 
-def _known(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A class's figures, None for those that are undefined."""
-    return {key: None if value == "nan" and key != "class" else value for key, value in row.items()}
+def _baseline_model_row(model: Mapping[str, Any], score: Mapping[str, Any] | None) -> BaselineModelRow:
+    return BaselineModelRow(
+        name=model["name"],
+        metric=model.get("metric"),
+        value=model.get("value"),
+        interval=_interval(model),
+        how=model.get("how", ""),
+        seconds=model.get("seconds", 0.0),
+        not_applicable=model.get("not_applicable", ""),
+        rank=_compare(model.get("value"), score),
+    )
 
 
-def _by_recall(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """As they stand where all have room; else those of the lowest recall first, those without rows last."""
-    return rows if len(rows) <= ROWS else sorted(rows, key=lambda row: _number(row["recall"], math.inf))
+def _class_row(row: Mapping[str, Any]) -> ClassRow:
+    precision, recall, f1 = (None if row[key] == "nan" else row[key] for key in ("precision", "recall", "f1"))
+    # Rounded, since the lower end for a recall of 0 can be 1e-18 by rounding error.
+    interval = _interval({end: round(_as_float(row[f"recall_{end}"], math.nan), 6) for end in ("low", "high")})
+    return ClassRow(row["class"], row["support"], precision, recall, interval, f1)
 
 
-def _number(value: Any, otherwise: float) -> float:
-    """A number of the evidence, where NaN is a word."""
+def _lowest_recall_first(rows: Sequence[ClassRow]) -> Sequence[ClassRow]:
+    """Return the rows as they are where all of them fit; else by recall, classes without rows last."""
+    return rows if len(rows) <= CLASS_ROWS else sorted(rows, key=lambda row: _as_float(row.recall, math.inf))
+
+
+def _as_float(value: Figure, otherwise: float) -> float:
     return float(value) if isinstance(value, int | float) else otherwise
 
 
-def _ahead(one: Mapping[str, Any], score: Mapping[str, Any] | None) -> str:
-    """Whether a simple model is better than the trained one, or within its interval."""
-    value = _number(one.get("value"), math.nan)
-    if score is None or math.isnan(value) or math.isnan(_number(score["value"], math.nan)):
+def _compare(value: Figure, score: Mapping[str, Any] | None) -> str:
+    """Return whether a baseline model is `better` than the trained one, `as good` (in its 95 % interval), or neither."""
+    baseline, trained = _as_float(value, math.nan), _as_float(score["value"], math.nan) if score else math.nan
+    if score is None or math.isnan(baseline) or math.isnan(trained):
         return ""
     sign = 1 if score["greater_is_better"] else -1
-    if sign * (value - score["value"]) > 0:
+    if sign * (baseline - trained) > 0:
         return "better"
-    bound = _number(score["low"] if sign > 0 else score["high"], score["value"])
-    return "as good" if sign * (value - bound) >= 0 else ""
+    bound = _as_float(score["low"] if sign > 0 else score["high"], trained)
+    return "as good" if sign * (baseline - bound) >= 0 else ""
 
 
-def words(name: str) -> str:
-    """A name of the code as one reads it."""
-    return str(name).replace("_", " ")
-
-
-def interval(found: Mapping[str, Any]) -> str:
-    """`0.94 to 0.98` of something with `low` and `high`; nothing where it has none."""
-    low, high = (_number(found.get(end), math.nan) for end in ("low", "high"))
+def _interval(estimate: Mapping[str, Any]) -> str:
+    """Return `0.94 to 0.98` for an estimate with `low` and `high`, an empty string for one without."""
+    low, high = (_as_float(estimate.get(end), math.nan) for end in ("low", "high"))
     return "" if math.isnan(low) or math.isnan(high) else f"{number(low)} to {number(high)}"

@@ -1,165 +1,136 @@
-"""Pictures of a run: learning curve and confusion matrix, as PNG and SVG bytes.
+"""Figures of a run, drawn by matplotlib: learning curve and confusion matrix as PNG and SVG, one panel as inline SVG.
 
-`panels` decides what a learning curve shows, for matplotlib here and for the report's own SVG.
+matplotlib is imported when a figure is drawn: commands that draw nothing start without it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from markupsafe import Markup, escape
+from numpy.typing import ArrayLike
 
-from pipeline.evaluation.per_class import TOLD, worst_pairs
+from pipeline.evaluation.per_class import worst_pairs
 from pipeline.history import History
+from pipeline.reporting.panels import Panel, panels, reference_kind
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, RED, GREEN, PURPLE = "#2563eb", "#ea580c", "#6b7280", "#dc2626", "#15803d", "#7c3aed"
-LOG_RATIO = 30.0  # what falls by more than this is read on a logarithmic axis, unless it is a share
-SMOOTH = 50  # a long train curve is shown as this many means
-FEW = 12  # points of a curve that are marked one by one
-BAR = "bar/"  # facts that hold what a simple model reaches: `bar/ridge`
-DECIDES = "decides/"  # the fact that names the metric that decides: `decides/accuracy`, 1 for more is better, else -1
-BOUNDS = {"target": (GREEN, "--"), "trivial": (GREY, ":"), "start": (GREY, ":"), "bar": (PURPLE, "-.")}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve over epochs; `split` is train or val."""
-
-    name: str
-    split: str
-    x: Floats
-    y: Floats
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture: curves, horizontal bounds by name, and the epochs at which a value was NaN or infinite.
-
-    `best` is the epoch whose weights were kept, None where none is known.
-    """
-
-    title: str
-    lines: tuple[Line, ...]
-    bounds: dict[str, float]
-    broken: tuple[float, ...]
-    log: bool
-    best: float | None = None
-
-
-def kind_of(bound: str) -> str:
-    """What a bound is: target | trivial | start (the loss before the first step) | bar (of a simple model)."""
-    return {"target": "target", "trivial": "trivial", "at init": "start"}.get(bound, "bar")
-
-
-def panels(history: History) -> list[Panel]:
-    """What the learning curve shows: the loss on train and val, then every other metric that val was measured by.
-
-    x counts epochs from their start; loops that number from 0 and those that number from 1 look the same. Non-finite
-    values are left out of the curves and listed.
-    """
-    metrics = [n.split("/", 1)[1] for n in history.names() if n.startswith("val/") and n != "val/loss"]
-    facts = {name: value for name, value in history.facts.items() if np.isfinite(value)}
-    bounds: dict[str, float] = {name: facts[name] for name in ("target", "trivial") if name in facts}
-    bounds |= {name.removeprefix(BAR): value for name, value in sorted(facts.items()) if name.startswith(BAR)}
-    start = {"at init": facts["loss_at_init"]} if "loss_at_init" in facts else {}
-    deciding = next((metric for metric in metrics if DECIDES + metric in facts), metrics[0] if metrics else "")
-    metrics.sort(key=lambda metric: metric != deciding)
-    found = [_panel(history, "loss", start)]
-    found += [_panel(history, metric, bounds if metric == deciding else {}) for metric in metrics]
-    return [panel for panel in found if panel.lines or panel.broken]
-
-
-def _panel(history: History, metric: str, bounds: dict[str, float]) -> Panel:
-    lines, broken = [], set()
-    for split in ("train", "val"):
-        name = f"{split}/{metric}"
-        x, y = _epochs(history, name)
-        good = np.isfinite(y)
-        broken |= {float(x[~good].min())} if (~good).any() else set()
-        if good.any():
-            lines.append(Line(name, split, *_smooth(x[good], y[good])))
-    best = history.facts.get("best_epoch")
-    return Panel(metric, tuple(lines), bounds, tuple(sorted(broken)), _logarithmic(lines, bounds), best)
-
-
-def _logarithmic(lines: Sequence[Line], bounds: dict[str, float]) -> bool:
-    """Whether the values lie so far apart that a linear axis would show one of them; shares stay linear."""
-    values = np.array([*(value for line in lines for value in line.y), *bounds.values()])
-    positive = bool(values.size) and bool((values > 0).all())
-    return positive and float(values.max()) > 1 and float(values.max() / values.min()) > LOG_RATIO
-
-
-def _epochs(history: History, name: str) -> tuple[Floats, Floats]:
-    """A series over epochs, whichever table it stands in."""
-    index, values = history.series(name)
-    columns, per_epoch = history.epoch, 1.0
-    if history.table(name) == "step":
-        columns, per_epoch = history.step, _steps_per_epoch(history)
-    first = min((column.index[0] for column in columns.values() if column.index), default=0)
-    return (index.astype(np.float64) + (first == 0)) / per_epoch, values.astype(np.float64)
-
-
-def _steps_per_epoch(history: History) -> float:
-    if history.facts.get("steps_per_epoch", 0) > 0:
-        return history.facts["steps_per_epoch"]
-    steps = max((column.index[-1] + 1 for column in history.step.values() if column.index), default=1)
-    epochs = max((column.index[-1] + 1 for column in history.epoch.values() if column.index), default=1)
-    return max(1.0, steps / epochs)
-
-
-def _smooth(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """At most `SMOOTH` means of consecutive values; a short series as it is."""
-    if len(x) <= 2 * SMOOTH:
-        return x, y
-    groups = np.array_split(np.arange(len(x)), SMOOTH)
-    return np.array([x[g].mean() for g in groups]), np.array([y[g].mean() for g in groups])
+GRID = "#e3e6eb"
+CSS_COLOURS = {  # in the report a colour is a variable of the page, which has a light and a dark value
+    BLUE: "var(--train)",
+    ORANGE: "var(--val)",
+    GREY: "var(--soft)",
+    RED: "var(--bad)",
+    GREEN: "var(--good)",
+    PURPLE: "var(--baseline)",
+    GRID: "var(--line)",
+}
+REFERENCES = {"target": (GREEN, "--"), "trivial": (GREY, ":"), "initial": (GREY, ":"), "baseline": (PURPLE, "-.")}
+NAMED_PAIRS = 3  # pairs of confused classes in the title of a confusion matrix; all of them have a frame
+MARKED_POINTS = 12  # a curve with at most this many points has a marker at each of them
+PANEL_SIZE = (440 / 72, 240 / 72)  # inches; at matplotlib's 72 points per inch, the viewBox is 440 by 240
 
 
 def learning_curve(history: History) -> dict[str, bytes]:
-    """Loss and metrics over epochs, as `png` and `svg`."""
+    """Return the loss and the metrics over epochs as `png` and `svg` bytes."""
     from matplotlib.figure import Figure
 
     shown = panels(history)
-    figure = Figure(figsize=(5.2 * max(1, len(shown)), 4.4), layout="constrained")
-    for panel, axes in zip(shown, figure.subplots(1, max(1, len(shown)), squeeze=False)[0], strict=False):
-        _draw(panel, axes)
-    return _picture(figure)
+    with _style():
+        figure = Figure(figsize=(5.2 * max(1, len(shown)), 4.4), layout="constrained")
+        for panel, axes in zip(shown, figure.subplots(1, max(1, len(shown)), squeeze=False)[0], strict=False):
+            _plot(panel, axes)
+            axes.set(title=panel.title, xlabel="epoch")
+            # Below the axes, where no curve can run through it.
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+            axes.spines[["top", "right"]].set_visible(False)
+        return _image_files(figure)
 
 
-def _draw(panel: Panel, axes: Any) -> None:
-    """One panel; the legend stands below it, where no curve runs."""
-    from matplotlib.ticker import MaxNLocator
+def inline_svg(panel: Panel, salt: str) -> Markup:
+    """Return one panel as an `<svg>` element for the report: numbers and curves only, in the page's colours.
+
+    Names stand in the page's own caption. Ids derive from `salt`, which must differ between the figures of one page.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with _style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 11}):
+        figure = Figure(figsize=PANEL_SIZE, layout="constrained")
+        figure.patch.set_visible(False)
+        axes = figure.subplots()
+        axes.patch.set_visible(False)
+        _plot(panel, axes)
+        axes.spines[:].set_visible(False)
+        axes.grid(True, axis="y", color=GRID)
+        axes.set_axisbelow(True)
+        axes.tick_params(which="both", left=False, bottom=False, labelcolor=GREY)
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _for_page(buffer.getvalue(), f"{panel.title} over epochs")
+
+
+def _for_page(document: str, label: str) -> Markup:
+    """Return the `<svg>` element of a document without what would reach beyond it in a page, with CSS colours."""
+    svg = document[document.index("<svg") :]
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # a style sheet for the whole page
+    svg = re.sub(r'<g id="[\w.]+">', "<g>", svg)  # names such as axes_1, which every figure has again
+    svg = re.sub(r"font-family: [^;]+; ", "", svg)  # the page's own font
+    view_box = re.search(r'viewBox="[\d. ]+"', svg)
+    assert view_box
+    svg = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}">' + svg[svg.index(">") + 1 :]
+    for colour, variable in CSS_COLOURS.items():
+        svg = svg.replace(f": {colour}", f": {variable}")
+    return Markup(svg)
+
+
+def _plot(panel: Panel, axes: Axes) -> None:
+    """Draw the curves, reference lines and marked epochs of a panel, with their labels, and set its scales."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     for line in panel.lines:
-        colour, marker = (BLUE if line.split == "train" else ORANGE), ("o" if len(line.x) <= FEW else None)
+        colour, marker = (BLUE if line.split == "train" else ORANGE), ("o" if len(line.x) <= MARKED_POINTS else None)
         axes.plot(line.x, line.y, label=line.name, color=colour, linewidth=1.8, marker=marker, markersize=4)
-    for name, value in panel.bounds.items():
-        colour, style = BOUNDS[kind_of(name)]
+    for name, value in panel.references.items():
+        colour, style = REFERENCES[reference_kind(name)]
         label = f"{name.replace('_', ' ')} {value:.4g}"
         axes.axhline(value, color=colour, linestyle=style, linewidth=1.2, label=label)
-    if panel.best is not None:
-        axes.axvline(panel.best, color=ORANGE, linestyle=":", linewidth=1.2, label=f"best epoch {panel.best:.0f}")
-    for at in panel.broken[:1]:
-        axes.axvline(at, color=RED, linewidth=1.2, label="not finite from here")
+    if panel.best_epoch is not None:
+        label = f"best epoch {panel.best_epoch:.0f}"
+        axes.axvline(panel.best_epoch, color=ORANGE, linestyle=":", linewidth=1.2, label=label)
+    for epoch in panel.nonfinite[:1]:
+        axes.axvline(epoch, color=RED, linewidth=1.2, label="not finite from here")
     if panel.log:
         axes.set_yscale("log")
+        # Within three decades the powers of ten alone would leave one or two ticks.
+        span = np.ptp(np.log10(_values(panel)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 3 else (1.0,)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    last = max([1.0, *(line.x[-1] for line in panel.lines)])
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=max([1.0, *(line.x[-1] for line in panel.lines)]) > 2))
-    axes.set(title=panel.title, xlabel="epoch")
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=last > 2))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:.4g}")  # matplotlib's own needs math text on a log axis
 
 
-def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> dict[str, bytes]:
-    """Counts of true class (rows) against predicted class (columns), shaded by the share of their row; `png` and `svg`.
+def _values(panel: Panel) -> list[float]:
+    return [*(value for line in panel.lines for value in line.y), *panel.references.values()]
 
-    The pairs confused most are framed, and named below. Raises ValueError when the matrix is not [C, C] for C names.
+
+def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> dict[str, bytes]:
+    """Return a figure of counts of true class (rows) against predicted class (columns) as `png` and `svg` bytes.
+
+    The shade is the share of the row. The most confused pairs have a frame, and the first of them are named above.
+    Raises ValueError when the matrix is not [C, C] for C names.
     """
     from matplotlib.figure import Figure
 
@@ -168,47 +139,55 @@ def confusion_matrix(matrix: Any, class_names: Sequence[str]) -> dict[str, bytes
     if counts.shape != (classes, classes):
         raise ValueError(f"a confusion matrix of {classes} classes is [{classes}, {classes}], got {list(counts.shape)}")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(12.0, 2.6 + 0.42 * classes)
-    figure = Figure(figsize=(side + 0.8, side + 0.6), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    if classes <= 30:
-        for row, column in np.ndindex(classes, classes):
-            if counts[row, column]:
-                colour = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=8)
-    ticks = range(0, classes, 1 + (classes - 1) // 40)
-    turned = max(map(len, class_names), default=0) > 3
-    axes.set_xticks(
-        ticks, [class_names[i] for i in ticks], rotation=45 if turned else 0, ha="right" if turned else "center"
-    )
-    axes.set_yticks(ticks, [class_names[i] for i in ticks])
-    axes.set(xlabel="predicted", ylabel="true")
-    _mark(axes, worst_pairs(counts, range(classes)), class_names)
-    figure.colorbar(image, label="share of the true class", shrink=0.8)
-    return _picture(figure)
+    size = min(12.0, 2.6 + 0.42 * classes)
+    with _style():
+        figure = Figure(figsize=(size + 0.8, size + 0.6), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        if classes <= 30:
+            for row, column in np.ndindex(classes, classes):
+                if counts[row, column]:
+                    colour = "white" if share[row, column] > 0.5 else "black"
+                    axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=8)
+        ticks = range(0, classes, 1 + (classes - 1) // 40)
+        rotated = max(map(len, class_names), default=0) > 3
+        rotation, alignment = (45, "right") if rotated else (0, "center")
+        axes.set_xticks(ticks, [class_names[i] for i in ticks], rotation=rotation, ha=alignment)
+        axes.set_yticks(ticks, [class_names[i] for i in ticks])
+        axes.set(xlabel="predicted", ylabel="true")
+        _frame_worst_pairs(axes, counts, class_names)
+        figure.colorbar(image, label="share of the true class", shrink=0.8)
+        return _image_files(figure)
 
 
-def _mark(axes: Any, worst: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> None:
-    """The pairs confused most have a frame; the first of them stand in the title."""
+def _frame_worst_pairs(axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:
     from matplotlib.patches import Rectangle
 
-    for pair in worst:
+    pairs = worst_pairs(counts, range(len(class_names)))
+    for pair in pairs:
         corner = (pair["predicted"] - 0.5, pair["true"] - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=1.5))
     named = [
-        f"{class_names[p['true']]} → {class_names[p['predicted']]}: {p['count']} ({p['share']:.0%})" for p in worst
+        f"{class_names[p['true']]} → {class_names[p['predicted']]}: {p['count']} ({p['share']:.0%})"
+        for p in pairs[:NAMED_PAIRS]
     ]
-    title = "framed, true → predicted:\n" + "\n".join(named[:TOLD]) if named else "no class is taken for another"
+    title = "\n".join(["framed, true → predicted:", *named]) if named else "no class is confused with another"
     axes.set_title(title, fontsize=8, loc="left", color=GREY)
 
 
-def _picture(figure: Any) -> dict[str, bytes]:
-    """The figure as bytes that depend on nothing but the figure."""
+@contextmanager
+def _style() -> Iterator[None]:
+    """Draw and save text as it is: a `$` in a class name is not mathematics, and equal figures have equal bytes."""
     import matplotlib
 
+    # Text objects read the setting when they are made, so that it must hold while drawing, not only while saving.
+    with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "fivegate"}):
+        yield
+
+
+def _image_files(figure: Figure) -> dict[str, bytes]:
+    """Return the figure as `png` and `svg` bytes that depend on nothing but the figure."""
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=144, metadata={"Software": None})
-    with matplotlib.rc_context({"svg.hashsalt": "fivegate"}):
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return {"png": png.getvalue(), "svg": svg.getvalue()}

@@ -1,11 +1,10 @@
-"""How records look in a terminal: gates, items, and the line that says what comes next."""
+"""How records look in a terminal: gates, items, the branch, and the command that continues a run."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,7 @@ from pipeline.run_store.next_step import HOME, NextStep
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
-MARKS = {
+OUTCOMES = {
     "passed": "[green]✓ passed[/]",
     "failed": "[red]✗ failed[/]",
     "inconclusive": "[yellow]? inconclusive[/]",
@@ -28,17 +27,26 @@ MARKS = {
     "signed": "[green]✓ signed[/]",
 }
 GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan]pending[/]"}
+VALUE_CHARS = 24  # of a value in a table; a longer one is cut
 
 
 def console(stderr: bool = False) -> Console:
-    """The terminal; what is piped into a file is 120 columns wide unless COLUMNS says otherwise."""
+    """Return the console; output to a file is 120 columns wide unless COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else 120
     return Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
 
 
-def number(value: Any) -> str:
-    """A value as people read it: four significant digits, nothing for None."""
+def new_table(*columns: str) -> Table:
+    """Return a table without borders; a long cell continues on the next line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name in ("run", "item", "outcome"))
+    return table
+
+
+def number(value: object) -> str:
+    """Return a value as text: four significant digits, an empty string for None, at most `VALUE_CHARS` characters."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -48,11 +56,16 @@ def number(value: Any) -> str:
     if isinstance(value, list) and len(value) == 2 and all(isinstance(v, float | int) for v in value):
         return f"{number(value[0])} to {number(value[1])}"
     text = str(value)
-    return text if len(text) <= 24 else text[:21] + "…"
+    return text if len(text) <= VALUE_CHARS else text[: VALUE_CHARS - 3] + "…"
+
+
+def in_words(identifier: str) -> str:
+    """Return an identifier with spaces instead of underscores."""
+    return str(identifier).replace("_", " ")
 
 
 def phase_state(state: RunState, phase: str) -> str:
-    """One word for a phase's gate: open, closed, pending, stale, not needed, or not reached."""
+    """Return the state of a phase's gate: open, closed, pending, stale, not needed, or not reached."""
     if state.stale(phase):
         return "stale"
     gate = state.gate(phase)
@@ -61,79 +74,71 @@ def phase_state(state: RunState, phase: str) -> str:
     return "not needed" if state.passed(phase) else "not reached"
 
 
-def place(run: Run) -> str:
-    """The run as a command names it: its name under the usual root, its folder elsewhere."""
+def command_argument(run: Run) -> str:
+    """Return how a command refers to the run: by name in the default root, by folder elsewhere."""
     return run.name if run.shown_root == HOME else f"{run.shown_root}/{run.name}"
 
 
 def satisfied(item: Item, state: RunState, phase: str) -> bool:
-    """Whether the item lets its gate open today: passed, not applicable, signed or waived."""
+    """Return whether the item lets its gate open today: passed, not applicable, signed or waived."""
     subject = state.gates[phase].subject
     return gates.satisfied(item, state.valid_waivers(phase), state.valid_sign_offs(phase), subject, gates.utc_today())
 
 
-def mark(item: Item, state: RunState, phase: str) -> str:
-    """The item's outcome, or the valid waiver or signature that lies over it."""
+def format_outcome(item: Item, state: RunState, phase: str) -> str:
+    """Return the item's outcome, or the valid signature or waiver that lies over it, as console markup."""
     if item.outcome not in ("passed", "not_applicable"):
         if any(s.item == item.id for s in state.valid_sign_offs(phase)):
-            return MARKS["signed"]
+            return OUTCOMES["signed"]
         if any(w.item == item.id for w in state.valid_waivers(phase)):
-            return f"{MARKS['waived']} [dim]({item.outcome})[/]"
-    return MARKS[item.outcome]
+            return f"{OUTCOMES['waived']} [dim]({item.outcome})[/]"
+    return OUTCOMES[item.outcome]
+
+
+def format_value(item: Item) -> str:
+    """Return the item's value with its unit, and the bound it was compared with."""
+    value = f"{number(item.value)} {item.unit}".strip() if item.value is not None else ""
+    return f"{value} (bound {number(item.bound)})".strip() if item.bound is not None else value
 
 
 def gates_table(state: RunState) -> Table:
-    """Phases, their gates and how many of their items are satisfied."""
-    questions = (state.plan or {}).get("questions", {})
+    """Return the phases with their gates and the number of satisfied items."""
+    planned = (state.plan or {}).get("questions", {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("phase", "gate", "items", "plan", "round"):
         table.add_column(name, justify="right" if name in ("items", "plan", "round") else "left")
     for phase in PHASES:
         gate = state.gates.get(phase)
-        word = phase_state(state, phase)
-        if gate:
-            good = sum(satisfied(i, state, phase) for i in gate.items)
-            table.add_row(
-                phase,
-                GATES.get(word, f"[dim]{word}[/]"),
-                f"{good}/{len(gate.items)}",
-                str(gate.revision),
-                str(gate.round),
-            )
-        else:
-            table.add_row(phase, f"[dim]{word}[/]", f"[dim]–/{questions.get(phase, '?')}[/]", "", "")
+        label = phase_state(state, phase)
+        if gate is None:
+            table.add_row(phase, f"[dim]{label}[/]", f"[dim]–/{planned.get(phase, '?')}[/]", "", "")
+            continue
+        count = f"{sum(satisfied(i, state, phase) for i in gate.items)}/{len(gate.items)}"
+        table.add_row(phase, GATES.get(label, f"[dim]{label}[/]"), count, str(gate.revision), str(gate.round))
     return table
 
 
 def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
-    """One gate's items with outcome, value, bound and the sentence why."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("item", "outcome", "found", "why"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("item", "outcome"))
+    """Return the items of a gate with outcome, value, bound and reason."""
+    table = new_table("item", "outcome", "value", "why")
     for item in items:
-        table.add_row(item.id, mark(item, state, phase), found(item), item.why)
+        table.add_row(item.id, format_outcome(item, state, phase), format_value(item), item.why)
     return table
 
 
-def found(item: Item) -> str:
-    """The value with its unit, and the bound it was judged by."""
-    value = f"{number(item.value)} {item.unit}".strip() if item.value is not None else ""
-    return f"{value} (bound {number(item.bound)})".strip() if item.bound is not None else value
-
-
 def branch_line(state: RunState) -> str:
-    """The branch in words, with what it was decided on."""
+    """Return the branch with the three conditions it was decided on."""
     branch = state.current_branch()
     if branch is None:
         return "branch: not decided yet"
-    parts = [
+    conditions = [
         "target reached" if branch["target"] else "target missed",
-        "better than trivial" if branch["trivial"] else "no better than trivial",
+        "better than trivial" if branch["trivial"] else "not better than trivial",
         "symptoms: " + (", ".join(branch["symptoms"]) or "none"),
     ]
     colour = "green" if branch["branch"] == "sufficient" else "yellow"
-    return f"branch: [{colour}]{branch['branch']}[/] ({'; '.join(parts)})"
+    return f"branch: [{colour}]{branch['branch']}[/] ({'; '.join(conditions)})"
 
 
-def advice_line(advice: NextStep) -> str:
-    return f"next: {advice.why}\n  [bold]{advice.command}[/]"
+def next_step_line(step: NextStep) -> str:
+    return f"next: {step.why}\n  [bold]{step.command}[/]"
