@@ -37,7 +37,7 @@ CSS_COLOURS = {  # in the report a colour is a variable of the page, which has a
 REFERENCES = {"target": (GREEN, "--"), "trivial": (GREY, ":"), "initial": (GREY, ":"), "baseline": (PURPLE, "-.")}
 NAMED_PAIRS = 3  # pairs of confused classes in the title of a confusion matrix; all of them have a frame
 MARKED_POINTS = 12  # a curve with at most this many points has a marker at each of them
-PANEL_SIZE = (440 / 72, 240 / 72)  # inches; at matplotlib's 72 points per inch, the viewBox is 440 by 240
+PANEL_SIZE = (400 / 72, 225 / 72)  # inches; at matplotlib's 72 points per inch, the viewBox is 400 by 225
 
 
 def learning_curve(history: History) -> dict[str, bytes]:
@@ -65,7 +65,7 @@ def inline_svg(panel: Panel, salt: str) -> Markup:
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
-    with _style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 11}):
+    with _style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 12}):
         figure = Figure(figsize=PANEL_SIZE, layout="constrained")
         figure.patch.set_visible(False)
         axes = figure.subplots()
@@ -84,7 +84,7 @@ def _for_page(document: str, label: str) -> Markup:
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # a style sheet for the whole page
     svg = re.sub(r'<g id="[\w.]+">', "<g>", svg)  # names such as axes_1, which every figure has again
-    svg = re.sub(r"font-family: [^;]+; ", "", svg)  # the page's own font
+    svg = re.sub(r"font-size: [^;]+; font-family: [^;]+; ", "", svg)  # the page has its own font, larger when narrow
     view_box = re.search(r'viewBox="[\d. ]+"', svg)
     assert view_box
     svg = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}">' + svg[svg.index(">") + 1 :]
