@@ -131,7 +131,7 @@ def _as_float(value: Figure, otherwise: float) -> float:
 
 
 def _compare(value: Figure, score: Mapping[str, Any] | None) -> str:
-    """Return `better` for a baseline model ahead of the trained one, `as good` for one in its 95 % interval, else ""."""
+    """Return `better` for a baseline model ahead of the trained one, `as good` for one in its interval, else ""."""
     baseline, trained = _as_float(value, math.nan), _as_float(score["value"], math.nan) if score else math.nan
     if score is None or math.isnan(baseline) or math.isnan(trained):
         return ""
