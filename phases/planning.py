@@ -19,7 +19,7 @@ from pipeline.results import Artifact, Evidence
 from pipeline.run_store import files
 
 if TYPE_CHECKING:
-    from pipeline.building.probe import Proof
+    from pipeline.building.probe import ConfigProbe
     from pipeline.data.dataset import Data
 
 TRIED = 64  # rows with holes given to the model at a time
@@ -122,7 +122,7 @@ def _start_digest(config: Mapping[str, Any]) -> str | None:
     return files.sha256(Path(start)) if start else None
 
 
-def _facts(ctx: PhaseContext, data: Data, proof: Proof, known: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(ctx: PhaseContext, data: Data, proof: ConfigProbe, known: Mapping[str, Any]) -> dict[str, Any]:
     """What the plan freezes: a pure function of config, data and machine, in which nothing is timed."""
     from pipeline.building.probe import device_for
     from pipeline.runtime.threads import threads
@@ -137,7 +137,7 @@ def _facts(ctx: PhaseContext, data: Data, proof: Proof, known: Mapping[str, Any]
         "parameters": proof.parameters,
         "budget": _budget(trainer, ctx.config["loader"], len(data.train)),
         "environment": environment(count, device_for(trainer["accelerator"]).type),
-        "determinism": {"policy": trainer["deterministic"], "operations": list(proof.varying)},
+        "determinism": {"policy": trainer["deterministic"], "operations": list(proof.nondeterministic)},
         "trust": _trusted(ctx),
         "init_from": _start_digest(ctx.config),
     }
@@ -160,15 +160,23 @@ def _examined(data: Data, kind: str) -> dict[str, Any]:
     }
 
 
-def _cost(ctx: PhaseContext, proof: Proof, data: Data, budget: Mapping[str, int]) -> dict[str, Any]:
+def _cost(ctx: PhaseContext, proof: ConfigProbe, data: Data, budget: Mapping[str, int]) -> dict[str, Any]:
     """What the training will take, beside what there is: minutes, memory, disk. Timing, and so no part of the plan."""
-    from pipeline.building.resource_estimate import predicted
+    from pipeline.building.resource_estimate import estimate_training
 
     assert proof.cost is not None
     steps, epochs = budget["max_steps"], math.ceil(budget["max_steps"] / budget["steps_per_epoch"])
-    judged = len(data.val) + min(len(data.val), len(data.train))  # a sample of train is judged beside validation
-    found = predicted(proof.cost, ctx.config, steps, epochs, judged)
-    return {**found, "disk_free": shutil.disk_usage(ctx.folder).free}
+    trainer = ctx.config["trainer"]
+    cost = estimate_training(
+        proof.cost,
+        steps=steps,
+        epochs=epochs,
+        evaluated_rows=len(data.val) + min(len(data.val), len(data.train)),  # a sample of train is evaluated as well
+        accumulate=int(trainer["accumulate_grad_batches"]),
+        max_minutes=trainer["max_minutes"],
+        export_formats=len(ctx.config["export"]["formats"]),
+    )
+    return {**cost, "disk_free": shutil.disk_usage(ctx.folder).free}
 
 
 def _tell(ctx: PhaseContext, facts: Mapping[str, Any], cost: Mapping[str, Any]) -> None:

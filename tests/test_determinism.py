@@ -78,7 +78,7 @@ def task(model: nn.Module) -> Task:
 )
 def test_operations_are_named(model: nn.Module, named: tuple[str, ...]) -> None:
     """Those of the forward and of the backward pass, and none where every one has its kernel."""
-    assert probe.varying(model, task(model), *ROWS, nullcontext) == named
+    assert probe.nondeterministic_operations(model, task(model), *ROWS, nullcontext) == named
 
 
 def test_naming_them_leaves_no_trace() -> None:
@@ -88,7 +88,7 @@ def test_naming_them_leaves_no_trace() -> None:
     before = weights_digest(model.state_dict()), torch.get_rng_state()
     switches = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
-    probe.varying(model, task(model), *ROWS, nullcontext)
+    probe.nondeterministic_operations(model, task(model), *ROWS, nullcontext)
 
     assert before[0] == weights_digest(model.state_dict()) and torch.equal(before[1], torch.get_rng_state())
     assert torch.equal(model.layer.weight.grad, torch.ones(3, 4)) and model.layer.bias.grad is None
@@ -108,7 +108,7 @@ def test_a_backward_pass_that_fails_is_said_at_planning() -> None:
 
     model = Fails()
     with pytest.raises(UserError, match=rf"fails in the backward pass at {__file__}:\d+ \(AttributeError"):
-        probe.varying(model, task(model), *ROWS, nullcontext)
+        probe.nondeterministic_operations(model, task(model), *ROWS, nullcontext)
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

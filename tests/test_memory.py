@@ -45,23 +45,23 @@ def test_the_largest_halving_that_fits(room: int, size: int, fits: int | None) -
     """Batches are halved until one fits; the one that failed is not tried again."""
     tried = []
 
-    def try_one(rows: int) -> None:
+    def try_size(rows: int) -> None:
         tried.append(rows)
         if rows > room:
             raise torch.OutOfMemoryError
 
-    assert memory.fitting(try_one, size) == fits
+    assert memory.largest_fitting_size(try_size, size) == fits
     assert size not in tried and len(tried) <= 9
 
 
 def test_another_error_on_the_way_gets_out() -> None:
     """A smaller batch that fails for another reason is that error."""
 
-    def try_one(rows: int) -> None:
+    def try_size(rows: int) -> None:
         raise ValueError(rows)
 
     with pytest.raises(ValueError, match="4"):
-        memory.fitting(try_one, 8)
+        memory.largest_fitting_size(try_size, 8)
 
 
 SCRIPT = """

@@ -46,11 +46,11 @@ def test_mlp_normalizes_and_drops_where_asked(normalization: str, kind: type[nn.
     [
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
         ({"normalization": "batchnorm"}, r"model\.normalization: unknown"),
-        ({"hidden": [8, 0]}, r"model\.hidden\[1\]: is no size, got 0"),
-        ({"hidden": 8}, r"model\.hidden: is no list of widths"),
+        ({"hidden": [8, 0]}, r"model\.hidden\[1\]: is not a valid size, got 0"),
+        ({"hidden": 8}, r"model\.hidden: is not a list of widths"),
         ({"hidden": [], "depth": 2}, r"model\.width: is not given"),
-        ({"width": 0, "depth": 1.5}, r"(?s)model\.width: is no size.*model\.depth: is no size"),
-        ({"dropout": 1.0}, r"model\.dropout: is no share"),
+        ({"width": 0, "depth": 1.5}, r"(?s)model\.width: is not a valid size.*model\.depth: is not a valid size"),
+        ({"dropout": 1.0}, r"model\.dropout: is not a probability"),
         ({"initialization": "xavir"}, r"model\.initialization: unknown scheme.*did you mean 'xavier'"),
     ],
 )
@@ -86,19 +86,21 @@ def test_cnn_blocks_are_modules_that_surgery_finds(normalization: str, kind: str
     """Convolution, normalization, activation, pool and dropout stand side by side, channels doubling."""
     model = CNN([1, 8, 8], 2, width=4, activation="GELU", dropout=0.5, normalization=normalization)
     assert ["Conv2d", kind, "GELU", "MaxPool2d", "Dropout"] * 2 == [type(m).__name__ for m in model.body]
-    changed = surgery.operate(model, [{"swap_activation": {"from": "GELU", "to": "ReLU"}}, {"set_dropout": {"p": 0.1}}])
+    changed = surgery.apply_surgery(
+        model, [{"swap_activation": {"from": "GELU", "to": "ReLU"}}, {"set_dropout": {"p": 0.1}}]
+    )
     assert (2, 2) == tuple(changed(torch.zeros(2, 64)).shape) and 32 == model.head.in_features
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image": [8, 8]}, r"model\.image: is no size"),
-        ({"image": "8x8"}, r"model\.image: is no size"),
-        ({"image": [0, 8, 8]}, r"model\.image: is no size"),
+        ({"image": [8, 8]}, r"model\.image: is not an image size"),
+        ({"image": "8x8"}, r"model\.image: is not an image size"),
+        ({"image": [0, 8, 8]}, r"model\.image: is not an image size"),
         ({"depth": 4}, r"model\.depth: leaves nothing.*at most 3"),
-        ({"width": 0}, r"model\.width: is no size"),
-        ({"dropout": 1.0}, r"model\.dropout: is no share"),
+        ({"width": 0}, r"model\.width: is not a valid size"),
+        ({"dropout": 1.0}, r"model\.dropout: is not a probability"),
         ({"normalization": "group"}, r"model\.normalization: unknown"),
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
     ],
@@ -148,11 +150,11 @@ def test_transformer_drops_only_in_training() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": 3}, r"model\.heads: do not share the width evenly.*a divisor of 8"),
-        ({"depth": 0, "context": 0}, r"(?s)model\.context: is no size.*model\.depth: is no size"),
-        ({"classes": 0}, r"model\.classes: is no size"),
+        ({"heads": 3}, r"model\.heads: do not divide the width.*a divisor of 8"),
+        ({"depth": 0, "context": 0}, r"(?s)model\.context: is not a valid size.*model\.depth: is not a valid size"),
+        ({"classes": 0}, r"model\.classes: is not a valid size"),
         ({"normalization": "batch"}, r"model\.normalization: unknown normalization.*one of layer, none"),
-        ({"dropout": 1.0}, r"model\.dropout: is no share"),
+        ({"dropout": 1.0}, r"model\.dropout: is not a probability"),
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
     ],
 )

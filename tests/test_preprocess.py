@@ -27,7 +27,7 @@ from pipeline.engine.replay import replay
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.task import build_task, expected_loss, loss_name
-from pipeline.preprocess.modules import InverseTargetScale, OneHot, Prepared, ScaledLoss, unwrap
+from pipeline.preprocess.modules import InverseTargetScale, OneHot, PreprocessedModel, ScaledLoss, unwrap
 from pipeline.release.formats import FORMATS, export_formats
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Delta, Job
@@ -55,9 +55,9 @@ def rows(n: int = 60, kind: str = "classification", seed: int = 0, **more: Any) 
     return seal({"train": part(n, 3), "val": part(30, 4), "test": part(30, 4), "categories": {1: 4}, **more}, kind)
 
 
-def prepared(data: Data, body: dict[str, Any] | None = None, **asked: Any) -> Prepared:
+def prepared(data: Data, body: dict[str, Any] | None = None, **asked: Any) -> PreprocessedModel:
     model = builder.build_model({**(body or config(model__in_features=6)), "preprocess": asked}, (), 3, data)
-    assert isinstance(model, Prepared)
+    assert isinstance(model, PreprocessedModel)
     return model
 
 
@@ -158,7 +158,7 @@ def test_changed_train_rows_are_fitted_on_but_zeros_are_not(digits_permit: permi
     def mean(**train_rows: Any) -> torch.Tensor:
         delta = Delta({"preprocess.standardize": True, "model.in_features": 64}, train_rows=train_rows)
         with under(digits_permit, Job(digits_permit.plan.digest, "trial", delta), planned) as setup:
-            assert isinstance(setup.model, Prepared) and setup.model.prepare is not None
+            assert isinstance(setup.model, PreprocessedModel) and setup.model.prepare is not None
             found: torch.Tensor = setup.model.prepare.mean
             return found
 
@@ -175,7 +175,7 @@ def test_changed_train_rows_are_fitted_on_but_zeros_are_not(digits_permit: permi
 def test_targets_come_back(values: list[float], mean: float, std: float) -> None:
     """What is restored and scaled again is what it was, to rounding."""
     restore, given = InverseTargetScale(torch.tensor(mean), torch.tensor(std)), torch.tensor(values)
-    torch.testing.assert_close(restore(restore.scaled(given)), given, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(restore(restore.standardize(given)), given, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss()])
@@ -200,7 +200,7 @@ def test_several_targets_are_scaled_one_by_one() -> None:
     body = config(**{**REGRESSION, "model__out_features": 2})
     restore = prepared(data, body, targets="standardize").restore
     assert restore is not None
-    torch.testing.assert_close(restore.scaled(data.train.y).std(0, correction=0), torch.ones(2))
+    torch.testing.assert_close(restore.standardize(data.train.y).std(0, correction=0), torch.ones(2))
     three = {**config(**{**REGRESSION, "model__out_features": 3}), "preprocess": {"targets": "standardize"}}
     with pytest.raises(UserError, match=r"model: outputs do not fit the targets.*resize_output: \{out_features: 2\}"):
         probe({**three, "preprocess": {"targets": "standardize"}}, data)
@@ -283,15 +283,19 @@ NESTED = ({"a": np.ones((9, 2))}, np.arange(9) % 3)
 @pytest.mark.parametrize(
     ("pair", "asked", "message"),
     [
-        (None, {"images": "channels"}, "preprocess.images: inputs are no images, got 'shape [N, 3]'"),
+        (None, {"images": "channels"}, "preprocess.images: inputs are not images, got 'shape [N, 3]'"),
         (None, {"images": "unit"}, "for rows preprocess.standardize"),
         (None, {"targets": "standardize"}, "preprocess.targets: targets have no scale, got 'task.kind=classification'"),
         (IMAGES, {"one_hot": True}, "preprocess.one_hot: data name no column of categories"),
-        (IMAGES, {"images": "unit", "standardize": True}, "preprocess.images: scales what preprocess.standardize"),
+        (
+            IMAGES,
+            {"images": "unit", "standardize": True},
+            "preprocess.images: scales the same inputs as preprocess.standardize",
+        ),
         (
             CODES,
             {"standardize": True},
-            "preprocess.standardize: inputs are codes and no values, got 'categories in every",
+            "preprocess.standardize: inputs are codes, not values, got 'categories in every",
         ),
         (NESTED, {"impute": "mean"}, "preprocess.impute: inputs are nested, got 'dict'"),
     ],

@@ -55,8 +55,8 @@ def probed(model: nn.Module, body: Changed, data: Data, loss: Any = None) -> str
         (lambda out: out[..., None], "got 'shape [B, 3, 1]'"),
         (lambda out: out.sum(), "outputs have no batch dimension"),
         (lambda out: out[:1], "got 'shape (1, 3) for 2 rows'"),
-        (lambda out: (out, out), "returns no tensor, got 'tuple'"),
-        (lambda out: out.detach(), "loss: depends on no parameter that trains"),
+        (lambda out: (out, out), "does not return a tensor, got 'tuple'"),
+        (lambda out: out.detach(), "loss: does not depend on a trainable parameter"),
         (lambda out: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda out: out @ out, "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
     ],
@@ -82,8 +82,8 @@ def test_a_wrong_input_width_names_the_layer() -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (nn.CrossEntropyLoss(reduction="none"), "gives no scalar, got 'shape (2,)'"),
-        (lambda out, y: 3.0, "gives no scalar, got 'float'"),
+        (nn.CrossEntropyLoss(reduction="none"), "does not return a scalar, got 'shape (2,)'"),
+        (lambda out, y: 3.0, "does not return a scalar, got 'float'"),
         (nn.BCEWithLogitsLoss(), "loss: fails in BCEWithLogitsLoss()"),
         (lambda out, y: out.nonsense, "AttributeError: 'Tensor' object has no attribute 'nonsense'"),
     ],
@@ -182,7 +182,7 @@ def test_the_probe_leaves_no_trace() -> None:
 
 def test_planning_probes_the_whole_config() -> None:
     """The count of parameters comes back, and a config that cannot train is refused."""
-    assert probe.Proof(67, ()) == probe.probe(config(), blobs())
+    assert probe.ConfigProbe(67, ()) == probe.probe(config(), blobs())
     with pytest.raises(UserError, match="outputs do not fit"):
         probe.probe(config(model__out_features=2), blobs())
 
@@ -197,9 +197,9 @@ def test_planning_probes_the_whole_config() -> None:
         ({"task__step": {"_target_": "x.y"}}, r"task\.step\._target_: is not allowed"),
         ({"task__predict": "argmax"}, r"task\.predict: unknown"),
         ({"task__class_weights": "equal"}, r"task\.class_weights: unknown"),
-        ({"optimizer__groups": [{"match": "haed.*", "lr": 1}]}, r"groups\[0\]\.match: matches no parameter"),
+        ({"optimizer__groups": [{"match": "haed.*", "lr": 1}]}, r"groups\[0\]\.match: matches no remaining parameter"),
         ({"optimizer": {"_target_": "torch.nn.Linear"}}, r"optimizer: "),
-        ({"model": {"_target_": "torch.nn.functional.relu", "_partial_": True}}, r"model: is no torch\.nn\.Module"),
+        ({"model": {"_target_": "torch.nn.functional.relu", "_partial_": True}}, r"model: is not a torch\.nn\.Module"),
         ({"model__init_from": "nowhere.safetensors"}, r"model\.init_from: there is no such file"),
         ({"scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 0}}, "scheduler"),
     ],
@@ -213,7 +213,7 @@ def test_what_cannot_be_is_one_message(changed: Changed, message: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the card that must be missing")
 def test_a_missing_card_is_said() -> None:
     """Asking for a device that is not there is the user's input."""
-    with pytest.raises(UserError, match=r"trainer\.accelerator: finds no CUDA card"):
+    with pytest.raises(UserError, match=r"trainer\.accelerator: no CUDA device is available"):
         train(config(trainer__accelerator="cuda"), blobs())
 
 
@@ -282,7 +282,7 @@ def test_class_weights_of_binary_losses_and_of_others() -> None:
     """Two classes weigh positives against negatives; a loss that takes no weights is named."""
     binary = config(loss={"_target_": "torch.nn.BCEWithLogitsLoss"}, task__class_weights="balanced")
     assert 4.0 == pytest.approx(float(builder.build_loss(binary, (), {"0": 80, "1": 20}).pos_weight))
-    with pytest.raises(UserError, match="this loss takes none, got 'MSELoss'"):
+    with pytest.raises(UserError, match="this loss takes no weights, got 'MSELoss'"):
         builder.build_loss(config(loss={"_target_": "torch.nn.MSELoss"}, task__class_weights=[1, 2]))
 
 

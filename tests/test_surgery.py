@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.mlp import MLP
-from pipeline.models.surgery import OPERATIONS, operate
+from pipeline.models.surgery import OPERATIONS, apply_surgery
 
 
 class Foreign(nn.Module):
@@ -50,7 +50,7 @@ def test_every_operation_leaves_a_foreign_model_running(step: dict[str, dict[str
     """The result runs forward and backward, and the original is untouched."""
     model = Foreign()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    changed = operate(model, [step])
+    changed = apply_surgery(model, [step])
     changed(IMAGES).sum().backward()
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
@@ -60,7 +60,7 @@ def test_every_operation_leaves_a_foreign_model_running(step: dict[str, dict[str
 def test_swap_activation_keeps_sharing_and_leaves_weights() -> None:
     """A shared activation stays one module, and weights are as they were."""
     model = Foreign()
-    changed = operate(model, [{"swap_activation": {"from": "ReLU", "to": "Tanh"}}])
+    changed = apply_surgery(model, [{"swap_activation": {"from": "ReLU", "to": "Tanh"}}])
     assert isinstance(changed.act, nn.Tanh)
     assert torch.equal(model.conv.weight, changed.conv.weight)
 
@@ -68,13 +68,13 @@ def test_swap_activation_keeps_sharing_and_leaves_weights() -> None:
 def test_swap_activation_names_what_there_is() -> None:
     """A model without that activation is a message that names those it has."""
     with pytest.raises(UserError, match="while the model has ReLU"):
-        operate(MLP(4, 2), [{"swap_activation": {"from": "Tanh", "to": "ReLU"}}])
+        apply_surgery(MLP(4, 2), [{"swap_activation": {"from": "Tanh", "to": "ReLU"}}])
 
 
 def test_a_root_module_can_be_replaced() -> None:
     """A model that is itself the module in question is replaced whole."""
-    assert isinstance(operate(nn.ReLU(), [{"swap_activation": {"from": "ReLU", "to": "ELU"}}]), nn.ELU)
-    assert 3 == operate(nn.Linear(4, 2), [{"resize_output": {"out_features": 3}}])(torch.zeros(1, 4)).shape[1]
+    assert isinstance(apply_surgery(nn.ReLU(), [{"swap_activation": {"from": "ReLU", "to": "ELU"}}]), nn.ELU)
+    assert 3 == apply_surgery(nn.Linear(4, 2), [{"resize_output": {"out_features": 3}}])(torch.zeros(1, 4)).shape[1]
 
 
 def test_the_output_activation_is_removed_replaced_or_put_there() -> None:
@@ -83,12 +83,12 @@ def test_the_output_activation_is_removed_replaced_or_put_there() -> None:
     squashed = nn.Sequential(*plain, nn.ReLU(), nn.Sigmoid())
 
     def done(model: nn.Module, to: str) -> list[str]:
-        return [type(m).__name__ for m in operate(model, [{"replace_output_activation": {"to": to}}]).children()]
+        return [type(m).__name__ for m in apply_surgery(model, [{"replace_output_activation": {"to": to}}]).children()]
 
     assert ["Linear", "Sigmoid", "Linear", "ReLU", "Identity"] == done(squashed, "none")
     assert ["Linear", "Sigmoid", "Linear", "ReLU", "Tanh"] == done(squashed, "Tanh")
     assert ["Linear", "Sigmoid", "Sequential"] == done(plain, "Sigmoid")
-    outputs = operate(plain, [{"replace_output_activation": {"to": "Softmax"}}])(torch.rand(3, 4))
+    outputs = apply_surgery(plain, [{"replace_output_activation": {"to": "Softmax"}}])(torch.rand(3, 4))
     torch.testing.assert_close(outputs.sum(1), torch.ones(3))
 
     class Before(nn.Module):
@@ -100,19 +100,19 @@ def test_the_output_activation_is_removed_replaced_or_put_there() -> None:
             return self.squash(self.out(x))
 
     model, x = Before(), torch.rand(3, 4)
-    torch.testing.assert_close(operate(model, [{"replace_output_activation": {}}])(x), model.out(x))
+    torch.testing.assert_close(apply_surgery(model, [{"replace_output_activation": {}}])(x), model.out(x))
 
 
 def test_recurrent_layers_are_drawn_anew() -> None:
     """All matrices of a GRU by the scheme, its biases zero."""
-    drawn = operate(nn.GRU(4, 8), [{"reinitialize": {"scheme": "orthogonal"}}])
+    drawn = apply_surgery(nn.GRU(4, 8), [{"reinitialize": {"scheme": "orthogonal"}}])
     torch.testing.assert_close(drawn.weight_hh_l0.T @ drawn.weight_hh_l0, torch.eye(8), rtol=0, atol=1e-5)
     assert not drawn.bias_ih_l0.any() and not drawn.bias_hh_l0.any()
 
 
 def test_insert_normalization_spares_the_output_layer_and_attention() -> None:
     """Hidden layers are followed by a norm; the last layer and attention's own projection are not."""
-    changed = operate(Foreign(), [{"insert_normalization": {}}])
+    changed = apply_surgery(Foreign(), [{"insert_normalization": {}}])
     assert [type(m).__name__ for m in changed.deep[0]] == ["Linear", "LayerNorm"]
     assert [type(m).__name__ for m in changed.conv] == ["Conv2d", "GroupNorm"]
     assert isinstance(changed.out, nn.Linear) and not isinstance(changed.attention.out_proj, nn.Sequential)
@@ -120,28 +120,30 @@ def test_insert_normalization_spares_the_output_layer_and_attention() -> None:
 
 def test_insert_normalization_twice_is_refused() -> None:
     """A model with normalization keeps the one it has."""
-    with pytest.raises(UserError, match="has normalization already"):
-        operate(MLP(4, 2, normalization="layer"), [{"insert_normalization": {}}])
+    with pytest.raises(UserError, match="already has normalization"):
+        apply_surgery(MLP(4, 2, normalization="layer"), [{"insert_normalization": {}}])
 
 
 def test_set_dropout_changes_or_inserts() -> None:
     """Existing dropout takes the new share; a model without any gets it behind hidden activations only."""
-    existing = operate(MLP(4, 2, dropout=0.1), [{"set_dropout": {"p": 0.4}}])
+    existing = apply_surgery(MLP(4, 2, dropout=0.1), [{"set_dropout": {"p": 0.4}}])
     assert [0.4] == [m.p for m in existing.modules() if isinstance(m, nn.Dropout)]
     plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2), nn.Sigmoid())
-    inserted = operate(plain, [{"set_dropout": {"p": 0.4}}])
+    inserted = apply_surgery(plain, [{"set_dropout": {"p": 0.4}}])
     assert 1 == sum(isinstance(m, nn.Dropout) for m in inserted.modules()) and isinstance(inserted[3], nn.Sigmoid)
 
 
 def test_resize_output_of_a_convolution_keeps_its_shape() -> None:
     """Kernel, stride and padding of the last convolution stay."""
-    changed = operate(nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1)), [{"resize_output": {"out_features": 6}}])
+    changed = apply_surgery(
+        nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1)), [{"resize_output": {"out_features": 6}}]
+    )
     assert (5, 6, 4, 4) == tuple(changed(IMAGES).shape)
 
 
 def test_freeze_and_unfreeze_by_pattern() -> None:
     """Patterns choose parameters by name; the last step wins."""
-    changed = operate(MLP(4, 2), [{"freeze": {"match": "*"}}, {"unfreeze": {"match": "head.*"}}])
+    changed = apply_surgery(MLP(4, 2), [{"freeze": {"match": "*"}}, {"unfreeze": {"match": "head.*"}}])
     assert ["head.weight", "head.bias"] == [name for name, p in changed.named_parameters() if p.requires_grad]
 
 
@@ -149,7 +151,7 @@ def test_steps_are_understood_before_any_is_done() -> None:
     """All faults of a list are told at once, each with the nearest right word."""
     steps = [{"set_dropuot": {"p": 0.1}}, {"resize_output": {"out_feature": 3}}, {"set_dropout": {}}, "freeze"]
     with pytest.raises(UserError) as caught:
-        operate(MLP(4, 2), steps)  # type: ignore[list-item]
+        apply_surgery(MLP(4, 2), steps)  # type: ignore[list-item]
     told = str(caught.value)
     assert 4 == len(caught.value.faults)
     for expected in ("did you mean 'set_dropout'?", "did you mean 'out_features'?", "'p' is missing", "surgery[3]"):
@@ -167,14 +169,14 @@ def test_steps_are_understood_before_any_is_done() -> None:
         ({"insert_normalization": {"kind": "group"}}, "one of batch, layer"),
         ({"swap_activation": {"from": "ReLU", "to": "ReLUU"}}, "did you mean 'ReLU'"),
         ({"replace_output_activation": {"to": "Sigmoidd"}}, "did you mean 'Sigmoid'"),
-        ({"replace_output_activation": {}}, "no activation module behind its last layer"),
+        ({"replace_output_activation": {}}, "no activation module after its last layer"),
         ({"resize_output": {"out_features": 0}}, "at least 1 output"),
     ],
 )
 def test_impossible_operations_are_one_message(step: dict[str, dict[str, object]], message: str) -> None:
     """What cannot be done is said with the argument and what would be right."""
     with pytest.raises(UserError, match=message):
-        operate(MLP(4, 2), [step])
+        apply_surgery(MLP(4, 2), [step])
 
 
 def test_every_operation_states_its_effect() -> None:

@@ -1,4 +1,4 @@
-"""torch's compiler: used where it is asked for, and else not even loaded."""
+"""torch.compile: used if `trainer.compile` is set, and otherwise not even loaded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-HIDDEN = ("add_param_group", "state_dict", "load_state_dict")  # methods that torch keeps its compiler from tracing
+HIDDEN = ("add_param_group", "state_dict", "load_state_dict")  # methods that torch excludes from tracing
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """The model as torch.compile makes it; it shares its weights with the model itself.
+    """Return the compiled model, which shares its weights with the model itself.
 
-    Compiled once per batch size, so that which sizes came before cannot choose the code that runs.
+    It is compiled once per batch size: with dynamic shapes, earlier batch sizes would choose the code that runs.
     """
     net: Any = torch.compile(model, dynamic=False)
     return net
@@ -25,12 +25,13 @@ def compiled(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def compiler_unloaded() -> Iterator[None]:
-    """Inside the block optimizers are made, read and loaded without loading torch's compiler, a second per process.
+    """Inside the block optimizers can be built, saved and loaded without loading torch's compiler.
 
-    To hide these methods from the compiler torch loads it at their first call; one that is not there sees nothing.
+    torch loads its compiler, which takes a second, at the first call of these methods to exclude them from tracing.
+    That is not needed while no compiler is loaded.
     """
     methods = [getattr(getattr(Optimizer, name, None), "__wrapped__", None) for name in HIDDEN]
-    mark = "__dynamo_disable"  # where torch keeps the form of a method that is called instead
+    mark = "__dynamo_disable"  # attribute in which torch keeps the method that it calls instead
     marked = (
         [m for m in methods if m is not None and not hasattr(m, mark)] if "torch._dynamo" not in sys.modules else []
     )

@@ -1,4 +1,4 @@
-"""Memory: how many rows a training step may have to fit, and the message where it does not."""
+"""Memory: the largest batch that fits, and the message when a training step does not fit."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.data.tree import each, leaves, rows_of
+from pipeline.batching.batch import Batch
+from pipeline.data.tree import Tree, each, leaves, rows_of
 from pipeline.error_attribution import attributed, in_optimizer, out_of_memory
 from pipeline.errors import UserError, fault
+from pipeline.evaluation.task import Task
 from pipeline.runtime.seeds import seeded
 
+Autocast = Callable[[], AbstractContextManager[Any]]  # the context of a forward pass in the planned precision
 
-def fitting(try_one: Callable[[int], None], size: int) -> int | None:
-    """The most rows that fit, halving from half of `size` and rounding up; None when not even one does.
 
-    `try_one(rows)` raises what `out_of_memory` knows where they do not; anything else it raises gets out.
+def largest_fitting_size(try_size: Callable[[int], None], size: int) -> int | None:
+    """Return the first size that fits when halving from `size` and rounding up; None when not even 1 fits.
+
+    `try_size(rows)` raises an error that `out_of_memory` recognizes if the rows do not fit; other errors propagate.
+    `size` itself is not tried.
     """
     while size > 1:
         size = (size + 1) // 2
         try:
-            try_one(size)
+            try_size(size)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -36,7 +41,7 @@ def fitting(try_one: Callable[[int], None], size: int) -> int | None:
 
 
 def release(error: BaseException) -> None:
-    """What a failed attempt held is free again: the frames of its traceback keep every activation alive."""
+    """Free the memory of a failed attempt: the frames of its traceback keep every activation alive."""
     cause: BaseException | None = error
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)
@@ -48,46 +53,44 @@ def release(error: BaseException) -> None:
         torch.mps.empty_cache()
 
 
-def rows_that_fit(
-    model: nn.Module, task: Any, inputs: Any, targets: Any, autocast: Callable[[], AbstractContextManager[Any]]
-) -> int | None:
-    """How many rows of this batch a forward and a backward pass can take; None when not even one.
+def rows_that_fit(model: nn.Module, task: Task, inputs: Tree, targets: Tree, autocast: Autocast) -> int | None:
+    """Return how many rows of this batch a forward and a backward pass can take; None when not even one.
 
-    Gradients are gone afterwards, generators where they were; buffers (running statistics) have moved.
+    Afterwards the gradients are None and the generators are restored; buffers (running statistics) have changed.
     """
 
-    def try_one(rows: int) -> None:
-        clear()
-        part, aims = (each(lambda tensor: tensor[:rows], tree) for tree in (inputs, targets))
+    def try_rows(rows: int) -> None:
+        clear_gradients()
+        part = [each(lambda tensor: tensor[:rows], tree) for tree in (inputs, targets)]
         with autocast():
-            loss = task.forward(model, part, aims)[1]
+            loss = task.forward(model, *part)[1]
         loss.backward()
 
-    def clear() -> None:
+    def clear_gradients() -> None:
         for parameter in model.parameters():
             parameter.grad = None
 
-    clear()
+    clear_gradients()
     with seeded(0):
         try:
-            return fitting(try_one, rows_of(inputs))
+            return largest_fitting_size(try_rows, rows_of(inputs))
         finally:
-            clear()
+            clear_gradients()
 
 
 def step_error(
     error: Exception,
     model: nn.Module,
-    task: Any,
-    batch: Any,
+    task: Task,
+    batch: Batch,
     *,
     accumulate: int = 1,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    autocast: Autocast = nullcontext,
 ) -> Exception:
-    """The error of a training step on `batch` (its `inputs` and `targets`) as the user should see it.
+    """Return the error of a training step on this batch as the user should see it.
 
-    Where memory was exhausted, smaller batches are tried and the message names the largest that fits; the model is then
-    good for nothing but its weights. Memory that the optimizer's state needs does not depend on the batch.
+    If memory was exhausted, smaller batches are tried and the message names the largest that fits; the model's buffers
+    are not valid afterwards. An error in the optimizer is only attributed: its state does not depend on the batch.
     """
     if not out_of_memory(error) or in_optimizer(error):
         return attributed(error, model, task)
@@ -98,6 +101,6 @@ def step_error(
     if fits is None:
         do = "free some, take a smaller model, or trainer.precision=bf16-mixed"
         return UserError(fault("model", f"{what}, not even with one row", do=do))
-    parts = -(-rows // fits) * accumulate
+    parts = -(-rows // fits) * accumulate  # at least as many rows in one update as before
     expected, do = f"at most {fits}, which fits", f"loader.batch_size={fits} trainer.accumulate_grad_batches={parts}"
     return UserError(fault("loader.batch_size", what, got=rows, expected=expected, do=do))

@@ -1,8 +1,8 @@
-"""The footprint of a training, before there is one: seconds, memory and disk, from steps whose gradients nobody uses.
+"""Estimate the seconds, memory and disk space of a training before it starts, from passes whose gradients are dropped.
 
-A batch of the real size goes forward and backward through a model as it is built, which no optimizer touches. What
-follows from that for a whole training is arithmetic. Seconds differ from machine to machine and from run to run, and so
-nothing of this is part of a plan: it is evidence, judged with room to spare.
+A batch of the real size goes forward and backward through the built model, without an optimizer step. The estimate for
+the whole training is arithmetic. Seconds differ between machines and between runs: they are evidence with a wide
+margin, and never part of a plan.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import SGD, Optimizer
 
 from pipeline.building import memory
+from pipeline.building.memory import Autocast
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, leaves, to
 from pipeline.error_attribution import out_of_memory
@@ -29,19 +29,20 @@ from pipeline.evaluation.evaluate import evaluating
 from pipeline.evaluation.task import Task
 from pipeline.runtime.threads import running_on, threads
 
-TRIES = 4  # timed passes at most, of which the fastest counts
-ENOUGH = 0.2  # seconds after which no further pass is timed
-HISTORY = 400  # bytes of a step on record, every column of it and twice
-CONTAINER = Path("/sys/fs/cgroup")  # its limit of memory, where this process has one
+MAX_PASSES = 4  # timed passes, of which the fastest counts: the first one also pays for allocation and autotuning
+ENOUGH_SECONDS = 0.2  # no further pass is timed after this many seconds
+HISTORY_BYTES = 400  # bytes per step in the history file: about 50 float32 columns, written twice
+CGROUP = Path("/sys/fs/cgroup")  # holds the memory limit of this process's container, if there is one
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Of one batch of `rows`: seconds forward and backward and forward alone; None where it does not fit.
+class StepCost:
+    """Time and memory of one batch of `rows`.
 
-    Bytes: `weights` with buffers, `gradients`, the optimizer's `state`, `activations` kept for the way back, the
-    `batch` itself, the `process` without them, and what it could have in all, `available`, where the system tells.
-    `fits` are the rows of a batch that fits, where this one does not.
+    `step_s` are the seconds of a forward and backward pass, `forward_s` of a forward pass; None if the batch does not
+    fit. Bytes: `weights` with buffers, `gradients`, the optimizer's `state`, `activations` kept for the backward pass,
+    the `batch` itself, the `process` without all these, and the total `available` to it, None if unknown. `fits` is the
+    number of rows that would fit, set only if this batch does not.
     """
 
     rows: int
@@ -58,180 +59,209 @@ class Footprint:
 
     @property
     def needed(self) -> int:
-        """Bytes at the height of a step, while a checkpoint of weights and state is written beside it."""
+        """Peak bytes of a step while a checkpoint, a copy of weights and optimizer state, is being written."""
         copy = self.weights + self.state
         return self.process + self.gradients + self.state + self.activations + self.batch + copy
 
 
-def footprint(
+def measure_step(
     model: nn.Module,
     task: Task,
     train: Split,
     outputs: Tensor | None,
     optimizer: Optimizer,
-    config: Mapping[str, Any],
-    cast: Callable[[], AbstractContextManager[Any]],
-) -> Footprint:
-    """What a step of this model takes on the device it lies on; the caller restores buffers and generators.
+    *,
+    batch_size: int,
+    thread_setting: int | Literal["auto"],
+    autocast: Autocast,
+) -> StepCost:
+    """Measure a training step of this model on its device; the caller restores buffers and generators.
 
-    A batch that would not fit by what two rows need is not tried. Raises what the model raises.
+    The batch is not tried if two rows show that it would not fit. Raises what the model raises.
     """
     device = next(model.parameters()).device
-    rows = min(int(config["loader"]["batch_size"]), len(train))
+    rows = min(batch_size, len(train))
 
-    def passing(count: int) -> tuple[Tree, Tree]:
-        few = train.take(torch.arange(count))
-        return to(few.X, device), task.targets(to(few.y, device), outputs)
+    def first_rows(count: int) -> tuple[Tree, Tree]:
+        part = train.take(torch.arange(count))
+        return to(part.X, device), task.targets(to(part.y, device), outputs)
 
-    few = min(2, rows)
-    known = {
+    sample = min(2, rows)
+    sizes = {
         "weights": _bytes([*model.parameters(), *model.buffers()]),
         "gradients": _bytes([p for p in model.parameters() if p.requires_grad]),
-        "state": _state(optimizer),
+        "state": _state_bytes(optimizer),
         "batch": _bytes([t[:1] for t in (*leaves(train.X), *leaves(train.y))]) * rows,
     }
-    of_few = _kept(model, task, passing(few), cast)
+    sample_activations = _activation_bytes(model, task, first_rows(sample), autocast)
     process, available = _memory(device)
-    guess = Footprint(rows, None, None, **known, activations=of_few * rows // few, process=process, available=available)
-    if available is not None and guess.needed > available:
-        return _smaller(guess, of_few // few)
-    count = threads(config["trainer"].get("threads", "auto"), sum(p.numel() for p in model.parameters()))
+    activations = sample_activations * rows // sample
+    estimate = StepCost(rows, None, None, **sizes, activations=activations, process=process, available=available)
+    if available is not None and estimate.needed > available:
+        return _with_fitting_rows(estimate, sample_activations // sample)
+    count = threads(thread_setting, sum(p.numel() for p in model.parameters()))
     with running_on(count):
         try:
-            batch = passing(rows)
-            kept = of_few if few == rows else _kept(model, task, batch, cast)
-            step, forward = _timed(model, task, batch, cast, device)
+            batch = first_rows(rows)
+            activations = sample_activations if sample == rows else _activation_bytes(model, task, batch, autocast)
+            step, forward = _time_passes(model, task, batch, autocast, device)
         except Exception as error:
             if not out_of_memory(error):
                 raise
             memory.release(error)
-            return _smaller(guess, of_few // few)
-    return Footprint(rows, step, forward, **known, activations=kept, process=process, available=available)
+            return _with_fitting_rows(estimate, sample_activations // sample)
+    return StepCost(rows, step, forward, **sizes, activations=activations, process=process, available=available)
 
 
 def _bytes(tensors: list[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _state(optimizer: Optimizer) -> int:
-    """What the optimizer will keep: the momenta of SGD and of Adam's kin, and as much as Adam for any other."""
+def _state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of optimizer state: the momentum buffers of SGD and Adam; any other optimizer counts like Adam."""
     copies = 2 + bool(optimizer.defaults.get("amsgrad"))
     if isinstance(optimizer, SGD):
         copies = int(bool(optimizer.defaults.get("momentum")))
     return copies * _bytes([p for group in optimizer.param_groups for p in group["params"]])
 
 
-def _pass(model: nn.Module, task: Task, batch: tuple[Tree, Tree], cast: Any) -> None:
-    """Forward and backward; the gradients are gone afterwards."""
-    with cast():
+def _run_pass(model: nn.Module, task: Task, batch: tuple[Tree, Tree], autocast: Autocast) -> None:
+    """Run a forward and a backward pass and drop the gradients."""
+    with autocast():
         loss = task.forward(model, *batch)[1]
     loss.backward()
     for parameter in model.parameters():
         parameter.grad = None
 
 
-def _kept(model: nn.Module, task: Task, batch: tuple[Tree, Tree], cast: Any) -> int:
-    """Bytes that a forward pass keeps for the backward one, weights and batch apart."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *leaves(batch))}
-    seen: dict[int, int] = {}
+def _activation_bytes(model: nn.Module, task: Task, batch: tuple[Tree, Tree], autocast: Autocast) -> int:
+    """Bytes that a forward pass saves for the backward pass, without weights, buffers and the batch."""
+    counted = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *leaves(batch))}
+    saved: dict[int, int] = {}  # by storage, since several saved tensors may be views of one
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in counted:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     model.train()
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        _pass(model, task, batch, cast)
-    return sum(seen.values())
+    with saved_tensors_hooks(record, lambda tensor: tensor):
+        _run_pass(model, task, batch, autocast)
+    return sum(saved.values())
 
 
-def _timed(
-    model: nn.Module, task: Task, batch: tuple[Tree, Tree], cast: Any, device: torch.device
+def _time_passes(
+    model: nn.Module, task: Task, batch: tuple[Tree, Tree], autocast: Autocast, device: torch.device
 ) -> tuple[float, float]:
-    """The fastest of a few passes, forward and backward, and forward alone; in seconds."""
+    """Seconds of the fastest forward and backward pass, and of the fastest forward pass."""
 
     def forward() -> None:
         with evaluating(model):
             task.forward(model, *batch)
 
     model.train()
-    return _fastest(lambda: _pass(model, task, batch, cast), device), _fastest(forward, device)
+    return _fastest(lambda: _run_pass(model, task, batch, autocast), device), _fastest(forward, device)
 
 
-def _fastest(run: Callable[[], None], device: torch.device) -> float:
-    best, spent = float("inf"), 0.0
-    for _ in range(TRIES):
-        began = time.perf_counter()
-        run()
+def _fastest(run_pass: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the fastest call; the device is synchronized after each."""
+    best, total = float("inf"), 0.0
+    for _ in range(MAX_PASSES):
+        start = time.perf_counter()
+        run_pass()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         elif device.type == "mps":
             torch.mps.synchronize()
-        took = time.perf_counter() - began
-        best, spent = min(best, took), spent + took
-        if spent > ENOUGH:
+        seconds = time.perf_counter() - start
+        best, total = min(best, seconds), total + seconds
+        if total > ENOUGH_SECONDS:
             break
     return best
 
 
 def _memory(device: torch.device) -> tuple[int, int | None]:
-    """Bytes that this process has on the device, and that it could have in all; None where nobody tells."""
+    """Bytes that this process uses on the device, and the total that it could use; None if unknown."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         return torch.cuda.memory_allocated(device), free
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    left = _free()
-    return used, None if left is None else used + left
+    unused = _free_bytes()
+    return used, None if unused is None else used + unused
 
 
-def _free() -> int | None:
-    """Bytes of main memory that can still be had, on this machine and in this container."""
-    found = []
+def _free_bytes() -> int | None:
+    """Free bytes of main memory, of the machine or of this container, whichever is less; None if unknown."""
+    limits = []
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):  # no Linux
+        limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):  # not Linux
         return None
     try:
-        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
-        found.append(limit - used + int(stat["inactive_file"]))
-    except (OSError, KeyError, ValueError):  # no container, or one without a limit
-        pass
-    return max(0, min(found))
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        limits.append(limit - used + int(stat["inactive_file"]))
+    except (OSError, KeyError, ValueError):
+        pass  # not in a container, or in one without a limit ("max")
+    return max(0, min(limits))
 
 
-def _smaller(guess: Footprint, per_row: int) -> Footprint:
-    """The same with the rows of a batch that would fit, by what one row needs; none where not even one does."""
-    each = per_row + guess.batch // guess.rows
-    fixed = guess.needed - guess.activations - guess.batch
-    room = (guess.available or guess.needed // 2) - fixed
-    fits = min(guess.rows - 1, int(room // max(each, 1)))
-    return replace(guess, fits=max(fits, 0))
+def _with_fitting_rows(estimate: StepCost, activations_per_row: int) -> StepCost:
+    """The estimate with `fits` set: the rows of the largest batch that would fit; 0 if not even one row does."""
+    per_row = activations_per_row + estimate.batch // estimate.rows
+    fixed = estimate.needed - estimate.activations - estimate.batch
+    # The batch did not fit although the system did not say how much there is: half of what it needs is a safe guess.
+    free = (estimate.available or estimate.needed // 2) - fixed
+    fits = min(estimate.rows - 1, int(free // max(per_row, 1)))
+    return replace(estimate, fits=max(fits, 0))
 
 
-def predicted(of: Footprint, config: Mapping[str, Any], steps: int, epochs: int, judged: int) -> dict[str, Any]:
-    """A whole training by this footprint: `{minutes, memory, disk, ...}`; bytes, and minutes None where unknown.
+class TrainingCost(TypedDict):
+    """The estimate for a whole training, as the planning phase records it; bytes, and None where unknown."""
 
-    `judged` rows are evaluated after every epoch. On disk there are two checkpoints and the one being written, the best
-    weights, the history, and the exported forms twice, beside their source and in the bundle.
-    """
+    steps: int
+    batch: int
+    minutes: float | None
+    max_minutes: float | None
+    memory: int
+    available: int | None
+    fits: int | None
+    disk: int
+    parts: dict[str, int]
+    step_s: float | None
+
+
+def estimate_training(
+    step: StepCost,
+    *,
+    steps: int,
+    epochs: int,
+    evaluated_rows: int,
+    accumulate: int,
+    max_minutes: float | None,
+    export_formats: int,
+) -> TrainingCost:
+    """Estimate a training of `steps` updates, with `evaluated_rows` rows evaluated after each of the `epochs`."""
     minutes = None
-    if of.step_s is not None and of.forward_s is not None:
-        training = steps * int(config["trainer"]["accumulate_grad_batches"]) * of.step_s
-        minutes = (training + epochs * judged * of.forward_s / of.rows) / 60
-    forms = len(config["export"]["formats"]) + 1
+    if step.step_s is not None and step.forward_s is not None:
+        training = steps * accumulate * step.step_s
+        minutes = (training + epochs * evaluated_rows * step.forward_s / step.rows) / 60
+    # On disk: two checkpoints and the one being written, the best weights, the history, and every exported form and the
+    # weights themselves twice, in the run and in the bundle.
+    checkpoints = 3 * (step.weights + step.state) + step.weights
+    disk = checkpoints + HISTORY_BYTES * steps + 2 * (export_formats + 1) * step.weights
+    parts = ("weights", "gradients", "state", "activations", "batch", "process")
     return {
         "steps": steps,
-        "batch": of.rows,
+        "batch": step.rows,
         "minutes": minutes,
-        "max_minutes": config["trainer"]["max_minutes"],
-        "memory": of.needed,
-        "available": of.available,
-        "fits": of.fits,
-        "disk": 3 * (of.weights + of.state) + of.weights + HISTORY * steps + 2 * forms * of.weights,
-        "parts": {n: getattr(of, n) for n in ("weights", "gradients", "state", "activations", "batch", "process")},
-        "step_s": of.step_s,
+        "max_minutes": max_minutes,
+        "memory": step.needed,
+        "available": step.available,
+        "fits": step.fits,
+        "disk": disk,
+        "parts": {name: getattr(step, name) for name in parts},
+        "step_s": step.step_s,
     }

@@ -15,7 +15,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +42,13 @@ def build(node: Any, *, trust: Sequence[str] = (), where: str = "") -> Any:
     if faults:
         raise UserError(*faults)
     return _make(node, allowed, where)
+
+
+def section_of(config: Mapping[str, object], key: str) -> dict[str, object]:
+    """Return a copy of one section of a plain config; an empty one if it is missing or null."""
+    section = config.get(key)
+    assert section is None or isinstance(section, Mapping), f"{key} is validated before it is built"
+    return dict(section or {})
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

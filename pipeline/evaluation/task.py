@@ -18,7 +18,7 @@ from pipeline.errors import UserError, fault
 from pipeline.evaluation.metrics import Metric, Needs, all_metrics
 from pipeline.evaluation.step import CustomStep, Step, build_step
 from pipeline.evaluation.tokens import TokenLoss, token_losses
-from pipeline.preprocess.modules import ScaledLoss, scaled_as, unscaled, unwrap
+from pipeline.preprocess.modules import ScaledLoss, scale_loss, unscaled, unwrap
 
 KINDS = ("classification", "binary", "multilabel", "regression", "autoencoder", "language_model", "custom")
 
@@ -242,7 +242,7 @@ def build_task(
         raise UserError(fault("task.kind", "unknown kind", got=section["kind"], among=KINDS))
     step = build_step(section, model, trust)
     takes = loss_takes(loss, unwrap(model) if model is not None else None)
-    loss = TokenLoss(loss) if section["kind"] == "language_model" and step is None else scaled_as(model, loss)
+    loss = TokenLoss(loss) if section["kind"] == "language_model" and step is None else scale_loss(model, loss)
     if section["kind"] == "multilabel" and section.get("class_weights") not in (None, "none"):
         got, expected = section["class_weights"], "none where a row has several labels"
         raise UserError(fault("task.class_weights", "weighs one class per row", got=got, expected=expected))
@@ -269,7 +269,7 @@ def expected_loss(task: Task, y: Tree, classes: int | None) -> float | None:
     """
     if task.step is not None or not isinstance(y, Tensor):
         return None
-    y = task.loss.scaled(y) if isinstance(task.loss, ScaledLoss) else y
+    y = task.loss.standardize(y) if isinstance(task.loss, ScaledLoss) else y
     name = loss_name(task.loss)
     if name in ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss"):
         return math.log(classes) if classes else None

@@ -1,4 +1,4 @@
-"""A dense autoencoder: what a row can be told by in a few numbers, and the row told from them again."""
+"""A dense autoencoder: compresses a row to a few numbers and reconstructs the row from them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pipeline.models.parts import dense, initialize, require
 
 
 class Autoencoder(nn.Module):
-    """`depth` hidden layers, `bottleneck` numbers, `depth` hidden layers, and the row again.
+    """`depth` hidden layers, a code of `bottleneck` numbers, `depth` hidden layers, and the reconstructed row.
 
-    Code and output have no activation. Takes [B, ...] with `in_features` numbers per row and gives the same shape;
-    `encode` gives [B, bottleneck]. Raises UserError for options that cannot be.
+    Code and output have no activation. Takes [B, ...] with `in_features` numbers per row and returns the same shape;
+    `encode` returns [B, bottleneck]. Raises UserError for invalid options.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Autoencoder(nn.Module):
         initialize(self, initialization)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The code of each row [B, bottleneck]."""
+        """Return the code of each row [B, bottleneck]."""
         return self.encoder(x.flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A transformer that reads a row as a whole: every feature is a token, or every place of a window of tokens."""
+"""A transformer encoder over the features of a row, or over a sequence of token ids."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch.nn import functional as F
 
 from pipeline.errors import UserError, fault
 from pipeline.models.parts import initialize, require
-from pipeline.models.transformer import Block, gpt_start, normalized, require_attention
+from pipeline.models.transformer import Block, initialize_gpt, require_attention, token_norm
 
 
 class Encoder(nn.Module):
-    """A token per feature and one that gathers, `depth` blocks in which all see all, a head on the one that gathers.
+    """One token per feature and a summary token, `depth` blocks of full attention, a linear head on the summary token.
 
-    Takes rows [B, ...] of `in_features` numbers, each of which becomes a token: its value times a direction of its own,
-    beside a place of its own (Gorishniy et al., 2021, FT-Transformer). With a `vocabulary` takes token ids
-    [B, in_features], as integers or as floats. Gives [B, out_features]. Raises UserError for options that cannot be.
+    Takes rows [B, ...] of `in_features` numbers. Each number becomes a token: its value times a learned vector, plus a
+    position embedding (FT-Transformer, Gorishniy et al., 2021). With a `vocabulary` it takes token ids
+    [B, in_features], as integers or as floats. Returns [B, out_features]. Raises UserError for invalid options.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class Encoder(nn.Module):
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         blocks = (Block(width, heads, dropout, activation, normalization, causal=False) for _ in range(depth))
         self.blocks = nn.Sequential(*blocks)
-        self.norm = normalized(normalization, width)
+        self.norm = token_norm(normalization, width)
         self.head = nn.Linear(width, out_features)
-        gpt_start(self, depth)
+        initialize_gpt(self, depth)
         if vocabulary is None:
-            nn.init.normal_(self.tokens.weight)  # inputs of unit scale give tokens of unit scale
+            nn.init.normal_(self.tokens.weight)  # standardized inputs then give tokens of unit scale
         initialize(self, initialization)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
         if x.shape[1] != self.in_features:
-            expected = f"{x.shape[1]}, the numbers of a row"
+            expected = f"{x.shape[1]}, the numbers in a row"
             raise UserError(
                 fault("model.in_features", "does not fit the data", got=self.in_features, expected=expected)
             )
-        here = self.tokens(x.long()) if self.reads_ids else x[:, :, None] * self.tokens.weight
-        here = F.pad(here, (0, 0, 1, 0)) + self.places.weight  # the first is nothing but its place
-        return self.head(self.norm(self.blocks(self.drop(here)))[:, 0])
+        tokens = self.tokens(x.long()) if self.reads_ids else x[:, :, None] * self.tokens.weight
+        tokens = F.pad(tokens, (0, 0, 1, 0)) + self.places.weight  # the summary token is its position embedding alone
+        return self.head(self.norm(self.blocks(self.drop(tokens)))[:, 0])

@@ -1,19 +1,19 @@
-"""A recurrent network: for series of values, or for streams of tokens."""
+"""A recurrent network for series of values or sequences of tokens."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from pipeline.models import parts
-from pipeline.models.parts import PER_TOKEN, activation_named, dropped, initialize, require
+from pipeline.models.parts import TOKEN_NORMALIZATIONS, activation_class, dropout_layers, initialize, require
 
 
 class GRU(nn.Module):
     """`depth` recurrent layers, each followed by normalization and dropout, an activation and a linear head.
 
-    Takes series [B, T, in_features], or rows of T · in_features numbers that are such laid flat; with a `vocabulary`
-    token ids [B, T], as integers or as floats. Gives [B, out_features] read off the last step, or with `every_step`
-    [B, T, out_features]. Raises UserError for options that cannot be.
+    Takes series [B, T, in_features], or flattened series of T · in_features numbers; with a `vocabulary` token ids
+    [B, T], as integers or as floats. Returns [B, out_features] from the last step, or with `every_step`
+    [B, T, out_features]. Raises UserError for invalid options.
     """
 
     def __init__(
@@ -32,15 +32,16 @@ class GRU(nn.Module):
         super().__init__()
         sizes = {"out_features": out_features, "in_features": in_features, "width": width, "depth": depth}
         sizes |= {} if vocabulary is None else {"vocabulary": vocabulary}
-        require(sizes, dropout=dropout, normalization=normalization, initialization=initialization, among=PER_TOKEN)
+        options = {"dropout": dropout, "normalization": normalization, "initialization": initialization}
+        require(sizes, **options, allowed=TOKEN_NORMALIZATIONS)
         self.in_features, self.every_step = in_features, every_step
         self.tokens = None if vocabulary is None else nn.Embedding(vocabulary, width)
         first = in_features if vocabulary is None else width
         self.layers = nn.ModuleList(nn.GRU(first if i == 0 else width, width, batch_first=True) for i in range(depth))
         self.behind = nn.ModuleList(
-            nn.Sequential(*parts.normalization(normalization, width), *dropped(dropout)) for _ in range(depth)
+            nn.Sequential(*parts.normalization(normalization, width), *dropout_layers(dropout)) for _ in range(depth)
         )
-        self.activation = activation_named(activation)()
+        self.activation = activation_class(activation)()
         self.head = nn.Linear(width, out_features)
         initialize(self, initialization)
 
@@ -49,6 +50,6 @@ class GRU(nn.Module):
             x = x.flatten(1).unflatten(1, (-1, self.in_features))
         else:
             x = self.tokens(x.long())
-        for layer, behind in zip(self.layers, self.behind, strict=True):
-            x = behind(layer(x)[0])
+        for layer, norm_and_dropout in zip(self.layers, self.behind, strict=True):
+            x = norm_and_dropout(layer(x)[0])
         return self.head(self.activation(x if self.every_step else x[:, -1]))

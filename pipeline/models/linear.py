@@ -1,18 +1,17 @@
-"""The linear model: logistic regression with a loss of classes, linear regression with one of values."""
+"""The linear model: logistic regression with a classification loss, linear regression with a regression loss."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from pipeline.models import parts
-from pipeline.models.parts import dropped, initialize, require
+from pipeline.models.parts import dropout_layers, initialize, require
 
 
 class Linear(nn.Module):
-    """One linear layer, its inputs normalized and dropped where asked for.
+    """One linear layer, after optional normalization and dropout of its inputs.
 
-    Takes [B, ...] with `in_features` numbers per row, gives [B, out_features]. Raises UserError for options that
-    cannot be.
+    Takes [B, ...] with `in_features` numbers per row, returns [B, out_features]. Raises UserError for invalid options.
     """
 
     def __init__(
@@ -26,7 +25,7 @@ class Linear(nn.Module):
         super().__init__()
         sizes = {"in_features": in_features, "out_features": out_features}
         require(sizes, dropout=dropout, normalization=normalization, initialization=initialization)
-        self.body = nn.Sequential(*parts.normalization(normalization, in_features), *dropped(dropout))
+        self.body = nn.Sequential(*parts.normalization(normalization, in_features), *dropout_layers(dropout))
         self.head = nn.Linear(in_features, out_features)
         initialize(self, initialization)
 

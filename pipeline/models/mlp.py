@@ -1,9 +1,8 @@
-"""A multilayer perceptron: the model to beat on rows of numbers."""
+"""A multilayer perceptron for rows of numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,9 +13,9 @@ from pipeline.models.parts import dense, initialize, require
 class MLP(nn.Module):
     """`hidden` layers of linear, normalization, activation, dropout, then a linear head without activation.
 
-    `width` and `depth` say the hidden layers in short: `depth` of them, each `width` wide; what is None is as `hidden`
-    has it. Takes [B, ...] with `in_features` numbers per row, gives [B, out_features]. Raises UserError for options
-    that cannot be.
+    `width` and `depth` are a short form of `hidden`: `depth` layers of `width` units each; one that is None is taken
+    from `hidden`. Takes [B, ...] with `in_features` numbers per row, returns [B, out_features]. Raises UserError for
+    invalid options.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class MLP(nn.Module):
         initialization: str = "default",
     ) -> None:
         super().__init__()
-        widths = _hidden(hidden, width, depth)
+        widths = _hidden_widths(hidden, width, depth)
         sizes = {"in_features": in_features, **{f"hidden[{i}]": size for i, size in enumerate(widths)}}
         sizes["out_features"] = out_features
         require(sizes, dropout=dropout, normalization=normalization, initialization=initialization)
@@ -44,13 +43,13 @@ class MLP(nn.Module):
         return self.head(self.body(x.flatten(1)))
 
 
-def _hidden(hidden: Any, width: int | None, depth: int | None) -> list[int]:
-    """The widths of the hidden layers. Raises UserError for what says none."""
+def _hidden_widths(hidden: object, width: int | None, depth: int | None) -> list[int]:
+    """Return the widths of the hidden layers. Raises UserError if they are not given."""
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise UserError(fault("model.hidden", "is no list of widths", got=hidden, expected="one like [128, 64]"))
+        raise UserError(fault("model.hidden", "is not a list of widths", got=hidden, expected="a list like [128, 64]"))
     if width is None and depth is None:
         return list(hidden)
     require({key: size for key, size in (("width", width), ("depth", depth)) if size is not None})
     if width is None and not hidden:
-        raise UserError(fault("model.width", "is not given", expected="a width, since model.hidden names none"))
+        raise UserError(fault("model.width", "is not given", expected="a width, since model.hidden is empty"))
     return [hidden[0] if width is None else width] * (len(hidden) if depth is None else depth)

@@ -1,10 +1,9 @@
-"""What the bundled models are made of: the words of their options, checked in one place, and the layers behind them."""
+"""Parts of the bundled models: the options that they share, checked in one place, and the layers for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 
@@ -12,7 +11,7 @@ from pipeline.errors import UserError, fault
 from pipeline.models import surgery
 
 NORMALIZATIONS = ("none", "batch", "layer")
-PER_TOKEN = ("none", "layer")  # a batch norm over places would let a token see later ones
+TOKEN_NORMALIZATIONS = ("none", "layer")  # batch norm would mix tokens, so that a token depends on later ones
 INITIALIZATIONS = ("default", *surgery.SCHEMES)
 NO_ACTIVATION = "none"
 
@@ -20,33 +19,36 @@ _BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 
 
 def require(
-    sizes: dict[str, Any],
+    sizes: Mapping[str, object],
     *,
-    dropout: Any = 0.0,
-    normalization: str = "none",
-    initialization: str = "default",
-    among: Sequence[str] = NORMALIZATIONS,
+    dropout: object = 0.0,
+    normalization: object = "none",
+    initialization: object = "default",
+    allowed: Sequence[str] = NORMALIZATIONS,
 ) -> None:
-    """Raises UserError naming every option of a model that cannot be, each by its key; `sizes` count from 1."""
+    """Raises UserError naming every invalid option of a model by its key; `sizes` are at least 1.
+
+    The values come from a config, so that their types are checked as well. `allowed` are the normalizations.
+    """
     faults = [
-        fault(f"model.{key}", "is no size", got=size, expected="a whole number from 1")
+        fault(f"model.{key}", "is not a valid size", got=size, expected="an integer of at least 1")
         for key, size in sizes.items()
         if isinstance(size, bool) or not isinstance(size, int) or size < 1
     ]
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        faults.append(fault("model.dropout", "is no share", got=dropout, expected="in [0, 1)"))
-    if normalization not in among:
-        faults.append(fault("model.normalization", "unknown normalization", got=normalization, among=among))
+        faults.append(fault("model.dropout", "is not a probability", got=dropout, expected="in [0, 1)"))
+    if normalization not in allowed:
+        faults.append(fault("model.normalization", "unknown normalization", got=normalization, among=allowed))
     if initialization not in INITIALIZATIONS:
         faults.append(fault("model.initialization", "unknown scheme", got=initialization, among=INITIALIZATIONS))
     if faults:
         raise UserError(*faults)
 
 
-def activation_named(name: str) -> Callable[[], nn.Module]:
-    """The activation module of torch.nn that is meant, `leaky_relu` as well as `LeakyReLU`; `none` does nothing.
+def activation_class(name: str) -> Callable[[], nn.Module]:
+    """Return the activation class of torch.nn for `leaky_relu` as well as `LeakyReLU`; Identity for `none`.
 
-    Raises UserError.
+    Raises UserError for an unknown name.
     """
     if name == NO_ACTIVATION:
         return nn.Identity
@@ -60,9 +62,9 @@ def activation_named(name: str) -> Callable[[], nn.Module]:
 
 
 def normalization(kind: str, width: int, dims: int = 1) -> list[nn.Module]:
-    """The normalization behind a layer of `width` features, or of channels of `dims` - 1 dimensional pictures.
+    """Return the normalization after a layer: of `width` features for `dims` 1, of `width` channels of images for 2.
 
-    `layer` of channels is one group over all of them, so that an image is normalized by itself.
+    For channels, `layer` is a GroupNorm with one group, so that each image is normalized by itself.
     """
     if kind == "none":
         return []
@@ -71,21 +73,22 @@ def normalization(kind: str, width: int, dims: int = 1) -> list[nn.Module]:
     return [nn.LayerNorm(width) if dims == 1 else nn.GroupNorm(1, width)]
 
 
-def dropped(share: float) -> list[nn.Module]:
-    """A dropout where anything is to be dropped."""
-    return [nn.Dropout(share)] if share else []
+def dropout_layers(p: float) -> list[nn.Module]:
+    """Return a dropout, or nothing if `p` is 0."""
+    return [nn.Dropout(p)] if p else []
 
 
 def dense(widths: Sequence[int], activation: str, dropout: float, norm: str) -> list[nn.Module]:
-    """From each width to the next: linear, normalization, activation, dropout."""
-    make, layers = activation_named(activation), list[nn.Module]()
-    for before, behind in pairwise(widths):
-        layers += [nn.Linear(before, behind), *normalization(norm, behind), make(), *dropped(dropout)]
+    """Return linear, normalization, activation and dropout layers from each width to the next."""
+    new_activation, layers = activation_class(activation), list[nn.Module]()
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), *normalization(norm, outputs)]
+        layers += [new_activation(), *dropout_layers(dropout)]
     return layers
 
 
 def initialize(model: nn.Module, scheme: str) -> None:
-    """Linear, convolution and recurrent layers have weights by a scheme of surgery; `default` leaves them."""
+    """Initialize linear, convolution and recurrent layers by a scheme of surgery; `default` keeps torch's own."""
     if scheme != "default":
         for module in model.modules():
-            surgery.draw(module, scheme)
+            surgery.initialize_layer(module, scheme)

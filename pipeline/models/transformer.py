@@ -1,20 +1,20 @@
-"""A decoder in the manner of GPT-2: for streams of tokens, to predict the next one or to tell what they are."""
+"""A GPT-2 style decoder for sequences of tokens: predicts the next token, or the class of the sequence."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError, fault
 from pipeline.models import parts
-from pipeline.models.parts import PER_TOKEN, activation_named, initialize, require
+from pipeline.models.parts import TOKEN_NORMALIZATIONS, activation_class, initialize, require
 
 
 class Attention(nn.Module):
-    """Self-attention of `heads` heads: [B, T, width] to the same; where it is causal, no token sees a later one."""
+    """Self-attention with `heads` heads, [B, T, width] to the same; if causal, no token attends to later ones."""
 
     def __init__(self, width: int, heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
@@ -24,15 +24,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, width = x.shape
-        parts = self.queries_keys_values(x).view(B, T, 3, self.heads, width // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        joint = self.queries_keys_values(x).view(B, T, 3, self.heads, width // self.heads)
+        q, k, v = joint.permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, width))
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
+        return self.out(attended.transpose(1, 2).reshape(B, T, width))
 
 
 class Block(nn.Module):
-    """Attention, then two linear layers on every token by itself; each normalized before and added to what came in."""
+    """Attention, then two linear layers per token; both are pre-normalized and have a residual connection."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class Block(nn.Module):
         causal: bool = True,
     ) -> None:
         super().__init__()
-        self.before_attention = normalized(normalization, width)
+        self.before_attention = token_norm(normalization, width)
         self.attention = Attention(width, heads, dropout, causal)
-        self.before_feed = normalized(normalization, width)
+        self.before_feed = token_norm(normalization, width)
         self.feed = nn.Sequential(
-            nn.Linear(width, 4 * width), activation_named(activation)(), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width), activation_class(activation)(), nn.Linear(4 * width, width)
         )
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
@@ -57,36 +57,47 @@ class Block(nn.Module):
         return x + self.drop(self.feed(self.before_feed(x)))
 
 
-def normalized(kind: str, width: int) -> nn.Module:
-    """The normalization of every token by itself, or what does nothing."""
+def token_norm(kind: str, width: int) -> nn.Module:
+    """Return a normalization of each token by itself, or Identity."""
     return next(iter(parts.normalization(kind, width)), nn.Identity())
 
 
-def require_attention(sizes: dict[str, Any], width: int, heads: int, **options: Any) -> None:
-    """Raises UserError for sizes and options that cannot be, and for heads that do not share the width evenly."""
-    require({**sizes, "width": width, "heads": heads}, among=PER_TOKEN, **options)
+def require_attention(
+    sizes: Mapping[str, object],
+    width: int,
+    heads: int,
+    *,
+    dropout: object,
+    normalization: object,
+    initialization: object,
+) -> None:
+    """Raises UserError for invalid sizes and options, and if the width is not divisible by the number of heads."""
+    options = {"dropout": dropout, "normalization": normalization, "initialization": initialization}
+    require({**sizes, "width": width, "heads": heads}, **options, allowed=TOKEN_NORMALIZATIONS)
     if width % heads:
-        raise UserError(
-            fault("model.heads", "do not share the width evenly", got=heads, expected=f"a divisor of {width}")
-        )
+        raise UserError(fault("model.heads", "do not divide the width", got=heads, expected=f"a divisor of {width}"))
 
 
-def gpt_start(model: nn.Module, depth: int) -> None:
-    """GPT-2's rule: a deviation of 0.02, less for the layers that add to the stream, no biases."""
+def initialize_gpt(model: nn.Module, depth: int) -> None:
+    """Initialize as GPT-2: standard deviation 0.02, zero biases.
+
+    The deviation is 0.02 / √(2 · depth) for layers that add to the residual stream, so that its variance does not grow
+    with the depth.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            adds = name.endswith((".attention.out", ".feed.2"))
-            nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if adds else 0.02)
+            residual = name.endswith((".attention.out", ".feed.2"))
+            nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if residual else 0.02)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
 
 class Transformer(nn.Module):
-    """Embeddings of tokens and places, `depth` blocks, a normalization and a linear head.
+    """Token and position embeddings, `depth` blocks, a normalization and a linear head.
 
-    Takes token ids [B, T] with T up to `context`, as integers or as the float32 that arrays of data become. Gives
-    [B, T, vocabulary], the logits of the next token at every place; with `classes` [B, classes], read off the last
-    token. Raises UserError for sizes that cannot be, and for more tokens than the context holds.
+    Takes token ids [B, T] with T up to `context`, as integers or as floats. Returns [B, T, vocabulary], the logits of
+    the next token at every position; with `classes` [B, classes], from the last token. Raises UserError for invalid
+    sizes, and for more tokens than `context`.
     """
 
     def __init__(
@@ -112,9 +123,9 @@ class Transformer(nn.Module):
         self.places = nn.Embedding(context, width)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         self.blocks = nn.Sequential(*(Block(width, heads, dropout, activation, normalization) for _ in range(depth)))
-        self.norm = normalized(normalization, width)
+        self.norm = token_norm(normalization, width)
         self.head = nn.Linear(width, vocabulary if classes is None else classes)
-        gpt_start(self, depth)
+        initialize_gpt(self, depth)
         initialize(self, initialization)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,6 +134,6 @@ class Transformer(nn.Module):
             raise UserError(
                 fault("model.context", "is too short for the data", got=self.context, expected=f"{T} or more")
             )
-        here = self.tokens(x.long()) + self.places.weight[:T]
-        seen = self.norm(self.blocks(self.drop(here)))
-        return self.head(seen if self.classes is None else seen[:, -1])
+        embedded = self.tokens(x.long()) + self.places.weight[:T]
+        states = self.norm(self.blocks(self.drop(embedded)))
+        return self.head(states if self.classes is None else states[:, -1])
