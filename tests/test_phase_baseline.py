@@ -14,7 +14,7 @@ from pipeline.release.verify import faults
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
 from tests.check_helpers import changed, judged, measured
-from tests.conftest import SMALL, Cli, go
+from tests.conftest import SHORT, SMALL, Cli, go
 from tests.user_package import WORDS, settle
 
 
@@ -163,6 +163,7 @@ def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
     assert item.outcome == "passed" and "non-finite" in item.why
 
 
+@pytest.mark.parametrize("checks", [pytest.param((), marks=pytest.mark.process), SHORT], ids=["all", "few"])
 @pytest.mark.parametrize(
     ("name", "smaller", "metric"),
     [
@@ -172,11 +173,11 @@ def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
     ],
 )
 def test_every_kind_of_task_is_planned_and_trained(
-    own_folder: Path, name: str, smaller: tuple[str, ...], metric: str
+    own_folder: Path, name: str, smaller: tuple[str, ...], metric: str, checks: tuple[str, ...]
 ) -> None:
     """Pictures, rows that are their own targets, and text: both gates open, and a score beside its bar."""
     quick = ("trainer.max_epochs=1", "phases.baseline.overfit_steps=20", "tracking=none")
-    run, gate, _ = go(own_folder, "phase=baseline", f"experiment={name}", *quick, *smaller)
+    run, gate, _ = go(own_folder, "phase=baseline", f"experiment={name}", *quick, *smaller, *checks)
     assert "open" == gate
     found = measured(run, "baseline")
     assert metric == found["trivial_baseline"]["metric"] == found["score"]["metric"]

@@ -335,6 +335,7 @@ def test_naming_at_random_is_no_leak(
     assert found["chance"] > 0.2
 
 
+@pytest.mark.process
 def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[], dict[str, Any]], cli: Cli) -> None:
     """Two fresh processes of one seed part at a step that is named; a plan that promises nothing passes."""
     words = (
@@ -366,6 +367,7 @@ def test_a_training_that_looks_at_the_clock_does_not_repeat(planted: Callable[[]
     assert judged("sanity.training_repeats", allowed).outcome == "passed"
 
 
+@pytest.mark.process
 def test_all_proofs_on_a_healthy_plan(own_folder: Path) -> None:
     """Each is measured, none is left out, nothing of them stays on disk, and the diagnosis can read them."""
     words = ("experiment=digits", "tracking=none", "trainer.max_epochs=6", "phases.baseline.folds=0")

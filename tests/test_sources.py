@@ -429,8 +429,9 @@ def test_digits_as_pictures() -> None:
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "csv"])
-def test_an_experiment_is_planned_and_baselined(tmp_path: Path, name: str) -> None:
+def test_an_experiment_is_planned_and_baselined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """One command opens both gates, and two epochs are enough to be measured."""
+    monkeypatch.setattr("pipeline.evaluation.metrics.RESAMPLES", 50)  # a thousand take seconds for balanced accuracy
     words = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}"] if name == "csv" else []
     quick = ("trainer.max_epochs=2", "tracking=none", "phases.baseline.overfit_steps=20", *SHORT)
     run, gate, _ = go(tmp_path, "phase=baseline", f"experiment={name}", *quick, *words)
