@@ -51,7 +51,8 @@ COMPOSED_BY_HYDRA = untraced(compose.hydra_compose)
 COMPOSED_ONCE = remembering(COMPOSED_BY_HYDRA)
 for module in (compose, overrides):
     module.hydra_compose = COMPOSED_ONCE
-OmegaConf.load = staticmethod(remembering_text(OmegaConf.load))  # type: ignore[method-assign]
+OmegaConf.load = staticmethod(remembering_text(OmegaConf.load, of_files=True))  # type: ignore[method-assign]
+OmegaConf.create = staticmethod(remembering_text(OmegaConf.create, of_files=False))  # type: ignore[method-assign]
 
 SHORT = (
     "phases.baseline.sanity_check_steps=20", "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
