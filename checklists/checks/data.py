@@ -34,7 +34,7 @@ def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float, m
     share, expected = found["share"], found["expected"]
     bound = max(max_share, max_ratio * expected)
     sampled = f"{found['sampled']['val']} validation and {found['sampled']['train']} train rows looked at"
-    if share > bound and found["p"] < max_p:
+    if share > bound and found["p_value"] < max_p:
         pairs = ", ".join(f"{val} and train {train}" for val, train in found["pairs"][:3])
         why = f"validation rows stand in train but for a trifle: {pairs}; keep copies of a row on one side"
         return Result("failed", share, bound, "of rows", why, cause="data_leakage")

@@ -1,10 +1,10 @@
-"""Near duplicates between train and validation: rows so close that chance does not put them there."""
+"""Near duplicates between train and validation: rows that are closer to each other than chance explains."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,128 +16,169 @@ from pipeline.runtime.seeds import derive
 
 Array = NDArray[Any]
 
-TRAIN_ROWS, OWN_ROWS, VAL_ROWS, COLUMNS = 3000, 500, 1000, 512  # what is looked at, at most, of larger data
-NEAR = 0.05  # times the usual distance to the sixth neighbour of one's own class
-THIRD, SIXTH = 2.67, 5.67  # median number of rows inside the third and sixth neighbour's distance, where chance rules
-STILL = 0.05  # share of the rows off the median below which a column stands still
-SHOWN = 10
+# Larger data are sampled: the cost is a product of rows and columns, and these many are enough to see a 2 % share.
+TRAIN_ROWS, QUERY_ROWS, VAL_ROWS, COLUMNS = 3000, 500, 1000, 512
+RADIUS_RATIO = 0.05  # two rows are near duplicates within this multiple of the median distance to the sixth neighbour
+# The median number of rows inside the distance to the third and to the sixth neighbour, where rows fall by chance: the
+# median of a gamma distribution of order 3 and 6. How fast the distance grows between the two gives the dimension.
+ROWS_WITHIN_THIRD, ROWS_WITHIN_SIXTH = 2.67, 5.67
+RARELY_VARIES = 0.05  # a column in which fewer rows than this share differ from the median
+MIN_ROWS = 10
+MAX_SHOWN = 10
+EQUAL = 1e-6  # rows closer than this are equal up to rounding
 
 
-def near_duplicates(train: Split, val: Split) -> dict[str, Any] | None:
-    """How many validation rows nearly stand in train: `{share, expected, p, ...}`.
+class NearDuplicates(TypedDict):
+    """`share` of the validation rows has a near duplicate in train; chance would explain `expected`."""
 
-    Near is a twentieth of the median distance between a train row and its sixth neighbour of the same class, in
-    standardized features. `expected` is the share that chance alone would put so near, by how distances grow among the
-    train rows, or by how many rows lie just beyond what is near, whichever is more; `p` is the probability of so many
-    by chance. Equal rows do not count here. Of large data seeded samples are looked at. `pairs` are [validation
-    row, train row]. None where there is nothing to measure: no floating feature, too few rows, or all alike.
+    share: float
+    expected: float
+    p_value: float
+    radius: float
+    dimension: float
+    sampled: dict[str, int]
+    pairs: list[list[int]]
+
+
+def near_duplicates(train: Split, val: Split) -> NearDuplicates | None:
+    """The share of validation rows that have a near duplicate in train, and the share that chance would explain.
+
+    Distances are Euclidean, in features standardized by train. Near means within a twentieth of the median distance
+    between a train row and its sixth neighbour of the same class. `expected` is the larger of two estimates: from how
+    distances grow among the train rows, and from the number of rows just outside the radius. `p_value` is the
+    probability of at least so many near duplicates by chance. Equal rows are not counted here: their digests show
+    them. Large data are sampled, always in the same way. `pairs` are [validation row, train row]. Returns None where
+    distances cannot be measured: there is no floating-point feature, there are too few rows, or all rows are equal.
     """
     from scipy.stats import binom
 
-    rows = {"train": _some(len(train), TRAIN_ROWS, "train"), "val": _some(len(val), VAL_ROWS, "val")}
-    X = _filled(_columns(train, rows["train"]), _columns(val, rows["val"]))
-    if not X[0].shape[1] or len(rows["train"]) < SHOWN:
+    rows = {"train": _sample(len(train), TRAIN_ROWS, "train"), "val": _sample(len(val), VAL_ROWS, "val")}
+    X_train, X_val = _impute(_columns(train, rows["train"]), _columns(val, rows["val"]))
+    if not X_train.shape[1] or len(rows["train"]) < MIN_ROWS:
         return None
-    center, spread = X[0].mean(axis=0), _spread(X[0])
-    moving = spread > 0
-    if not moving.any():
+    center, scale = X_train.mean(axis=0), _scale(X_train)
+    varying = scale > 0
+    if not varying.any():
         return None
-    ours, theirs = ((x[:, moving] - center[moving]) / spread[moving] for x in X)
-    labels = _labels(train, rows["train"])
-    some = _some(len(ours), OWN_ROWS, "own")
-    own = _apart(_distances(ours[some], ours), 1.0)
-    third, sixth = _neighbours(own, None if labels is None else labels[some][:, None] == labels[None])
+    X_train, X_val = ((X[:, varying] - center[varying]) / scale[varying] for X in (X_train, X_val))
+    queries = _sample(len(X_train), QUERY_ROWS, "own")
+    third, sixth = _neighbour_distances(X_train, _class_ids(train, rows["train"]), queries)
     if not 0 < third < sixth:
         return None
-    dimension = math.log(SIXTH / THIRD) / math.log(sixth / third)
-    radius = NEAR * sixth
-    away = _apart(_distances(theirs, ours), sixth)
-    nearest = away.argmin(axis=1)
-    close = np.flatnonzero(away[np.arange(len(away)), nearest] < radius)
-    kinds = 1 if labels is None else len(np.unique(labels))
-    by_chance = max(SIXTH * kinds * NEAR**dimension, _beyond(away, radius), _beyond(own, radius))
+    dimension = math.log(ROWS_WITHIN_SIXTH / ROWS_WITHIN_THIRD) / math.log(sixth / third)
+    radius = RADIUS_RATIO * sixth
+    val_distances, val_neighbours = _neighbours(X_train, X_val, 4 * radius, EQUAL * max(sixth, 1.0))
+    train_distances, _ = _neighbours(X_train, X_train[queries], 4 * radius, EQUAL)
+    close = [row for row, distances in enumerate(val_distances) if len(distances) and distances[0] < radius]
+    classes = _class_ids(train, rows["train"])
+    by_dimension = ROWS_WITHIN_SIXTH * (1 if classes is None else len(np.unique(classes))) * RADIUS_RATIO**dimension
+    by_chance = max(by_dimension, _extrapolate(val_distances, radius), _extrapolate(train_distances, radius))
     expected = 1 - math.exp(-by_chance)
     return {
-        "share": len(close) / len(theirs),
+        "share": len(close) / len(X_val),
         "expected": expected,
-        "p": float(binom.sf(len(close) - 1, len(theirs), expected)),
+        "p_value": float(binom.sf(len(close) - 1, len(X_val), expected)),
         "radius": radius,
         "dimension": dimension,
-        "sampled": {name: len(chosen) for name, chosen in rows.items()},
-        "pairs": [[int(rows["val"][i]), int(rows["train"][nearest[i]])] for i in close[:SHOWN]],
+        "sampled": {name: len(sample) for name, sample in rows.items()},
+        "pairs": [[int(rows["val"][i]), int(rows["train"][val_neighbours[i][0]])] for i in close[:MAX_SHOWN]],
     }
 
 
-def _some(n: int, most: int, side: str) -> Array:
-    """Row or column numbers, ascending: all, or a sample that is always the same."""
+def _sample(n: int, most: int, purpose: str) -> Array:
+    """Row or column numbers, ascending: all of them, or a sample that is the same in every run."""
     if n <= most:
         return np.arange(n)
-    return np.sort(np.random.default_rng(derive(0, "near", side)).choice(n, most, replace=False))
+    return np.sort(np.random.default_rng(derive(0, "near", purpose)).choice(n, most, replace=False))
 
 
 def _columns(split: Split, rows: Array) -> Array:
-    """Some rows of the floating features [rows, columns], float64, NaN for what is not finite."""
-    parts = [t.numpy() for t in named(split.X, "X").values() if t.is_floating_point()]
-    flat = [part.reshape(len(part), -1) for part in parts]
-    kept, ends = [np.zeros((len(rows), 0))], np.cumsum([0, *(part.shape[1] for part in flat)])
-    chosen = _some(int(ends[-1]), COLUMNS, "columns")
+    """These rows of the floating-point features [rows, columns], float64, NaN for values that are not finite."""
+    tensors = [t.numpy() for t in named(split.X, "X").values() if t.is_floating_point()]
+    flat = [tensor.reshape(len(tensor), -1) for tensor in tensors]
+    blocks, ends = [np.zeros((len(rows), 0))], np.cumsum([0, *(part.shape[1] for part in flat)])
+    columns = _sample(int(ends[-1]), COLUMNS, "columns")
     for part, start, end in zip(flat, ends, ends[1:], strict=False):
-        own = chosen[(chosen >= start) & (chosen < end)] - start
-        kept.append(part[np.ix_(rows, own)])
-    values = np.concatenate(kept, axis=1).astype(np.float64)
+        inside = columns[(columns >= start) & (columns < end)] - start
+        blocks.append(part[np.ix_(rows, inside)])
+    values = np.concatenate(blocks, axis=1).astype(np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _filled(ours: Array, theirs: Array) -> tuple[Array, Array]:
-    """Holes of both hold the median of ours, which moves no row away from the others."""
+def _impute(X_train: Array, X_val: Array) -> tuple[Array, Array]:
+    """Missing values of both replaced by the train median, which moves no row away from the others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a column without any value
-        middle = np.nan_to_num(np.nanmedian(ours, axis=0)) if len(ours) else np.zeros(ours.shape[1])
-    return np.where(np.isnan(ours), middle, ours), np.where(np.isnan(theirs), middle, theirs)
+        median = np.nan_to_num(np.nanmedian(X_train, axis=0)) if len(X_train) else np.zeros(X_train.shape[1])
+    return np.where(np.isnan(X_train), median, X_train), np.where(np.isnan(X_val), median, X_val)
 
 
-def _spread(X: Array) -> Array:
-    """Standard deviation of each column [columns]; of one that hardly a row moves in, no less than its neighbours'.
+def _scale(X: Array) -> Array:
+    """Standard deviation of each column [columns]; for one that rarely varies, at least the median of the others.
 
-    Such a column would else blow up any trifle to more than the rest of the row.
+    Divided by its own tiny deviation, such a column would make a small difference larger than the rest of the row.
     """
-    spread = X.std(axis=0)
-    still = (np.median(X, axis=0) != X).mean(axis=0) < STILL
-    usual = np.median(spread[~still]) if not still.all() else 0.0
-    return np.where(still & (spread > 0), np.maximum(spread, usual), spread)
+    deviation = X.std(axis=0)
+    rarely = (np.median(X, axis=0) != X).mean(axis=0) < RARELY_VARIES
+    usual = np.median(deviation[~rarely]) if not rarely.all() else 0.0
+    return np.where(rarely & (deviation > 0), np.maximum(deviation, usual), deviation)
 
 
-def _labels(train: Split, rows: Array) -> Array | None:
+def _class_ids(train: Split, rows: Array) -> Array | None:
+    """The class ids of these rows; None for a task without classes."""
     y = train.y
     return y.numpy()[rows] if isinstance(y, Tensor) and not y.is_floating_point() and y.ndim == 1 else None
 
 
-def _distances(a: Array, b: Array) -> Array:
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares, 0))
+def _neighbour_distances(X: Array, classes: Array | None, queries: Array) -> tuple[float, float]:
+    """Median distances of the query rows to their third and sixth neighbour of the same class.
 
-
-def _apart(distances: Array, usual: float) -> Array:
-    """Equal rows, up to rounding, are infinitely far: they are counted by their digests."""
-    return np.where(distances > 1e-6 * max(usual, 1.0), distances, np.inf)
-
-
-def _beyond(away: Array, radius: float) -> float:
-    """Rows that chance puts within the radius of a row, by those within twice and four times it, itself left out.
-
-    Copies do not reach so far. Where counts stand beside values, distances grow otherwise near by than among usual
-    neighbours: rows of equal counts are as far apart as their values. Nothing grows slower than along a line.
+    Rows equal to the query, itself among them, are not neighbours. Both are 0 where no class has enough rows.
     """
-    within = [np.count_nonzero(away < times * radius) / len(away) for times in (1, 2, 4)]
+    from sklearn.neighbors import NearestNeighbors
+
+    classes = np.zeros(len(X), np.int64) if classes is None else classes
+    third, sixth = [np.zeros(0)], [np.zeros(0)]
+    for label in np.unique(classes[queries]):
+        members, own = X[classes == label], X[queries[classes[queries] == label]]
+        copies = int(np.unique(members, axis=0, return_counts=True)[1].max())
+        if len(members) < 6:
+            continue
+        # With as many more neighbours as a row has copies, six remain when the copies are taken out.
+        index = NearestNeighbors(n_neighbors=min(len(members), 6 + copies), algorithm="brute").fit(members)
+        distances, _ = index.kneighbors(own)
+        ordered = np.sort(np.where(distances > EQUAL, distances, np.inf), axis=1)
+        enough = np.isfinite(ordered[:, 5])
+        third.append(ordered[enough, 2])
+        sixth.append(ordered[enough, 5])
+    if not sum(map(len, sixth)):
+        return 0.0, 0.0
+    return float(np.median(np.concatenate(third))), float(np.median(np.concatenate(sixth)))
+
+
+def _neighbours(X: Array, queries: Array, radius: float, equal: float) -> tuple[list[Array], list[Array]]:
+    """Of each query row, the distances to the rows of X within the radius, ascending, and their row numbers.
+
+    Rows at most `equal` apart are left out.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    index = NearestNeighbors(radius=radius, algorithm="brute").fit(X)
+    distances, neighbours = index.radius_neighbors(queries, sort_results=True)
+    different = [d > equal for d in distances]
+    return (
+        [d[keep] for d, keep in zip(distances, different, strict=True)],
+        [n[keep] for n, keep in zip(neighbours, different, strict=True)],
+    )
+
+
+def _extrapolate(distances: list[Array], radius: float) -> float:
+    """The mean number of rows within the radius that chance explains, from those within twice and four times it.
+
+    Copies are closer than that, so they do not raise the estimate. It is needed where counts are mixed with continuous
+    values: rows with equal counts are as close as their values, and the dimension of usual neighbours misses that. The
+    number of rows at least doubles with the radius, as along a line.
+    """
+    within = [sum(np.count_nonzero(d < times * radius) for d in distances) / len(distances) for times in (1, 2, 4)]
     first, second = within[1] - within[0], within[2] - within[1]
     return first / (max(second / first, 2.0) - 1) if first else 0.0
-
-
-def _neighbours(away: Array, alike: Array | None) -> tuple[float, float]:
-    """Median distances to the third and to the sixth neighbour of one's own class; 0 where there are too few."""
-    if away.shape[1] <= 6:
-        return 0.0, 0.0
-    own = away if alike is None else np.where(alike, away, np.inf)
-    third, sixth = np.partition(own, (2, 5), axis=1)[:, (2, 5)].T
-    whole = np.isfinite(sixth)
-    return (float(np.median(third[whole])), float(np.median(sixth[whole]))) if whole.any() else (0.0, 0.0)
