@@ -15,7 +15,7 @@ from diagnostics.playbook import CandidateCause, Kind, Playbook, load_all
 from diagnostics.schema import GapRecord
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
-from pipeline.repair.config_edits import look
+from pipeline.repair.config_edits import get
 from pipeline.repair.cures import Remedy, resolve
 from pipeline.results import CEILINGS
 
@@ -143,7 +143,7 @@ def _view(history: History, config: Mapping[str, Any] | None) -> HistoryView:
     """Combine the measured facts of a history with those that its config states."""
     facts = dict(history.facts)
     for name, key in CONFIG_FACTS.items():
-        value = look(config or {}, key)
+        value = get(config or {}, key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             facts.setdefault(name, float(value))
         elif value is None and name == "gradient_clip_val":

@@ -22,7 +22,7 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.trials.executor import Trial, parallel_jobs, run_jobs
 from pipeline.trials.fix_report import implementation, performance, rerun_command
-from pipeline.trials.study import Arm, added, choose, compare
+from pipeline.trials.study import Arm, compare_arms, select_arm, with_change
 
 DOCUMENTS = ("fixed.yaml", "implementation.json")
 FIXED = "fixed"  # the winner, trained once more on the master seed
@@ -64,7 +64,7 @@ def untried(diagnosis: Mapping[str, Any], start: Delta, tried: Set[str]) -> list
     seen = tried | {digest(start)}
     for fix in diagnosis["recommended_fixes"]:
         change = fix["implementation"]
-        delta = added(start, change)
+        delta = with_change(start, change)
         usable = fix["kind"] == "cure" and fix["cause"] in named and (change["overrides"] or change["surgery"])
         if usable and digest(delta) not in seen:
             seen = seen | {digest(delta)}
@@ -105,7 +105,7 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
     for name, job in jobs:
         ctx.ledger.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
     parallel = parallel_jobs(ctx.settings["parallel"], threads)
-    done = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, told=told)
+    done = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, on_finished=told)
     return {trial.id: trial for trial in done}
 
 
@@ -198,8 +198,8 @@ def _study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
     if every:
         ctx.log("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in every))
     trials = _train(ctx, _jobs(ctx, every, pairs), len(every))
-    rows = compare(every, trials, pairs, greater) if every else []
-    winner = choose(rows[1:], float(ctx.config["task"]["target"]), greater)
+    rows = compare_arms(every, trials, pairs, greater) if every else []
+    winner = select_arm(rows[1:], float(ctx.config["task"]["target"]), greater)
     ctx.ledger.append("study.decided", {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None})
     return Study(every, pairs, _budget(ctx, every), trials, rows, winner)
 

@@ -1,4 +1,4 @@
-"""Cures: every one of causes.yaml means something on every config, and an override changes what it says."""
+"""Cures: every cure of causes.yaml has a remedy on every config, and an override changes the key that it names."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def bundled(overrides: tuple[str, ...]) -> dict[str, Any]:
     return compose(list(overrides))
 
 
-def test_table_and_vocabulary_are_the_same() -> None:
-    """The table has every cure that causes.yaml names and no other."""
+def test_cures_are_those_of_causes_yaml() -> None:
+    """The table has every cure that causes.yaml lists, and no other."""
     assert sorted(causes.cures()) == sorted(CURES)
 
 
-def test_causes() -> None:
-    """The vocabulary is read once, whole and cannot be changed."""
-    found = causes.load()
+def test_load_returns_one_immutable_vocabulary() -> None:
+    """The vocabulary is read once and cannot be changed."""
+    vocabulary = causes.load()
 
-    assert found is causes.load()
+    assert vocabulary is causes.load()
     assert ("optimization", ("lower_lr", "clip_gradients", "warmup")) == (
-        found["learning_rate_too_high"].group,
-        found["learning_rate_too_high"].cures,
+        vocabulary["learning_rate_too_high"].group,
+        vocabulary["learning_rate_too_high"].cures,
     )
     with pytest.raises(TypeError):
-        found["mine"] = found["learning_rate_too_high"]  # type: ignore[index]
+        vocabulary["mine"] = vocabulary["learning_rate_too_high"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("overrides", BUNDLED, ids=lambda o: ",".join(o))
-def test_resolves_on_bundled_configs(overrides: tuple[str, ...]) -> None:
-    """Each cure gives at least one remedy; an override names a key that is there and gives it another value."""
+def test_resolve_on_bundled_configs(overrides: tuple[str, ...]) -> None:
+    """Each cure has at least one remedy; an override names an existing key and changes its value."""
     config = bundled(overrides)
     before = copy.deepcopy(config)
     for cure, cause in PAIRS:
@@ -66,9 +66,9 @@ def test_resolves_on_bundled_configs(overrides: tuple[str, ...]) -> None:
             assert 1 == bool(remedy.overrides) + bool(remedy.surgery) + bool(remedy.code)
             assert remedy.description
             for key, value in remedy.overrides.items():
-                assert "+" not in key and config_edits.look(config, key) != value
+                assert "+" not in key and config_edits.get(config, key) != value
                 changed = Job("x", "trial", Delta({key: value})).config(config)
-                assert value == config_edits.look(changed, key)
+                assert value == config_edits.get(changed, key)
             assert all(next(iter(step)) in OPERATIONS for step in remedy.surgery)
     assert before == config
 
@@ -76,14 +76,14 @@ def test_resolves_on_bundled_configs(overrides: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "config", [None, {}, {"optimizer": None}, {"optimizer": {"lr": "auto"}, "model": {"hidden": []}}]
 )
-def test_resolves_on_any_config(config: dict[str, Any] | None) -> None:
-    """Without the keys that it could change, a cure is a line of code."""
+def test_resolve_on_any_config(config: dict[str, Any] | None) -> None:
+    """If the config lacks the keys that it could change, a cure is a line of code."""
     for cure, cause in PAIRS:
         assert all(remedy.code for remedy in resolve(cure, cause, config))
 
 
-def test_lower_lr_offers_steps() -> None:
-    """A rate that is too high is divided by ten, a hundred and a thousand, so that trials can compare them."""
+def test_resolve_lower_lr_offers_three_rates() -> None:
+    """The rate is divided by ten, a hundred and a thousand, so that trials can compare them."""
     remedies = resolve("lower_lr", "learning_rate_too_high", bundled(("experiment=digits_hot",)))
 
     assert [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.01}, {"optimizer.lr": 0.001}] == [r.overrides for r in remedies]
@@ -192,13 +192,15 @@ def test_lower_lr_offers_steps() -> None:
         ),
     ],
 )
-def test_overrides(cure: str, cause: str, config: dict[str, Any], expected: list[dict[str, Any]]) -> None:
-    """What a cure means on a config, smallest change first; an empty list means that only code is left."""
+def test_resolve_returns_overrides(
+    cure: str, cause: str, config: dict[str, Any], expected: list[dict[str, Any]]
+) -> None:
+    """The smallest change comes first; an empty list means that only code remains."""
     assert expected == [r.overrides for r in resolve(cure, cause, config) if not r.code]
 
 
-def test_surgery_where_the_model_has_no_key() -> None:
-    """A model of one's own is changed by surgery, once."""
+def test_resolve_uses_surgery_if_the_config_has_no_key() -> None:
+    """A user's own model is changed by surgery, once."""
     config = {"model": {"_target_": "mine.Net"}, "surgery": []}
     (remedy,) = resolve("insert_normalization", "dead_relu", config)
 
@@ -212,14 +214,14 @@ def test_surgery_where_the_model_has_no_key() -> None:
 @pytest.mark.parametrize(
     ("cure", "cause"), [("lower_lrr", "learning_rate_too_high"), ("lower_lr", "dead_relu"), ("x", "y")]
 )
-def test_unknown_words(cure: str, cause: str) -> None:
-    """A cure that does not belong to the cause is a fault of ours, told with the nearest."""
-    with pytest.raises(ValueError, match=f"{cure} is no cure of {cause}"):
+def test_resolve_refuses_unknown_names(cure: str, cause: str) -> None:
+    """A cure that does not belong to the cause is a ValueError that suggests the closest one."""
+    with pytest.raises(ValueError, match=f"{cure} is not a cure of {cause}"):
         resolve(cure, cause, {})
 
 
 @given(st.integers(1, 10**6), st.sampled_from([0.5, 2.0, 4.0]))
-def test_scaled_integers_stay_integers(n: int, factor: float) -> None:
-    """A batch size or an epoch count is a whole number, at least 1."""
+def test_scale_keeps_integers(n: int, factor: float) -> None:
+    """A scaled batch size or epoch count is an integer of at least 1."""
     for change in config_edits.scale("n", factor)({"n": n}):
         assert isinstance(change["n"], int) and change["n"] >= 1 and change["n"] != n

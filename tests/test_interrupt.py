@@ -209,7 +209,7 @@ executor._command = lambda folder, threads: ([sys.executable, "-c", sys.argv[1],
 jobs = [(f"t{i}", Job("", "trial", seed_index=i)) for i in range(5)]
 try:
     with outside_training():
-        executor.run_jobs(jobs, pathlib.Path("trials"), parallel=2, threads=1, told=print)
+        executor.run_jobs(jobs, pathlib.Path("trials"), parallel=2, threads=1, on_finished=print)
 except KeyboardInterrupt:
     sys.exit(130)
 """

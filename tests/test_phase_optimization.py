@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from phases.optimization import Arm, choose, compare, untried
+from phases.optimization import Arm, compare_arms, select_arm, untried
 from pipeline.__main__ import house
 from pipeline.release.verify import faults
 from pipeline.results import digest
@@ -126,7 +126,7 @@ def _trials(values: dict[str, Sequence[float]]) -> dict[str, Trial]:
 
 def _study(greater: bool = True, **values: Sequence[float]) -> list[dict[str, Any]]:
     arms = [Arm(name, Delta(), order=order) for order, name in enumerate(values)]
-    return compare(arms, _trials(values), len(next(iter(values.values()))), greater)
+    return compare_arms(arms, _trials(values), len(next(iter(values.values()))), greater)
 
 
 BAD, GOOD, BEST = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56], [0.9] * 7, [0.99] * 7
@@ -136,9 +136,9 @@ def test_the_smallest_change_that_suffices_wins() -> None:
     """Of two candidates that win and reach the target, the smaller is chosen, not the better."""
     rows = _study(control=BAD, c1=GOOD, c2=BEST)
 
-    assert choose(rows[1:], 0.8, True)["id"] == "c1"
-    assert choose(rows[1:], 0.95, True)["id"] == "c2"
-    assert choose(rows[1:], 0.999, True)["id"] == "c2"
+    assert select_arm(rows[1:], 0.8, True)["id"] == "c1"
+    assert select_arm(rows[1:], 0.95, True)["id"] == "c2"
+    assert select_arm(rows[1:], 0.999, True)["id"] == "c2"
 
 
 def test_no_winner_without_significance() -> None:
@@ -146,13 +146,13 @@ def test_no_winner_without_significance() -> None:
     rows = _study(control=BAD[:5], c1=GOOD[:5])
 
     assert rows[1]["effect"] > 0.3 and rows[1]["p"] == pytest.approx(2 / 2**5)
-    assert choose(rows[1:], 0.5, True) is None
+    assert select_arm(rows[1:], 0.5, True) is None
 
 
 def test_worse_never_wins_and_less_can_be_more() -> None:
     """A significant loss is no win; where less is better, the signs turn."""
-    assert choose(_study(control=GOOD, c1=BAD)[1:], 0.1, True) is None
-    assert choose(_study(greater=False, control=GOOD, c1=BAD)[1:], 0.6, False)["id"] == "c1"
+    assert select_arm(_study(control=GOOD, c1=BAD)[1:], 0.1, True) is None
+    assert select_arm(_study(greater=False, control=GOOD, c1=BAD)[1:], 0.6, False)["id"] == "c1"
 
 
 def test_the_dead_count_as_the_worst() -> None:
@@ -175,7 +175,7 @@ def test_a_worker_is_a_process_and_may_die(mended: Run) -> None:
     told: list[str] = []
 
     jobs = [("good", job), ("bad", Job("0" * 64, "trial"))]
-    good, bad = run_jobs(jobs, mended.path / "x", parallel=2, threads=1, told=lambda t: told.append(t.id))
+    good, bad = run_jobs(jobs, mended.path / "x", parallel=2, threads=1, on_finished=lambda t: told.append(t.id))
 
     assert told == ["good", "bad"]
     same = ("weights", "score", "steps", "stopped", "seed", "threads")
@@ -189,14 +189,14 @@ def test_a_worker_is_a_process_and_may_die(mended: Run) -> None:
 def played(monkeypatch: pytest.MonkeyPatch, value: Callable[[Job], float], fixed: str | None = None) -> None:
     """Trials end at once with the score that `value` gives their job; the fixed training dies of `fixed`."""
 
-    def run_jobs(jobs: Sequence[tuple[str, Job]], folder: Path, *, told: Any, **_: Any) -> list[Trial]:
+    def run_jobs(jobs: Sequence[tuple[str, Job]], folder: Path, *, on_finished: Any, **_: Any) -> list[Trial]:
         done = []
         for name, job in jobs:
             score = {"split": "val", "metric": "accuracy", "value": value(job), "low": 0.0, "high": 1.0, "n": 360}
             found = {"score": score, "seed": job.seed_index, "threads": 1, "steps": job.max_steps, "stopped": "done"}
             died = fixed if name == "fixed" else None
             done.append(Trial(name, job, folder / name, {} if died else found, died))
-            told(done[-1])
+            on_finished(done[-1])
         return done
 
     monkeypatch.setattr("phases.optimization.run_jobs", run_jobs)
@@ -368,20 +368,20 @@ LARGER = arm(id="c2", order=2, mean=0.9, effect=0.4, change="large")
 @pytest.mark.parametrize("better", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
 def test_the_check_and_the_choice_are_one_rule(chosen: str | None, better: tuple[bool, bool], target: float) -> None:
-    """Gate 4 passes exactly what `choose` chooses: the smallest that reaches the target, else the best, else none."""
+    """Gate 4 passes exactly what `select_arm` selects: the smallest that reaches the target, the best, or none."""
     rows = [{**a, "p": 0.01 if good else 0.9, "wins": good} for a, good in zip((SMALLER, LARGER), better, strict=True)]
     winner = next((row for row in rows if row["id"] == chosen), None)
     values = {"arms": rows, "winner": winner, "target": target, "greater_is_better": True}
 
     passed = judged("study.choice_justified", values, alpha=0.05).outcome == "passed"
 
-    assert passed == (choose(rows, target, True) == winner)
+    assert passed == (select_arm(rows, target, True) == winner)
 
 
 def test_where_less_is_better_the_target_is_reached_from_above() -> None:
     """The larger change is the right choice when the smaller one stays above the target."""
     rows = [{**SMALLER, "mean": 0.4, "wins": True}, {**LARGER, "mean": 0.2, "wins": True}]
-    values = {"arms": rows, "winner": choose(rows, 0.3, False), "target": 0.3, "greater_is_better": False}
+    values = {"arms": rows, "winner": select_arm(rows, 0.3, False), "target": 0.3, "greater_is_better": False}
 
     assert values["winner"]["id"] == "c2"
     assert judged("study.choice_justified", values, alpha=0.05).outcome == "passed"

@@ -1,4 +1,4 @@
-"""The closed vocabulary of root causes, read from causes.yaml. Its ids are the only words for a cause anywhere."""
+"""The closed vocabulary of root causes, read from causes.yaml: a cause has the same id everywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Cause:
-    """A root cause: its group (data, model, loss, ...), what it means, and the kinds of change that cure it."""
+    """A root cause: its group (data, model, loss, ...), its meaning, and the kinds of change that cure it."""
 
     id: str
     group: str
@@ -21,18 +21,18 @@ class Cause:
 
 @cache
 def load() -> Mapping[str, Cause]:
-    """Every cause by id, in the order of the file."""
+    """Return every cause by id, in the order of the file."""
     from omegaconf import OmegaConf
 
     groups = OmegaConf.load(Path(__file__).with_name("causes.yaml"))
-    found: dict[str, Cause] = {}
+    loaded: dict[str, Cause] = {}
     for group, entries in groups.items():
         for name, entry in entries.items():
-            assert name not in found, f"cause {name} stands twice in causes.yaml"
-            found[str(name)] = Cause(str(name), str(group), str(entry.means), tuple(entry.cures))
-    return MappingProxyType(found)
+            assert name not in loaded, f"cause {name} is twice in causes.yaml"
+            loaded[str(name)] = Cause(str(name), str(group), str(entry.means), tuple(entry.cures))
+    return MappingProxyType(loaded)
 
 
 def cures() -> tuple[str, ...]:
-    """Every cure once, in the order of the file."""
+    """Return every cure once, in the order of the file."""
     return tuple(dict.fromkeys(cure for cause in load().values() for cure in cause.cures))

@@ -1,90 +1,96 @@
-"""Ways to change a config: scale a number, put a value, choose by what is there. Each gives overrides, or none.
+"""Edits of a config: scale a number, set a value, choose a value by the config. Each returns sets of overrides.
 
-An override is an existing dotted key and its new value; a way whose key the config lacks gives nothing.
+An override is an existing dotted key with its new value; an edit whose key is not in the config returns no overrides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-Config = Mapping[str, Any]
-Way = Callable[[Config], list[dict[str, Any]]]  # override sets, smallest change first
+Config = Mapping[str, object]
+Edit = Callable[[Config], list[dict[str, object]]]  # alternative sets of overrides, smallest change first
 
-_ABSENT: Any = object()
+_MISSING = object()  # a value of a config may be None
 
 
-def look(config: Config, key: str) -> Any:
-    """The value of a dotted key, or a mark that the config has no such key."""
-    node: Any = config
+def get(config: Config, key: str) -> object:
+    """Return the value of a dotted key, or a marker that equals no value if the config has no such key."""
+    node: object = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
-            return _ABSENT
+            return _MISSING
         node = node[part]
     return node
 
 
-def scale(key: str, *factors: float) -> Way:
-    """The number (or each number of a list) times a factor; integers stay integers, at least 1."""
+def scale(key: str, *factors: float) -> Edit:
+    """Multiply a number, or each number of a list, by each factor; integers stay integers of at least 1."""
 
-    def times(value: Any, factor: float) -> Any:
+    def times(value: object, factor: float) -> object:
         if isinstance(value, list | tuple):
-            return [times(v, factor) for v in value]
-        return max(1, round(value * factor)) if isinstance(value, int) else float(f"{value * factor:.6g}")
+            return [times(item, factor) for item in value]
+        if isinstance(value, int):
+            return max(1, round(value * factor))
+        assert isinstance(value, float)
+        return float(f"{value * factor:.6g}")  # without binary rounding: 0.3 and not 0.30000000000000004
 
-    def way(config: Config) -> list[dict[str, Any]]:
-        value = look(config, key)
+    def edit(config: Config) -> list[dict[str, object]]:
+        value = get(config, key)
         numbers = value if isinstance(value, list | tuple) else [value]
         if not numbers or any(isinstance(n, bool) or not isinstance(n, int | float) or n <= 0 for n in numbers):
             return []
-        return _changes(key, value, [times(value, factor) for factor in factors])
+        return _overrides(key, value, [times(value, factor) for factor in factors])
 
-    return way
-
-
-def put(key: str, *values: Any, when: Callable[[Any], bool] = lambda old: True) -> Way:
-    """Each of the values that differs from the present one, where `when` holds of that."""
-
-    def way(config: Config) -> list[dict[str, Any]]:
-        value = look(config, key)
-        return [] if value is _ABSENT or not when(value) else _changes(key, value, list(values))
-
-    return way
+    return edit
 
 
-def choose(key: str, pick: Callable[[Config, Any], Any]) -> Way:
-    """The value that `pick(config, present)` names; none where it gives the present one."""
+def set_value(key: str, *values: object, when: Callable[[object], bool] = lambda old: True) -> Edit:
+    """Set each of the values that differs from the current one, if `when` is true of the current one."""
 
-    def way(config: Config) -> list[dict[str, Any]]:
-        value = look(config, key)
-        return [] if value is _ABSENT else _changes(key, value, [pick(config, value)])
+    def edit(config: Config) -> list[dict[str, object]]:
+        value = get(config, key)
+        return [] if value is _MISSING or not when(value) else _overrides(key, value, values)
 
-    return way
+    return edit
 
 
-def _changes(key: str, old: Any, new: list[Any]) -> list[dict[str, Any]]:
-    seen: list[Any] = [old]
+def choose(key: str, pick: Callable[[Config, object], object]) -> Edit:
+    """Set the value that `pick(config, current)` returns; no override if it returns the current one."""
+
+    def edit(config: Config) -> list[dict[str, object]]:
+        value = get(config, key)
+        return [] if value is _MISSING else _overrides(key, value, [pick(config, value)])
+
+    return edit
+
+
+def _overrides(key: str, old: object, new: Sequence[object]) -> list[dict[str, object]]:
+    """One set of overrides per new value, without repetitions."""
+    values = [old]  # a list: values may be dicts and lists, which cannot be in a set
     for value in new:
-        if value not in seen:
-            seen.append(value)
-    return [{key: value} for value in seen[1:]]
+        if value not in values:
+            values.append(value)
+    return [{key: value} for value in values[1:]]
 
 
-def below(bound: float) -> Callable[[Any], bool]:
+def below(bound: float) -> Callable[[object], bool]:
+    """Return a condition: the current value is a number less than the bound."""
     return lambda old: isinstance(old, int | float) and not isinstance(old, bool) and old < bound
 
 
-def off(old: Any) -> bool:
+def off(old: object) -> bool:
+    """Whether the current value turns an option off."""
     return old in (None, "none", False)
 
 
-def activation(_: Config, old: Any) -> Any:
-    """LeakyReLU for a ReLU that can die, ReLU for all that saturate or do nothing."""
+def activation(_: Config, old: object) -> object:
+    """LeakyReLU instead of ReLU, whose units can die; ReLU instead of one that saturates or is linear."""
     name = str(old).lower()
     return "LeakyReLU" if name == "relu" else old if name == "leakyrelu" else "ReLU"
 
 
-def optimizer(_: Config, old: Any) -> Any:
+def optimizer(_: Config, old: object) -> object:
+    """SGD instead of Adam or AdamW, AdamW instead of any other optimizer; both with usual settings."""
     if not isinstance(old, Mapping) or "_target_" not in old:
         return old
     target = str(old["_target_"])
@@ -97,46 +103,52 @@ _LOSSES = {"classification": "CrossEntropyLoss", "binary": "BCEWithLogitsLoss", 
 _LOSSES |= {"language_model": "CrossEntropyLoss", "regression": "MSELoss", "autoencoder": "MSELoss"}
 
 
-def loss(config: Config, old: Any) -> Any:
-    name = _LOSSES.get(str(look(config, "task.kind")))
+def loss(config: Config, old: object) -> object:
+    """The usual loss of the task kind."""
+    name = _LOSSES.get(str(get(config, "task.kind")))
     same = isinstance(old, Mapping) and str(old.get("_target_")).endswith(f".{name}")
     return old if name is None or same else {"_target_": f"torch.nn.{name}"}
 
 
-def robust_loss(_: Config, old: Any) -> Any:
+def robust_loss(_: Config, old: object) -> object:
+    """Huber loss instead of the mean squared error."""
     mse = isinstance(old, Mapping) and str(old.get("_target_")).endswith(".MSELoss")
     return {"_target_": "torch.nn.HuberLoss", "delta": 1.0} if mse else old
 
 
-def longer_schedule(config: Config, old: Any) -> Any:
-    epochs = look(config, "trainer.max_epochs")
+def longer_schedule(config: Config, old: object) -> object:
+    """The number of epochs if the schedule ends before them."""
+    epochs = get(config, "trainer.max_epochs")
     return epochs if isinstance(old, int) and isinstance(epochs, int) and epochs > old else old
 
 
-def _values(config: Config) -> bool:
-    """Whether inputs are numbers with a scale, as far as a config tells: a stream of tokens is none."""
-    tokens = str(look(config, "data._target_")).endswith(".text_windows")
-    return not tokens and look(config, "task.kind") != "language_model"
+def _inputs_have_a_scale(config: Config) -> bool:
+    """Whether inputs are values and not token ids, as far as the config tells."""
+    tokens = str(get(config, "data._target_")).endswith(".text_windows")
+    return not tokens and get(config, "task.kind") != "language_model"
 
 
-def standardizing(config: Config, old: Any) -> Any:
-    """True, unless inputs have no scale or are scaled as images already."""
-    return True if _values(config) and look(config, "preprocess.images") == "none" else old
+def standardize(config: Config, old: object) -> object:
+    """True, unless inputs have no scale or are already scaled as images."""
+    return True if _inputs_have_a_scale(config) and get(config, "preprocess.images") == "none" else old
 
 
-def imputing(config: Config, old: Any) -> Any:
-    return "median" if _values(config) and old == "none" else old
+def impute(config: Config, old: object) -> object:
+    """The median, unless inputs have no scale or missing values are already imputed."""
+    return "median" if _inputs_have_a_scale(config) and old == "none" else old
 
 
-def scaled_targets(config: Config, old: Any) -> Any:
-    """`standardize` where targets are values and no step compares them on its own."""
-    of_values = look(config, "task.kind") in ("regression", "autoencoder")
-    return "standardize" if of_values and look(config, "task.step") in (None, _ABSENT) else old
+def standardize_targets(config: Config, old: object) -> object:
+    """`standardize`, if targets are values and no `task.step` computes the loss."""
+    has_values = get(config, "task.kind") in ("regression", "autoencoder")
+    return "standardize" if has_values and get(config, "task.step") in (None, _MISSING) else old
 
 
-def precision(_: Config, old: Any) -> Any:
+def precision(_: Config, old: object) -> object:
+    """bfloat16 instead of float16, whose range is small; float32 instead of bfloat16."""
     return {"16-mixed": "bf16-mixed", "bf16-mixed": 32}.get(str(old), old)
 
 
-def shallower(_: Config, old: Any) -> Any:
+def shallower(_: Config, old: object) -> object:
+    """The hidden layers without the last one."""
     return list(old)[:-1] if isinstance(old, list | tuple) and len(old) > 1 else old

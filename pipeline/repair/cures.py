@@ -1,23 +1,23 @@
-"""The one table cure × config → remedies: what a kind of change means for this very config.
+"""The table of cures, and their remedies: what a kind of change means for one config.
 
-Overrides where the config has the key, else surgery on the model, else a printed suggestion. An override names an
-existing key and its new value (never `+`), so that a remedy can be trained, compared and undone.
+A remedy is a set of overrides if the config has the key, else surgery on the model, else a suggestion in code. An
+override names an existing key and its new value (never `+`), so that a remedy can be trained, compared and undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import nearest
 from pipeline.repair import causes, config_edits
-from pipeline.repair.config_edits import Config, Way, below, choose, look, off, put, scale
+from pipeline.repair.config_edits import Config, Edit, below, choose, get, off, scale, set_value
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """A cure resolved against one config: exactly one of overrides, surgery and code says how."""
+    """A cure resolved for one config; exactly one of overrides, surgery and code is given."""
 
     cure: str
     description: str
@@ -28,98 +28,96 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Cure:
-    """What a cure does in words, in code, and where they exist as overrides or surgery (one remedy each).
+    """What a cure does in words and in code, and its edits and surgery steps if there are any (one remedy each).
 
-    Surgery is for models whose config has no such `key`; where it has, and no way is left, the change is made already.
+    Surgery is for models whose config lacks `key`. If the config has it and no edit applies, the change exists.
     """
 
-    does: str
+    summary: str
     code: str
-    ways: tuple[Way, ...] = ()
+    edits: tuple[Edit, ...] = ()
     surgery: tuple[Mapping[str, Any], ...] = ()
     key: str = ""
 
 
-def _swap(source: str, to: str) -> dict[str, Any]:
-    return {"swap_activation": {"from": source, "to": to}}
-
-
-DROPOUT = put("model.dropout", 0.2, 0.5, when=below(0.2))
-DECAY = put("optimizer.weight_decay", 0.1, when=below(0.1))
-NARROWER = scale("model.width", 0.5, 0.25), scale("model.hidden", 0.5, 0.25)  # where both are said, the width counts
+DROPOUT = set_value("model.dropout", 0.2, 0.5, when=below(0.2))
+DECAY = set_value("optimizer.weight_decay", 0.1, when=below(0.1))
+NARROWER = scale("model.width", 0.5, 0.25), scale("model.hidden", 0.5, 0.25)  # if a config has both, the width counts
 
 CURES: dict[str, Cure] = {
     # data
     "drop_or_impute_rows": Cure(
-        "Drop or impute rows that hold NaN or infinity",
+        "Drop or impute rows with NaN or infinity",
         "keep = np.isfinite(X).all(1); X, y = X[keep], y[keep]",
-        (choose("preprocess.impute", config_edits.imputing),),
+        (choose("preprocess.impute", config_edits.impute),),
     ),
     "standardize_inputs": Cure(
-        "Bring every feature to zero mean and unit scale",
+        "Standardize every feature to zero mean and unit variance",
         "mean, std = X_train.mean(0), X_train.std(0) + 1e-8; X = (X - mean) / std  # statistics of the train rows only",
-        (choose("preprocess.standardize", config_edits.standardizing),),
+        (choose("preprocess.standardize", config_edits.standardize),),
     ),
     "normalize_once": Cure(
         "Scale the features once",
-        "remove the second scaling: either in the data set or in the model, not in both",
+        "remove the second scaling: scale in the data set or in the model, not in both",
     ),
     "mend_features": Cure(
-        "Feed features that carry signal",
-        "X.std(0).min() > 0 and the features of a row belong to its target",
+        "Use features that carry signal",
+        "check that X.std(0).min() > 0, and that the features of a row belong to its target",
     ),
     "standardize_targets": Cure(
-        "Bring targets to zero mean and unit scale",
-        "y = (y - y_train.mean()) / y_train.std()  # and undo it on predictions",
-        (choose("preprocess.targets", config_edits.scaled_targets),),
+        "Standardize targets to zero mean and unit variance",
+        "y = (y - y_train.mean()) / y_train.std()  # and invert it for predictions",
+        (choose("preprocess.targets", config_edits.standardize_targets),),
     ),
-    "reencode_labels": Cure("Number the classes 0..C-1", "classes, y = np.unique(y, return_inverse=True)"),
+    "reencode_labels": Cure("Encode the classes as 0..C-1", "classes, y = np.unique(y, return_inverse=True)"),
     "realign_labels": Cure(
-        "Pair every row with its own label again",
-        "order = rng.permutation(len(X)); X, y = X[order], y[order]  # one order for both",
+        "Restore the pairing of rows and labels",
+        "order = rng.permutation(len(X)); X, y = X[order], y[order]  # the same order for both",
     ),
     "clean_labels": Cure(
-        "Look at the rows with the largest loss and mend their labels",
-        "worst = torch.topk(losses, 50).indices  # look at these rows",
+        "Inspect the rows with the largest loss and correct their labels",
+        "worst = torch.topk(losses, 50).indices  # inspect these rows",
     ),
     "robust_loss": Cure(
         "Use a loss that a few wrong targets do not dominate",
         "loss = nn.HuberLoss() or nn.CrossEntropyLoss(label_smoothing=0.1)",
-        (choose("loss", config_edits.robust_loss), put("loss.label_smoothing", 0.1, when=below(0.1))),
+        (choose("loss", config_edits.robust_loss), set_value("loss.label_smoothing", 0.1, when=below(0.1))),
     ),
     "clip_or_drop_outliers": Cure(
         "Clip extreme values",
         "low, high = np.quantile(X_train, [0.001, 0.999], axis=0); X = X.clip(low, high)",
     ),
     "class_weights": Cure(
-        "Weigh rare classes up in the loss",
+        "Give rare classes more weight in the loss",
         "nn.CrossEntropyLoss(weight=n / (C * counts))",
-        (put("task.class_weights", "balanced"),),
+        (set_value("task.class_weights", "balanced"),),
     ),
     "balanced_sampler": Cure(
-        "Draw every class equally often",
+        "Sample every class equally often",
         "WeightedRandomSampler(1 / counts[y], len(y))",
-        (put("loader.sampler", "balanced"),),
+        (set_value("loader.sampler", "balanced"),),
     ),
-    "drop_leak": Cure("Drop the feature that knows the answer", "X = np.delete(X, leaking_columns, axis=1)"),
+    "drop_leak": Cure("Drop the feature that leaks the target", "X = np.delete(X, leaking_columns, axis=1)"),
     "resplit": Cure(
-        "Split again, identical and related rows on one side",
+        "Split again, with identical and related rows in the same split",
         "GroupShuffleSplit(test_size=0.2, random_state=seed).split(X, y, groups)",
     ),
     "same_preprocessing": Cure(
-        "Prepare validation rows as train rows are prepared",
-        "one function, fitted on train rows, applied to all splits",
+        "Apply the same preprocessing to all splits",
+        "fit one function on train rows and apply it to all splits",
     ),
     "weaken_augmentation": Cure(
         "Weaken the augmentation",
-        "halve the strength of every random transform and look at some samples",
+        "halve the strength of every random transform and inspect some samples",
     ),
     "shuffle": Cure(
         "Shuffle the train rows every epoch",
         "DataLoader(..., shuffle=True)",
-        (put("loader.shuffle", True),),
+        (set_value("loader.shuffle", True),),
     ),
-    "more_data": Cure("Collect more rows, or augment those there are", "collect rows where validation errs most"),
+    "more_data": Cure(
+        "Collect more rows, or augment the existing ones", "collect rows like those with the largest validation error"
+    ),
     # model
     "smaller_model": Cure("Make the model smaller", "halve the width of the hidden layers", NARROWER),
     "enlarge_model": Cure(
@@ -133,61 +131,61 @@ CURES: dict[str, Cure] = {
         (choose("model.hidden", config_edits.shallower),),
     ),
     "regularize": Cure(
-        "Regularize",
-        "dropout of 0.2 behind hidden activations, weight decay 0.1",
+        "Regularize the model",
+        "dropout of 0.2 after hidden activations, weight decay 0.1",
         (DROPOUT, DECAY),
         ({"set_dropout": {"p": 0.2}},),
     ),
     "dropout": Cure(
-        "Drop hidden units in training",
-        "nn.Dropout(0.2) behind each hidden activation",
+        "Add dropout",
+        "nn.Dropout(0.2) after each hidden activation",
         (DROPOUT,),
         ({"set_dropout": {"p": 0.2}},),
     ),
     "match_output_activation": Cure(
-        "Let the last layer produce what the targets are",
+        "Match the output activation to the targets",
         "no activation for classes and unbounded values; sigmoid only with nn.BCELoss",
         surgery=({"replace_output_activation": {"to": "none"}},),
     ),
     "drop_output_activation": Cure(
-        "Give the loss logits",
-        "remove softmax or sigmoid behind the last layer",
+        "Pass logits to the loss",
+        "remove softmax or sigmoid after the last layer",
         surgery=({"replace_output_activation": {"to": "none"}},),
     ),
     "resize_output": Cure(
-        "Give the output one unit per class or target",
+        "Use one output per class or target",
         "surgery: [{resize_output: {out_features: C}}]",
     ),
     "swap_activation": Cure(
         "Swap the hidden activation",
         "nn.LeakyReLU() for nn.ReLU(); nn.ReLU() for nn.Sigmoid() and nn.Tanh()",
         (choose("model.activation", config_edits.activation),),
-        (_swap("ReLU", "LeakyReLU"),),
+        ({"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},),
     ),
     "insert_normalization": Cure(
         "Normalize the hidden layers",
-        "nn.LayerNorm(width) behind each hidden layer",
-        (put("model.normalization", "layer", when=off),),
+        "nn.LayerNorm(width) after each hidden layer",
+        (set_value("model.normalization", "layer", when=off),),
         ({"insert_normalization": {"kind": "layer"}},),
         "model.normalization",
     ),
     "reinitialize": Cure(
-        "Draw the weights anew, on a scale that fits the activation",
+        "Reinitialize the weights at a scale that fits the activation",
         "for m in model.modules(): getattr(m, 'reset_parameters', lambda: None)()",
         surgery=({"reinitialize": {"scheme": "default"}},),
     ),
     "mend_normalization": Cure(
-        "Mend the normalization",
-        "nn.LayerNorm for small batches; momentum 0.1; before the activation",
+        "Correct the normalization",
+        "use nn.LayerNorm for small batches, momentum 0.1, and place it before the activation",
     ),
     # loss
     "match_loss": Cure(
-        "Use the loss of the task",
+        "Use a loss that fits the task",
         "nn.CrossEntropyLoss for classes, nn.BCEWithLogitsLoss for 0/1, nn.MSELoss for values",
         (choose("loss", config_edits.loss),),
     ),
     "mend_loss": Cure(
-        "Average the loss over rows, with the right sign and axis",
+        "Average the loss over rows, with the correct sign and axis",
         "loss = per_row.mean()  # to be minimized",
     ),
     "stable_loss": Cure(
@@ -207,17 +205,17 @@ CURES: dict[str, Cure] = {
         (scale("optimizer.lr", 10, 100, 1000),),
     ),
     "clip_gradients": Cure(
-        "Clip the norm of the gradient",
+        "Clip the gradient norm",
         "nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
-        (put("trainer.gradient_clip_val", 1.0, when=off), scale("trainer.gradient_clip_val", 0.1)),
+        (set_value("trainer.gradient_clip_val", 1.0, when=off), scale("trainer.gradient_clip_val", 0.1)),
     ),
     "loosen_clip": Cure(
-        "Clip less",
-        "nn.utils.clip_grad_norm_(model.parameters(), 10 * the present bound)",
-        (scale("trainer.gradient_clip_val", 10, 100), put("trainer.gradient_clip_val", None)),
+        "Clip gradients less",
+        "nn.utils.clip_grad_norm_(model.parameters(), 10 * the current bound)",
+        (scale("trainer.gradient_clip_val", 10, 100), set_value("trainer.gradient_clip_val", None)),
     ),
     "warmup": Cure(
-        "Start with a small learning rate",
+        "Warm up the learning rate",
         "LinearLR(optimizer, start_factor=0.01, total_iters=200)",
         (scale("scheduler.warmup_steps", 2, 5), scale("scheduler.warmup_epochs", 2)),
     ),
@@ -227,17 +225,17 @@ CURES: dict[str, Cure] = {
         (choose("optimizer", config_edits.optimizer),),
     ),
     "mend_scheduler": Cure(
-        "Let the learning rate last as long as the loss falls",
+        "Decay the learning rate later",
         "CosineAnnealingLR(optimizer, T_max=epochs)",
-        (choose("scheduler.T_max", config_edits.longer_schedule), put("scheduler", None)),
+        (choose("scheduler.T_max", config_edits.longer_schedule), set_value("scheduler", None)),
     ),
     "smaller_batch": Cure(
-        "Take smaller batches",
+        "Use smaller batches",
         "DataLoader(..., batch_size=batch_size // 2)",
         (scale("loader.batch_size", 0.5, 0.25),),
     ),
     "larger_batch": Cure(
-        "Take larger batches",
+        "Use larger batches",
         "DataLoader(..., batch_size=2 * batch_size)",
         (scale("loader.batch_size", 2, 4),),
     ),
@@ -245,9 +243,9 @@ CURES: dict[str, Cure] = {
     "early_stopping": Cure(
         "Stop when validation stops improving",
         "stop after 5 epochs without a better val/loss and keep the best weights",
-        (put("trainer.patience", 5, when=off), scale("trainer.patience", 0.5)),
+        (set_value("trainer.patience", 5, when=off), scale("trainer.patience", 0.5)),
     ),
-    "weight_decay": Cure("Pull the weights towards zero", "torch.optim.AdamW(..., weight_decay=0.1)", (DECAY,)),
+    "weight_decay": Cure("Increase weight decay", "torch.optim.AdamW(..., weight_decay=0.1)", (DECAY,)),
     "less_regularization": Cure(
         "Regularize less",
         "halve dropout, divide weight decay by 10",
@@ -256,7 +254,7 @@ CURES: dict[str, Cure] = {
     ),
     # loop
     "zero_grad": Cure(
-        "Clear gradients before each backward pass",
+        "Zero the gradients before each backward pass",
         "optimizer.zero_grad(); loss.backward(); optimizer.step()",
     ),
     "train_all_parameters": Cure(
@@ -265,12 +263,12 @@ CURES: dict[str, Cure] = {
         surgery=({"unfreeze": {"match": "*"}},),
     ),
     "freeze_parameters": Cure(
-        "Keep the parameters fixed that are meant to be",
+        "Freeze the parameters that should not train",
         "surgery: [{freeze: {match: 'body.*'}}]",
     ),
     "eval_mode": Cure("Validate in evaluation mode", "model.eval(); with torch.no_grad(): ...; model.train()"),
     "match_metric": Cure(
-        "Measure what the task is about",
+        "Use a metric that fits the task",
         "task.metric: balanced_accuracy or f1_macro for rare classes, r2 or rmse for values",
     ),
     "seed_workers": Cure(
@@ -279,12 +277,12 @@ CURES: dict[str, Cure] = {
     ),
     "load_after_init": Cure(
         "Load the checkpoint last",
-        "model.load_state_dict(state) after every initialization, before the optimizer is made",
+        "model.load_state_dict(state) after every initialization, before the optimizer is created",
     ),
-    "rehearsal": Cure("Mix rows of the earlier task in", "a tenth of each batch from the earlier task"),
+    "rehearsal": Cure("Mix in rows of the earlier task", "a tenth of each batch from the earlier task"),
     "rebalance_adversaries": Cure(
-        "Bring the two adversaries back into balance",
-        "fewer discriminator steps, or a lower rate for it",
+        "Balance generator and discriminator",
+        "fewer discriminator steps, or a lower learning rate for it",
     ),
     # system
     "bf16_or_loss_scaling": Cure(
@@ -298,53 +296,53 @@ CURES: dict[str, Cure] = {
         (scale("trainer.accumulate_grad_batches", 2, 4),),
     ),
     "more_workers": Cure(
-        "Read ahead in more processes",
+        "Load data in more worker processes",
         "DataLoader(..., num_workers=4)",
-        (put("loader.num_workers", 4, when=below(4)),),
+        (set_value("loader.num_workers", 4, when=below(4)),),
     ),
-    "cache_data": Cure("Keep prepared rows in memory", "prepare once, save as .npy, read with mmap_mode='r'"),
+    "cache_data": Cure("Cache preprocessed rows", "preprocess once, save as .npy, read with mmap_mode='r'"),
     "deterministic_mode": Cure(
         "Use deterministic kernels",
         "torch.use_deterministic_algorithms(True)",
-        (put("trainer.deterministic", True),),
+        (set_value("trainer.deterministic", True),),
     ),
     "mend_replication": Cure(
-        "Keep the replicas equal",
-        "DistributedDataParallel(model) before the optimizer is made; broadcast buffers",
+        "Keep the replicas identical",
+        "DistributedDataParallel(model) before the optimizer is created; broadcast buffers",
     ),
 }
 
 
 def resolve(cure: str, cause: str, config: Config | None) -> list[Remedy]:
-    """What the cure means for this config, smallest change first; at least one remedy, whatever the config.
+    """Return the remedies of a cure for this config, smallest change first; there is always at least one.
 
-    Raises ValueError for a cause that causes.yaml does not know, or a cure that it does not name for the cause.
+    Raises ValueError for a cause that is not in causes.yaml, or a cure that it does not list for the cause.
     """
     known = causes.load()
     if cause not in known or cure not in known[cause].cures:
         close = nearest(cure, known[cause].cures if cause in known else known)
-        raise ValueError(f"{cure} is no cure of {cause} in causes.yaml; did you mean '{close}'?")
+        raise ValueError(f"{cure} is not a cure of {cause} in causes.yaml; did you mean '{close}'?")
     entry, config = CURES[cure], config or {}
-    remedies = [_override(cure, entry, config, change) for way in entry.ways for change in way(config)]
-    if not remedies and "surgery" in config and not isinstance(look(config, entry.key), str):
-        done = list(config["surgery"] or [])
-        remedies = [_surgery(cure, entry, step) for step in entry.surgery if step not in done]
-    return remedies or [Remedy(cure, f"{entry.does}: {entry.code}", code=entry.code)]
+    remedies = [_override_remedy(cure, entry, config, change) for edit in entry.edits for change in edit(config)]
+    if not remedies and "surgery" in config and not isinstance(get(config, entry.key), str):
+        applied = config["surgery"] if isinstance(config["surgery"], Sequence) else ()
+        remedies = [_surgery_remedy(cure, entry, step) for step in entry.surgery if step not in applied]
+    return remedies or [Remedy(cure, f"{entry.summary}: {entry.code}", code=entry.code)]
 
 
-def _override(cure: str, entry: Cure, config: Config, change: dict[str, Any]) -> Remedy:
-    told = ", ".join(f"{key} {_told(look(config, key))} → {_told(value)}" for key, value in change.items())
-    return Remedy(cure, f"{entry.does}: {told}", overrides=change)
+def _override_remedy(cure: str, entry: Cure, config: Config, change: Mapping[str, object]) -> Remedy:
+    parts = [f"{key} {_format_value(get(config, key))} → {_format_value(value)}" for key, value in change.items()]
+    return Remedy(cure, f"{entry.summary}: {', '.join(parts)}", overrides=change)
 
 
-def _surgery(cure: str, entry: Cure, step: Mapping[str, Any]) -> Remedy:
+def _surgery_remedy(cure: str, entry: Cure, step: Mapping[str, Mapping[str, object]]) -> Remedy:
     ((name, arguments),) = step.items()
-    told = ", ".join(f"{key} {value}" for key, value in arguments.items())
-    return Remedy(cure, f"{entry.does}: surgery {name} ({told})", surgery=(step,))
+    values = ", ".join(f"{key} {value}" for key, value in arguments.items())
+    return Remedy(cure, f"{entry.summary}: surgery {name} ({values})", surgery=(step,))
 
 
-def _told(value: Any) -> str:
-    """A value as a sentence can hold it; an object by its class."""
+def _format_value(value: object) -> str:
+    """Return a value for a sentence; an object by the name of its class."""
     if isinstance(value, Mapping):
         return str(value.get("_target_", dict(value))).rpartition(".")[2]
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

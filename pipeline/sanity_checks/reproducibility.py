@@ -12,7 +12,7 @@ from pipeline.history import History
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.sanity_checks.context import CheckContext, NotRun
-from pipeline.trials.executor import Trial, parallel_jobs, started
+from pipeline.trials.executor import Trial, parallel_jobs, start_jobs
 
 Proof = Callable[[CheckContext], Mapping[str, Any]]
 TWICE = ("one", "other")
@@ -57,7 +57,7 @@ def _at_work(bench: CheckContext) -> Iterator[Iterable[Trial]]:
     files.remove_folder(folder)
     at_once = parallel_jobs("auto" if bench.threads > 1 else 2, bench.threads)
     try:
-        with started(
+        with start_jobs(
             [(n, job) for n in TWICE], folder, parallel=at_once, threads=bench.threads, seconds=seconds
         ) as two:
             yield two

@@ -1,4 +1,4 @@
-"""Running jobs as worker processes on this machine, a generation at a time, results in the order of the jobs."""
+"""Run jobs in worker processes on this machine; results come in the order of the jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Job
 from pipeline.runtime.threads import cores
 
-Run = Callable[[Path, int], subprocess.CompletedProcess[str]]  # a job's folder and its threads, run in a worker
+RunWorker = Callable[[Path, int], subprocess.CompletedProcess[str]]  # (folder of the job, threads)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training as it ended: `result` is what the worker wrote, empty when it died, and `died` says of what."""
+    """One training that ended. `result` is what the worker wrote, empty if it died; `died` is the reason."""
 
     id: str
     job: Job
@@ -44,81 +44,86 @@ class Trial:
 
 
 def parallel_jobs(setting: int | str, threads: int) -> int:
-    """How many workers at a time: as told, or so many that their threads fit the cores."""
+    """How many workers run at a time: the setting, or for `auto` as many as their threads fit the cores."""
     return max(1, cores() // max(threads, 1)) if setting == "auto" else int(setting)
 
 
-def _finished(folder: Path, job: Job) -> Mapping[str, Any] | None:
-    """The result of the same job when it already ran: a training is a pure function of its job."""
+def _same_job(folder: Path, job: Job) -> bool:
+    """Whether the folder belongs to this job."""
     try:
-        same = json.loads((folder / "job.json").read_text()) == job.to_json()
-        return json.loads((folder / "result.json").read_text()) if same else None
+        return bool(json.loads((folder / "job.json").read_text()) == job.to_json())
+    except (OSError, ValueError):
+        return False
+
+
+def _result(folder: Path, job: Job) -> Mapping[str, Any] | None:
+    """The result of this job if it has run already: a training is a pure function of its job."""
+    try:
+        return json.loads((folder / "result.json").read_text()) if _same_job(folder, job) else None
     except (OSError, ValueError):
         return None
 
 
 def _command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
+    # A worker must not write to the tracker's run of this process.
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     environment["PYTHONPATH"] = child_pythonpath()
     environment["OMP_NUM_THREADS"] = str(threads)
     return [sys.executable, "-m", "pipeline", "worker", str(folder)], environment
 
 
 class Workers:
-    """The worker processes at work. Once they were told to stop, no other is started."""
+    """The running worker processes. After `stop` no other is started."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
-        self._over = False
-        self._turn = threading.Lock()
+        self._stopped = False
+        self._lock = threading.Lock()
 
     def run(self, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
-        """A worker on the folder's job, waited for. Raises CancelledError where none may start any more."""
+        """Run a worker on the folder's job and wait for it. Raises CancelledError after `stop`."""
         command, environment = _command(folder, threads)
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with self._turn:
-            if self._over:
+        with self._lock:
+            if self._stopped:
                 raise CancelledError
             process = subprocess.Popen(command, env=environment, text=True, **pipes)
             self._running.add(process)
         try:
             out, err = process.communicate()
         finally:
-            with self._turn:
+            with self._lock:
                 self._running.discard(process)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
-    def tell(self, number: signal.Signals) -> None:
-        """Every worker gets this signal, and none is started after it."""
-        with self._turn:
-            self._over = True
+    def stop(self, number: signal.Signals) -> None:
+        """Send this signal to every worker; no worker is started afterwards."""
+        with self._lock:
+            self._stopped = True
             for process in self._running:
                 process.send_signal(number)
 
 
-def _prepare(folder: Path, job: Job) -> None:
-    """The folder holds this job; what the same job left there before, its checkpoints, is kept for it to take up."""
-    try:
-        same = json.loads((folder / "job.json").read_text()) == job.to_json()
-    except (OSError, ValueError):
-        same = False
-    if not same:
+def _prepare_folder(folder: Path, job: Job) -> None:
+    """Write the job to its folder; checkpoints of the same job are kept, so that it resumes from them."""
+    if not _same_job(folder, job):
         files.remove_folder(folder)
         files.write_json(folder / "job.json", job.to_json())
 
 
-def _run_one(trial: Trial, threads: int, run: Run) -> Trial:
-    known = _finished(trial.folder, trial.job)
-    if known is not None:
-        return Trial(trial.id, trial.job, trial.folder, known)
-    _prepare(trial.folder, trial.job)
-    ended = run(trial.folder, threads)
-    result = _finished(trial.folder, trial.job)
-    if ended.returncode == 0 and result is not None:
-        return Trial(trial.id, trial.job, trial.folder, result)
-    last = (ended.stderr.strip() or ended.stdout.strip() or "no message").splitlines()[-1]
-    how = f"signal {-ended.returncode}" if ended.returncode < 0 else f"exit {ended.returncode}"
-    return Trial(trial.id, trial.job, trial.folder, died=f"{how}: {last}")
+def _run_trial(trial: Trial, threads: int, run_worker: RunWorker) -> Trial:
+    """Run the job unless it has a result already."""
+    result = _result(trial.folder, trial.job)
+    if result is not None:
+        return replace(trial, result=result)
+    _prepare_folder(trial.folder, trial.job)
+    process = run_worker(trial.folder, threads)
+    result = _result(trial.folder, trial.job)
+    if process.returncode == 0 and result is not None:
+        return replace(trial, result=result)
+    last = (process.stderr.strip() or process.stdout.strip() or "no message").splitlines()[-1]
+    how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit {process.returncode}"
+    return replace(trial, died=f"{how}: {last}")
 
 
 def run_jobs(
@@ -127,44 +132,44 @@ def run_jobs(
     *,
     parallel: int,
     threads: int,
-    told: Callable[[Trial], None],
+    on_finished: Callable[[Trial], None],
 ) -> list[Trial]:
-    """Every job trained in a process of its own under `folder/<id>`; `told` hears of each in the order of the jobs.
+    """Train every job in its own process under `folder/<id>`; `on_finished` is called in the order of the jobs.
 
-    A worker that dies is an outcome, not an error. Jobs that finished before are not run again, and those that were
-    stopped go on from their checkpoints. When this process is interrupted its workers end their step and stop; a
-    second time they are killed.
+    A worker that dies is an outcome, not an error. Jobs with a result are not run again, and stopped jobs resume from
+    their checkpoints. When this process is interrupted, its workers finish their step and stop; a second
+    interrupt kills them.
     """
-    done = []
-    with started(jobs, folder, parallel=parallel, threads=threads) as trials:
+    finished = []
+    with start_jobs(jobs, folder, parallel=parallel, threads=threads) as trials:
         for trial in trials:
-            told(trial)
-            done.append(trial)
-    return done
+            on_finished(trial)
+            finished.append(trial)
+    return finished
 
 
 @contextmanager
-def started(
+def start_jobs(
     jobs: Sequence[tuple[str, Job]], folder: Path, *, parallel: int, threads: int, seconds: float | None = None
 ) -> Iterator[Iterator[Trial]]:
-    """The jobs are at work in processes of their own; what they gave comes in their order, when it is asked for.
+    """Run the jobs in their own processes while the block runs, and yield their trials in the order of the jobs.
 
-    Whoever asks longer than `seconds` after the start gets a TimeoutError. No worker is left behind the block.
+    A trial that is not finished `seconds` after the start raises TimeoutError. All workers have ended after the block.
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
     pool, workers = ThreadPoolExecutor(max_workers=parallel), Workers()
     try:
-        yield pool.map(lambda t: _run_one(t, threads, workers.run), trials, timeout=seconds)
+        yield pool.map(lambda trial: _run_trial(trial, threads, workers.run), trials, timeout=seconds)
     finally:
-        _end(pool, workers)
+        _shut_down(pool, workers)
 
 
-def _end(pool: ThreadPoolExecutor, workers: Workers) -> None:
-    """No job is started any more, and no worker is left."""
+def _shut_down(pool: ThreadPoolExecutor, workers: Workers) -> None:
+    """Start no further job, and wait until all workers have ended."""
     try:
-        workers.tell(signal.SIGTERM)
+        workers.stop(signal.SIGTERM)
         pool.shutdown(cancel_futures=True)
     except KeyboardInterrupt:
-        workers.tell(signal.SIGKILL)
+        workers.stop(signal.SIGKILL)
         pool.shutdown(cancel_futures=True)
         raise

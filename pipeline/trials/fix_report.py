@@ -1,4 +1,4 @@
-"""What a repair did to the run, as `implementation.json` states it: changes, checks, figures before and after."""
+"""The report on a fix, `implementation.json`: changes, checks, performance before and after; and the rerun command."""
 
 from __future__ import annotations
 
@@ -10,68 +10,81 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.build import section_of
 from pipeline.config.override_keys import key_of
-from pipeline.repair.config_edits import look
+from pipeline.repair.config_edits import get
 from pipeline.run_store.job import Delta
 from pipeline.run_store.next_step import HOME
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
 
-PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")  # what Hydra reads as a word without quotes,
-NO_WORDS = ("null", "true", "false", "nan", "inf")  # unless it is one of these
+# Hydra reads such text as a string without quotes, unless it is one of the literals.
+UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")
+LITERALS = ("null", "true", "false", "nan", "inf")
+FIGURES = ("params", "step_ms", "memory_mb", "inference_ms")
+MAX_NAME = 57  # with `-fixed` a run name has at most 63 characters
 
 
-def typed(value: Any) -> str:
-    """A value as one types it behind `key=` on the command line."""
+def format_override_value(value: object) -> str:
+    """Return a value as it is written after `key=` on the command line."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{typed(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{format_override_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(typed, value)) + "]"
+        return "[" + ",".join(map(format_override_value, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str) and (not PLAIN.fullmatch(value) or value.lower() in NO_WORDS):
+    if isinstance(value, str) and (not UNQUOTED.fullmatch(value) or value.lower() in LITERALS):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return str(value)
 
 
-def _words(key: str, old: Any, new: Any) -> list[str]:
-    """What one types to put `new` in the place of `old`; a whole piece is replaced key by key, since Hydra would lay it
-    over the one before."""
+def _override_arguments(key: str, old: object, new: object) -> list[str]:
+    """Return the command-line overrides that replace `old` by `new`.
+
+    A section is replaced key by key: Hydra would merge a whole section with the one before.
+    """
     if new is None and isinstance(old, Mapping):
-        return [f"{key}=none"]  # the option of a group that stands for nothing
+        return [f"{key}=none"]  # the option of a config group that stands for nothing
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return [f"{key}={typed(new)}"]
-    put = [f"{'' if k in old else '+'}{key}.{k}={typed(v)}" for k, v in new.items() if old.get(k) != v]
-    return [*put, *(f"~{key}.{k}" for k in old if k not in new)]
+        return [f"{key}={format_override_value(new)}"]
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    arguments = [f"{'' if k in old else '+'}{key}.{k}={format_override_value(v)}" for k, v in changed.items()]
+    return [*arguments, *(f"~{key}.{name}" for name in old if name not in new)]
 
 
-def _outdone(key: str, changed: Mapping[str, Any]) -> bool:
-    """Whether a remembered word says nothing any more beside the changes. A piece that is replaced needs its words."""
-    scalars = (k for k, value in changed.items() if not isinstance(value, Mapping))
-    return any(key == k or key.startswith(f"{k}.") for k in scalars)
+def _is_superseded(key: str, changes: Mapping[str, object]) -> bool:
+    """Whether an override of the plan has no effect after the changes.
+
+    Overrides inside a section that is replaced are kept: they choose the section that the changes start from.
+    """
+    scalars = (name for name, value in changes.items() if not isinstance(value, Mapping))
+    return any(key == name or key.startswith(f"{name}.") for name in scalars)
 
 
-def rerun_command(run: Run, state: RunState, before: Mapping[str, Any], delta: Delta) -> str:
-    """The command that plans and trains the mended config as a run of its own, from the plan's recorded words.
+def rerun_command(run: Run, state: RunState, before: Mapping[str, object], delta: Delta) -> str:
+    """Return the command that plans and trains the fixed config as a new run, with the overrides of the plan.
 
     `before` is the config that the delta changes.
     """
     assert state.plan is not None
-    dirs = [word for folder in state.plan["config_dirs"] for word in ("--config-dir", folder)]
-    changed = dict(delta.overrides)
+    config_dirs = [argument for folder in state.plan["config_dirs"] for argument in ("--config-dir", folder)]
+    changes = dict(delta.overrides)
     if delta.surgery:
-        changed["surgery"] = [*(before.get("surgery") or []), *delta.surgery]
-    kept = [word for word in state.plan["overrides"] if not _outdone(key_of(word), changed)]
-    trust = [f"trust={typed([grant['package'] for grant in state.trust])}"] if state.trust else []
-    root = [] if run.shown_root == HOME else [f"run.root={typed(run.shown_root)}"]
-    words = [word for key, value in changed.items() for word in _words(key, look(before, key), value)]
-    start = ["python", "-m", "pipeline", "phase=baseline"]
-    return shlex.join([*start, *dirs, *kept, *trust, *root, f"run.name={run.name[:57]}-fixed", *words])
+        steps: Any = before.get("surgery") or []
+        changes["surgery"] = [*steps, *delta.surgery]
+    planned = [override for override in state.plan["overrides"] if not _is_superseded(key_of(override), changes)]
+    packages = [grant["package"] for grant in state.trust]
+    trust = [f"trust={format_override_value(packages)}"] if packages else []
+    root = [] if run.shown_root == HOME else [f"run.root={format_override_value(run.shown_root)}"]
+    name = f"run.name={run.name[:MAX_NAME]}-fixed"
+    overrides = [item for key, value in changes.items() for item in _override_arguments(key, get(before, key), value)]
+    command = ["python", "-m", "pipeline", "phase=baseline", *config_dirs, *planned, *trust, *root, name, *overrides]
+    return shlex.join(command)
 
 
-def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Path, rows: int = 100) -> float:
-    """Median milliseconds of one forward pass of one row, eager, on this machine."""
+def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint: Path, repeats: int = 100) -> float:
+    """Return the median milliseconds of an eager forward pass of one row on this machine."""
     import torch
 
     from pipeline.building.builder import build_model
@@ -84,65 +97,51 @@ def inference_ms(config: Mapping[str, Any], trust: Sequence[str], checkpoint: Pa
     model.load_state_dict(load(checkpoint)[0])
     model.eval()
     X = split(data.val.X, 1)[0]
-    taken = []
+    seconds = []
     with torch.inference_mode():
-        for _ in range(rows):
-            started = time.perf_counter()
+        for _ in range(repeats):
+            start = time.perf_counter()
             model(X)
-            taken.append(time.perf_counter() - started)
-    return 1000 * sorted(taken)[rows // 2]
+            seconds.append(time.perf_counter() - start)
+    return 1000 * sorted(seconds)[repeats // 2]
 
 
-def performance(run_dir: Path, trial: Trial, config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, float]:
-    """`{params, step_ms, memory_mb, inference_ms}` of one trial, from its own process and its checkpoint.
+def performance(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> dict[str, float]:
+    """Return `{params, step_ms, memory_mb, inference_ms}` of one trial.
 
-    Without the last where a step stands between inputs and model: it alone knows how that one is called.
+    `inference_ms` is missing with a `task.step`: only the step knows how its model is called.
     """
-    measured = dict(trial.result.get("performance", {}))
+    figures = dict(trial.result.get("performance", {}))
     checkpoint = trial.result.get("checkpoint")
-    if checkpoint and not config["task"].get("step"):
-        measured["inference_ms"] = inference_ms(config, trust, run_dir / checkpoint)
-    return measured
+    if checkpoint and not section_of(config, "task").get("step"):
+        figures["inference_ms"] = inference_ms(config, trust, run_dir / checkpoint)
+    return figures
 
 
-def _code_changes(before: Mapping[str, Any], trial: Trial) -> list[dict[str, Any]]:
-    delta = trial.job.delta
+def _code_changes(before: Mapping[str, object], delta: Delta) -> list[dict[str, str]]:
     changes = [
-        {
-            "file": "fixed.yaml",
-            "change": f"{key}: {look(before, key)} -> {value}",
-            "description": f"set {key} to {value}",
-        }
-        for key, value in delta.overrides.items()
+        (f"{key}: {get(before, key)} -> {value}", f"set {key} to {value}") for key, value in delta.overrides.items()
     ]
-    for change in delta.surgery:
-        name = next(iter(change))
-        changes.append(
-            {
-                "file": "fixed.yaml",
-                "change": f"surgery: {json.dumps(change)}",
-                "description": f"change the model by {name}",
-            }
-        )
-    return changes
+    changes += [(f"surgery: {json.dumps(step)}", f"change the model by {next(iter(step))}") for step in delta.surgery]
+    return [{"file": "fixed.yaml", "change": change, "description": text} for change, text in changes]
 
 
 def implementation(
-    before: Mapping[str, Any],
+    before: Mapping[str, object],
     trial: Trial,
-    criteria: Mapping[str, tuple[bool, Any]],
+    criteria: Mapping[str, tuple[bool, object]],
     figures: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    """The document. `criteria` are what the repair was held against, each with whether it holds and its figure;
-    `figures` is `{"before": ..., "after": ...}` from `performance`."""
-    held = sum(good for good, _ in criteria.values())
+) -> dict[str, object]:
+    """Return the content of `implementation.json`.
+
+    `criteria` maps each acceptance criterion to whether it is met and its figure; `figures` is
+    `{"before": ..., "after": ...}` from `performance`.
+    """
+    met = sum(passed for passed, _ in criteria.values())
     return {
         "schema": 1,
-        "code_changes": _code_changes(before, trial),
-        "tests": f"{held}/{len(criteria)} passing",
+        "code_changes": _code_changes(before, trial.job.delta),
+        "tests": f"{met}/{len(criteria)} passing",
         "verification": {name: figure for name, (_, figure) in criteria.items()},
-        "performance": {
-            name: {side: values.get(name) for side, values in figures.items()}
-            for name in ("params", "step_ms", "memory_mb", "inference_ms")
-        },
+        "performance": {name: {moment: values.get(name) for moment, values in figures.items()} for name in FIGURES},
     }

@@ -1,4 +1,4 @@
-"""The two tests behind a choice: an exact paired test of two arms, and Holm's correction over several candidates."""
+"""Statistics of a study: an exact paired test of two arms, and Holm's correction for several candidates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the exact sign-flip test: how often chance alone would give so large a mean difference.
+def sign_flip_p_value(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the exact sign-flip test of the mean difference; 1.0 if all differences are 0.
 
-    Every difference may flip its sign under the null, so n pairs reach 2 / 2**n at best. 1.0 without a difference.
+    Under the null hypothesis every difference may have the other sign, so that n pairs give 2 / 2**n at least.
     """
     import warnings
 
@@ -21,19 +21,19 @@ def paired_p(differences: Sequence[float]) -> float:
     if not len(values) or not values.any():
         return 1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns when the observed sample is among the permutations; it always is
-        found = permutation_test(
+        warnings.simplefilter("ignore")  # scipy warns if the observed sample is among the permutations: it always is
+        result = permutation_test(
             (values,),
             lambda x, axis: np.mean(x, axis=axis),
             permutation_type="samples",
-            n_resamples=2 ** len(values),
+            n_resamples=2 ** len(values),  # all of them: the test is exact
             vectorized=True,
         )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p values to be compared with alpha as if there were one test. At most 1."""
+    """Holm's step-down correction: return p-values that can be compared with alpha; at most 1."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, floor = [1.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -42,11 +42,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def worst_filled(values: Sequence[float], known: Sequence[float], greater_is_better: bool) -> list[float]:
-    """The values with every NaN (a training that died or diverged) replaced by the worst finite one known.
+def replace_failed(values: Sequence[float], all_values: Sequence[float], greater_is_better: bool) -> list[float]:
+    """Replace every NaN or infinity (a training that died or diverged) by the worst finite value of the study.
 
-    Ranking a failed training level with the worst success is the mildest punishment that still counts it.
+    This is the mildest penalty that still counts a failed training; leaving it out would favour arms that fail.
     """
-    finite = [v for v in known if math.isfinite(v)]
+    finite = [v for v in all_values if math.isfinite(v)]
     worst = (min if greater_is_better else max)(finite) if finite else 0.0
     return [v if math.isfinite(v) else worst for v in values]

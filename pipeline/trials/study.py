@@ -1,23 +1,23 @@
-"""A study: arms trained on the same seeds, compared pair by pair with the control, and the choice among them."""
+"""A study: arms trained on the same seeds, compared in pairs with the control, and the choice among them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.results import plain
 from pipeline.run_store.job import Delta
 from pipeline.trials.executor import Trial
-from pipeline.trials.stats import holm, paired_p, worst_filled
+from pipeline.trials.stats import holm, replace_failed, sign_flip_p_value
 
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of the comparison: a change (none for the control), the cause it cures, its place in the diagnosis."""
+    """One arm of a study: a change (none for the control), the cause that it cures, its rank in the diagnosis."""
 
     id: str
     delta: Delta
@@ -26,40 +26,70 @@ class Arm:
     order: int = 0
 
 
-def added(start: Delta, change: Mapping[str, Any]) -> Delta:
-    """The start with one more change over it."""
+class ArmResult(TypedDict):
+    """One arm with its scores per seed; effect and p-value (after Holm) are against the control."""
+
+    id: str
+    cause: str
+    cure: str
+    order: int
+    change: str
+    delta: object
+    values: list[float]
+    mean: float
+    effect: float
+    p: float
+    wins: bool
+
+
+def with_change(start: Delta, change: Mapping[str, Any]) -> Delta:
+    """Return the start with the overrides and surgery of one more change."""
     overrides = {**start.overrides, **change.get("overrides", {})}
     return Delta(overrides, (*start.surgery, *change.get("surgery", ())), start.train_rows)
 
 
-def compare(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, greater: bool) -> list[dict[str, Any]]:
-    """Each arm with its change, its values by seed and, against the control (first), its mean effect and corrected p.
+def compare_arms(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, greater: bool) -> list[ArmResult]:
+    """Compare each arm with the control, which is the first arm; `trials` are named `<arm>-<1 to pairs>`.
 
-    The effect is positive where the arm is better, in the metric's unit. A training without a score counts as the
-    worst score of the study.
+    The effect is the mean difference per seed in the metric's unit, positive if the arm is better. A training without a
+    score counts as the worst score of the study.
     """
     raw = {arm.id: [trials[f"{arm.id}-{i}"].value for i in range(1, pairs + 1)] for arm in arms}
-    known = [v for values in raw.values() for v in values]
-    values = {name: worst_filled(v, known, greater) for name, v in raw.items()}
+    all_values = [value for values in raw.values() for value in values]
+    scores = {arm_id: replace_failed(values, all_values, greater) for arm_id, values in raw.items()}
     sign = 1 if greater else -1
-    control = values[arms[0].id]
-    differences = {arm.id: [sign * (v - c) for v, c in zip(values[arm.id], control, strict=True)] for arm in arms[1:]}
-    corrected = dict(zip(differences, holm([paired_p(d) for d in differences.values()]), strict=True))
-    rows = []
+    control = scores[arms[0].id]
+    differences = {arm.id: [sign * (v - c) for v, c in zip(scores[arm.id], control, strict=True)] for arm in arms[1:]}
+    p_values = dict(zip(differences, holm([sign_flip_p_value(d) for d in differences.values()]), strict=True))
+    results: list[ArmResult] = []
     for arm in arms:
         effect = fmean(differences[arm.id]) if arm.id in differences else 0.0
-        p = corrected.get(arm.id, 1.0)
-        what = {"id": arm.id, "cause": arm.cause, "cure": arm.cure, "order": arm.order, "change": arm.delta.describe()}
-        found = {"values": raw[arm.id], "mean": fmean(values[arm.id]), "effect": effect, "p": p}
-        rows.append({**what, "delta": plain(arm.delta), **found, "wins": p < ALPHA and effect > 0})
-    return rows
+        p = p_values.get(arm.id, 1.0)
+        results.append(
+            {
+                "id": arm.id,
+                "cause": arm.cause,
+                "cure": arm.cure,
+                "order": arm.order,
+                "change": arm.delta.describe(),
+                "delta": plain(arm.delta),
+                "values": raw[arm.id],
+                "mean": fmean(scores[arm.id]),
+                "effect": effect,
+                "p": p,
+                "wins": p < ALPHA and effect > 0,
+            }
+        )
+    return results
 
 
-def choose(rows: Sequence[Mapping[str, Any]], target: float, greater: bool) -> Mapping[str, Any] | None:
-    """The winner with the smallest change (by `order`) whose mean reaches the target; where none reaches it, the winner
-    with the largest effect; None without a winner."""
-    winners = [row for row in rows if row["wins"]]
-    enough = [row for row in winners if (row["mean"] >= target if greater else row["mean"] <= target)]
-    if enough:
-        return min(enough, key=lambda row: row["order"])
-    return max(winners, key=lambda row: row["effect"], default=None)
+def select_arm(results: Sequence[ArmResult], target: float, greater: bool) -> ArmResult | None:
+    """Return the winning arm with the lowest order among those that reach the target; None without a winner.
+
+    If no winner reaches the target, return the one with the largest effect.
+    """
+    winners = [result for result in results if result["wins"]]
+    sufficient = [result for result in winners if (result["mean"] >= target if greater else result["mean"] <= target)]
+    if sufficient:
+        return min(sufficient, key=lambda result: result["order"])
+    return max(winners, key=lambda result: result["effect"], default=None)
