@@ -1,4 +1,4 @@
-# Each target first makes the environment it needs, in .venv; nothing outside this folder is touched.
+# Each target first creates the environment it needs in .venv. Nothing outside this folder is changed.
 
 PYTHON ?= python3
 RUN ?= digits
@@ -11,38 +11,38 @@ SHELL := bash
 .PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash coverage lint check bench bench-faults verify-faults lock help
 
 VENV := .venv
-# Those of conf/experiment, without the two that walk all the way.
+# Every experiment of conf/experiment, except the two that run through all phases.
 EXPERIMENTS = $(filter-out digits digits_hot,$(basename $(notdir $(wildcard conf/experiment/*.yaml))))
 TORCH := 2.13.0
 READY := $(VENV)/.ready
-# A fresh name starts the experiment of that name; a run that exists goes on from its frozen plan.
+# A new name starts the experiment of that name; an existing run continues from its frozen plan.
 SUBJECT = $(if $(wildcard runs/$(RUN)/ledger.jsonl),run.name=$(RUN),experiment=$(RUN))
-# Exit code 4 is no failure: a person has to decide, and the command has already said what.
+# Exit code 4 is not a failure: a person has to decide, and the command has printed what.
 STEP := step() { $(VENV)/bin/python -m pipeline "$$@" || { code=$$?; [ $$code -eq 4 ] || exit $$code; }; }; step
 
-train-baseline: $(READY)  ## planning, then baseline: RUN=<experiment, or run that exists>
+train-baseline: $(READY)  ## planning, then baseline: RUN=<experiment or existing run>
 	@$(STEP) phase=baseline $(SUBJECT) $(ARGS)
 
-diagnose: $(READY)  ## say why RUN fails
+diagnose: $(READY)  ## explain why RUN misses its target
 	@$(STEP) phase=diagnostics run.name=$(RUN) $(ARGS)
 
-optimize: $(READY)  ## test the fixes for RUN and keep the one that is proven
+optimize: $(READY)  ## test fixes for RUN and adopt the best significant one
 	@$(STEP) phase=optimization run.name=$(RUN) $(ARGS)
 
-finalize: $(READY)  ## export RUN and ask the 24 questions of the release
+finalize: $(READY)  ## export RUN and run the 24 release checks
 	@$(STEP) phase=finalization run.name=$(RUN) $(ARGS)
 
-auto: $(READY)  ## go as far as the gates let RUN
+auto: $(READY)  ## run every phase of RUN until a gate closes
 	@$(STEP) phase=auto $(SUBJECT) $(ARGS)
 
-status: $(READY)  ## where RUN stands and what comes next
+status: $(READY)  ## show the state of RUN and the next command
 	@$(STEP) status $(RUN) $(ARGS)
 
-report: $(READY)  ## write RUN's report.html
+report: $(READY)  ## write report.html of RUN
 	@$(STEP) report $(RUN) $(ARGS)
 
-# The last gate is still closed (exit 3): items that are not built cannot pass. Any other end is a failure.
-smoke: $(READY)  ## plan and train every bundled experiment; walk all five phases, healthy and sick; in a temporary folder
+# The last gate stays closed (exit code 3), since checks that are not implemented cannot pass. Any other exit code is a failure.
+smoke: $(READY)  ## train every bundled experiment, and run all phases of digits and digits_hot, in a temporary folder
 	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT; \
 	for run in $(EXPERIMENTS); do \
 	  $(VENV)/bin/python -m pipeline phase=baseline experiment=$$run run.root="$$root" $(ARGS); \
@@ -50,30 +50,30 @@ smoke: $(READY)  ## plan and train every bundled experiment; walk all five phase
 	$(VENV)/bin/python -m pipeline phase=baseline --config-dir examples/bring_your_own/conf experiment=byo 'trust=[spirals]' run.root="$$root" $(ARGS); \
 	for run in digits digits_hot; do \
 	  code=0; $(VENV)/bin/python -m pipeline phase=auto experiment=$$run run.root="$$root" $(ARGS) || code=$$?; \
-	  [ $$code -eq 3 ] || { echo "smoke: $$run ended with exit code $$code; expected 3, the closed last gate" >&2; exit 1; }; \
-	  grep -q '"phase":"finalization".*"kind":"gate.decided"' "$$root/$$run/ledger.jsonl" || { echo "smoke: $$run was stopped before finalization" >&2; exit 1; }; \
+	  [ $$code -eq 3 ] || { echo "smoke: $$run ended with exit code $$code; expected 3, since the last gate stays closed" >&2; exit 1; }; \
+	  grep -q '"phase":"finalization".*"kind":"gate.decided"' "$$root/$$run/ledger.jsonl" || { echo "smoke: $$run stopped before finalization" >&2; exit 1; }; \
 	  $(VENV)/bin/python -m pipeline verify "$$root/$$run"; \
-	done; echo "smoke: every experiment was planned and trained, two walked to the last gate, and their ledgers verify"
+	done; echo "smoke: every experiment was trained, two reached the last gate, and their ledgers verify"
 
-# One thread for each test process; plain `pytest` runs every test.
+# One thread per test process. Plain `pytest` runs every test.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-test: $(READY)  ## the quick tests, on all cores: under five minutes on two
+test: $(READY)  ## the quick tests on all cores: under five minutes on two cores
 	@$(PYTEST) -n auto --dist worksteal -m "not slow and not process" $(ARGS)
 
-test-process: $(READY)  ## the tests that start processes of their own: commands, interrupts, kills, the wheel
+test-process: $(READY)  ## the tests that start processes: commands, interrupts, kills, the wheel
 	@$(PYTEST) -n auto -m "process and not slow" $(ARGS)
 
-coverage: $(READY)  ## both, with line coverage of at least 90 %
+coverage: $(READY)  ## both sets of tests, with line coverage of at least 90 %
 	@$(PYTEST) -n auto --dist worksteal -m "not slow" --cov --cov-fail-under=90 $(ARGS)
 
-# 300 kills without a failure bound the failure rate by one in a hundred, with a confidence of 95 %.
-test-crash: $(READY)  ## 300 SIGKILLs at random instants, every cell of the determinism matrix, slow tests, random tests with new seeds
+# 300 kills without a failure bound the failure rate at one in a hundred, with 95 % confidence.
+test-crash: $(READY)  ## 300 SIGKILLs at random instants, the whole determinism matrix, slow tests, hypothesis with new seeds
 	@FIVEGATE_KILLS=300 $(PYTEST) -s -m "" tests/test_kill.py tests/test_purity.py $(ARGS)
 	@$(PYTEST) -n auto -m "slow or hypothesis" --hypothesis-profile=thorough \
 	  --ignore=tests/test_kill.py --ignore=tests/test_purity.py $(ARGS)
 
-lint: $(READY)  ## ruff, mypy, and the layers
+lint: $(READY)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
@@ -81,43 +81,43 @@ lint: $(READY)  ## ruff, mypy, and the layers
 
 check: lint test  ## lint, then test
 
-bench-faults: $(READY)  ## what is said of each case of the fault benchmark, counted: ARGS='--sample 5 --repairs'
+bench-faults: $(READY)  ## count what Fivegate says of each case of the fault benchmark: ARGS='--sample 5 --repairs'
 	@$(VENV)/bin/python benchmarks/faults/bench.py $(ARGS)
 
-verify-faults: $(READY)  ## train every case of the fault benchmark under ten seeds: is its truth true?
+verify-faults: $(READY)  ## train every case of the fault benchmark with ten seeds and compare it with its truth
 	@$(VENV)/bin/python benchmarks/faults/verify.py $(ARGS)
 
-bench: $(READY)  ## time the engine beside plain loops: ARGS='--pair --startup --long 1000000'
+bench: $(READY)  ## time the engine and plain loops: ARGS='--pair', '--startup' or '--long 1000000'
 	@$(VENV)/bin/python benchmarks/engine.py $(ARGS)
 
-# On the lowest Python that is supported: the versions that fit it also fit the later ones.
-lock:  ## pin anew everything that pyproject.toml asks for: make lock PYTHON=python3.11
+# With the lowest supported Python: versions that work there also work with later ones.
+lock:  ## update requirements.lock from pyproject.toml: make lock PYTHON=python3.11
 	@$(call supported,11,11)
 	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(PYTHON) -m venv "$$new"; \
 	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*p["dependencies"], *(e for extra in p["optional-dependencies"].values() for e in extra), sep="\n")' > "$$new/wanted"; \
 	"$$new/bin/python" -m pip install -qq -r "$$new/wanted" torch==$(TORCH); \
 	{ echo "# make lock PYTHON=python3.11"; \
-	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are left out: torch pins its own."; \
+	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are omitted, since torch pins its own."; \
 	  "$$new/bin/python" -m pip freeze --all | sed -E '/^(pip|triton|nvidia-|cuda-)/d; s/\+[a-z0-9.]+$$//'; \
 	} > "$$new/lock"; cp "$$new/lock" requirements.lock
 
-help:  ## this list
+help:  ## show this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo; echo "  RUN=<run> (now $(RUN)), ARGS='<overrides or options>', PYTHON=<interpreter for .venv> (now $(PYTHON))"
 
 $(READY): requirements.lock pyproject.toml
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { \
 	  $(call supported,11,13) && \
-	  echo "Making $(VENV) with $$($(PYTHON) --version): a few minutes, once" >&2 && $(PYTHON) -m venv --clear $(VENV); }
+	  echo "Creating $(VENV) with $$($(PYTHON) --version): this takes a few minutes, once" >&2 && $(PYTHON) -m venv --clear $(VENV); }
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . \
-	  --config-settings editable_mode=compat  # a plain path: the other kind costs every start 10 ms
+	  --config-settings editable_mode=compat  # a plain .pth path: the default import hook costs 10 ms at every start
 	@touch $@
 
-# $(call supported,11,13): stops with one message unless PYTHON is CPython 3.11 to 3.13.
+# $(call supported,11,13): exits with one message unless PYTHON is CPython 3.11 to 3.13.
 define supported
 { $(PYTHON) -c 'import sys; sys.exit(not (3, $(1)) <= sys.version_info[:2] <= (3, $(2)))' 2>/dev/null || { \
-  echo "PYTHON: this interpreter does not fit, got $(PYTHON) ($$($(PYTHON) --version 2>&1 | tail -n 1));" \
+  echo "PYTHON: this interpreter is not supported, got $(PYTHON) ($$($(PYTHON) --version 2>&1 | tail -n 1));" \
     "expected CPython 3.$(1)$(if $(filter-out $(1),$(2)), to 3.$(2))  Do: make $(or $(MAKECMDGOALS),help) PYTHON=python3.$(1)" >&2; exit 2; }; }
 endef
