@@ -1,4 +1,4 @@
-"""Building from a `_target_`: what it may be, and that nothing else ever runs."""
+"""Building from a `_target_`: what a target may be, and that no other code ever runs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ COMPLETE = [(group, path.stem) for group in ("data", "model", "loss") for path i
 
 
 @pytest.mark.parametrize(("group", "option"), COMPLETE)
-def test_every_option_that_is_complete_builds(group: str, option: str) -> None:
-    """What conf/ offers can be built, without trust; what reads a file says that it was given none."""
+def test_build_builds_every_complete_option(group: str, option: str) -> None:
+    """Every option of conf/ is built without trust; options that read a file report that no path is given."""
     node = compose([f"{group}={option}"])[group]
     if "path" in node and node["path"] is None:
         with pytest.raises(UserError, match=r"data\.path: is not given"):
@@ -36,16 +36,16 @@ def test_every_option_that_is_complete_builds(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("option", [path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")])
 @pytest.mark.parametrize("scheduler", [path.stem for path in (conf_dir() / "scheduler").glob("*.yaml")])
-def test_every_optimizer_and_scheduler_is_completed_later(option: str, scheduler: str) -> None:
-    """Partial targets take the parameters, then the optimizer."""
+def test_build_leaves_optimizers_and_schedulers_partial(option: str, scheduler: str) -> None:
+    """Partial targets are completed with the parameters, then with the optimizer."""
     config = compose([f"optimizer={option}", f"scheduler={scheduler}"])
 
     optimizer = build(config["optimizer"], where="optimizer")([torch.nn.Parameter(torch.zeros(2))])
     assert optimizer.param_groups[0]["lr"] == config["optimizer"]["lr"]
 
-    made = build_schedule(config, optimizer, steps=100, epochs=10)
+    schedule = build_schedule(config, optimizer, steps=100, epochs=10)
 
-    assert made is None if scheduler == "none" else made.scheduler.optimizer is optimizer  # type: ignore[union-attr, attr-defined]
+    assert schedule is None if scheduler == "none" else schedule.scheduler.optimizer is optimizer  # type: ignore[union-attr, attr-defined]
 
 
 HOSTILE = [
@@ -91,8 +91,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("target", HOSTILE, ids=str)
 @pytest.mark.parametrize("shape", ["plain", "partial", "deep"])
-def test_what_lies_outside_is_refused(target: Any, shape: str) -> None:
-    """Not by name, not by alias, not by attribute, not hidden in an argument; the key is named."""
+def test_build_refuses_targets_outside_the_allowed_packages(target: Any, shape: str) -> None:
+    """Names, aliases, attributes and nested arguments are refused; the message names the key."""
     node = {"_target_": target, "_partial_": shape == "partial"}
     if shape == "deep":
         node = {"_target_": "torch.nn.Sequential", "_args_": [[{"_recursive_": False, "y": node}]]}
@@ -101,8 +101,8 @@ def test_what_lies_outside_is_refused(target: Any, shape: str) -> None:
         build(node, where="model")
 
 
-def test_nothing_is_called_when_anything_is_wrong(package: Path) -> None:
-    """All targets of a node are checked, and all faults named, before the first is called."""
+def test_build_calls_nothing_if_any_target_is_wrong(package: Path) -> None:
+    """All targets of a node are checked, and all faults reported, before the first is called."""
     (package / "loud.py").write_text("calls = []\ndef loud(**kw): calls.append(kw)\n")
     node: dict[str, Any] = {"_target_": "our_pkg.loud.loud", "inner": {"_target_": "our_pkg.loud.loud"}}
     node |= {"bad": {"_target_": "os.system"}, "worse": {"_target_": "torch.nn.Linear", "in_feature": 3}}
@@ -111,7 +111,10 @@ def test_nothing_is_called_when_anything_is_wrong(package: Path) -> None:
         build(node, trust=["our_pkg"], where="data")
 
     assert sys.modules["our_pkg.loud"].calls == []
-    assert [said.split(":", 1)[0] for said in refused.value.faults] == ["data.bad._target_", "data.worse.in_feature"]
+    assert [message.split(":", 1)[0] for message in refused.value.faults] == [
+        "data.bad._target_",
+        "data.worse.in_feature",
+    ]
 
 
 STARTS = [
@@ -126,25 +129,25 @@ WORDS = [*sys.stdlib_module_names, "torch", "np", "hub", "load", "system", "Line
 
 
 @given(st.sampled_from(STARTS), st.lists(st.sampled_from(WORDS), min_size=1, max_size=3))
-def test_a_name_at_random_never_leaves_the_allowed_packages(start: str, parts: list[str]) -> None:
-    """Whatever name is asked for, it is refused or comes from an allowed package; nothing else is even imported."""
+def test_locate_never_leaves_the_allowed_packages(start: str, parts: list[str]) -> None:
+    """A random name is refused or comes from an allowed package; nothing else is imported."""
     modules = set(sys.modules)
     try:
-        found = locate(".".join([start, *parts]), ALLOWED, "model")
+        target = locate(".".join([start, *parts]), ALLOWED, "model")
     except UserError:
-        found = None
-    assert found is None or (_home(found) or "").startswith(ALLOWED)
+        target = None
+    assert target is None or (_home(target) or "").startswith(ALLOWED)
     assert {name for name in set(sys.modules) - modules if not name.startswith(("torch", "pipeline"))} == set()
 
 
 @given(st.text(max_size=30))
-def test_any_text_as_a_target_is_a_user_error_or_allowed(text: str) -> None:
-    """No text whatever makes anything else happen: it names something that is allowed, or is refused."""
+def test_locate_takes_any_text(text: str) -> None:
+    """Any text names an allowed object, or is a UserError."""
     try:
-        found = locate(text, ALLOWED, "model")
+        target = locate(text, ALLOWED, "model")
     except UserError:
         return
-    assert (_home(found) or "").startswith(ALLOWED)
+    assert (_home(target) or "").startswith(ALLOWED)
 
 
 @pytest.fixture
@@ -171,8 +174,8 @@ def package(tmp_path: Path) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_a_trusted_package_builds_and_an_untrusted_does_not(package: Path) -> None:
-    """The same config is refused without trust, with the words that would grant it, and built with it."""
+def test_build_needs_trust_for_a_users_package(package: Path) -> None:
+    """Without trust the config is refused, and the message says how to grant it; with trust it is built."""
     config = compose(["model=net"], [package.parent / "conf"])
 
     with pytest.raises(UserError, match=r"model\._target_: is not allowed.*trust=\[our_pkg\]"):
@@ -181,14 +184,14 @@ def test_a_trusted_package_builds_and_an_untrusted_does_not(package: Path) -> No
 
 
 @pytest.mark.parametrize("target", ["our_pkg.model.Net2", "our_pkg.model.os.system", "our_pkg_evil.model.Net"])
-def test_trust_is_not_passed_on_by_an_alias(package: Path, target: str) -> None:
-    """What a trusted package only re-exports keeps its own home; a longer name is another package."""
+def test_build_refuses_aliases_inside_a_trusted_package(package: Path, target: str) -> None:
+    """An object that a trusted package re-exports belongs to its own package; a longer name is another package."""
     with pytest.raises(UserError, match="is not allowed"):
         build({"_target_": target}, trust=["our_pkg"], where="model")
 
 
-def test_methods_and_callable_instances_have_a_home(package: Path) -> None:
-    """Class methods and instances of a trusted package are as good as its classes."""
+def test_build_takes_methods_and_callable_instances(package: Path) -> None:
+    """Class methods and instances of a trusted package are allowed like its classes."""
     assert build({"_target_": "our_pkg.model.Net.small"}, trust=["our_pkg"], where="model").in_features == 1
     assert build({"_target_": "our_pkg.model.instance"}, trust=["our_pkg"], where="model") == 5
     assert _home(functools.partial(functools.partial(torch.nn.functional.relu))) == "torch.nn.functional"
@@ -213,8 +216,8 @@ def test_methods_and_callable_instances_have_a_home(package: Path) -> None:
         ({"_target_": "gone_pkg.Net"}, "model._target_: "),
     ],
 )
-def test_a_target_that_fails_is_one_message(package: Path, node: dict[str, Any], says: str) -> None:
-    """No traceback: the key, what the target said and where, and the nearest name."""
+def test_build_reports_a_target_that_fails_in_one_message(package: Path, node: dict[str, Any], says: str) -> None:
+    """The message names the key, the error and its place, and the closest name."""
     (package / "broken.py").write_text("1 / 0\n")
     (package / "lacking.py").write_text("import not_installed_anywhere\n")
 
@@ -222,25 +225,25 @@ def test_a_target_that_fails_is_one_message(package: Path, node: dict[str, Any],
         build(node, trust=["our_pkg", "gone_pkg"], where="model")
 
 
-def test_the_special_keys() -> None:
-    """`_args_`, `_partial_`, `_recursive_` and nested targets do what they do in Hydra."""
+def test_build_supports_the_special_keys() -> None:
+    """`_args_`, `_partial_`, `_recursive_` and nested targets work as in Hydra."""
     relu = {"_target_": "torch.nn.ReLU"}
     linear = {"_target_": "torch.nn.Linear", "_args_": [2, 3]}
     net = build({"_target_": "torch.nn.Sequential", "_args_": [linear, relu]})
     later = {"_target_": "torch.nn.ParameterDict", "_partial_": True, "_recursive_": False, "parameters": {"a": relu}}
-    left = build(later)
+    partial = build(later)
 
     assert [type(module).__name__ for module in net] == ["Linear", "ReLU"]
-    assert left.keywords == {"parameters": {"a": relu}}
+    assert partial.keywords == {"parameters": {"a": relu}}
     assert build({"a": [1, {"b": None}]}, where="data") == {"a": [1, {"b": None}]}
     assert build(None) is None
 
 
-def test_a_grant_holds_until_the_source_changes(package: Path) -> None:
-    """A worker stands on the digest: a changed line is refused, bytecode is not a change."""
-    [given] = granted = grant(["our_pkg"], roots([package.parent / "conf"]))
+def test_activate_refuses_a_changed_source(package: Path) -> None:
+    """A worker checks the digest: a changed line is refused, changed bytecode is not."""
+    [entry] = granted = grant(["our_pkg"], roots([package.parent / "conf"]))
 
-    assert given == {"package": "our_pkg", "root": str(package.parent), "digest": source_digest(package)}
+    assert entry == {"package": "our_pkg", "root": str(package.parent), "digest": source_digest(package)}
     (package / "__pycache__").mkdir(exist_ok=True)
     (package / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"x")
     assert activate(granted) == ("our_pkg",)
@@ -254,8 +257,8 @@ def test_a_grant_holds_until_the_source_changes(package: Path) -> None:
         activate(granted)
 
 
-def test_what_cannot_be_trusted_is_named_at_once(package: Path) -> None:
-    """Python's own modules, ours, packages that are nowhere, and a name that stands in two places."""
+def test_grant_names_all_packages_that_cannot_be_trusted(package: Path) -> None:
+    """Python's own modules, ours, missing packages, and a name with two locations are refused."""
     (package.parent / "yaml.py").write_text("")
 
     with pytest.raises(UserError) as refused:
@@ -267,8 +270,8 @@ def test_what_cannot_be_trusted_is_named_at_once(package: Path) -> None:
         build(None, trust=["torch"])
 
 
-def test_a_module_of_one_file_can_be_trusted(package: Path) -> None:
-    """A file beside the config folder is as good as a package."""
+def test_grant_takes_a_module_of_one_file(package: Path) -> None:
+    """A file next to the config folder is trusted like a package."""
     (package.parent / "our_pkg_file.py").write_text("def three():\n    return 3\n")
 
     names = activate(grant(["our_pkg_file"], [package.parent]))

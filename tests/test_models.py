@@ -23,20 +23,20 @@ from pipeline.models.mlp import MLP
 from pipeline.models.transformer import Transformer
 
 
-def test_mlp_maps_rows_of_any_shape_to_outputs() -> None:
+def test_mlp_takes_rows_of_any_shape() -> None:
     """A row is flattened; outputs are [B, out_features]."""
     assert (3, 10) == tuple(MLP(64, 10, hidden=[16, 8])(torch.zeros(3, 8, 8)).shape)
 
 
 def test_mlp_without_hidden_layers_is_linear() -> None:
-    """No hidden layer leaves the head alone."""
+    """Without hidden layers only the head remains."""
     model = MLP(4, 2, hidden=[])
     assert 0 == len(model.body) and (5, 2) == tuple(model(torch.zeros(5, 4)).shape)
 
 
 @pytest.mark.parametrize(("normalization", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm)])
-def test_mlp_normalizes_and_drops_where_asked(normalization: str, kind: type[nn.Module]) -> None:
-    """Normalization stands behind every hidden linear layer, dropout behind every activation."""
+def test_mlp_inserts_normalization_and_dropout(normalization: str, kind: type[nn.Module]) -> None:
+    """Normalization follows every hidden linear layer, dropout every activation."""
     model = MLP(4, 2, hidden=[8, 8], activation="GELU", dropout=0.5, normalization=normalization)
     assert ["Linear", kind.__name__, "GELU", "Dropout"] * 2 == [type(m).__name__ for m in model.body]
 
@@ -54,36 +54,36 @@ def test_mlp_normalizes_and_drops_where_asked(normalization: str, kind: type[nn.
         ({"initialization": "xavir"}, r"model\.initialization: unknown scheme.*did you mean 'xavier'"),
     ],
 )
-def test_mlp_refuses_what_it_cannot_be(options: dict[str, object], message: str) -> None:
-    """A wrong option is one message that names the key."""
+def test_mlp_refuses_invalid_options(options: dict[str, object], message: str) -> None:
+    """An invalid option is one message that names the key."""
     with pytest.raises(UserError, match=message):
         MLP(4, 2, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("SiLU", nn.SiLU)])
-def test_activations_go_by_torchs_names_in_any_spelling(name: str, kind: type[nn.Module]) -> None:
+def test_activation_class_takes_any_spelling(name: str, kind: type[nn.Module]) -> None:
     """`leaky_relu` is `LeakyReLU`."""
     assert isinstance(MLP(4, 2, activation=name).body[1], kind)
 
 
 @pytest.mark.parametrize("rows", [torch.zeros(3, 64), torch.zeros(3, 8, 8), torch.zeros(3, 1, 8, 8)])
-def test_cnn_takes_images_and_rows_that_are_images_laid_flat(rows: torch.Tensor) -> None:
-    """Outputs are [B, out_features], whatever shape the pixels come in."""
+def test_cnn_takes_images_and_flattened_images(rows: torch.Tensor) -> None:
+    """Outputs are [B, out_features] for both."""
     assert (3, 10) == tuple(CNN([1, 8, 8], 10, width=4)(rows).shape)
 
 
-def test_cnn_answers_the_same_in_either_memory_format() -> None:
-    """Weights and inputs in channels_last are the same network."""
+def test_cnn_gives_the_same_outputs_in_either_memory_format() -> None:
+    """Weights and inputs in channels_last give the same outputs."""
     model: Any = CNN([3, 8, 12], 5, width=4, depth=3)
     x = torch.randn(2, 3, 8, 12)
     expected = model(x)
-    found = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(found, expected)
+    outputs = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(outputs, expected)
 
 
 @pytest.mark.parametrize(("normalization", "kind"), [("batch", "BatchNorm2d"), ("layer", "GroupNorm")])
 def test_cnn_blocks_are_modules_that_surgery_finds(normalization: str, kind: str) -> None:
-    """Convolution, normalization, activation, pool and dropout stand side by side, channels doubling."""
+    """Convolution, normalization, activation, pooling and dropout are adjacent modules; channels double."""
     model = CNN([1, 8, 8], 2, width=4, activation="GELU", dropout=0.5, normalization=normalization)
     assert ["Conv2d", kind, "GELU", "MaxPool2d", "Dropout"] * 2 == [type(m).__name__ for m in model.body]
     changed = surgery.apply_surgery(
@@ -105,8 +105,8 @@ def test_cnn_blocks_are_modules_that_surgery_finds(normalization: str, kind: str
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
     ],
 )
-def test_cnn_refuses_what_it_cannot_be(options: dict[str, Any], message: str) -> None:
-    """A wrong option is one message that names the key."""
+def test_cnn_refuses_invalid_options(options: dict[str, Any], message: str) -> None:
+    """An invalid option is one message that names the key."""
     with pytest.raises(UserError, match=message):
         CNN(**{"image": [1, 8, 8], "out_features": 10, **options})
 
@@ -116,13 +116,13 @@ def small(**options: Any) -> Transformer:
 
 
 @pytest.mark.parametrize(("classes", "shape"), [(None, (3, 5, 11)), (4, (3, 4))])
-def test_transformer_gives_logits_per_token_or_per_row(classes: int | None, shape: tuple[int, ...]) -> None:
-    """[B, T] token ids, also as float32, give [B, T, vocabulary], or [B, classes]."""
+def test_transformer_returns_logits_per_token_or_per_row(classes: int | None, shape: tuple[int, ...]) -> None:
+    """[B, T] token ids, also as float32, give [B, T, vocabulary] or [B, classes]."""
     assert shape == tuple(small(classes=classes)(torch.full((3, 5), 10.0)).shape)
 
 
-def test_transformer_sees_no_later_token() -> None:
-    """A change of one token changes the logits from its place on, and none before."""
+def test_transformer_is_causal() -> None:
+    """Changing a token changes the logits from its position on, and none before."""
     model, x = small().eval(), torch.arange(6).reshape(1, 6)
     other = x.clone()
     other[0, 3] = 9
@@ -131,15 +131,15 @@ def test_transformer_sees_no_later_token() -> None:
     assert not torch.allclose(first[:, 3], second[:, 3])
 
 
-def test_transformer_starts_knowing_nothing() -> None:
-    """The loss before the first step is that of guessing: ln of the vocabulary."""
+def test_transformer_starts_at_the_loss_of_guessing() -> None:
+    """The loss before the first step is the logarithm of the vocabulary size."""
     torch.manual_seed(0)
     model, x = small(width=32), torch.randint(0, 11, (16, 6))
     loss = nn.functional.cross_entropy(model(x).flatten(0, 1), torch.randint(0, 11, (96,)))
     assert abs(loss.item() - math.log(11)) < 0.05
 
 
-def test_transformer_drops_only_in_training() -> None:
+def test_transformer_uses_dropout_only_in_training() -> None:
     """With dropout two passes differ in train mode and agree in eval mode."""
     model, x = small(dropout=0.5), torch.zeros(1, 6)
     assert not torch.equal(model(x), model(x))
@@ -158,14 +158,14 @@ def test_transformer_drops_only_in_training() -> None:
         ({"activation": "ReLUU"}, "did you mean 'ReLU'"),
     ],
 )
-def test_transformer_refuses_what_it_cannot_be(options: dict[str, Any], message: str) -> None:
-    """Wrong options are named, all at once."""
+def test_transformer_refuses_invalid_options(options: dict[str, Any], message: str) -> None:
+    """Invalid options are named, all at once."""
     with pytest.raises(UserError, match=message):
         small(**options)
 
 
-def test_transformer_says_when_its_context_is_too_short() -> None:
-    """More tokens than places is a message with both numbers."""
+def test_transformer_refuses_more_tokens_than_its_context() -> None:
+    """The message holds both numbers."""
     with pytest.raises(UserError, match=r"model\.context: is too short.*got 6.*7 or more"):
         small()(torch.zeros(1, 7))
 
@@ -180,8 +180,8 @@ def test_transformer_says_when_its_context_is_too_short() -> None:
         ({"hidden": [], "width": 3}, []),
     ],
 )
-def test_width_and_depth_say_the_hidden_layers_in_short(options: dict[str, Any], widths: list[int]) -> None:
-    """What of the two is not given is as `hidden` has it."""
+def test_mlp_takes_width_and_depth_instead_of_hidden(options: dict[str, Any], widths: list[int]) -> None:
+    """The one that is not given is taken from `hidden`."""
     assert widths == [m.out_features for m in MLP(4, 2, **options).body if isinstance(m, nn.Linear)]
 
 
@@ -199,8 +199,8 @@ MADE: dict[str, tuple[nn.Module, torch.Tensor, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_models_give_what_they_say_and_all_of_them_trains(name: str) -> None:
-    """Outputs have the shape of the docstring, and every parameter gets a gradient."""
+def test_models_have_the_documented_shapes_and_train(name: str) -> None:
+    """Outputs have the documented shape, and every parameter gets a gradient."""
     model, x, shape = MADE[name]
     outputs = model.train()(x)
     assert shape == tuple(outputs.shape)
@@ -210,7 +210,7 @@ def test_models_give_what_they_say_and_all_of_them_trains(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cnn", "gru of rows", "encoder of rows"])
 def test_models_are_exported_for_any_number_of_rows(name: str) -> None:
-    """What was traced with two rows answers five as the model does: none is written into the graph."""
+    """A graph traced with two rows agrees with the model on five."""
     model, x, _ = MADE.get(name) or (CNN([1, 8, 8], 10, width=2), ROWS, ())
     model.eval()
     batch = torch.export.Dim("batch")
@@ -219,16 +219,16 @@ def test_models_are_exported_for_any_number_of_rows(name: str) -> None:
     torch.testing.assert_close(program.module()(many), model(many), rtol=1e-4, atol=1e-5)
 
 
-def test_the_bottleneck_is_all_that_passes() -> None:
-    """Rows of one code are given back alike, whatever else they were."""
+def test_autoencoder_passes_everything_through_the_bottleneck() -> None:
+    """Rows with the same code are reconstructed alike."""
     model = Autoencoder(64, 2, width=6).eval()
     code = model.encode(ROWS)
     assert (5, 2) == tuple(code.shape)
     torch.testing.assert_close(model.decoder(code), model(ROWS))
 
 
-def test_an_encoder_tells_the_places_of_equal_values_apart_and_sees_all_of_them() -> None:
-    """A value counts at any place, and another way at another."""
+def test_encoder_distinguishes_positions() -> None:
+    """Every feature affects the outputs, and equal values at different positions affect them differently."""
     model, x = Encoder(4, 2, width=8, depth=1, heads=2, initialization="xavier").eval(), torch.zeros(4, 4)
     x[torch.arange(4), torch.arange(4)] = 1.0
     outputs = model(torch.cat([x, torch.zeros(1, 4)]))
@@ -238,8 +238,8 @@ def test_an_encoder_tells_the_places_of_equal_values_apart_and_sees_all_of_them(
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "gru", "transformer", "encoder", "autoencoder"])
-def test_every_model_takes_every_scheme_of_surgery(name: str) -> None:
-    """Each draws other weights than the others and leaves no bias."""
+def test_models_take_every_initialization_scheme(name: str) -> None:
+    """Each scheme gives other weights, and zero biases."""
     node = compose([f"model={name}"])["model"]
     last, drawn = "decoder.0.weight" if name == "autoencoder" else "head.weight", []
     for scheme in ("default", "kaiming", "xavier", "orthogonal"):
@@ -252,14 +252,14 @@ def test_every_model_takes_every_scheme_of_surgery(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "made"),
+    ("name", "kind"),
     [
         ("linear", Linear), ("mlp", MLP), ("cnn", CNN), ("gru", GRU), ("transformer", Transformer),
         ("encoder", Encoder), ("autoencoder", Autoencoder),
     ],
 )  # fmt: skip
-def test_the_configs_of_the_models_build_them(name: str, made: type[nn.Module]) -> None:
-    """`model=<name>` needs nothing else, and every option of the model stands in it."""
+def test_model_configs_build_the_models(name: str, kind: type[nn.Module]) -> None:
+    """`model=<name>` needs no other key, and has every option of the model."""
     node = compose([f"model={name}"])["model"]
-    assert isinstance(build(node, where="model"), made)
-    assert set(inspect.signature(made).parameters) == set(node) - {"_target_"}
+    assert isinstance(build(node, where="model"), kind)
+    assert set(inspect.signature(kind).parameters) == set(node) - {"_target_"}

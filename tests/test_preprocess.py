@@ -1,4 +1,4 @@
-"""Preprocessing: fitted on train rows, a part of the model, in the user's names and the targets' units."""
+"""Preprocessing: fitted on train rows, saved with the model; parameter names and target units are the user's."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ QUICK = settings(max_examples=15, deadline=None)
 TABLE: dict[str, Any] = {"impute": "median", "standardize": True, "one_hot": True}
 
 
-def rows(n: int = 60, kind: str = "classification", seed: int = 0, **more: Any) -> Data:
-    """Two values with holes, one of them large; a column of four codes in the middle, of which train lacks 3."""
+def rows(n: int = 60, kind: str = "classification", seed: int = 0, **others: Any) -> Data:
+    """Two value columns with missing values, one of them large, and a column of four codes; train lacks code 3."""
     draw = np.random.default_rng(seed)
 
     def part(size: int, codes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,64 +52,64 @@ def rows(n: int = 60, kind: str = "classification", seed: int = 0, **more: Any) 
         X[1::7, 0] = X[2::9, 2] = np.nan
         return X, y
 
-    return seal({"train": part(n, 3), "val": part(30, 4), "test": part(30, 4), "categories": {1: 4}, **more}, kind)
+    return seal({"train": part(n, 3), "val": part(30, 4), "test": part(30, 4), "categories": {1: 4}, **others}, kind)
 
 
-def prepared(data: Data, body: dict[str, Any] | None = None, **asked: Any) -> PreprocessedModel:
-    model = builder.build_model({**(body or config(model__in_features=6)), "preprocess": asked}, (), 3, data)
+def preprocessed(data: Data, body: dict[str, Any] | None = None, **section: Any) -> PreprocessedModel:
+    model = builder.build_model({**(body or config(model__in_features=6)), "preprocess": section}, (), 3, data)
     assert isinstance(model, PreprocessedModel)
     return model
 
 
-def told(data: Data, asked: dict[str, Any], **body: Any) -> str:
+def error_message(data: Data, section: dict[str, Any], **body: Any) -> str:
     with pytest.raises(UserError) as caught:
-        builder.build_model({**config(**body), "preprocess": asked}, (), 3, data)
+        builder.build_model({**config(**body), "preprocess": section}, (), 3, data)
     return str(caught.value)
 
 
-# --- what is fitted --------------------------------------------------------------------------------------------------
+# --- fitted statistics ---------------------------------------------------------------------------------------------
 
 
 @QUICK
 @given(st.integers(0, 10**6), st.sampled_from(["mean", "median"]))
-def test_fitted_on_train_alone(seed: int, kind: str) -> None:
-    """Whatever stands in the other rows, the same is fitted, and values of train have mean 0 and deviation 1."""
-    one, other = rows(seed=seed), rows(seed=seed)
+def test_wrap_model_fits_on_train_rows_alone(seed: int, kind: str) -> None:
+    """Other splits do not affect what is fitted; train values get mean 0 and deviation 1."""
+    data, other = rows(seed=seed), rows(seed=seed)
     other.val.X[:] = -9e9
-    states = [prepared(d, impute=kind, standardize=True, one_hot=True).prepare for d in (one, other)]
+    states = [preprocessed(d, impute=kind, standardize=True, one_hot=True).prepare for d in (data, other)]
     assert states[0] is not None and states[1] is not None
     first, second = (state.state_dict() for state in states)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    raw = one.train.X[:, [0, 2]].double().numpy()
+    raw = data.train.X[:, [0, 2]].double().numpy()
     mean, std = np.nanmean(raw, 0), np.nanstd(raw, 0)
     whole = ~np.isnan(raw).any(1)
-    found = states[0](one.train.X)[:, :2].numpy()
-    np.testing.assert_allclose(found[whole], (raw[whole] - mean) / std, atol=1e-4)
+    scaled = states[0](data.train.X)[:, :2].numpy()
+    np.testing.assert_allclose(scaled[whole], (raw[whole] - mean) / std, atol=1e-4)
     center = np.nanmean(raw, 0) if kind == "mean" else np.nanmedian(raw, 0)
-    np.testing.assert_allclose(found[1, 0], (center[0] - mean[0]) / std[0], atol=1e-4)
-    assert np.isfinite(found).all()
+    np.testing.assert_allclose(scaled[1, 0], (center[0] - mean[0]) / std[0], atol=1e-4)
+    assert np.isfinite(scaled).all()
 
 
-def test_what_does_not_vary_is_centred() -> None:
-    """A constant column becomes 0, not noise blown up by its rounding."""
+def test_wrap_model_centers_a_constant_column() -> None:
+    """A constant column becomes 0, not amplified rounding noise."""
     X = np.column_stack([np.full(30, 0.1), np.arange(30)])
     pair = (X, np.arange(30) % 3)
-    model = prepared(seal({"train": pair, "val": pair, "test": pair}, "classification"), config(), standardize=True)
+    model = preprocessed(seal({"train": pair, "val": pair, "test": pair}, "classification"), config(), standardize=True)
     assert model.prepare is not None and bool((model.prepare(torch.tensor([[0.1, 3.0]]))[:, 0] == 0).all())
 
 
-def test_no_scale_is_infinite() -> None:
-    """A deviation whose inverse float32 cannot hold is none: what is nearly still stays finite."""
+def test_wrap_model_never_scales_by_infinity() -> None:
+    """A column whose deviation has no finite inverse in float32 stays finite."""
     X = np.random.default_rng(0).normal(size=(20, 1)) * 1e-42
     data = seal(dict.fromkeys(("train", "val", "test"), (X, np.arange(20) % 2)), "classification")
-    model = prepared(data, config(model__in_features=1), standardize=True)
+    model = preprocessed(data, config(model__in_features=1), standardize=True)
     assert torch.isfinite(model(data.train.X)).all()
 
 
 @QUICK
 @given(st.lists(st.floats(width=32) | st.integers(-2, 9).map(float), min_size=2, max_size=30))
-def test_every_row_has_one_code(cells: list[float]) -> None:
-    """One indicator of each column is 1: that of a code that train had, or the unknown, whatever the cell holds."""
+def test_one_hot_sets_one_indicator_per_column(cells: list[float]) -> None:
+    """One indicator of each column is 1: that of a code in the train rows, or the unknown one."""
     module = OneHot(3, {0: 5, 2: 2}, {0: {1.0, 2.0, 4.0}, 2: {0.0, 1.0}})
     inputs = torch.tensor([[cell, 7.5, cell] for cell in cells])
     out = module(inputs)
@@ -120,47 +120,47 @@ def test_every_row_has_one_code(cells: list[float]) -> None:
         assert (1 if cell == 1.0 else 0) == row[6:].index(1.0)
 
 
-def test_a_code_that_train_did_not_have_is_unknown() -> None:
-    """The width is that of the codes that the data name; what no train row had falls to the unknown."""
-    model = prepared(rows(), **TABLE)
+def test_one_hot_maps_new_codes_to_unknown() -> None:
+    """The width is the number of codes that the data declare; codes not in the train rows are unknown."""
+    model = preprocessed(rows(), **TABLE)
     assert model.prepare is not None
     out = model.prepare(torch.tensor([[5000.0, code, math.nan] for code in (1.0, 3.0, 4.0, math.nan)]))
     assert [[0, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]] == out[:, 2:].tolist()
 
 
-def test_images_are_scaled_by_channel_or_by_the_largest() -> None:
-    """Each channel to mean 0 and deviation 1, or all by one number to 0..1."""
+def test_wrap_model_scales_images_by_channel_or_by_the_largest_value() -> None:
+    """Each channel gets mean 0 and deviation 1, or all values are scaled to 0..1."""
     X = np.random.default_rng(0).integers(0, 17, (40, 3, 4, 4)) * np.array([1.0, 5.0, 9.0])[:, None, None]
     X[0, 2, 0, 0] = 144
     pair = (X, np.arange(40) % 3)
     data = seal({"train": pair, "val": pair, "test": pair}, "classification")
     body = config(model={"_target_": "torch.nn.Flatten"})
-    by_channel, by_largest = (prepared(data, body, images=kind).prepare for kind in ("channels", "unit"))
+    by_channel, by_largest = (preprocessed(data, body, images=kind).prepare for kind in ("channels", "unit"))
     assert by_channel is not None and by_largest is not None
-    seen = by_channel(data.train.X).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(seen.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(seen.std(1, correction=0), torch.ones(3))
+    channels = by_channel(data.train.X).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(channels.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(channels.std(1, correction=0), torch.ones(3))
     assert 0 == by_largest(data.train.X).min() and 1 == by_largest(data.train.X).max()
 
 
-def test_nothing_asked_for_nothing_added() -> None:
-    """A model without preprocessing is the user's own, and costs nothing."""
+def test_wrap_model_returns_the_model_if_everything_is_off() -> None:
+    """A model without preprocessing is the user's own."""
     body = config(model__in_features=3)
     off = {"impute": "none", "standardize": False, "one_hot": False, "images": "none", "targets": "none"}
     for section in ({}, {"preprocess": off}):
         assert "MLP" == type(builder.build_model({**body, **section}, (), 3, rows())).__name__
 
 
-def test_changed_train_rows_are_fitted_on_but_zeros_are_not(digits_permit: permits.TrainPermit) -> None:
-    """A fold is prepared by the rows that are trained on; zeroed inputs by what the rows were."""
+def test_fit_fits_preprocessing_on_the_rows_of_the_job(digits_permit: permits.TrainPermit) -> None:
+    """A fold is fitted on its own train rows; zeroed inputs use the statistics of the original rows."""
     planned = load(digits_permit.plan.config)
 
     def mean(**train_rows: Any) -> torch.Tensor:
         delta = Delta({"preprocess.standardize": True, "model.in_features": 64}, train_rows=train_rows)
         with under(digits_permit, Job(digits_permit.plan.digest, "trial", delta), planned) as setup:
             assert isinstance(setup.model, PreprocessedModel) and setup.model.prepare is not None
-            found: torch.Tensor = setup.model.prepare.mean
-            return found
+            mean: torch.Tensor = setup.model.prepare.mean
+            return mean
 
     fold = changed(planned.train, {"without_fold": [0, 5]}, 1)
     torch.testing.assert_close(mean(without_fold=[0, 5]), fold.X.mean(0), atol=1e-5, rtol=1e-4)
@@ -172,18 +172,18 @@ def test_changed_train_rows_are_fitted_on_but_zeros_are_not(digits_permit: permi
 
 @QUICK
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20), st.floats(-1e3, 1e3), st.floats(1e-2, 1e3))
-def test_targets_come_back(values: list[float], mean: float, std: float) -> None:
-    """What is restored and scaled again is what it was, to rounding."""
-    restore, given = InverseTargetScale(torch.tensor(mean), torch.tensor(std)), torch.tensor(values)
-    torch.testing.assert_close(restore(restore.standardize(given)), given, rtol=1e-4, atol=1e-2)
+def test_inverse_target_scale_inverts_standardize(values: list[float], mean: float, std: float) -> None:
+    """Standardizing and restoring gives the same values, up to rounding."""
+    restore, original = InverseTargetScale(torch.tensor(mean), torch.tensor(std)), torch.tensor(values)
+    torch.testing.assert_close(restore(restore.standardize(original)), original, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss()])
-def test_the_loss_of_the_mean_is_theory(loss: nn.Module) -> None:
-    """What a model that knows nothing costs is told on the scale on which the loss is computed."""
+def test_loss_of_the_mean_is_on_the_scale_of_the_loss(loss: nn.Module) -> None:
+    """The loss of a constant prediction is computed on standardized targets."""
     data = rows(200, "regression")
     body = config(**REGRESSION, model__in_features=3)
-    model = prepared(data, body, targets="standardize", standardize=True)
+    model = preprocessed(data, body, targets="standardize", standardize=True)
     task = build_task(body, loss, model)
     y, theory = data.train.y, expected_loss(task, data.train.y, None)
     assert isinstance(task.loss, ScaledLoss) and type(loss).__name__ == loss_name(task.loss)
@@ -192,13 +192,13 @@ def test_the_loss_of_the_mean_is_theory(loss: nn.Module) -> None:
     assert theory == pytest.approx(1.0) if isinstance(loss, nn.MSELoss) else 0.5 < (theory or 0) < 1
 
 
-def test_several_targets_are_scaled_one_by_one() -> None:
-    """Each target has its own mean and deviation; outputs that are not as many are told."""
+def test_wrap_model_scales_each_target() -> None:
+    """Each target has its own mean and deviation; a wrong number of outputs is one message."""
     draw = np.random.default_rng(0)
     pair = (draw.normal(size=(50, 4)), draw.normal(size=(50, 2)) * [1, 1000] + [5, 0])
     data = seal({"train": pair, "val": pair, "test": pair}, "regression")
     body = config(**{**REGRESSION, "model__out_features": 2})
-    restore = prepared(data, body, targets="standardize").restore
+    restore = preprocessed(data, body, targets="standardize").restore
     assert restore is not None
     torch.testing.assert_close(restore.standardize(data.train.y).std(0, correction=0), torch.ones(2))
     three = {**config(**{**REGRESSION, "model__out_features": 3}), "preprocess": {"targets": "standardize"}}
@@ -206,12 +206,12 @@ def test_several_targets_are_scaled_one_by_one() -> None:
         probe({**three, "preprocess": {"targets": "standardize"}}, data)
 
 
-def test_a_training_speaks_in_the_targets_units(tmp_path: Path) -> None:
-    """Loss and gradients are of unit scale; outputs, metric and kept weights are not; a reload is the same."""
+def test_training_reports_in_target_units(tmp_path: Path) -> None:
+    """Loss and gradients are of unit scale; outputs, metrics and weights are in target units, also after reloading."""
     data = rows(200, "regression")
     body = config(**REGRESSION, model__in_features=6, preprocess={**TABLE, "targets": "standardize"})
-    (tmp_path / "kept").mkdir()
-    fit = train(body, data, Monitor(), folder=tmp_path / "kept")
+    (tmp_path / "weights").mkdir()
+    fit = train(body, data, Monitor(), folder=tmp_path / "weights")
     facts, (_, losses) = fit.history.facts, fit.history.series("val/loss")
     assert 0.5 < facts["loss_at_init"] < 3 and facts["loss_expected"] == pytest.approx(1.0)
     assert facts["input_rms"] < 3 and facts["target_rms"] < 3 and "grad_norm/head" in fit.history.names()
@@ -232,8 +232,8 @@ def test_a_training_speaks_in_the_targets_units(tmp_path: Path) -> None:
 # --- the user's own names --------------------------------------------------------------------------------------------
 
 
-def test_patterns_and_weights_have_the_users_names(tmp_path: Path) -> None:
-    """Groups, surgery and weights to start from mean the model inside; weights kept with preprocessing do as well."""
+def test_patterns_and_weights_use_the_users_names(tmp_path: Path) -> None:
+    """Groups, surgery and `init_from` refer to the user's model, also for weights saved with preprocessing."""
     data, body = rows(), config(model__in_features=6)
     body = {**body, "surgery": [{"freeze": {"match": "body.*"}}], "preprocess": TABLE}
     model = builder.build_model(body, (), 3, data)
@@ -243,18 +243,18 @@ def test_patterns_and_weights_have_the_users_names(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.safetensors"
         files.write_bytes(path, save(tensors_of(weights.state_dict())))
         start = {**body, "model": {**body["model"], "init_from": str(path)}}
-        found = unwrap(builder.build_model(start, (), 8, data)).state_dict()
-        assert all(torch.equal(found[n], value) for n, value in unwrap(model).state_dict().items())
+        loaded = unwrap(builder.build_model(start, (), 8, data)).state_dict()
+        assert all(torch.equal(loaded[n], value) for n, value in unwrap(model).state_dict().items())
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_exported_model_fills_holes_by_itself(tmp_path: Path, permit: permits.ExportPermit, format: str) -> None:
-    """Every format takes raw rows, holes and unknown codes among them, and answers as the model does."""
+def test_export_includes_preprocessing(tmp_path: Path, permit: permits.ExportPermit, format: str) -> None:
+    """Every format takes raw rows with missing values and unknown codes, and agrees with the model."""
     data = rows(kind="regression")
     body = config(**REGRESSION, model__in_features=6)
-    model = prepared(data, body, **TABLE, targets="standardize").eval()
-    odd = torch.tensor([[math.nan, math.nan, math.nan], [1e9, -3.0, 0.0], [0.0, 99.0, 1.0], [5000.0, 3.0, 0.0]])
-    proven = export_formats(permit, model, torch.cat([data.val.X, odd]), tmp_path, formats=[format])[format]
+    model = preprocessed(data, body, **TABLE, targets="standardize").eval()
+    unusual = torch.tensor([[math.nan, math.nan, math.nan], [1e9, -3.0, 0.0], [0.0, 99.0, 1.0], [5000.0, 3.0, 0.0]])
+    proven = export_formats(permit, model, torch.cat([data.val.X, unusual]), tmp_path, formats=[format])[format]
     assert proven.parity is not None, proven.failure
     assert proven.parity["close"], proven.parity
 
@@ -264,13 +264,13 @@ def permit(tmp_path_factory: pytest.TempPathFactory) -> permits.ExportPermit:
     return permits.export(baseline_done(tmp_path_factory.mktemp("runs")))
 
 
-def test_a_step_of_holed_rows_is_made_again_and_nothing_is_blamed(tmp_path: Path) -> None:
-    """Holes that are filled are no fault of the inputs: the replay of a good step names nothing that broke."""
+def test_replay_accepts_missing_values_that_are_imputed(tmp_path: Path) -> None:
+    """The replay of a good step with imputed values names no origin of a non-finite value."""
     words = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}", "trainer.max_epochs=1", "tracking=none"]
     run, gate, _ = go(tmp_path, "phase=planning", "experiment=csv", *words)
     assert "open" == gate
-    seen = replay(run, 2)
-    assert seen.origin is None and math.isfinite(seen.loss)
+    replayed = replay(run, 2)
+    assert replayed.origin is None and math.isfinite(replayed.loss)
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ NESTED = ({"a": np.ones((9, 2))}, np.arange(9) % 3)
 
 
 @pytest.mark.parametrize(
-    ("pair", "asked", "message"),
+    ("pair", "section", "message"),
     [
         (None, {"images": "channels"}, "preprocess.images: inputs are not images, got 'shape [N, 3]'"),
         (None, {"images": "unit"}, "for rows preprocess.standardize"),
@@ -300,22 +300,24 @@ NESTED = ({"a": np.ones((9, 2))}, np.arange(9) % 3)
         (NESTED, {"impute": "mean"}, "preprocess.impute: inputs are nested, got 'dict'"),
     ],
 )
-def test_what_does_not_fit_names_its_key(pair: Any, asked: dict[str, Any], message: str) -> None:
-    """Preprocessing that data or task cannot have is one message with the key."""
+def test_wrap_model_refuses_options_that_do_not_fit(pair: Any, section: dict[str, Any], message: str) -> None:
+    """Preprocessing that does not fit the data or the task is one message with its key."""
     categories = {0: 3, 1: 3} if pair is CODES else None
     sides = {"train": pair, "val": pair, "test": pair, "categories": categories}
     data = rows() if pair is None else seal(sides, "classification")
-    assert message in told(data, asked)
+    assert message in error_message(data, section)
 
 
-def test_what_has_no_statistics_is_told_by_its_place() -> None:
-    """An infinite value by row and column; a column that is nothing but holes by its name."""
+def test_wrap_model_names_values_without_statistics() -> None:
+    """An infinite value is named by row and column, a column without values by its name."""
     data = rows(feature_names=["km", "fuel", "wear"])
     data.train.X[4, 2] = math.inf
-    assert "data.train: row 4, column 'wear': is infinite" in told(data, {"standardize": True}, model__in_features=3)
+    assert "data.train: row 4, column 'wear': is infinite" in error_message(
+        data, {"standardize": True}, model__in_features=3
+    )
     data.train.X[:, 2] = math.nan
     message = "preprocess.impute: column 'wear': no train row has a value, so that there is no mean"
-    assert message in told(data, {"impute": "mean"}, model__in_features=3)
+    assert message in error_message(data, {"impute": "mean"}, model__in_features=3)
     whole = rows(feature_names=["km", "fuel", "wear"])
     whole.train.X[4, 1] = math.inf  # a code that is none
-    assert prepared(whole, **TABLE)
+    assert preprocessed(whole, **TABLE)

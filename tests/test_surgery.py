@@ -1,4 +1,4 @@
-"""Surgery: each operation changes what it says on any module, and nothing else."""
+"""Surgery: each operation makes the change that it documents on any module, and no other."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ IMAGES = torch.rand(5, 1, 8, 8)
         {"freeze": {"match": "conv.*"}},
     ],
 )
-def test_every_operation_leaves_a_foreign_model_running(step: dict[str, dict[str, object]]) -> None:
-    """The result runs forward and backward, and the original is untouched."""
+def test_apply_surgery_works_on_a_users_model(step: dict[str, dict[str, object]]) -> None:
+    """The result runs forward and backward, and the original is not changed."""
     model = Foreign()
     before = {name: t.clone() for name, t in model.state_dict().items()}
     changed = apply_surgery(model, [step])
@@ -57,37 +57,37 @@ def test_every_operation_leaves_a_foreign_model_running(step: dict[str, dict[str
     assert str(changed) != str(model) or next(iter(step)) in ("reinitialize", "freeze")
 
 
-def test_swap_activation_keeps_sharing_and_leaves_weights() -> None:
-    """A shared activation stays one module, and weights are as they were."""
+def test_swap_activation_keeps_sharing_and_weights() -> None:
+    """A shared activation stays one module, and weights do not change."""
     model = Foreign()
     changed = apply_surgery(model, [{"swap_activation": {"from": "ReLU", "to": "Tanh"}}])
     assert isinstance(changed.act, nn.Tanh)
     assert torch.equal(model.conv.weight, changed.conv.weight)
 
 
-def test_swap_activation_names_what_there_is() -> None:
-    """A model without that activation is a message that names those it has."""
+def test_swap_activation_names_the_present_activations() -> None:
+    """If the activation is missing, the message names those of the model."""
     with pytest.raises(UserError, match="while the model has ReLU"):
         apply_surgery(MLP(4, 2), [{"swap_activation": {"from": "Tanh", "to": "ReLU"}}])
 
 
-def test_a_root_module_can_be_replaced() -> None:
-    """A model that is itself the module in question is replaced whole."""
+def test_apply_surgery_replaces_a_root_module() -> None:
+    """A model that is itself the module in question is replaced as a whole."""
     assert isinstance(apply_surgery(nn.ReLU(), [{"swap_activation": {"from": "ReLU", "to": "ELU"}}]), nn.ELU)
     assert 3 == apply_surgery(nn.Linear(4, 2), [{"resize_output": {"out_features": 3}}])(torch.zeros(1, 4)).shape[1]
 
 
-def test_the_output_activation_is_removed_replaced_or_put_there() -> None:
-    """Only the last one behind the last layer; a softmax is one wherever it was declared."""
+def test_replace_output_activation_removes_replaces_or_inserts() -> None:
+    """Only the last activation after the last layer counts; a softmax counts wherever it is registered."""
     plain = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2))
     squashed = nn.Sequential(*plain, nn.ReLU(), nn.Sigmoid())
 
-    def done(model: nn.Module, to: str) -> list[str]:
+    def layers_after(model: nn.Module, to: str) -> list[str]:
         return [type(m).__name__ for m in apply_surgery(model, [{"replace_output_activation": {"to": to}}]).children()]
 
-    assert ["Linear", "Sigmoid", "Linear", "ReLU", "Identity"] == done(squashed, "none")
-    assert ["Linear", "Sigmoid", "Linear", "ReLU", "Tanh"] == done(squashed, "Tanh")
-    assert ["Linear", "Sigmoid", "Sequential"] == done(plain, "Sigmoid")
+    assert ["Linear", "Sigmoid", "Linear", "ReLU", "Identity"] == layers_after(squashed, "none")
+    assert ["Linear", "Sigmoid", "Linear", "ReLU", "Tanh"] == layers_after(squashed, "Tanh")
+    assert ["Linear", "Sigmoid", "Sequential"] == layers_after(plain, "Sigmoid")
     outputs = apply_surgery(plain, [{"replace_output_activation": {"to": "Softmax"}}])(torch.rand(3, 4))
     torch.testing.assert_close(outputs.sum(1), torch.ones(3))
 
@@ -103,29 +103,29 @@ def test_the_output_activation_is_removed_replaced_or_put_there() -> None:
     torch.testing.assert_close(apply_surgery(model, [{"replace_output_activation": {}}])(x), model.out(x))
 
 
-def test_recurrent_layers_are_drawn_anew() -> None:
-    """All matrices of a GRU by the scheme, its biases zero."""
+def test_reinitialize_recurrent_layers() -> None:
+    """All matrices of a GRU follow the scheme, its biases are zero."""
     drawn = apply_surgery(nn.GRU(4, 8), [{"reinitialize": {"scheme": "orthogonal"}}])
     torch.testing.assert_close(drawn.weight_hh_l0.T @ drawn.weight_hh_l0, torch.eye(8), rtol=0, atol=1e-5)
     assert not drawn.bias_ih_l0.any() and not drawn.bias_hh_l0.any()
 
 
 def test_insert_normalization_spares_the_output_layer_and_attention() -> None:
-    """Hidden layers are followed by a norm; the last layer and attention's own projection are not."""
+    """Hidden layers are followed by a normalization; the last layer and attention's own projection are not."""
     changed = apply_surgery(Foreign(), [{"insert_normalization": {}}])
     assert [type(m).__name__ for m in changed.deep[0]] == ["Linear", "LayerNorm"]
     assert [type(m).__name__ for m in changed.conv] == ["Conv2d", "GroupNorm"]
     assert isinstance(changed.out, nn.Linear) and not isinstance(changed.attention.out_proj, nn.Sequential)
 
 
-def test_insert_normalization_twice_is_refused() -> None:
-    """A model with normalization keeps the one it has."""
+def test_insert_normalization_refuses_a_second_time() -> None:
+    """A model with normalization is refused."""
     with pytest.raises(UserError, match="already has normalization"):
         apply_surgery(MLP(4, 2, normalization="layer"), [{"insert_normalization": {}}])
 
 
 def test_set_dropout_changes_or_inserts() -> None:
-    """Existing dropout takes the new share; a model without any gets it behind hidden activations only."""
+    """Existing dropout gets the new probability; otherwise it is inserted after hidden activations only."""
     existing = apply_surgery(MLP(4, 2, dropout=0.1), [{"set_dropout": {"p": 0.4}}])
     assert [0.4] == [m.p for m in existing.modules() if isinstance(m, nn.Dropout)]
     plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2), nn.Sigmoid())
@@ -134,7 +134,7 @@ def test_set_dropout_changes_or_inserts() -> None:
 
 
 def test_resize_output_of_a_convolution_keeps_its_shape() -> None:
-    """Kernel, stride and padding of the last convolution stay."""
+    """Kernel, stride and padding of the last convolution do not change."""
     changed = apply_surgery(
         nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1)), [{"resize_output": {"out_features": 6}}]
     )
@@ -142,20 +142,20 @@ def test_resize_output_of_a_convolution_keeps_its_shape() -> None:
 
 
 def test_freeze_and_unfreeze_by_pattern() -> None:
-    """Patterns choose parameters by name; the last step wins."""
+    """Patterns select parameters by name; the last step wins."""
     changed = apply_surgery(MLP(4, 2), [{"freeze": {"match": "*"}}, {"unfreeze": {"match": "head.*"}}])
     assert ["head.weight", "head.bias"] == [name for name, p in changed.named_parameters() if p.requires_grad]
 
 
-def test_steps_are_understood_before_any_is_done() -> None:
-    """All faults of a list are told at once, each with the nearest right word."""
+def test_apply_surgery_checks_all_steps_first() -> None:
+    """All faults of a list are reported at once, each with the closest valid name."""
     steps = [{"set_dropuot": {"p": 0.1}}, {"resize_output": {"out_feature": 3}}, {"set_dropout": {}}, "freeze"]
     with pytest.raises(UserError) as caught:
         apply_surgery(MLP(4, 2), steps)  # type: ignore[list-item]
-    told = str(caught.value)
+    message = str(caught.value)
     assert 4 == len(caught.value.faults)
     for expected in ("did you mean 'set_dropout'?", "did you mean 'out_features'?", "'p' is missing", "surgery[3]"):
-        assert expected in told
+        assert expected in message
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,12 @@ def test_steps_are_understood_before_any_is_done() -> None:
         ({"resize_output": {"out_features": 0}}, "at least 1 output"),
     ],
 )
-def test_impossible_operations_are_one_message(step: dict[str, dict[str, object]], message: str) -> None:
-    """What cannot be done is said with the argument and what would be right."""
+def test_apply_surgery_refuses_impossible_operations(step: dict[str, dict[str, object]], message: str) -> None:
+    """The message names the argument and what is expected."""
     with pytest.raises(UserError, match=message):
         apply_surgery(MLP(4, 2), [step])
 
 
-def test_every_operation_states_its_effect() -> None:
-    """The table's names are the functions' names, and each has a docstring."""
+def test_operations_are_documented() -> None:
+    """The names in the table are those of the functions, and each has a docstring."""
     assert all(name == f.__name__ and f.__doc__ for name, f in OPERATIONS.items())

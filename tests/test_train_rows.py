@@ -1,4 +1,4 @@
-"""Changes of the train rows: what an experiment may do to what is learned from, and folds that are left out."""
+"""Changes of the train rows: those that an experiment may make, and folds that are left out."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def rows(n: int = 60, classes: int = 3, repeats: int = 1) -> Split:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 3), st.integers(2, 4))
-def test_folds_divide_the_rows(parts: int, repeats: int, classes: int) -> None:
-    """Every row is in one fold, none of which is empty; equal rows share theirs, and classes are spread."""
+def test_folds_of_divides_the_rows(parts: int, repeats: int, classes: int) -> None:
+    """Every row is in one fold, no fold is empty, equal rows share a fold, and classes are spread evenly."""
     train = rows(72, classes, repeats)
     fold = folds_of(train, parts)
     assert set(fold) == set(range(parts))
@@ -47,14 +47,14 @@ def test_folds_divide_the_rows(parts: int, repeats: int, classes: int) -> None:
     assert np.ptp(shares, axis=0).max() <= 2 * repeats
 
 
-def test_more_folds_than_rows_are_refused() -> None:
-    """A fold without rows would judge nothing."""
+def test_folds_of_refuses_more_folds_than_rows() -> None:
+    """A fold needs at least one row."""
     with pytest.raises(UserError, match="folds: cannot be made, got 7; expected 2 to 3, the different rows"):
         folds_of(rows(3, 3, repeats=4), 7)
 
 
-def test_what_changes_and_what_stays() -> None:
-    """Zeroed inputs keep their targets, shuffled targets keep how many there are of each, a fold is gone."""
+def test_changed_keeps_everything_else() -> None:
+    """Zeroed inputs keep their targets, shuffled targets keep their counts, and a left-out fold is missing."""
     train = rows()
     zeroed, shuffled = changed(train, {"inputs": "zeroed"}, 1), changed(train, {"targets": "shuffled"}, 1)
     assert not zeroed.X.any() and torch.equal(zeroed.y, train.y)
@@ -65,14 +65,14 @@ def test_what_changes_and_what_stays() -> None:
     assert set(left.X[:, 0].tolist()) == set(np.flatnonzero(folds_of(train, 4) != 1).tolist())
 
 
-def test_an_unknown_change_is_refused() -> None:
-    """A job that asks for it is not trained without."""
+def test_changed_refuses_an_unknown_change() -> None:
+    """A job with an unknown change is not trained without it."""
     with pytest.raises(UserError, match="train_rows: is no change of rows"):
         changed(rows(), {"drop": 1}, 0)
 
 
-def test_a_training_sees_the_changed_rows(digits_permit: TrainPermit) -> None:
-    """Nothing is learned from zeroed inputs: validation ends at the score of the commonest class or below."""
+def test_fit_trains_on_the_changed_rows(digits_permit: TrainPermit) -> None:
+    """Nothing is learned from zeroed inputs: the score is at most that of the majority class."""
     plan = digits_permit.plan
     data = load(plan.config)
     job = Job(plan.digest, "proof.zeroed_inputs", Delta(train_rows={"inputs": "zeroed"}), max_steps=20)
@@ -86,7 +86,7 @@ def test_a_training_sees_the_changed_rows(digits_permit: TrainPermit) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 5), st.integers(6, 20), st.integers(0, 9))
-def test_groups_stay_together(parts: int, groups: int, seed: int) -> None:
+def test_folds_of_keeps_groups_together(parts: int, groups: int, seed: int) -> None:
     """Rows of a group share their fold, equal rows too, and so do groups that have an equal row."""
     draw = np.random.default_rng(seed)
     train = rows(60, 3)
@@ -99,8 +99,8 @@ def test_groups_stay_together(parts: int, groups: int, seed: int) -> None:
     assert set(fold) == set(range(parts))
 
 
-def test_more_folds_than_groups_are_refused() -> None:
-    """As many folds as there are groups can be left out, and no more."""
+def test_folds_of_refuses_more_folds_than_groups() -> None:
+    """There are at most as many folds as groups."""
     with pytest.raises(UserError, match="expected 2 to 4, the different groups"):
         folds_of(replace(rows(), marks=Marks((np.arange(60) % 4).astype(str))), 5)
 
@@ -112,8 +112,8 @@ def baseline(digits_permit: TrainPermit) -> tuple[TrainPermit, Data, Fit]:
     return digits_permit, data, fit(digits_permit, Job(digits_permit.plan.digest, "baseline"), data=data)
 
 
-def test_every_row_is_judged_once(baseline: tuple[TrainPermit, Data, Fit]) -> None:
-    """Each fold is judged by a training without it; mean and spread are those of the folds, and all of it repeats."""
+def test_cross_validate_evaluates_every_row_once(baseline: tuple[TrainPermit, Data, Fit]) -> None:
+    """Each fold is evaluated by a training without it; mean and deviation are those of the folds."""
     permit, data, done = baseline
     watched: list[str] = []
     found = cross_validate(permit, data, 3, done, watch=lambda what: watched.append(what) or [])
@@ -145,8 +145,8 @@ def test_a_fold_without_a_class_costs_no_baseline(
     assert math.isnan(found["mean"]) and all("does not fit" in fold["why"] for fold in found["folds"])
 
 
-def test_folds_that_are_not_made_have_a_reason(baseline: tuple[TrainPermit, Data, Fit]) -> None:
-    """None asked for, no time, more parts than rows, rows in time, no score: said, and nothing is trained."""
+def test_cross_validate_gives_the_reason_if_it_does_not_run(baseline: tuple[TrainPermit, Data, Fit]) -> None:
+    """Not requested, no time, more folds than rows, ordered rows, no score: the reason is given, and nothing trains."""
     permit, data, done = baseline
     few = replace(data, train=data.train.take(torch.arange(4)))
     timed = replace(data.train, marks=Marks(times=np.arange(float(len(data.train)))))
@@ -178,8 +178,8 @@ VAL = {"value": 0.96, "greater_is_better": True}
         ({"not_applicable": "no time"}, VAL, "not_applicable", "no time"),
     ],
 )
-def test_what_is_said_of_folds(folds: dict[str, Any], score: Any, outcome: str, why: str) -> None:
-    """Spread and distance are said and close nothing; without folds the reason is the item's."""
+def test_cross_validated_check_describes_the_folds(folds: dict[str, Any], score: Any, outcome: str, why: str) -> None:
+    """A large spread or distance is a warning and closes no gate; without folds the reason is that of the item."""
     bounds = {"suspicious_spread": 0.03, "suspicious_distance": 2.0}
     found = judged("measures.cross_validated", {"cross_validation": folds, "score": score}, **bounds)
     assert found.outcome == outcome and why in found.why
