@@ -1,236 +1,269 @@
-"""Baseline: what does the plan give, measured honestly, and is it good enough?
+"""Baseline: what does the plan reach, measured honestly, and is it good enough?
 
-Needs an open planning gate. Produces what the proofs found, the trained weights, the history, the score on validation
-with its interval, what stands beside it (a model without learning, simple models, folds, classes, warnings), pictures,
-and what the branch is decided on.
+Needs an open planning gate. Produces the results of the sanity checks, the trained weights, the history, the score on
+validation with its interval, what to compare it with (trivial baseline, baseline models, cross-validation, results per
+class), the warnings raised during training, plots, and the inputs of the branch decision.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from diagnostics.diagnose import diagnose
 from diagnostics.monitor import Monitor
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.reporting import plots
-from pipeline.results import Artifact, Evidence, plain
+from pipeline.results import Artifact, Evidence, Score, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Job
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
     from pipeline.engine.loop import Fit
+    from pipeline.evaluation.baseline_models import BaselineScore
     from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.evaluation.per_class import ClassReport
     from pipeline.run_store.permits import TrainPermit
     from pipeline.sanity_checks.run_checks import CheckResults
 
 
-def _proofs(ctx: PhaseContext, permit: TrainPermit, data: Data) -> CheckResults:
-    """What careful engineers try by hand before a long training, within a tenth of its time."""
+class FirstNonfinite(TypedDict):
+    """The first tensor that was not finite: in which step, what it is, of which module, in which train rows."""
+
+    step: int
+    what: str
+    module: str
+    rows: list[int]
+
+
+class BranchInputs(TypedDict):
+    """What the branch is decided on: target reached, better than the trivial baseline, ids of blocking symptoms."""
+
+    target: bool
+    trivial: bool
+    symptoms: list[str]
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """What the score of the trained model is compared with, and the warnings raised during training."""
+
+    classes: ClassReport
+    baseline_models: list[BaselineScore]
+    cross_validation: Mapping[str, Any]
+    warnings: list[dict[str, Any]]
+
+
+def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> CheckResults:
+    """Run all sanity checks, within a tenth of the training's time."""
     from pipeline.sanity_checks.context import CheckContext
-    from pipeline.sanity_checks.lr_range_test import told
-    from pipeline.sanity_checks.run_checks import prove
+    from pipeline.sanity_checks.lr_range_test import format_range_test
+    from pipeline.sanity_checks.run_checks import run_checks
 
-    found = prove(CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "sanity_checks"))
-    if found["learning_rate"]["outcome"] == "measured":
-        ctx.log(f"baseline: {told(found['learning_rate'])}")
-    return found
+    results = run_checks(CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "sanity_checks"))
+    if results["lr_range_test"]["outcome"] == "measured":
+        ctx.log(f"baseline: {format_range_test(results['lr_range_test'])}")
+    return results
 
 
-def _origin(ctx: PhaseContext, done: Fit, data: Data) -> dict[str, Any] | None:
-    """The first tensor that was not finite, found by making the guilty step again; None where all was finite."""
-    if done.stopped != "nonfinite":
+def _find_first_nonfinite(ctx: PhaseContext, fit_result: Fit, data: Data) -> FirstNonfinite | None:
+    """Repeat the step that became non-finite, with hooks, and return the first such tensor; None if all was finite."""
+    if fit_result.stopped != "nonfinite":
         return None
     from pipeline.engine.replay import replay
 
-    origin = replay(ctx.run, done.steps, data=data).origin
-    found = {"step": done.steps, **(plain(origin) if origin else {"what": "not found", "module": "", "rows": []})}
-    done.history.event("origin", **found)
-    if origin:  # certain where the monitor only counted what it happened to see
+    step, history = fit_result.steps, fit_result.history
+    origin = replay(ctx.run, step, data=data).origin
+    where: dict[str, Any] = plain(origin) if origin else {"what": "not found", "module": "", "rows": []}
+    first: FirstNonfinite = {"step": step, "what": where["what"], "module": where["module"], "rows": where["rows"]}
+    history.event("origin", **first)
+    if origin:  # the repeated step is certain; the monitor counts only the batches that it sees
         in_batch = origin.what in ("inputs", "targets")
-        done.history.facts["batch_nonfinite"] = float(len(origin.rows) or 1) if in_batch else 0.0
-        done.history.facts["weights_nonfinite"] = float(origin.what == "parameter")
-    ctx.log(f"baseline: made step {done.steps} again; the first tensor that is not finite: {origin or 'not found'}")
-    return found
+        history.facts["batch_nonfinite"] = float(len(origin.rows) or 1) if in_batch else 0.0
+        history.facts["weights_nonfinite"] = float(origin.what == "parameter")
+    ctx.log(f"baseline: repeated step {step}; the first tensor that is not finite: {origin or 'not found'}")
+    return first
 
 
-def _stop_by_the_clock(ctx: PhaseContext, done: Fit) -> None:
-    """What ended by the clock and not by its budget is on record: another machine would have gone further."""
-    if done.stopped == "clock":
-        why = f"the clock, {ctx.config['trainer']['max_minutes']} minutes, after {done.steps} steps"
+def _record_time_limit(ctx: PhaseContext, fit_result: Fit) -> None:
+    """Record in the ledger that the clock ended the training: on another machine it would have had more steps."""
+    if fit_result.stopped == "clock":
+        why = f"the clock, {ctx.config['trainer']['max_minutes']} minutes, after {fit_result.steps} steps"
         ctx.ledger.append("stopped", {"phase": "baseline", "round": ctx.round, "why": why})
 
 
-def trained(done: Fit, state: Mapping[str, Any]) -> dict[str, Any]:
-    """What is on record of a training: plan and seed as its checkpoint's state says, length, end and weights."""
+def _branch_inputs(ctx: PhaseContext, fit_result: Fit) -> BranchInputs:
+    symptoms = diagnose(fit_result.history, dict(ctx.config)).to_json()["symptoms"]
+    score = fit_result.score
     return {
-        "plan": state["plan_digest"],
-        "seed": state["seed"],
-        "steps": done.steps,
-        "stopped": done.stopped,
-        "weights": done.weights_digest,
+        "target": score is not None and score.reaches(float(ctx.config["task"]["target"])),
+        "trivial": score is not None and score.beats(fit_result.bar["value"]),
+        "symptoms": [symptom["id"] for symptom in symptoms if symptom["severity"] == "blocking"],
     }
 
 
-def branch_inputs(ctx: PhaseContext, done: Fit, trivial: float) -> dict[str, Any]:
-    """What the branch is decided on: target reached, better than trivial, blocking symptoms by name."""
-    found = diagnose(done.history, dict(ctx.config)).to_json()
-    blocking = [symptom["id"] for symptom in found["symptoms"] if symptom["severity"] == "blocking"]
-    reached = done.score is not None and done.score.reaches(float(ctx.config["task"]["target"]))
-    better = done.score is not None and done.score.beats(trivial)
-    return {"target": reached, "trivial": better, "symptoms": blocking}
+def _format_score(fit_result: Fit) -> str:
+    score = fit_result.score
+    if score is None:
+        return f"no score, training ended {fit_result.stopped} after {fit_result.steps} steps"
+    interval = "" if math.isnan(score.low) else f"95 % interval {score.low:.3g} to {score.high:.3g}, "
+    return f"{score.metric} {score.value:.4g} on validation ({interval}n = {score.n})"
 
 
-def _told(done: Fit) -> str:
-    """The outcome in one line."""
-    if done.score is None:
-        return f"no score, training ended {done.stopped} after {done.steps} steps"
-    s = done.score
-    interval = "" if math.isnan(s.low) else f"95 % interval {s.low:.3g} to {s.high:.3g}, "
-    return f"{s.metric} {s.value:.4g} on validation ({interval}n = {s.n})"
-
-
-def _kept(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:
-    """A file of this phase, written and identified."""
+def _save(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:
     files.write_bytes(path, content)
     return ctx.artifact(path)
 
 
-def _per_class(ctx: PhaseContext, judged: Evaluation, data: Data) -> dict[str, Any]:
-    """What is found of each class and confused with which, told in a line; no rows where there are no classes."""
-    from pipeline.evaluation.per_class import confusion, told
+def _class_report(ctx: PhaseContext, evaluation: Evaluation, data: Data) -> ClassReport:
+    """Return the results per class, and print a summary; no rows where there are no classes."""
+    from pipeline.evaluation.per_class import class_report, format_class_report
 
-    predictions = judged.predictions
+    predictions = evaluation.predictions
     labels = predictions.shape[1] if predictions is not None and predictions.ndim == 2 else None
     count = data.classes or (labels if ctx.config["task"]["kind"] == "multilabel" else None)
-    if predictions is None or predictions.dtype.kind not in "iu" or not count:  # a step's outputs may be anything
+    if predictions is None or predictions.dtype.kind not in "iu" or not count:  # a custom step may return anything
         return {"classes": [], "matrix": None, "per_class": [], "worst_pairs": []}
-    found = confusion(judged.targets, predictions, data.class_names or tuple(map(str, range(count))))
-    ctx.log(f"baseline: {told(found)}")
-    return found
+    report = class_report(evaluation.targets, predictions, data.class_names or tuple(map(str, range(count))))
+    ctx.log(f"baseline: {format_class_report(report)}")
+    return report
 
 
-def _simple(ctx: PhaseContext, done: Fit, data: Data, counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """What models that anybody would try first reach on the same rows; the curves show them as bars."""
+def _score_baseline_models(
+    ctx: PhaseContext, fit_result: Fit, data: Data, counts: Mapping[str, int]
+) -> list[BaselineScore]:
+    """Score baseline models on the same validation rows; the learning curve shows them as horizontal lines."""
     from pipeline.building.builder import build_loss
-    from pipeline.evaluation.reference_models import simple_scores
+    from pipeline.evaluation.baseline_models import score_baseline_models
     from pipeline.evaluation.task import build_task
 
     seconds = float(ctx.settings["baseline_model_seconds"])
     if not seconds:
-        return [
-            {"name": "simple models", "not_applicable": "not asked for: phases.baseline.baseline_model_seconds is 0"}
-        ]
-    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust, counts), done.model, ctx.trust)
-    found = simple_scores(task, data, int(ctx.config["seed"]), seconds=seconds)
-    scored = {one["name"]: one["value"] for one in found if "value" in one}
-    done.history.facts.update({f"baseline_model/{name}": value for name, value in scored.items()})
-    if scored:
-        ctx.log(f"baseline: simple models: {', '.join(f'{name} {value:.4g}' for name, value in scored.items())}")
-    return found
+        reason = "not requested: phases.baseline.baseline_model_seconds is 0"
+        return [{"name": "baseline models", "not_applicable": reason}]
+    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust, counts), fit_result.model, ctx.trust)
+    scores = score_baseline_models(task, data, int(ctx.config["seed"]), seconds=seconds)
+    values = {score["name"]: score["value"] for score in scores if "value" in score}
+    fit_result.history.facts.update({f"baseline_model/{name}": value for name, value in values.items()})
+    if values:
+        ctx.log(f"baseline: baseline models: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}")
+    return scores
 
 
-def _pictures(ctx: PhaseContext, done: Fit, measured: Mapping[str, Any]) -> dict[str, Artifact]:
-    """The history, the learning curve and, for classes, the confusion matrix, kept with their digests."""
-    kept = {"history": _kept(ctx, ctx.folder / "history.npz", done.history.to_bytes())}
-    drawn = {"learning_curve": plots.learning_curve(done.history)}
-    if measured["per_class"]:
-        figures = ctx.folder / "confusion_matrix.json"
-        files.write_json(figures, {key: measured[key] for key in ("classes", "matrix", "per_class", "worst_pairs")})
-        kept[figures.name] = ctx.artifact(figures)
-    if measured["matrix"] is not None:
-        drawn["confusion_matrix"] = plots.confusion_matrix(measured["matrix"], measured["classes"])
-    for name, picture in drawn.items():
-        for suffix, content in picture.items():
-            path = ctx.folder / f"{name}.{suffix}"
-            kept[name if suffix == "png" else path.name] = _kept(ctx, path, content)
-    return kept
-
-
-def _measured(ctx: PhaseContext, permit: TrainPermit, done: Fit, data: Data) -> dict[str, Any]:
-    """What stands beside the score: its classes, simple models on the same rows, folds of the train rows, warnings."""
+def _compare(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit, data: Data) -> Comparisons:
     from pipeline.data.splits import class_counts
     from pipeline.evaluation.evaluate import score_split
     from pipeline.runtime import warning_capture
     from pipeline.trials.cross_validation import cross_validate
 
-    counts = class_counts(data.train.y)
-    judged = score_split(done.model, data.val, done.task, permit.plan.seed)
-    found = {
-        **_per_class(ctx, judged, data),
-        "baseline_models": _simple(ctx, done, data, counts),
-        "cross_validation": cross_validate(
-            permit, data, int(ctx.settings["folds"]), done, trust=ctx.trust, watch=ctx.watch
-        ),
-        "warnings": warning_capture.recorded_warnings(done.history),
-    }
-    if found["warnings"]:
-        ctx.log(f"baseline: {warning_capture.told(found['warnings'])}")
-    return found
+    evaluation = score_split(fit_result.model, data.val, fit_result.task, permit.plan.seed)
+    folds, trust = int(ctx.settings["folds"]), ctx.trust
+    comparisons = Comparisons(
+        _class_report(ctx, evaluation, data),
+        _score_baseline_models(ctx, fit_result, data, class_counts(data.train.y)),
+        cross_validate(permit, data, folds, fit_result, trust=trust, watch=ctx.watch),
+        warning_capture.recorded_warnings(fit_result.history),
+    )
+    if comparisons.warnings:
+        ctx.log(f"baseline: {warning_capture.told(comparisons.warnings)}")
+    return comparisons
 
 
-def _weights(ctx: PhaseContext, permit: TrainPermit, done: Fit, score: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is on record of the weights: the training they came from, their digest on disk, and the candidate."""
+def _save_artifacts(ctx: PhaseContext, fit_result: Fit, report: ClassReport) -> dict[str, Artifact]:
+    """Save the history, the learning curve and, for classes, the confusion matrix."""
+    saved = {"history": _save(ctx, ctx.folder / "history.npz", fit_result.history.to_bytes())}
+    figures = {"learning_curve": plots.learning_curve(fit_result.history)}
+    if report["per_class"]:
+        path = ctx.folder / "confusion_matrix.json"
+        files.write_json(path, report)
+        saved[path.name] = ctx.artifact(path)
+    if report["matrix"] is not None:
+        figures["confusion_matrix"] = plots.confusion_matrix(report["matrix"], report["classes"])
+    for name, figure in figures.items():
+        for suffix, content in figure.items():
+            path = ctx.folder / f"{name}.{suffix}"
+            saved[name if suffix == "png" else path.name] = _save(ctx, path, content)
+    return saved
+
+
+def _weights_evidence(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit) -> dict[str, Any]:
+    """Return what the checkpoint says of the training, the digest of the weights on disk, and the candidate."""
     from pipeline.checkpoints.generation import WEIGHTS
     from pipeline.checkpoints.generation import load as load_weights
     from pipeline.checkpoints.weights import weights_digest
 
-    assert done.checkpoint is not None
-    weights, state = load_weights(done.checkpoint)
+    assert fit_result.checkpoint is not None
+    weights, state = load_weights(fit_result.checkpoint)
     return {
-        "trained": trained(done, state),
+        "trained": {
+            "plan": state["plan_digest"],
+            "seed": state["seed"],
+            "steps": fit_result.steps,
+            "stopped": fit_result.stopped,
+            "weights": fit_result.weights_digest,
+        },
         "weights_on_disk": weights_digest(weights),
         "candidate": {
-            "weights": done.weights_digest,
-            "checkpoint": ctx.run.relative(done.checkpoint),
-            "file": plain(ctx.artifact(done.checkpoint / WEIGHTS)),
+            "weights": fit_result.weights_digest,
+            "checkpoint": ctx.run.relative(fit_result.checkpoint),
+            "file": plain(ctx.artifact(fit_result.checkpoint / WEIGHTS)),
             "job": Job(permit.plan.digest, "baseline").to_json(),
-            "score": score,
+            "score": _score_evidence(fit_result.score),
         },
     }
 
 
+def _score_evidence(score: Score | None) -> dict[str, Any] | None:
+    return asdict(score) if score else None
+
+
 def run(ctx: PhaseContext) -> Evidence:
-    """What does the planned training reach on validation, beside a model that learned nothing?"""
+    """What does the planned training reach on validation, compared with the trivial baseline?"""
     from pipeline.data.load import load
     from pipeline.engine.fit import fit
-    from pipeline.sanity_checks.run_checks import note
+    from pipeline.sanity_checks.run_checks import add_facts
 
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)
-    proofs = _proofs(ctx, permit, data)
+    checks = _run_sanity_checks(ctx, permit, data)
     observers = [Monitor(), *ctx.watch("baseline")]
-    done = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
-    note(done.history, proofs)
-    _stop_by_the_clock(ctx, done)
-    origin = _origin(ctx, done, data)
-    measured = _measured(ctx, permit, done, data)
-    artifacts = _pictures(ctx, done, measured)
-    score = asdict(done.score) if done.score else None
-    ctx.log(f"baseline: {_told(done)}; a model without learning: {done.bar['value']:.4g}")
+    fit_result = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
+    history = fit_result.history
+    add_facts(history, checks)
+    _record_time_limit(ctx, fit_result)
+    first_nonfinite = _find_first_nonfinite(ctx, fit_result, data)
+    comparisons = _compare(ctx, permit, fit_result, data)
+    report = comparisons.classes
+    artifacts = _save_artifacts(ctx, fit_result, report)
+    ctx.log(f"baseline: {_format_score(fit_result)}; {_format_trivial(fit_result)}")
     return Evidence(
         {
             "plan": permit.plan.digest,
             "seed": permit.plan.seed,
-            "classes": len(measured["classes"]) if measured["matrix"] is not None else None,
+            "classes": len(report["classes"]) if report["matrix"] is not None else None,
             "rows": {"val": len(data.val)},
-            "loss_at_init": done.history.facts.get("loss_at_init"),
-            "loss_expected": done.history.facts.get("loss_expected"),
-            "sanity_checks": proofs,
-            "first_nonfinite": origin,
-            "trivial_baseline": dict(done.bar),
-            "score": score,
-            **{
-                name: measured[name]
-                for name in ("per_class", "worst_pairs", "baseline_models", "cross_validation", "warnings")
-            },
-            **_weights(ctx, permit, done, score),
-            "branch": branch_inputs(ctx, done, done.bar["value"]),
+            "loss_at_init": history.facts.get("loss_at_init"),
+            "loss_expected": history.facts.get("loss_expected"),
+            "sanity_checks": checks,
+            "first_nonfinite": first_nonfinite,
+            "trivial_baseline": dict(fit_result.bar),
+            "score": _score_evidence(fit_result.score),
+            "per_class": report["per_class"],
+            "worst_pairs": report["worst_pairs"],
+            "baseline_models": comparisons.baseline_models,
+            "cross_validation": comparisons.cross_validation,
+            "warnings": comparisons.warnings,
+            **_weights_evidence(ctx, permit, fit_result),
+            "branch": _branch_inputs(ctx, fit_result),
         },
         units={"loss_at_init": "loss", "loss_expected": "loss"},
         artifacts=artifacts,
     )
+
+
+def _format_trivial(fit_result: Fit) -> str:
+    return f"trivial baseline {fit_result.bar['value']:.4g} ({fit_result.bar['how']})"

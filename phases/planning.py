@@ -53,9 +53,9 @@ def _budget(trainer: Mapping[str, Any], loader: Mapping[str, Any], rows: int) ->
 
 def _declared(config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:
     """What the owner said: needs no data."""
-    from pipeline.evaluation.metrics import metric
+    from pipeline.evaluation.metrics import metric_from_config
 
-    measured = metric(config["task"], trust)
+    measured = metric_from_config(config["task"], trust)
     return {
         "seed": config["seed"],
         "metric": measured.name,

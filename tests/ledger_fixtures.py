@@ -169,7 +169,7 @@ MEASURES: dict[str, Any] = {
     ],
     "worst_pairs": [{"true": "cat", "predicted": "dog", "count": 7, "share": 0.0875}],
     "sanity_checks": {"zeroed_inputs": {"value": 0.103, "chance": 0.1, "worst": {"layer_one": [1, 2.5]}},
-               "same_seed": "identical weights"},
+               "reproducibility": "identical weights"},
     "warnings": [{"step": 12, "category": "UserWarning", "message": "a scheduler came first", "where": "loop.py:7",
                   "count": 3}],
 }  # fmt: skip

@@ -37,7 +37,7 @@ def test_nested_rows_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     model, split = Net(), Split("val", NESTED, Y)
     whole = evaluate.score_split(model, split, task())
     assert whole.outputs is not None and torch.equal(whole.outputs, model(NESTED).detach())
-    monkeypatch.setattr(evaluate, "ROWS", 7)
+    monkeypatch.setattr(evaluate, "BATCH_SIZE", 7)
     parts = evaluate.score_split(model, split, task())
     assert whole.loss == pytest.approx(parts.loss, rel=1e-6) and whole.score == parts.score
 
@@ -45,10 +45,10 @@ def test_nested_rows_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_loss_alone_is_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once bit for bit; in parts their mean weighted by rows."""
     model = Net()
-    whole = evaluate.measured(model, NESTED, Y, task()).loss
-    assert whole == evaluate.loss_of(model, NESTED, Y, task())
-    monkeypatch.setattr(evaluate, "ROWS", 7)
-    assert whole == pytest.approx(evaluate.loss_of(model, NESTED, Y, task()), rel=1e-6)
+    whole = evaluate.loss_and_metrics(model, NESTED, Y, task()).loss
+    assert whole == evaluate.mean_loss(model, NESTED, Y, task())
+    monkeypatch.setattr(evaluate, "BATCH_SIZE", 7)
+    assert whole == pytest.approx(evaluate.mean_loss(model, NESTED, Y, task()), rel=1e-6)
 
 
 class Merged(nn.Linear):
@@ -65,7 +65,7 @@ def test_every_module_gets_its_own_mode_back() -> None:
     """Also one frozen in eval mode inside a model that trains, and after an error."""
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
     model[1].eval()
-    with pytest.raises(RuntimeError), evaluate.evaluating(model):
+    with pytest.raises(RuntimeError), evaluate.eval_mode(model):
         assert not model.training and not model[0].training and not torch.is_grad_enabled()
         raise RuntimeError
     assert (True, True, False) == (model.training, model[0].training, model[1].training) and torch.is_grad_enabled()
@@ -75,7 +75,7 @@ def test_a_module_with_its_own_way_to_change_modes_is_asked() -> None:
     """Its `train` is called on the way in and on the way out."""
     model = nn.Sequential(Merged(2, 2), nn.Dropout()).train()
     model[1].eval()
-    with evaluate.evaluating(model):
+    with evaluate.eval_mode(model):
         assert model[0].merged and not model[0].training
     assert not model[0].merged and model[0].training and not model[1].training
 
@@ -92,6 +92,6 @@ def test_what_a_model_keeps_while_it_is_evaluated_still_serves_training() -> Non
             return super().forward(x * self.table)
 
     model = Lazy(2, 3)
-    evaluate.measured(model, NESTED["left"], Y, task())
+    evaluate.loss_and_metrics(model, NESTED["left"], Y, task())
     model(NESTED["left"]).sum().backward()
     assert model.weight.grad is not None

@@ -78,7 +78,7 @@ def test_metrics_and_predictors_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(absolute_error, "greater_is_better", False, raising=False)
     own = build_task(body, nn.MSELoss())
     assert ("metric", False, "values") == (own.metric.name, own.metric.greater_is_better, own.metric.needs)
-    assert 0.5 == own.measure(torch.tensor([[1.2]]), torch.tensor([0.5]))
+    assert 0.5 == own.deciding_value(torch.tensor([[1.2]]), torch.tensor([0.5]))
     with pytest.raises(UserError, match=r"task\.metric: is not callable"):
         build_task({**body, "task": {**task, "metric": {"_target_": "my.number"}}}, nn.MSELoss())
 
@@ -115,7 +115,7 @@ def test_evaluation_in_parts_is_evaluation_at_once(monkeypatch: pytest.MonkeyPat
     """Loss and metric do not depend on how many rows go through at a time."""
     data, model = blobs(), builder.build_model(config(), (), 3, blobs())
     whole = evaluate.score_split(model, data.val, builder.build_training_task(config(), model))
-    monkeypatch.setattr(evaluate, "ROWS", 7)
+    monkeypatch.setattr(evaluate, "BATCH_SIZE", 7)
     parts = evaluate.score_split(model, data.val, builder.build_training_task(config(), model))
     assert whole.loss == pytest.approx(parts.loss, rel=1e-6) and whole.score == parts.score
 

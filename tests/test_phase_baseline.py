@@ -1,4 +1,4 @@
-"""Baseline: measured completely and honestly, whether or not it is any good."""
+"""The baseline phase: measured completely and honestly, whether or not it is good."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.conftest import SHORT, SMALL, Cli, go
 from tests.user_package import WORDS, settle
 
 
-def test_what_a_baseline_leaves(trained: Run) -> None:
-    """Weights, history, pictures and figures are kept with digests, and agree with each other."""
+def test_baseline_saves_weights_history_and_plots(trained: Run) -> None:
+    """Weights, history, plots and values are saved with digests, and agree with each other."""
     values = measured(trained, "baseline")
     history = History.load(trained.inside("baseline", "history.npz"))
 
@@ -29,15 +29,15 @@ def test_what_a_baseline_leaves(trained: Run) -> None:
     assert values["score"]["low"] < values["score"]["value"] < values["score"]["high"]
     assert values["loss_expected"] == pytest.approx(math.log(10))
     assert values["loss_at_init"] == pytest.approx(values["loss_expected"], rel=0.2)
-    assert values["sanity_checks"]["one_batch"]["loss_ratio"] < 0.8
+    assert values["sanity_checks"]["overfit_one_batch"]["loss_ratio"] < 0.8
     assert values["trained"]["steps"] == 51 == len(history.series("train/loss")[0])
     assert {p.name for p in trained.inside("baseline").glob("*.*")} >= {
         "learning_curve.png", "learning_curve.svg", "confusion_matrix.png", "confusion_matrix.json", "history.npz",
     }  # fmt: skip
 
 
-def test_the_record_of_a_baseline_is_its_checkpoint(trained: Run) -> None:
-    """Plan and seed are what the checkpoint says, and its weights are vouched for: a changed byte of them is found."""
+def test_baseline_evidence_agrees_with_its_checkpoint(trained: Run) -> None:
+    """Plan and seed are those of the checkpoint, and a changed byte of its weights is found."""
     values = measured(trained, "baseline")
     checkpoint = trained.inside(values["candidate"]["checkpoint"])
     state = json.loads((checkpoint / "state.json").read_text())
@@ -54,8 +54,8 @@ def test_the_record_of_a_baseline_is_its_checkpoint(trained: Run) -> None:
     assert "weights.safetensors: is not the file" in faults(trained)[1][0]
 
 
-def test_the_gate_asks_for_honesty_and_the_branch_for_quality(trained: Run) -> None:
-    """Below its target a baseline passes its gate, and the branch sends it to diagnostics."""
+def test_baseline_gate_opens_below_the_target(trained: Run) -> None:
+    """A baseline below its target passes its gate, and the branch leads to diagnostics."""
     state = trained.state()
     branch = state.current_branch()
 
@@ -66,8 +66,8 @@ def test_the_gate_asks_for_honesty_and_the_branch_for_quality(trained: Run) -> N
     assert state.gate("diagnostics") is None and not state.passed("diagnostics")
 
 
-def test_the_fast_path_records_why_two_gates_are_not_needed(finished: Run) -> None:
-    """A sufficient baseline makes diagnostics and optimization `not needed`, with the entry that says why."""
+def test_sufficient_baseline_makes_two_gates_not_needed(finished: Run) -> None:
+    """Diagnostics and optimization are recorded as not needed, with the entry that is the reason."""
     from pipeline.run_store.ledger import read_ledger
 
     entries = read_ledger(finished.ledger_path)
@@ -78,7 +78,7 @@ def test_the_fast_path_records_why_two_gates_are_not_needed(finished: Run) -> No
     assert finished.state().passed("optimization") and finished.state().gate("optimization") is None
 
 
-def test_a_baseline_that_diverges_is_measured_all_the_same(own_folder: Any) -> None:
+def test_baseline_that_diverges_is_measured(own_folder: Any) -> None:
     """A training that ends in NaN has no score, passes its gate, and is blocked by a symptom."""
     run, gate, advice = go(own_folder, "phase=baseline", *SMALL, "optimizer=sgd", "optimizer.lr=1e30")
     values = measured(run, "baseline")
@@ -90,15 +90,15 @@ def test_a_baseline_that_diverges_is_measured_all_the_same(own_folder: Any) -> N
     assert "nan_loss" in run.state().current_branch()["symptoms"]
 
 
-def test_the_same_plan_gives_the_same_weights(trained: Run, own_folder: Any) -> None:
-    """A run is a pure function of its plan: another run of it ends in the same weights, whatever ran before."""
+def test_baseline_of_the_same_plan_has_the_same_weights(trained: Run, own_folder: Any) -> None:
+    """Another run of a plan ends in the same weights, whatever ran before."""
     other, _, _ = go(own_folder / "elsewhere", "phase=baseline", *SMALL, "task.target=0.99")
 
     assert measured(other, "baseline")["trained"]["weights"] == measured(trained, "baseline")["trained"]["weights"]
 
 
-def test_what_passed_is_not_done_again(trained: Run) -> None:
-    """Asking for a baseline that passed on this very plan adds nothing to the ledger."""
+def test_baseline_that_passed_is_not_run_again(trained: Run) -> None:
+    """Requesting a baseline that passed on the same plan adds nothing to the ledger."""
     before = trained.state().seq
 
     _, gate, advice = go(trained.path.parent, "phase=baseline", "run.name=digits")
@@ -111,19 +111,19 @@ PICTURES = {"names": ["history"], "for_classes": ["confusion_matrix"]}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("training.loss_at_init_measured", {"loss_at_init": None}, FAR, "failed", "was not measured"),
     ("training.loss_at_init_measured", {"loss_at_init": ...}, FAR, "errored", "'loss_at_init' was not measured"),
-    ("training.loss_at_init_measured", {"loss_expected": None}, FAR, "passed", "theory expects nothing"),
-    ("training.loss_at_init_measured", {"loss_at_init": 23.02585}, FAR, "passed", "warning: 10 times what theory"),
-    ("training.loss_at_init_measured", {"loss_at_init": 2.302585}, FAR, "passed", "1 times what theory"),
+    ("training.loss_at_init_measured", {"loss_expected": None}, FAR, "passed", "no expected value is known"),
+    ("training.loss_at_init_measured", {"loss_at_init": 23.02585}, FAR, "passed", "warning: 10 times the expected"),
+    ("training.loss_at_init_measured", {"loss_at_init": 2.302585}, FAR, "passed", "1 times the expected"),
     (
         "sanity.one_batch_tried",
-        {"sanity_checks__one_batch__steps": 3},
+        {"sanity_checks__overfit_one_batch__steps": 3},
         {"min_steps": 20, "suspicious_ratio": 0.99},
         "failed",
         "too few steps",
     ),
     (
         "sanity.one_batch_tried",
-        {"sanity_checks__one_batch__steps": ...},
+        {"sanity_checks__overfit_one_batch__steps": ...},
         {"min_steps": 20, "suspicious_ratio": 0.99},
         "errored",
         "steps",
@@ -132,31 +132,34 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("training.trained_on_plan", {"trained__plan": "another"}, {}, "failed", "of another plan"),
     ("training.trained_on_plan", {"trained__seed": 7}, {}, "failed", "of another seed"),
     ("training.trained_on_plan", {"trained__stopped": "clock"}, {}, "inconclusive", "raise trainer.max_minutes"),
-    ("training.scored_on_validation", {"score": None}, {}, "passed", "nothing to score"),
+    ("training.scored_on_validation", {"score": None}, {}, "passed", "there is no score"),
     ("training.scored_on_validation", {"score__n": 359}, {}, "failed", "not scored on all"),
     ("training.scored_on_validation", {"score__split": "test"}, {}, "failed", "not scored on all"),
-    ("training.artifacts_saved", {}, {"names": ["roc"], "for_classes": []}, "failed", "not kept: roc"),
-    ("training.artifacts_saved", {}, PICTURES, "failed", "not kept: confusion_matrix"),
-    ("training.artifacts_saved", {"classes": None}, PICTURES, "passed", "no classes to confuse"),
+    ("training.artifacts_saved", {}, {"names": ["roc"], "for_classes": []}, "failed", "not saved: roc"),
+    ("training.artifacts_saved", {}, PICTURES, "failed", "not saved: confusion_matrix"),
+    ("training.artifacts_saved", {"classes": None}, PICTURES, "passed", "there are no classes"),
     ("training.checkpoint_identified", {"weights_on_disk": "others"}, {}, "failed", "other weights"),
 ]
 
 
 @pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_what_each_check_answers(
+def test_baseline_items_on_changed_evidence(
     trained: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value changed, the check that asks for it says so."""
+    """On real evidence with one value changed, the item of that value has the expected outcome."""
     item = judged(check, changed(measured(trained, "baseline"), **wrong), "history", **bounds)
 
     assert item.outcome == outcome
     assert why in item.why
 
 
-def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
-    """A proof that breaks early is an answer too."""
-    broken = {"sanity_checks__one_batch__loss_ratio": math.nan, "sanity_checks__one_batch__stopped": "nonfinite"}
-    values = changed(measured(trained, "baseline"), sanity_checks__one_batch__steps=2, **broken)
+def test_one_batch_tried_passes_if_it_ends_in_nan(trained: Run) -> None:
+    """A sanity check that becomes non-finite early is a result too."""
+    broken = {
+        "sanity_checks__overfit_one_batch__loss_ratio": math.nan,
+        "sanity_checks__overfit_one_batch__stopped": "nonfinite",
+    }
+    values = changed(measured(trained, "baseline"), sanity_checks__overfit_one_batch__steps=2, **broken)
 
     item = judged("sanity.one_batch_tried", values, min_steps=20, suspicious_ratio=0.99)
 
@@ -172,10 +175,10 @@ def test_a_batch_that_ends_in_nan_was_tried(trained: Run) -> None:
         ("text", ("model.width=16", "model.depth=1", "trainer.max_steps=8"), "perplexity"),
     ],
 )
-def test_every_kind_of_task_is_planned_and_trained(
+def test_baseline_of_every_kind_of_task(
     own_folder: Path, name: str, smaller: tuple[str, ...], metric: str, checks: tuple[str, ...]
 ) -> None:
-    """Pictures, rows that are their own targets, and text: both gates open, and a score beside its bar."""
+    """Images, autoencoders and text: the gate opens, with a score and a trivial baseline."""
     quick = ("trainer.max_epochs=1", "phases.baseline.overfit_steps=20", "tracking=none")
     run, gate, _ = go(own_folder, "phase=baseline", f"experiment={name}", *quick, *smaller, *checks)
     assert "open" == gate
@@ -184,8 +187,8 @@ def test_every_kind_of_task_is_planned_and_trained(
     assert found["score"]["low"] <= found["score"]["value"] <= found["score"]["high"]
 
 
-def test_a_step_of_ones_own_passes_the_gate(own_folder: Path, cli: Cli) -> None:
-    """What a step puts out need be no class: there is no confusion to draw, and nothing is missing for it."""
+def test_baseline_of_a_custom_step_passes_its_gate(own_folder: Path, cli: Cli) -> None:
+    """The outputs of a custom step need not be classes: no confusion matrix is drawn, and none is required."""
     settle(own_folder)
     task = ["task.kind=custom", "task.metric=loss", "task.metrics=[]", "task.target=1.2"]
     step = "task.step={_target_: somebody.step}"

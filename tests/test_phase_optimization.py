@@ -340,7 +340,7 @@ def compared(**wrong: Any) -> dict[str, Any]:
         ({"threads": 2}, "failed", "different numbers of threads"),
         ({"steps": 10}, "failed", "more steps than the common budget of 9: c1-2"),
         ({"steps": 5, "stopped": "nonfinite"}, "passed", "2 seeds"),
-        ({"steps": 5, "stopped": "clock"}, "failed", "cut short by the clock: c1-2"),
+        ({"steps": 5, "stopped": "clock"}, "failed", "stopped by the clock: c1-2"),
         ({"died": "signal 9", "seed": None, "threads": None}, "passed", "2 seeds"),
         ({"arm": "c2"}, "failed", "without its pair: c1"),
     ],
@@ -388,7 +388,7 @@ def test_where_less_is_better_the_target_is_reached_from_above() -> None:
 
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
-    ("study.candidates_from_causes", {"causes": ["dead_relu"]}, {}, "failed", "no cure of a named cause"),
+    ("study.candidates_from_causes", {"causes": ["dead_relu"]}, {}, "failed", "is not a cure of a named cause"),
     ("study.candidates_from_causes", {"arms": [arm(cure="more_layers")]}, {}, "failed", "more_layers"),
     ("study.candidates_from_causes", {"arms": ...}, {}, "errored", "'arms' was not measured"),
     ("study.arms_compared_fairly", {"arms": []}, {}, "not_applicable", "no candidate"),
@@ -398,7 +398,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.every_trial_recorded", {"trials_recorded": 12}, {}, "failed", "1 planned trials have no recorded end"),
     ("study.chosen_on_validation", {"score_splits": ["val", "test"]}, {}, "failed", "another split"),
     ("study.chosen_on_validation", {"test_opened": 1}, {}, "failed", "another split"),
-    ("study.choice_justified", {"winner": None}, {"alpha": 0.05}, "failed", "won and was left"),
+    ("study.choice_justified", {"winner": None}, {"alpha": 0.05}, "failed", "won and was not adopted"),
     ("study.choice_justified", {"winner": None, "arms": []}, {"alpha": 0.05}, "passed", "nothing was adopted"),
     ("study.choice_justified", {"winner__p": 0.05}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__effect": -0.1}, {"alpha": 0.05}, "failed", "did not win its test"),

@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from pipeline.run_store.gate import Item
-from pipeline.sanity_checks.infer_task import guess
+from pipeline.sanity_checks.infer_task import infer_task
 from pipeline.sanity_checks.junit import junit
 from tests.conftest import Cli
 from tests.user_package import PACKAGE
@@ -87,8 +87,8 @@ def test_a_package_of_ones_own_is_ready(fly: Callable[..., Any], own_folder: Pat
     assert {name for name, outcome in outcomes(told).items() if outcome != "passed"} == asked_of_others
     assert {"splits_disjoint", "one_batch_tried", "training_repeats", "trivial_baseline_scored"} <= set(outcomes(told))
     assert not {"problem_card", "metric_and_target"} & set(outcomes(told))
-    assert "task=classification, since targets are integers of 3 classes" in told["guessed"]
-    assert any("the range test suggests" in line for line in told["said"])
+    assert "task=classification, since targets are integers of 3 classes" in told["inferred"]
+    assert any("the range test suggests" in line for line in told["messages"])
     suites = Xml.parse(own_folder / "items.xml").getroot()
     cases = list(suites.iter("testcase"))
     assert suites.tag == "testsuites" and int(suites.attrib["tests"]) == len(cases) == len(told["items"])
@@ -100,7 +100,7 @@ def test_data_that_close_the_gate_train_nothing(fly: Callable[..., Any]) -> None
     """What needs a permit says why it was not run; what only looks at a pass is looked at; the answer is no."""
     code, told, _ = fly("net", "holed")
     found = {item["id"]: item for item in told["items"]}
-    assert code == 3 and not told["good"]
+    assert code == 3 and not told["ready"]
     assert (found["data_finite"]["outcome"], found["data_finite"]["cause"]) == ("failed", "nonfinite_inputs")
     assert found["inputs_matter"]["outcome"] == "not_applicable"
     assert "the planning gate is closed (data_finite)" in found["inputs_matter"]["why"]
@@ -111,10 +111,10 @@ def test_words_of_a_run_are_taken(fly: Callable[..., Any]) -> None:
     """A kind that is given is not guessed, arguments reach the model, and both are as in a run."""
     code, told, err = fly("Wide", "values", "task=regression", "+model.outputs=1", "optimizer.lr=0.01")
     assert code == 0, err
-    assert told["guessed"] == ["loss=MSELoss, since none is given"]
-    assert any("learning rate 0.01 is planned" in line for line in told["said"])
+    assert told["inferred"] == ["loss=MSELoss, since none is given"]
+    assert any("learning rate 0.01 is planned" in line for line in told["messages"])
     code, told, err = fly("Wide", "values", "loss=huber", "loss.delta=2.0", "+model.outputs=1")
-    assert (code, told["guessed"]) == (0, ["task=regression, since targets are floats"]), err
+    assert (code, told["inferred"]) == (0, ["task=regression, since targets are floats"]), err
 
 
 def test_a_model_that_learns_nothing_is_not_ready(fly: Callable[..., Any]) -> None:
@@ -122,7 +122,7 @@ def test_a_model_that_learns_nothing_is_not_ready(fly: Callable[..., Any]) -> No
     code, told, _ = fly("Dead", "values")
     found = {item["id"]: item for item in told["items"]}
     assert (code, found["one_batch_tried"]["outcome"]) == (3, "failed")
-    assert found["gradients_reach"]["why"].startswith("warning: 2 of 2 parameters")
+    assert found["gradients_reach"]["why"].startswith("warning: 2 of 2 trainable parameters")
 
 
 BAD = [
@@ -132,8 +132,8 @@ BAD = [
     ("net", "half", (), "data: split 'val' is missing"),
     ("net", "broken", (), "OSError: the disk is on fire"),
     ("net", "table", ("task=regresion",), "did you mean 'regression'?"),
-    ("net", "table", ("run.root=here",), "run.root=here: has no place in a preflight"),
-    ("net", "table", ("--seed", "-1"), "--seed: is no seed, got -1"),
+    ("net", "table", ("run.root=here",), "run.root=here: cannot be set in a preflight"),
+    ("net", "table", ("--seed", "-1"), "--seed: is not a seed, got -1"),
     ("net", "table", ("--junit", "no/where.xml"), "--junit: there is no such folder, got 'no'"),
     ("Wide", "table", ("+model.outputs=2",), "model: outputs do not fit the classes"),
 ]
@@ -153,9 +153,9 @@ def test_bad_input_is_one_message(fly: Callable[..., Any], model: str, data: str
         (
             "somebody.net",
             "d:e",
-            "MODEL: is no module with a name in it, got 'somebody.net'; expected package.module:name",
+            "MODEL: is not a module and a name, got 'somebody.net'; expected package.module:name",
         ),
-        ("a:b", "c", "DATA: is no module with a name in it, got 'c'"),
+        ("a:b", "c", "DATA: is not a module and a name, got 'c'"),
         ("nobody.at:home", "nobody.at:work", "trust: there is no such package, got 'nobody'"),
         ("json:loads", "json:loads", "trust: 'json' is a module of Python itself"),
     ],
@@ -192,10 +192,10 @@ KINDS: list[tuple[Any, Callable[[], nn.Module], str, str]] = [
 @pytest.mark.parametrize(("y", "model", "kind", "loss"), KINDS)
 def test_kind_and_loss_are_guessed(y: Any, model: Callable[[], nn.Module], kind: str, loss: str) -> None:
     """From the targets' type and the model's outputs; what cannot be told is called a classification."""
-    found = guess({"train": (X, y)}, model)
+    found = infer_task({"train": (X, y)}, model)
     assert (found.kind, found.loss.rpartition(".")[2]) == (kind, loss)
     items = [(X[i], y[i]) for i in range(6)]
-    assert guess({"train": items}, model).kind in (kind, "classification")
+    assert infer_task({"train": items}, model).kind in (kind, "classification")
 
 
 def test_junit_says_what_failed() -> None:
@@ -207,7 +207,8 @@ def test_junit_says_what_failed() -> None:
         Item("aside", "Is it?", "not_applicable", why="no classes"),
     ]
     root = Xml.fromstring(junit("preflight", {"planning": items}, 1.5))
-    assert [root.attrib[k] for k in ("tests", "failures", "errors", "skipped", "time")] == ["4", "1", "1", "1", "1.500"]
+    assert [root.attrib[k] for k in ("tests", "failures", "errors", "skipped", "time")] == ["4", "1", "1", "1", "1.5"]
+    assert [case.get("time") for case in root.iter("testcase")] == ["0.0"] * 4
     failure = root.find(".//testcase[@name='bad']/failure")
     assert failure is not None and failure.attrib == {"message": "no & <never>?", "type": "data_leakage"}
     assert root.find(".//testcase[@name='aside']/skipped") is not None

@@ -14,13 +14,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.evaluation.metrics import metric
+from pipeline.evaluation.metrics import metric_from_config
 from pipeline.history import History
 from pipeline.orchestration.phase import House, PhaseContext
 from pipeline.reporting.progress import LINES, Watch
 
-ACCURACY = metric({"kind": "classification", "metric": "accuracy"})
-RMSE = metric({"kind": "regression", "metric": "rmse"})
+ACCURACY = metric_from_config({"kind": "classification", "metric": "accuracy"})
+RMSE = metric_from_config({"kind": "regression", "metric": "rmse"})
 LINE = re.compile(
     r"^baseline: epoch \d+/20  step \d+/340  [\d,.]+ steps/s  train/loss 0\.\d+"
     r"(  val/accuracy 0\.\d+( \(best 0\.\d+\))?)?  \d:\d\d:\d\d left$"
@@ -199,7 +199,7 @@ def test_a_phase_is_watched_by_whom_the_house_names() -> None:
 
 def test_a_narrow_terminal_is_told_in_short() -> None:
     """In 80 columns epoch, speed, loss, metric and the time left are there, and nothing is cut off."""
-    watch = Watch(Console(width=80), "baseline", metric({"metric": "accuracy", "kind": "classification"}))
+    watch = Watch(Console(width=80), "baseline", metric_from_config({"metric": "accuracy", "kind": "classification"}))
     history = History()
     history.facts.update(max_steps=10200.0, steps_per_epoch=17.0)
     watch.start(None, None, history, 0)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pipeline.data.splits import Split
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
-from pipeline.evaluation.step import tried
+from pipeline.evaluation.step import check_step
 from pipeline.evaluation.task import Task, build_task, expected_loss
-from pipeline.evaluation.trivial_baseline import trivial_score
+from pipeline.evaluation.trivial_baseline import score_trivial_baseline
 from pipeline.results import Score
 
 X = torch.linspace(-1, 1, 40).reshape(20, 2)
@@ -94,7 +94,7 @@ def test_a_step_runs_over_parts_and_its_scalars_are_weighted_by_rows(
     task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20 rows as 8, 8 and 4: loss and scalars are means over rows; eval mode, no gradients, modes put back."""
-    monkeypatch.setattr(evaluate, "ROWS", 8)
+    monkeypatch.setattr(evaluate, "BATCH_SIZE", 8)
     modes: list[tuple[bool, bool]] = []
 
     def watching(model: nn.Module, batch: Any) -> dict[str, Any]:
@@ -102,13 +102,13 @@ def test_a_step_runs_over_parts_and_its_scalars_are_weighted_by_rows(
         return rows_told(model, batch)
 
     model, custom = Net().train(), task(watching, "custom", "-rows", metrics=["first", "loss"])
-    found = evaluate.measured(model, X, Y, custom)
+    found = evaluate.loss_and_metrics(model, X, Y, custom)
     whole = nn.functional.cross_entropy(model(X), Y).item()
     first = (8 * X[0, 0] + 8 * X[8, 0] + 4 * X[16, 0]) / 20
-    assert {"rows": 7.2, "first": pytest.approx(float(first)), "loss": pytest.approx(whole)} == found.values
-    assert list(found.values) == ["rows", "first", "loss"] and found.loss == pytest.approx(whole)
+    assert {"rows": 7.2, "first": pytest.approx(float(first)), "loss": pytest.approx(whole)} == found.metrics
+    assert list(found.metrics) == ["rows", "first", "loss"] and found.loss == pytest.approx(whole)
     assert [8, 8, 4] == model.sizes[:3] and {(False, False)} == set(modes) and model.training
-    assert found.loss == evaluate.loss_of(model, X, Y, custom)
+    assert found.loss == evaluate.mean_loss(model, X, Y, custom)
 
 
 def test_a_custom_task_is_judged_by_what_its_step_says(task: Callable[..., Task]) -> None:
@@ -128,9 +128,9 @@ def test_any_metric_fits_the_outputs_of_a_custom_task(task: Callable[..., Task])
         return {"loss": outputs.mean(), "outputs": outputs}
 
     model = Net()
-    values = evaluate.measured(model, X, Y, task(cross_entropy, "custom", "accuracy")).values
-    assert values == evaluate.measured(model, X, Y, task()).values
-    rmse = evaluate.measured(model, X, X[:, 0], task(first_column, "custom", "rmse")).values
+    values = evaluate.loss_and_metrics(model, X, Y, task(cross_entropy, "custom", "accuracy")).metrics
+    assert values == evaluate.loss_and_metrics(model, X, Y, task()).metrics
+    rmse = evaluate.loss_and_metrics(model, X, X[:, 0], task(first_column, "custom", "rmse")).metrics
     assert {"rmse": 0.0} == rmse
 
 
@@ -140,24 +140,24 @@ def test_a_scalar_stands_in_where_there_are_no_outputs(task: Callable[..., Task]
     def counted(model: nn.Module, batch: Any) -> dict[str, Any]:
         return {**rows_told(model, batch), "accuracy": 0.25}
 
-    assert {"accuracy": 0.25} == evaluate.measured(Net(), X, Y, task(counted)).values
+    assert {"accuracy": 0.25} == evaluate.loss_and_metrics(Net(), X, Y, task(counted)).metrics
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (torch.zeros(()), r"task\.step: returns no dict, got 'Tensor'; expected {\"loss\""),
+        (torch.zeros(()), r"task\.step: does not return a dict, got 'Tensor'; expected {\"loss\""),
         ({"outputs": X}, "returns no loss, got 'outputs'"),
         ({}, "returns no loss, got 'an empty dict'"),
-        ({"loss": X}, r"returns a loss that is no scalar, got 'shape \(20, 2\)'"),
-        ({"loss": 0.5}, "returns a loss that is no scalar, got 'float'"),
-        ({"loss": torch.zeros(()), "outputs": [1]}, "returns outputs that are no tensor, got 'list'"),
+        ({"loss": X}, r"returns a loss that is not a scalar tensor, got 'shape \(20, 2\)'"),
+        ({"loss": 0.5}, "returns a loss that is not a scalar tensor, got 'float'"),
+        ({"loss": torch.zeros(()), "outputs": [1]}, "returns outputs that are not a tensor, got 'list'"),
     ],
 )
 def test_a_step_without_a_scalar_loss_is_one_message(task: Callable[..., Task], answer: Any, message: str) -> None:
     """In training and in evaluation alike."""
     broken = task(lambda model, batch: answer)
-    for use in (lambda: broken.forward(Net(), X, Y), lambda: evaluate.measured(Net(), X, Y, broken)):
+    for use in (lambda: broken.forward(Net(), X, Y), lambda: evaluate.loss_and_metrics(Net(), X, Y, broken)):
         with pytest.raises(UserError, match=message):
             use()
 
@@ -168,7 +168,7 @@ def test_a_step_that_fails_is_named_with_its_line(task: Callable[..., Task]) -> 
     def broken(model: nn.Module, batch: Any) -> dict[str, Any]:
         raise RuntimeError("no such thing")
 
-    message = told(lambda: evaluate.measured(Net(), X, Y, task(broken)))
+    message = told(lambda: evaluate.loss_and_metrics(Net(), X, Y, task(broken)))
     assert "task.step: fails at " in message and "test_task.py" in message and "no such thing" in message
 
 
@@ -176,15 +176,15 @@ def test_trying_a_step_shows_that_every_metric_can_be_had(task: Callable[..., Ta
     """Before the first step: a missing scalar names its key and what was returned; outputs have rows."""
     custom = task(rows_told, "custom", "loss", metrics=["wer"])
     assert custom.step is not None
-    message = told(lambda: tried(rows_told, custom.metrics, Net(), X, Y))
+    message = told(lambda: check_step(rows_told, custom.metrics, Net(), X, Y))
     assert "task.metrics[0]: task.step returns no 'wer', got 'first, loss, rows'" in message
-    assert "or the outputs to compute it from" in told(lambda: tried(rows_told, task().metrics, Net(), X, Y))
+    assert "or the outputs to compute it from" in told(lambda: check_step(rows_told, task().metrics, Net(), X, Y))
 
     def rowless(model: nn.Module, batch: Any) -> dict[str, Any]:
         return {"loss": model(batch[0]).mean(), "outputs": batch[0].mean()}
 
-    assert "task.step: outputs have no batch dimension" in told(lambda: tried(rowless, (), Net(), X, Y))
-    outputs, loss = tried(cross_entropy, task().metrics, Net(), X, Y)
+    assert "task.step: outputs have no batch dimension" in told(lambda: check_step(rowless, (), Net(), X, Y))
+    outputs, loss = check_step(cross_entropy, task().metrics, Net(), X, Y)
     assert outputs is not None and loss.requires_grad
 
 
@@ -197,17 +197,17 @@ def test_a_custom_task_needs_a_step_that_can_be_called(task: Callable[..., Task]
 def test_a_step_knows_its_targets_and_has_no_theory(task: Callable[..., Task]) -> None:
     """Targets reach it as the data have them, nested ones too; no loss is expected of it."""
     stepped, nested = task(cross_entropy), {"a": Y, "b": (X,)}
-    assert stepped.targets(nested, None) is nested and expected_loss(stepped, Y, 2) is None
+    assert stepped.loss_targets(nested, None) is nested and expected_loss(stepped, Y, 2) is None
 
 
 def test_the_bar_of_a_custom_task_is_the_untrained_model(task: Callable[..., Task]) -> None:
     """Where no constant output is known; without a model there is no number."""
     custom, sides = task(rows_told, "custom", "loss"), (Split("train", X, Y), Split("val", X, Y))
     model = Net()
-    bar = trivial_score(custom, *sides, None, model)
-    assert bar["value"] == evaluate.loss_of(model, X, Y, custom) and "before its first step" in bar["how"]
-    assert math.isnan(trivial_score(custom, *sides, None)["value"])
-    assert "majority" in trivial_score(task(cross_entropy), *sides, 2)["how"]
+    bar = score_trivial_baseline(custom, *sides, None, model)
+    assert bar["value"] == evaluate.mean_loss(model, X, Y, custom) and "before its first step" in bar["how"]
+    assert math.isnan(score_trivial_baseline(custom, *sides, None)["value"])
+    assert "majority" in score_trivial_baseline(task(cross_entropy), *sides, 2)["how"]
 
 
 # --- several metrics -------------------------------------------------------------------------------------------------
@@ -218,18 +218,18 @@ def test_several_metrics_the_deciding_one_first(task: Callable[..., Task]) -> No
     model, several = Net(), task(metrics=["f1_macro", "accuracy", "roc_auc", "f1_macro"])
     assert ["accuracy", "f1_macro", "roc_auc"] == [m.name for m in several.metrics]
     assert several.metric is several.metrics[0]
-    found = evaluate.measured(model, X, Y, several)
-    assert [20] == model.sizes and ["accuracy", "f1_macro", "roc_auc"] == list(found.values)
-    for name, value in found.values.items():
-        assert value == evaluate.measured(model, X, Y, task(metric=name)).values[name]
+    found = evaluate.loss_and_metrics(model, X, Y, several)
+    assert [20] == model.sizes and ["accuracy", "f1_macro", "roc_auc"] == list(found.metrics)
+    for name, value in found.metrics.items():
+        assert value == evaluate.loss_and_metrics(model, X, Y, task(metric=name)).metrics[name]
 
 
 def test_outputs_that_are_not_finite_have_no_value_in_any_metric(task: Callable[..., Task]) -> None:
     """One NaN among the outputs, and no metric is a number; an overflowing sum of finite ones is no fault."""
     several, outputs = task(metrics=["f1_macro", "roc_auc"]), torch.full((20, 2), 3e38)
-    assert not any(math.isnan(v) for v in several.values(outputs, Y).values())
+    assert not any(math.isnan(v) for v in several.metric_values(outputs, Y).values())
     outputs[3, 1] = math.nan
-    assert all(math.isnan(v) for v in several.values(outputs, Y).values())
+    assert all(math.isnan(v) for v in several.metric_values(outputs, Y).values())
 
 
 def absolute(targets: np.ndarray, predictions: np.ndarray) -> float:
@@ -257,7 +257,7 @@ def test_a_further_metric_that_cannot_be_names_its_key(
 def test_a_further_metric_that_fails_names_its_key(task: Callable[..., Task]) -> None:
     """f1 takes two classes, not three."""
     with pytest.raises(UserError, match=r"task\.metrics\[0\]: 'f1' does not fit"):
-        task(metrics=["f1"]).values(torch.eye(3), torch.arange(3))
+        task(metrics=["f1"]).metric_values(torch.eye(3), torch.arange(3))
 
 
 def test_a_metric_may_not_be_named_loss_or_need_what_is_not_known(
@@ -289,8 +289,8 @@ def test_labels_are_decided_one_by_one() -> None:
     assert torch.equal(shares.predict(logits.sigmoid()), plain.predict(logits))
     torch.testing.assert_close(shares.probabilities(logits.sigmoid()), plain.probabilities(logits))
     assert math.log(2) == expected_loss(plain, LABELS, None)
-    assert [0.75, 0.25] == plain.shares([LABELS[:6], LABELS[6:8]])
-    assert "weighs one class per row" in told(
+    assert [0.75, 0.25] == plain.loss_weights([LABELS[:6], LABELS[6:8]])
+    assert "needs one class per row" in told(
         lambda: of_kind("multilabel", "f1_macro", nn.BCEWithLogitsLoss(), class_weights="balanced")
     )
 
@@ -299,10 +299,10 @@ def test_the_bar_of_several_labels_is_how_often_each_is_borne() -> None:
     """The commoner answer for each label; ranks of it are chance."""
     sides = (Split("train", X, LABELS), Split("val", X, LABELS))
     for loss in (nn.BCEWithLogitsLoss(), nn.BCELoss()):
-        bar = trivial_score(of_kind("multilabel", "accuracy", loss), *sides, None)
+        bar = score_trivial_baseline(of_kind("multilabel", "accuracy", loss), *sides, None)
         majority = (LABELS.mean(0) > 0.5).float()
         assert bar["value"] == pytest.approx(float((LABELS == majority).all(1).float().mean()))
-        assert 0.5 == trivial_score(of_kind("multilabel", "roc_auc", loss), *sides, None)["value"]
+        assert 0.5 == score_trivial_baseline(of_kind("multilabel", "roc_auc", loss), *sides, None)["value"]
 
 
 def test_the_loss_of_a_language_model_is_the_mean_over_tokens() -> None:
@@ -310,10 +310,10 @@ def test_the_loss_of_a_language_model_is_the_mean_over_tokens() -> None:
     model = of_kind("language_model", "perplexity", nn.CrossEntropyLoss(), metrics=["accuracy"])
     outputs = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
     loss = nn.functional.cross_entropy(outputs.transpose(1, 2), TOKENS)
-    torch.testing.assert_close(model.loss(outputs, model.targets(TOKENS, outputs)), loss)
-    assert [0.25, 0.75] == model.shares([TOKENS[:2], TOKENS[2:]])
+    torch.testing.assert_close(model.loss(outputs, model.loss_targets(TOKENS, outputs)), loss)
+    assert [0.25, 0.75] == model.loss_weights([TOKENS[:2], TOKENS[2:]])
     assert math.log(4) == expected_loss(model, TOKENS, 4)
-    values = model.values(outputs, TOKENS)
+    values = model.metric_values(outputs, TOKENS)
     assert values["perplexity"] == pytest.approx(math.exp(loss.item()), rel=1e-5)
     assert values["accuracy"] == float((outputs.argmax(-1) == TOKENS).float().mean())
 
@@ -328,9 +328,9 @@ def test_tokens_lose_the_same_however_outputs_are_written_and_cut(
     outputs = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
     given = form(outputs) if form is torch.Tensor.clone else form(outputs, -1)
     model = of_kind("language_model", "perplexity", loss)
-    whole = model.measure(given, TOKENS)
-    monkeypatch.setattr("pipeline.evaluation.tokens.AT_ONCE", 1)
-    assert whole == pytest.approx(model.measure(given, TOKENS), rel=1e-6)
+    whole = model.deciding_value(given, TOKENS)
+    monkeypatch.setattr("pipeline.evaluation.tokens.MAX_LOGITS", 1)
+    assert whole == pytest.approx(model.deciding_value(given, TOKENS), rel=1e-6)
     assert whole == pytest.approx(math.exp(nn.functional.cross_entropy(outputs.transpose(1, 2), TOKENS)), rel=1e-5)
 
 
@@ -338,7 +338,7 @@ def test_the_bar_of_a_language_model_is_how_often_each_token_comes() -> None:
     """Add-one over all ids that there are, so that one that train never had is not impossible."""
     train = torch.tensor([[0, 0], [0, 1]])
     sides = (Split("train", train, train), Split("val", train[:1], torch.tensor([[0, 2]])))
-    bar = trivial_score(of_kind("language_model", "perplexity", nn.CrossEntropyLoss()), *sides, 3)
+    bar = score_trivial_baseline(of_kind("language_model", "perplexity", nn.CrossEntropyLoss()), *sides, 3)
     assert bar["value"] == pytest.approx(math.exp(-(math.log(4 / 7) + math.log(1 / 7)) / 2), rel=1e-5)
 
 
@@ -346,11 +346,11 @@ def test_an_autoencoder_is_judged_by_values() -> None:
     """Its outputs, or their sigmoid where the loss takes logits; the mean row is the bar, in any shape."""
     pictures = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     plain, logits = (of_kind("autoencoder", "rmse", loss) for loss in (nn.MSELoss(), nn.BCEWithLogitsLoss()))
-    assert 0.0 == plain.measure(pictures.flatten(1), pictures)
-    assert logits.measure(pictures.logit(), pictures) == pytest.approx(0.0, abs=1e-5)
-    assert plain.loss(pictures.flatten(1), plain.targets(pictures, pictures.flatten(1))) == 0
+    assert 0.0 == plain.deciding_value(pictures.flatten(1), pictures)
+    assert logits.deciding_value(pictures.logit(), pictures) == pytest.approx(0.0, abs=1e-5)
+    assert plain.loss(pictures.flatten(1), plain.loss_targets(pictures, pictures.flatten(1))) == 0
     side = Split("val", pictures, pictures)
-    bar = trivial_score(plain, Split("train", pictures, pictures), side, None)
+    bar = score_trivial_baseline(plain, Split("train", pictures, pictures), side, None)
     assert bar["value"] == pytest.approx(float((pictures - pictures.mean(0)).square().mean().sqrt()), rel=1e-5)
     variance = expected_loss(plain, pictures, None)
     assert variance is not None and bar["value"] == pytest.approx(math.sqrt(variance), rel=1e-5)

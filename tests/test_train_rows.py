@@ -169,7 +169,7 @@ VAL = {"value": 0.96, "greater_is_better": True}
     [
         (FOLDS, VAL, "passed", "0.95 ± 0.01 over 5 folds"),
         ({**FOLDS, "std": 0.04}, VAL, "passed", "the folds differ much"),
-        (FOLDS, {**VAL, "value": 0.98}, "passed", "validation, 0.98, is better than 2 spreads explain"),
+        (FOLDS, {**VAL, "value": 0.98}, "passed", "validation, 0.98, is better than 2 standard deviations explain"),
         (FOLDS, {**VAL, "value": 0.9}, "passed", "validation, 0.9, is worse"),
         ({**FOLDS, "mean": 50.0, "std": 1.0}, {"value": 60.0, "greater_is_better": False}, "passed", "is worse"),
         ({**FOLDS, "mean": float("nan")}, VAL, "passed", "has no score"),

@@ -1,56 +1,73 @@
-"""Was the cure chosen by a fair test?"""
+"""Was the fix chosen by a fair comparison?"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 from pipeline.repair.causes import load as load_causes
 from pipeline.results import Evidence, Outcome, Result
 
 
+class TrialEvidence(TypedDict):
+    """One training of the comparison; everything but `id`, `arm` and `seed_index` is None if it died."""
+
+    id: str
+    arm: str
+    seed_index: int
+    died: str | None
+    seed: int | None
+    threads: int
+    steps: int
+    stopped: str
+
+
 def candidates_from_causes(evidence: Evidence) -> Result:
-    """Passing proves that each candidate change is a cure, in causes.yaml, of a cause the diagnosis named."""
+    """Passing proves that each candidate change is a cure, in causes.yaml, of a cause that the diagnosis named."""
     named, known = set(evidence["causes"]), load_causes()
     for arm in evidence["arms"]:
         if arm["cause"] not in named or arm["cure"] not in known[arm["cause"]].cures:
-            return Result("failed", arm["id"], why=f"{arm['cure']} is no cure of a named cause")
-    return Result(
-        "passed", len(evidence["arms"]), unit="candidates", why=", ".join(a["change"] for a in evidence["arms"])
-    )
+            return Result("failed", arm["id"], why=f"{arm['cure']} is not a cure of a named cause")
+    changes = ", ".join(arm["change"] for arm in evidence["arms"])
+    return Result("passed", len(evidence["arms"]), unit="candidates", why=changes)
 
 
-def _unfair(trials: list[dict[str, Any]], budget: int) -> tuple[str, str] | None:
-    """What makes a comparison unfair, with the sentence that says so; None when nothing does."""
-    seeds = {pair: {t["seed"] for t in trials if t["seed_index"] == pair} for pair in {t["seed_index"] for t in trials}}
-    apart = sorted(pair for pair, found in seeds.items() if len(found) != 1 or None in found)
-    if apart:
-        return "seed", f"the arms of pair {apart[0]} did not run on one seed"
+def _unfairness(trials: Sequence[TrialEvidence], budget: int) -> tuple[str, str] | None:
+    """Return what makes the comparison unfair, with an explanation; None if it is fair."""
+    seeds: dict[int, set[int | None]] = {}
+    for trial in trials:
+        seeds.setdefault(trial["seed_index"], set()).add(trial["seed"])
+    differing = sorted(index for index, values in seeds.items() if len(values) != 1 or None in values)
+    if differing:
+        return "seed", f"the arms of pair {differing[0]} did not run on one seed"
     if len(set.union(*seeds.values())) < len(seeds):
         return "seed", "two pairs ran on the same seed"
-    if len({t["threads"] for t in trials}) > 1:
+    if len({trial["threads"] for trial in trials}) > 1:
         return "threads", "the arms ran on different numbers of threads"
-    over = [t["id"] for t in trials if t["steps"] > budget]
+    over = [trial["id"] for trial in trials if trial["steps"] > budget]
     if over:
         return "steps", f"more steps than the common budget of {budget}: {', '.join(over)}"
-    cut = [t["id"] for t in trials if t["stopped"] == "clock"]
+    cut = [trial["id"] for trial in trials if trial["stopped"] == "clock"]
     if cut:
-        return "stopped", f"cut short by the clock: {', '.join(cut)}; raise trainer.max_minutes"
+        return "stopped", f"stopped by the clock: {', '.join(cut)}; raise trainer.max_minutes"
     return None
 
 
 def arms_compared_fairly(evidence: Evidence) -> Result:
-    """Passing proves, by what each worker measured, that every pair of trainings had one seed of its own, all of them
-    the same threads and one budget of steps, and that none was cut short by the clock. The dead measured nothing.
+    """Passing proves that the arms differ in their change alone, as measured by each worker process.
+
+    Every pair of trainings has one seed, different from those of other pairs; all have the same threads and the same
+    budget of steps; none was stopped by the clock. Trainings that died measured nothing.
     """
     arms = ["control", *(arm["id"] for arm in evidence["arms"])]
     if len(arms) == 1:
         return Result("not_applicable", 0, unit="candidates", why="there is no candidate to compare")
-    wanted = {(arm, pair) for arm in arms for pair in range(1, evidence["seeds_per_arm"] + 1)}
-    absent = wanted - {(t["arm"], t["seed_index"]) for t in evidence["trials"]}
-    if absent:
-        return Result("failed", len(absent), 0, "trials", f"without its pair: {min(absent)[0]}")
-    lived = [t for t in evidence["trials"] if not t["died"]]
-    unfair = _unfair(lived, evidence["max_steps"]) if lived else None
+    planned = {(arm, index) for arm in arms for index in range(1, evidence["seeds_per_arm"] + 1)}
+    missing = planned - {(trial["arm"], trial["seed_index"]) for trial in evidence["trials"]}
+    if missing:
+        return Result("failed", len(missing), 0, "trials", f"without its pair: {min(missing)[0]}")
+    completed = [trial for trial in evidence["trials"] if not trial["died"]]
+    unfair = _unfairness(completed, evidence["max_steps"]) if completed else None
     if unfair:
         return Result("failed", unfair[0], why=unfair[1])
     why = f"{evidence['seeds_per_arm']} seeds, at most {evidence['max_steps']} steps each"
@@ -58,52 +75,58 @@ def arms_compared_fairly(evidence: Evidence) -> Result:
 
 
 def enough_seeds(evidence: Evidence, *, alpha: float) -> Result:
-    """Passing proves that the exact test can reach alpha: its smallest p, times the candidates, is below it."""
+    """Passing proves that the exact test can reach alpha: its smallest p value, after correction, is below it.
+
+    n pairs have 2**n sign flips, so the smallest two-sided p value is 2 / 2**n, and Holm multiplies the smallest of
+    several by the number of candidates.
+    """
     pairs, candidates = evidence["seeds_per_arm"], max(len(evidence["arms"]), 1)
-    floor = candidates * 2 / 2**pairs
     if not evidence["arms"]:
         return Result("not_applicable", pairs, unit="pairs", why="there is no candidate to test")
-    outcome: Outcome = "passed" if floor < alpha else "failed"
-    return Result(outcome, floor, alpha, "smallest p", f"{pairs} pairs, {candidates} candidate(s), Holm")
+    smallest = candidates * 2 / 2**pairs
+    outcome: Outcome = "passed" if smallest < alpha else "failed"
+    return Result(outcome, smallest, alpha, "smallest p", f"{pairs} pairs, {candidates} candidate(s), Holm")
 
 
 def every_trial_recorded(evidence: Evidence) -> Result:
-    """Passing proves that the ledger holds an end for every trial that was planned."""
-    planned, recorded = evidence["trials_planned"], evidence["trials_recorded"]
-    died = evidence["trials_died"]
+    """Passing proves that the ledger has an end for every trial that was planned."""
+    planned, recorded, died = evidence["trials_planned"], evidence["trials_recorded"], evidence["trials_died"]
     if planned != recorded:
-        return Result(
-            "failed", recorded, planned, "trials", f"{planned - recorded} planned trials have no recorded end"
-        )
+        why = f"{planned - recorded} planned trials have no recorded end"
+        return Result("failed", recorded, planned, "trials", why)
     return Result("passed", recorded, planned, "trials", f"{died} died")
 
 
 def chosen_on_validation(evidence: Evidence) -> Result:
-    """Passing proves that every score of the study is a validation score and that test stayed shut meanwhile."""
+    """Passing proves that every score of the study is a validation score and that the test split was not opened."""
     splits = sorted(set(evidence["score_splits"]))
     if splits not in ([], ["val"]) or evidence["test_opened"]:
-        return Result("failed", splits, "val", why="another split took part in the choice")
+        return Result("failed", splits, "val", why="another split was used for the choice")
     return Result("passed", evidence["test_opened"], 0, "test openings", "validation alone")
 
 
 def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
-    """Passing proves that what was chosen is what the rule says: of the candidates with a corrected p below alpha and
-    a positive effect, the first in the diagnosis's order whose mean reaches the target; where none reaches it, the one
-    with the largest effect; where there is none, nobody.
+    """Passing proves that the winner follows the rule.
+
+    Among the candidates with a corrected p below alpha and a positive effect, the winner is the first in the
+    diagnosis's order whose mean reaches the target; if none reaches it, the one with the largest effect; if there is
+    no such candidate, nothing is adopted.
     """
     winner, target = evidence["winner"], float(evidence["target"])
     sign = 1 if evidence["greater_is_better"] else -1
     better = sorted((a for a in evidence["arms"] if a["p"] < alpha and a["effect"] > 0), key=lambda a: -a["effect"])
-    enough = sorted((a for a in better if sign * a["mean"] >= sign * target), key=lambda a: a["order"])
-    due = (enough or better or [None])[0]
+    sufficient = sorted((a for a in better if sign * a["mean"] >= sign * target), key=lambda a: a["order"])
+    due = (sufficient or better or [None])[0]
     if winner is None and due is None:
         return Result("passed", None, alpha, why="no candidate is significantly better; nothing was adopted")
     if winner is None or winner["p"] >= alpha or winner["effect"] <= 0:
-        what = f"{due['change']} won and was left" if winner is None else f"{winner['change']} did not win its test"
-        return Result("failed", winner and winner["p"], alpha, "p", what)
+        why = (
+            f"{due['change']} won and was not adopted" if winner is None else f"{winner['change']} did not win its test"
+        )
+        return Result("failed", winner and winner["p"], alpha, "p", why)
     if due is None or (winner["id"], winner["p"], winner["effect"]) != (due["id"], due["p"], due["effect"]):
-        due_is = due["change"] if due else "none"
-        return Result("failed", winner["p"], alpha, "p", f"{winner['change']} was chosen, the rule says {due_is}")
+        expected = due["change"] if due else "none"
+        return Result("failed", winner["p"], alpha, "p", f"{winner['change']} was chosen, the rule says {expected}")
     died = evidence.get("fixed_died")
     after = f"; nothing was adopted, its training on the master seed died: {died}" if died else ""
     return Result("passed", winner["p"], alpha, "p", f"{winner['change']}: {winner['effect']:+.4g} on average{after}")

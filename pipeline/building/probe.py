@@ -21,7 +21,7 @@ from pipeline.data.splits import class_counts
 from pipeline.data.tree import Tree, leaves, rows_of, to
 from pipeline.error_attribution import NO_KERNEL, attributed, attributed_to
 from pipeline.errors import FivegateError, UserError, fault
-from pipeline.evaluation.step import tried
+from pipeline.evaluation.step import check_step
 from pipeline.evaluation.task import Task, build_task, loss_name
 from pipeline.preprocess.modules import PreprocessedModel
 from pipeline.runtime import options
@@ -111,7 +111,7 @@ def _probe_pass(
         model.train()
         if task.step is not None:
             with attributed_to("task.step"):
-                outputs, loss = tried(task.step, task.metrics, model, X, y)
+                outputs, loss = check_step(task.step, task.metrics, model, X, y)
             _require_trainable(model)
         else:
             with attributed_to("model"):
@@ -120,7 +120,7 @@ def _probe_pass(
             _require_trainable(model)
             caught.clear()
             with attributed_to("loss"):
-                loss = task.loss(outputs, task.targets(y, outputs))
+                loss = task.loss(outputs, task.loss_targets(y, outputs))
             _require_no_broadcast(caught, outputs, y)
         torch_after, foreign_after = drawn(device)
         stochastic = not all(map(torch.equal, before[0], torch_after))
@@ -296,7 +296,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
         apply_augmentations(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)
         _require_fitting_metrics(task, data)
         cast = autocast(precision, device)
-        operations = nondeterministic_operations(model, task, X, task.targets(y, outputs), cast)
+        operations = nondeterministic_operations(model, task, X, task.loss_targets(y, outputs), cast)
         with _restored_afterwards(model, 0):
             try:
                 cost = measure_step(

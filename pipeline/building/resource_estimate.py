@@ -25,7 +25,7 @@ from pipeline.building.memory import Autocast
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, leaves, to
 from pipeline.error_attribution import out_of_memory
-from pipeline.evaluation.evaluate import evaluating
+from pipeline.evaluation.evaluate import eval_mode
 from pipeline.evaluation.task import Task
 from pipeline.runtime.threads import running_on, threads
 
@@ -84,7 +84,7 @@ def measure_step(
 
     def first_rows(count: int) -> tuple[Tree, Tree]:
         part = train.take(torch.arange(count))
-        return to(part.X, device), task.targets(to(part.y, device), outputs)
+        return to(part.X, device), task.loss_targets(to(part.y, device), outputs)
 
     sample = min(2, rows)
     sizes = {
@@ -157,7 +157,7 @@ def _time_passes(
     """Seconds of the fastest forward and backward pass, and of the fastest forward pass."""
 
     def forward() -> None:
-        with evaluating(model):
+        with eval_mode(model):
             task.forward(model, *batch)
 
     model.train()

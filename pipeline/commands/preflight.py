@@ -1,4 +1,4 @@
-"""`preflight MODEL DATA`: what planning and the baseline's proofs ask, of any model and data, without a run."""
+"""`preflight MODEL DATA`: the checks of planning and the baseline for any model and data, without a run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ EXAMPLES = """\
   python -m pipeline preflight my_pkg.model:Net my_pkg.data:load
   python -m pipeline preflight my_pkg.model:Net my_pkg.data:load task=regression optimizer.lr=0.01 +model.width=64
 
-Naming a module trusts its package: its code is run. Task and loss are guessed from targets and outputs where they are
-not given. Exit 0 when nothing failed, 3 when something did, 2 for input that is wrong.
+Naming a module trusts its package: its code is run. Task and loss are inferred from targets and outputs unless they are
+given. Exit code 0 if nothing failed, 3 if a check failed, 2 for wrong input.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="package.module:name of what makes the model")
-    parser.add_argument("data", metavar="DATA", help="package.module:name of what returns train, val and test")
+    parser.add_argument("model", metavar="MODEL", help="package.module:name that returns the model")
+    parser.add_argument("data", metavar="DATA", help="package.module:name that returns train, val and test")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as for a run: optimizer.lr=0.01")
     parser.add_argument("--seed", type=int, default=1, help="the master seed (1)")
     parser.add_argument("--junit", metavar="FILE", help="write the items as JUnit XML")
@@ -30,53 +30,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, preflight: Callable[..., Any]) -> int:
-    """Fly, write what was asked for, and show it. Who flies is handed in."""
+    """Run the preflight and print its report; `preflight` is passed in, since it imports torch."""
     if not 0 <= args.seed < 2**32:
-        raise UserError(fault("--seed", "is no seed", got=args.seed, expected="0 to 4294967295"))
+        raise UserError(fault("--seed", "is not a seed", got=args.seed, expected="0 to 4294967295"))
     if args.junit and not Path(args.junit).resolve().parent.is_dir():
         raise UserError(fault("--junit", "there is no such folder", got=str(Path(args.junit).parent)))
-    flown = preflight(args.model, args.data, args.overrides, args.seed)
+    report = preflight(args.model, args.data, args.overrides, args.seed)
     if args.junit:
         from pipeline.run_store import files
         from pipeline.sanity_checks.junit import junit
 
-        files.write_text(Path(args.junit), junit("preflight", flown.items, flown.seconds))
+        files.write_text(Path(args.junit), junit("preflight", report.items, report.seconds))
     if args.json:
-        _print_json(args, flown)
+        _print_json(args, report)
     else:
-        _show(flown)
-    return 0 if flown.good else 3
+        _show(report)
+    return 0 if report.ready else 3
 
 
-def _print_json(args: argparse.Namespace, flown: Any) -> None:
+def _print_json(args: argparse.Namespace, report: Any) -> None:
     import json
 
     from pipeline.results import plain
 
-    items = [{"phase": phase, **vars(item)} for phase, some in flown.items.items() for item in some]
-    body = {"model": args.model, "data": args.data, "guessed": flown.guessed, "said": flown.said, "items": items}
-    print(json.dumps(plain({**body, "good": flown.good, "seconds": round(flown.seconds, 3)}), allow_nan=False))
+    items = [{"phase": phase, **vars(item)} for phase, phase_items in report.items.items() for item in phase_items]
+    body = {
+        "model": args.model,
+        "data": args.data,
+        "inferred": report.inferred,
+        "messages": report.messages,
+        "items": items,
+    }
+    print(json.dumps(plain({**body, "ready": report.ready, "seconds": round(report.seconds, 3)}), allow_nan=False))
 
 
-def _show(flown: Any) -> None:
+def _show(report: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     console = tables.console()
-    for line in (*(f"guessed: {line}" for line in flown.guessed), *flown.said):
+    for line in (*(f"inferred: {line}" for line in report.inferred), *report.messages):
         console.print(escape(line), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("item", "outcome", "value", "bound", "why"):
         table.add_column(name, overflow="fold", no_wrap=name in ("item", "outcome"))
-    for some in flown.items.values():
-        for item in some:
+    for phase_items in report.items.values():
+        for item in phase_items:
             value = f"{tables.number(item.value)} {item.unit}".strip() if item.value is not None else ""
             why = escape(item.why + (f" ({item.cause})" if item.cause else ""))
-            mark = "[yellow]! passed[/]" if item in flown.recorded_warnings else tables.OUTCOMES[item.outcome]
+            mark = "[yellow]! passed[/]" if item in report.warnings else tables.OUTCOMES[item.outcome]
             table.add_row(item.id, mark, escape(value), escape(tables.number(item.bound)), why)
     console.print(table)
-    outcomes = [item.outcome for some in flown.items.values() for item in some]
+    outcomes = [item.outcome for phase_items in report.items.values() for item in phase_items]
     counts = ", ".join(f"{outcomes.count(o)} {o.replace('_', ' ')}" for o in dict.fromkeys(outcomes))
-    console.print(f"\n{'[green]ready[/]' if flown.good else '[red]not ready[/]'}: {counts}, in {flown.seconds:.1f} s")
-    for item in flown.recorded_warnings:
+    console.print(
+        f"\n{'[green]ready[/]' if report.ready else '[red]not ready[/]'}: {counts}, in {report.seconds:.1f} s"
+    )
+    for item in report.warnings:
         console.print(f"  look at {item.id}: {escape(item.why.removeprefix('warning: '))}", soft_wrap=True)

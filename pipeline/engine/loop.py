@@ -30,7 +30,7 @@ from pipeline.engine.cadence import Cadence
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.setup import TrainingComponents
 from pipeline.engine.stepper import Stepper
-from pipeline.evaluation.evaluate import loss_of, measured, score_split
+from pipeline.evaluation.evaluate import loss_and_metrics, mean_loss, score_split
 from pipeline.evaluation.task import Task
 from pipeline.history import History
 from pipeline.preprocess.modules import preprocess_batch, unwrap
@@ -129,7 +129,7 @@ class Training:
     def _before_the_first_step(self) -> None:
         side = self.setup.side
         self.history.facts.update(self.setup.facts())
-        self.history.facts["loss_at_init"] = loss_of(self.model, side.X, side.y, self.task)
+        self.history.facts["loss_at_init"] = mean_loss(self.model, side.X, side.y, self.task)
 
     def advance(self, until: int) -> None:
         """Train until so many updates are made, or to what ends training before. Raises Interrupted when asked to."""
@@ -221,7 +221,7 @@ class Training:
                 outputs, total = task.forward(net, inputs, targets)
             backward(scale.scaled(total) if scale else total)
         else:
-            shares = task.shares([batch.targets for batch in window])
+            shares = task.loss_weights([batch.targets for batch in window])
             total = torch.zeros((), device=self.setup.device)
             for batch, part in zip(window, shares, strict=True):
                 inputs, targets = batch.inputs, batch.targets
@@ -302,16 +302,16 @@ class Training:
         """The epoch's row is in the history, its weights are kept if best; True when patience is at its end."""
         side, val, device = self.setup.side, self.setup.val, self.setup.device
         reseed(derive(self.setup.seed, "measure", epoch), device, foreign=True)  # a model may draw here, too
-        seen = measured(self.model, side.X, side.y, self.task).values
+        seen = loss_and_metrics(self.model, side.X, side.y, self.task).metrics
         row = {f"train/{name}": value for name, value in seen.items() if name != "loss"}  # that is of the steps
         row["time/step"] = self.seconds_per_step
         self.measured = epoch
         if self.setup.proof:
             self.history.log_epoch(epoch, row)
             return False
-        found = measured(self.model, val.X, val.y, self.task)
-        loss, value = found.loss, found.values[self.task.metric.name]
-        judged = {"val/loss": loss, **{f"val/{name}": value for name, value in found.values.items()}}
+        found = loss_and_metrics(self.model, val.X, val.y, self.task)
+        loss, value = found.loss, found.metrics[self.task.metric.name]
+        judged = {"val/loss": loss, **{f"val/{name}": value for name, value in found.metrics.items()}}
         self.history.log_epoch(epoch, {**judged, **row})
         for observer in self.observers:
             observer.validated(epoch, judged)

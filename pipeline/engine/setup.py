@@ -32,12 +32,12 @@ from pipeline.data.tree import to
 from pipeline.engine.guard import Guard
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import Task, expected_loss
-from pipeline.evaluation.trivial_baseline import trivial_score
+from pipeline.evaluation.trivial_baseline import score_trivial_baseline
 from pipeline.run_store.job import Job
 from pipeline.runtime.precision import LossScale, autocast
 from pipeline.runtime.seeds import derive
 
-OVERFIT = "proof.overfit_one_batch"
+OVERFIT = "sanity_check.overfit_one_batch"
 OVERFIT_STEPS = 300  # where the job sets no budget
 OVERFIT_EPOCH = 25  # steps between two looks at the batch
 
@@ -195,7 +195,7 @@ def build_components(
         train=train,
         side=train.take(torch.from_numpy(side)),
         val=data.val,
-        bar=trivial_score(task, train, data.val, classes, model),
+        bar=score_trivial_baseline(task, train, data.val, classes, model),
         feed=batch_source(
             train,
             _order(loader, seed, train, budget.per_epoch if proof else 0),
@@ -205,7 +205,7 @@ def build_components(
             device=device,
             workers=int(loader.get("num_workers") or 0),
             augment=() if proof else build_augmentations(config, trust),
-            targets=lambda y: task.targets(y, seen.outputs),
+            targets=lambda y: task.loss_targets(y, seen.outputs),
         ),
         foreign=seen.foreign,
         autocast=autocast(precision, device),

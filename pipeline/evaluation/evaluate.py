@@ -1,6 +1,6 @@
 """Evaluation: outputs, predictions, loss and score of a model on one split, in eval mode and without gradients.
 
-Always in the weights' own precision, whatever training's autocast: what is measured is what will be exported.
+Models are evaluated in the precision of their weights, without training's autocast, since they are exported that way.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, each, rows_of, split, to
 from pipeline.error_attribution import attributed_to
 from pipeline.errors import Refused, fault
-from pipeline.evaluation.metrics import score, stated
-from pipeline.evaluation.step import answered, of_step, scalars
+from pipeline.evaluation.metrics import make_score, score_predictions
+from pipeline.evaluation.step import metric_from_step, step_scalars, validate_step_output
 from pipeline.evaluation.task import Task
 from pipeline.results import Score, TrainSide
 
 if TYPE_CHECKING:
     from pipeline.run_store.permits import TestKey
 
-ROWS = 1024  # of one forward pass
-FEW = 64  # the same for nets that make many numbers of a row, on the CPU: these then stay in its cache
-MANY = (nn.modules.conv._ConvNd, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
+BATCH_SIZE = 1024  # rows of one forward pass
+SMALL_BATCH_SIZE = 64  # on the CPU for modules with large activations, which then fit into its cache
+LARGE_ACTIVATIONS = (nn.modules.conv._ConvNd, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """A model on a split: raw outputs [N, ...] on the CPU, predictions (ids or values), targets, mean loss, score.
 
-    `predictions` are what the task predicts, also where the metric needs probabilities. The score of train rows is
-    a `TrainSide`, which no target accepts. Outputs and predictions are None where a step gives no outputs; the bounds
-    of a score that it gives itself are NaN.
+    `predictions` are what the task predicts, also where the metric needs probabilities. `score` is a `TrainSide` for
+    train rows, which no target accepts. Outputs and predictions are None where a custom step returns no outputs; the
+    interval of a metric that the step computes itself is NaN.
     """
 
     outputs: Tensor | None
@@ -49,16 +49,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Measured:
-    """Loss and metrics of a model on some rows; `values` by the metric's name, the one that decides first."""
+class LossAndMetrics:
+    """Loss and metrics of a model on some rows; `metrics` by name, the deciding one first."""
 
     loss: float
-    values: dict[str, float]
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Answer:
-    """What a model said to some rows: outputs (None: it gave none), loss, and the scalars of a step."""
+class _Pass:
+    """One pass over some rows: outputs (None if a step returns none), mean loss, and the scalars of a step."""
 
     outputs: Tensor | None
     loss: float
@@ -66,150 +66,149 @@ class Answer:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model is in eval mode and records no gradients; every module gets its own mode back.
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode without gradients; at the end every module gets its own mode back.
 
-    No inference mode: tensors that a model keeps for later, such as a table of positions, must still serve training.
+    Not `torch.inference_mode`: tensors that a model caches, such as position tables, must still work in training.
     """
     modules = list(model.modules())
     training = [module for module in modules if module.training]
-    own = any(type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval for m in modules)
-    if own:  # more than a flag changes with the mode
+    overridden = any(type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval for m in modules)
+    if overridden:  # the module does more than set a flag
         model.eval()
     else:
-        _set(training, False)
+        _set_mode(training, False)
     try:
         with torch.no_grad():
             yield
     finally:
-        if own:
+        if overridden:
             model.train(modules[0] in training)
-            _set(modules, False)
-        _set(training, True)
+            _set_mode(modules, False)
+        _set_mode(training, True)
 
 
-def _set(modules: Sequence[nn.Module], training: bool) -> None:
+def _set_mode(modules: Sequence[nn.Module], training: bool) -> None:
     for module in modules:
         module.training = training
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lies."""
+def model_device(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter; the CPU without parameters."""
     first = next(model.parameters(), None)
     return first.device if first is not None else torch.device("cpu")
 
 
 def forward(model: nn.Module, X: Tree) -> Tensor:
-    """Outputs for all rows, on the model's device. Raises UserError when the model fails."""
-    device = device_of(model)
-    with evaluating(model), attributed_to("model"):
-        parts = [model(to(part, device)) for part in split(X, rows_at_once(model, device))]
+    """Return outputs for all rows, on the model's device. Raises UserError if the model fails."""
+    device = model_device(model)
+    with eval_mode(model), attributed_to("model"):
+        parts = [model(to(part, device)) for part in split(X, eval_batch_size(model, device))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _answer(model: nn.Module, X: Tree, y: Tree, task: Task) -> Answer:
-    """What the model says to all rows; the loss is one call over them, so that none counts twice."""
+def _run(model: nn.Module, X: Tree, y: Tree, task: Task) -> _Pass:
+    """Run the model on all rows; the loss is one call over all outputs, so that every row has the same weight."""
     if task.step is not None:
-        return _stepped(model, X, y, task, any(m.needs != "step" for m in task.metrics))
+        return _run_step(model, X, y, task, any(m.needs != "step" for m in task.metrics))
     outputs = forward(model, X)
     with torch.no_grad(), attributed_to("loss"):
-        return Answer(outputs, float(task.loss(outputs, task.targets(to(y, outputs.device), outputs))), {})
+        return _Pass(outputs, float(task.loss(outputs, task.loss_targets(to(y, outputs.device), outputs))), {})
 
 
-def _stepped(model: nn.Module, X: Tree, y: Tree, task: Task, keep: bool) -> Answer:
-    """The step over parts of the rows: scalars and loss are means weighted by rows, outputs kept where asked for."""
+def _run_step(model: nn.Module, X: Tree, y: Tree, task: Task, keep_outputs: bool) -> _Pass:
+    """Run the step over parts of the rows; its scalars and loss are means weighted by rows."""
     assert task.step is not None
-    device = device_of(model)
+    device = model_device(model)
     sizes: list[int] = []
-    given: list[dict[str, Tensor | float]] = []
+    scalars: list[dict[str, Tensor | float]] = []
     outputs: list[Tensor] = []
-    with evaluating(model), attributed_to("task.step"):
-        for inputs, targets in zip(split(X, ROWS), split(y, ROWS), strict=True):
-            part = answered(task.step(model, (to(inputs, device), to(targets, device))))
+    with eval_mode(model), attributed_to("task.step"):
+        for inputs, targets in zip(split(X, BATCH_SIZE), split(y, BATCH_SIZE), strict=True):
+            result = validate_step_output(task.step(model, (to(inputs, device), to(targets, device))))
             sizes.append(rows_of(inputs))
-            given.append(scalars(part))
-            if keep and part.get("outputs") is not None:
-                outputs.append(part["outputs"])
+            scalars.append(step_scalars(result))
+            if keep_outputs and result.get("outputs") is not None:
+                outputs.append(result["outputs"])
         whole = torch.cat(outputs) if outputs and sum(map(len, outputs)) == sum(sizes) else None
-    names = [name for name in given[0] if all(name in part for part in given)]
-    means = {name: _mean([float(part[name]) for part in given], sizes) for name in names}
-    return Answer(whole, means["loss"], means)
+    names = [name for name in scalars[0] if all(name in part for part in scalars)]
+    means = {name: _weighted_mean([float(part[name]) for part in scalars], sizes) for name in names}
+    return _Pass(whole, means["loss"], means)
 
 
-def _mean(values: Sequence[float], sizes: Sequence[int]) -> float:
-    """The mean of the parts' means, weighted by their rows."""
+def _weighted_mean(values: Sequence[float], sizes: Sequence[int]) -> float:
+    """Return the mean of the parts' means, weighted by their rows."""
     if len(values) == 1:
         return values[0]
     return sum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
 
 
-def measured(model: nn.Module, X: Tree, y: Tree, task: Task) -> Measured:
-    """Loss and every metric on these rows."""
-    answer = _answer(model, X, y, task)
-    return Measured(answer.loss, _values(answer, y, task))
+def loss_and_metrics(model: nn.Module, X: Tree, y: Tree, task: Task) -> LossAndMetrics:
+    """Return the loss and every metric of the task on these rows."""
+    result = _run(model, X, y, task)
+    return LossAndMetrics(result.loss, _metric_values(result, y, task))
 
 
 def outputs_of(model: nn.Module, rows: Split, task: Task) -> Tensor | None:
-    """Raw outputs [N, ...] for all rows of a split; None where a step gives none."""
-    return _answer(model, rows.X, rows.y, task).outputs
+    """Return raw outputs [N, ...] for all rows of a split; None where a step returns none."""
+    return _run(model, rows.X, rows.y, task).outputs
 
 
-def _values(answer: Answer, y: Tree, task: Task) -> dict[str, float]:
-    """Each metric from the outputs; from the step's scalars where it is one of them, or where there are no outputs."""
-    found: dict[str, float] = {}
-    if answer.outputs is not None:
+def _metric_values(result: _Pass, y: Tree, task: Task) -> dict[str, float]:
+    """Return each metric from the outputs, or from the step's scalars where it is one or there are no outputs."""
+    values: dict[str, float] = {}
+    if result.outputs is not None:
         with attributed_to("task.predict"):
-            found = task.values(answer.outputs, y)
-    if len(found) == len(task.metrics):
-        return found
-    return {m.name: found[m.name] if m.name in found else of_step(m, answer.scalars) for m in task.metrics}
+            values = task.metric_values(result.outputs, y)
+    if len(values) == len(task.metrics):
+        return values
+    return {m.name: values[m.name] if m.name in values else metric_from_step(m, result.scalars) for m in task.metrics}
 
 
-def rows_at_once(model: nn.Module, device: torch.device) -> int:
-    """How many rows go through the model together: a rule, so that equal evaluations give equal bits."""
-    many = device.type == "cpu" and any(isinstance(module, MANY) for module in model.modules())
-    return min(FEW, ROWS) if many else ROWS
+def eval_batch_size(model: nn.Module, device: torch.device) -> int:
+    """Return the rows of one forward pass. It depends on the model alone, so that equal evaluations give equal bits."""
+    large = device.type == "cpu" and any(isinstance(module, LARGE_ACTIVATIONS) for module in model.modules())
+    return min(SMALL_BATCH_SIZE, BATCH_SIZE) if large else BATCH_SIZE
 
 
-def loss_of(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
-    """The loss alone, the mean over parts of the rows weighted by their number; no outputs are kept.
+def mean_loss(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
+    """Return the loss alone, as the mean over parts of the rows weighted by their size; outputs are not kept.
 
-    A loss that weights its rows, and is averaged over those weights, may differ in the last digits from `measured`.
+    For a loss that averages over class weights, the last digits may differ from `loss_and_metrics`.
     """
     if task.step is not None:
-        return _stepped(model, X, y, task, keep=False).loss
-    device, losses, sizes = device_of(model), [], []
-    with evaluating(model):
-        size = rows_at_once(model, device)
+        return _run_step(model, X, y, task, keep_outputs=False).loss
+    device, losses, sizes = model_device(model), [], []
+    with eval_mode(model):
+        size = eval_batch_size(model, device)
         for inputs, targets in zip(split(X, size), split(y, size), strict=True):
             with attributed_to("model"):
                 outputs = model(to(inputs, device))
             with attributed_to("loss"):
-                losses.append(task.loss(outputs, task.targets(to(targets, device), outputs)))
+                losses.append(task.loss(outputs, task.loss_targets(to(targets, device), outputs)))
             sizes.append(len(targets))
-    return _mean([float(loss) for loss in losses], sizes)
+    return _weighted_mean([float(loss) for loss in losses], sizes)
 
 
 def score_split(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Evaluation:
-    """The model on a split, its score with an interval from resamples seeded by `seed`."""
-    answer = _answer(model, split.X, split.y, task)
+    """Evaluate the model on a split; the bootstrap of the score's interval is seeded by `seed`."""
+    result = _run(model, split.X, split.y, task)
     targets = each(lambda tensor: tensor.cpu().numpy(), split.y)
-    outputs, metric = answer.outputs, task.metric
+    outputs, metric = result.outputs, task.metric
     if outputs is None or metric.needs == "step":
-        value = of_step(metric, answer.scalars)
-        found = stated(metric, split.name, value, rows_of(split.X))
+        score = make_score(metric, split.name, metric_from_step(metric, result.scalars), rows_of(split.X))
     else:
         with attributed_to("task.predict"):
-            found = score(metric, split.name, targets, task.judged(outputs, split.y), seed)
+            score = score_predictions(metric, split.name, targets, task.metric_inputs(outputs, split.y), seed)
     if outputs is None:
-        return Evaluation(None, None, targets, answer.loss, found)
+        return Evaluation(None, None, targets, result.loss, score)
     with attributed_to("task.predict"):
         predictions = task.predict(outputs).detach().cpu().numpy()
-    return Evaluation(outputs.cpu(), predictions, targets, answer.loss, found)
+    return Evaluation(outputs.cpu(), predictions, targets, result.loss, score)
 
 
 def score_test(model: nn.Module, sealed: SealedTest, key: TestKey, task: Task, seed: int = 0) -> Evaluation:
-    """The model on the sealed test rows. Raises Refused without a key that an open gate issued for these weights."""
+    """Evaluate the model on the sealed test rows. Raises Refused without a key that was issued for these weights."""
     from pipeline.checkpoints.weights import weights_digest
     from pipeline.run_store import permits
 

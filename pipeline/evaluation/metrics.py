@@ -1,4 +1,4 @@
-"""Metrics: the number a target is set for, the direction it improves in, and how far it can be trusted."""
+"""Metrics: functions of targets and predictions, the direction in which they improve, and their intervals."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, fault
+from pipeline.evaluation.intervals import bootstrap_interval, bootstrap_of_mean, bootstrap_of_roc_auc, wilson_interval
 from pipeline.results import Score, TrainSide
 
 Needs = Literal["classes", "scores", "values", "token_losses", "step"]
 Array = NDArray[Any]
+RowLosses = tuple[Callable[[Array, Array], Array], Callable[[float], float]]
 
 PROPORTIONS = ("accuracy", "top_k_accuracy")
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of (targets, predictions), what predictions it needs, its direction, and the key that asked for it.
+    """A function of (targets, predictions), the predictions it needs, its direction, and the config key that names it.
 
-    `classes`: class ids [N], or one per label or token. `scores`: probabilities, [N] of class 1 for two classes, else
-    [N, C]; of several labels [N, L]. `values`: numbers.
-    `token_losses`: -ln of the probability of every target token [N, T]. `step`: none; it is a scalar that `task.step`
-    returns under this name, averaged over the rows.
+    `needs` is one of
+    - `classes`: class ids [N], or one id per label [N, L] or token [N, T];
+    - `scores`: probabilities, [N] of class 1 for two classes, else [N, C]; [N, L] for several labels;
+    - `values`: numbers in the shape of the targets;
+    - `token_losses`: negative log-likelihood of every target token [N, T];
+    - `step`: nothing; the metric is a scalar that `task.step` returns under this name, averaged over rows.
+
+    `row_losses`: for a metric that is a monotone function of the mean of a loss per row, the two functions. Its
+    interval is then computed from [N] numbers instead of from all predictions.
     """
 
     name: str
@@ -37,11 +43,12 @@ class Metric:
     needs: Needs
     greater_is_better: bool = True
     where: str = "task.metric"
+    row_losses: RowLosses | None = None
 
     def __call__(self, targets: Array, predictions: Array) -> float:
-        """The metric's value; NaN where it is undefined or the predictions are not finite.
+        """Return the metric's value; NaN where it is undefined or the predictions are not finite.
 
-        Raises UserError when the function cannot take these predictions.
+        Raises UserError if the function cannot take these predictions.
         """
         if predictions.dtype.kind == "f" and not np.isfinite(predictions).all():
             return math.nan
@@ -52,7 +59,7 @@ class Metric:
             raise UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})")) from error
 
     def better(self, value: float, other: float) -> bool:
-        """Whether a value is strictly better than another; NaN never is, and anything is better than NaN."""
+        """Return whether a value is strictly better than another; NaN never is, and any number is better than NaN."""
         if math.isnan(value) or math.isnan(other):
             return math.isnan(other) and not math.isnan(value)
         return value > other if self.greater_is_better else value < other
@@ -62,64 +69,92 @@ def _accuracy(targets: Array, predictions: Array) -> float:
     return np.count_nonzero(targets == predictions) / targets.size if targets.size else math.nan
 
 
-def _all_right(targets: Array, predictions: Array) -> float:
-    """The share of rows whose every label is right."""
+def _exact_match(targets: Array, predictions: Array) -> float:
+    """Return the share of rows of which every label is right."""
     return float((targets == predictions).all(axis=1).mean()) if len(targets) else math.nan
 
 
 def _perplexity(targets: Array, losses: Array) -> float:
-    """exp of the mean loss of a token: among how many equally likely tokens the model hesitates."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(np.mean(losses, dtype=np.float64)))
+    """Return exp of the mean negative log-likelihood per token."""
+    return _exp(float(np.mean(losses, dtype=np.float64)))
 
 
-def _of_tokens(targets: Array, predictions: Array, *, function: Callable[..., float]) -> float:
-    """A figure over all tokens of all rows."""
-    return function(targets.reshape(-1), predictions.reshape(-1))
+def _exp(value: float) -> float:
+    with np.errstate(over="ignore"):  # an untrained model may reach infinity
+        return float(np.exp(value))
+
+
+def _flat64(targets: Array, predictions: Array) -> tuple[Array, Array]:
+    # Flat, since scikit-learn averages errors column by column; float64, since it computes in the type of its input.
+    return targets.astype(np.float64).reshape(-1), predictions.astype(np.float64).reshape(-1)
 
 
 def _mae(targets: Array, predictions: Array) -> float:
-    return float(np.mean(np.abs(targets.astype(np.float64) - predictions)))
+    from sklearn.metrics import mean_absolute_error
+
+    return float(mean_absolute_error(*_flat64(targets, predictions)))
 
 
 def _rmse(targets: Array, predictions: Array) -> float:
-    return float(np.sqrt(np.mean((targets.astype(np.float64) - predictions) ** 2)))
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(*_flat64(targets, predictions)))
 
 
 def _roc_auc(targets: Array, scores: Array) -> float:
-    """The share of pairs, one row of each class, that the scores put in order; ties count half (Mann-Whitney)."""
+    from sklearn.metrics import roc_auc_score
+
     if scores.ndim != 1:
         raise ValueError("more than two classes; roc_auc_ovr and roc_auc_ovo take them")
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    positive = targets == 1
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if not (ones and zeros):
+    if len(np.unique(targets)) < 2:  # scikit-learn answers NaN as well, with a warning
         return math.nan
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    return float(roc_auc_score(targets, scores))
 
 
-# Those that every epoch of every example measures: the same numbers as scikit-learn's, a hundred times sooner.
-OWN = {
+def _row_means(values: Array) -> Array:
+    return values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
+
+
+def _absolute_error(targets: Array, predictions: Array) -> Array:
+    return _row_means(np.abs(targets.astype(np.float64) - predictions))
+
+
+def _squared_error(targets: Array, predictions: Array) -> Array:
+    return _row_means((targets.astype(np.float64) - predictions) ** 2)
+
+
+def _token_loss(targets: Array, losses: Array) -> Array:
+    return _row_means(losses)
+
+
+# Metrics by names that differ from scikit-learn's scorers in sign (mae, rmse) or take no estimator.
+BUILT_IN = {
     "accuracy": Metric("accuracy", _accuracy, "classes"),
     "roc_auc": Metric("roc_auc", _roc_auc, "scores"),
-    "mae": Metric("mae", _mae, "values", greater_is_better=False),
-    "rmse": Metric("rmse", _rmse, "values", greater_is_better=False),
+    "mae": Metric("mae", _mae, "values", greater_is_better=False, row_losses=(_absolute_error, float)),
+    "rmse": Metric("rmse", _rmse, "values", greater_is_better=False, row_losses=(_squared_error, math.sqrt)),
 }
 
-EXACT = Metric("accuracy", _all_right, "classes")
-PERPLEXITY = Metric("perplexity", _perplexity, "token_losses", greater_is_better=False)
+EXACT_MATCH = Metric("accuracy", _exact_match, "classes")
+PERPLEXITY = Metric(
+    "perplexity", _perplexity, "token_losses", greater_is_better=False, row_losses=(_token_loss, _exp)
+)  # fmt: skip
 
 
-def _silently(targets: Array, predictions: Array, *, function: Callable[..., float], sign: int = 1) -> float:
-    """A function of others, which may warn where it answers NaN or 0: that is recorded anyway."""
+def _over_tokens(targets: Array, predictions: Array, *, function: Callable[..., float]) -> float:
+    """Return a metric over all tokens of all rows."""
+    return function(targets.reshape(-1), predictions.reshape(-1))
+
+
+def _without_warnings(targets: Array, predictions: Array, *, function: Callable[..., float], sign: int = 1) -> float:
+    """Call a function of a library or a user; its warnings about undefined values repeat what NaN or 0 says already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return sign * function(targets, predictions)
 
 
-def _from_sklearn(name: str) -> Metric | None:
-    """scikit-learn's scorer of that name, without the estimator it asks for; None when there is none."""
+def _sklearn_metric(name: str) -> Metric | None:
+    """Return scikit-learn's scorer of that name as a function of predictions; None if there is none."""
     from sklearn.metrics import get_scorer, get_scorer_names
 
     if name not in get_scorer_names():
@@ -129,34 +164,34 @@ def _from_sklearn(name: str) -> Metric | None:
     of_values = scorer._score_func.__module__.endswith("_regression")
     needs: Needs = "values" if of_values else "classes" if of_classes else "scores"
     function = functools.partial(scorer._score_func, **scorer._kwargs)
-    return Metric(name, functools.partial(_silently, function=function, sign=scorer._sign), needs)
+    return Metric(name, functools.partial(_without_warnings, function=function, sign=scorer._sign), needs)
 
 
-OF_CLASSES, OF_VALUES = ("classes", "scores"), ("values",)
-FITTING: dict[str, tuple[tuple[str, ...], str]] = {  # what the metrics of a kind need, and some of them
-    "classification": (OF_CLASSES, "accuracy, balanced_accuracy or f1_macro"),
-    "binary": (OF_CLASSES, "roc_auc, accuracy or f1_macro"),
-    "multilabel": (OF_CLASSES, "f1_macro, f1_micro, roc_auc or accuracy"),
-    "regression": (OF_VALUES, "rmse, mae or r2"),
-    "autoencoder": (OF_VALUES, "rmse or mae"),
+CLASS_METRICS, VALUE_METRICS = ("classes", "scores"), ("values",)
+METRICS_BY_KIND: dict[str, tuple[tuple[str, ...], str]] = {  # what the metrics of a task kind need, and examples
+    "classification": (CLASS_METRICS, "accuracy, balanced_accuracy or f1_macro"),
+    "binary": (CLASS_METRICS, "roc_auc, accuracy or f1_macro"),
+    "multilabel": (CLASS_METRICS, "f1_macro, f1_micro, roc_auc or accuracy"),
+    "regression": (VALUE_METRICS, "rmse, mae or r2"),
+    "autoencoder": (VALUE_METRICS, "rmse or mae"),
     "language_model": (("token_losses", "classes"), "perplexity or accuracy"),
 }
 
 
-def _known(name: str, kind: str) -> Metric | None:
-    """The metric of that name as this kind of task understands it; None where there is none."""
+def _named_metric(name: str, kind: str) -> Metric | None:
+    """Return the metric of that name for this kind of task; None if there is none."""
     if name == "perplexity":
         return PERPLEXITY
-    if kind == "multilabel":  # scikit-learn's take [N, L], and average over labels
-        return EXACT if name == "accuracy" else _from_sklearn(name) or OWN.get(name)
-    found = OWN.get(name) or _from_sklearn(name)
-    if kind == "language_model" and found is not None and found.needs == "classes" and name not in OWN:
-        return replace(found, function=functools.partial(_of_tokens, function=found.function))
-    return found
+    if kind == "multilabel":  # scikit-learn's metrics take [N, L] and average over labels
+        return EXACT_MATCH if name == "accuracy" else _sklearn_metric(name) or BUILT_IN.get(name)
+    known = BUILT_IN.get(name) or _sklearn_metric(name)
+    if kind == "language_model" and known is not None and known.needs == "classes" and name not in BUILT_IN:
+        return replace(known, function=functools.partial(_over_tokens, function=known.function))
+    return known
 
 
-def _from_target(node: Mapping[str, Any], kind: str, trust: Sequence[str], where: str) -> Metric:
-    """A user's function `(targets, predictions) -> float`, with its attributes `needs` and `greater_is_better`."""
+def _user_metric(node: Mapping[str, Any], kind: str, trust: Sequence[str], where: str) -> Metric:
+    """Return a user's `(targets, predictions) -> float` with its attributes `needs` and `greater_is_better`."""
     from pipeline.config.build import build
 
     function: Any = build(dict(node), trust=trust, where=where)
@@ -170,98 +205,98 @@ def _from_target(node: Mapping[str, Any], kind: str, trust: Sequence[str], where
     if name == "loss":
         raise UserError(fault(where, "has the loss's name", got=name, do="give the function an attribute `name`"))
     better = bool(getattr(function, "greater_is_better", True))
-    return Metric(name, functools.partial(_silently, function=function), needs, better, where)
+    return Metric(name, functools.partial(_without_warnings, function=function), needs, better, where)
 
 
-def _of_the_step(targets: Array, predictions: Array) -> float:
+def _read_from_step(targets: Array, predictions: Array) -> float:
     raise AssertionError("a scalar of task.step is read, not computed")
 
 
-def metric(task: Mapping[str, Any], trust: Sequence[str] = (), where: str = "task.metric") -> Metric:
-    """The metric that `task.metric` names: a scikit-learn scorer, `rmse`, `mae`, `perplexity`, or a `_target_`.
+def metric_from_config(task: Mapping[str, Any], trust: Sequence[str] = (), where: str = "task.metric") -> Metric:
+    """Return the metric that `task.metric` names: a scikit-learn scorer, `rmse`, `mae`, `perplexity`, or a `_target_`.
 
-    With a `task.step` also `loss`, and any other word for a scalar that the step returns; a leading `-` says that
-    less of it is better. Raises UserError for an unknown name, and for one that does not measure this kind of task.
+    With a `task.step`, also `loss`, and any other name for a scalar that the step returns; a leading `-` says that
+    lower is better. Raises UserError for an unknown name, and for a metric that does not measure this kind of task.
     """
-    asked, kind = task["metric"], task["kind"]
-    if isinstance(asked, Mapping):
-        return _from_target(asked, kind, trust, where)
-    stepped = bool(task.get("step"))
-    if stepped and (asked == "loss" or asked.startswith("-")):
-        return Metric(asked.removeprefix("-"), _of_the_step, "step", False, where)
-    found = _known(str(asked), kind)
-    if found is None and stepped:
-        return Metric(asked, _of_the_step, "step", True, where)
-    if found is None:
+    name, kind = task["metric"], task["kind"]
+    if isinstance(name, Mapping):
+        return _user_metric(name, kind, trust, where)
+    has_step = bool(task.get("step"))
+    if has_step and (name == "loss" or name.startswith("-")):
+        return Metric(name.removeprefix("-"), _read_from_step, "step", False, where)
+    known = _named_metric(str(name), kind)
+    if known is None and has_step:
+        return Metric(name, _read_from_step, "step", True, where)
+    if known is None:
         from sklearn.metrics import get_scorer_names
 
-        names = [*OWN, "perplexity", *get_scorer_names()]
+        names = [*BUILT_IN, "perplexity", *get_scorer_names()]
         expected = "a scikit-learn scorer, rmse, mae, perplexity, or a _target_"
-        raise UserError(fault(where, "unknown metric", got=asked, among=names, expected=expected))
-    if kind != "custom" and found.needs not in FITTING[kind][0]:
-        raise UserError(
-            fault(where, f"does not measure a {kind} task", got=asked, expected=f"one like {FITTING[kind][1]}")
-        )
-    return replace(found, where=where)
+        raise UserError(fault(where, "unknown metric", got=name, among=names, expected=expected))
+    if kind != "custom" and known.needs not in METRICS_BY_KIND[kind][0]:
+        expected = f"one like {METRICS_BY_KIND[kind][1]}"
+        raise UserError(fault(where, f"does not measure a {kind} task", got=name, expected=expected))
+    return replace(known, where=where)
 
 
-def all_metrics(task: Mapping[str, Any], trust: Sequence[str] = ()) -> tuple[Metric, ...]:
-    """`task.metric`, which decides, then those of `task.metrics` that are not it again, each once.
+def metrics_from_config(task: Mapping[str, Any], trust: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """Return the deciding metric (`task.metric`), then those of `task.metrics`, each once.
 
-    Raises UserError naming the key of one that does not measure this task, or bears the name of another.
+    Raises UserError naming the key of a metric that does not measure this task, or whose name is taken.
     """
-    found = {_identity(task["metric"]): metric(task, trust)}
-    for i, asked in enumerate(task.get("metrics") or ()):
-        if _identity(asked) in found:
+    metrics = {_identity(task["metric"]): metric_from_config(task, trust)}
+    for i, name in enumerate(task.get("metrics") or ()):
+        if _identity(name) in metrics:
             continue
-        one = metric({**task, "metric": asked}, trust, f"task.metrics[{i}]")
-        if one.name in (m.name for m in found.values()):
-            raise UserError(fault(one.where, "another metric has this name already", got=one.name))
-        found[_identity(asked)] = one
-    return tuple(found.values())
+        metric = metric_from_config({**task, "metric": name}, trust, f"task.metrics[{i}]")
+        if metric.name in (m.name for m in metrics.values()):
+            raise UserError(fault(metric.where, "another metric has this name already", got=metric.name))
+        metrics[_identity(name)] = metric
+    return tuple(metrics.values())
 
 
-def _identity(asked: Any) -> str:
-    return repr(sorted(asked.items(), key=str)) if isinstance(asked, Mapping) else str(asked)
+def _identity(name: str | Mapping[str, Any]) -> str:
+    return repr(sorted(name.items(), key=str)) if isinstance(name, Mapping) else str(name)
 
 
-def interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
-    """The metric's 95 % interval on these rows: Wilson for proportions, else a bootstrap of 1000 seeded resamples.
+def confidence_interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
+    """Return the metric's 95 % interval on these rows: Wilson for proportions, else a percentile bootstrap.
 
-    Rows are drawn whole: the tokens of one window hang together, and a share of tokens is no proportion of rows.
-    (NaN, NaN) where the metric is NaN or no resample defines it.
+    Whole rows are resampled: the tokens of one window depend on each other, so a share of tokens is not a proportion
+    of independent rows. (NaN, NaN) where the metric is NaN or undefined in every resample.
     """
     n = len(targets)
     value = metric(targets, predictions) if n else math.nan
     if math.isnan(value):
         return math.nan, math.nan
-    if metric.name in PROPORTIONS and (targets.ndim == 1 or metric.function is _all_right):
-        from scipy.stats import binomtest
+    if metric.name in PROPORTIONS and (targets.ndim == 1 or metric.function is _exact_match):
+        return wilson_interval(round(value * n), n)
+    if n < 2:  # every resample is the row itself
+        return value, value
+    if metric.row_losses is not None:
+        row_loss, from_mean = metric.row_losses
+        low, high = bootstrap_of_mean(row_loss(targets, predictions), seed)
+        return from_mean(low), from_mean(high)
+    if metric.function is _roc_auc:
+        return bootstrap_of_roc_auc(predictions[targets == 1], predictions[targets != 1], seed)
+    return bootstrap_interval(lambda rows: metric(targets[rows], predictions[rows]), n, seed)
 
-        bounds = binomtest(round(value * n), n).proportion_ci(confidence_level=0.95, method="wilson")
-        return float(bounds.low), float(bounds.high)
-    draw = np.random.Generator(np.random.Philox(seed))
-    rows = (draw.integers(0, n, n) for _ in range(RESAMPLES))
-    values = np.array([metric(targets[r], predictions[r]) for r in rows])
-    if np.isnan(values).all():
-        return math.nan, math.nan
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
 
-
-def score(metric: Metric, split: str, targets: Array, predictions: Array, seed: int = 0) -> Score | TrainSide:
-    """What was measured on a split, in the type that says what it may be used for."""
+def score_predictions(
+    metric: Metric, split: str, targets: Array, predictions: Array, seed: int = 0
+) -> Score | TrainSide:
+    """Return the metric on a split: a Score with its interval for val and test, a TrainSide for train rows."""
     value = metric(targets, predictions)
-    bounds = interval(metric, targets, predictions, seed) if split in ("val", "test") else None
-    return stated(metric, split, value, len(targets), bounds)
+    bounds = confidence_interval(metric, targets, predictions, seed) if split in ("val", "test") else None
+    return make_score(metric, split, value, len(targets), bounds)
 
 
-def stated(
+def make_score(
     metric: Metric, split: str, value: float, n: int, bounds: tuple[float, float] | None = None
 ) -> Score | TrainSide:
-    """A value over `n` rows in the type of its split; its bounds are NaN where no row by row figure could give them."""
+    """Return a value over `n` rows in the type of its split; without `bounds` its interval is NaN."""
     if split not in ("val", "test"):
         return TrainSide(metric.name, value, n)
     low, high = bounds or (math.nan, math.nan)
-    side: Literal["val", "test"] = "val" if split == "val" else "test"
-    return Score(side, metric.name, value, low, high, n, metric.greater_is_better)
+    name: Literal["val", "test"] = "val" if split == "val" else "test"
+    return Score(name, metric.name, value, low, high, n, metric.greater_is_better)

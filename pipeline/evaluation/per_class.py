@@ -1,61 +1,110 @@
-"""Per class: how many rows of it were found, how many of what was named were it, and which pairs are confused most."""
+"""Per-class results: precision, recall and F1 of every class, the confusion matrix, and the most confused pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-WORST = 5  # pairs that are named
+WORST = 5  # pairs in the evidence
+SHOWN = 3  # pairs in a line of text
 NO_CLASS = "no class"
-TOLD = 3  # of them on the screen
 Z = 1.959963984540054  # two-sided 95 %
 
+ClassRow = TypedDict(
+    "ClassRow",
+    {"class": str, "precision": float, "recall": float, "recall_low": float, "recall_high": float, "f1": float,
+     "support": int},
+)  # fmt: skip
 
-def confusion(targets: NDArray[Any], predictions: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
-    """`{classes, matrix, per_class, worst_pairs}` of class ids [N], or of labels beside each other [N, L].
 
-    `matrix` counts true class (row) against predicted class (column), and is None for labels, where row and label are
-    not one to one. Predictions that are no class, as a wrong `task.predict` gives, are counted as `NO_CLASS`, the last
-    of the classes then. Raises ValueError for targets that have no name.
+class ConfusedPair(TypedDict):
+    """How often rows of the class `true` are predicted as `predicted`; `share` of all rows of `true`."""
+
+    true: Any  # as the caller names its classes
+    predicted: Any
+    count: int
+    share: float
+
+
+class ClassReport(TypedDict):
+    """Results per class. `matrix` [C, C] counts true class (row) by predicted class (column); None for labels."""
+
+    classes: list[str]
+    matrix: NDArray[np.int64] | None
+    per_class: list[ClassRow]
+    worst_pairs: list[ConfusedPair]
+
+
+def class_report(targets: NDArray[Any], predictions: NDArray[Any], names: Sequence[str]) -> ClassReport:
+    """Return the results per class of class ids [N], or per label of several labels [N, L].
+
+    Labels have no confusion matrix, since a row may have several. Predictions outside the classes, as a wrong
+    `task.predict` gives them, are counted as `NO_CLASS`, then the last of the classes. Raises ValueError for targets
+    without a name.
     """
     if targets.ndim == 2:
-        found = [_counts(targets[:, i] == 1, predictions[:, i] == 1) for i in range(len(names))]
-        return {"classes": list(names), "matrix": None, "per_class": _table(names, *np.transpose(found)),
-                "worst_pairs": []}  # fmt: skip
+        return _label_report(targets == 1, predictions == 1, names)
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     if targets.max() >= len(names):
         raise ValueError(f"class {targets.max()} has no name among {len(names)}")
-    stray = (predictions < 0) | (predictions >= len(names))
-    if stray.any():
-        names, predictions = [*names, NO_CLASS], np.where(stray, len(names), predictions)
-    matrix = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(matrix, (targets, predictions), 1)
-    table = _table(names, matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1))
+    outside = (predictions < 0) | (predictions >= len(names))
+    if outside.any():
+        names, predictions = [*names, NO_CLASS], np.where(outside, len(names), predictions)
+    ids = np.arange(len(names))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a split may have rows of one class only
+        matrix = confusion_matrix(targets, predictions, labels=ids)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        targets, predictions, labels=ids, zero_division=np.nan
+    )
+    table = _table(names, precision, recall, f1, support, matrix.diagonal())
     return {"classes": list(names), "matrix": matrix, "per_class": table, "worst_pairs": worst_pairs(matrix, names)}
 
 
-def _counts(is_it: NDArray[np.bool_], named: NDArray[np.bool_]) -> tuple[int, int, int]:
-    return int((is_it & named).sum()), int(named.sum()), int(is_it.sum())
+def _label_report(targets: NDArray[np.bool_], predictions: NDArray[np.bool_], names: Sequence[str]) -> ClassReport:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    # One label at a time: scikit-learn would read a single column as two classes.
+    figures = [
+        precision_recall_fscore_support(targets[:, i], predictions[:, i], labels=[True], zero_division=np.nan)
+        for i in range(len(names))
+    ]
+    precision, recall, f1, support = (np.concatenate(column) for column in zip(*figures, strict=True))
+    table = _table(names, precision, recall, f1, support, (targets & predictions).sum(axis=0))
+    return {"classes": list(names), "matrix": None, "per_class": table, "worst_pairs": []}
 
 
 def _table(
-    names: Sequence[str], right: NDArray[Any], named: NDArray[Any], support: NDArray[Any]
-) -> list[dict[str, Any]]:
-    """A row per class. Precision is NaN for a class that was never named, recall for one that has no rows."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision, recall, f1 = right / named, right / support, 2 * right / (named + support)
-    low, high = wilson(right, support)
-    columns = {"precision": precision, "recall": recall, "recall_low": low, "recall_high": high, "f1": f1}
+    names: Sequence[str],
+    precision: NDArray[Any],
+    recall: NDArray[Any],
+    f1: NDArray[Any],
+    support: NDArray[Any],
+    hits: NDArray[Any],
+) -> list[ClassRow]:
+    """Return a row per class. Precision is NaN for a class that is never predicted, recall for one without rows."""
+    low, high = wilson(hits, support)
     return [
-        {"class": name, **{key: float(column[i]) for key, column in columns.items()}, "support": int(support[i])}
+        {
+            "class": name,
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "recall_low": float(low[i]),
+            "recall_high": float(high[i]),
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+        }
         for i, name in enumerate(names)
     ]
 
 
 def wilson(successes: NDArray[Any], trials: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 95 % interval of each share (Wilson, JASA 22, 1927); NaN for no trials."""
+    """Return the 95 % interval of each proportion (Wilson, JASA 22, 1927); NaN for no trials."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share = successes / trials
         middle = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
@@ -63,8 +112,8 @@ def wilson(successes: NDArray[Any], trials: NDArray[Any]) -> tuple[NDArray[np.fl
     return np.clip(middle - reach, 0.0, 1.0), np.clip(middle + reach, 0.0, 1.0)
 
 
-def worst_pairs(matrix: NDArray[Any], names: Sequence[Any]) -> list[dict[str, Any]]:
-    """The pairs confused most often, by count and then by their share of the true class: at most `WORST`."""
+def worst_pairs(matrix: NDArray[Any], names: Sequence[Any]) -> list[ConfusedPair]:
+    """Return the most confused pairs, by count, then by their share of the true class: at most `WORST`."""
     counts = np.asarray(matrix)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     pairs = [(a, b) for a, b in np.argwhere(counts > 0).tolist() if a != b]
@@ -75,19 +124,19 @@ def worst_pairs(matrix: NDArray[Any], names: Sequence[Any]) -> list[dict[str, An
     ]
 
 
-def told(found: Mapping[str, Any]) -> str:
-    """One line: the class found least of, and the pairs confused most."""
-    known = [row for row in found["per_class"] if row["support"]]
-    if not known:
-        return "no label has a row to be found in"
-    least = min(known, key=lambda row: float(row["recall"]))
-    kind = "label" if found["matrix"] is None else "class"
+def format_class_report(report: ClassReport) -> str:
+    """Return one line: the class with the lowest recall, and the most confused pairs."""
+    rows = [row for row in report["per_class"] if row["support"]]
+    if not rows:
+        return "no label has a row"
+    lowest = min(rows, key=lambda row: row["recall"])
+    kind = "label" if report["matrix"] is None else "class"
     line = (
-        f"least found {kind}: {least['class']}, recall {least['recall']:.3g} "
-        f"(95 % interval {least['recall_low']:.2g} to {least['recall_high']:.2g}, {least['support']} rows)"
+        f"{kind} with the lowest recall: {lowest['class']}, recall {lowest['recall']:.3g} "
+        f"(95 % interval {lowest['recall_low']:.2g} to {lowest['recall_high']:.2g}, {lowest['support']} rows)"
     )
-    pairs = found["worst_pairs"][:TOLD]
+    pairs = report["worst_pairs"][:SHOWN]
     if not pairs:
-        return line if found["matrix"] is None else f"{line}; no class is taken for another"
-    each = (f"{pair['true']} → {pair['predicted']} {pair['count']}× ({pair['share']:.0%})" for pair in pairs)
-    return f"{line}; most confused, true → predicted: {', '.join(each)}"
+        return line if report["matrix"] is None else f"{line}; no class is confused with another"
+    shown = (f"{pair['true']} → {pair['predicted']} {pair['count']}× ({pair['share']:.0%})" for pair in pairs)
+    return f"{line}; most confused, true → predicted: {', '.join(shown)}"

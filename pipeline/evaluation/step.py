@@ -1,8 +1,9 @@
-"""The step: a training step of the user's own, `(model, batch) -> {"loss": ..., ...}`, where model and loss cannot
-be called apart: a model that computes its own loss, a loss of several terms, inputs that are changed on the way.
+"""Custom steps: a user's `(model, batch) -> {"loss": ..., ...}` for models whose forward pass and loss are one call.
 
-`batch` is `(inputs, targets)`. Beside `loss`, a scalar, the answer may hold `outputs` [B, ...], from which metrics are
-computed as for any task, and further scalars, which are metrics by their own name. What else it holds is not read.
+Examples are models that compute their own loss, losses of several terms, and inputs that are changed on the way.
+`batch` is `(inputs, targets)`. Besides `loss`, a scalar tensor, the step may return `outputs` [B, ...], from which
+metrics are computed as for any task, and further scalars, which are metrics under their own names. Other entries are
+ignored.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from pipeline.errors import UserError, fault
 if TYPE_CHECKING:
     from pipeline.evaluation.metrics import Metric
 
-Step = Callable[[nn.Module, tuple[Tree, Tree]], Mapping[str, Any]]
+StepOutput = Mapping[str, Any]  # whatever a user's step returns, checked by `validate_step_output`
+Step = Callable[[nn.Module, tuple[Tree, Tree]], StepOutput]
 
 EXPECTED = '{"loss": a scalar tensor, ...}'
 
 
 class CustomStep:
-    """The forward pass of a task with a step: (outputs or None, loss). Raises UserError for an answer without loss."""
+    """The forward pass of a task with a step: returns (outputs or None, loss). Raises UserError without a loss."""
 
     __slots__ = ("step",)
 
@@ -33,41 +35,41 @@ class CustomStep:
         self.step = step
 
     def __call__(self, model: nn.Module, inputs: Tree, targets: Tree) -> tuple[Tensor | None, Tensor]:
-        given = answered(self.step(model, (inputs, targets)))
-        return given.get("outputs"), given["loss"]
+        result = validate_step_output(self.step(model, (inputs, targets)))
+        return result.get("outputs"), result["loss"]
 
 
-def answered(given: Any) -> Mapping[str, Any]:
-    """What a step answered, if it can be used. Raises UserError for one without a scalar loss."""
-    if not isinstance(given, Mapping):
-        raise UserError(fault("task.step", "returns no dict", got=type(given).__name__, expected=EXPECTED))
-    loss = given.get("loss")
+def validate_step_output(result: object) -> StepOutput:
+    """Return what a step returned. Raises UserError unless it has a scalar loss and its outputs are one tensor."""
+    if not isinstance(result, Mapping):
+        raise UserError(fault("task.step", "does not return a dict", got=type(result).__name__, expected=EXPECTED))
+    loss = result.get("loss")
     if loss is None:
-        got = ", ".join(map(str, given)) or "an empty dict"
+        got = ", ".join(map(str, result)) or "an empty dict"
         raise UserError(fault("task.step", "returns no loss", got=got, expected=EXPECTED))
     if not isinstance(loss, Tensor) or loss.ndim:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise UserError(fault("task.step", "returns a loss that is no scalar", got=got, expected=EXPECTED))
-    outputs = given.get("outputs")
+        raise UserError(fault("task.step", "returns a loss that is not a scalar tensor", got=got, expected=EXPECTED))
+    outputs = result.get("outputs")
     if outputs is not None and not isinstance(outputs, Tensor):
         got, expected = type(outputs).__name__, "one tensor [B, ...], or no outputs"
-        raise UserError(fault("task.step", "returns outputs that are no tensor", got=got, expected=expected))
-    return given
+        raise UserError(fault("task.step", "returns outputs that are not a tensor", got=got, expected=expected))
+    return result
 
 
-def scalars(given: Mapping[str, Any]) -> dict[str, Tensor | float]:
-    """Every number that a step answered, by name, its loss among them."""
+def step_scalars(result: StepOutput) -> dict[str, Tensor | float]:
+    """Return every scalar of a step's result by name, including its loss."""
     return {
         str(name): value
-        for name, value in given.items()
+        for name, value in result.items()
         if (isinstance(value, Tensor) and not value.ndim) or isinstance(value, int | float)
     }
 
 
 def build_step(task: Mapping[str, Any], model: nn.Module | None, trust: Sequence[str]) -> Step | None:
-    """The step of a `task` section, on the model's device; None where it asks for none.
+    """Return the step of a `task` section, on the model's device; None if it names none.
 
-    Raises UserError for what is no callable, and for a custom task without a step.
+    Raises UserError if the step is not callable, and for a custom task without a step.
     """
     node = task.get("step")
     if not node:
@@ -79,7 +81,7 @@ def build_step(task: Mapping[str, Any], model: nn.Module | None, trust: Sequence
 
     name = node.get("_target_") if isinstance(node, Mapping) else None
     if isinstance(name, str) and inspect.isfunction(locate(name, (*ALLOWED, *trust), "task.step._target_")):
-        node = {"_partial_": True, **node}  # a function takes (model, batch) later
+        node = {"_partial_": True, **node}  # a function gets (model, batch) with each call, not when it is built
     step: Any = build(dict(node) if isinstance(node, Mapping) else node, trust=trust, where="task.step")
     if not callable(step):
         expected = "(model, batch) -> {loss, ...}"
@@ -88,30 +90,33 @@ def build_step(task: Mapping[str, Any], model: nn.Module | None, trust: Sequence
     return step.to(first.device) if isinstance(step, nn.Module) and first is not None else step
 
 
-def of_step(metric: Metric, given: Mapping[str, float]) -> float:
-    """A metric as the scalar that the step gave by its name. Raises UserError where it gave none."""
-    if metric.name in given:
-        return given[metric.name]
-    got = ", ".join(sorted(given))
+def metric_from_step(metric: Metric, scalars: Mapping[str, float]) -> float:
+    """Return the step's scalar of the metric's name. Raises UserError if there is none."""
+    if metric.name in scalars:
+        return scalars[metric.name]
     expected = f"a scalar '{metric.name}' among what the step returns"
     expected += "" if metric.needs == "step" else ", or the outputs to compute it from"
+    got = ", ".join(sorted(scalars))
     raise UserError(fault(metric.where, f"task.step returns no '{metric.name}'", got=got, expected=expected))
 
 
-def tried(
+def check_step(
     step: Step, metrics: Sequence[Metric], model: nn.Module, inputs: Tree, targets: Tree
 ) -> tuple[Tensor | None, Tensor]:
-    """One pass as training makes it, which also shows that every metric can be had. Raises UserError where not."""
-    given = answered(step(model, (inputs, targets)))
-    outputs, rows = given.get("outputs"), rows_of(inputs)
+    """Run the step once, as training does, and return (outputs or None, loss).
+
+    Raises UserError if a metric could not be computed from what it returns.
+    """
+    result = validate_step_output(step(model, (inputs, targets)))
+    outputs, rows = result.get("outputs"), rows_of(inputs)
     if outputs is not None and (not outputs.ndim or len(outputs) != rows):
         got = f"shape {tuple(outputs.shape)} for {rows} rows"
         raise UserError(fault("task.step", "outputs have no batch dimension", got=got, expected=f"({rows}, ...)"))
-    named = dict.fromkeys(scalars(given), 0.0)
+    scalars = dict.fromkeys(step_scalars(result), 0.0)  # names suffice to look metrics up
     for metric in metrics:
         if metric.needs == "step" or outputs is None:
-            of_step(metric, named)
+            metric_from_step(metric, scalars)
         elif not isinstance(targets, Tensor):
             got, expected = type(targets).__name__, "one tensor of targets, or a scalar that the step returns"
             raise UserError(fault(metric.where, f"'{metric.name}' compares rows", got=got, expected=expected))
-    return outputs, given["loss"]
+    return outputs, result["loss"]

@@ -1,4 +1,4 @@
-"""What a task asks of a model: how outputs meet targets, what they predict, and which number judges them."""
+"""The task: how outputs are compared with targets, what they predict, and which metrics measure them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.data.tree import Tree, rows_of
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.metrics import Metric, Needs, all_metrics
+from pipeline.evaluation.metrics import Metric, Needs, metrics_from_config
 from pipeline.evaluation.step import CustomStep, Step, build_step
 from pipeline.evaluation.tokens import TokenLoss, token_losses
 from pipeline.preprocess.modules import ScaledLoss, scale_loss, unscaled, unwrap
@@ -23,7 +23,7 @@ from pipeline.preprocess.modules import ScaledLoss, scale_loss, unscaled, unwrap
 KINDS = ("classification", "binary", "multilabel", "regression", "autoencoder", "language_model", "custom")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Forward = Callable[[nn.Module, Tree, Tree], tuple[Any, Tensor]]
+Forward = Callable[[nn.Module, Tree, Tree], tuple[Tensor | None, Tensor]]
 Takes = Literal["logits", "log_probabilities", "probabilities"]
 
 _TAKES: dict[str, Takes] = {
@@ -40,11 +40,11 @@ _TAKES: dict[str, Takes] = {
 }
 
 
-LOGITS_OF_SHARES = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits")
+BINARY_LOGIT_LOSSES = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits")
 
 
 def _innermost(loss: Loss) -> Loss:
-    """The loss of the config, without what the task puts around it."""
+    """Return the loss of the config without the task's wrappers."""
     return loss.inner if isinstance(loss, TokenLoss) else unscaled(loss)
 
 
@@ -56,14 +56,14 @@ def loss_name(loss: Loss) -> str:
 
 
 def loss_takes(loss: Loss, model: nn.Module | None = None) -> Takes:
-    """What a loss reads outputs as: by its name, by an attribute `takes`, else by the model's last module."""
+    """Return what a loss takes outputs for: from its attribute `takes`, its name, else the model's last module."""
     known = getattr(loss, "takes", None) or _TAKES.get(loss_name(loss))
     if known:
         return known
     last = [type(m).__name__ for m in model.modules()][-1] if model is not None else ""
-    return (
-        "probabilities" if last in ("Sigmoid", "Softmax") else "log_probabilities" if last == "LogSoftmax" else "logits"
-    )
+    if last in ("Sigmoid", "Softmax"):
+        return "probabilities"
+    return "log_probabilities" if last == "LogSoftmax" else "logits"
 
 
 def _from_torch(loss: Loss) -> bool:
@@ -72,10 +72,10 @@ def _from_torch(loss: Loss) -> bool:
     return str(getattr(inner, "__module__", "")).startswith("torch.nn")
 
 
-def _apart(loss: Loss) -> Forward:
-    """The forward pass of a task whose model and loss are two calls."""
+def _model_then_loss(loss: Loss) -> Forward:
+    """Return the forward pass of a task without a custom step: the model, then the loss."""
 
-    def forward(model: nn.Module, inputs: Tree, targets: Tree) -> tuple[Any, Tensor]:
+    def forward(model: nn.Module, inputs: Tree, targets: Tree) -> tuple[Tensor, Tensor]:
         outputs = model(inputs)
         return outputs, loss(outputs, targets)
 
@@ -84,10 +84,10 @@ def _apart(loss: Loss) -> Forward:
 
 @dataclass(frozen=True)
 class Task:
-    """One task, resolved: `loss` for training, `metrics` for judging, `predict` from outputs to ids or values.
+    """A resolved task: `loss` for training, `metrics` for evaluation, `predict` from outputs to ids or values.
 
-    The first metric decides, the others are measured beside it. `forward(model, inputs, targets) -> (outputs, loss)`
-    is one pass with its loss, targets as `targets` gave them; with a `step` it is the step, and outputs may be None.
+    The first metric decides, the others are only reported. `forward(model, inputs, targets) -> (outputs, loss)` is one
+    forward pass with targets from `loss_targets`; with a `step` it calls the step, and outputs may be None.
     """
 
     kind: str
@@ -100,30 +100,31 @@ class Task:
 
     @property
     def metric(self) -> Metric:
-        """The metric that decides."""
+        """The deciding metric."""
         return self.metrics[0]
 
     @property
     def takes_targets_shape(self) -> bool:
-        """Whether the loss is torch's own and compares values one by one."""
+        """Whether the loss is one of torch's and compares values elementwise."""
         return self.kind != "classification" and _from_torch(self.loss)
 
-    def shares(self, window: Sequence[Tree]) -> list[float]:
-        """What each batch of a window counts in one update, so that the window gives the gradient of one large batch.
+    def loss_weights(self, batches: Sequence[Tree]) -> list[float]:
+        """Return the weight of each batch's loss in one update, from the batches' targets.
 
-        By what the loss averages over: elements, or for torch's losses of classes those not ignored, by their weight.
-        A loss that sums is summed.
+        With them, accumulated gradients equal the gradient of one large batch. A loss that averages is weighted by
+        what it averages over: elements, or for torch's classification losses the class weights of the targets that
+        are not ignored. A loss that sums has weight 1.
         """
         if getattr(self.loss, "reduction", "mean") == "sum" and self.step is None:
-            return [1.0] * len(window)
-        sizes = [_counted(self.loss if self.step is None else None, targets) for targets in window]
+            return [1.0] * len(batches)
+        sizes = [_loss_normalizer(self.loss if self.step is None else None, targets) for targets in batches]
         return [size / (sum(sizes) or 1.0) for size in sizes]
 
-    def targets(self, y: Tree, outputs: Tensor | None) -> Tree:
-        """Targets as the loss needs them beside outputs like these: dtype by kind, and for torch's losses the shape.
+    def loss_targets(self, y: Tree, outputs: Tensor | None) -> Tree:
+        """Return targets in the dtype that the loss needs, and for torch's losses in the shape of the outputs.
 
-        torch's pointwise losses broadcast [N] against [N, 1] to [N, N] without a word; equal shapes prevent it.
-        A step gets the targets as the data have them.
+        torch's elementwise losses broadcast [N] and [N, 1] to [N, N]; equal shapes prevent it. A step gets the targets
+        unchanged.
         """
         if self.step is not None or outputs is None:
             return y
@@ -132,11 +133,11 @@ class Task:
             return y
         y = y.to(torch.float32)
         per_row = outputs.shape[1:]
-        fits = y.shape[1:] != per_row and math.prod(y.shape[1:]) == math.prod(per_row)
-        return y.reshape(len(y), *per_row) if fits and _from_torch(self.loss) else y
+        same_size = y.shape[1:] != per_row and math.prod(y.shape[1:]) == math.prod(per_row)
+        return y.reshape(len(y), *per_row) if same_size and _from_torch(self.loss) else y
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """[N] of class 1 for two classes, else [N, C]; of several labels each by itself, [N, L]."""
+        """Return probabilities: [N] of class 1 for two classes, else [N, C]; [N, L] for several labels."""
         if self.kind == "multilabel":
             return outputs if self.takes == "probabilities" else outputs.sigmoid()
         if outputs.ndim == 2 and outputs.shape[1] > 1:
@@ -148,54 +149,53 @@ class Task:
         outputs = outputs.reshape(len(outputs))
         return outputs if self.takes == "probabilities" else outputs.sigmoid()
 
-    def judged(self, outputs: Tensor, y: Tensor, needs: Needs | None = None) -> NDArray[Any]:
-        """What the metric needs of the outputs, values in the targets' own shape ([N] for [N, 1]).
+    def metric_inputs(self, outputs: Tensor, y: Tensor) -> NDArray[Any]:
+        """Return the predictions that the deciding metric needs, values in the shape of the targets ([N] for [N, 1]).
 
-        NaN for every row when any output is not finite, since no class or rank is meant by it. `needs` asks for what
-        another metric needs.
+        NaN for every row if any output is not finite, since argmax or ranks of such outputs mean nothing.
         """
-        return self._array(outputs, y, needs or self.metric.needs, finite(outputs))
+        return self._inputs(outputs, y, self.metric.needs, finite(outputs))
 
-    def _array(self, outputs: Tensor, y: Tensor, needs: Needs, whole: bool) -> NDArray[Any]:
+    def _inputs(self, outputs: Tensor, y: Tensor, needs: Needs, outputs_finite: bool) -> NDArray[Any]:
         if needs == "token_losses":
-            needed = token_losses(outputs, y, self.takes)
+            tensor = token_losses(outputs, y, self.takes)
         elif needs == "values" and self.kind == "custom":
-            needed = outputs
+            tensor = outputs
         else:
-            needed = self.probabilities(outputs) if needs == "scores" else self.predict(outputs)
-        array: NDArray[Any] = needed.detach().cpu().numpy()
-        if not whole:
+            tensor = self.probabilities(outputs) if needs == "scores" else self.predict(outputs)
+        array: NDArray[Any] = tensor.detach().cpu().numpy()
+        if not outputs_finite:
             return np.full(array.shape, np.nan, np.float32)
         return array.reshape(tuple(y.shape)) if needs == "values" and array.size == y.numel() else array
 
-    def values(self, outputs: Tensor, y: Tensor) -> dict[str, float]:
-        """The value of each metric that is computed from outputs, by name."""
-        whole, targets = finite(outputs), y.cpu().numpy()
-        found: dict[str, float] = {}
-        arrays: dict[Needs, NDArray[Any]] = {}
+    def metric_values(self, outputs: Tensor, y: Tensor) -> dict[str, float]:
+        """Return the value of each metric that is computed from outputs, by name."""
+        outputs_finite, targets = finite(outputs), y.cpu().numpy()
+        values: dict[str, float] = {}
+        inputs: dict[Needs, NDArray[Any]] = {}  # metrics that need the same predictions share them
         for metric in self.metrics:
             if metric.needs != "step":
-                if metric.needs not in arrays:
-                    arrays[metric.needs] = self._array(outputs, y, metric.needs, whole)
-                found[metric.name] = metric(targets, arrays[metric.needs])
-        return found
+                if metric.needs not in inputs:
+                    inputs[metric.needs] = self._inputs(outputs, y, metric.needs, outputs_finite)
+                values[metric.name] = metric(targets, inputs[metric.needs])
+        return values
 
-    def measure(self, outputs: Tensor, y: Tensor) -> float:
-        """The deciding metric's value for these outputs."""
-        return self.metric(y.cpu().numpy(), self.judged(outputs, y))
+    def deciding_value(self, outputs: Tensor, y: Tensor) -> float:
+        """Return the deciding metric's value for these outputs."""
+        return self.metric(y.cpu().numpy(), self.metric_inputs(outputs, y))
 
 
 def finite(outputs: Tensor) -> bool:
-    """Whether every output is finite; their sum tells it at a tenth of the price, unless it overflows."""
+    """Return whether every output is finite. Their sum shows it at a tenth of the cost, unless it overflows."""
     return math.isfinite(outputs.sum().item()) or bool(torch.isfinite(outputs).all())
 
 
-def _themselves(outputs: Tensor) -> Tensor:
+def _identity(outputs: Tensor) -> Tensor:
     return outputs
 
 
-def _counted(loss: Any, targets: Tree) -> float:
-    """What the mean of a batch's loss is divided by."""
+def _loss_normalizer(loss: Loss | None, targets: Tree) -> float:
+    """Return the number that the mean loss of a batch is divided by."""
     if not isinstance(targets, Tensor):
         return float(rows_of(targets))
     loss = loss.inner if isinstance(loss, TokenLoss) else loss
@@ -205,17 +205,17 @@ def _counted(loss: Any, targets: Tree) -> float:
     return float(kept.numel() if loss.weight is None else loss.weight[kept].sum())
 
 
-def _predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tensor]:
-    """`task.predict: auto`: argmax over classes, a threshold for yes or no, the outputs themselves for values.
+def _default_predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tensor]:
+    """Return `task.predict: auto`: argmax over classes, a threshold for binary outputs, the outputs for values.
 
-    A custom task predicts `classes` where one of its metrics asks for them.
+    A custom task predicts classes where one of its metrics needs them.
     """
     if kind in ("regression", "autoencoder"):
-        return _themselves
+        return _identity
     if kind in ("classification", "language_model"):
         return lambda outputs: outputs.argmax(dim=1 if kind == "classification" else -1)
     if kind == "custom" and not classes:
-        return _themselves
+        return _identity
     threshold = 0.5 if takes == "probabilities" else 0.0
     if kind == "multilabel":
         return lambda outputs: (outputs > threshold).long()
@@ -224,7 +224,7 @@ def _predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tenso
         if outputs.ndim == 2 and outputs.shape[1] > 1:
             return outputs.argmax(dim=1)
         if kind == "custom" and not outputs.is_floating_point():
-            return outputs  # the step has decided
+            return outputs  # the step returns class ids
         return (outputs.reshape(len(outputs)) > threshold).long()
 
     return decide
@@ -233,9 +233,9 @@ def _predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tenso
 def build_task(
     config: Mapping[str, Any], loss: Loss, model: nn.Module | None = None, trust: Sequence[str] = ()
 ) -> Task:
-    """The task of a config, its loss on the scale on which the model learns.
+    """Return the task of a config; its loss compares targets on the scale that the model is trained on.
 
-    Raises UserError for a kind, metric, predictor or step that cannot be.
+    Raises UserError for an unknown kind, metric, predictor or step.
     """
     section = config["task"]
     if section["kind"] not in KINDS:
@@ -245,27 +245,27 @@ def build_task(
     loss = TokenLoss(loss) if section["kind"] == "language_model" and step is None else scale_loss(model, loss)
     if section["kind"] == "multilabel" and section.get("class_weights") not in (None, "none"):
         got, expected = section["class_weights"], "none where a row has several labels"
-        raise UserError(fault("task.class_weights", "weighs one class per row", got=got, expected=expected))
-    metrics = all_metrics(section, trust)
-    asked = section.get("predict", "auto")
-    predict: Any = _predict(section["kind"], takes, any(m.needs == "classes" for m in metrics))
-    if section["kind"] == "autoencoder" and loss_name(loss) in LOGITS_OF_SHARES:
-        predict = torch.sigmoid  # such outputs are logits of the inputs
-    if isinstance(asked, Mapping):
+        raise UserError(fault("task.class_weights", "needs one class per row", got=got, expected=expected))
+    metrics = metrics_from_config(section, trust)
+    predictor = section.get("predict", "auto")
+    predict: Any = _default_predict(section["kind"], takes, any(m.needs == "classes" for m in metrics))
+    if section["kind"] == "autoencoder" and loss_name(loss) in BINARY_LOGIT_LOSSES:
+        predict = torch.sigmoid  # the outputs are logits of the inputs
+    if isinstance(predictor, Mapping):
         from pipeline.config.build import build
 
-        predict = build(dict(asked), trust=trust, where="task.predict")
-    elif asked != "auto":
-        raise UserError(fault("task.predict", "unknown predictor", got=asked, expected="auto or a _target_"))
-    forward = CustomStep(step) if step is not None else _apart(loss)
+        predict = build(dict(predictor), trust=trust, where="task.predict")
+    elif predictor != "auto":
+        raise UserError(fault("task.predict", "unknown predictor", got=predictor, expected="auto or a _target_"))
+    forward = CustomStep(step) if step is not None else _model_then_loss(loss)
     return Task(section["kind"], loss, metrics, predict, takes, forward, step)
 
 
 def expected_loss(task: Task, y: Tree, classes: int | None) -> float | None:
-    """The loss of a model that knows nothing but the targets' scale; None where the loss has no known theory.
+    """Return the expected loss of an untrained model; None for losses without a known value.
 
-    ln C for cross entropy over C classes or tokens, ln 2 for binary ones and labels; for values the loss of predicting
-    the mean (squared error: their variance) or the median (absolute error).
+    ln C for cross entropy over C classes or tokens, ln 2 for binary cross entropy; for values the loss of predicting
+    the mean (squared error: the variance) or the median (absolute error).
     """
     if task.step is not None or not isinstance(y, Tensor):
         return None

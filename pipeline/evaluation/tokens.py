@@ -1,29 +1,29 @@
-"""Language models: outputs [N, T, V] beside targets [N, T], one loss and one figure over all tokens."""
+"""Language models: outputs [N, T, V] and targets [N, T], one loss and one metric over all tokens."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-AT_ONCE = 1 << 24  # logits in memory at a time while the tokens' losses are measured
+MAX_LOGITS = 1 << 24  # logits in memory at a time while the tokens' losses are computed
 
 
 class TokenLoss(nn.Module):
-    """A loss of classes over all tokens of a batch, as if each were a row.
+    """Apply a classification loss to all tokens of a batch, as if each were a row.
 
-    Flat rows have deterministic kernels everywhere; torch's loss of [N, V, T] has none on a CUDA card.
+    Flat rows have deterministic kernels on every device; torch's loss of [N, V, T] has none on CUDA.
     """
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.inner = inner
 
     @property
     def reduction(self) -> str:
-        """As the loss itself has it."""
+        """The reduction of the inner loss; `mean` where it names none."""
         return getattr(self.inner, "reduction", "mean")
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -31,9 +31,9 @@ class TokenLoss(nn.Module):
 
 
 def token_losses(outputs: Tensor, y: Tensor, takes: str) -> Tensor:
-    """-ln of the probability that the outputs [N, T, V] give to each target [N, T]; nats."""
+    """Return the negative log-likelihood [N, T] (nats) of the targets under outputs [N, T, V]."""
     per_row = max(1, outputs[:1].numel())
-    rows = max(1, AT_ONCE // per_row)
+    rows = max(1, MAX_LOGITS // per_row)
     parts = []
     for out, targets in zip(outputs.split(rows), y.to(outputs.device).split(rows), strict=True):
         flat = out.flatten(0, -2).float()

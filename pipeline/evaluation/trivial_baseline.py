@@ -1,49 +1,61 @@
-"""The bar of a model that learned nothing from the inputs: it knows the targets of the train rows and no more."""
+"""The trivial baseline: a constant prediction from the targets of the train rows, without looking at any input."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.data.splits import Split
-from pipeline.evaluation.evaluate import measured
+from pipeline.evaluation.evaluate import loss_and_metrics
 from pipeline.evaluation.task import Task
+
+SMALLEST_SHARE = 1e-12  # so that a class without train rows has a finite logarithm
+
+
+class TrivialBaseline(TypedDict):
+    """The deciding metric of the constant prediction on `n` validation rows; `how` says what is predicted."""
+
+    metric: str
+    n: int
+    value: float
+    how: str
 
 
 def _constant(y: Tensor, rows: int, classes: int | None, takes: str, kind: str) -> tuple[Tensor, str]:
-    """What such a model puts out for every row, as the loss takes it, and how it came to it."""
+    """Return the constant outputs for `rows` rows, in the form that the loss takes, and a description of them."""
     if kind == "multilabel":
         shares = y.mean(dim=0, keepdim=True)
         outputs = shares if takes == "probabilities" else shares.clamp(1e-6, 1 - 1e-6).logit()
-        return outputs.expand(rows, -1), "how often the train rows bear each label"
+        return outputs.expand(rows, -1), "frequency of each label in the train rows"
     if kind == "language_model":
         counts = torch.bincount(y.flatten(), minlength=classes or 0).double() + 1
         shares = (counts / counts.sum()).float()
         outputs = shares if takes == "probabilities" else shares.log()
-        return outputs.expand(rows, y.shape[1], -1), "how often the train text has each token, add-one"
+        return outputs.expand(rows, y.shape[1], -1), "frequency of each token in the train rows, add-one"
     if y.is_floating_point():
         return y.mean(dim=0, keepdim=True).expand(rows, *y.shape[1:]), "mean of the train targets"
     counts = torch.bincount(y, minlength=classes or 0).float()
     shares = counts / counts.sum()
-    outputs = shares if takes == "probabilities" else shares.clamp_min(1e-12).log()
-    return outputs.expand(rows, -1), f"majority class ({int(counts.argmax())})"
+    outputs = shares if takes == "probabilities" else shares.clamp_min(SMALLEST_SHARE).log()
+    return outputs.expand(rows, -1), f"majority class {int(counts.argmax())}"
 
 
-def trivial_score(
+def score_trivial_baseline(
     task: Task, train: Split, val: Split, classes: int | None, model: nn.Module | None = None
-) -> dict[str, Any]:
-    """The metric of the majority class (the mean, the commonest token) on validation: `{metric, value, n, how}`.
+) -> TrivialBaseline:
+    """Return the deciding metric of the majority class (the mean, the token frequencies) on validation.
 
-    Where a step alone knows what the outputs mean, the bar is that of `model`, untrained; NaN without one.
+    Where only a `task.step` can interpret outputs, no constant output is known: the baseline is `model` before its
+    first step, NaN without a model.
     """
-    named = {"metric": task.metric.name, "n": len(val)}
+    name, n = task.metric.name, len(val)
     if task.kind != "custom" and task.metric.needs != "step" and isinstance(train.y, Tensor):
-        outputs, how = _constant(train.y, len(val), classes, task.takes, task.kind)
-        return {**named, "value": task.measure(outputs, val.y), "how": how}
+        outputs, how = _constant(train.y, n, classes, task.takes, task.kind)
+        return {"metric": name, "n": n, "value": task.deciding_value(outputs, val.y), "how": how}
     if model is None:
-        return {**named, "value": math.nan, "how": "no untrained model to measure"}
-    value = measured(model, val.X, val.y, task).values[task.metric.name]
-    return {**named, "value": value, "how": "the model before its first step"}
+        return {"metric": name, "n": n, "value": math.nan, "how": "no untrained model to measure"}
+    value = loss_and_metrics(model, val.X, val.y, task).metrics[name]
+    return {"metric": name, "n": n, "value": value, "how": "the model before its first step"}

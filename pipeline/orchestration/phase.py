@@ -87,9 +87,9 @@ class PhaseContext:
         """Who looks on while `what` trains and shows it, as observers of its steps; nobody where nobody wants to."""
         if self.watched is None:
             return []
-        from pipeline.evaluation.metrics import metric
+        from pipeline.evaluation.metrics import metric_from_config
 
-        return [self.watched(what, metric(self.config["task"], self.trust))]
+        return [self.watched(what, metric_from_config(self.config["task"], self.trust))]
 
     def train_permit(self) -> permits.TrainPermit:
         """A permit to train. Raises Refused unless the planning gate is open in the ledger on disk."""

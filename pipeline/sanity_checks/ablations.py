@@ -1,9 +1,9 @@
-"""Arms: the planned training for a few steps, with one change each, beside what it does without the change."""
+"""Ablations: short trainings on one batch, on zeroed inputs and on shuffled labels, compared with what is expected."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -16,87 +16,115 @@ from pipeline.run_store.job import Delta
 from pipeline.runtime.seeds import derive
 from pipeline.sanity_checks.context import CheckContext, NotApplicable
 
-REDEALT = 20  # times the validation targets are dealt out anew, to learn what outputs score that do not know them
-SHUFFLES = 10  # an even chance to be above each time, as a binary task of two clusters has, is then one in a thousand
-PER_ROW = ("classification", "binary", "multilabel", "regression")  # kinds whose targets belong to whole rows
+PERMUTATIONS = 20  # of the validation targets, to estimate the score of outputs that know nothing of them
+MAX_SHUFFLES = 10  # a binary task of two clusters is above chance half of the time: 10 times in a row is 1 in 1000
+PER_ROW = ("classification", "binary", "multilabel", "regression")  # task kinds with one target per row
 
 
-def end_of(history: History) -> float:
-    """The train loss at the end: the mean over the last tenth of the steps, at least five of them."""
+class OverfitResult(TypedDict):
+    steps: int
+    stopped: str
+    loss_ratio: float
+
+
+class ZeroedInputsResult(TypedDict):
+    steps: int
+    real: float
+    zeroed: float
+    gain: float
+    stopped: str
+
+
+class ScoreAboveChance(TypedDict):
+    metric: str
+    value: float
+    chance: float
+    half_widths_above: float
+    n: int
+
+
+class ShuffledLabelsResult(ScoreAboveChance):
+    steps: int
+    shuffles: int
+
+
+def final_loss(history: History) -> float:
+    """Return the train loss at the end: the mean over the last tenth of the steps, at least five of them."""
     _, losses = history.series("train/loss")
     return float(np.mean(losses[-max(5, len(losses) // 10) :], dtype=np.float64)) if len(losses) else math.nan
 
 
-def one_batch(bench: CheckContext) -> dict[str, Any]:
-    """A fresh copy of the model trained on the first batch alone; how far its loss falls, as a share of its start."""
-    tried = bench.train(OVERFIT, int(bench.settings["overfit_steps"]))
-    _, losses = tried.history.series("train/loss")
+def overfit_one_batch(context: CheckContext) -> OverfitResult:
+    """Train a fresh model on the first batch alone; `loss_ratio` is its last loss over its first."""
+    fit_result = context.train(OVERFIT, int(context.settings["overfit_steps"]))
+    _, losses = fit_result.history.series("train/loss")
     ratio = float(losses[-1] / losses[0]) if len(losses) and losses[0] else math.nan
-    return {"steps": tried.steps, "stopped": tried.stopped, "loss_ratio": ratio}
+    return {"steps": fit_result.steps, "stopped": fit_result.stopped, "loss_ratio": ratio}
 
 
-def zeroed_inputs(bench: CheckContext) -> dict[str, Any]:
-    """The train loss after some steps on the real rows, and on rows that have nothing but zeros for inputs.
+def zeroed_inputs(context: CheckContext) -> ZeroedInputsResult:
+    """Train on the real rows and on rows whose inputs are zeros, and compare the losses.
 
-    `gain`: the share of the second that the inputs take away. Leaves the first training to the bench.
+    `gain` is the share of the loss on zeroed inputs that the real inputs remove. The training on the real rows becomes
+    the control of the context.
     """
-    steps = bench.steps(int(bench.settings["sanity_check_steps"]))
-    bench.arm = real = bench.train("proof.control", steps)
+    steps = context.steps("sanity_check_steps")
+    context.control = control = context.train("sanity_check.control", steps)
     try:
-        zeroed = bench.train("proof.zeroed_inputs", steps, Delta(train_rows={"inputs": "zeroed"}))
-    except UserError as error:  # lengths, masks and angles of zero mean nothing to some models
+        zeroed = context.train("sanity_check.zeroed_inputs", steps, Delta(train_rows={"inputs": "zeroed"}))
+    except UserError as error:  # some models cannot take lengths, masks or angles of zero
         raise NotApplicable(f"the model does not take inputs of zeros ({error.faults[0]})") from error
-    with_inputs, without = end_of(real.history), end_of(zeroed.history)
+    with_inputs, without = final_loss(control.history), final_loss(zeroed.history)
     gain = (without - with_inputs) / abs(without) if without else math.nan
-    stopped = "nonfinite" if "nonfinite" in (real.stopped, zeroed.stopped) else "done"
+    stopped = "nonfinite" if "nonfinite" in (control.stopped, zeroed.stopped) else "done"
     return {"steps": steps, "real": with_inputs, "zeroed": without, "gain": gain, "stopped": stopped}
 
 
-def shuffled_labels(bench: CheckContext) -> dict[str, Any]:
-    """What trainings on shuffled targets score on validation at their end, beside what nobody's knowledge scores.
+def shuffled_labels(context: CheckContext) -> ShuffledLabelsResult:
+    """Train on shuffled targets and compare the validation score with chance: above it, labels leak into the model.
 
-    Chance is the better of a model without learning, and of these very outputs held against validation targets dealt
-    out anew: a majority class has an F1 of nothing, and whoever names the rare one at random has more. Rows lie in
-    clusters, and a model that is taught nonsense may by luck name a whole cluster right: the score of one shuffle
-    scatters far beyond its own interval. So the targets are shuffled anew, ten times at most, until a score's 95 %
-    interval holds chance. `half_widths_above`: of the lowest score, its distance from chance in halves of the
-    interval. Whoever is above chance every time was told the answers on another way than through the labels.
+    Chance is the better of two scores: that of the trivial baseline, and that of the trained model's outputs against
+    permuted validation targets. (A majority class has an F1 of 0, and predictions at random have more.) Rows lie in
+    clusters, so a model may by luck predict a whole cluster right: one score scatters far beyond its own interval.
+    Therefore targets are shuffled again, up to ten times, until chance lies within a score's 95 % interval.
+    `half_widths_above` is the distance of the lowest score from chance, in half widths of its interval.
     """
-    kind = bench.config["task"]["kind"]
+    kind = context.config["task"]["kind"]
     if kind not in PER_ROW:
-        raise NotApplicable(f"what chance is on shuffled targets is not known for a {kind} task")
-    if bench.config["model"].get("init_from"):
+        raise NotApplicable(f"chance on shuffled targets is not known for a {kind} task")
+    if context.config["model"].get("init_from"):
         raise NotApplicable("the model starts from weights that may know the task already (model.init_from)")
-    steps, scores = bench.steps(int(bench.settings["sanity_check_steps"])), list[dict[str, Any]]()
-    while len(scores) < SHUFFLES and (not scores or scores[-1]["half_widths_above"] > 1):
+    steps, scores = context.steps("sanity_check_steps"), list[ScoreAboveChance]()
+    while len(scores) < MAX_SHUFFLES and (not scores or scores[-1]["half_widths_above"] > 1):
         change = Delta(train_rows={"targets": "shuffled"})
-        scores.append(_above_chance(bench, bench.train("proof.shuffled_labels", steps, change, len(scores))))
-    lowest = min(scores, key=lambda score: float(score["half_widths_above"]))
+        fit_result = context.train("sanity_check.shuffled_labels", steps, change, len(scores))
+        scores.append(_score_above_chance(context, fit_result))
+    lowest = min(scores, key=lambda score: score["half_widths_above"])
     return {"steps": steps, "shuffles": len(scores), **lowest}
 
 
-def _above_chance(bench: CheckContext, done: Fit) -> dict[str, Any]:
-    """The score of the last epoch, chance, and how far they are apart. Raises NotApplicable where that is unknown."""
-    if done.score is None:
-        raise NotApplicable("the training on shuffled targets became non-finite: there is nothing to score")
-    score, sign = done.score, 1 if done.score.greater_is_better else -1
-    chance = sign * max(sign * float(done.bar["value"]), sign * _without_knowledge(bench, done))
+def _score_above_chance(context: CheckContext, fit_result: Fit) -> ScoreAboveChance:
+    """Return the score of the last epoch, chance, and their distance. Raises NotApplicable if one is unknown."""
+    if fit_result.score is None:
+        raise NotApplicable("the training on shuffled targets became non-finite: there is no score")
+    score, sign = fit_result.score, 1 if fit_result.score.greater_is_better else -1
+    chance = sign * max(sign * float(fit_result.bar["value"]), sign * _score_on_permuted_targets(context, fit_result))
     half = abs(score.value - (score.low if score.greater_is_better else score.high))
     if math.isnan(half) or math.isnan(chance):
-        raise NotApplicable(f"{score.metric} has no interval here, or nothing to be held against")
-    last = float(done.history.series(f"val/{score.metric}")[1][-1])  # no best epoch was chosen
+        raise NotApplicable(f"{score.metric} has no interval here, or chance is not known")
+    last = float(fit_result.history.series(f"val/{score.metric}")[1][-1])  # the best epoch is a choice by these rows
     above = (last - chance) * sign
     halves = above / half if half else math.copysign(math.inf, above) if above else 0.0
     return {"metric": score.metric, "value": last, "chance": chance, "half_widths_above": halves, "n": score.n}
 
 
-def _without_knowledge(bench: CheckContext, done: Fit) -> float:
-    """The mean score of the trained model's outputs on validation targets that were dealt out anew; NaN: unknown."""
-    task, val = bench.setup.task, bench.data.val
-    outputs = None if task.metric.needs == "step" else outputs_of(done.model, val, task)
+def _score_on_permuted_targets(context: CheckContext, fit_result: Fit) -> float:
+    """Return the mean score of the trained model's outputs on permuted validation targets; NaN without outputs."""
+    task, val = context.setup.task, context.data.val
+    outputs = None if task.metric.needs == "step" else outputs_of(fit_result.model, val, task)
     if outputs is None:
         return math.nan
-    draw = np.random.default_rng(derive(bench.seed, "redealt"))
-    targets, judged = val.y.numpy(), task.judged(outputs, val.y)
-    found = [task.metric(targets[draw.permutation(len(targets))], judged) for _ in range(REDEALT)]
-    return float(np.mean(found))
+    draw = np.random.default_rng(derive(context.seed, "redealt"))
+    targets, predictions = val.y.numpy(), task.metric_inputs(outputs, val.y)
+    values = [task.metric(targets[draw.permutation(len(targets))], predictions) for _ in range(PERMUTATIONS)]
+    return float(np.mean(values))

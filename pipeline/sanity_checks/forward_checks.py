@@ -1,8 +1,8 @@
-"""Passes: what a few rows, forward and backward through the model, show. No weight moves."""
+"""Forward checks: what a few forward and backward passes show about a model. No weight changes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -13,134 +13,169 @@ from pipeline.engine.backward import backward
 from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import device_of, evaluating, forward, measured
-from pipeline.evaluation.step import answered
+from pipeline.evaluation.evaluate import eval_mode, forward, loss_and_metrics, model_device
+from pipeline.evaluation.step import validate_step_output
 from pipeline.runtime.seeds import derive, reseed
 from pipeline.sanity_checks.context import CheckContext, NotApplicable
 
-BATCHES = 8  # looked at before a parameter is said to get no gradient: on one of them a ReLU may be silent
+MAX_BATCHES = 8  # before a parameter counts as one without gradient: a ReLU may be silent on a single batch
 ROWS = 8
-FLAT = 1e-3  # outputs that vary by less than this share of their size are held against that
+MIN_SPREAD = 1e-3  # of the outputs' size; changes of nearly constant outputs are compared with this instead
 
 
-def gradients(bench: CheckContext) -> dict[str, Any]:
-    """The parameters that train and get no gradient: `none` (the loss does not depend on them) or `zero`."""
-    with bench.conditions() as setup:
-        model = bench.model
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+class GradientFlowResult(TypedDict):
+    parameters: int
+    silent: dict[str, str]
+    share: float
+    batches: int
+
+
+class EvalDeterminismResult(TypedDict):
+    rows: int
+    differing: int
+    of: str
+
+
+class BatchIndependenceResult(TypedDict):
+    rows: int
+    difference: float
+    alone: float
+    alone_fails: str
+
+
+class ParametersPerRowResult(TypedDict):
+    parameters: int
+    rows: int
+    per_row: float
+    per_target: float
+
+
+def gradient_flow(context: CheckContext) -> GradientFlowResult:
+    """Return the trainable parameters without a gradient: `none` (not in the loss's graph) or `zero`."""
+    with context.training_conditions() as setup:
+        model = context.model
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        silent, seen = dict.fromkeys(trained, "none"), 0
+        silent, batches = dict.fromkeys(trainable, "none"), 0
         setup.feed.start()
         try:
             model.train()
-            for seen, window in enumerate(setup.feed.accumulation_groups(1), start=1):
-                reseed(derive(bench.seed, "proof.gradients", seen), setup.device, foreign=True)
-                for parameter in trained.values():
+            for batches, group in enumerate(setup.feed.accumulation_groups(1), start=1):
+                reseed(derive(context.seed, "proof.gradients", batches), setup.device, foreign=True)
+                for parameter in trainable.values():
                     parameter.grad = None
                 with setup.autocast(), attributed_to("model or loss"):
-                    _, loss = setup.task.forward(model, window[0].inputs, window[0].targets)
+                    _, loss = setup.task.forward(model, group[0].inputs, group[0].targets)
                 backward(setup.scale.scaled(loss) if setup.scale else loss)
-                silent = {name: _how(trained[name], until_now) for name, until_now in silent.items()}
-                silent = {name: how for name, how in silent.items() if how}
-                if not silent or seen == BATCHES:
+                silent = {name: _gradient_state(trainable[name], state) for name, state in silent.items()}
+                silent = {name: state for name, state in silent.items() if state}
+                if not silent or batches == MAX_BATCHES:
                     break
         finally:
             setup.feed.close()
-            for parameter in trained.values():
+            for parameter in trainable.values():
                 parameter.grad = None
             with torch.no_grad():
-                for name, buffer in model.named_buffers():  # a pass in train mode moves running statistics
+                for name, buffer in model.named_buffers():  # a pass in train mode changes running statistics
                     buffer.copy_(before.get(name, buffer))
-    total = sum(p.numel() for p in trained.values())
-    share = sum(trained[name].numel() for name in silent) / max(1, total)
-    return {"parameters": len(trained), "silent": silent, "share": share, "batches": seen}
+    total = sum(p.numel() for p in trainable.values())
+    share = sum(trainable[name].numel() for name in silent) / max(1, total)
+    return {"parameters": len(trainable), "silent": silent, "share": share, "batches": batches}
 
 
-def _how(parameter: Tensor, until_now: str) -> str:
-    """Whether a parameter has no gradient, one of zeros, or (empty) one that would move it."""
+def _gradient_state(parameter: Tensor, until_now: str) -> str:
+    """Return `until_now` for a parameter without a gradient, `zero` for one of zeros, else an empty string."""
     if parameter.grad is None:
         return until_now
     gradient = parameter.grad.coalesce().values() if parameter.grad.is_sparse else parameter.grad
     return "" if bool((gradient != 0).any()) else "zero"
 
 
-def _outputs(bench: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> Tensor | None:
-    """What the model in eval mode says to these rows, random numbers drawn from `draw`; None: a step gives none."""
-    reseed(derive(bench.seed, draw), setup.device, foreign=True)
+def _outputs(context: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> Tensor | None:
+    """Return the outputs for these rows in eval mode, with random numbers seeded by `draw`; None if a step has none."""
+    reseed(derive(context.seed, draw), setup.device, foreign=True)
     if setup.task.step is None:
-        return forward(bench.model, rows.X).detach().cpu().double()
-    device = device_of(bench.model)
-    with evaluating(bench.model), attributed_to("task.step"):
-        given = answered(setup.task.step(bench.model, (to(rows.X, device), to(rows.y, device))))
-    outputs: Tensor | None = given.get("outputs")
+        return forward(context.model, rows.X).detach().cpu().double()
+    device = model_device(context.model)
+    with eval_mode(context.model), attributed_to("task.step"):
+        result = validate_step_output(setup.task.step(context.model, (to(rows.X, device), to(rows.y, device))))
+    outputs: Tensor | None = result.get("outputs")
     return None if outputs is None else outputs.detach().cpu().double()
 
 
-def evaluation_repeats(bench: CheckContext) -> dict[str, Any]:
-    """The same validation rows twice through the model in eval mode: in how many of them the outputs differ."""
-    rows = bench.data.val.take(torch.arange(min(8 * ROWS, len(bench.data.val))))
-    with bench.conditions() as setup:
-        one, other = (_outputs(bench, setup, rows, f"proof.eval/{turn}") for turn in (1, 2))
-        if one is None or other is None:
-            figures = [_figures(bench, setup, rows, f"proof.eval/{turn}") for turn in (1, 2)]
-            return {"rows": len(rows), "differing": int(figures[0] != figures[1]) * len(rows), "of": "loss and metrics"}
-    if one.shape != other.shape:
+def eval_determinism(context: CheckContext) -> EvalDeterminismResult:
+    """Evaluate the same validation rows twice in eval mode and count the rows whose outputs differ."""
+    rows = context.data.val.take(torch.arange(min(8 * ROWS, len(context.data.val))))
+    with context.training_conditions() as setup:
+        first, second = (_outputs(context, setup, rows, f"proof.eval/{turn}") for turn in (1, 2))
+        if first is None or second is None:
+            results = [_loss_and_metrics(context, setup, rows, f"proof.eval/{turn}") for turn in (1, 2)]
+            differing = int(results[0] != results[1]) * len(rows)
+            return {"rows": len(rows), "differing": differing, "of": "loss and metrics"}
+    if first.shape != second.shape:
         return {"rows": len(rows), "differing": len(rows), "of": "shape of the outputs"}
-    same = (one == other) | (one.isnan() & other.isnan())
+    same = (first == second) | (first.isnan() & second.isnan())
     differing = int((~same).flatten(1).any(1).sum()) if same.ndim > 1 else int((~same).sum())
     return {"rows": len(rows), "differing": differing, "of": "outputs"}
 
 
-def _figures(bench: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> str:
-    reseed(derive(bench.seed, draw), setup.device, foreign=True)
-    found = measured(bench.model, rows.X, rows.y, setup.task)
-    return repr((found.loss, sorted(found.values.items())))  # as words, in which NaN equals itself
+def _loss_and_metrics(context: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> str:
+    reseed(derive(context.seed, draw), setup.device, foreign=True)
+    result = loss_and_metrics(context.model, rows.X, rows.y, setup.task)
+    return repr((result.loss, sorted(result.metrics.items())))  # as text, in which NaN equals NaN
 
 
-def rows_apart(bench: CheckContext) -> dict[str, Any]:
-    """How far a row's outputs in eval mode move when every other row of its batch is replaced, and when it is alone.
+def batch_independence(context: CheckContext) -> BatchIndependenceResult:
+    """Check that a row's outputs in eval mode do not depend on the other rows of its batch.
 
-    `difference` and `alone` are shares of how far the outputs of different rows lie apart; the first and the last row
-    of a batch are looked at, since what runs along the batch may reach only one of them. `alone_fails` says what a
-    batch of one row does to a model that cannot take it.
+    `difference`: the largest change of a row's outputs when all other rows are replaced; `alone`: when it is the only
+    row. Both are relative to the spread of outputs over rows. The first and the last row are checked, since an
+    operation along the batch (a cumulative sum, a recurrent net with swapped dimensions) may reach only one of them.
+    `alone_fails` is the error of a model that cannot take a batch of one row.
     """
-    val, count = bench.data.val, min(ROWS, len(bench.data.val) // 2)
+    val, count = context.data.val, min(ROWS, len(context.data.val) // 2)
     if count < 2:
         raise NotApplicable("validation has too few rows to replace")
-    with bench.conditions() as setup:
-        usual = _outputs(bench, setup, val.take(torch.arange(count)), "proof.rows")
-        if usual is None:
-            raise NotApplicable("the step gives no outputs to look at")
-        again = _outputs(bench, setup, val.take(torch.arange(count)), "proof.rows/again")
-        if again is None or not torch.equal(usual, again):
-            raise NotApplicable("the outputs vary by themselves, or are not finite")
-        found, fails = {"difference": 0.0, "alone": 0.0}, ""
+    with context.training_conditions() as setup:
+        outputs = _outputs(context, setup, val.take(torch.arange(count)), "proof.rows")
+        if outputs is None:
+            raise NotApplicable("the step returns no outputs")
+        repeated = _outputs(context, setup, val.take(torch.arange(count)), "proof.rows/again")
+        if repeated is None or not torch.equal(outputs, repeated):
+            raise NotApplicable("the outputs are not deterministic, or not finite")
+        difference, alone, alone_fails = 0.0, 0.0, ""
         for row in (0, count - 1):
             order = torch.arange(count) + count
             order[row] = row
-            others = _outputs(bench, setup, val.take(order), "proof.rows")
-            assert others is not None
-            found["difference"] = max(found["difference"], _moved(usual, row, others[row : row + 1]))
+            among_others = _outputs(context, setup, val.take(order), "proof.rows")
+            assert among_others is not None
+            difference = max(difference, _relative_change(outputs, row, among_others[row : row + 1]))
             try:
-                alone = _outputs(bench, setup, val.take(torch.tensor([row])), "proof.rows")
-                assert alone is not None
-                found["alone"] = max(found["alone"], _moved(usual, row, alone))
+                single = _outputs(context, setup, val.take(torch.tensor([row])), "proof.rows")
+                assert single is not None
+                alone = max(alone, _relative_change(outputs, row, single))
             except (UserError, ValueError) as error:
-                fails = str(error)
-    return {"rows": count, **found, "alone_fails": fails}
+                alone_fails = str(error)
+    return {"rows": count, "difference": difference, "alone": alone, "alone_fails": alone_fails}
 
 
-def _moved(usual: Tensor, row: int, now: Tensor) -> float:
-    """The largest change of a row's outputs, over the distance between rows. Raises ValueError for another shape."""
-    if now.shape != usual[row : row + 1].shape:
-        raise ValueError(f"one row gives outputs of shape {tuple(now.shape)}, not {tuple(usual[row : row + 1].shape)}")
-    apart = max(float((usual - usual.mean(0)).abs().max()), FLAT * float(usual.abs().max()))
-    change = float((now - usual[row : row + 1]).abs().max())
-    return change / apart if apart else float(change > 0)
+def _relative_change(outputs: Tensor, row: int, changed: Tensor) -> float:
+    """Return the largest change of a row's outputs over the spread of rows. Raises ValueError for another shape."""
+    if changed.shape != outputs[row : row + 1].shape:
+        shapes = f"{tuple(changed.shape)}, not {tuple(outputs[row : row + 1].shape)}"
+        raise ValueError(f"one row gives outputs of shape {shapes}")
+    spread = max(float((outputs - outputs.mean(0)).abs().max()), MIN_SPREAD * float(outputs.abs().max()))
+    change = float((changed - outputs[row : row + 1]).abs().max())
+    return change / spread if spread else float(change > 0)
 
 
-def parameters_per_row(bench: CheckContext) -> dict[str, Any]:
-    """How many numbers the model can choose for each row, and for each number, that it is to fit."""
-    trained = sum(p.numel() for p in bench.setup.model.parameters() if p.requires_grad)
-    rows, targets = len(bench.data.train), bench.data.train.y.numel()
-    return {"parameters": trained, "rows": rows, "per_row": trained / rows, "per_target": trained / max(1, targets)}
+def parameters_per_row(context: CheckContext) -> ParametersPerRowResult:
+    """Return the number of trainable parameters per train row, and per target value."""
+    parameters = sum(p.numel() for p in context.setup.model.parameters() if p.requires_grad)
+    rows, targets = len(context.data.train), context.data.train.y.numel()
+    return {
+        "parameters": parameters,
+        "rows": rows,
+        "per_row": parameters / rows,
+        "per_target": parameters / max(1, targets),
+    }

@@ -1,8 +1,8 @@
-"""A guess at what a model and its data are for, from the targets and from what the model puts out."""
+"""Infer the task kind and the loss from the targets of the data and the outputs of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.data.tree import Tree
 from pipeline.runtime.seeds import seeded
 
-LOOKED_AT = 1000  # targets
+TARGETS_READ = 1000
 LOSSES = {
     "classification": "torch.nn.CrossEntropyLoss",
     "binary": "torch.nn.BCEWithLogitsLoss",
@@ -26,71 +27,72 @@ LOSSES = {
 
 @dataclass(frozen=True)
 class InferredTask:
-    """A kind of task, a loss, and why it was taken for that."""
+    """A task kind, the path of a loss, and the reason for both."""
 
     kind: str
     loss: str
     why: str
 
 
-def guess(source: Any, build_model: Any) -> InferredTask:
-    """What the data of a `data` target, and a model of `build_model()`, most probably are for.
+def infer_task(source: object, build_model: Callable[[], nn.Module]) -> InferredTask:
+    """Return the most probable task of a `data` source and the model that `build_model()` returns.
 
-    Nothing is raised: what cannot be read is taken for a classification, and the planning says what is wrong with it.
+    Nothing is raised: data that cannot be read count as a classification, and planning reports what is wrong.
     """
-    X, y = _first_rows(source)
+    X, y = _read_train(source)
     if y is None:
-        return InferredTask("classification", LOSSES["classification"], "the targets could not be looked at")
+        return _task("classification", "the targets cannot be read")
     if y.dtype.kind == "f":
-        return InferredTask("regression", LOSSES["regression"], "targets are floats")
+        return _task("regression", "targets are floats")
     if y.ndim == 2 and y.shape[1] > 1 and set(np.unique(y).tolist()) <= {0, 1}:
-        return InferredTask("multilabel", LOSSES["multilabel"], f"targets are {y.shape[1]} columns of 0 and 1")
+        return _task("multilabel", f"targets are {y.shape[1]} columns of 0 and 1")
     if y.dtype.kind not in "biu":
-        return InferredTask("classification", LOSSES["classification"], "targets are no numbers")
+        return _task("classification", "targets are not numbers")
     if y.ndim == 2 and isinstance(X, Tensor) and X.shape[1:] == y.shape[1:]:
-        return InferredTask(
-            "language_model", LOSSES["language_model"], "targets are integers, one for each place of a row"
-        )
-    many = len(np.unique(y))
-    outputs, last = _outputs(X, build_model)
-    if many <= 2 and outputs is not None and outputs[1:].numel() == len(outputs) - 1:
-        loss = "torch.nn.BCELoss" if last == "Sigmoid" else LOSSES["binary"]
-        return InferredTask("binary", loss, f"targets are integers of {many} classes, and the model has one output")
-    loss = "torch.nn.NLLLoss" if last == "LogSoftmax" else LOSSES["classification"]
-    return InferredTask("classification", loss, f"targets are integers of {many} classes")
+        return _task("language_model", "targets are integers, one for each position of a row")
+    classes = len(np.unique(y))
+    outputs, last_module = _run_model(X, build_model)
+    if classes <= 2 and outputs is not None and outputs[1:].numel() == len(outputs) - 1:
+        loss = "torch.nn.BCELoss" if last_module == "Sigmoid" else LOSSES["binary"]
+        return InferredTask("binary", loss, f"targets are integers of {classes} classes, and the model has one output")
+    loss = "torch.nn.NLLLoss" if last_module == "LogSoftmax" else LOSSES["classification"]
+    return InferredTask("classification", loss, f"targets are integers of {classes} classes")
 
 
-def _first_rows(source: Any) -> tuple[Any, NDArray[Any] | None]:
-    """The first two rows of X, and up to a thousand targets, of the train split; (None, None) where there are none."""
-    train = source.get("train") if isinstance(source, Mapping) else getattr(source, "train", None)
+def _task(kind: str, why: str) -> InferredTask:
+    return InferredTask(kind, LOSSES[kind], why)
+
+
+def _read_train(source: object) -> tuple[Tree | None, NDArray[Any] | None]:
+    """Return the first two rows of X and up to `TARGETS_READ` targets of the train split; None for what is missing."""
+    train: Any = source.get("train") if isinstance(source, Mapping) else getattr(source, "train", None)
     try:
         if isinstance(train, tuple | list) and len(train) == 2:
-            y = train[1][:LOOKED_AT] if hasattr(train[1], "__getitem__") else train[1]
-            return _two(train[0]), np.asarray(y)
-        rows: Any = train
-        read = [rows[i] for i in range(min(len(rows), LOOKED_AT))]
-        return None, np.asarray([np.asarray(row[1]) for row in read])
-    except Exception:  # anybody's data may be anything; who loads it says what is wrong
+            y = train[1][:TARGETS_READ] if hasattr(train[1], "__getitem__") else train[1]
+            return _first_two(train[0]), np.asarray(y)
+        rows = [train[i] for i in range(min(len(train), TARGETS_READ))]
+        return None, np.asarray([np.asarray(row[1]) for row in rows])
+    except Exception:  # a user's data may be anything; the error is reported when the data are loaded
         return None, None
 
 
-def _two(part: Any) -> Any:
-    """Two rows of whatever X is, as tensors in its structure."""
-    if isinstance(part, Mapping):
-        return {name: _two(inner) for name, inner in part.items()}
-    if isinstance(part, tuple):
-        return tuple(map(_two, part))
-    tensor = part[:2] if isinstance(part, Tensor) else torch.from_numpy(np.array(part[:2]))
+def _first_two(X: Any) -> Tree:
+    """Return the first two rows as tensors, in the same nested structure."""
+    if isinstance(X, Mapping):
+        return {name: _first_two(inner) for name, inner in X.items()}
+    if isinstance(X, tuple):
+        return tuple(map(_first_two, X))
+    tensor = X[:2] if isinstance(X, Tensor) else torch.from_numpy(np.array(X[:2]))
     return tensor if tensor.dtype in (torch.int64, torch.bool) else tensor.float()
 
 
-def _outputs(X: Any, build_model: Any) -> tuple[Tensor | None, str]:
-    """What the model says to the two rows, None where it says nothing yet; and the kind of its last module."""
+def _run_model(X: Tree | None, build_model: Callable[[], nn.Module]) -> tuple[Tensor | None, str]:
+    """Return the model's outputs for two rows (None if it fails) and the class name of its last module."""
     try:
         with seeded(0), torch.no_grad():
-            model: nn.Module = build_model()
-            last = [type(module).__name__ for module in model.modules()][-1]
+            model = build_model()
+            last_module = [type(module).__name__ for module in model.modules()][-1]
             outputs = model.eval()(X)
-        return (outputs if isinstance(outputs, Tensor) and outputs.ndim else None), last
-    except Exception:  # the probe meets it again, and says it in its words
+        return (outputs if isinstance(outputs, Tensor) and outputs.ndim else None), last_module
+    except Exception:  # planning runs the model again, and reports the error
         return None, ""

@@ -1,7 +1,7 @@
-"""Preflight: the questions of planning and baseline, asked of any model and data, without a run that stays.
+"""Preflight: the checks of planning and baseline for any model and data, without a run that stays on disk.
 
-A run is made in a temporary folder, since only an open gate permits training, and removed. What only a person can
-answer is answered for it, and left out of the result.
+Only an open planning gate permits training, so a run is made in a temporary folder and removed at the end. The items
+that only a person can answer are filled in for it, and left out of the report.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pipeline.run_store.gate import Item
 from pipeline.run_store.run import Run
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-PERSONAL = ("problem_card", "metric_and_target")  # items that only a person answers
-FIXED = ("run", "phase", "experiment", "trust", "tracking", "seed", "plan")  # has no place, or is a flag
-MEASURED = ("training.loss_at_init_measured", "training.trivial_baseline_scored")  # beside all of proofs.*
-LEARNS = "one_batch_tried"  # a model that is warned of here learns nothing
-MINUTES = 5  # the budget that the proofs get a tenth of: 30 seconds
+PERSONAL = ("problem_card", "metric_and_target")  # items that only a person can answer
+FIXED = ("run", "phase", "experiment", "trust", "tracking", "seed", "plan")  # sections that preflight sets itself
+MEASURED = ("training.loss_at_init_measured", "training.trivial_baseline_scored")  # asked besides all of sanity.*
+LEARNS = "one_batch_tried"  # its warning means that the model does not learn
+MINUTES = 5  # trainer.max_minutes; the sanity checks get a tenth of it, 30 seconds
 
 EXPERIMENT = """# @package _global_
 defaults: [override /data: null, override /model: null, override /task: {task}{other_loss}]
@@ -40,103 +40,103 @@ data: {{_target_: {data}}}
 model: {{_target_: {model}}}
 {loss}task: {{target: 0.0}}
 trainer: {{max_minutes: {minutes}, max_epochs: 100}}
-plan: {{purpose: a look, population: any, assumptions: [none], risks: [none], limits: {{size_mb: 1}}, owner: nobody}}
+plan: {{purpose: preflight, population: any, assumptions: [none], risks: [none], limits: {{size_mb: 1}}, owner: none}}
 tracking: {{kind: none}}
 """
 
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """What a preflight found: items by phase, what was guessed, what the phases said, and how long it took."""
+    """The result of a preflight: items by phase, what was inferred, the messages of the phases, and the seconds."""
 
     items: Mapping[str, Sequence[Item]]
-    guessed: Sequence[str]
-    said: Sequence[str]
+    inferred: Sequence[str]
+    messages: Sequence[str]
     seconds: float
 
     @property
-    def good(self) -> bool:
-        """Whether nothing failed: every item passed, or does not apply."""
+    def ready(self) -> bool:
+        """Whether every item passed or does not apply."""
         return all(item.outcome in ("passed", "not_applicable") for items in self.items.values() for item in items)
 
     @property
-    def recorded_warnings(self) -> list[Item]:
-        """What passed, and is worth a look."""
-        return [item for items in self.items.values() for item in items if warns(item)]
+    def warnings(self) -> list[Item]:
+        """The items that passed with a warning."""
+        return [item for items in self.items.values() for item in items if has_warning(item)]
 
 
-def warns(item: Item) -> bool:
-    """Whether an item that passed says that something looks wrong."""
+def has_warning(item: Item) -> bool:
+    """Return whether an item passed with a warning."""
     return item.outcome == "passed" and item.why.startswith("warning")
 
 
 def _strict(item: Item) -> Item:
-    """A warning that the model learns nothing is a failure here, where no diagnosis follows."""
-    return replace(item, outcome="failed") if item.id == LEARNS and warns(item) else item
+    """Turn the warning that the model does not learn into a failure: no diagnosis follows a preflight."""
+    return replace(item, outcome="failed") if item.id == LEARNS and has_warning(item) else item
 
 
 def preflight(house: House, model: str, data: str, overrides: Sequence[str], seed: int) -> PreflightReport:
-    """Every question that planning and the proofs can ask of a model and its data, answered; nothing stays on disk.
+    """Run every check of planning and the sanity checks of the baseline; nothing stays on disk.
 
     `model` and `data` are `package.module:name`, importable from the current folder; naming them trusts their packages.
     Raises UserError for what cannot be built or does not fit, as a run would.
     """
     began = time.perf_counter()
-    targets = _named(model, data, overrides)
-    said: list[str] = []
-    quiet = replace(house, log=said.append, report=None, follow=None, watch=None)
+    targets = _dotted_names(model, data, overrides)
+    messages: list[str] = []
+    services = replace(house, log=messages.append, report=None, follow=None, watch=None)
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="preflight-"))
         stack.callback(files.remove_folder, root)
         stack.callback(_restore_path, list(sys.path))
-        packages = _trusted(targets)
-        words, guessed = _words(root, targets, packages, overrides, seed)
-        items = _asked(quiet, words, root)
-    return PreflightReport(items, guessed, said, time.perf_counter() - began)
+        packages = _trust_packages(targets)
+        run_overrides, inferred = _prepare_experiment(root, targets, packages, overrides, seed)
+        items = _run_phases(services, run_overrides, root)
+    return PreflightReport(items, inferred, messages, time.perf_counter() - began)
 
 
 def _restore_path(path: list[str]) -> None:
     sys.path[:] = path
 
 
-def _named(model: str, data: str, overrides: Sequence[str]) -> dict[str, str]:
-    """Both as dotted names. Raises UserError with every word that is wrong."""
+def _dotted_names(model: str, data: str, overrides: Sequence[str]) -> dict[str, str]:
+    """Return both as dotted names. Raises UserError with every argument that is wrong."""
     from pipeline.config.override_keys import key_of
 
     faults = [
-        fault(what, "is no module with a name in it", got=word, expected="package.module:name", do=_do(what))
-        for what, word in (("MODEL", model), ("DATA", data))
-        if not NAME.fullmatch(word)
+        fault(argument, "is not a module and a name", got=name, expected="package.module:name", do=_example(argument))
+        for argument, name in (("MODEL", model), ("DATA", data))
+        if not NAME.fullmatch(name)
     ]
-    for word in overrides:
-        key = key_of(word).split(".", 1)[0]
+    for override in overrides:
+        key = key_of(override).split(".", 1)[0]
         if key in FIXED:
             do = "--seed N" if key == "seed" else "leave it out"
-            faults.append(fault(word, "has no place in a preflight, which leaves nothing behind", do=do))
+            faults.append(fault(override, "cannot be set in a preflight, which leaves nothing on disk", do=do))
     if faults:
         raise UserError(*faults)
     return {"model": model.replace(":", "."), "data": data.replace(":", ".")}
 
 
-def _do(what: str) -> str:
-    other = ("my_pkg.model:Net", "DATA") if what == "MODEL" else ("MODEL", "my_pkg.data:load")
-    return f"python -m pipeline preflight {' '.join(other)}"
+def _example(argument: str) -> str:
+    arguments = ("my_pkg.model:Net", "DATA") if argument == "MODEL" else ("MODEL", "my_pkg.data:load")
+    return f"python -m pipeline preflight {' '.join(arguments)}"
 
 
-def _trusted(targets: Mapping[str, str]) -> list[str]:
-    """The packages named, found and importable. Raises UserError for one that is not there or can never be trusted."""
+def _trust_packages(targets: Mapping[str, str]) -> list[str]:
+    """Trust the packages of both names and return them. Raises UserError for one that cannot be found or trusted."""
     from pipeline.config.build import ALLOWED, locate
 
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    ours = {name for name in targets.values() if name.startswith(tuple(f"{a}." for a in ALLOWED))}
-    packages = list(dict.fromkeys(name.partition(".")[0] for name in targets.values() if name not in ours))
+    bundled = {name for name in targets.values() if name.startswith(tuple(f"{a}." for a in ALLOWED))}
+    packages = list(dict.fromkeys(name.partition(".")[0] for name in targets.values() if name not in bundled))
     names = trust.activate(trust.grant(packages, [Path(here)]))
     faults: list[str] = []
-    for what, name in targets.items():
+    for section, name in targets.items():
         try:
-            locate(name, (*ALLOWED, *names), what.upper())
+            locate(name, (*ALLOWED, *names), section.upper())
         except UserError as error:
             faults += error.faults
     if faults:
@@ -144,58 +144,61 @@ def _trusted(targets: Mapping[str, str]) -> list[str]:
     return packages
 
 
-def _words(
+def _prepare_experiment(
     root: Path, targets: Mapping[str, str], packages: Sequence[str], overrides: Sequence[str], seed: int
 ) -> tuple[list[str], list[str]]:
-    """The words of a run, its experiment written to the temporary folder, and what of it was guessed."""
+    """Write the experiment into the temporary folder; return the overrides of its run, and what was inferred."""
     from pipeline.config.build import build
     from pipeline.config.compose import compose
     from pipeline.config.override_keys import key_of
-    from pipeline.sanity_checks.infer_task import LOSSES, guess
+    from pipeline.sanity_checks.infer_task import LOSSES, infer_task
 
-    typed = {key_of(word) for word in overrides}
-    task_given, loss_given = bool(typed & {"task", "task.kind"}), "loss" in typed
+    keys = {key_of(override) for override in overrides}
+    task_given, loss_given = bool(keys & {"task", "task.kind"}), "loss" in keys
     fixed = {"seed": seed, "root": json.dumps(str(root / "runs")), "minutes": MINUTES, **targets}
-    words = [*overrides, "experiment=preflight", f"trust=[{','.join(packages)}]"]
-    _write(root, fixed, "classification", None if loss_given else LOSSES["classification"])
-    config = compose(words, [root / "conf"])
+    run_overrides = [*overrides, "experiment=preflight", f"trust=[{','.join(packages)}]"]
+    # Composed once with any task, so that the overrides reach model and data before the task is inferred from them.
+    _write_experiment(root, fixed, "classification", None if loss_given else LOSSES["classification"])
+    config = compose(run_overrides, [root / "conf"])
     source = build(config["data"], trust=packages, where="data")
     node = {name: value for name, value in config["model"].items() if name != "init_from"}
-    found = guess(source, lambda: build(node, trust=packages, where="model"))
-    kind = config["task"]["kind"] if task_given else found.kind
-    loss = None if loss_given else found.loss if kind == found.kind else LOSSES.get(kind, found.loss)
-    _write(root, fixed, kind, loss)
-    said = [] if task_given else [f"task={kind}, since {found.why}"]
-    return words, [*said, *([f"loss={loss.rpartition('.')[2]}, since none is given"] if loss else [])]
+    task = infer_task(source, lambda: build(node, trust=packages, where="model"))
+    kind = config["task"]["kind"] if task_given else task.kind
+    loss = None if loss_given else task.loss if kind == task.kind else LOSSES.get(kind, task.loss)
+    _write_experiment(root, fixed, kind, loss)
+    inferred = [] if task_given else [f"task={kind}, since {task.why}"]
+    inferred += [f"loss={loss.rpartition('.')[2]}, since none is given"] if loss else []
+    return run_overrides, inferred
 
 
-def _write(root: Path, fixed: Mapping[str, object], task: str, loss: str | None) -> None:
-    """The experiment stands in the temporary folder; without a loss, which then comes from the command line."""
-    own = {"other_loss": ", override /loss: null", "loss": f"loss: {{_target_: {loss}}}\n"}
-    made = {**fixed, "task": task, **(own if loss else {"other_loss": "", "loss": ""})}
+def _write_experiment(root: Path, fixed: Mapping[str, object], task: str, loss: str | None) -> None:
+    """Write the experiment; without a loss, the command line sets it."""
+    own_loss = {"other_loss": ", override /loss: null", "loss": f"loss: {{_target_: {loss}}}\n"}
+    values = {**fixed, "task": task, **(own_loss if loss else {"other_loss": "", "loss": ""})}
     folder = files.folder(root / "conf" / "experiment")
-    files.write_text(folder / "preflight.yaml", EXPERIMENT.format(**made))
+    files.write_text(folder / "preflight.yaml", EXPERIMENT.format(**values))
 
 
-def _asked(house: House, words: Sequence[str], root: Path) -> dict[str, Sequence[Item]]:
-    """Planning as it is, and those questions of the baseline that the proofs answer."""
+def _run_phases(house: House, overrides: Sequence[str], root: Path) -> dict[str, Sequence[Item]]:
+    """Return the items of planning, and those of the baseline that the sanity checks answer."""
     from pipeline.orchestration.execute import drive
     from pipeline.orchestration.run_request import draft
 
-    personal = {i for i in PERSONAL if i == "problem_card" or not any(w.startswith("task.target=") for w in words)}
-    run, _, _ = drive(house, draft(["phase=planning", *words], [root / "conf"]))
+    has_target = any(override.startswith("task.target=") for override in overrides)
+    personal = {item for item in PERSONAL if item == "problem_card" or not has_target}
+    run, _, _ = drive(house, draft(["phase=planning", *overrides], [root / "conf"]))
     planned = [item for item in run.state().gates["planning"].items if item.id not in personal]
-    return {"planning": planned, "baseline": _proved(house, run)}
+    return {"planning": planned, "baseline": _run_sanity_checks(house, run)}
 
 
-def _proved(house: House, run: Run) -> list[Item]:
-    """The proofs on the plan of a run, judged; where its gate is closed, those that train say so."""
+def _run_sanity_checks(house: House, run: Run) -> list[Item]:
+    """Return the items of the sanity checks on a run's plan; if its gate is closed, those that train are not run."""
     from pipeline.data.load import load
-    from pipeline.evaluation.evaluate import loss_of
+    from pipeline.evaluation.evaluate import mean_loss
     from pipeline.run_store import plan as plans
     from pipeline.sanity_checks.context import CheckContext
-    from pipeline.sanity_checks.lr_range_test import told
-    from pipeline.sanity_checks.run_checks import prove
+    from pipeline.sanity_checks.lr_range_test import format_range_test
+    from pipeline.sanity_checks.run_checks import run_checks
 
     state = run.state()
     config = plans.load(run, state).config
@@ -206,20 +209,20 @@ def _proved(house: House, run: Run) -> list[Item]:
         permit = permits.train(run)
     except Refused:
         house.log(f"nothing was trained: the planning gate is closed ({', '.join(closed)})")
-    settings = config["phases"]["baseline"]
-    why = f"the planning gate is closed ({', '.join(closed)})"
-    bench = CheckContext(config, names, load(config, names), settings, permit, run.inside("sanity_checks"), why)
-    with bench.conditions() as setup:
-        loss = loss_of(setup.model, setup.side.X, setup.side.y, setup.task)
-    found = prove(bench)
-    if found["learning_rate"]["outcome"] == "measured":
-        house.log(told(found["learning_rate"]))
+    refused = f"the planning gate is closed ({', '.join(closed)})"
+    settings, folder = config["phases"]["baseline"], run.inside("sanity_checks")
+    context = CheckContext(config, names, load(config, names), settings, permit, folder, refused)
+    with context.training_conditions() as setup:
+        loss = mean_loss(setup.model, setup.side.X, setup.side.y, setup.task)
+    results = run_checks(context)
+    if results["lr_range_test"]["outcome"] == "measured":
+        house.log(format_range_test(results["lr_range_test"]))
     values = {
-        "sanity_checks": found,
+        "sanity_checks": results,
         "loss_at_init": loss,
         "loss_expected": setup.facts().get("loss_expected"),
         "trivial_baseline": dict(setup.bar),
     }
     items = checklist.read(house.checklists / "baseline.yaml", config, house.check)
-    asked = [i for i in items if i.get("check") in MEASURED or str(i.get("check")).startswith("sanity.")]
-    return [_strict(item) for item in checklist.judge(asked, Evidence(values), house.check)]
+    answerable = [i for i in items if i.get("check") in MEASURED or str(i.get("check")).startswith("sanity.")]
+    return [_strict(item) for item in checklist.judge(answerable, Evidence(values), house.check)]

@@ -1,10 +1,10 @@
-"""Repetition: the same training twice, each in a fresh process, and the first step at which they are not the same."""
+"""Reproducibility: the same training in two new processes, and the first step at which the two differ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,94 +14,108 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.sanity_checks.context import CheckContext, NotRun
 from pipeline.trials.executor import Trial, parallel_jobs, start_jobs
 
-Proof = Callable[[CheckContext], Mapping[str, Any]]
-TWICE = ("one", "other")
-START = 3.0  # seconds; a process that loads torch takes about as long before its first step
+NAMES = ("first", "second")
+START_SECONDS = 3.0  # about what a process needs to import torch before its first step
+
+
+class ReproducibilityResult(TypedDict):
+    steps: int
+    same: bool
+    first_difference: int | None
+    of: str
+    weights: list[str]
+    deterministic: object  # true, false or "warn"
+
+
+Check = Callable[[CheckContext], ReproducibilityResult]
 
 
 @contextmanager
-def repetition(bench: CheckContext) -> Iterator[Proof]:
-    """The proof, whose two processes are at work while the block runs where there is a core to spare for them."""
-    asked = int(bench.settings["reproducibility_steps"]) and bench.permit is not None and bench.folder is not None
-    if not asked or bench.left < START:
-        yield _not_begun
-    elif bench.threads > 1:  # they would only wait for each other and for us
-        yield _one_after_the_other
+def reproducibility_check(context: CheckContext) -> Iterator[Check]:
+    """Yield the check; its two processes run during the block if there are spare CPU cores for them."""
+    requested = int(context.settings["reproducibility_steps"]) and context.permit and context.folder
+    if not requested or context.left < START_SECONDS:
+        yield _skip
+    elif context.threads > 1:  # in parallel to other checks, all of them would compete for the cores
+        yield _train_and_compare
     else:
-        with _at_work(bench) as trials:
-            yield lambda bench: _compared(bench, trials)
+        with _trainings(context) as trials:
+            yield lambda context: _compare(context, trials)
 
 
-def _not_begun(bench: CheckContext) -> Mapping[str, Any]:
-    bench.steps(int(bench.settings["reproducibility_steps"]))
-    bench.require_permit()
-    if bench.folder is None:
+def _skip(context: CheckContext) -> ReproducibilityResult:
+    context.steps("reproducibility_steps")
+    context.require_permit()
+    if context.folder is None:
         raise NotRun("there is no folder for other processes to work in")
-    raise NotRun(f"time: two processes take {START:g} s to start, of {bench.allowance:.1f} s for all proofs")
+    start = f"two processes take {START_SECONDS:g} s to start"
+    raise NotRun(f"time: {start}, of {context.allowance:.1f} s for all sanity checks")
 
 
-def _one_after_the_other(bench: CheckContext) -> Mapping[str, Any]:
-    with _at_work(bench) as trials:
-        return _compared(bench, trials)
+def _train_and_compare(context: CheckContext) -> ReproducibilityResult:
+    with _trainings(context) as trials:
+        return _compare(context, trials)
 
 
 @contextmanager
-def _at_work(bench: CheckContext) -> Iterator[Iterable[Trial]]:
-    """Both processes train the same job; nothing of them is left on disk behind the block."""
-    permit, folder = bench.require_permit(), bench.folder
+def _trainings(context: CheckContext) -> Iterator[Iterable[Trial]]:
+    """Start the same job in two processes; their files are removed at the end of the block."""
+    permit, folder = context.require_permit(), context.folder
     assert folder is not None
-    seconds = max(0.0, bench.left)
-    steps = bench.steps(int(bench.settings["reproducibility_steps"]))
-    clock = Delta({"trainer.max_minutes": max(seconds, 1.0) / 60, "trainer.checkpoint_minutes": None})
-    job = Job(permit.plan.digest, "proof.repeat", clock, max_steps=steps)
+    seconds = max(0.0, context.left)
+    steps = context.steps("reproducibility_steps")
+    limits = Delta({"trainer.max_minutes": max(seconds, 1.0) / 60, "trainer.checkpoint_minutes": None})
+    job = Job(permit.plan.digest, "sanity_check.reproducibility", limits, max_steps=steps)
     files.remove_folder(folder)
-    at_once = parallel_jobs("auto" if bench.threads > 1 else 2, bench.threads)
+    parallel = parallel_jobs("auto" if context.threads > 1 else 2, context.threads)
     try:
         with start_jobs(
-            [(n, job) for n in TWICE], folder, parallel=at_once, threads=bench.threads, seconds=seconds
-        ) as two:
-            yield two
+            [(name, job) for name in NAMES], folder, parallel=parallel, threads=context.threads, seconds=seconds
+        ) as trials:
+            yield trials
     finally:
         files.remove_folder(folder)
 
 
-def _compared(bench: CheckContext, trials: Iterable[Trial]) -> dict[str, Any]:
-    """Whether both ended in the same weights, else the first step of which anything that was measured differs."""
+def _compare(context: CheckContext, trials: Iterable[Trial]) -> ReproducibilityResult:
+    """Return whether both trainings have the same weights and histories, else the first step that differs."""
     try:
-        one, other = trials
+        first, second = trials
     except TimeoutError:
-        raise NotRun(f"time: two fresh processes did not end within the {bench.allowance:.0f} s allowed") from None
-    if died := next((trial.died for trial in (one, other) if trial.died), None):
+        raise NotRun(f"time: two new processes did not end within the {context.allowance:.0f} s allowed") from None
+    if died := next((trial.died for trial in (first, second) if trial.died), None):
         raise RuntimeError(f"a process of its own ended with {died}")
-    if "clock" in (one.result["stopped"], other.result["stopped"]):
+    if "clock" in (first.result["stopped"], second.result["stopped"]):
         raise NotRun("time: a training was stopped by the clock")
-    same = one.result["weights"] == other.result["weights"]
-    step, what = first_difference(*(History.load(trial.folder / "history.npz") for trial in (one, other)))
+    same = first.result["weights"] == second.result["weights"]
+    step, series = first_difference(*(History.load(trial.folder / "history.npz") for trial in (first, second)))
     if not same and step is None:
-        step, what = int(one.result["steps"]), "weights"
+        step, series = int(first.result["steps"]), "weights"
     return {
-        "steps": one.result["steps"],
+        "steps": first.result["steps"],
         "same": same and step is None,
         "first_difference": step,
-        "of": what,
-        "weights": [one.result["weights"], other.result["weights"]],
-        "deterministic": bench.config["trainer"].get("deterministic", True),
+        "of": series,
+        "weights": [first.result["weights"], second.result["weights"]],
+        "deterministic": context.config["trainer"].get("deterministic", True),
     }
 
 
-def first_difference(one: History, other: History) -> tuple[int | None, str]:
-    """The first step at which two histories differ, and in what; (None, "") where they are the same, times apart."""
-    found: list[tuple[int, str]] = []
-    for name in sorted({*one.step, *other.step}):
+def first_difference(first: History, second: History) -> tuple[int | None, str]:
+    """Return the first step at which two histories differ, with the series; (None, "") if they are the same.
+
+    Times may differ. NaN equals NaN here.
+    """
+    differences: list[tuple[int, str]] = []
+    for name in sorted({*first.step, *second.step}):
         if name.startswith("time/"):
             continue
-        (at, values), (at_other, others) = one.series(name), other.series(name)
-        length = min(len(at), len(at_other))
-        same = (at[:length] == at_other[:length]) & (
-            (values[:length] == others[:length]) | (np.isnan(values[:length]) & np.isnan(others[:length]))
-        )
+        (steps, values), (other_steps, other_values) = first.series(name), second.series(name)
+        length = min(len(steps), len(other_steps))
+        a, b = values[:length], other_values[:length]
+        same = (steps[:length] == other_steps[:length]) & ((a == b) | (np.isnan(a) & np.isnan(b)))
         if not same.all():
-            found.append((int(at[:length][~same][0]), name))
-        elif len(at) != len(at_other):
-            found.append((int(max(at, at_other, key=len)[length]), name))
-    return min(found, default=(None, ""))
+            differences.append((int(steps[:length][~same][0]), name))
+        elif len(steps) != len(other_steps):
+            differences.append((int(max(steps, other_steps, key=len)[length]), name))
+    return min(differences, default=(None, ""))

@@ -1,7 +1,7 @@
-"""All proofs in order, within their allowance: what careful engineers try by hand before a long training.
+"""Run all sanity checks in order, within their time.
 
-A proof is a function of the bench that gives values; what they mean is for checks to say. One that does not apply, has
-no time left, or fails, says so in its place: nothing is raised, and nothing is left out.
+A sanity check is a function of the context that returns values; the checklist decides what they mean. A check that
+does not apply, has no time left, or raises an exception is recorded as such: nothing is raised, nothing is left out.
 """
 
 from __future__ import annotations
@@ -13,69 +13,75 @@ from typing import Any
 
 from pipeline.errors import FivegateError
 from pipeline.history import History
-from pipeline.sanity_checks.ablations import one_batch, shuffled_labels, zeroed_inputs
+from pipeline.sanity_checks.ablations import overfit_one_batch, shuffled_labels, zeroed_inputs
 from pipeline.sanity_checks.context import CheckContext, NotApplicable, NotRun
-from pipeline.sanity_checks.forward_checks import evaluation_repeats, gradients, parameters_per_row, rows_apart
-from pipeline.sanity_checks.lr_range_test import learning_rate
-from pipeline.sanity_checks.reproducibility import repetition
+from pipeline.sanity_checks.forward_checks import (
+    batch_independence,
+    eval_determinism,
+    gradient_flow,
+    parameters_per_row,
+)
+from pipeline.sanity_checks.lr_range_test import lr_range_test
+from pipeline.sanity_checks.reproducibility import reproducibility_check
 
-Proof = Callable[[CheckContext], Mapping[str, Any]]
-PROOFS: tuple[Proof, ...] = (  # what trains first, while nothing else holds a model in memory
-    one_batch,
+SanityCheck = Callable[[CheckContext], Mapping[str, Any]]
+CheckResults = dict[str, dict[str, Any]]  # by name of the check: its outcome, values or reason, and seconds
+
+SANITY_CHECKS: tuple[SanityCheck, ...] = (  # those that train come first, before others keep a model in memory
+    overfit_one_batch,
     zeroed_inputs,
     shuffled_labels,
-    learning_rate,
-    gradients,
-    rows_apart,
-    evaluation_repeats,
+    lr_range_test,
+    gradient_flow,
+    batch_independence,
+    eval_determinism,
     parameters_per_row,
 )
 
-CheckResults = dict[str, dict[str, Any]]
+FACTS = {  # facts of the history, where the diagnosis looks for them: (check, value)
+    "inputs_gain": ("zeroed_inputs", "gain"),
+    "share_untrained": ("gradient_flow", "share"),
+    "above_chance_on_shuffled_labels": ("shuffled_labels", "half_widths_above"),
+    "parameters_per_row": ("parameters_per_row", "per_row"),
+}
 
 
-def prove(bench: CheckContext) -> CheckResults:
-    """Every proof by name: `outcome` is measured, not_applicable, not_run or errored, beside its values or its `why`.
+def run_checks(context: CheckContext) -> CheckResults:
+    """Return the result of every check by name.
 
-    An interrupt goes through, and ends what was begun in other processes.
+    `outcome` is measured (with values), not_applicable, not_run or errored (with `why`). Interrupts are raised, and
+    end the trainings in other processes.
     """
-    with repetition(bench) as same_seed:
-        found = {proof.__name__: _tried(proof, bench) for proof in PROOFS}
-        found["same_seed"] = _tried(same_seed, bench)
-    return found
+    with reproducibility_check(context) as reproducibility:
+        results = {check.__name__: run_check(check, context) for check in SANITY_CHECKS}
+        results["reproducibility"] = run_check(reproducibility, context)
+    return results
 
 
-def _tried(proof: Proof, bench: CheckContext) -> dict[str, Any]:
+def run_check(check: SanityCheck, context: CheckContext) -> dict[str, Any]:
+    """Return the outcome of one check, its values or the reason why it has none, and its seconds."""
     began = time.perf_counter()
     try:
-        answer = {"outcome": "measured", **proof(bench)}
+        result = {"outcome": "measured", **check(context)}
     except NotApplicable as reason:
-        answer = {"outcome": "not_applicable", "why": str(reason)}
+        result = {"outcome": "not_applicable", "why": str(reason)}
     except NotRun as reason:
-        answer = {"outcome": "not_run", "why": f"not run: {reason}"}
+        result = {"outcome": "not_run", "why": f"not run: {reason}"}
     except FivegateError as error:
-        answer = {"outcome": "errored", "why": error.faults[0]}
-    except Exception as error:  # anybody's model and data may fail in any way; missing evidence closes the gate
-        answer = {"outcome": "errored", "why": f"{type(error).__name__}: {error}"}
-    return {**answer, "seconds": round(time.perf_counter() - began, 3)}
+        result = {"outcome": "errored", "why": error.faults[0]}
+    except Exception as error:  # a user's model and data may fail in any way; missing evidence closes the gate
+        result = {"outcome": "errored", "why": f"{type(error).__name__}: {error}"}
+    return {**result, "seconds": round(time.perf_counter() - began, 3)}
 
 
-def note(history: History, found: CheckResults) -> None:
-    """What the proofs found is among the facts of the history, where the diagnosis looks for it.
-
-    Parameters that get no gradient are as untrained as those that no optimizer holds.
-    """
-    wanted = {
-        "inputs_gain": ("zeroed_inputs", "gain"),
-        "share_untrained": ("gradients", "share"),
-        "above_chance_on_shuffled_labels": ("shuffled_labels", "half_widths_above"),
-        "parameters_per_row": ("parameters_per_row", "per_row"),
-    }
-    known = {fact: found.get(proof, {}).get(value) for fact, (proof, value) in wanted.items()}
-    rates = found.get("learning_rate", {})
-    if rates.get("suggested"):
-        known["lr_over_suggested"] = rates["planned"] / rates["suggested"]
-    for name, value in known.items():
+def add_facts(history: History, results: CheckResults) -> None:
+    """Add what the checks measured to the facts of the history."""
+    facts = {fact: results.get(check, {}).get(value) for fact, (check, value) in FACTS.items()}
+    range_test = results.get("lr_range_test", {})
+    if range_test.get("suggested"):
+        facts["lr_over_suggested"] = range_test["planned"] / range_test["suggested"]
+    for name, value in facts.items():
         if value is not None and not math.isnan(value):
+            # Parameters without a gradient are as untrained as those that no optimizer updates, which the fact counts.
             before = history.facts.get(name, -math.inf)
             history.facts[name] = max(before, float(value)) if name == "share_untrained" else float(value)
