@@ -76,8 +76,8 @@ def test_fit_trains_on_the_changed_rows(digits_permit: TrainPermit) -> None:
     plan = digits_permit.plan
     data = load(plan.config)
     job = Job(plan.digest, "proof.zeroed_inputs", Delta(train_rows={"inputs": "zeroed"}), max_steps=20)
-    done = fit(digits_permit, job, data=data)
-    assert done.score is not None and done.score.value < 0.2
+    result = fit(digits_permit, job, data=data)
+    assert result.score is not None and result.score.value < 0.2
     assert not torch.equal(data.train.X, torch.zeros_like(data.train.X))
 
 
@@ -114,50 +114,59 @@ def baseline(digits_permit: TrainPermit) -> tuple[TrainPermit, Data, Fit]:
 
 def test_cross_validate_evaluates_every_row_once(baseline: tuple[TrainPermit, Data, Fit]) -> None:
     """Each fold is evaluated by a training without it; mean and deviation are those of the folds."""
-    permit, data, done = baseline
+    permit, data, planned = baseline
     watched: list[str] = []
-    found = cross_validate(permit, data, 3, done, watch=lambda what: watched.append(what) or [])
-    assert sum(fold["rows"] for fold in found["folds"]) == len(data.train)
-    assert found["values"] == [fold["value"] for fold in found["folds"]] and len(set(found["values"])) > 1
-    assert found["mean"] == pytest.approx(np.mean(found["values"])) and found["std"] == pytest.approx(
-        np.std(found["values"], ddof=1)
+    result = cross_validate(permit, data, 3, planned, watch=lambda what: watched.append(what) or [])
+    assert sum(fold["rows"] for fold in result["folds"]) == len(data.train)
+    assert result["values"] == [fold["value"] for fold in result["folds"]] and len(set(result["values"])) > 1
+    assert result["mean"] == pytest.approx(np.mean(result["values"])) and result["std"] == pytest.approx(
+        np.std(result["values"], ddof=1)
     )
-    assert found["metric"] == "accuracy" and 0.5 < found["mean"] < 1
+    assert result["metric"] == "accuracy" and 0.5 < result["mean"] < 1
     assert watched == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
-    left = fit(permit, Job(permit.plan.digest, "fold 2", Delta(train_rows={"without_fold": [1, 3]})), data=data)
+    fit_result = fit(permit, Job(permit.plan.digest, "fold 2", Delta(train_rows={"without_fold": [1, 3]})), data=data)
     fold = data.train.take(torch.from_numpy(np.flatnonzero(folds_of(data.train, 3) == 1)))
-    again = score_split(left.model, fold, left.task).score
-    assert isinstance(again, TrainSide) and again.value == found["values"][1]
+    score = score_split(fit_result.model, fold, fit_result.task).score
+    assert isinstance(score, TrainSide) and score.value == result["values"][1]
 
 
-def test_a_fold_without_a_class_costs_no_baseline(
+def test_cross_validate_goes_on_after_a_fold_without_score(
     baseline: tuple[TrainPermit, Data, Fit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the metric does not take the rows of a fold, the fold has no value, and it is said."""
-    permit, data, done = baseline
+    """If the metric is undefined on one fold, that fold has no value but a reason; the others have their scores."""
+    permit, data, planned = baseline
+    message = "task.metric: 'roc_auc_ovr' does not fit the predictions"
+    scored: list[Split] = []
 
-    def refuses(*_: Any, **__: Any) -> Any:
-        raise UserError("task.metric: 'roc_auc_ovr' does not fit the predictions")
+    def refuse_first_fold(model: Any, split: Split, *arguments: Any) -> Any:
+        scored.append(split)
+        if len(scored) == 1:
+            raise UserError(message)
+        return score_split(model, split, *arguments)
 
-    monkeypatch.setattr("pipeline.trials.cross_validation.score_split", refuses)
-    monkeypatch.setattr("pipeline.trials.cross_validation.fit", lambda *_, **__: done)
-    found = cross_validate(permit, data, 2, done)
-    assert math.isnan(found["mean"]) and all("does not fit" in fold["why"] for fold in found["folds"])
+    monkeypatch.setattr("pipeline.trials.cross_validation.score_split", refuse_first_fold)
+    monkeypatch.setattr("pipeline.trials.cross_validation.fit", lambda *_, **__: planned)
+    result = cross_validate(permit, data, 2, planned)
+    first, second = result["folds"]
+    assert math.isnan(first["value"]) and first["why"] == message
+    assert 0.5 < second["value"] <= 1 and "why" not in second
+    assert [len(split) for split in scored] == [first["rows"], second["rows"]]
+    assert math.isnan(result["mean"]) and math.isnan(result["values"][0]) and result["values"][1] == second["value"]
 
 
 def test_cross_validate_gives_the_reason_if_it_does_not_run(baseline: tuple[TrainPermit, Data, Fit]) -> None:
     """Not requested, no time, more folds than rows, ordered rows, no score: the reason is given, and nothing trains."""
-    permit, data, done = baseline
-    few = replace(data, train=data.train.take(torch.arange(4)))
+    permit, data, planned = baseline
+    four_rows = replace(data, train=data.train.take(torch.arange(4)))
     timed = replace(data.train, marks=Marks(times=np.arange(float(len(data.train)))))
-    for why, asked in {
-        "not asked for": lambda: cross_validate(permit, data, 0, done),
-        "5 trainings take about": lambda: cross_validate(permit, data, 5, done, seconds_left=0.0),
-        "expected 2 to 4, the different rows": lambda: cross_validate(permit, few, 5, done),
-        "ordered in time": lambda: cross_validate(permit, replace(data, train=timed), 5, done),
-        "has no score itself": lambda: cross_validate(permit, data, 5, replace(done, score=None)),
+    for reason, call in {
+        "not asked for": lambda: cross_validate(permit, data, 0, planned),
+        "5 trainings take about": lambda: cross_validate(permit, data, 5, planned, seconds_left=0.0),
+        "expected 2 to 4, the different rows": lambda: cross_validate(permit, four_rows, 5, planned),
+        "ordered in time": lambda: cross_validate(permit, replace(data, train=timed), 5, planned),
+        "the planned training has no score": lambda: cross_validate(permit, data, 5, replace(planned, score=None)),
     }.items():
-        assert why in asked()["not_applicable"]
+        assert reason in call()["not_applicable"]
 
 
 FOLDS = {"parts": 5, "metric": "accuracy", "mean": 0.95, "std": 0.01, "values": [0.95] * 5}
@@ -181,6 +190,6 @@ VAL = {"value": 0.96, "greater_is_better": True}
 def test_cross_validated_check_describes_the_folds(folds: dict[str, Any], score: Any, outcome: str, why: str) -> None:
     """A large spread or distance is a warning and closes no gate; without folds the reason is that of the item."""
     bounds = {"suspicious_spread": 0.03, "suspicious_distance": 2.0}
-    found = judged("measures.cross_validated", {"cross_validation": folds, "score": score}, **bounds)
-    assert found.outcome == outcome and why in found.why
-    assert ("warning" in found.why) == (why not in ("0.95 ± 0.01 over 5 folds", "over 5 folds", "no time"))
+    result = judged("measures.cross_validated", {"cross_validation": folds, "score": score}, **bounds)
+    assert result.outcome == outcome and why in result.why
+    assert ("warning" in result.why) == (why not in ("0.95 ± 0.01 over 5 folds", "over 5 folds", "no time"))

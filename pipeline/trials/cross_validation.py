@@ -1,11 +1,11 @@
-"""Cross-validation: how far the score of the plan depends on which rows it was trained on and judged by."""
+"""Cross-validation: how much the score of the plan depends on the rows that it is trained and evaluated on."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -22,7 +22,17 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.permits import TrainPermit
 from pipeline.runtime.seeds import derive, seeded
 
-Watch = Callable[[str], Sequence[StepObserver]]
+Watch = Callable[[str], Sequence[StepObserver]]  # the observers of a training, by its name for the screen
+
+
+class FoldResult(TypedDict, total=False):
+    """One fold: its rows, its training, and its score or the reason (`why`) for having none."""
+
+    rows: int
+    steps: int
+    stopped: str
+    value: float
+    why: str
 
 
 def cross_validate(
@@ -35,37 +45,38 @@ def cross_validate(
     trust: Sequence[str] = (),
     watch: Watch = lambda what: (),
 ) -> dict[str, Any]:
-    """The plan trained once without each fold of its train rows, and judged by the deciding metric on that fold.
+    """Train the plan once without each of `parts` folds of its train rows, and evaluate it on the fold left out.
 
-    `{parts, metric, greater_is_better, mean, std, values, folds, seconds}`, or `{not_applicable: reason}`. Everything
-    else is as planned: the best epoch is that of the validation rows, the seed the master seed. `baseline` is the
-    planned training, by whose seconds the folds are foretold; `seconds_left` is what `trainer.max_minutes` leaves
-    beside it where nothing is said. A fold without or beside which the metric is undefined is NaN and says `why`.
-    Nothing is kept on disk. Raises Interrupted as `fit` does.
+    Returns `{parts, metric, greater_is_better, mean, std, values, folds, seconds}`, or `{not_applicable: reason}`. All
+    else is as planned: validation rows choose the best epoch, and the seed is the master seed. `baseline` is the
+    planned training, whose duration estimates that of a fold; `seconds_left` is by default what `trainer.max_minutes`
+    leaves after it. A fold on which the metric is undefined has the value NaN and a reason `why`. Nothing is written to
+    disk. Raises Interrupted as `fit` does.
     """
     plan = permit.plan
-    why = _unfit(plan.config, data, parts, baseline, seconds_left)
-    if why:
-        return {"not_applicable": why}
+    reason = _not_applicable(plan.config, data, parts, baseline, seconds_left)
+    if reason:
+        return {"not_applicable": reason}
     try:
         fold = folds_of(data.train, parts)
     except UserError as error:
         return {"not_applicable": error.faults[0]}
-    began, found = time.perf_counter(), list[dict[str, Any]]()
+    start, folds = time.perf_counter(), list[FoldResult]()
     assert baseline.score is not None
     for k in range(parts):
         job = Job(plan.digest, f"fold {k + 1}", Delta(train_rows={"without_fold": [k, parts]}))
         left_out = data.train.take(torch.from_numpy(np.flatnonzero(fold == k)))
-        told: dict[str, Any] = {"rows": len(left_out)}
+        result: FoldResult = {"rows": len(left_out)}
         try:
-            done = fit(permit, job, watch(f"fold {k + 1} of {parts}"), data=data)
-            told |= {"steps": done.steps, "stopped": done.stopped}
+            fit_result = fit(permit, job, watch(f"fold {k + 1} of {parts}"), data=data)
+            result |= {"steps": fit_result.steps, "stopped": fit_result.stopped}
             with seeded(derive(plan.seed, "fold", k)):
-                value = score_split(done.model, left_out, done.task, plan.seed).score.value
-        except UserError as error:  # a metric may want every class, and groups may keep one out of a fold, or in it
-            value, told["why"] = math.nan, error.faults[0]
-        found.append({**told, "value": value})
-    values = [one["value"] for one in found]
+                result["value"] = score_split(fit_result.model, left_out, fit_result.task, plan.seed).score.value
+        except UserError as error:
+            # A metric may need every class, while groups may put all rows of a class into one fold.
+            result |= {"value": math.nan, "why": error.faults[0]}
+        folds.append(result)
+    values = [result["value"] for result in folds]
     return {
         "parts": parts,
         "metric": baseline.score.metric,
@@ -73,23 +84,25 @@ def cross_validate(
         "mean": float(np.mean(values)),
         "std": float(np.std(values, ddof=1)),
         "values": values,
-        "folds": found,
-        "seconds": time.perf_counter() - began,
+        "folds": folds,
+        "seconds": time.perf_counter() - start,
     }
 
 
-def _unfit(config: Mapping[str, Any], data: Data, parts: int, baseline: Fit, seconds_left: float | None) -> str | None:
-    """Why these rows are not cut into folds; None where they are."""
+def _not_applicable(
+    config: Mapping[str, Any], data: Data, parts: int, baseline: Fit, seconds_left: float | None
+) -> str | None:
+    """Return why there is no cross-validation; None if there is."""
     if parts < 2:
         return "not asked for: phases.baseline.folds is below 2"
     if config["task"]["kind"] == "custom":
-        return "a custom task may mean by its targets what no fold of rows can judge"
-    if _in_time(config, data):
-        return "the rows are ordered in time: a fold would be judged by what was learned from its future"
+        return "a custom task may use its targets in a way that a fold of rows cannot evaluate"
+    if _rows_are_ordered(config, data):
+        return "the rows are ordered in time: a model would be evaluated on rows older than those it learned from"
     if data.train.items is not None or not isinstance(data.train.y, Tensor):
-        return "a Dataset reads its rows anew in every epoch"
+        return "a Dataset is read anew in every epoch, so that its rows cannot be divided"
     if baseline.score is None:
-        return f"the planned training has no score itself (it ended {baseline.stopped})"
+        return f"the planned training has no score (it ended {baseline.stopped})"
     minutes = config["trainer"].get("max_minutes")
     left = 60 * float(minutes or math.inf) - baseline.seconds if seconds_left is None else seconds_left
     needed = parts * baseline.seconds
@@ -98,8 +111,8 @@ def _unfit(config: Mapping[str, Any], data: Data, parts: int, baseline: Fit, sec
     return None
 
 
-def _in_time(config: Mapping[str, Any], data: Data) -> bool:
-    """Whether the order of the rows means something: a column of times, or windows of one text."""
-    asked = config["data"]
-    timed = data.train.marks.times is not None or bool(asked.get("time"))
-    return timed or config["task"]["kind"] == "language_model" or "context" in asked
+def _rows_are_ordered(config: Mapping[str, Any], data: Data) -> bool:
+    """Whether the order of the rows matters: they have times, or are consecutive windows of one text."""
+    section = config["data"]
+    timed = data.train.marks.times is not None or bool(section.get("time"))
+    return timed or config["task"]["kind"] == "language_model" or "context" in section
