@@ -1,4 +1,4 @@
-"""What is timed: four trainings, each planned behind a real gate, so that the engine runs as it runs for a user."""
+"""The four timed trainings. Each passes a real planning gate, so that the engine runs as it does for a user."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Case:
-    """One training: what it is, and the words of the command line that it differs in from the digits MLP."""
+    """One training: its title, and the overrides by which it differs from the digits MLP."""
 
     title: str
     epochs: int
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
 
 CASES = {
@@ -38,7 +38,7 @@ CASES = {
         ("model=cnn", "model.image=[1,28,28]", "data=digits28", "trust=[rows]"),
     ),
     "transformer": Case(
-        "transformer, 4 layers of 128, context 64, bytes of Python's own sources, batch 32",
+        "transformer, 4 layers of 128, context 64, bytes of Python sources, batch 32",
         2,
         ("model=transformer", "model.classes=3", "data=letters", "trust=[rows]", "loader.batch_size=32"),
     ),
@@ -46,8 +46,8 @@ CASES = {
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A case behind its open planning gate."""
+class PlannedCase:
+    """A case whose planning gate is open."""
 
     case: Case
     permit: permits.TrainPermit
@@ -55,11 +55,11 @@ class Planned:
     job: Job
 
 
-def plan(name: str, root: Path, *words: str) -> Run:
-    """The run of a case, planned under `root`; further words count last."""
+def plan_run(name: str, root: Path, *overrides: str) -> Run:
+    """Plan a case in a run under `root` and return the run. `overrides` win over those of the case."""
     case = CASES[name]
     asked = ["experiment=digits", "phase=planning", "tracking=none", f"trainer.max_epochs={case.epochs}"]
-    made = draft([*asked, *case.words, f"run.root={root}", f"run.name={name}", *words], [HERE / "conf"])
+    made = draft([*asked, *case.overrides, f"run.root={root}", f"run.name={name}", *overrides], [HERE / "conf"])
     run, gate, _ = drive(house(lambda text: None), made)
     if gate != "open":
         raise SystemExit(f"{name}: the planning gate is {gate}")
@@ -67,10 +67,10 @@ def plan(name: str, root: Path, *words: str) -> Run:
 
 
 @contextmanager
-def planned(name: str, *words: str) -> Iterator[Planned]:
-    """A case with its permit, in a folder that is gone afterwards."""
+def plan_case(name: str, *overrides: str) -> Iterator[PlannedCase]:
+    """Plan a case in a temporary folder and yield it with its permit, data and job."""
     with TemporaryDirectory() as folder:
-        permit = permits.train(plan(name, Path(folder), *words))
+        permit = permits.train(plan_run(name, Path(folder), *overrides))
         trust = tuple(grant["package"] for grant in permit.run.state().trust)
         data = load(permit.plan.config, trust)
-        yield Planned(CASES[name], permit, data, Job(permit.plan.digest, "baseline"))
+        yield PlannedCase(CASES[name], permit, data, Job(permit.plan.digest, "baseline"))

@@ -1,4 +1,4 @@
-"""A long training of the digits MLP: steps per second and memory, tenth by tenth."""
+"""A long training of the digits MLP: steps per second and memory for each tenth of it."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cases import planned
+from cases import plan_case
 
 from diagnostics.monitor import Monitor
 from pipeline.engine.fit import fit
 from pipeline.engine.observer import StepObserver
 
-STEPS = 17  # of one epoch of the digits
+STEPS_PER_EPOCH = 17  # of the digits
 
 
 class Meter(StepObserver):
-    """Prints a line at every tenth of the way: a step observer that looks at nothing else."""
+    """A step observer that prints speed and memory after each tenth of the training."""
 
     def __init__(self, steps: int) -> None:
-        self.every, self.steps = max(1, steps // 10), 0
+        self.every, self.last_step = max(1, steps // 10), 0
 
     def start(self, *_: Any) -> None:
-        self.at = time.perf_counter()
+        self.last_time = time.perf_counter()
 
     def after_update(self, step: int) -> None:
         now = time.perf_counter()
-        rate = (step - self.steps) / (now - self.at)
-        print(f"{step:>10}{rate:>10.0f} steps/s{memory():>10.1f} MB", flush=True)
-        self.at, self.steps = now, step
+        speed = (step - self.last_step) / (now - self.last_time)
+        print(f"{step:>10}{speed:>10.0f} steps/s{resident_memory():>10.1f} MB", flush=True)
+        self.last_time, self.last_step = now, step
 
 
-def memory() -> float:
-    """Resident memory of this process in MB."""
+def resident_memory() -> float:
+    """Return the resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def long(steps: int) -> None:
-    words = (f"trainer.max_epochs={math.ceil(steps / STEPS)}", "trainer.max_minutes=600")
-    with planned("mlp", *words) as given, TemporaryDirectory() as folder:
-        print(f"digits MLP, {steps} steps through the engine, every epoch validated; history grows by design")
-        fit(given.permit, given.job, [Monitor(), Meter(steps)], data=given.data, folder=Path(folder))
+def train_long(steps: int) -> None:
+    overrides = (f"trainer.max_epochs={math.ceil(steps / STEPS_PER_EPOCH)}", "trainer.max_minutes=600")
+    with plan_case("mlp", *overrides) as planned, TemporaryDirectory() as folder:
+        print(f"digits MLP, {steps} steps of the engine, validated after every epoch; the history grows with the steps")
+        fit(planned.permit, planned.job, [Monitor(), Meter(steps)], data=planned.data, folder=Path(folder))

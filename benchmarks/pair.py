@@ -1,26 +1,27 @@
-"""Two trainings side by side, each a process of its own, beside one alone: how much of its speed does each keep?"""
+"""Two trainings in parallel, each in its own process, compared with a single one: how much slower are they?"""
 
 from __future__ import annotations
 
 from statistics import median
 
-from arm import Arm
 from cases import CASES
+from training_process import TrainingProcess
 
 
-def pair(names: list[str], rounds: int) -> None:
+def compare_pair(names: list[str], rounds: int) -> None:
     for name in names:
-        one, other = workers = [Arm(name), Arm(name)]
-        alone, beside = [], []
+        first, second = processes = [TrainingProcess(name), TrainingProcess(name)]
+        single_speeds, parallel_speeds = [], []
         for _ in range(rounds):
-            one.ask()
-            alone.append(float(one.told()))
-            for worker in workers:
-                worker.ask()
-            beside.append(min(float(worker.told()) for worker in workers))
-        one.end()
-        other.end()
-        ratios = [slower / single for slower, single in zip(beside, alone, strict=True)]
+            first.start_training()
+            single_speeds.append(first.steps_per_second())
+            for process in processes:
+                process.start_training()
+            parallel_speeds.append(min(process.steps_per_second() for process in processes))
+        first.close()
+        second.close()
+        ratios = [parallel / single for parallel, single in zip(parallel_speeds, single_speeds, strict=True)]
+        single, parallel = median(single_speeds), median(parallel_speeds)
         print(f"{CASES[name].title}, {rounds} interleaved rounds")
-        print(f"  alone {median(alone):.1f} steps/s; side by side the slower of two {median(beside):.1f}", end="; ")
+        print(f"  single {single:.1f} steps/s; the slower of two in parallel {parallel:.1f}", end="; ")
         print(f"ratio {median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}", flush=True)

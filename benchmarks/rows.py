@@ -1,4 +1,4 @@
-"""Real data for the benchmarks, larger than the bundled digits: drawn-up digits and text of the standard library."""
+"""Real data for the benchmarks, larger than the bundled digits: enlarged digits, and text of the standard library."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 from pipeline.data.digits import digits
 
 TEXTS = (argparse, json, json.decoder, json.encoder)
-SHARES = {"train": 1600, "val": 100, "test": 100}
+SIZES = {"train": 1600, "val": 100, "test": 100}
 
 
 def digits28() -> dict[str, Any]:
-    """The digits as [N, 1, 28, 28], every pixel repeated and the border cut."""
-    found = digits()
-    for side in SHARES:
-        X, y = found[side]
+    """Return the digits as images [N, 1, 28, 28]: every pixel four times, the border cropped."""
+    data = digits()
+    for split in SIZES:
+        X, y = data[split]
         large = X.reshape(-1, 8, 8).repeat(4, axis=1).repeat(4, axis=2)[:, 2:30, 2:30]
-        found[side] = (large[:, None], y)
-    return {**found, "feature_names": None}
+        data[split] = (large[:, None], y)
+    return {**data, "feature_names": None}
 
 
 def letters(context: int) -> dict[str, Any]:
-    """`context` bytes [N, context] and what kind of byte comes next, from source files that come with Python."""
+    """Return windows of Python source [N, context] in bytes, and the kind of the next byte: letter, space or other."""
     sources = [Path(str(module.__file__)).read_bytes() for module in TEXTS]
     text = np.frombuffer(b"\n".join(sources), np.uint8)
-    places = np.random.default_rng(0).choice(len(text) - context - 1, sum(SHARES.values()), replace=False)
-    windows = text[places[:, None] + np.arange(context + 1)]
+    starts = np.random.default_rng(0).choice(len(text) - context - 1, sum(SIZES.values()), replace=False)
+    windows = text[starts[:, None] + np.arange(context + 1)]
     kind = np.array([0 if chr(byte).isalpha() else 1 if chr(byte).isspace() else 2 for byte in range(256)])
-    first, sides = 0, {}
-    for side, size in SHARES.items():
+    first, splits = 0, {}
+    for split, size in SIZES.items():
         part = windows[first : first + size]
-        sides[side], first = (part[:, :-1].astype(np.float32), kind[part[:, -1]]), first + size
-    return {**sides, "class_names": ["letter", "space", "other"]}
+        splits[split], first = (part[:, :-1].astype(np.float32), kind[part[:, -1]]), first + size
+    return {**splits, "class_names": ["letter", "space", "other"]}

@@ -1,9 +1,9 @@
-"""What does the tracker cost a training?  `benchmarks/tracker.py --case cnn8 --rounds 5`
+"""How much does the tracker slow down a training?  `benchmarks/tracker.py --case cnn8 --rounds 5`
 
-The same training with and without the process that keeps MLflow up to date, in interleaved pairs, each pair in the
-other order than the one before; checkpoints every few seconds, so that there is always something new to send. Prints
-steps per second of the training alone (what `fit` takes), by the clock and by the processor time of the training
-process (which a busy machine blurs less), their ratios, and how long a mirror of all of it takes.
+The same training with and without the process that updates MLflow, in interleaved pairs whose order alternates.
+Checkpoints are written every few seconds, so that there is always something to send. Prints the steps per second of
+`fit`, by the clock and by the processor time of the training process (less affected by other load), their ratios, and
+the time that a complete export takes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from contextlib import nullcontext
 from statistics import median
 
-from cases import CASES, Planned, planned
+from cases import CASES, PlannedCase, plan_case
 
 from diagnostics.monitor import Monitor
 from pipeline.engine.fit import fit
@@ -21,19 +21,20 @@ from pipeline.run_store import files
 from pipeline.tracking import mlflow, sync_process
 
 
-def rate(given: Planned, tracked: bool) -> tuple[float, float]:
-    """Steps per second, by clock and by processor time, of one training in the run's own folder."""
-    run = given.permit.run
+def measure_speed(planned: PlannedCase, tracked: bool) -> tuple[float, float]:
+    """Return the steps per second of one training in the folder of its run, by the clock and by processor time."""
+    run = planned.permit.run
     files.remove_folder(run.inside("baseline"))
     tracking = {"kind": "mlflow", "uri": None}
     with sync_process.following(run.path, tracking, print) if tracked else nullcontext():
         if tracked:
-            time.sleep(8)  # its start is in the time that planning takes
-        began, spent = time.perf_counter(), time.process_time()
-        done = fit(given.permit, given.job, [Monitor()], data=given.data, folder=files.folder(run.inside("baseline")))
-        rates = done.steps / (time.perf_counter() - began), done.steps / (time.process_time() - spent)
-        files.write_bytes(run.inside("baseline", "history.npz"), done.history.to_bytes())
-    return rates
+            time.sleep(8)  # the tracker process starts during planning, so its start is not part of the measurement
+        folder = files.folder(run.inside("baseline"))
+        started, used = time.perf_counter(), time.process_time()
+        result = fit(planned.permit, planned.job, [Monitor()], data=planned.data, folder=folder)
+        speeds = result.steps / (time.perf_counter() - started), result.steps / (time.process_time() - used)
+        files.write_bytes(run.inside("baseline", "history.npz"), result.history.to_bytes())
+    return speeds
 
 
 def main() -> None:
@@ -41,23 +42,25 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, default="cnn8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=60)
-    asked = parser.parse_args()
-    words = (f"trainer.max_epochs={asked.epochs}", "trainer.checkpoint_minutes=0.1")
-    with planned(asked.case, *words) as given:
-        rate(given, False)
+    args = parser.parse_args()
+    overrides = (f"trainer.max_epochs={args.epochs}", "trainer.checkpoint_minutes=0.1")
+    with plan_case(args.case, *overrides) as planned:
+        measure_speed(planned, False)  # warm-up
         ratios = []
-        for round_ in range(asked.rounds):
-            found = {tracked: rate(given, tracked) for tracked in ((False, True), (True, False))[round_ % 2]}
-            ratios.append([a / b for a, b in zip(found[True], found[False], strict=True)])
-            by_clock = f"without {found[False][0]:.1f}, with {found[True][0]:.1f} steps/s"
+        for round_ in range(args.rounds):
+            speeds = {
+                tracked: measure_speed(planned, tracked) for tracked in ((False, True), (True, False))[round_ % 2]
+            }
+            ratios.append([a / b for a, b in zip(speeds[True], speeds[False], strict=True)])
+            by_clock = f"without {speeds[False][0]:.1f}, with {speeds[True][0]:.1f} steps/s"
             print(f"{by_clock}; ratio {ratios[-1][0]:.3f}, by processor time {ratios[-1][1]:.3f}", flush=True)
         for what, values in zip(("clock", "processor time"), zip(*ratios, strict=True), strict=True):
             span = f"{min(values):.3f} to {max(values):.3f}"
-            print(f"{CASES[asked.case].title}, by {what}: median ratio {median(values):.3f}, {span}")
-        files.remove(given.permit.run.inside("tracking.json"))
-        began = time.perf_counter()
-        sent = mlflow.mirror(given.permit.run.path)["sent"]
-        print(f"a mirror of {sent} takes {time.perf_counter() - began:.2f} s")
+            print(f"{CASES[args.case].title}, by {what}: median ratio {median(values):.3f}, {span}")
+        files.remove(planned.permit.run.inside("tracking.json"))
+        started = time.perf_counter()
+        sent = mlflow.mirror(planned.permit.run.path)["sent"]
+        print(f"an export of {sent} takes {time.perf_counter() - started:.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The truth of the fault benchmark: whole, in the common words, and split by nobody's choice."""
+"""The fault benchmark: its cases are complete and use known causes, and its scores are computed correctly."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import yaml
 from pipeline.repair.causes import load as vocabulary
 
 FAULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "faults"
-UNSHOWN = {
+CAUSES_WITHOUT_CASES = {
     "replicas_out_of_sync": "needs several processes",
-    "out_of_memory": "ends the process of a CPU, or the machine",
-    "nondeterminism": "two trainings show it, no single one; the baseline's proof makes two",
+    "out_of_memory": "ends the process, or the machine",
+    "nondeterminism": "only shows in two trainings, which the reproducibility check of the baseline makes",
 }
 
 
 @pytest.fixture(scope="module")
 def cases() -> Iterator[Any]:
-    """The modules of the benchmark, which are scripts in a folder of their own."""
+    """Import the benchmark's modules, which are scripts in a folder of their own."""
     sys.path.insert(0, str(FAULTS))
     try:
         import cases
@@ -34,8 +34,8 @@ def cases() -> Iterator[Any]:
         sys.path.remove(str(FAULTS))
 
 
-def test_every_case_is_there_and_speaks_the_common_words(cases: Any) -> None:
-    """Its file exists, its causes are ids of causes.yaml, and a faulty one has a form that is well."""
+def test_case_is_complete(cases: Any) -> None:
+    """The file of a case exists, its causes are ids of causes.yaml, and a faulty case has a healthy form."""
     known = vocabulary()
     for case in cases.cases():
         stem = case.id.removesuffix("_logs")
@@ -49,49 +49,49 @@ def test_every_case_is_there_and_speaks_the_common_words(cases: Any) -> None:
 
 
 def _target(folder: Path, name: str) -> float | None:
-    """What the experiment asks for, itself or the parent that it builds on."""
-    read = yaml.safe_load((folder / f"{name}.yaml").read_text())
-    own: float | None = read.get("task", {}).get("target")
-    parents = [parent for parent in read["defaults"] if isinstance(parent, str) and parent != "_self_"]
-    return own if own is not None or not parents else _target(folder, parents[0])
+    """Return the target of the experiment, or that of the parent it extends."""
+    config = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    target: float | None = config.get("task", {}).get("target")
+    parents = [parent for parent in config["defaults"] if isinstance(parent, str) and parent != "_self_"]
+    return target if target is not None or not parents else _target(folder, parents[0])
 
 
-def test_an_experiment_asks_for_what_its_truth_calls_well(cases: Any) -> None:
-    """Or a healthy training would be one that misses its target, which the product may well explain."""
+def test_experiment_target_is_bound_of_truth(cases: Any) -> None:
+    """Otherwise a healthy training could miss its target, and an explanation of that would not be a false alarm."""
     for case in cases.cases():
         if case.way == "experiment":
-            asked = _target(FAULTS / "conf" / "experiment", case.id)
-            assert asked == (case.at_most if case.at_least is None else case.at_least), case.id
+            target = _target(FAULTS / "conf" / "experiment", case.id)
+            assert target == (case.at_most if case.at_least is None else case.at_least), case.id
 
 
-def test_ids_are_given_once_and_nothing_lies_about(cases: Any) -> None:
-    """Every experiment file and every loop is a case."""
-    found = [case.id for case in cases.cases()]
-    assert len(found) == len(set(found))
+def test_case_ids_are_unique_and_match_files(cases: Any) -> None:
+    """Case ids are unique, and every experiment file and every loop is a case."""
+    ids = [case.id for case in cases.cases()]
+    assert len(ids) == len(set(ids))
     files = {path.stem for folder in ("conf/experiment", "loops") for path in (FAULTS / folder).glob("*.*")}
-    assert files == {name.removesuffix("_logs") for name in found}
+    assert files == {name.removesuffix("_logs") for name in ids}
 
 
-def test_every_cause_is_shown_in_two_families(cases: Any) -> None:
-    """But for those that one process on a CPU cannot show."""
+def test_causes_have_cases_in_two_families(cases: Any) -> None:
+    """Every cause is the main cause in two families, except those that one process on a CPU cannot show."""
     families = defaultdict(set)
     for case in cases.cases():
         for fault in case.faults:
             families[fault[0]].add(case.family)
     lacking = {cause for cause in vocabulary() if len(families[cause]) < 2}
-    assert lacking == set(UNSHOWN)
+    assert lacking == set(CAUSES_WITHOUT_CASES)
 
 
-def test_scores_count_a_fault_once_and_a_harmless_flaw_never(cases: Any) -> None:
-    """Two faults, one named twice over; a healthy training accused of what is there, and of what is not."""
-    from score import Answer, scored
+def test_score_row_counts_each_fault_once_and_ignores_harmless_flaws(cases: Any) -> None:
+    """A second name of a fault and an accusation of a harmless flaw count neither way."""
+    from score import Answer, score_row
 
     def case(faults: tuple[tuple[str, ...], ...], harmless: tuple[str, ...] = ()) -> Any:
         return cases.Case("a", "f", "loop", faults, harmless, (), "val", "accuracy", 0.9, None, "")
 
     two = case((("dead_relu", "weight_init_bad"), ("label_noise",)), harmless=("outliers",))
     well = case((), harmless=("outliers",))
-    row = scored(
+    row = score_row(
         [
             (two, Answer((("outliers", 0.9), ("weight_init_bad", 0.8), ("dead_relu", 0.7), ("label_noise", 0.6)))),
             (two, Answer((("metric_wrong", 0.9),))),
@@ -106,25 +106,25 @@ def test_scores_count_a_fault_once_and_a_harmless_flaw_never(cases: Any) -> None
     assert row["calibration"]["n"] == 3
 
 
-def test_a_perfect_answer_scores_perfectly(cases: Any) -> None:
-    """On every case of the benchmark: the measure itself takes nothing away."""
-    from score import Answer, scored
+def test_score_row_of_perfect_answers_is_perfect(cases: Any) -> None:
+    """Answers that name the main cause of every fault get the best value of every measure."""
+    from score import Answer, score_row
 
-    told = [(case, Answer(tuple((fault[0], 1.0) for fault in case.faults))) for case in cases.cases()]
-    row = scored(told)
+    answers = [(case, Answer(tuple((fault[0], 1.0) for fault in case.faults))) for case in cases.cases()]
+    row = score_row(answers)
     assert {row[key]["share"] for key in ("detected", "main", "first", "top3", "precision")} == {1.0}
     assert row["false_alarms"]["k"] == 0
     assert row["calibration"]["brier"] == 0.0
 
 
-def test_a_case_that_dies_or_raises_is_an_answer(cases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And those asked after it are answered too, in their order."""
+def test_run_each_returns_errors_of_processes(cases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies or raises gives an error as its result, and the results keep their order."""
     import side_by_side
-    from side_by_side import asked
+    from side_by_side import run_each
 
     monkeypatch.setattr(side_by_side, "PRELOADED", [])  # nothing here needs torch
-    assert list(asked(os._exit, [(3,)], at_once=1)) == [{"error": "its process ended with 3"}]
-    assert list(asked(divmod, [(7, 2), (1, 0), (9, 4)])) == [
+    assert list(run_each(os._exit, [(3,)], at_once=1)) == [{"error": "its process ended with 3"}]
+    assert list(run_each(divmod, [(7, 2), (1, 0), (9, 4)])) == [
         (3, 1),
         {"error": "ZeroDivisionError: integer division or modulo by zero"},
         (2, 1),

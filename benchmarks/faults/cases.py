@@ -1,8 +1,8 @@
-"""The cases of the fault benchmark: what is known to be true of each training, and where it stands.
+"""The cases of the fault benchmark: the trainings and what is known to be true of each.
 
-A case is an experiment file (`conf/experiment/<id>.yaml`), a plain loop (`loops/<id>.py`), or what either of them
-wrote to a log. Its truth stands in `truth/<family>.yaml`; a family is everything that was made from one parent, and
-goes as a whole to the tuning part or to the part that is held out.
+A case is an experiment file (`conf/experiment/<id>.yaml`), a plain loop (`loops/<id>.py`), or the logs of such a loop.
+Its truth is in `truth/<family>.yaml`. A family is every case that was derived from one parent; all of it is either in
+the tuning part or in the held-out part.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ WAYS = ("experiment", "loop", "logs")
 class Case:
     """A training and the truth about it.
 
-    `faults` hold for each fault the ids that count as right, the main one first; a healthy training has none. Flaws
-    that are `harmless` are there and count neither way. Each of `mended` is a list of overrides that make it well. Well
-    is a `metric` on `split` of `at_least` or `at_most` so much; both where a figure that is too good is the lie. The
-    split is `val` everywhere, since test is sealed; what a loop is judged by is for its script to say.
+    `faults` contains the accepted cause ids of each fault, the main one first; a healthy training has no faults.
+    `harmless` flaws exist in the training but count neither as right nor as wrong. Each entry of `mended` is a list of
+    overrides that make the training healthy. A training is healthy if its `metric` on `split` is `at_least` or
+    `at_most` a bound; both are given where a score that is too good is the symptom. The split is always `val`, since
+    the test split is sealed. The script of a loop defines its own score.
     """
 
     id: str
@@ -49,40 +50,40 @@ class Case:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """Every id that counts as right, of all its faults."""
+        """The accepted ids of all its faults."""
         return tuple(cause for fault in self.faults for cause in fault)
 
     @property
     def part(self) -> Part:
-        """By a hash of the parent's name: nobody chooses what is held out."""
+        """Tuning or held out, by a hash of the family's name, so that the assignment is not a choice."""
         return "tuning" if hashlib.sha256(self.family.encode()).digest()[0] % 2 else "held_out"
 
     def well(self, value: float | None) -> bool:
-        """Whether a score is that of a healthy training; a score that is missing or NaN is not."""
+        """Return whether a score is that of a healthy training. A score that is missing or NaN is not."""
         if value is None or value != value:
             return False
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
 
 def cases() -> list[Case]:
-    """Every case, by family and id."""
-    return [case for path in sorted((HERE / "truth").glob("*.yaml")) for case in _family(path)]
+    """Return every case, by family and id."""
+    return [case for path in sorted((HERE / "truth").glob("*.yaml")) for case in _read_family(path)]
 
 
-def _family(path: Path) -> Iterator[Case]:
-    read: Any = OmegaConf.to_container(OmegaConf.load(path))
-    for name, truth in read["cases"].items():
-        own, causes = truth.get("health", {}), truth.get("causes", [])
-        bounds = own if {"at_least", "at_most"} & own.keys() else read["health"]
+def _read_family(path: Path) -> Iterator[Case]:
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for name, truth in content["cases"].items():
+        health, causes = truth.get("health", {}), truth.get("causes", [])
+        bounds = health if {"at_least", "at_most"} & health.keys() else content["health"]
         yield Case(
             id=name,
             family=path.stem,
             way=truth.get("way", "experiment"),
             faults=tuple(map(tuple, [causes] if causes and isinstance(causes[0], str) else causes)),
             harmless=tuple(truth.get("harmless", ())),
-            mended=tuple(tuple(words) for words in truth.get("mended", ())),
-            split=own.get("split", read["health"]["split"]),
-            metric=own.get("metric", read["health"]["metric"]),
+            mended=tuple(tuple(overrides) for overrides in truth.get("mended", ())),
+            split=health.get("split", content["health"]["split"]),
+            metric=health.get("metric", content["health"]["metric"]),
             at_least=bounds.get("at_least"),
             at_most=bounds.get("at_most"),
             source=truth.get("source", ""),

@@ -1,6 +1,6 @@
-"""What mends a failing training without knowing why: training it once more, and random search.
+"""Repairs without a diagnosis, for comparison: training once more, and random search.
 
-`repair.py CASE`: one line of JSON. Both are judged under a seed that chose nothing.
+`repair.py CASE` prints one line of JSON. Both repairs are scored with a seed that was not used to choose anything.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from cases import Case, cases
-from run_case import planned
+from run_case import plan_case
 
 from pipeline.runtime.seeds import derive
 
 TRAININGS = 6
-RERUN, CHOSEN_BY, JUDGED_BY = 201, 202, 203  # indices of seeds
+RERUN_SEED, CHOICE_SEED, SCORE_SEED = 201, 202, 203  # seed indices
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "AdamW": {},
     "Adam": {},
@@ -30,8 +30,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def drawn(case: Case, config: dict[str, Any], number: int) -> dict[str, Any]:
-    """Overrides of one candidate: rate, optimizer, batch size as anybody draws them, epochs around the plan's."""
+def draw_candidate(case: Case, config: dict[str, Any], number: int) -> dict[str, Any]:
+    """Draw the overrides of one candidate: learning rate, optimizer, batch size, and epochs relative to the plan."""
     draw = np.random.default_rng(derive(0, "repair", case.id, number))
     name = str(draw.choice(list(OPTIMIZERS)))
     rate = 10 ** float(draw.uniform(-5, 0))
@@ -43,8 +43,8 @@ def drawn(case: Case, config: dict[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def repaired(case: Case) -> dict[str, bool]:
-    """Whether a plain rerun, and the best of six random candidates, are well; nothing is where nothing may train."""
+def try_repairs(case: Case) -> dict[str, bool]:
+    """Return whether a rerun, and the best of six random candidates, are healthy; both False if a gate refuses."""
     from pipeline.data.load import load
     from pipeline.engine.fit import fit
     from pipeline.errors import FivegateError
@@ -52,25 +52,25 @@ def repaired(case: Case) -> dict[str, bool]:
     from pipeline.run_store.job import Delta, Job
 
     with tempfile.TemporaryDirectory() as root:
-        run, _ = planned(case, 1, None, Path(root))
+        run, _ = plan_case(case, 1, None, Path(root))
         if run.state().gate("planning") != "open":
             return {"rerun": False, "random_search": False}
         permit = permits.train(run)
         config = dict(permit.plan.config)
         data = load(config, tuple(grant["package"] for grant in run.state().trust))
 
-        def value(overrides: dict[str, Any], seed: int) -> float:
+        def train(overrides: dict[str, Any], seed: int) -> float:
             try:
                 score = fit(permit, Job(permit.plan.digest, "trial", Delta(overrides), seed), data=data).score
-            except FivegateError:  # a candidate may not fit the model; it is no repair then
+            except FivegateError:  # a candidate that does not fit the model is not a repair
                 return math.nan
             return score.value if score else math.nan
 
         better = 1 if case.at_least is not None else -1
-        tried = [drawn(case, config, number) for number in range(TRAININGS)]
-        found = [better * value(overrides, CHOSEN_BY) for overrides in tried]
-        best = tried[int(np.argmax(np.nan_to_num(found, nan=-math.inf)))]
-        return {"rerun": case.well(value({}, RERUN)), "random_search": case.well(value(best, JUDGED_BY))}
+        candidates = [draw_candidate(case, config, number) for number in range(TRAININGS)]
+        scores = [better * train(overrides, CHOICE_SEED) for overrides in candidates]
+        best = candidates[int(np.argmax(np.nan_to_num(scores, nan=-math.inf)))]
+        return {"rerun": case.well(train({}, RERUN_SEED)), "random_search": case.well(train(best, SCORE_SEED))}
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("case", metavar="CASE")
     args = parser.parse_args()
     [case] = [case for case in cases() if case.id == args.case and case.way == "experiment"]
-    json.dump(repaired(case), sys.stdout)
+    json.dump(try_repairs(case), sys.stdout)
     print()
 
 

@@ -1,8 +1,8 @@
-"""One case, trained and explained by the product: `run_case.py CASE [--seed 1] [--mended K]`; one line of JSON.
+"""Trains one case and lets Fivegate explain it: `run_case.py CASE [--seed 1] [--mended K]` prints one line of JSON.
 
-An experiment goes through the product's own commands. A planning gate that its data close is an accusation of the
-product, and is waived, so that the training is seen too; what nobody may waive stays untrained. A loop is a process
-of its own that imports `Monitor`; logs are what such a process wrote, read by `diagnose PATH`.
+An experiment runs through Fivegate's own commands. An item that closes the planning gate is an accusation; it is
+waived, so that the training is explained too. If an item cannot be waived, the case stays untrained. A loop is a script
+that imports `Monitor`. Logs are the CSV that such a script would have written, read by `diagnose PATH`.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from cases import HERE, Case, cases
 from pipeline.__main__ import main as fivegate
 from pipeline.run_store.run import Run
 
-BOTH = ("playbooks", "blind")  # a loop and its logs have no target to begin with
-GATE = 0.95  # a gate does not weigh: what closes it was measured
-# Left out is what takes longer than the case and names no cause that a case has: folds, a second process, the tracker.
+BOTH = ("playbooks", "blind")  # a loop and its logs have no target, so both readings are the same
+GATE = 0.95  # the confidence of an accusation by a gate, whose items are measured
+# Without the parts that take longer than the case and name none of its causes: folds, a second process, the tracker.
 QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.reproducibility_steps=0")
 
 
-def answered(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:
-    """`{case, value, accused: [[cause, confidence, by]], seconds}`: what the product says of a training, in its order.
+def run_case(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:
+    """Return `{case, value, accused: [[cause, confidence, by]], seconds}`: what Fivegate says of a training, in order.
 
-    `by` is the gate (planning, baseline) that closed for the cause, `playbooks`, the diagnosis, or `blind`, what the
-    playbooks say of the history alone: without config and target, which an experiment's truth is made of.
+    `by` is the gate that closed because of the cause (planning, baseline), `playbooks` for the diagnosis, or `blind`
+    for a diagnosis of the history alone, which does not know the target: that is the bound of an experiment's truth.
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         if case.way == "experiment":
-            found = _experiment(case, seed, mended, Path(root))
+            answer = _run_experiment(case, seed, mended, Path(root))
         else:
-            found = _loop(case, seed, mended is not None, Path(root))
-    return {"case": case.id, "seed": seed, **found, "seconds": time.perf_counter() - started}
+            answer = _run_loop(case, seed, mended is not None, Path(root))
+    return {"case": case.id, "seed": seed, **answer, "seconds": time.perf_counter() - started}
 
 
-def values(case: Case, seeds: Sequence[int], mended: int | None = None) -> list[float | None]:
-    """The validation scores of one form of a case, trained under each of the seeds; None where there is none.
+def train_form(case: Case, seeds: Sequence[int], mended: int | None = None) -> list[float | None]:
+    """Return the validation score of one form of a case for each seed; None if a training has no score.
 
-    Of an experiment the seeds are indices, 0 being its own, which a baseline trains. Raises RuntimeError where a gate
-    that nobody may waive refuses the training.
+    For an experiment the seeds are seed indices; index 0 is the experiment's own seed, which a baseline uses. Raises
+    RuntimeError if an item that cannot be waived closes the planning gate.
     """
     if case.way != "experiment":
-        script = _script(case)
+        script = _load_script(case)
         return [script.run(seed, mended is not None)[0] for seed in seeds]
     with tempfile.TemporaryDirectory() as root:
-        run, _ = planned(case, 1, mended, Path(root))
+        run, _ = plan_case(case, 1, mended, Path(root))
         if run.state().gate("planning") != "open":
-            raise RuntimeError("planning refuses to train it")
-        return list(_trained(run, seeds))
+            raise RuntimeError("the planning gate refuses the training")
+        return list(_train_seeds(run, seeds))
 
 
-def _trained(run: Run, seeds: Sequence[int]) -> Iterable[float | None]:
+def _train_seeds(run: Run, seeds: Sequence[int]) -> Iterable[float | None]:
     from pipeline.data.load import load
     from pipeline.engine.fit import fit
     from pipeline.run_store import permits
@@ -75,26 +75,26 @@ def _trained(run: Run, seeds: Sequence[int]) -> Iterable[float | None]:
         yield score.value if score else None
 
 
-def _say(*words: str) -> int:
-    """The product's answer to a command, its screen apart. Raises RuntimeError for a fault, its own or the case's."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+def _run_command(*words: str) -> int:
+    """Run a Fivegate command without its output; return its exit code. Raises RuntimeError for exit codes 1 and 2."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as stderr:
         code = fivegate(list(words))
     if code in (1, 2):
-        raise RuntimeError(f"{' '.join(words)}: exit {code}: {said.getvalue()[-600:]}")
+        raise RuntimeError(f"{' '.join(words)}: exit {code}: {stderr.getvalue()[-600:]}")
     return code
 
 
-def planned(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run, list[Any]]:
-    """The run behind its planning gate, everything waived that may be; and the items that were not satisfied."""
-    words = [] if mended is None else case.mended[mended]
+def plan_case(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run, list[Any]]:
+    """Plan a case and waive what can be waived. Return the run, and the items that were not satisfied."""
+    overrides = [] if mended is None else case.mended[mended]
     start = ["--config-dir", str(HERE / "conf"), f"experiment={case.id}", "trust=[planted]", f"seed={seed}"]
-    _say("phase=planning", *start, *QUICK, *words, f"run.root={root}", f"run.name={case.id}")
+    _run_command("phase=planning", *start, *QUICK, *overrides, f"run.root={root}", f"run.name={case.id}")
     run = Run(root / case.id)
     closed = _unsatisfied(run, "planning")
     for item in closed:
         if item.waivable:
-            told = ["--who", "Fault Benchmark", "--why", "a case of the benchmark", "--expires", "2099-12-31"]
-            _say("waive", str(run.path), item.id, *told)
+            reason = ["--who", "Fault Benchmark", "--why", "a case of the benchmark", "--expires", "2099-12-31"]
+            _run_command("waive", str(run.path), item.id, *reason)
     return run, closed
 
 
@@ -102,40 +102,40 @@ def _unsatisfied(run: Run, phase: str) -> list[Any]:
     return [item for item in run.state().gates[phase].items if item.outcome not in ("passed", "not_applicable")]
 
 
-def _experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[str, Any]:
-    run, closed = planned(case, seed, mended, root)
-    accused = [[item.cause, GATE, "planning"] for item in closed if item.cause]  # whatever kept the gate closed
+def _run_experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[str, Any]:
+    run, closed = plan_case(case, seed, mended, root)
+    accused = [[item.cause, GATE, "planning"] for item in closed if item.cause]  # in the order of the checklist
     value = None
     if run.state().gate("planning") == "open":
         where = [f"run.root={root}", f"run.name={case.id}"]
-        _say("phase=baseline", *where)
+        _run_command("phase=baseline", *where)
         score = json.loads((run.path / "baseline" / "evidence.json").read_text())["values"]["score"]
-        value = float(score["value"]) if score else None  # what is not finite stands there as a word
+        value = float(score["value"]) if score else None  # non-finite values are stored as strings
         accused += [[item.cause, GATE, "baseline"] for item in _unsatisfied(run, "baseline") if item.cause]
-        _say("phase=diagnostics", *where)
-        accused += _named(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
-        accused += _blind(run.path / "baseline" / "history.npz", root)
+        _run_command("phase=diagnostics", *where)
+        accused += _root_causes(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
+        accused += _diagnose_blind(run.path / "baseline" / "history.npz", root)
     return {"value": value, "accused": accused}
 
 
-def _blind(path: Path, root: Path) -> list[list[Any]]:
-    """What the playbooks say of a history from which the target was taken, read as somebody's log without a config."""
+def _diagnose_blind(path: Path, root: Path) -> list[list[Any]]:
+    """Diagnose a history without its target and config, as if it were the log of another program."""
     from pipeline.history import History
 
     history, log = History.load(path), root / "blind.npz"
     del history.facts["target"]
     log.write_bytes(history.to_bytes())
-    _say("diagnose", str(log), "--out", str(root / "blind"))
-    return _named(root / "blind" / "diagnosis.json", "blind")
+    _run_command("diagnose", str(log), "--out", str(root / "blind"))
+    return _root_causes(root / "blind" / "diagnosis.json", "blind")
 
 
-def _named(diagnosis: Path, by: str) -> list[list[Any]]:
-    """The root causes of a diagnosis, in its order."""
+def _root_causes(diagnosis: Path, by: str) -> list[list[Any]]:
+    """Return the root causes of a diagnosis, in its order."""
     causes = json.loads(diagnosis.read_text())["root_causes"]
     return [[cause["issue"], cause["confidence"], by] for cause in causes]
 
 
-def _script(case: Case) -> Any:
+def _load_script(case: Case) -> Any:
     name = case.id.removesuffix("_logs")
     spec = importlib.util.spec_from_file_location(name, HERE / "loops" / f"{name}.py")
     assert spec and spec.loader, name
@@ -144,21 +144,21 @@ def _script(case: Case) -> Any:
     return script
 
 
-def _loop(case: Case, seed: int, mended: bool, root: Path) -> dict[str, Any]:
-    """The script's `run(seed, mended)` gives its score and its monitor; a case of logs is read from their CSV."""
-    value, monitor = _script(case).run(seed, mended)
+def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> dict[str, Any]:
+    """Call the script's `run(seed, mended)`, which returns a score and a monitor; diagnose the monitor or its log."""
+    value, monitor = _load_script(case).run(seed, mended)
     if case.way == "loop":
         causes = monitor.diagnose().root_causes
         return {"value": value, "accused": [[c.issue, c.confidence.value, by] for by in BOTH for c in causes]}
     log, out = root / "log.csv", root / "out"
-    log.write_text(_csv(monitor.history))
-    _say("diagnose", str(log), "--out", str(out))
-    return {"value": value, "accused": [one for by in BOTH for one in _named(out / "diagnosis.json", by)]}
+    log.write_text(_format_csv(monitor.history))
+    _run_command("diagnose", str(log), "--out", str(out))
+    return {"value": value, "accused": [cause for by in BOTH for cause in _root_causes(out / "diagnosis.json", by)]}
 
 
-def _csv(history: Any) -> str:
-    """The epochs of a history as somebody's own loop would have logged them: losses and scores, no more."""
-    names = sorted(history.epoch)  # also `train/loss`, which the steps have too
+def _format_csv(history: Any) -> str:
+    """Return the epochs of a history as CSV, as a plain loop would have logged them: losses and scores only."""
+    names = sorted(history.epoch)  # `train/loss` is also in the step table
     columns = {name: dict(zip(history.epoch[name].index, history.epoch[name].values, strict=True)) for name in names}
     index = sorted({i for column in columns.values() for i in column})
     rows = [",".join(["epoch", *names])]
@@ -171,13 +171,13 @@ def main() -> None:
     parser.add_argument("case", choices=[case.id for case in cases()], metavar="CASE")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mended", type=int, default=None, metavar="K", help="the K-th mended form, from 0")
-    parser.add_argument("--values", type=int, nargs="+", metavar="SEED", help="only the scores under these seeds")
+    parser.add_argument("--values", type=int, nargs="+", metavar="SEED", help="only the scores with these seeds")
     args = parser.parse_args()
     [case] = [case for case in cases() if case.id == args.case]
     if args.values:
-        json.dump(values(case, args.values, args.mended), sys.stdout)
+        json.dump(train_form(case, args.values, args.mended), sys.stdout)
     else:
-        json.dump(answered(case, args.seed, args.mended), sys.stdout)
+        json.dump(run_case(case, args.seed, args.mended), sys.stdout)
     print()
 
 

@@ -1,6 +1,6 @@
-"""What answers are worth, beside the truth: counts with exact intervals, nothing that is tuned.
+"""Compares answers with the truth: counts with exact confidence intervals, without any tuned parameter.
 
-Accusations of flaws that are there and do no harm are left out before anything is counted.
+Accusations of harmless flaws are removed before anything is counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cases import Case
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said of one case: accusations with their confidence, ranked, the seconds it took, or that it broke."""
+    """The ranked accusations of one case with their confidence; its duration; and whether it raised an error."""
 
     accused: tuple[tuple[str, float], ...]
     seconds: float = 0.0
@@ -27,27 +27,27 @@ class Answer:
 
 
 Pairs = Sequence[tuple[Case, Answer]]
-Judge = Callable[[Case, Answer], bool]
+Criterion = Callable[[Case, Answer], bool]
 
 
-def main_cause(case: Case, answer: Answer) -> bool:
-    """The first accusation is the main cause of a fault, not just one that also counts as right."""
+def main_cause_first(case: Case, answer: Answer) -> bool:
+    """Return whether the first accusation is the main cause of a fault, not only an accepted one."""
     return bool(answer.ids) and answer.ids[0] in [fault[0] for fault in case.faults]
 
 
-def first(case: Case, answer: Answer) -> bool:
-    """The first accusation is one of the accepted causes."""
+def accepted_cause_first(case: Case, answer: Answer) -> bool:
+    """Return whether the first accusation is an accepted cause."""
     return bool(answer.ids) and answer.ids[0] in case.causes
 
 
-def top3(case: Case, answer: Answer) -> bool:
-    """The first three accusations name the fault, or two of several."""
-    found = [fault for fault in case.faults if set(fault) & set(answer.ids[:3])]
-    return len(found) >= min(2, len(case.faults))
+def in_first_three(case: Case, answer: Answer) -> bool:
+    """Return whether the first three accusations name the fault, or two of several faults."""
+    named = [fault for fault in case.faults if set(fault) & set(answer.ids[:3])]
+    return len(named) >= min(2, len(case.faults))
 
 
-def hits(case: Case, answer: Answer) -> Iterator[bool]:
-    """Of each accusation whether it is right; another name for a fault that was already named is neither."""
+def correct_accusations(case: Case, answer: Answer) -> Iterator[bool]:
+    """Yield for each accusation whether it is right. A second name of a named fault counts neither way."""
     unnamed = list(case.faults)
     for cause in answer.ids:
         named = next((fault for fault in unnamed if cause in fault), None)
@@ -58,8 +58,8 @@ def hits(case: Case, answer: Answer) -> Iterator[bool]:
             yield False
 
 
-def counted(flags: Sequence[bool]) -> dict[str, Any]:
-    """How many of how many, with the exact (Clopper-Pearson) 95 % interval of the share."""
+def count(flags: Sequence[bool]) -> dict[str, Any]:
+    """Return how many flags are set, of how many, and the exact (Clopper-Pearson) 95 % interval of the share."""
     from scipy.stats import binomtest
 
     n, k = len(flags), sum(flags)
@@ -70,11 +70,14 @@ def counted(flags: Sequence[bool]) -> dict[str, Any]:
 
 
 def calibration(pairs: Pairs) -> dict[str, Any]:
-    """Brier score of the first accusation's confidence, that of always saying the share that was right, and
-    Spiegelhalter's test that the confidences are true probabilities (two-sided p, none where all are one half)."""
+    """Return how well the confidence of the first accusation predicts that it is right.
+
+    `brier` is the Brier score, `constant` the Brier score of always predicting the share that was right, and `p` the
+    two-sided p-value of Spiegelhalter's test that the confidences are true probabilities (None if all are one half).
+    """
     from scipy.stats import norm
 
-    known = [(a.accused[0][1], float(first(c, a))) for c, a in pairs if a.accused]
+    known = [(a.accused[0][1], float(accepted_cause_first(c, a))) for c, a in pairs if a.accused]
     if not known:
         return {"n": 0}
     n, base = len(known), sum(right for _, right in known) / len(known)
@@ -86,18 +89,18 @@ def calibration(pairs: Pairs) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def scored(pairs: Pairs) -> dict[str, Any]:
-    """One row of the table. What broke has said nothing of a fault, and is a false alarm on a healthy training."""
-    told = [(c, replace(a, accused=tuple(one for one in a.accused if one[0] not in c.harmless))) for c, a in pairs]
-    faulty = [(c, a) for c, a in told if not c.healthy]
-    seconds = sorted(a.seconds for _, a in told if not a.broke)
+def score_row(pairs: Pairs) -> dict[str, Any]:
+    """Return one row of the table. An error detects no fault, and is a false alarm on a healthy training."""
+    answers = [(c, replace(a, accused=tuple(x for x in a.accused if x[0] not in c.harmless))) for c, a in pairs]
+    faulty = [(c, a) for c, a in answers if not c.healthy]
+    seconds = sorted(a.seconds for _, a in answers if not a.broke)
     return {
-        "detected": counted([bool(a.accused) for _, a in faulty]),
-        "main": counted([main_cause(c, a) for c, a in faulty]),
-        "first": counted([first(c, a) for c, a in faulty]),
-        "top3": counted([top3(c, a) for c, a in faulty]),
-        "precision": counted([right for c, a in told for right in hits(c, a)]),
-        "false_alarms": counted([a.broke or bool(a.accused) for c, a in told if c.healthy]),
-        "calibration": calibration(told),
+        "detected": count([bool(a.accused) for _, a in faulty]),
+        "main": count([main_cause_first(c, a) for c, a in faulty]),
+        "first": count([accepted_cause_first(c, a) for c, a in faulty]),
+        "top3": count([in_first_three(c, a) for c, a in faulty]),
+        "precision": count([right for c, a in answers for right in correct_accusations(c, a)]),
+        "false_alarms": count([a.broke or bool(a.accused) for c, a in answers if c.healthy]),
+        "calibration": calibration(answers),
         "seconds": {"median": seconds[len(seconds) // 2], "most": seconds[-1]} if seconds else None,
     }

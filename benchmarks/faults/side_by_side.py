@@ -1,7 +1,7 @@
-"""Questions in processes of their own, two at a time, one thread each; answers in the order of the questions.
+"""Runs a function in processes of its own, two at a time, one thread each, and returns the results in order.
 
-Each process is a fork of a server that has imported the libraries and done nothing else, so that a case starts as clean
-as from a command line and does not wait for imports. A process that dies or hangs is an answer too.
+Each process is forked from a server that has imported the libraries and done nothing else. So every case starts as
+clean as from a command line, but does not wait for the imports. A process that dies or hangs gives a result too.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ from cases import HERE
 
 PRELOADED = ["run_case", "repair", "torch", "hydra", "sklearn.ensemble", "scipy.stats", "pydantic", "jinja2"]
 PRELOADED += ["matplotlib.pyplot", "fivegate", "phases.planning", "phases.baseline", "phases.diagnostics"]
-PATIENCE = 600.0  # seconds until a question counts as one that hangs
+TIMEOUT = 600.0  # seconds after which a process counts as hanging
 
-Question = Callable[..., Any]
+Function = Callable[..., Any]
 
 
-def asked(question: Question, arguments: Sequence[tuple[Any, ...]], at_once: int = 2) -> Iterator[Any]:
-    """What `question(*one)` gives for each of the arguments, or `{"error": the last word of it}`."""
+def run_each(function: Function, arguments: Sequence[tuple[Any, ...]], at_once: int = 2) -> Iterator[Any]:
+    """Yield `function(*entry)` for each entry of `arguments`, or `{"error": message}`."""
     _start_server()
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(lambda one: _ask(question, one), arguments)
+        yield from pool.map(lambda entry: _run_in_process(function, entry), arguments)
 
 
 def _start_server() -> None:
-    """The server that all processes are forked from, in an environment that is not its caller's."""
+    """Start the server that all processes are forked from, with its own environment variables."""
     path = os.pathsep.join((str(HERE), str(HERE.parents[1])))
     multiprocessing.set_forkserver_preload(PRELOADED)
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}):
         forkserver.ensure_running()
 
 
-def _ask(question: Question, one: tuple[Any, ...]) -> Any:
+def _run_in_process(function: Function, arguments: tuple[Any, ...]) -> Any:
     context = multiprocessing.get_context("forkserver")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, multiprocessing.get_start_method(), question, one))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_send_result, args=(sender, multiprocessing.get_start_method(), function, arguments)
+    )
     process.start()
-    theirs.close()  # or the end of the process would go unnoticed
+    sender.close()  # otherwise the pipe stays open when the process dies, and `poll` would wait for the timeout
     try:
-        return ours.recv() if ours.poll(PATIENCE) else {"error": f"no answer within {PATIENCE:.0f} s"}
+        return receiver.recv() if receiver.poll(TIMEOUT) else {"error": f"no answer within {TIMEOUT:.0f} s"}
     except EOFError:
         process.join()
         return {"error": f"its process ended with {process.exitcode}"}
@@ -55,9 +57,9 @@ def _ask(question: Question, one: tuple[Any, ...]) -> Any:
         process.join()
 
 
-def _answer(theirs: Connection, start_method: str, question: Question, one: tuple[Any, ...]) -> None:
-    multiprocessing.set_start_method(start_method, force=True)  # a case's own workers start as they do elsewhere
+def _send_result(sender: Connection, start_method: str, function: Function, arguments: tuple[Any, ...]) -> None:
+    multiprocessing.set_start_method(start_method, force=True)  # so that workers of the case start as they usually do
     try:
-        theirs.send(question(*one))
-    except Exception as error:  # a case may break the product in any way; that is what is counted
-        theirs.send({"error": f"{type(error).__name__}: {error}"})
+        sender.send(function(*arguments))
+    except Exception as error:  # a case may raise anything, and each exception is a result of the benchmark
+        sender.send({"error": f"{type(error).__name__}: {error}"})

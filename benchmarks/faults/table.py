@@ -1,4 +1,4 @@
-"""The table of the fault benchmark as Markdown, and what became better or worse since the last one."""
+"""The table of the fault benchmark as Markdown, and its differences from the stored table."""
 
 from __future__ import annotations
 
@@ -13,94 +13,100 @@ COUNTS = {
     "main": "main cause first",
     "first": "accepted cause first",
     "top3": "in first 3",
-    "precision": "accusations right",
+    "precision": "correct accusations",
     "false_alarms": "false alarms",
 }
-NOTE = """Exact 95 % intervals in brackets, as if cases were independent; those of one family are not, and logs are of
-trainings that stand among the loops too. A flaw that is there and does no harm counts neither way; a second name for a
-fault that was already named is no accusation. Brier score of the first cause's confidence, in brackets that of always
-saying the share that was right, over so many answers; p: Spiegelhalter's test that the confidences are probabilities.
-Seconds of a case without imports: median, most. The target that an experiment tells the product is the bound of its
-truth, so that a healthy one is known by reaching it; in the row that was not told the curves speak alone."""
+NOTE = """Brackets contain exact 95 % intervals that treat cases as independent, although the cases of one family are
+not, and the logs are those of loops that are cases too. Harmless flaws, and a second name for a fault that is already
+named, count neither way. Brier: the Brier score of the first cause's confidence, in brackets that of always predicting
+the share that was right, then the number of answers; p: Spiegelhalter's test that the confidences are probabilities.
+Seconds: median and maximum per case, without imports. The target in an experiment's config is the bound of its truth,
+so that Fivegate recognizes a healthy training by its reached target; in the row without the target it sees only the
+curves."""
 
 
-def _count(found: Mapping[str, Any]) -> str:
-    return f"{found['k']}/{found['n']} ({found['low']:.2f}-{found['high']:.2f})" if found["n"] else "-"
+def _format_count(count: Mapping[str, Any]) -> str:
+    return f"{count['k']}/{count['n']} ({count['low']:.2f}-{count['high']:.2f})" if count["n"] else "-"
 
 
-def _brier(found: Mapping[str, Any]) -> str:
-    if not found["n"]:
+def _format_calibration(calibration: Mapping[str, Any]) -> str:
+    if not calibration["n"]:
         return "-"
-    p = "-" if found["p"] is None else f"{found['p']:.2g}"
-    return f"{found['brier']:.3f} ({found['constant']:.3f}) of {found['n']}, p {p}"
+    p = "-" if calibration["p"] is None else f"{calibration['p']:.2g}"
+    return f"{calibration['brier']:.3f} ({calibration['constant']:.3f}) of {calibration['n']}, p {p}"
 
 
-def _seconds(found: Mapping[str, Any] | None) -> str:
-    return f"{found['median']:.1f} ({found['most']:.1f})" if found and found["most"] else "-"
+def _format_seconds(seconds: Mapping[str, Any] | None) -> str:
+    return f"{seconds['median']:.1f} ({seconds['most']:.1f})" if seconds and seconds["most"] else "-"
 
 
-def _lines(heads: tuple[str, ...], rows: Iterator[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{' --- |' * len(heads)}"
+def _table_lines(headings: tuple[str, ...], rows: Iterator[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{' --- |' * len(headings)}"
     for row in rows:
         yield f"| {' | '.join(row)} |"
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The counts, what a repair without a diagnosis mends, and what others published of other programs."""
+    """Return the page: the counts, the repairs without a diagnosis, and published results of other programs."""
     rows = (
-        [name, *(_count(row[key]) for key in COUNTS), _brier(row["calibration"]), _seconds(row["seconds"])]
+        [
+            name,
+            *(_format_count(row[key]) for key in COUNTS),
+            _format_calibration(row["calibration"]),
+            _format_seconds(row["seconds"]),
+        ]
         for name, row in table["rows"].items()
     )
     parts = [
         f"# {table['cases']['faulty']} faulty and {table['cases']['healthy']} healthy trainings",
-        "\n".join(_lines(("", *COUNTS.values(), "Brier", "seconds"), rows)),
+        "\n".join(_table_lines(("", *COUNTS.values(), "Brier", "seconds"), rows)),
         NOTE,
     ]
     answers = table["answers"].items()
     broken = [name for name, answer in answers if answer["error"]]
     if broken:
-        parts.append(f"The product broke, and is wrong by definition, on: {', '.join(broken)}.")
-    strange = [name for name, answer in answers if not answer["as_verified"]]
-    if strange:
-        parts.append(f"Trained otherwise than their truth says this time: {', '.join(strange)}.")
+        parts.append(f"Fivegate raised an error, which counts as wrong, on: {', '.join(broken)}.")
+    deviating = [name for name, answer in answers if not answer["as_verified"]]
+    if deviating:
+        parts.append(f"This time these trainings did not do what their truth says: {', '.join(deviating)}.")
     if table["repairs"]:
-        ways = (f"{way.replace('_', ' ')} {_count(table['repairs'][way])}" for way in ("rerun", "random_search"))
+        ways = (f"{way.replace('_', ' ')} {_format_count(table['repairs'][way])}" for way in ("rerun", "random_search"))
         parts.append(
-            f"Mended without a diagnosis, of the failing experiments: {', '.join(ways)}; "
-            f"{table['repairs']['broke']} broke and count for nothing."
+            f"Failing experiments that were repaired without a diagnosis: {', '.join(ways)}; "
+            f"{table['repairs']['broke']} raised an error and are not counted."
         )
-    others: Any = OmegaConf.to_container(OmegaConf.load(HERE / "anchors.yaml"))
-    told = (
-        [str(row[key] or "-") for key in ("system", "detected", "first_or_any", "source")] for row in others["rows"]
+    published: Any = OmegaConf.to_container(OmegaConf.load(HERE / "anchors.yaml"))
+    rows = (
+        [str(row[key] or "-") for key in ("system", "detected", "first_or_any", "source")] for row in published["rows"]
     )
-    parts.append(f"Published by others; {others['note']}:")
-    parts.append("\n".join(_lines(("system", "detected", "cause named", "source"), told)))
+    parts.append(f"Published results of other systems; {published['note']}:")
+    parts.append("\n".join(_table_lines(("system", "detected", "cause named", "source"), rows)))
     return "\n\n".join(parts)
 
 
-def compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Every count that differs from the last table, and the cases of the tuning part that are no longer as right.
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every count that differs, and the cases of the tuning part whose answer became right or wrong.
 
-    Those that are held out are only counted: nobody tunes on what is not seen.
+    Cases of the held-out part are only counted, so that they cannot be used for tuning.
     """
     for row in [name for name in before["rows"] if name in after["rows"]]:
-        for key, head in COUNTS.items():
-            old, new = (_count(table["rows"][row][key]) for table in (before, after))
+        for key, heading in COUNTS.items():
+            old, new = (_format_count(table["rows"][row][key]) for table in (before, after))
             if old != new:
-                yield f"{row}, {head}: {old}, now {new}"
+                yield f"{row}, {heading}: {old}, now {new}"
     hidden = {"worse": 0, "better": 0}
     for name in sorted(before["answers"].keys() & after["answers"].keys()):
-        was, now = (_right(table["answers"][name]) for table in (before, after))
-        word = "worse" if was else "better"
+        was, now = (_is_right(table["answers"][name]) for table in (before, after))
+        change = "worse" if was else "better"
         if was != now and after["answers"][name]["part"] == "held_out":
-            hidden[word] += 1
+            hidden[change] += 1
         elif was != now:
-            yield f"{word} {name}"
+            yield f"{change} {name}"
     yield f"held out: {hidden['worse']} worse, {hidden['better']} better"
 
 
-def _right(answer: Mapping[str, Any]) -> bool:
+def _is_right(answer: Mapping[str, Any]) -> bool:
     ids = [c for c, _, by in answer["accused"] if by != "blind" and c not in answer["harmless"]]
     if answer["error"]:
         return False

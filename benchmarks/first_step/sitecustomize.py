@@ -1,6 +1,7 @@
-"""Python reads this first when its folder is on PYTHONPATH: the time of the first optimizer step is written down.
+"""Writes the time of the first optimizer step to a file and ends the process.
 
-Nothing of the pipeline is imported sooner for it, and nothing changes in it but one method; the process then ends.
+Python imports this module at its start if its folder is on PYTHONPATH. The hook does not import any module of the
+pipeline earlier than usual, and it wraps one method.
 """
 
 import os
@@ -9,7 +10,7 @@ import time
 
 
 class AtFirstStep:
-    """Waits for the stepper to be imported, and wraps its call."""
+    """An import hook that waits for the stepper module and wraps the call of its stepper."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "pipeline.engine.stepper":

@@ -1,4 +1,4 @@
-"""Data of one's own: a function that returns the three splits as pairs of arrays."""
+"""Your own data: a function that returns the three splits as pairs of arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def load(rows: int, noise: float, seed: int = 0) -> dict[str, Pair]:
-    """Three interleaved spirals: X float32 [N, 2], y int64 [N], split 60 / 20 / 20."""
+    """Return three interleaved spirals: X float32 [N, 2], y int64 [N], split 60 / 20 / 20."""
     draw = np.random.default_rng(seed)
     y = np.arange(rows) % 3
     radius = draw.uniform(0.1, 1.0, rows)

@@ -1,4 +1,4 @@
-"""A loss of one's own: a function of outputs and targets that gives a scalar."""
+"""Your own loss: a function of outputs and targets that returns a scalar."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch.nn.functional import cross_entropy
 
 
 def smoothed(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Cross entropy with part of the probability spread over all classes."""
+    """Return the cross entropy with label smoothing."""
     return cross_entropy(outputs, targets, label_smoothing=smoothing)

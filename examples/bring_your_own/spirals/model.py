@@ -1,4 +1,4 @@
-"""A model of one's own: any nn.Module from [B, ...] to [B, ...]."""
+"""Your own model: any nn.Module from [B, ...] to [B, ...]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Waves(nn.Module):
-    """A linear layer into sines, and one out of them: [B, features] to logits [B, classes]."""
+    """Two linear layers with a sine between them: [B, features] to logits [B, classes]."""
 
     def __init__(self, features: int, classes: int, width: int = 64) -> None:
         super().__init__()
