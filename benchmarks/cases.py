@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.__main__ import house
+from pipeline.__main__ import make_hooks, make_registry
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
-from pipeline.orchestration.execute import drive
-from pipeline.orchestration.run_request import draft
+from pipeline.orchestration.execute import execute_run
+from pipeline.orchestration.run_request import resolve_request
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
 from pipeline.run_store.run import Run
@@ -58,9 +58,10 @@ class PlannedCase:
 def plan_run(name: str, root: Path, *overrides: str) -> Run:
     """Plan a case in a run under `root` and return the run. `overrides` win over those of the case."""
     case = CASES[name]
-    asked = ["experiment=digits", "phase=planning", "tracking=none", f"trainer.max_epochs={case.epochs}"]
-    made = draft([*asked, *case.overrides, f"run.root={root}", f"run.name={name}", *overrides], [HERE / "conf"])
-    run, gate, _ = drive(house(lambda text: None), made)
+    fixed = ["experiment=digits", "phase=planning", "tracking=none", f"trainer.max_epochs={case.epochs}"]
+    request_overrides = [*fixed, *case.overrides, f"run.root={root}", f"run.name={name}", *overrides]
+    request = resolve_request(request_overrides, [HERE / "conf"])
+    run, gate, _ = execute_run(make_registry(), make_hooks(lambda text: None), request)
     if gate != "open":
         raise SystemExit(f"{name}: the planning gate is {gate}")
     return run

@@ -165,7 +165,7 @@ def _compare(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit, data: Data
     comparisons = Comparisons(
         _class_report(ctx, evaluation, data),
         _score_baseline_models(ctx, fit_result, data, class_counts(data.train.y)),
-        cross_validate(permit, data, folds, fit_result, trust=trust, watch=ctx.watch),
+        cross_validate(permit, data, folds, fit_result, trust=trust, watch=ctx.progress),
         warning_capture.recorded_warnings(fit_result.history),
     )
     if comparisons.warnings:
@@ -230,7 +230,7 @@ def run(ctx: PhaseContext) -> Evidence:
     permit = ctx.train_permit()
     data = load(ctx.config, ctx.trust)
     checks = _run_sanity_checks(ctx, permit, data)
-    observers = [Monitor(), *ctx.watch("baseline")]
+    observers = [Monitor(), *ctx.progress("baseline")]
     fit_result = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
     history = fit_result.history
     add_facts(history, checks)

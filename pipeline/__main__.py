@@ -1,8 +1,9 @@
-"""The way in: `python -m pipeline ...`. One of the two files that know everybody.
+"""The command line, `python -m pipeline ...`. With fivegate.py, the only module that may import all others.
 
-A record command (`status`, `verify`, ...) is a file of `pipeline/commands/`; a phase is a file of `phases/`; the gate
-behind it is `checklists/<phase>.yaml`, whose items are answered by `checklists/checks/`; `pipeline/orchestration/`
-runs them in the order the gates allow. Heavy libraries are imported by what needs them, so that records answer at once.
+A record command (`status`, `verify`, ...) is a module of `pipeline/commands/`; a phase is a module of `phases/`; its
+gate is `checklists/<phase>.yaml`, whose items name functions of `checklists/checks/`. `pipeline/orchestration/` runs
+the phases in the order that the gates allow. Heavy libraries are imported where they are used, so that record commands
+answer at once.
 """
 
 from __future__ import annotations
@@ -12,160 +13,139 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib import import_module
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import import_guard
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.runtime.interrupt import Interrupted, outside_training
 
-RECORDS = ("status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain")
-COMMANDS = (*RECORDS, "diagnose", "preflight")
+if TYPE_CHECKING:
+    from pipeline.orchestration.phase import Hooks, MakeProgress, PhaseRun, Registry
+    from pipeline.orchestration.sweep_directory import SweepDirectory
+    from pipeline.run_store.run import Run
+    from pipeline.sanity_checks.preflight import PreflightReport
+
+COMMANDS = (
+    "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
+    "diagnose", "preflight",
+)  # fmt: skip
 NOT_BUILT = {"drift": "python -m pipeline report RUN"}
 HELP = """\
-Fivegate: a PyTorch training pipeline with a gate behind each of its five phases.
+Fivegate: a PyTorch training pipeline of five phases, each with an exit gate.
 
-  python -m pipeline phase=auto experiment=digits      go as far as the gates let you
-  python -m pipeline phase=baseline [overrides]        one phase (planning runs first where it has not passed)
-  python -m pipeline -m phase=baseline seed=1,2,3      each job its own run, and a ranked table at the end
+  python -m pipeline phase=auto experiment=digits      run phases until a gate stops the run or it is released
+  python -m pipeline phase=baseline [overrides]        run one phase (planning first, unless its gate is open)
+  python -m pipeline -m phase=baseline seed=1,2,3      sweep: each job is a run; a ranked table at the end
 
   phases   planning, baseline, diagnostics, optimization, finalization, auto
-  config   --cfg job shows it as composed; --config-dir DIR adds yours; trust=[pkg] allows its code; --json
+  config   --cfg job prints the composed config; --config-dir DIR adds yours; trust=[pkg] allows its code; --json
   records  python -m pipeline status|report|verify|approve|waive|rollback|checklist|diff|explain RUN   (-h for each)
   logs     python -m pipeline diagnose PATH [--out DIR]
-  check    python -m pipeline preflight my_pkg.model:Net my_pkg.data:load [overrides] [--junit FILE]   no run is left
+  check    python -m pipeline preflight my_pkg.model:Net my_pkg.data:load [overrides] [--junit FILE]   creates no run
 
-  exit     0 done, 1 fault, 2 wrong input, 3 the answer is no, 4 a person must decide, 130 interrupted
+  exit     0 done, 1 fault, 2 wrong input, 3 gate closed or check failed, 4 a person must decide, 130 interrupted
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong words give our one message instead of a usage text."""
+    """A parser that reports wrong arguments as one of our messages instead of a usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(fault(self.prog.removeprefix("python -m pipeline "), message, do=f"{self.prog} --help"))
 
 
-def _command(name: str, words: Sequence[str]) -> int:
-    """Run one record command."""
-    module = import_module(f"pipeline.commands.{name}")
-    parser = _Parser(prog=f"python -m pipeline {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    if name == "diagnose":
-        from diagnostics.diagnose import diagnose
-        from diagnostics.readers import read
-
-        return int(module.run(parser.parse_args(words), read, diagnose))
-    if name == "preflight":
-        return int(module.run(parser.parse_intermixed_args(words), _preflight))
-    return int(module.run(parser.parse_args(words)))
+# --- what a run is executed with -------------------------------------------------------------------------------------
 
 
-def _preflight(*asked: Any) -> Any:
-    """The proofs in the house that a run would have."""
-    from pipeline.sanity_checks.preflight import preflight
+def find_phase(name: str) -> PhaseRun:
+    """The function that runs a phase. Each module is imported only when its phase runs, since some import torch."""
+    if name == "planning":
+        from phases import planning
 
-    return preflight(house(lambda text: None), *asked)
+        return planning.run
+    if name == "baseline":
+        from phases import baseline
+
+        return baseline.run
+    if name == "diagnostics":
+        from phases import diagnostics
+
+        return diagnostics.run
+    if name == "optimization":
+        from phases import optimization
+
+        return optimization.run
+    from phases import finalization
+
+    assert name == "finalization", name
+    return finalization.run
 
 
-def _worker(words: Sequence[str]) -> int:
-    """One trial in this process."""
-    from pathlib import Path
+def make_registry() -> Registry:
+    """The phases, checks and checklists of this installation."""
+    import checklists.resolve
+    from pipeline.orchestration.phase import Registry
 
-    from pipeline.trials import worker
-
-    if len(words) != 1:
-        raise UserError(fault("worker", "takes one job", got=" ".join(words), expected="the folder of a job.json"))
-    worker.die_with_parent()
-
-    from diagnostics.monitor import Monitor
-
-    worker.work(Path(words[0]), lambda: [Monitor()])
-    return 0
+    return Registry(
+        phase=find_phase, check=checklists.resolve.resolve_check, checklists=checklists.resolve.CHECKS.parent
+    )
 
 
-def _report(run: Any) -> None:
-    """The run's page is written anew."""
+def make_hooks(log: Callable[[str], None], progress: MakeProgress | None = None) -> Hooks:
+    """The hooks of a run: besides `log` and `progress`, its report and its tracker."""
+    from pipeline.orchestration.phase import Hooks
+
+    return Hooks(log=log, report=_write_report, track=_track, progress=progress)
+
+
+def _write_report(run: Run) -> None:
     from pipeline.reporting.page import write_report
 
     write_report(run.path)
 
 
-def _follow(run: Any, config: Mapping[str, Any], away: Callable[[str], None]) -> Any:
-    """The tracker that the run's config names hears of it while it is at work."""
+def _track(run: Run, config: Mapping[str, Any], warn: Callable[[str], None]) -> AbstractContextManager[None]:
     from pipeline.tracking.sync_process import following
 
-    return following(run.path, config["tracking"], away)
+    return following(run.path, config["tracking"], warn)
 
 
-def house(log: Callable[[str], None], watch: Callable[..., Any] | None = None) -> Any:
-    """The machine's surroundings: where phases, checks and checklists are found, who is told, and who looks on."""
-    import checklists.resolve
-    from pipeline.orchestration.phase import House
-
-    return House(
-        phase=lambda name: import_module(f"phases.{name}").run,
-        check=checklists.resolve.resolve_check,
-        checklists=checklists.resolve.CHECKS.parent,
-        log=log,
-        report=_report,
-        follow=_follow,
-        watch=watch,
-    )
+# --- commands --------------------------------------------------------------------------------------------------------
 
 
-def exit_code(wanted: str, gate: str, stopped: int) -> int:
-    """What the process returns: a closed gate is 3, a pending one 4; only `auto` also answers for where it stopped."""
-    return {"closed": 3, "pending": 4}.get(gate, stopped if wanted == "auto" else 0)
-
-
-def run_once(overrides: Sequence[str], config_dirs: Sequence[Any], as_json: bool = False) -> int:
-    """Drive one run as typed, and show where it stands."""
+def run_once(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: bool = False) -> int:
+    """Execute one run as the overrides request it, print its status, and return the exit code."""
     from pipeline.commands import status
-    from pipeline.orchestration.execute import drive
-    from pipeline.orchestration.run_request import draft
+    from pipeline.orchestration.execute import execute_run
+    from pipeline.orchestration.run_request import resolve_request
     from pipeline.reporting import tables
 
     console = tables.console(stderr=as_json)
-    made = draft(overrides, config_dirs)
 
-    def watch(what: str, metric: Any) -> Any:
+    def show_progress(training: str, metric: Any) -> Any:
         from pipeline.reporting.progress import Watch
 
-        return Watch(console, what, metric)
+        return Watch(console, training, metric)
 
-    surroundings = house(lambda text: console.print(text, soft_wrap=True), watch=watch)
-    run, gate, advice = drive(surroundings, made)
+    request = resolve_request(overrides, config_dirs)
+    hooks = make_hooks(lambda text: console.print(text, soft_wrap=True), show_progress)
+    outcome = execute_run(make_registry(), hooks, request)
     if as_json:
         import json
 
-        print(json.dumps(status.summary(run, run.state())))
+        print(json.dumps(status.summary(outcome.run, outcome.run.state())))
     else:
-        status.show(run, run.state())
-    return exit_code(made.config["phase"], gate, advice.exit_code)
+        status.show(outcome.run, outcome.run.state())
+    return outcome.exit_code(request.phase)
 
 
-def _surroundings(as_json: bool, config: Mapping[str, Any]) -> Any:
-    """Those of one job of a sweep, wherever it runs: its lines bear its name, and it waits for its share of cores."""
-    from dataclasses import replace
-    from pathlib import Path
-
-    from pipeline.orchestration.core_limit import in_turn
-
-    name, number = config["run"]["name"], str(config["run"]["sweep"])
-    stream = sys.stderr if as_json else sys.stdout
-    surroundings = house(lambda text: print(f"{name}  {text}", file=stream, flush=True))
-    shared = Path(config["run"]["root"]).resolve() / ".sweeps" / number / "cores"
-    return replace(surroundings, phase=in_turn(surroundings.phase, shared))
-
-
-def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = False) -> int:
-    """Every job of a sweep is a run of its own, under one parent in the tracker; they are ranked at the end."""
-    from contextlib import contextmanager
-    from functools import partial
-    from pathlib import Path
-
+def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = False) -> int:
+    """Execute every job of a sweep as a run of its own, print them ranked, and return the exit code."""
     from pipeline.orchestration.execute import SweepJob
     from pipeline.orchestration.sweep import multirun
     from pipeline.reporting import ranking, tables
@@ -176,76 +156,118 @@ def run_sweep(words: Sequence[str], config_dirs: Sequence[Any], as_json: bool = 
         console.print(text, soft_wrap=True)
 
     @contextmanager
-    def tracked(shelf: Any, config: Mapping[str, Any]) -> Any:
+    def track_sweep(directory: SweepDirectory, config: Mapping[str, Any]) -> Iterator[None]:
         if config["tracking"]["kind"] == "none":
             yield
             return
         from pipeline.tracking.sweep_run import parent
 
-        with parent(shelf, config["tracking"]) as why:
+        with parent(directory, config["tracking"]) as why:
             if why:
-                log(f"tracking is away ({why}); the sweep goes on without it")
+                log(f"the tracker is unavailable ({why}); the sweep continues without it")
             yield
 
     dirs = [str(Path(d).resolve()) for d in config_dirs]
-    done = multirun(words, SweepJob(partial(_surroundings, as_json), exit_code, dirs), log, tracked)
-    return ranking.show(done.root, [end._asdict() for end in done.ends], as_json)
+    sweep = multirun(argv, SweepJob(make_registry, partial(_sweep_hooks, as_json), dirs), log, track_sweep)
+    return ranking.show(sweep.root, [end._asdict() for end in sweep.ends], as_json)
 
 
-def _phases(words: Sequence[str]) -> int:
-    """Everything that is not a record command: overrides for one run, a sweep, or a question to Hydra."""
+def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> Hooks:
+    """The hooks of one job of a sweep, in the process of the job: its lines begin with the name of its run."""
+    name, stream = config["run"]["name"], sys.stderr if as_json else sys.stdout
+    return make_hooks(lambda text: print(f"{name}  {text}", file=stream, flush=True))
+
+
+def run_command(name: str, argv: Sequence[str]) -> int:
+    """Run a command of `pipeline/commands/` and return its exit code."""
+    module = import_module(f"pipeline.commands.{name}")
+    parser = _Parser(prog=f"python -m pipeline {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    if name == "diagnose":
+        from diagnostics.diagnose import diagnose
+        from diagnostics.readers import read
+
+        return int(module.run(parser.parse_args(argv), read, diagnose))
+    if name == "preflight":
+        return int(module.run(parser.parse_intermixed_args(argv), _preflight))
+    return int(module.run(parser.parse_args(argv)))
+
+
+def _preflight(model: str, data: str, overrides: Sequence[str], seed: int) -> PreflightReport:
+    from pipeline.sanity_checks.preflight import preflight
+
+    return preflight(make_registry(), model, data, overrides, seed)
+
+
+def run_worker(argv: Sequence[str]) -> int:
+    """Train one trial in this process."""
+    from pipeline.trials import worker
+
+    if len(argv) != 1:
+        raise UserError(fault("worker", "takes one job", got=" ".join(argv), expected="the folder of a job.json"))
+    worker.die_with_parent()
+
+    from diagnostics.monitor import Monitor
+
+    worker.work(Path(argv[0]), lambda: [Monitor()])
+    return 0
+
+
+def print_help() -> int:
+    print(HELP, end="")
+    return 0
+
+
+def select_command(argv: Sequence[str]) -> Callable[[], int]:
+    """The function that does what the command line asks for, with its arguments. Raises UserError for an unknown one.
+
+    It is returned instead of called, so that a training has one frame less above it.
+    """
+    name = argv[0] if argv else ""
+    if name in COMMANDS:
+        return partial(run_command, name, argv[1:])
+    if name == "worker":
+        return partial(run_worker, argv[1:])
+    if name in NOT_BUILT:
+        raise UserError(fault(name, "is not built in this version", do=NOT_BUILT[name]))
+    if name.isalpha() and name != "help":
+        known, do = (*COMMANDS, *NOT_BUILT, "worker"), "python -m pipeline --help"
+        raise UserError(fault("command", "there is no such command", got=name, among=known, do=do))
     from pipeline.config.arguments import parse
 
-    arguments = parse(words)
-    if "--help" in arguments.hydra_flags or not words:
-        print(HELP, end="")
-        return 0
+    arguments = parse(argv)
+    if "--help" in arguments.hydra_flags or name in ("", "help"):
+        return print_help
     if arguments.hydra_flags:
-        from pipeline.config.hydra_queries import ask
+        from pipeline.config.hydra_queries import answer
 
-        return ask(words)
+        return partial(answer, arguments)
     if arguments.multirun:
-        return run_sweep(words, arguments.config_dirs, arguments.json)
-    return run_once(arguments.overrides, arguments.config_dirs, arguments.json)
+        return partial(run_sweep, argv, arguments.config_dirs, arguments.json)
+    return partial(run_once, arguments.overrides, arguments.config_dirs, arguments.json)
 
 
-def dispatch(words: Sequence[str]) -> int:
-    """Hand the words to whom they are for; the exit code comes back."""
-    if words and words[0] in COMMANDS:
-        return _command(words[0], words[1:])
-    if words and words[0] == "worker":
-        return _worker(words[1:])
-    if words and words[0] in NOT_BUILT:
-        raise UserError(fault(words[0], "is not built in this version", do=NOT_BUILT[words[0]]))
-    if words and words[0].isalpha() and words[0] not in ("help",):
-        known = (*COMMANDS, *NOT_BUILT, "worker")
-        raise UserError(
-            fault("command", "there is no such command", got=words[0], among=known, do="python -m pipeline --help")
-        )
-    return _phases(words)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """The process: a stop is one message per fault on stderr, and an exit code that says what kind of stop it is."""
-    hidden = import_guard.message()
-    if hidden:
-        print(hidden, file=sys.stderr)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code. Every fault of the input is one line on stderr."""
+    shadowed = import_guard.message()
+    if shadowed:
+        print(shadowed, file=sys.stderr)
         return 2
-    words = sys.argv[1:] if words is None else words
+    argv = sys.argv[1:] if argv is None else argv
     try:
         with outside_training():
-            return dispatch(words)
+            return select_command(argv)()
     except FivegateError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the answer is on its way; asking again changes nothing
-        stands = stop if isinstance(stop, Interrupted) else "nothing acknowledged is lost"
-        again = shlex.join(["python", "-m", "pipeline", *words])
-        print(f"\ninterrupted: {stands}  Do: {again}", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut off the message
+        where = stop if isinstance(stop, Interrupted) else "nothing that was recorded is lost"
+        again = shlex.join(["python", "-m", "pipeline", *argv])
+        print(f"\ninterrupted: {where}  Do: {again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader went away, as `| head` does: a record has been answered, a phase has not
-        os._exit(0 if words[0] in COMMANDS else 1)  # the interpreter's own end would complain of the pipe once more
+    except BrokenPipeError:  # the reader closed the pipe, as `| head` does: a record was shown, a phase is not finished
+        os._exit(0 if argv[0] in COMMANDS else 1)  # a normal exit would report the broken pipe once more
 
 
 if __name__ == "__main__":

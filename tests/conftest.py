@@ -20,10 +20,10 @@ import pytest
 from hypothesis import settings
 from omegaconf import OmegaConf
 
-from pipeline.__main__ import house, main
+from pipeline.__main__ import main, make_hooks, make_registry
 from pipeline.config import compose, overrides
-from pipeline.orchestration.execute import drive
-from pipeline.orchestration.run_request import draft
+from pipeline.orchestration.execute import RunOutcome, execute_run
+from pipeline.orchestration.run_request import resolve_request
 from pipeline.run_store import permits
 from pipeline.run_store.run import Run
 from tests.composition_cache import remembering, remembering_text
@@ -137,9 +137,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def go(root: Path, *overrides: str, **options: Any) -> tuple[Run, str, Any]:
-    """Drive a run in this process, as `python -m pipeline` would."""
-    return drive(house(lambda text: None), draft([*overrides, f"run.root={root}"], options.get("config_dirs", ())))
+def go(root: Path, *overrides: str, **options: Any) -> RunOutcome:
+    """Execute a run in this process, as `python -m pipeline` does."""
+    request = resolve_request([*overrides, f"run.root={root}"], options.get("config_dirs", ()))
+    return execute_run(make_registry(), make_hooks(lambda text: None), request)
 
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

@@ -270,7 +270,7 @@ def test_a_lost_diagnosis_is_made_again(cli: Cli, trained: Run) -> None:
 
 def test_trust_is_not_granted_behind_the_training(cli: Cli, trained: Run) -> None:
     """A package that a later phase is told to trust is refused aloud."""
-    refused(cli("phase=diagnostics", "run.name=digits", "trust=[os_evil]"), 2, "trust: is granted before training")
+    refused(cli("phase=diagnostics", "run.name=digits", "trust=[os_evil]"), 2, "trust: must be granted before training")
 
 
 def test_no_seed_no_step(cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.__main__ import COMMANDS, exit_code, house
+from pipeline.__main__ import COMMANDS, make_hooks, make_registry
+from pipeline.orchestration.execute import RunOutcome
+from pipeline.results import GateState
+from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run, opened
 from tests.check_helpers import judged
 from tests.conftest import SMALL, Cli
@@ -275,9 +279,10 @@ def test_diagnose_reads_logs_of_others(mended: Run, cli: Cli, tmp_path: Path) ->
         ("finalization", "pending", 4, 4),
     ],
 )
-def test_what_the_process_returns(wanted: str, gate: str, stopped: int, code: int) -> None:
+def test_what_the_process_returns(wanted: str, gate: GateState, stopped: int, code: int) -> None:
     """Only `auto` answers for where the run stops next; a single phase answers for its own gate."""
-    assert exit_code(wanted, gate, stopped) == code
+    step = NextStep(None, "", "", stopped)
+    assert RunOutcome(Run(Path("runs/x")), gate, step).exit_code(wanted) == code
 
 
 def test_an_insufficient_baseline_is_no_error(cli: Cli) -> None:
@@ -292,13 +297,12 @@ def test_an_insufficient_baseline_is_no_error(cli: Cli) -> None:
 
 def test_a_fault_of_the_program_is_exit_1(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is nobody's input is recorded as a failed phase and gets out as it is: Python's exit code for it is 1."""
-    from pipeline.orchestration.execute import drive
-    from pipeline.orchestration.run_request import draft
+    from pipeline.orchestration.execute import execute_run
+    from pipeline.orchestration.run_request import resolve_request
 
-    broken = house(lambda text: None)
-    object.__setattr__(broken, "phase", lambda name: lambda ctx: 1 / 0)
+    registry = replace(make_registry(), phase=lambda name: lambda ctx: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        drive(broken, draft(["phase=diagnostics", "run.name=digits"], ()))
+        execute_run(registry, make_hooks(print), resolve_request(["phase=diagnostics", "run.name=digits"], ()))
     assert trained.state().failed and "ZeroDivisionError" in trained.state().failed["why"]
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from phases.optimization import Arm, compare_arms, select_arm, untried
-from pipeline.__main__ import house
+from pipeline.__main__ import make_hooks
 from pipeline.release.verify import faults
 from pipeline.results import digest
 from pipeline.run_store import files
@@ -104,10 +104,10 @@ def test_a_study_needs_a_diagnosis(trained: Run) -> None:
 
 
 def test_a_sufficient_run_is_not_mended(finished: Run) -> None:
-    """Where the branch is sufficient there is nothing to mend."""
+    """Where the branch is sufficient there is nothing to repair."""
     from pipeline.errors import Refused
 
-    with pytest.raises(Refused, match="there is nothing to mend"):
+    with pytest.raises(Refused, match="there is nothing to repair"):
         go(finished.path.parent, "phase=optimization", "run.name=digits")
 
 
@@ -242,7 +242,7 @@ def test_a_winner_whose_training_dies_is_not_the_end(trained: Run, monkeypatch: 
     said: list[str] = []
     played(monkeypatch, lambda job: 0.9 if job.delta else 0.1, fixed="signal 9: out of memory")
     go(trained.path.parent, "phase=diagnostics", "run.name=digits")
-    monkeypatch.setattr("tests.conftest.house", lambda _: house(said.append))
+    monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(said.append))
 
     run, gate, _ = go(trained.path.parent, "phase=optimization", "run.name=digits")
     values = measured(run, "optimization", 1)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pipeline.evaluation.metrics import metric_from_config
 from pipeline.history import History
-from pipeline.orchestration.phase import House, PhaseContext
+from pipeline.orchestration.phase import Hooks, PhaseContext
 from pipeline.reporting.progress import LINES, Watch
 
 ACCURACY = metric_from_config({"kind": "classification", "metric": "accuracy"})
@@ -188,13 +188,13 @@ def context(watch: Any) -> PhaseContext:
     return PhaseContext(nothing, nothing, nothing, config, None, nothing, 1, print, watch)
 
 
-def test_a_phase_is_watched_by_whom_the_house_names() -> None:
-    """`ctx.watch` gives the observers of a training: one where the house has it, none in sweeps, workers and tests."""
+def test_phase_context_makes_progress_observers() -> None:
+    """`ctx.progress` returns one observer where the hooks have a factory, and none elsewhere."""
     named: list[Any] = []
-    made = context(lambda what, decides: named.append((what, decides.name)) or "observer").watch("baseline")  # type: ignore[func-returns-value]
+    made = context(lambda what, decides: named.append((what, decides.name)) or "observer").progress("baseline")  # type: ignore[func-returns-value]
     assert made == ["observer"] and named == [("baseline", "accuracy")]
-    assert context(None).watch("baseline") == []
-    assert House(None, None, None, None).watch is None  # type: ignore[arg-type]
+    assert context(None).progress("baseline") == []
+    assert Hooks(print).progress is None
 
 
 def test_a_narrow_terminal_is_told_in_short() -> None:

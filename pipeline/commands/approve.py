@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from pipeline.errors import FivegateError, Refused, UserError, fault
+from pipeline.orchestration.state_machine import record_branch
 from pipeline.release.release import hindrance, release
 from pipeline.reporting import tables
 from pipeline.run_store import plan as plans
@@ -82,6 +83,7 @@ def refresh_report(run: Run) -> None:
 def release_when_open(run: Run, ledger: Ledger) -> None:
     """Release the bundle when the last gate has just opened, write the report anew, and print what comes next."""
     console = tables.console()
+    record_branch(run, ledger)  # a waiver may have opened the gate of a training, or replaced its branch
     if hindrance(fold(ledger.entries), utc_today()) is None:
         release(run, ledger)
         console.print(f"[green]released[/]: {run.inside('bundle')}")

@@ -23,12 +23,12 @@ def outcome(run: Run) -> dict[str, Any]:
     """What a run amounts to: config, facts, gates, branch and score, as one nested dictionary."""
     state = run.state()
     plan = plans.load(run, state)
-    candidate = state.candidate or {}
+    candidate = dict(state.candidate or {})
     return {
         "config": plan.config,
         "facts": plan.facts,
         "gates": {p: tables.phase_state(state, p) for p in PHASES},
-        "branch": (state.current_branch() or {}).get("branch"),
+        "branch": state.branch,
         "candidate": {k: candidate.get(k) for k in ("phase", "score", "weights")},
     }
 

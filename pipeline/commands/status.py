@@ -11,7 +11,7 @@ from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
 from pipeline.results import PHASES, plain
 from pipeline.run_store import plan as plans
-from pipeline.run_store.next_step import HOME, next_step
+from pipeline.run_store.next_step import DEFAULT_ROOT, next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
-def cannot_pass(items: list[dict[str, Any]], config: dict[str, Any], run: str, root: str = HOME) -> dict[str, str]:
+def cannot_pass(
+    items: list[dict[str, Any]], config: dict[str, Any], run: str, root: str = DEFAULT_ROOT
+) -> dict[str, str]:
     """For each item that cannot pass as planned: why, with the line to add where one would help."""
-    place = "" if root == HOME else f" run.root={root}"
-    signer = run if root == HOME else f"{root}/{run}"
+    place = "" if root == DEFAULT_ROOT else f" run.root={root}"
+    signer = run if root == DEFAULT_ROOT else f"{root}/{run}"
     found = {}
     for item in items:
         missing = [key for key in item.get("needs") or [] if _lookup(config, key) in (None, "", [], {})]
@@ -148,9 +150,8 @@ def _print_runs(states: list[tuple[Run, RunState]]) -> None:
     for name in ("run", *PHASES, "branch", "next"):
         table.add_column(name, overflow="fold", no_wrap=name == "run")
     for run, state in states:
-        branch = (state.current_branch() or {}).get("branch", "")
         words = [tables.phase_state(state, phase) for phase in PHASES]
-        table.add_row(run.name, *words, branch, next_step(state, root=run.shown_root).why)
+        table.add_row(run.name, *words, state.branch or "", next_step(state, root=run.shown_root).why)
     tables.console().print(table)
 
 

@@ -8,7 +8,6 @@ from datetime import date
 from pipeline.commands.approve import release_when_open, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
-from pipeline.results import ROUNDED
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
@@ -66,10 +65,7 @@ def run(args: argparse.Namespace) -> int:
     with opened(found) as ledger:
         phase = _phase_of(found, fold(ledger.entries), args.item)
         waiver = {"phase": phase, "item": args.item, "who": who, "why": args.why.strip(), "expires": args.expires}
-        entry = ledger.append("waiver", waiver)
-        if args.item == "branch":  # the gates on the way that the waiver leaves out
-            for unneeded in [p for p in ROUNDED if fold(ledger.entries).gate(p) is None]:
-                ledger.append("gate.not_needed", {"phase": unneeded, "because": entry["seq"]})
+        ledger.append("waiver", waiver)
         tables.console().print(f"[yellow]~[/] {phase}/{args.item} waived by {who} until {args.expires}")
         release_when_open(found, ledger)
     return 0

@@ -1,103 +1,136 @@
-"""One run's turn at the machine, or a sweep's: the run is locked, its packages are trusted, the phases are driven."""
+"""Executing a request: the run is locked, trusted packages are checked, and phases run as far as the gates allow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import Refused, UserError, fault
-from pipeline.orchestration import state_machine
-from pipeline.orchestration.phase import House, RunRequest
-from pipeline.orchestration.run_request import about_the_plan, typed
+from pipeline.orchestration.phase import Hooks, Registry, RunRequest
+from pipeline.orchestration.run_request import override_value, plan_overrides
+from pipeline.orchestration.state_machine import choose_phase, record_branch, run_phase
+from pipeline.release.release import release
 from pipeline.results import GateState
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
-from pipeline.run_store.next_step import NextStep
+from pipeline.run_store.next_step import NextStep, next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
 
 
-def _trust(ledger: Ledger, made: RunRequest) -> RunRequest:
-    """The packages that the user trusts are importable, on record, and unchanged since they were recorded.
+class RunOutcome(NamedTuple):
+    """Where an execution stopped: the run, the state of the last gate, and the next step."""
 
-    Trusting a package anew, because its source changed, changes the draft: its plan has to be made again.
+    run: Run
+    gate: GateState
+    next_step: NextStep
+
+    def exit_code(self, requested: str) -> int:
+        """3 for a closed gate, 4 for a pending one; for `auto` also the reason why the run cannot continue."""
+        return {"closed": 3, "pending": 4}.get(self.gate, self.next_step.exit_code if requested == "auto" else 0)
+
+
+def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOutcome:
+    """Run the requested phase, with planning first where its gate is not open; `auto` runs on until a gate stops it.
+
+    Raises UserError or Refused as the phases do. A run that is stopped before its first plan is removed.
+    """
+    run = request.run
+    root_is_new = not run.path.parent.exists()
+    gate: GateState = "open"
+    with opened(run, **_origin(request)) as ledger, _tracked(hooks, run, request, ledger):
+        run_is_new = len(ledger.entries) == 1
+        try:
+            _refuse_concurrent_change(run, ledger, request)
+            request = _grant_trust(ledger, request)
+            replan = request.phase == "baseline" and request.changed
+            record_branch(run, ledger)
+            while phase := choose_phase(run, fold(ledger.entries), request, replan):
+                if phase == "finalization" and fold(ledger.entries).gate(phase) == "open":
+                    release(run, ledger)
+                    break
+                gate, replan = run_phase(registry, hooks, run, ledger, phase, request), False
+                if gate != "open" or (phase == request.phase and phase != "finalization"):
+                    break
+        except (UserError, Refused):
+            if run_is_new:
+                _remove_unplanned_run(run, ledger, root_is_new)
+            raise
+        return RunOutcome(run, gate, next_step(fold(ledger.entries), run.shown_root))
+
+
+def _origin(request: RunRequest) -> dict[str, Any]:
+    """What the first entry of a new ledger says about where the run came from."""
+    sweep = request.config["run"].get("sweep")
+    experiment = override_value(request.overrides, "experiment")
+    return {"experiment": experiment, **({"sweep": sweep} if sweep else {})}
+
+
+def _refuse_concurrent_change(run: Run, ledger: Ledger, request: RunRequest) -> None:
+    """Raise UserError when another process wrote to the ledger after the request was compared with it."""
+    last = ledger.entries[-1]
+    before_repair = last["prev"] if last["kind"] == "ledger.torn" else None  # opening a torn ledger appends one entry
+    if request.ledger_head and request.ledger_head not in (ledger.head, before_repair):
+        what = "another process changed this run in the meantime"
+        raise UserError(fault(run.name, what, do="repeat the command"))
+
+
+def _grant_trust(ledger: Ledger, request: RunRequest) -> RunRequest:
+    """The request, after the trusted packages were recorded, compared with their records and made importable.
+
+    A package whose source changed needs a new plan, so the request then counts as changed.
     """
     from pipeline.config import trust
 
-    names = made.config.get("trust") or []
-    state = fold(ledger.entries)
-    if names:
-        grants = trust.grant(names, trust.roots(made.config_dirs))
-        if list(state.trust) != list(grants):
+    packages = request.config.get("trust") or []
+    if packages:
+        grants = trust.grant(packages, trust.roots(request.config_dirs))
+        if list(fold(ledger.entries).trust) != list(grants):
             ledger.append("trust.granted", {"packages": grants})
-            made = replace(made, changed=True)
+            request = replace(request, changed=True)
     trust.activate(fold(ledger.entries).trust)
-    return made
+    return request
 
 
-def _clear_false_start(run: Run, ledger: Ledger, fresh_root: bool) -> None:
-    """A run that was stopped before its first plan leaves nothing behind."""
+def _remove_unplanned_run(run: Run, ledger: Ledger, root_is_new: bool) -> None:
+    """Remove the folder of a run that has no plan, and the folder of runs when this command created it."""
     if not fold(ledger.entries).plan:
         files.remove_folder(run.path)
-        if fresh_root and not any(run.path.parent.iterdir()):
+        if root_is_new and not any(run.path.parent.iterdir()):
             files.remove_folder(run.path.parent)
 
 
-def _followed(house: House, run: Run, made: RunRequest, ledger: Ledger) -> AbstractContextManager[None]:
-    """Inside the block the tracker holds a copy; what it misses is on record and goes with the next command."""
+def _tracked(hooks: Hooks, run: Run, request: RunRequest, ledger: Ledger) -> AbstractContextManager[None]:
+    """Copy the ledger to the tracker inside the block; an unavailable tracker is recorded and does not stop the run."""
 
-    def away(why: str) -> None:
+    def warn(why: str) -> None:
         if fold(ledger.entries).plan:
             ledger.append("tracking.away", {"why": why})
-        house.log(f"tracking is away ({why}); the ledger has everything and is mirrored next time")
+        hooks.log(f"the tracker is unavailable ({why}); the next command on this run sends what is missing")
 
-    return house.follow(run, made.config, away) if house.follow else nullcontext()
-
-
-def drive(house: House, made: RunRequest) -> tuple[Run, GateState, NextStep]:
-    """Run what the draft asks for, with the run locked; the gate it stopped at and the advice come back.
-
-    Raises UserError or Refused as the phases do; a run that such a stop ends before its first plan is removed.
-    """
-    run = Run.at(made.config["run"]["root"], made.config["run"]["name"])
-    fresh_root = not run.path.parent.exists()
-    sweep = made.config["run"].get("sweep")
-    of = {"experiment": typed(made.overrides, "experiment"), **({"sweep": sweep} if sweep else {})}
-    with opened(run, **of) as ledger, _followed(house, run, made, ledger):
-        fresh = len(ledger.entries) == 1
-        last = ledger.entries[-1]
-        healed = last["prev"] if last["kind"] == "ledger.torn" else None
-        if made.head and made.head not in (ledger.head, healed):
-            what = "another process changed this run in the meantime"
-            raise UserError(fault(run.name, what, do="repeat the command"))
-        try:
-            gate, advice = state_machine.advance(house, run, ledger, made.config["phase"], _trust(ledger, made))
-        except (UserError, Refused):
-            if fresh:
-                _clear_false_start(run, ledger, fresh_root)
-            raise
-    return run, gate, advice
+    return hooks.track(run, request.config, warn) if hooks.track else nullcontext()
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """A job of a sweep: a run of its own, from its config on. Picklable where `house` and `code` are.
+    """A job of a sweep, which is a run of its own. It can be pickled where `registry` and `hooks` can.
 
-    `house(config)` are the surroundings of the job, `code(wanted, gate, stopped)` its exit code.
+    `registry()` and `hooks(config)` are called in the process of the job.
     """
 
-    house: Callable[[dict[str, Any]], House]
-    code: Callable[[str, str, int], int]
+    registry: Callable[[], Registry]
+    hooks: Callable[[dict[str, Any]], Hooks]
     config_dirs: list[str]
 
     def __call__(self, config: dict[str, Any], overrides: list[str]) -> int:
-        made = RunRequest(config, about_the_plan(overrides), self.config_dirs)
-        run = Run.at(config["run"]["root"], config["run"]["name"])
+        """Execute the run and return its exit code."""
+        request = RunRequest(config, plan_overrides(overrides), self.config_dirs)
+        run = request.run
         state = run.state() if run.exists() else None
-        if state and state.plan:  # the sweep was interrupted, and what its words mean may have changed since
-            made = replace(made, changed=bool(plans.changed_config(plans.load(run, state).config, config)))
-        _, gate, advice = drive(self.house(config), made)
-        return self.code(config["phase"], gate, advice.exit_code)
+        if state and state.plan:  # an interrupted sweep goes on, and the config that it composes may have changed
+            frozen = plans.load(run, state).config
+            request = replace(request, changed=bool(plans.changed_config(frozen, config)))
+        return execute_run(self.registry(), self.hooks(config), request).exit_code(request.phase)

@@ -1,4 +1,4 @@
-"""What a phase is given and what the machine is made of: the contract between `machine.py` and `phases/`."""
+"""The contract between the state machine and `phases/`: what a run is executed with, and what a phase is given."""
 
 from __future__ import annotations
 
@@ -16,34 +16,45 @@ from pipeline.run_store.checklist import FindCheck
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.plan import Plan
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import RunState
+from pipeline.run_store.state import FileRecord, RunState
 
 if TYPE_CHECKING:
+    from pipeline.engine.observer import StepObserver
     from pipeline.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a command asks for: the composed config, the words behind it, whether it differs from the frozen plan.
+    """What a command asks for: the composed config, the overrides behind it, and whether it differs from the plan.
 
-    `head` is the ledger's head that the draft was made against, empty for a run without a plan.
+    `ledger_head` is the ledger's head that the request was compared with; it is empty for a run without a plan.
     """
 
     config: dict[str, Any]
     overrides: list[str]
     config_dirs: list[str]
     changed: bool = False
-    head: str = ""
+    ledger_head: str = ""
+
+    @property
+    def phase(self) -> str:
+        """The requested phase, or `auto`."""
+        return str(self.config["phase"])
+
+    @property
+    def run(self) -> Run:
+        """The run directory that the config names, whether or not it exists."""
+        return Run.at(self.config["run"]["root"], self.config["run"]["name"])
 
 
-Watched = Callable[[str, "Metric"], Any]  # (what trains, the metric that decides) -> an observer of its steps
+MakeProgress = Callable[[str, "Metric"], "StepObserver"]  # (name of the training, its deciding metric)
 
 
 @dataclass(frozen=True)
 class PhaseContext:
-    """Everything a phase may touch: the config it works from, its own folder, and the ledger's facts so far.
+    """Everything that a phase may use: its config, its own folder, and the facts in the ledger so far.
 
-    `plan` is None for planning alone, which makes it. `folder` is the only place a phase writes to.
+    `plan` is None for planning only, which creates it. A phase writes to `folder` and nowhere else.
     """
 
     run: Run
@@ -54,7 +65,7 @@ class PhaseContext:
     folder: Path
     round: int
     log: Callable[[str], None] = field(repr=False)
-    watched: Watched | None = field(default=None, repr=False)
+    make_progress: MakeProgress | None = field(default=None, repr=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -63,60 +74,65 @@ class PhaseContext:
 
     @property
     def trust(self) -> tuple[str, ...]:
-        """The names of the packages the user trusted."""
+        """The names of the packages that the user trusts."""
         return tuple(grant["package"] for grant in self.state.trust)
 
     def artifact_of(self, phase: str, name: str) -> Path:
-        """A file that an earlier phase left, as recorded. Raises Refused when it is gone or was changed."""
-        recorded = self.state.finished[phase]["artifacts"][name]
-        return self._as_recorded(phase, recorded)
+        """A file that an earlier phase wrote. Raises Refused when it is missing or was changed."""
+        return self._verified_path(phase, self.state.finished[phase]["artifacts"][name])
 
     def evidence_of(self, phase: str) -> dict[str, Any]:
-        """The values that an earlier phase measured. Raises Refused when they are not as recorded."""
-        path = self._as_recorded(phase, self.state.finished[phase]["evidence"])
+        """The values that an earlier phase measured. Raises Refused when the file is missing or was changed."""
+        path = self._verified_path(phase, self.state.finished[phase]["evidence"])
         return dict(json.loads(path.read_text())["values"])
 
-    def _as_recorded(self, phase: str, recorded: Mapping[str, str]) -> Path:
-        path = self.run.path / recorded["path"]
-        if not path.is_file() or files.sha256(path) != recorded["sha256"]:
-            do = f"restore it, or do it again: python -m pipeline phase={phase} run.name={self.run.name}"
-            raise Refused(fault(recorded["path"], "is not what the ledger recorded", do=do))
+    def _verified_path(self, phase: str, record: FileRecord) -> Path:
+        path = self.run.path / record["path"]
+        if not path.is_file() or files.sha256(path) != record["sha256"]:
+            do = f"restore it, or run the phase again: python -m pipeline phase={phase} run.name={self.run.name}"
+            raise Refused(fault(record["path"], "is not the file that the ledger recorded", do=do))
         return path
 
-    def watch(self, what: str) -> list[Any]:
-        """Who looks on while `what` trains and shows it, as observers of its steps; nobody where nobody wants to."""
-        if self.watched is None:
+    def progress(self, training: str) -> list[StepObserver]:
+        """The observers that show the progress of a training; empty where progress is not shown."""
+        if self.make_progress is None:
             return []
         from pipeline.evaluation.metrics import metric_from_config
 
-        return [self.watched(what, metric_from_config(self.config["task"], self.trust))]
+        return [self.make_progress(training, metric_from_config(self.config["task"], self.trust))]
 
     def train_permit(self) -> permits.TrainPermit:
         """A permit to train. Raises Refused unless the planning gate is open in the ledger on disk."""
         return permits.train(self.run)
 
     def artifact(self, path: Path) -> Artifact:
-        """A file of this run as evidence holds it."""
+        """The path of a file inside the run directory, and its digest."""
         return Artifact(self.run.relative(path), files.sha256(path))
 
 
-Follow = Callable[[Run, Mapping[str, Any], Callable[[str], None]], AbstractContextManager[None]]
+Track = Callable[[Run, Mapping[str, Any], Callable[[str], None]], AbstractContextManager[None]]
 PhaseRun = Callable[[PhaseContext], Evidence]
 
 
 @dataclass(frozen=True)
-class House:
-    """What the machine is driven with: how to find a phase, a check and a checklist, and whom to tell.
-
-    `report(run)` writes the run's page after every phase. Inside `follow(run, config, away)` the tracker holds a
-    copy of the records; where it does not, `away(why)` is called. `watch(what, metric)` makes the observer that shows a
-    training.
-    """
+class Registry:
+    """Where phases, checks and checklists are found: two functions that look up a name, and a folder."""
 
     phase: Callable[[str], PhaseRun]
     check: FindCheck
     checklists: Path
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What is called while a run is executed.
+
+    `report(run)` writes the run's HTML page after each phase. `track(run, config, warn)` is a context manager that
+    copies the ledger to the tracker and calls `warn(why)` when the tracker is unavailable. `progress(training, metric)`
+    returns an observer that shows the progress of a training.
+    """
+
     log: Callable[[str], None]
     report: Callable[[Run], object] | None = None
-    follow: Follow | None = None
-    watch: Watched | None = None
+    track: Track | None = None
+    progress: MakeProgress | None = None

@@ -1,4 +1,4 @@
-"""Freezing: how a plan becomes a revision, and what may change from one to the next without being asked for."""
+"""Revisions of the plan: how a plan is frozen, and what may change from one revision to the next without planning."""
 
 from __future__ import annotations
 
@@ -14,22 +14,47 @@ from pipeline.run_store.plan import Plan
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import fold
 
-SHOWN = 5  # changes that are told in a line
+MAX_SHOWN = 5  # changes that are listed in the one line about a new revision
+
+Checklists = dict[str, list[dict[str, Any]]]
 
 
-def _by_id(checklists: Mapping[str, Any]) -> dict[str, Any]:
-    """Checklists with their items under their ids, so that a difference names the item."""
-    return {phase: {item["id"]: item for item in items} for phase, items in checklists.items()}
+def freeze(run: Run, ledger: Ledger, request: RunRequest, checklists: Checklists, facts: dict[str, Any]) -> Plan:
+    """Write the plan as a new revision and record how it differs; an unchanged plan keeps its revision.
+
+    Raises UserError when goalposts moved although the gate was open and `phase=planning` was not requested.
+    """
+    state = fold(ledger.entries)
+    revision = state.plan["revision"] if state.plan else 0
+    config = {k: v for k, v in request.config.items() if k not in plans.NOT_IN_PLAN}
+    plan = Plan(revision + 1, plain(config), plain(checklists), plain(facts))
+    previous = _previous_plan(run, ledger)
+    if previous and request.phase != "planning" and state.gate("planning") == "open":
+        _refuse_moved_goalposts(run, previous, plan)
+    if state.plan and state.plan["digest"] == plan.digest:
+        same = Plan(revision, plan.config, plan.checklists, plan.facts)
+        plans.write(run, same)  # restores a file that was lost or damaged
+        return same
+    path = plans.write(run, plan)
+    ledger.append(
+        "plan.frozen",
+        {
+            "revision": plan.revision,
+            "digest": plan.digest,
+            "file": run.relative(path),
+            "overrides": request.overrides,
+            "config_dirs": request.config_dirs,
+            "changed": _changes(previous, plan),
+            "questions": {phase: len(items) for phase, items in checklists.items()},
+            "rounds": config["phases"]["optimization"]["rounds"],
+            "then": {phase: settings["next"] for phase, settings in config["phases"].items()},
+        },
+    )
+    return plan
 
 
-def _goalposts(plan: Plan) -> dict[str, Any]:
-    """What decides how a model is judged, beside the config: the questions with their thresholds, and the rows."""
-    splits = {name: known["digest"] for name, known in plan.facts.get("splits", {}).items()}
-    return {"checklists": _by_id(plan.checklists), "splits": splits}
-
-
-def _older(run: Run, ledger: Ledger) -> Plan | None:
-    """The plan in force, or None where there is none or its file is lost (which `phase=planning` mends)."""
+def _previous_plan(run: Run, ledger: Ledger) -> Plan | None:
+    """The current plan; None when there is none or its file is damaged, which `phase=planning` repairs."""
     state = fold(ledger.entries)
     try:
         return plans.load(run, state) if state.plan else None
@@ -37,65 +62,42 @@ def _older(run: Run, ledger: Ledger) -> Plan | None:
         return None
 
 
-def _refuse_moved(run: Run, old: Plan, fresh: Plan) -> None:
-    """Raise UserError when questions, thresholds or rows moved though only a hyperparameter was to change."""
-    moved = plans.differences(_goalposts(old), plain(_goalposts(fresh)))
+def _refuse_moved_goalposts(run: Run, previous: Plan, plan: Plan) -> None:
+    """Raise UserError when questions, thresholds or rows changed although only a hyperparameter was to change."""
+    moved = plans.differences(_goalposts(previous), plain(_goalposts(plan)))
     if moved:
         do = f"python -m pipeline phase=planning run.name={run.name}"
         what = "is a goalpost of the frozen plan and moves only by an explicit phase=planning"
-        raise UserError(*(fault(k, what, got=new, expected=str(was), do=do) for k, (was, new) in moved.items()))
+        raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in moved.items()))
 
 
-def freeze(run: Run, ledger: Ledger, draft: RunRequest, lists: dict[str, Any], facts: dict[str, Any]) -> Plan:
-    """The plan stands as a revision of its own, recorded with its difference; an unchanged one keeps its revision.
+def _goalposts(plan: Plan) -> dict[str, Any]:
+    """What a model is judged by, apart from the config: the checklists with their thresholds, and the splits.
 
-    Raises UserError when goalposts moved and nobody asked for `phase=planning` while the gate stood open.
+    Items are keyed by id, so that a difference names the item.
     """
-    state = fold(ledger.entries)
-    number = state.plan["revision"] if state.plan else 0
-    config = {k: v for k, v in draft.config.items() if k not in plans.OUTSIDE}
-    fresh = Plan(number + 1, plain(config), plain(lists), plain(facts))
-    old = _older(run, ledger)
-    if old and draft.config["phase"] != "planning" and state.gate("planning") == "open":
-        _refuse_moved(run, old, fresh)
-    if state.plan and state.plan["digest"] == fresh.digest:
-        same = Plan(number, fresh.config, fresh.checklists, fresh.facts)
-        plans.write(run, same)  # restores a file that was lost or damaged
-        return same
-    path = plans.write(run, fresh)
-    ledger.append(
-        "plan.frozen",
-        {
-            "revision": fresh.revision,
-            "digest": fresh.digest,
-            "file": run.relative(path),
-            "overrides": draft.overrides,
-            "config_dirs": draft.config_dirs,
-            "changed": _changed(old, fresh),
-            "questions": {phase: len(items) for phase, items in lists.items()},
-            "then": {phase: settings["next"] for phase, settings in config["phases"].items()},
-        },
-    )
-    return fresh
+    splits = {name: split["digest"] for name, split in plan.facts.get("splits", {}).items()}
+    checklists = {phase: {item["id"]: item for item in items} for phase, items in plan.checklists.items()}
+    return {"checklists": checklists, "splits": splits}
 
 
-def _changed(old: Plan | None, fresh: Plan) -> dict[str, list[Any]]:
-    """Every config key and goalpost that differs from the revision before, as [old, new]."""
-    if old is None:
+def _changes(previous: Plan | None, plan: Plan) -> dict[str, list[Any]]:
+    """Every config key, goalpost and trusted package that differs from the previous revision, as [old, new]."""
+    if previous is None:
         return {}
-    found = plans.differences(old.config, fresh.config)
-    found |= plans.differences(_goalposts(old), _goalposts(fresh))
-    found |= plans.differences({"trust": _packages(old)}, {"trust": _packages(fresh)})
-    return {key: list(values) for key, values in found.items()}
+    changes = plans.differences(previous.config, plan.config)
+    changes |= plans.differences(_goalposts(previous), _goalposts(plan))
+    changes |= plans.differences({"trust": _package_digests(previous)}, {"trust": _package_digests(plan)})
+    return {key: list(values) for key, values in changes.items()}
 
 
-def _packages(plan: Plan) -> dict[str, str]:
-    """The trusted packages with the beginning of their source's digest."""
+def _package_digests(plan: Plan) -> dict[str, str]:
+    """The trusted packages, each with the first characters of its source's digest."""
     return {grant["package"]: grant["digest"][:12] for grant in plan.facts.get("trust", ())}
 
 
-def told(plan: Plan, changed: Mapping[str, list[Any]]) -> str:
-    """A new revision in a line: what is not as it was."""
-    some = [f"{key} {old} → {new}" for key, (old, new) in changed.items()]
-    more = f" and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
-    return f"planning: revision {plan.revision} of the plan: {', '.join(some[:SHOWN])}{more}"
+def format_revision(plan: Plan, changed: Mapping[str, list[Any]]) -> str:
+    """One line about a new revision of the plan: what changed, from which value to which."""
+    changes = [f"{key} {old} → {new}" for key, (old, new) in changed.items()]
+    rest = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
+    return f"planning: revision {plan.revision} of the plan: {', '.join(changes[:MAX_SHOWN])}{rest}"

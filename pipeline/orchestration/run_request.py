@@ -1,7 +1,7 @@
-"""What a command asks for, held against what is frozen: composed config, remembered words, refused differences.
+"""From the overrides of a command to a request: the composed config, compared with the frozen plan of the run.
 
-The first command of a run composes its config; later ones work from the frozen plan. What was typed then is
-remembered in the ledger, so that `phase=diagnostics run.name=digits` needs nothing repeated.
+The first command of a run composes its config; later ones work from the frozen plan. The overrides that led to the plan
+are stored in the ledger, so that `phase=diagnostics run.name=digits` needs none of them again.
 """
 
 from __future__ import annotations
@@ -15,41 +15,46 @@ from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
-from pipeline.run_store.plan import OUTSIDE
+from pipeline.run_store.plan import NOT_IN_PLAN
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import RunState
+from pipeline.run_store.state import PlanRecord, RunState
 
-PLANNERS = ("planning", "baseline", "auto")  # the phases that may begin a run
+STARTING_PHASES = ("planning", "baseline", "auto")  # the phases that may create a run
+
+Changes = Mapping[str, tuple[Any, Any]]
 
 
-def typed(overrides: Sequence[str], key: str) -> str | None:
-    """The value typed for a key, the last one counting; None when it was not typed."""
+def override_value(overrides: Sequence[str], key: str) -> str | None:
+    """The value that the overrides give a key, the last one if there are several; None when there is none."""
     values = [o.partition("=")[2] for o in overrides if key_of(o) == key and "=" in o]
     return values[-1].strip("'\"") if values else None
 
 
-def about_the_plan(overrides: Sequence[str]) -> list[str]:
-    """The overrides that change what is trained, without those that say where, which phase and whom to trust."""
-    return [o for o in overrides if key_of(o).split(".", 1)[0] not in OUTSIDE]
+def plan_overrides(overrides: Sequence[str]) -> list[str]:
+    """The overrides that change the plan, without those that name the run, the phase and trusted packages."""
+    return [o for o in overrides if key_of(o).split(".", 1)[0] not in NOT_IN_PLAN]
 
 
-def draft(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> RunRequest:
-    """What these words ask for, held against the frozen plan of the run they name.
+def resolve_request(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> RunRequest:
+    """The request that these overrides make, compared with the frozen plan of the run that they name.
 
-    Raises UserError with every fault of the config, with every override that differs from a plan that is not to be
-    changed by this phase, and with every goalpost that only planning may move.
+    Raises UserError with every fault of the config, with every override that differs from a plan that the phase must
+    not change, and with every goalpost that only planning may move.
     """
-    wanted = typed(overrides, "phase") or "auto"
-    if wanted not in (*PHASES, "auto"):
+    phase = override_value(overrides, "phase") or "auto"
+    if phase not in (*PHASES, "auto"):
         do = "python -m pipeline --help"
-        raise UserError(fault("phase", "there is no such phase", got=wanted, among=(*PHASES, "auto"), do=do))
+        raise UserError(fault("phase", "there is no such phase", got=phase, among=(*PHASES, "auto"), do=do))
     dirs = [str(Path(d).resolve()) for d in config_dirs]
-    run, config = _named(overrides, dirs)
+    run, config = _find_run(overrides, dirs)
     if not run.exists() or run.state().plan is None:
-        if wanted not in PLANNERS and not run.exists():
-            Run.find(run.name, run.path.parent)  # refuses, naming the nearest run there is
-        return RunRequest(config or _compose(overrides, dirs), about_the_plan(overrides), dirs)
-    return _held_against_the_plan(run, run.state(), wanted, list(overrides), dirs)
+        if phase not in STARTING_PHASES and not run.exists():
+            Run.find(run.name, run.path.parent)  # raises UserError that names the most similar run
+        return RunRequest(config or _compose(overrides, dirs), plan_overrides(overrides), dirs)
+    state = run.state()
+    if state.gate("planning") == "open" and phase not in ("planning", "baseline"):
+        return _request_from_plan(run, state, phase, list(overrides), dirs)
+    return _request_from_overrides(run, state, phase, list(overrides), dirs)
 
 
 def _compose(overrides: Sequence[str], dirs: Sequence[str]) -> dict[str, Any]:
@@ -58,86 +63,91 @@ def _compose(overrides: Sequence[str], dirs: Sequence[str]) -> dict[str, Any]:
     return compose(overrides, dirs)
 
 
-def _named(overrides: Sequence[str], dirs: Sequence[str]) -> tuple[Run, dict[str, Any] | None]:
-    """The run that the words speak of, with their config where finding the name needed it.
+def _find_run(overrides: Sequence[str], dirs: Sequence[str]) -> tuple[Run, dict[str, Any] | None]:
+    """The run that the overrides name, and the config where it had to be composed to learn the name.
 
-    Without `run.name` the config says it: an experiment's own name, changed by a debug shape.
+    Without `run.name` the config has the name: that of the experiment, which a debug shape may change.
     """
-    name, root = typed(overrides, "run.name"), typed(overrides, "run.root") or "runs"
+    name, root = override_value(overrides, "run.name"), override_value(overrides, "run.root") or "runs"
     if name:
         return Run.at(root, name), None
     try:
         config = _compose(overrides, dirs)
     except UserError:
-        remembered = Run.at(root, typed(overrides, "experiment") or "digits")
-        if typed(overrides, "debug") or not remembered.exists():
+        # The overrides may be valid only together with those of the first command, which the run has stored.
+        existing = Run.at(root, override_value(overrides, "experiment") or "digits")
+        if override_value(overrides, "debug") or not existing.exists():
             raise
-        return remembered, None  # the words may only make sense beside those of the first command
+        return existing, None
     return Run.at(config["run"]["root"], config["run"]["name"]), config
 
 
-def _held_against_the_plan(run: Run, state: RunState, wanted: str, overrides: list[str], dirs: list[str]) -> RunRequest:
-    """The draft for a run that has a plan: that plan for later phases, the words composed anew for the first two."""
+def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[str], dirs: list[str]) -> RunRequest:
+    """The request of a later phase: the config of the frozen plan, from which no override may differ."""
     assert state.plan is not None
-    record = state.plan
-    dirs = dirs or record["config_dirs"]
-    settled = state.gate("planning") == "open"
-    if settled and wanted not in ("planning", "baseline"):
-        _refuse_new_trust(run, state, overrides)
-        words = about_the_plan(overrides)
-        if words:
-            _refuse_differences(run, wanted, words, dirs, record)
-        outside = {"phase": wanted, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}, "trust": []}
-        return RunRequest({**plans.load(run, state).config, **outside}, record["overrides"], dirs, head=state.head)
-    changing = {key_of(o) for o in overrides}
-    remembered = [o for o in record["overrides"] if key_of(o) not in changing]
-    named = [] if "run.name" in changing else [f"run.name={run.name}"]
-    config = _compose([*remembered, *overrides, *named], dirs)
-    changed = _changed(run, state, config, wanted)
-    if settled and wanted == "baseline":
-        _refuse_moved_goalposts(run, about_the_plan(overrides), changed)
-    words = [*remembered, *about_the_plan(overrides)]
-    return RunRequest(config, words, dirs, changed=bool(changed), head=state.head)
+    dirs = dirs or state.plan.get("config_dirs", [])
+    _refuse_new_trust(run, state, overrides)
+    if changing := plan_overrides(overrides):
+        _refuse_differences(run, phase, changing, dirs, state.plan)
+    own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}, "trust": []}
+    config = {**plans.load(run, state).config, **own_keys}
+    return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head)
 
 
-def _changed(run: Run, state: RunState, config: Mapping[str, Any], wanted: str) -> dict[str, tuple[Any, Any]]:
-    """The keys that differ from the frozen plan. A plan file that is lost counts as changed for `phase=planning`."""
+def _request_from_overrides(run: Run, state: RunState, phase: str, overrides: list[str], dirs: list[str]) -> RunRequest:
+    """The request of planning or baseline: stored and new overrides composed anew and compared with the plan."""
+    assert state.plan is not None
+    dirs = dirs or state.plan.get("config_dirs", [])
+    overridden = {key_of(o) for o in overrides}
+    stored = [o for o in state.plan.get("overrides", []) if key_of(o) not in overridden]
+    name = [] if "run.name" in overridden else [f"run.name={run.name}"]
+    config = _compose([*stored, *overrides, *name], dirs)
+    changes = _changes(run, state, config, phase)
+    if state.gate("planning") == "open" and phase == "baseline":
+        _refuse_moved_goalposts(run, plan_overrides(overrides), changes)
+    return RunRequest(
+        config, [*stored, *plan_overrides(overrides)], dirs, changed=bool(changes), ledger_head=state.head
+    )
+
+
+def _changes(run: Run, state: RunState, config: Mapping[str, Any], phase: str) -> Changes:
+    """The keys that differ from the frozen plan. A damaged plan file counts as changed for `phase=planning`."""
     try:
         return plans.changed_config(plans.load(run, state).config, config)
     except Refused:
-        if wanted != "planning":
+        if phase != "planning":
             raise
         return {"plan": (None, None)}
 
 
 def _refuse_new_trust(run: Run, state: RunState, overrides: Sequence[str]) -> None:
-    asked = typed(overrides, "trust")
-    known = [grant["package"] for grant in state.trust]
-    if asked is not None and sorted(n.strip() for n in asked.strip("[]").split(",") if n.strip()) != sorted(known):
-        do = f"python -m pipeline phase=baseline run.name={run.name} 'trust={asked}'"
-        expected = f"nothing, or the packages trusted so far ({', '.join(known) or 'none'})"
-        raise UserError(
-            fault("trust", "is granted before training, not behind it", got=asked, expected=expected, do=do)
-        )
+    """Raise UserError when a later phase is to trust other packages than those of the plan."""
+    trust = override_value(overrides, "trust")
+    trusted = [grant["package"] for grant in state.trust]
+    if trust is not None and sorted(n.strip() for n in trust.strip("[]").split(",") if n.strip()) != sorted(trusted):
+        do = f"python -m pipeline phase=baseline run.name={run.name} 'trust={trust}'"
+        expected = f"nothing, or the packages trusted so far ({', '.join(trusted) or 'none'})"
+        raise UserError(fault("trust", "must be granted before training", got=trust, expected=expected, do=do))
 
 
-def _refuse_differences(run: Run, phase: str, words: list[str], dirs: list[str], record: Mapping[str, Any]) -> None:
-    """Raise UserError when what was typed for a later phase differs from what is frozen."""
-    changing = {key_of(w) for w in words}
-    remembered = record["overrides"]
-    before = _compose(remembered, dirs)
-    after = _compose([o for o in remembered if key_of(o) not in changing] + words, dirs)
-    changed = plans.changed_config(before, after)
-    if changed:
+def _refuse_differences(run: Run, phase: str, changing: list[str], dirs: list[str], plan: PlanRecord) -> None:
+    """Raise UserError when an override of a later phase differs from what is frozen."""
+    overridden = {key_of(o) for o in changing}
+    stored = plan.get("overrides", [])
+    before = _compose(stored, dirs)
+    after = _compose([o for o in stored if key_of(o) not in overridden] + changing, dirs)
+    changes = plans.changed_config(before, after)
+    if changes:
         what = f"differs from the frozen plan, and phase={phase} works from that"
-        planner = "planning" if plans.moved_goalposts(changed) else "baseline"
-        do = " ".join([f"python -m pipeline phase={planner} run.name={run.name}", *words])
-        raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in changed.items()))
+        planner = "planning" if plans.moved_goalposts(changes) else "baseline"
+        do = " ".join([f"python -m pipeline phase={planner} run.name={run.name}", *changing])
+        raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in changes.items()))
 
 
-def _refuse_moved_goalposts(run: Run, words: list[str], changed: Mapping[str, tuple[Any, Any]]) -> None:
-    moved = plans.moved_goalposts(changed)
+def _refuse_moved_goalposts(run: Run, overrides: list[str], changes: Changes) -> None:
+    """Raise UserError when a change concerns the seed, a target, a limit, a split or a threshold."""
+    moved = plans.moved_goalposts(changes)
     if moved:
-        do = " ".join([f"python -m pipeline phase=planning run.name={run.name}", *words])
+        do = " ".join([f"python -m pipeline phase=planning run.name={run.name}", *overrides])
         what = "is a goalpost of the frozen plan and moves only by an explicit phase=planning"
-        raise UserError(*(fault(k, what, got=changed[k][1], expected=str(changed[k][0]), do=do) for k in moved))
+        raise UserError(*(fault(k, what, got=changes[k][1], expected=str(changes[k][0]), do=do) for k in moved))

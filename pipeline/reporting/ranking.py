@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline.config.override_keys import key_of
 from pipeline.reporting import tables
 from pipeline.results import PHASES
-from pipeline.run_store.plan import OUTSIDE
+from pipeline.run_store.plan import NOT_IN_PLAN
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -24,13 +24,12 @@ def row(root: Path, end: Mapping[str, Any]) -> dict[str, Any]:
     """One job: its run, what set it apart, how it ended, its score with interval and its branch where it has them."""
     run = Run(root / end["name"])
     state = run.state() if run.exists() else None
-    score = (state.candidate or {}).get("score") if state else None
     return {
         "run": end["name"],
-        "overrides": [o for o in end["overrides"] if key_of(o).split(".", 1)[0] not in OUTSIDE],
+        "overrides": [o for o in end["overrides"] if key_of(o).split(".", 1)[0] not in NOT_IN_PLAN],
         "exit_code": end["exit_code"],
-        "score": score,
-        "branch": (state.current_branch() or {}).get("branch", "") if state else "",
+        "score": state.score if state else None,
+        "branch": (state.branch if state else None) or "",
         "why": _why(state, int(end["exit_code"])),
     }
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline.results import PHASES
 from pipeline.run_store import gate as gates
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import HOME, NextStep
+from pipeline.run_store.next_step import DEFAULT_ROOT, NextStep
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -76,7 +76,7 @@ def phase_state(state: RunState, phase: str) -> str:
 
 def command_argument(run: Run) -> str:
     """Return how a command refers to the run: by name in the default root, by folder elsewhere."""
-    return run.name if run.shown_root == HOME else f"{run.shown_root}/{run.name}"
+    return run.name if run.shown_root == DEFAULT_ROOT else f"{run.shown_root}/{run.name}"
 
 
 def satisfied(item: Item, state: RunState, phase: str) -> bool:
@@ -103,7 +103,7 @@ def format_value(item: Item) -> str:
 
 def gates_table(state: RunState) -> Table:
     """Return the phases with their gates and the number of satisfied items."""
-    planned = (state.plan or {}).get("questions", {})
+    planned = state.plan.get("questions", {}) if state.plan else {}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("phase", "gate", "items", "plan", "round"):
         table.add_column(name, justify="right" if name in ("items", "plan", "round") else "left")

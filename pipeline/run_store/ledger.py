@@ -20,6 +20,7 @@ from pipeline.run_store.lock import RunLock
 
 Entry = dict[str, Any]
 
+SCHEMA = 2  # of the ledger, the plan and the evidence files: raised when a key of any of them changes its meaning
 GENESIS = "0" * 64
 
 KINDS = frozenset(

@@ -1,18 +1,23 @@
-"""What comes next: one pure function from the state of a run to the phase, the exit code and the command."""
+"""What comes next: a pure function from the state of a run to the next phase, the command and the exit code.
+
+`obstacle` alone knows whether a phase may run. The state machine refuses by it, and `next_step` proposes no phase that
+it forbids, so a proposed command is never refused.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pipeline.results import PHASES, ROUNDED
-from pipeline.run_store.state import MAX_ROUNDS, RunState
+from pipeline.run_store.state import RunState
 
-HOME = "runs"  # where runs live unless run.root says otherwise
+DEFAULT_ROOT = "runs"  # where runs are stored unless run.root names another folder
+NEEDS = {"baseline": PHASES[:1], "optimization": PHASES[:3], "finalization": PHASES[:4]}
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """The next step: `phase` when the machine can take it, else None with the reason and the exit code of stopping."""
+    """The next step: a `phase` that can run now, or None with the reason and the exit code of stopping."""
 
     phase: str | None
     why: str
@@ -20,78 +25,65 @@ class NextStep:
     exit_code: int = 0
 
 
-@dataclass(frozen=True)
-class _Adviser:
-    """Words commands for one run: by name under the usual root, with its place elsewhere."""
+def obstacle(state: RunState, phase: str) -> str | None:
+    """Why the phase may not run now: a gate or the branch before it; None when it may run.
 
-    state: RunState
-    root: str
-
-    @property
-    def _run(self) -> str:
-        return self.state.name if self.root == HOME else f"{self.root}/{self.state.name}"
-
-    def go(self, phase: str, why: str) -> NextStep:
-        place = "" if self.root == HOME else f" run.root={self.root}"
-        return NextStep(phase, why, f"python -m pipeline phase={phase} run.name={self.state.name}{place}")
-
-    def blocked(self, phase: str) -> NextStep:
-        """The stop at a gate that was evaluated and did not open."""
-        if self.state.gate(phase) == "pending":
-            why = f"the {phase} gate waits for a person"
-            return NextStep(None, why, f"python -m pipeline approve {self._run} --who NAME", 4)
-        return NextStep(
-            None, f"the {phase} gate is closed", f"python -m pipeline explain {self._run} --gate {phase}", 3
-        )
-
-    def released(self) -> NextStep:
-        return NextStep(None, "released", f"python -m pipeline verify {self._run}")
-
-    def exhausted(self, why: str) -> NextStep:
-        waive = f"python -m pipeline waive {self._run} branch --who NAME --why '...' --expires YYYY-MM-DD"
-        return NextStep(None, f"exhausted: {why}; a person decides", waive, 3)
+    Diagnostics needs a plan only: it may run after a closed gate, to explain it.
+    """
+    closed = [p for p in NEEDS.get(phase, ()) if not state.passed(p)]
+    sufficient, decided = state.sufficient(), state.current_branch() is not None
+    if phase == "finalization" and decided and not sufficient:
+        return "the branch is insufficient: below its target, no better than trivial, or with a blocking symptom"
+    if phase in ROUNDED and decided and not sufficient and (state.exhausted or state.round > state.max_rounds):
+        return "no round is left"
+    if phase == "optimization" and sufficient and not state.awaits_branch(phase):
+        return "the branch is sufficient: there is nothing to repair"
+    if closed:
+        return f"the {closed[0]} gate is {state.gate(closed[0]) or 'not evaluated'}"
+    if phase == "diagnostics" and state.plan is None:
+        return "there is no plan yet"
+    return None
 
 
-def next_step(state: RunState, max_rounds: int = MAX_ROUNDS, root: str = HOME) -> NextStep:
-    """Where the run goes from here, or why it stops and what continues it. `root` is where the run lives."""
-    words = _Adviser(state, root)
+def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
+    """The next step of the run, or why it stops and which command continues it. `root` is the folder of the run."""
+    run = state.name if root == DEFAULT_ROOT else f"{root}/{state.name}"
     if state.released:
-        return words.released()
+        return NextStep(None, "released", f"python -m pipeline verify {run}")
+    phase, why = _due_phase(state)
+    gate = state.gate(phase)
+    blocked = gate in ("closed", "pending")
+    # The only obstacle of a phase that is due is the number of rounds; a blocked optimization is explained first.
+    if obstacle(state, phase) and not (blocked and phase == "optimization"):
+        spent = state.exhausted["why"] if state.exhausted else f"{state.max_rounds} rounds did not reach the target"
+        waive = f"python -m pipeline waive {run} branch --who NAME --why '...' --expires YYYY-MM-DD"
+        return NextStep(None, f"exhausted: {spent}; a person decides", waive, 3)
+    if gate == "pending":
+        approve = f"python -m pipeline approve {run} --who NAME"
+        return NextStep(None, f"the {phase} gate waits for a person", approve, 4)
+    if gate == "closed":
+        return NextStep(None, f"the {phase} gate is closed", f"python -m pipeline explain {run} --gate {phase}", 3)
+    place = "" if root == DEFAULT_ROOT else f" run.root={root}"
+    return NextStep(phase, why, f"python -m pipeline phase={phase} run.name={state.name}{place}")
+
+
+def _due_phase(state: RunState) -> tuple[str, str]:
+    """The first phase on the way to a release that has not passed, and why it is due."""
     for phase in PHASES[:2]:
-        gate = state.gate(phase)
-        if gate is None:
-            return words.go(phase, "stale: what it was built on has changed" if state.stale(phase) else "not done yet")
-        if gate != "open":
-            return words.blocked(phase)
-    return _finish(state, words) if state.sufficient() else _mend(state, words, max_rounds)
-
-
-def _finish(state: RunState, words: _Adviser) -> NextStep:
-    """The way of a model that is good enough: what the route asks for on the way, then finalization."""
+        if state.gate(phase) != "open":
+            return phase, "stale: what it was built on has changed" if state.stale(phase) else "not done yet"
+    for phase in ("baseline", "optimization"):
+        if state.awaits_branch(phase):
+            return phase, "its gate is open, and the branch is not decided yet"
+    if not state.sufficient():
+        if state.gate("optimization") in ("closed", "pending"):
+            return "optimization", ""
+        if state.gate("diagnostics") != "open":
+            return "diagnostics", "the run is not good enough yet: find out why"
+        return "optimization", "the causes are named: test a fix"
     for phase in ROUNDED:
         if not state.passed(phase):
-            if state.gate(phase) in ("closed", "pending"):
-                return words.blocked(phase)
-            return words.go(phase, "the plan asks for it before finalization")
-    gate = state.gate("finalization")
-    if gate is None:
-        return words.go("finalization", "the model is good enough to be finished")
-    if gate == "open":
-        return words.go("finalization", "every question is answered: the bundle can be released")
-    return words.blocked("finalization")
-
-
-def _mend(state: RunState, words: _Adviser, max_rounds: int) -> NextStep:
-    """The way of a model that is not: diagnosis and cure in turn, until a round is the last."""
-    if state.gate("optimization") in ("closed", "pending"):
-        return words.blocked("optimization")
-    if state.exhausted or state.round > max_rounds:
-        return words.exhausted(
-            state.exhausted["why"] if state.exhausted else f"{max_rounds} rounds did not reach the target"
-        )
-    gate = state.gate("diagnostics")
-    if gate is None:
-        return words.go("diagnostics", "the run is not good enough yet: find out why")
-    if gate != "open":
-        return words.blocked("diagnostics")
-    return words.go("optimization", "the causes are named: prove a cure")
+            return phase, "the plan asks for it before finalization"
+    if state.gate("finalization") == "open":
+        return "finalization", "every question is answered: the bundle can be released"
+    return "finalization", "the model is good enough to be finished"

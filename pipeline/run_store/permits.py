@@ -13,7 +13,7 @@ from pipeline.errors import Refused, fault
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Entry, Ledger
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import RunState
+from pipeline.run_store.state import CandidateRecord, RunState
 
 _ISSUER = object()
 
@@ -108,7 +108,7 @@ def train(run: Run) -> TrainPermit:
     return TrainPermit(_ISSUER, run, plans.load(run, state), state.head)
 
 
-def _need_candidate(run: Run, state: RunState) -> dict[str, Any]:
+def _need_candidate(run: Run, state: RunState) -> CandidateRecord:
     _need_open(run, state, "planning", "baseline", "diagnostics", "optimization")
     if not state.candidate or not state.sufficient():
         do = f"python -m pipeline phase=auto run.name={run.name}"

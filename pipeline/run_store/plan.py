@@ -14,11 +14,12 @@ from typing import Any
 from pipeline.errors import Refused, UserError, fault
 from pipeline.results import digest, plain
 from pipeline.run_store import files
+from pipeline.run_store.ledger import SCHEMA
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
 GOALPOSTS = ("seed", "plan", "task", "data", "phases")
-OUTSIDE = ("phase", "run", "trust")
+NOT_IN_PLAN = ("phase", "run", "trust")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def write(run: Run, plan: Plan) -> Path:
 
     path = run.inside("plan", f"{plan.revision}.yaml")
     body = {
-        "schema": 1,
+        "schema": SCHEMA,
         "revision": plan.revision,
         "digest": plan.digest,
         "config": plan.config,
@@ -98,8 +99,8 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 
 
 def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The config keys that differ between two plans, apart from those that are no part of a plan (`OUTSIDE`)."""
-    inside = ({k: v for k, v in config.items() if k not in OUTSIDE} for config in (old, new))
+    """The config keys that differ between two plans, apart from those that are no part of a plan (`NOT_IN_PLAN`)."""
+    inside = ({k: v for k, v in config.items() if k not in NOT_IN_PLAN} for config in (old, new))
     return differences(plain(next(inside)), plain(next(inside)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import UserError, fault
 from pipeline.run_store import files
-from pipeline.run_store.ledger import Ledger, read_ledger
+from pipeline.run_store.ledger import SCHEMA, Ledger, read_ledger
 from pipeline.run_store.lock import RunLock
 from pipeline.run_store.state import RunState, fold
 
@@ -89,5 +89,5 @@ def opened(run: Run, **created: Any) -> Iterator[Ledger]:
     with RunLock(run.path) as lock:
         ledger = Ledger(run.ledger_path, lock)
         if not ledger.entries:
-            ledger.append("run.created", {"name": run.name, "schema": 1, **created})
+            ledger.append("run.created", {"name": run.name, "schema": SCHEMA, **created})
         yield ledger

@@ -1,22 +1,132 @@
-"""The state of a run is a fold over its ledger; nothing else remembers anything."""
+"""The state of a run is a fold over its ledger. Nothing else stores state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from pipeline.results import GateState
+from pipeline.results import ROUNDED, Branch, GateState
 from pipeline.run_store.gate import Item, SignOff, Waiver, decide, utc_today
 from pipeline.run_store.ledger import GENESIS, Entry
 
 MAX_ROUNDS = 3
 
 
+class FileRecord(TypedDict):
+    """A file inside the run directory and its SHA-256."""
+
+    path: str
+    sha256: str
+
+
+class PlanRecord(TypedDict):
+    """One revision of the plan; `changed` maps each key to its old and new value."""
+
+    seq: int
+    revision: int
+    digest: str
+    file: str
+    changed: dict[str, list[Any]]
+    overrides: NotRequired[list[str]]
+    config_dirs: NotRequired[list[str]]
+    questions: NotRequired[dict[str, int]]
+    rounds: NotRequired[int]
+    then: NotRequired[dict[str, dict[str, str | None]]]
+
+
+class PhaseRecord(TypedDict):
+    """The end of a phase that ran: its evidence and the other files it wrote."""
+
+    seq: int
+    phase: str
+    round: int
+    evidence: FileRecord
+    artifacts: dict[str, FileRecord]
+
+
+class FailureRecord(TypedDict):
+    """A phase that failed or was interrupted."""
+
+    seq: int
+    phase: str
+    round: int
+    why: str
+
+
+class BranchRecord(TypedDict):
+    """Whether a trained model is good enough to finish, and the three facts that decide it."""
+
+    seq: int
+    phase: str
+    round: int
+    branch: Branch
+    target: bool
+    trivial: bool
+    symptoms: list[str]
+
+
+class ScoreRecord(TypedDict):
+    """A score on validation rows with its 95 % interval and the number of rows."""
+
+    split: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    greater_is_better: NotRequired[bool]
+
+
+class CandidateRecord(TypedDict):
+    """The model that finalization would release: the digest of its weights, its checkpoint, job and score."""
+
+    seq: int
+    phase: str
+    round: int
+    weights: str
+    checkpoint: str
+    job: dict[str, Any]
+    score: NotRequired[ScoreRecord | None]
+
+
+class OpeningRecord(TypedDict):
+    """One opening of the sealed test rows: for which candidate and plan, and the digest of the rows."""
+
+    seq: int
+    candidate: str
+    plan: str
+    digest: NotRequired[str]
+
+
+class ExhaustionRecord(TypedDict):
+    """The round after which no further repair is tried, and why."""
+
+    seq: int
+    round: int
+    why: str
+
+
+class ReleaseRecord(TypedDict):
+    """A released bundle: the digest of its payload, and its attestation."""
+
+    seq: int
+    subject: str
+    attestation: FileRecord
+
+
+class GrantRecord(TypedDict):
+    """A package that the user trusts: its name, the folder it is imported from, the digest of its source."""
+
+    package: str
+    root: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class Gate:
-    """One evaluation of a phase's exit gate: its items, and what it was built on (`basis`, a ledger seq)."""
+    """One evaluation of a phase's exit gate: its items, and what the phase was built on (`basis`, a ledger seq)."""
 
     phase: str
     round: int
@@ -29,52 +139,56 @@ class Gate:
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands. Made only by `fold`."""
+    """The state of a run, created by `fold` only. `not_needed` maps a skipped phase to the seq of its record."""
 
     name: str = ""
     experiment: str = ""
     head: str = GENESIS
     seq: int = -1
-    revisions: tuple[dict[str, Any], ...] = ()
+    revisions: tuple[PlanRecord, ...] = ()
     gates: dict[str, Gate] = field(default_factory=dict)
-    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finished: dict[str, PhaseRecord] = field(default_factory=dict)
     not_needed: dict[str, int] = field(default_factory=dict)
-    branch: dict[str, Any] | None = None
-    branches: tuple[dict[str, Any], ...] = ()
-    candidate: dict[str, Any] | None = None
+    branches: tuple[BranchRecord, ...] = ()
+    candidate: CandidateRecord | None = None
     waivers: tuple[Waiver, ...] = ()
     sign_offs: tuple[SignOff, ...] = ()
-    trust: tuple[dict[str, Any], ...] = ()
-    test_opened: tuple[dict[str, Any], ...] = ()
-    failed: dict[str, Any] | None = None
-    exhausted: dict[str, Any] | None = None
-    released: dict[str, Any] | None = None
-    taken_back: int = -1  # seq of the last rollback; signatures before it count no more
+    trust: tuple[GrantRecord, ...] = ()
+    test_opened: tuple[OpeningRecord, ...] = ()
+    failed: FailureRecord | None = None
+    exhausted: ExhaustionRecord | None = None
+    released: ReleaseRecord | None = None
+    rolled_back_at: int = -1  # seq of the last rollback; signatures before it no longer count
     _items: tuple[Item, ...] = ()
 
     @property
-    def plan(self) -> dict[str, Any] | None:
-        """The newest revision of the plan: {revision, digest, file, changed, seq}."""
+    def plan(self) -> PlanRecord | None:
+        """The newest revision of the plan."""
         return self.revisions[-1] if self.revisions else None
 
     @property
+    def max_rounds(self) -> int:
+        """The number of optimization rounds that the plan allows."""
+        return self.plan.get("rounds", MAX_ROUNDS) if self.plan else MAX_ROUNDS
+
+    @property
     def round(self) -> int:
-        """The round that diagnostics would open now: one more than the optimizations that stayed insufficient."""
+        """The round that diagnostics would open now: 1 plus the number of optimizations that stayed insufficient."""
         plan_seq = self.plan["seq"] if self.plan else -1
-        lost = [b for b in self.branches if b["phase"] == "optimization" and b["branch"] == "insufficient"]
-        return 1 + sum(b["seq"] > plan_seq for b in lost)
+        missed = [b for b in self.branches if b["phase"] == "optimization" and b["branch"] == "insufficient"]
+        return 1 + sum(b["seq"] > plan_seq for b in missed)
 
     def basis(self, phase: str, round_: int | None = None) -> int:
-        """Ledger seq of what a phase is built on now; -1 when there is nothing yet.
+        """Ledger seq of what a phase is built on now; -1 when that does not exist yet.
 
-        Planning stands on nothing, baseline on the plan, diagnostics on the last training that needs an
+        Planning is built on nothing, baseline on the plan, diagnostics on the last training that needs an
         explanation, optimization on the diagnosis of its round, finalization on the chosen candidate.
         """
         if phase == "baseline":
             return self.plan["seq"] if self.plan else -1
         if phase == "diagnostics":
-            asked = [b for b in self.branches if b["phase"] == "baseline" or b["branch"] == "insufficient"]
-            return asked[-1]["seq"] if asked else -1
+            unexplained = [b for b in self.branches if b["phase"] == "baseline" or b["branch"] == "insufficient"]
+            return unexplained[-1]["seq"] if unexplained else -1
         if phase == "optimization":
             diagnosis = self.finished.get("diagnostics")
             return diagnosis["seq"] if diagnosis and diagnosis["round"] == (round_ or self.round) else -1
@@ -83,7 +197,7 @@ class RunState:
         return -1
 
     def stale(self, phase: str) -> bool:
-        """Whether the phase was judged on something that has been replaced since."""
+        """Whether the gate was evaluated on something that has been replaced since."""
         gate = self.gates.get(phase)
         if gate is None or self.plan is None:
             return False
@@ -92,45 +206,84 @@ class RunState:
         return gate.revision != self.plan["revision"] or gate.basis != self.basis(phase, gate.round)
 
     def valid_waivers(self, phase: str, today: date | None = None) -> list[Waiver]:
-        """The waivers that lie over a gate as it stands: given after what it was built on, and not expired."""
+        """The waivers that apply to a gate: recorded after what the gate is built on, and not expired."""
         gate = self.gates.get(phase)
         since = self.plan["seq"] if phase == "planning" and self.plan else gate.basis if gate else -1
         today = today or utc_today()
         return [w for w in self.waivers if w.phase == phase and w.seq > since and w.valid(today)]
 
     def valid_sign_offs(self, phase: str) -> list[SignOff]:
-        """The signatures under a gate's very subject, none of which a rollback has taken back."""
+        """The signatures bound to a gate's current subject that no rollback has withdrawn."""
         subject = self.gates[phase].subject if phase in self.gates else None
-        mine = (s for s in self.sign_offs if s.phase == phase and s.seq > self.taken_back)
-        return [s for s in mine if subject and s.digest == subject]
+        signatures = (s for s in self.sign_offs if s.phase == phase and s.seq > self.rolled_back_at)
+        return [s for s in signatures if subject and s.digest == subject]
 
     def gate(self, phase: str, today: date | None = None) -> GateState | None:
-        """The gate's state today, waivers and sign-offs counted in; None when it was never evaluated or is stale."""
+        """The gate's state today, with waivers and sign-offs; None when it was not evaluated or is stale."""
         gate = self.gates.get(phase)
         if gate is None or self.stale(phase):
             return None
         return decide(gate.items, self.valid_waivers(phase, today), self.valid_sign_offs(phase), gate.subject, today)
 
     def passed(self, phase: str, today: date | None = None) -> bool:
-        """Whether what stands behind the phase's gate may go on: open, or recorded as not needed."""
-        return self.gate(phase, today) == "open" or (phase in self.not_needed and not self._replanned(phase))
+        """Whether the phases after this one may run: its gate is open, or the phase is skipped."""
+        return self.gate(phase, today) == "open" or self.skips(phase, today)
 
-    def _replanned(self, phase: str) -> bool:
-        return bool(self.plan) and self.not_needed[phase] < self.plan["seq"]  # type: ignore[index]
+    def skips(self, phase: str, today: date | None = None) -> bool:
+        """Whether a model that is good enough goes to finalization without this phase.
 
-    def current_branch(self) -> dict[str, Any] | None:
-        """The newest branch decided under the current plan."""
-        if self.branch is None or self.plan is None or self.branch["seq"] < self.plan["seq"]:
+        Diagnostics and optimization are skipped, unless the plan asks for a diagnosis of a sufficient baseline. A gate
+        that was evaluated counts as it is, open or closed.
+        """
+        if phase not in ROUNDED or self.plan is None or not self.sufficient(today):
+            return False
+        decision = self.current_branch()
+        wanted = self.plan.get("then", {}).get("baseline", {}).get("sufficient") == "diagnostics"
+        if phase == "diagnostics" and wanted and decision and decision["branch"] == "sufficient":
+            return False
+        return self.gate(phase, today) is None
+
+    def current_branch(self) -> BranchRecord | None:
+        """The newest branch under the current plan."""
+        if not self.branches or self.plan is None or self.branches[-1]["seq"] < self.plan["seq"]:
             return None
-        return self.branch
+        return self.branches[-1]
+
+    @property
+    def branch(self) -> Branch | None:
+        """The newest branch under the current plan, in one word."""
+        decision = self.current_branch()
+        return decision["branch"] if decision else None
+
+    @property
+    def score(self) -> ScoreRecord | None:
+        """The candidate's score; None without a candidate, or where the training measured none."""
+        return self.candidate.get("score") if self.candidate else None
+
+    def awaits_branch(self, phase: str) -> bool:
+        """Whether a training passed its gate and its branch is not recorded yet, as after a kill or a late waiver."""
+        record, decision = self.finished.get(phase), self.current_branch()
+        if phase not in ("baseline", "optimization") or record is None or self.gate(phase) != "open":
+            return False
+        return decision is None or decision["seq"] < record["seq"]
 
     def sufficient(self, today: date | None = None) -> bool:
-        """Whether the branch leads to finalization: decided sufficient, or waived by a named person."""
-        decided = self.current_branch()
-        if decided is None:
-            return False
-        waived = (w for w in self.waivers if w.item == "branch" and w.seq > decided["seq"])
-        return decided["branch"] == "sufficient" or any(w.valid(today or utc_today()) for w in waived)
+        """Whether the branch leads to finalization: decided as sufficient, or waived by a named person."""
+        return self.sufficient_since(today) is not None
+
+    def sufficient_since(self, today: date | None = None) -> int | None:
+        """Ledger seq of the branch or the waiver that leads to finalization; None when there is neither.
+
+        A waiver applies to the branch that it was given for: a later training needs a new one.
+        """
+        decision = self.current_branch()
+        if decision is None:
+            return None
+        if decision["branch"] == "sufficient":
+            return decision["seq"]
+        today = today or utc_today()
+        waivers = [w for w in self.waivers if w.item == "branch" and w.seq > decision["seq"] and w.valid(today)]
+        return waivers[0].seq if waivers else None
 
 
 def _record_gate(state: RunState, data: dict[str, Any], seq: int) -> RunState:
@@ -147,23 +300,23 @@ def _record_gate(state: RunState, data: dict[str, Any], seq: int) -> RunState:
     return replace(state, gates={**state.gates, data["phase"]: gate}, not_needed=not_needed, _items=())
 
 
-def _step(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunState:
-    """The state after one more entry; kinds that change no state (jobs, exports, notes) pass through."""
-    stamped = {**data, "seq": seq}
+def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunState:
+    """The state after one more entry; kinds that do not change it (jobs, exports, notes) pass through."""
+    record: Any = {**data, "seq": seq}
     match kind:
         case "run.created":
             return replace(state, name=data["name"], experiment=data.get("experiment") or "")
         case "trust.granted":
             return replace(state, trust=tuple(data["packages"]))
         case "plan.frozen":
-            revisions = (*state.revisions, stamped)
-            return replace(state, revisions=revisions, exhausted=None, candidate=None, released=None)
+            revisions = (*state.revisions, record)
+            return replace(state, revisions=revisions, not_needed={}, exhausted=None, candidate=None, released=None)
         case "phase.started":
             return replace(state, _items=(), failed=None)
         case "phase.finished":
-            return replace(state, finished={**state.finished, data["phase"]: stamped}, failed=None)
+            return replace(state, finished={**state.finished, data["phase"]: record}, failed=None)
         case "phase.failed" | "stopped":
-            return replace(state, failed=stamped)
+            return replace(state, failed=record)
         case "item.evaluated":
             item = {k: v for k, v in data.items() if k not in ("phase", "round")}
             return replace(state, _items=(*state._items, Item(**{**item, "evidence": tuple(item.get("evidence", ()))})))
@@ -172,28 +325,28 @@ def _step(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunStat
         case "gate.not_needed":
             return replace(state, not_needed={**state.not_needed, data["phase"]: seq})
         case "branch.decided":
-            return replace(state, branch=stamped, branches=(*state.branches, stamped))
+            return replace(state, branches=(*state.branches, record))
         case "candidate.chosen":
-            return replace(state, candidate=stamped)
+            return replace(state, candidate=record)
         case "waiver":
             return replace(state, waivers=(*state.waivers, Waiver(**data, seq=seq)))
         case "sign_off":
             return replace(state, sign_offs=(*state.sign_offs, SignOff(**data, seq=seq)))
         case "test.opened":
-            return replace(state, test_opened=(*state.test_opened, stamped))
+            return replace(state, test_opened=(*state.test_opened, record))
         case "exhausted":
-            return replace(state, exhausted=stamped)
+            return replace(state, exhausted=record)
         case "released":
-            return replace(state, released=stamped)
+            return replace(state, released=record)
         case "rolled_back":
-            return replace(state, released=None, taken_back=seq)
+            return replace(state, released=None, rolled_back_at=seq)
     return state
 
 
 def fold(entries: Iterable[Entry]) -> RunState:
-    """The state that a sequence of ledger entries amounts to."""
+    """The state that follows from a sequence of ledger entries."""
     state = RunState()
     for entry in entries:
-        state = _step(state, entry["kind"], entry["data"], entry["seq"])
+        state = _apply(state, entry["kind"], entry["data"], entry["seq"])
         state = replace(state, head=entry["hash"], seq=entry["seq"])
     return state

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.config import trust
 from pipeline.errors import Refused, UserError, fault
-from pipeline.orchestration.phase import House
+from pipeline.orchestration.phase import Hooks, Registry
 from pipeline.results import Evidence
 from pipeline.run_store import checklist, files, permits
 from pipeline.run_store.gate import Item
@@ -75,7 +75,7 @@ def _strict(item: Item) -> Item:
     return replace(item, outcome="failed") if item.id == LEARNS and has_warning(item) else item
 
 
-def preflight(house: House, model: str, data: str, overrides: Sequence[str], seed: int) -> PreflightReport:
+def preflight(registry: Registry, model: str, data: str, overrides: Sequence[str], seed: int) -> PreflightReport:
     """Run every check of planning and the sanity checks of the baseline; nothing stays on disk.
 
     `model` and `data` are `package.module:name`, importable from the current folder; naming them trusts their packages.
@@ -84,14 +84,13 @@ def preflight(house: House, model: str, data: str, overrides: Sequence[str], see
     began = time.perf_counter()
     targets = _dotted_names(model, data, overrides)
     messages: list[str] = []
-    services = replace(house, log=messages.append, report=None, follow=None, watch=None)
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="preflight-"))
         stack.callback(files.remove_folder, root)
         stack.callback(_restore_path, list(sys.path))
         packages = _trust_packages(targets)
         run_overrides, inferred = _prepare_experiment(root, targets, packages, overrides, seed)
-        items = _run_phases(services, run_overrides, root)
+        items = _run_phases(registry, Hooks(log=messages.append), run_overrides, root)
     return PreflightReport(items, inferred, messages, time.perf_counter() - began)
 
 
@@ -179,19 +178,19 @@ def _write_experiment(root: Path, fixed: Mapping[str, object], task: str, loss: 
     files.write_text(folder / "preflight.yaml", EXPERIMENT.format(**values))
 
 
-def _run_phases(house: House, overrides: Sequence[str], root: Path) -> dict[str, Sequence[Item]]:
+def _run_phases(registry: Registry, hooks: Hooks, overrides: Sequence[str], root: Path) -> dict[str, Sequence[Item]]:
     """Return the items of planning, and those of the baseline that the sanity checks answer."""
-    from pipeline.orchestration.execute import drive
-    from pipeline.orchestration.run_request import draft
+    from pipeline.orchestration.execute import execute_run
+    from pipeline.orchestration.run_request import resolve_request
 
     has_target = any(override.startswith("task.target=") for override in overrides)
     personal = {item for item in PERSONAL if item == "problem_card" or not has_target}
-    run, _, _ = drive(house, draft(["phase=planning", *overrides], [root / "conf"]))
+    run = execute_run(registry, hooks, resolve_request(["phase=planning", *overrides], [root / "conf"])).run
     planned = [item for item in run.state().gates["planning"].items if item.id not in personal]
-    return {"planning": planned, "baseline": _run_sanity_checks(house, run)}
+    return {"planning": planned, "baseline": _run_sanity_checks(registry, hooks, run)}
 
 
-def _run_sanity_checks(house: House, run: Run) -> list[Item]:
+def _run_sanity_checks(registry: Registry, hooks: Hooks, run: Run) -> list[Item]:
     """Return the items of the sanity checks on a run's plan; if its gate is closed, those that train are not run."""
     from pipeline.data.load import load
     from pipeline.evaluation.evaluate import mean_loss
@@ -208,7 +207,7 @@ def _run_sanity_checks(house: House, run: Run) -> list[Item]:
     try:
         permit = permits.train(run)
     except Refused:
-        house.log(f"nothing was trained: the planning gate is closed ({', '.join(closed)})")
+        hooks.log(f"nothing was trained: the planning gate is closed ({', '.join(closed)})")
     refused = f"the planning gate is closed ({', '.join(closed)})"
     settings, folder = config["phases"]["baseline"], run.inside("sanity_checks")
     context = CheckContext(config, names, load(config, names), settings, permit, folder, refused)
@@ -216,13 +215,13 @@ def _run_sanity_checks(house: House, run: Run) -> list[Item]:
         loss = mean_loss(setup.model, setup.side.X, setup.side.y, setup.task)
     results = run_checks(context)
     if results["lr_range_test"]["outcome"] == "measured":
-        house.log(format_range_test(results["lr_range_test"]))
+        hooks.log(format_range_test(results["lr_range_test"]))
     values = {
         "sanity_checks": results,
         "loss_at_init": loss,
         "loss_expected": setup.facts().get("loss_expected"),
         "trivial_baseline": dict(setup.bar),
     }
-    items = checklist.read(house.checklists / "baseline.yaml", config, house.check)
+    items = checklist.read(registry.checklists / "baseline.yaml", config, registry.check)
     answerable = [i for i in items if i.get("check") in MEASURED or str(i.get("check")).startswith("sanity.")]
-    return [_strict(item) for item in checklist.judge(answerable, Evidence(values), house.check)]
+    return [_strict(item) for item in checklist.judge(answerable, Evidence(values), registry.check)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from pipeline.results import PHASES, canonical
 from pipeline.run_store.next_step import next_step
-from pipeline.run_store.state import RunState
+from pipeline.run_store.state import RunState, ScoreRecord
 from pipeline.tracking.run_export import RunExport
 
 DIGEST_CHARS = 36  # most that MLflow keeps of a digest
@@ -60,7 +60,7 @@ def note(story: RunExport) -> str:
     state, plan = story.state, story.config.get("plan") or {}
     of = f" of the experiment `{state.experiment}`" if state.experiment else ""
     lines = [str(plan.get("purpose") or f"Run `{state.name}`{of}."), ""]
-    lines += [_score(state), ""] if (state.candidate or {}).get("score") else []
+    lines += [_score(state.score), ""] if state.score else []
     advice, branch = next_step(state), state.current_branch()
     if branch:
         lines += [f"Branch: **{branch['branch']}**, blocking symptoms: {', '.join(branch['symptoms']) or 'none'}.", ""]
@@ -68,8 +68,7 @@ def note(story: RunExport) -> str:
     return "\n".join([*lines, *(f"| {phase} | {word(state, phase) or 'not reached'} |" for phase in PHASES), ""])
 
 
-def _score(state: RunState) -> str:
-    score: Mapping[str, Any] = (state.candidate or {})["score"]
+def _score(score: ScoreRecord) -> str:
     said = f"**{score['metric']} {_figure(score['value'])}** on {score.get('split', 'val')}"
     interval = f", 95 % interval {_figure(score.get('low'))} to {_figure(score.get('high'))}"
     return said + (interval if isinstance(score.get("low"), float) else "") + f", n = {score.get('n')}"

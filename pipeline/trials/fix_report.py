@@ -14,7 +14,7 @@ from pipeline.config.build import section_of
 from pipeline.config.override_keys import key_of
 from pipeline.repair.config_edits import get
 from pipeline.run_store.job import Delta
-from pipeline.run_store.next_step import HOME
+from pipeline.run_store.next_step import DEFAULT_ROOT
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
@@ -76,7 +76,7 @@ def rerun_command(run: Run, state: RunState, before: Mapping[str, object], delta
     planned = [override for override in state.plan["overrides"] if not _is_superseded(key_of(override), changes)]
     packages = [grant["package"] for grant in state.trust]
     trust = [f"trust={format_override_value(packages)}"] if packages else []
-    root = [] if run.shown_root == HOME else [f"run.root={format_override_value(run.shown_root)}"]
+    root = [] if run.shown_root == DEFAULT_ROOT else [f"run.root={format_override_value(run.shown_root)}"]
     name = f"run.name={run.name[:MAX_NAME]}-fixed"
     overrides = [item for key, value in changes.items() for item in _override_arguments(key, get(before, key), value)]
     command = ["python", "-m", "pipeline", "phase=baseline", *config_dirs, *planned, *trust, *root, name, *overrides]
