@@ -16,7 +16,7 @@ from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.lock import RunLock
-from pipeline.run_store.run import Run
+from pipeline.run_store.run import Run, opened
 from tests.conftest import SMALL, Cli
 
 HOUSE_FORM = re.compile(r"^\S[^:]*(\.\w+)*: .+$")
@@ -71,6 +71,9 @@ BAD = [
     (["trainer.accelerator=mps"], ["trainer.accelerator: no Apple GPU is available, got 'mps'; expected auto or cpu"]),
     (["trainer.devices=2"], ["trainer.devices: is not built in this version"]),
     (["phases.optimization.rounds=4"], ["phases.optimization.rounds"]),
+    (["hparams_search=optuna"], ["hparams_search: is not built in this version, got 'optuna'; expected none"]),
+    (["executor=ray"], ["executor: is not built in this version, got 'ray'; expected local"]),
+    (["executor=submitit", "seed=x"], ["executor: is not built in this version, got 'submitit'", "seed: "]),
     (["run.root=/proc/nowhere"], ["/proc/nowhere", "cannot make the folder"]),
     (["run.root=/sys/fs/x"], ["/sys/fs/x", "cannot make the folder", "Do: choose a writable folder with run.root=DIR"]),
 ]
@@ -129,7 +132,7 @@ def test_a_second_process_is_turned_away(cli: Cli, trained: Run) -> None:
     """While somebody works on a run, another command on it is one message, and reading it goes on."""
     before = tree(trained.path.parent)
     with RunLock(trained.path):
-        refused(cli("phase=diagnostics", "run.name=digits"), 2, "another process works on this run", "run.name=NAME")
+        refused(cli("phase=diagnostics", "run.name=digits"), 2, "another process is using this run", "run.name=NAME")
         refused(cli("approve", "digits", "--who", "Ada"), 2, "another process")
         assert cli("status", "digits")[0] == 0
     assert tree(trained.path.parent) == before
@@ -287,3 +290,39 @@ def test_no_seed_no_step(cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyP
         refused(cli(f"phase={phase}", "run.name=digits"), 3, "planning gate is closed")
     entries = read_ledger(own_folder / "runs" / "digits" / "ledger.jsonl")
     assert {e["data"]["phase"] for e in entries if e["kind"] == "phase.started"} == {"planning"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "old"],
+        ["status"],
+        ["report", "old"],
+        ["verify", "old"],
+        ["approve", "old", "--who", "Ada"],
+        ["waive", "old", "branch", "--who", "Ada", "--why", "it is old and fine", "--expires", "2999-01-01"],
+        ["rollback", "old", "--who", "Ada"],
+        ["checklist", "old"],
+        ["explain", "old"],
+        ["diff", "old", "old"],
+        ["phase=auto", "run.name=old"],
+        ["phase=planning", "run.name=old"],
+        ["phase=diagnostics", "run.name=old"],
+    ],
+)
+def test_run_of_older_schema_is_refused(
+    words: list[str], cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command gives the same single message and changes nothing."""
+    run = Run.at("runs", "old")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.run_store.run.SCHEMA", 1)
+        with opened(run):
+            pass
+    before = tree(own_folder / "runs")
+
+    ended = cli(*words)
+
+    refused(ended, 3, f"{run.path}: was written by schema 1, got 1; expected 2  Do: read it with the version")
+    assert len(ended[2].splitlines()) == 1
+    assert tree(own_folder / "runs") == before

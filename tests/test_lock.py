@@ -39,7 +39,7 @@ def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
     process, _ = _holder(tmp_path)
     try:
         with (
-            pytest.raises(UserError, match=f"another process works on this run, got 'process {process.pid}'"),
+            pytest.raises(UserError, match=f"another process is using this run, got 'process {process.pid}'"),
             RunLock(tmp_path),
         ):
             pass
@@ -73,6 +73,6 @@ def test_one_process_cannot_lock_twice(tmp_path: Path) -> None:
         process = subprocess.run(
             [sys.executable, "-c", HOLD, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1]
         )
-        assert "another process works on this run" in process.stderr
+        assert "another process is using this run" in process.stderr
     with RunLock(tmp_path):
         pass

@@ -229,6 +229,7 @@ class Commands(RuleBasedStateMachine):
         assert all(phase in state.not_needed for phase in ROUNDED if state.skips(phase))
 
 
+@pytest.mark.hypothesis
 def test_state_machine_random_walk() -> None:
     """Random sequences of commands: of a fixed seed in the quick tests, of a fresh one in `make test-crash`.
 

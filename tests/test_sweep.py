@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -20,10 +21,13 @@ import torch
 from pipeline.__main__ import main
 from pipeline.config.compose import compose
 from pipeline.errors import Refused, UserError
+from pipeline.orchestration import sweep
 from pipeline.orchestration.sweep import multirun
-from pipeline.orchestration.sweep_directory import taken
+from pipeline.orchestration.sweep_directory import claim_sweep
 from pipeline.orchestration.sweep_isolation import isolated
+from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run
+from pipeline.runtime.threads import cores
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,7 +199,7 @@ def test_the_same_words_go_on_with_what_was_interrupted() -> None:
         ("digits-1-3", 0),
     ]
     assert (done.number, other.number, again.number) == (1, 2, 3)
-    assert said == ["sweep 1 in the same words was interrupted and goes on; jobs that have ended: 1"]
+    assert said == ["sweep 1 was interrupted and is continued; jobs that have ended: 1"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -217,32 +221,69 @@ def test_a_launcher_that_has_but_one_core_is_stopped_too(number: signal.Signals)
 def test_two_sweeps_at_a_time_do_not_collide() -> None:
     """Who asks for the same while another process is at it gets a number of its own."""
     root, words = Path("runs"), ["seed=1,2"]
-    with taken(root, words, []) as (first, _), taken(root, words, []) as (second, goes_on):
+    with claim_sweep(root, words, []) as (first, _), claim_sweep(root, words, []) as (second, goes_on):
         assert (first.number, second.number, goes_on) == (1, 2, False)
-    with taken(root, [*words, "hydra/launcher=joblib"], []) as (newest, goes_on):
+    with claim_sweep(root, [*words, "hydra/launcher=joblib"], []) as (newest, goes_on):
         assert (newest.number, goes_on) == (2, True)
 
 
-@pytest.mark.process
-def test_cores_are_shared(tmp_path: Path) -> None:
-    """Who wants more than is free waits until it is; nobody waits for ever."""
-    code = (
-        "import sys, time; from pathlib import Path; from pipeline.run_store.lock import shares\n"
-        "with shares(Path(sys.argv[1]), int(sys.argv[2]), 2):\n"
-        "    print(time.monotonic()); time.sleep(0.3); print(time.monotonic())"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, str(tmp_path / "cores")]
-    jobs = [
-        subprocess.Popen([*command, wanted], stdout=subprocess.PIPE, text=True, env=environment)
-        for wanted in ("2", "1", "2", "1")
-    ]
-    spans = [tuple(map(float, job.communicate(timeout=60)[0].split())) for job in jobs]
-    for greedy in (spans[0], spans[2]):
-        assert all(other == greedy or other[1] <= greedy[0] or greedy[1] <= other[0] for other in spans)
+@pytest.mark.parametrize(
+    ("launcher", "words", "expected"),
+    [
+        ("basic", [], []),
+        ("joblib", [], ["trainer.threads=1", "phases.optimization.parallel=1", "hydra.launcher.n_jobs=4"]),
+        (
+            "joblib",
+            ["trainer.threads=2", "hydra.launcher.n_jobs=-1"],
+            ["phases.optimization.parallel=1", "hydra.launcher.n_jobs=2"],
+        ),
+        (
+            "joblib",
+            ["trainer.threads=1,4", "phases.optimization.parallel=1", "hydra.launcher.n_jobs=8"],
+            ["hydra.launcher.n_jobs=1"],
+        ),
+        (
+            "joblib",
+            ["phases.optimization.parallel=auto", "hydra.launcher.n_jobs=1"],
+            ["trainer.threads=1", "hydra.launcher.n_jobs=1"],
+        ),
+        ("joblib", ["trainer.threads=auto"], ["phases.optimization.parallel=1", "hydra.launcher.n_jobs=1"]),
+        (
+            "submitit_local",
+            ["trainer.threads=3"],
+            ["phases.optimization.parallel=1", "hydra.sweeper.max_batch_size=1", "hydra.launcher.timeout_min=525600"],
+        ),
+    ],
+)
+def test_sweep_never_computes_on_more_threads_than_cores(
+    launcher: str, words: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On four cores: jobs at a time, threads per job and trials per job multiply to at most four."""
+    monkeypatch.setattr(sweep, "cores", lambda: 4)
+    overrides = ["seed=1,2,3", f"hydra/launcher={launcher}", *words]
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+
+    assert sweep._launcher_overrides(launcher, sweep._check_jobs(overrides, []), overrides) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.process
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_sweep_runs_no_more_jobs_at_a_time_than_allowed(launcher: str, own_folder: Path) -> None:
+    """Three jobs of as many threads as there are cores run one after the other."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    words = [f"hydra/launcher={launcher}", "seed=1,2,3", f"trainer.threads={cores()}", "model.hidden=[8]"]
+
+    assert main(["-m", "phase=planning", *words]) in (0, 3)
+    spans = []
+    for number in range(3):
+        entries = read_ledger(own_folder / "runs" / f"digits-1-{number}" / "ledger.jsonl")
+        spans.append((entries[0]["time"], entries[-1]["time"]))
+    spans.sort()
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(spans))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_in_other_processes_give_the_same_weights(launcher: str) -> None:
@@ -259,7 +300,7 @@ def test_jobs_in_other_processes_give_the_same_weights(launcher: str) -> None:
     first.wait()
     second = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert "sweep 1 in the same words was interrupted and goes on" in second.stdout
+    assert "sweep 1 was interrupted and is continued" in second.stdout
     assert main(["-m", *words, "run.root=alone"]) == 0
     for name in ("digits-1-0", "digits-1-1"):
         besides, alone = (Run.at(root, name).state().candidate for root in ("beside", "alone"))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.history import History
-from pipeline.orchestration.sweep_directory import SweepDirectory, taken
+from pipeline.orchestration.sweep_directory import SweepDirectory, claim_sweep
 from pipeline.results import PHASES
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
@@ -205,7 +205,7 @@ def job_of(shelf: SweepDirectory, name: str, experiment: str = "digits") -> Run:
 def test_a_sweep_is_a_parent_with_children(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs hang under one parent, whatever MLFLOW_RUN_ID says; it ends as the sweep does, and runs again with it."""
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with taken(root, ["seed=1,2"], []) as (shelf, _), parent(shelf, {}):
+    with claim_sweep(root, ["seed=1,2"], []) as (shelf, _), parent(shelf, {}):
         children = [mirror(job_of(shelf, name).path)["run"] for name in ("one", "two")]
         [above] = {client(root).get_run(c).data.tags["mlflow.parentRunId"] for c in children}
         assert client(root).get_run(above).info.status == "RUNNING"
@@ -214,10 +214,10 @@ def test_a_sweep_is_a_parent_with_children(root: Path, monkeypatch: pytest.Monke
     assert os.environ["MLFLOW_RUN_ID"] == "0" * 32
     assert client(root).get_run(above).info.status == "FINISHED"
     assert client(root).get_run(above).info.run_name == "sweep-1"
-    with pytest.raises(ZeroDivisionError), taken(root, ["seed=3"], []) as (shelf, _), parent(shelf, {}):
+    with pytest.raises(ZeroDivisionError), claim_sweep(root, ["seed=3"], []) as (shelf, _), parent(shelf, {}):
         1 / 0
     assert {r.info.run_name: r.info.status for r in runs(root)}["sweep-2"] == "FAILED"
-    with taken(root, ["seed=3"], []) as (shelf, _), parent(shelf, {}):
+    with claim_sweep(root, ["seed=3"], []) as (shelf, _), parent(shelf, {}):
         assert {r.info.run_name: r.info.status for r in runs(root)} == {
             "one": "FINISHED",
             "two": "FINISHED",
@@ -228,14 +228,14 @@ def test_a_sweep_is_a_parent_with_children(root: Path, monkeypatch: pytest.Monke
 
 def test_what_was_killed_is_closed(root: Path) -> None:
     """A run that was killed is closed by the next word of it; a sweep that was, by the next sweep; none twice made."""
-    with taken(root, ["seed=1,2"], []) as (shelf, _):
+    with claim_sweep(root, ["seed=1,2"], []) as (shelf, _):
         run = job_of(shelf, "killed")
         with opened(run) as ledger:
             ledger.append("phase.started", {"phase": "planning", "round": 1, "basis": -1})
         mirror(run.path, running=True)
         assert {r.info.run_name: r.info.status for r in runs(root)} == {"killed": "RUNNING", "sweep-1": "RUNNING"}
     mirror(run.path)
-    with taken(root, ["seed=3"], []) as (other, _), parent(other, {}):
+    with claim_sweep(root, ["seed=3"], []) as (other, _), parent(other, {}):
         found = {r.info.run_name: r.info.status for r in runs(root)}
     assert found == {"killed": "KILLED", "sweep-1": "KILLED", "sweep-2": "RUNNING"}
 

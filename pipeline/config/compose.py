@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.conf_dir import conf_dir
 from pipeline.config.override_keys import SHOW, key_of, leaves
-from pipeline.config.overrides import PRIMARY, first_line, sort_out
+from pipeline.config.overrides import NOT_BUILT, PRIMARY, first_line, not_built_fault, sort_out
 from pipeline.config.schema import faults_of
 from pipeline.errors import UserError, fault
 
@@ -55,9 +55,12 @@ def composition(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
         HydraConfig.instance().set_config(composed)
         config, more = finished(composed, overrides)
         faults += more
+    choices = dict(composed.hydra.runtime.choices)
+    # An option of the user's own folder composes, although nothing would read it.
+    faults += [said for group in NOT_BUILT if (said := not_built_fault(group, choices.get(group)))]
     if faults:
         raise UserError(*dict.fromkeys(faults))
-    return Composition(config, dict(composed.hydra.runtime.choices))
+    return Composition(config, choices)
 
 
 def existing(config_dirs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:

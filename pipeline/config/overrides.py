@@ -20,6 +20,7 @@ from pipeline.config.override_keys import leaves, unknown_key
 from pipeline.errors import fault, nearest
 
 PRIMARY = "config"
+NOT_BUILT = {"executor": "local", "hparams_search": "none"}  # groups with one working option: nothing reads the others
 
 
 def first_line(error: BaseException) -> str:
@@ -93,6 +94,8 @@ def _group_fault(override: Override, search: str) -> str | None:
     if override.is_sweep_override():
         return _several(override)
     value = override.value()
+    if not_built := not_built_fault(group, value):
+        return not_built
     if value is None and not override.is_delete():
         return fault(group, "null is no option", among=options, do=f"python -m pipeline ... ~{group}")
     for option in value if isinstance(value, list) else [value]:
@@ -104,6 +107,16 @@ def _group_fault(override: Override, search: str) -> str | None:
         do = f"python -m pipeline ... {group}={value}"
         return fault(group, "has a choice already", got=f"+{group}={value}", do=do)
     return None
+
+
+def not_built_fault(group: str, option: object) -> str | None:
+    """The message for an option of a group of which this version has one option only, or None."""
+    built = NOT_BUILT.get(group)
+    if built is None or option == built:
+        return None
+    return fault(
+        group, "is not built in this version", got=option, expected=built, do=f"leave it out, or {group}={built}"
+    )
 
 
 def _try_choices(search: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""A sweep: Hydra's own sweeper and launcher, and around them what they lack.
+"""Sweeps: Hydra's sweeper and launchers, with what they lack.
 
-Every fault that can be seen is reported before the first job starts. A job that fails neither stops nor hides the
-others, nothing leaks from one job into the next, and each job is a run of its own, `<name>-<sweep>-<n>`. A sweep that
-was interrupted is continued by the same words; whatever launcher runs the jobs, their ends travel through files.
+Every fault that can be found is reported before the first job starts. A failed job neither stops nor hides the others,
+no state leaks from one job to the next, and each job is a run of its own, `<name>-<sweep>-<n>`. The same overrides
+continue a sweep that was interrupted. Jobs report their results through files, whatever launcher runs them.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ from pipeline.config.compose import Composition, composition, existing, hydra_ov
 from pipeline.config.hydra_main import hydra_main
 from pipeline.config.override_keys import key_of
 from pipeline.errors import UserError, fault
-from pipeline.orchestration import sweep_directory as shelves
-from pipeline.orchestration.sweep_directory import JobEnd, SweepDirectory
+from pipeline.orchestration.run_request import override_value
+from pipeline.orchestration.sweep_directory import SETTLED, JobEnd, SweepDirectory, claim_sweep
 from pipeline.orchestration.sweep_isolation import isolated
-from pipeline.orchestration.sweep_task import Job, Task, relayed
+from pipeline.orchestration.sweep_task import Job, Task, relay_signals
 from pipeline.runtime.interrupt import Interrupted
 from pipeline.runtime.threads import cores
 
-LOOKED_AT_FIRST = 64  # compositions before the first job; more would cost more than they save
-LAUNCHERS = {  # what each is told that the user has not typed
-    "basic": (),
-    "joblib": (lambda: f"hydra.launcher.n_jobs={cores()}",),
-    "submitit_local": (lambda: "hydra.launcher.timeout_min=525600",),  # a year: the plan's own clock ends a training
-}
+MAX_CHECKED = 64  # jobs that are composed before the first one starts; composing more would take too long
+LAUNCHERS = ("basic", "joblib", "submitit_local")
+N_JOBS = "hydra.launcher.n_jobs"
+
 Around = Callable[[SweepDirectory, dict[str, Any]], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What became of a sweep: where its runs stand, its number, and the ends of its jobs in their order."""
+class SweepResult:
+    """The root of the runs, the number of the sweep, and how its jobs ended, in their order."""
 
     root: Path
     number: int
@@ -54,68 +52,35 @@ def multirun(
     argv: Sequence[str],
     job: Job,
     log: Callable[[str], None] = lambda text: None,
-    around: Around = lambda shelf, config: nullcontext(),
-) -> Swept:
-    """Every combination has been a job, once; how each ended comes back.
+    around: Around = lambda directory, config: nullcontext(),
+) -> SweepResult:
+    """Run every combination of the swept values as one job, and return how each ended.
 
-    `job(config, overrides)` returns its exit code; what it raises counts as its own end. `around(shelf, config)` is
+    `job(config, overrides)` returns its exit code; an exception ends that job only. `around(directory, config)` is
     entered in this process before the first job. Raises UserError, before anything is written, when the sweep itself
-    is wrong, and Interrupted when somebody stopped it.
+    is wrong, and Interrupted when the user stopped it.
     """
     arguments = parse(argv)
     overrides, folders = list(arguments.overrides), arguments.config_dirs
-    first = _looked_at(overrides, folders)
+    checked = _check_jobs(overrides, folders)
+    first = checked[0]
     launcher = _launcher(first)
     root = Path(first.config["run"]["root"]).resolve()
     with ExitStack() as stack:
-        shelf, goes_on = stack.enter_context(shelves.taken(root, overrides, existing(folders)[0]))
-        if goes_on:
-            settled = sum(end.exit_code in shelves.SETTLED for end in shelf.ends())
-            log(f"sweep {shelf.number} in the same words was interrupted and goes on; jobs that have ended: {settled}")
-        stack.enter_context(around(shelf, first.config))
-        words = ["--multirun", search_path(existing(folders)[0]), *overrides, f"run.sweep={shelf.number}"]
-        words += [word() for word in LAUNCHERS[launcher] if key_of(word()) not in map(key_of, overrides)]
-        task = Task(shelf, overrides, job, os.getpid())
-        lost = _launched(words, task, launcher, log)
-        return Swept(root, shelf.number, [*shelf.ends(), *lost])
-
-
-def _launched(words: list[str], task: Task, launcher: str, log: Callable[[str], None]) -> list[JobEnd]:
-    """Hydra has launched every job, and the sweep is done; the jobs whose process died come back.
-
-    Raises Interrupted when somebody asked for a stop.
-    """
-
-    def called(composed: DictConfig) -> None:  # Hydra wants a function
-        task(composed)
-
-    shelf = task.shelf
-    with isolated():
-        os.environ.pop("MLFLOW_RUN_ID", None)  # would turn every job's run into that one
-        if launcher == "basic":
-            hydra_main(words, called)
-            shelf.finish()
-            return []
-        try:
-            with relayed(shelf) as asked:
-                hydra_main(words, called)
-        except UserError:
-            raise
-        except Exception as error:  # the launchers raise what they like when a process of theirs dies
-            shelf.tell(signal.SIGKILL)
-            shelf.wait()
-            log(f"sweep {shelf.number}: {launcher} lost a job ({type(error).__name__}); the same command goes on")
-            return shelf.lost()
-    if asked:
-        shelf.wait()
-        kept = f"{len(shelf.ends())} jobs of sweep {shelf.number} have ended, the others go on where they stand"
-        raise Interrupted(kept)
-    shelf.finish()
-    return []
+        directory, continued = stack.enter_context(claim_sweep(root, overrides, existing(folders)[0]))
+        if continued:
+            settled = sum(end.exit_code in SETTLED for end in directory.ends())
+            log(f"sweep {directory.number} was interrupted and is continued; jobs that have ended: {settled}")
+        stack.enter_context(around(directory, first.config))
+        own = [f"run.sweep={directory.number}", *_launcher_overrides(launcher, checked, overrides)]
+        typed = [o for o in overrides if key_of(o) not in map(key_of, own)]
+        words = ["--multirun", search_path(existing(folders)[0]), *typed, *own]
+        lost = _launch(words, Task(directory, overrides, job, os.getpid()), launcher, log)
+        return SweepResult(root, directory.number, [*directory.ends(), *lost])
 
 
 def _launcher(first: Composition) -> str:
-    """The launcher that was chosen. Raises UserError for one whose jobs this version could not look after."""
+    """The chosen launcher. Raises UserError for one whose jobs this version cannot stop or continue."""
     chosen = str(first.choices.get("hydra/launcher", "basic"))
     if chosen not in LAUNCHERS:
         what = "is not built: its jobs could be neither stopped nor continued"
@@ -123,37 +88,102 @@ def _launcher(first: Composition) -> str:
     return chosen
 
 
-def _looked_at(overrides: list[str], folders: Sequence[Path]) -> Composition:
-    """The first job as composed. Raises UserError with the faults of the first job and of each swept value."""
-    first, others = _variations(overrides, folders)
-    faults: list[str] = []
-    found: Composition | None = None
-    for words in [first, *others[: LOOKED_AT_FIRST - 1]]:
+def _launcher_overrides(launcher: str, jobs: Sequence[Composition], overrides: Sequence[str]) -> list[str]:
+    """The overrides that keep parallel jobs from computing on more threads than there are cores.
+
+    Results depend on the number of threads, so no job gets fewer than its plan says: fewer jobs run at a time.
+    """
+    if launcher == "basic":
+        return []
+    threads = {job.config["trainer"]["threads"] for job in jobs}
+    parallel = {job.config["phases"]["optimization"]["parallel"] for job in jobs}
+    own = []
+    # `auto` means all cores for a large model, and for the trials of an optimization. Unless the user asks for it, a
+    # parallel job trains on one thread and one trial at a time, so that the jobs themselves use the cores.
+    if threads == {"auto"} and override_value(overrides, "trainer.threads") is None:
+        own.append("trainer.threads=1")
+        threads = {1}
+    if parallel == {"auto"} and override_value(overrides, "phases.optimization.parallel") is None:
+        own.append("phases.optimization.parallel=1")
+        parallel = {1}
+    per_job = max(_count(n) for n in threads) * max(_count(n) for n in parallel)
+    at_a_time = max(1, cores() // per_job)
+    if launcher == "joblib":
+        typed = int(override_value(overrides, N_JOBS) or at_a_time)
+        return [*own, f"{N_JOBS}={min(typed, at_a_time) if typed > 0 else at_a_time}"]
+    # submitit starts all jobs of a batch at once. A year is no limit: the plan's own clock ends a training.
+    return [*own, f"hydra.sweeper.max_batch_size={at_a_time}", "hydra.launcher.timeout_min=525600"]
+
+
+def _count(setting: int | str) -> int:
+    return cores() if setting == "auto" else int(setting)
+
+
+def _launch(words: list[str], task: Task, launcher: str, log: Callable[[str], None]) -> list[JobEnd]:
+    """Let Hydra launch every job, mark the sweep as finished, and return the jobs whose process died.
+
+    Raises Interrupted when the user asked for a stop.
+    """
+
+    def run_job(composed: DictConfig) -> None:  # Hydra accepts functions only
+        task(composed)
+
+    directory = task.directory
+    with isolated():
+        os.environ.pop("MLFLOW_RUN_ID", None)  # would make all jobs write to that one run
+        if launcher == "basic":
+            hydra_main(words, run_job)
+            directory.finish()
+            return []
         try:
-            made = composition(words, folders)
-            found = found or made
+            with relay_signals(directory) as requests:
+                hydra_main(words, run_job)
+        except UserError:
+            raise
+        except Exception as error:  # launchers raise exceptions of any kind when one of their processes dies
+            directory.stop_jobs(signal.SIGKILL)
+            directory.wait_for_jobs()
+            log(f"sweep {directory.number}: {launcher} lost a job ({type(error).__name__}); repeat the command")
+            return directory.lost_jobs()
+    if requests:
+        directory.wait_for_jobs()
+        ended = len(directory.ends())
+        raise Interrupted(
+            f"{ended} jobs of sweep {directory.number} have ended; the others continue where they stopped"
+        )
+    directory.finish()
+    return []
+
+
+def _check_jobs(overrides: list[str], folders: Sequence[Path]) -> list[Composition]:
+    """Compose the first job and each of its variations. Raises UserError with the faults of all of them."""
+    first, variations = _variations(overrides, folders)
+    faults: list[str] = []
+    compositions: list[Composition] = []
+    for words in [first, *variations[: MAX_CHECKED - 1]]:
+        try:
+            compositions.append(composition(words, folders))
         except UserError as error:
             faults += error.faults
-    if faults:
-        raise UserError(*{said.partition("  Do: ")[0]: said for said in reversed(faults)}.values())
-    assert found is not None
-    return found
+    if faults:  # the same fault of several jobs is reported once, with the command of the first of them
+        raise UserError(*{message.partition("  Do: ")[0]: message for message in reversed(faults)}.values())
+    return compositions
 
 
 def _variations(overrides: list[str], folders: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
-    """The overrides of the first job, and of those that differ from it in a single value."""
+    """The overrides of the first job, and those of the jobs that differ from it in a single value."""
     first = list(overrides)
     values: dict[int, list[str]] = {}
     with hydra_over(existing(folders)[0]):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        for place, word in enumerate(overrides):
+        for position, word in enumerate(overrides):
             try:
                 [override] = parser.parse_overrides([word])
                 if override.is_sweep_override():
                     key = override.get_key_element()
-                    values[place] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-                    first[place] = values[place][0]
+                    values[position] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                    first[position] = values[position][0]
             except (HydraException, IndexError, ValueError):
-                continue  # composing the first job says what is wrong with it
-    swept = ((place, word) for place, words in values.items() for word in words[1:])
-    return first, [[*first[:place], word, *first[place + 1 :]] for place, word in swept]
+                continue  # composing the first job reports what is wrong with it
+    swept = ((position, word) for position, words in values.items() for word in words[1:])
+    return first, [[*first[:position], word, *first[position + 1 :]] for position, word in swept]

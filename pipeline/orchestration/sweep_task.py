@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process the launcher runs it; its end travels through the sweep's folder."""
+"""One job of a sweep, in the process where the launcher runs it. Its end is written to the sweep's directory."""
 
 from __future__ import annotations
 
@@ -29,73 +29,74 @@ Job = Callable[[dict[str, Any], list[str]], int]
 
 @dataclass(frozen=True)
 class Task:
-    """What a launcher calls with every job's config. Picklable where `job(config, overrides)` is.
+    """The function that a launcher calls with the config of each job. It can be pickled where `job` can.
 
-    `home` is the process of the sweep itself: a job that runs in another one ends with it, and ends quietly when the
-    sweep is asked to stop, so that no launcher takes a stop for a failure.
+    `overrides` are those of the command line, `parent_pid` is the process of the sweep itself. A job in another process
+    ends when that process does, and ends quietly when the sweep is stopped, so that no launcher reports a failure.
     """
 
-    shelf: SweepDirectory
-    typed: list[str]
+    directory: SweepDirectory
+    overrides: list[str]
     job: Job
-    home: int
+    parent_pid: int
 
     def __call__(self, composed: DictConfig) -> None:
         number = int(HydraConfig.get().job.num)
-        told = [word for word in HydraConfig.get().overrides.task if not word.startswith("run.sweep=")]
-        if self.shelf.settled(number):
+        overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("run.sweep=")]
+        if self.directory.settled(number):
             return
-        if os.getpid() == self.home:  # whoever relays a request to stop does not relay it to itself
+        if os.getpid() == self.parent_pid:  # relay_signals must not relay a stop to its own process
             with heard({signal.SIGINT: signal.default_int_handler}), outside_training():
-                self.shelf.put(number, self._run(composed, told, number))
+                self.directory.record_end(number, self._run(composed, overrides, number))
             return
+        name = self._name(composed, number)
         try:
-            with outside_training(), self.shelf.at_work(number, self._name(composed, number), told), _orphaned(self):
-                if not self.shelf.stopping:
-                    self.shelf.put(number, self._run(composed, told, number))
+            with outside_training(), self.directory.job_process(number, name, overrides), _ends_with_sweep(self):
+                if not self.directory.stopping:
+                    self.directory.record_end(number, self._run(composed, overrides, number))
         except KeyboardInterrupt as stop:
-            log.error("%s: interrupted: %s", self._name(composed, number), stop)
+            log.error("%s: interrupted: %s", name, stop)
 
     def _name(self, composed: DictConfig, number: int) -> str:
         try:
-            return f"{composed.run.name}-{self.shelf.number}-{number}"
-        except Exception:  # the interpolations of others may fail in many ways, which composing says
-            return f"?-{self.shelf.number}-{number}"
+            return f"{composed.run.name}-{self.directory.number}-{number}"
+        except Exception:  # an interpolation may fail in any way; `_run` reports it
+            return f"?-{self.directory.number}-{number}"
 
-    def _run(self, composed: DictConfig, told: list[str], number: int) -> JobEnd:
-        """The job from its config to its end, nothing of it left in the process. Only an interrupt gets out."""
-        suffix = f"{self.shelf.number}-{number}"
+    def _run(self, composed: DictConfig, overrides: list[str], number: int) -> JobEnd:
+        """Validate the config, run the job, and undo what it did to the process. Only an interrupt is raised."""
+        suffix = f"{self.directory.number}-{number}"
         name = f"?-{suffix}"
         try:
             with isolated():
-                config, faults = finished(composed, self.typed)
+                config, faults = finished(composed, self.overrides)
                 if faults:
                     raise UserError(*faults)
                 name = config["run"]["name"] = f"{config['run']['name']}-{suffix}"
                 validate(config)
-                code = self.job(config, told)
+                code = self.job(config, overrides)
         except FivegateError as error:
             log.error("%s: %s", name, error)
             code = error.exit_code
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        except Exception:  # a fault of the program in one job is no reason to lose the others
+        except Exception:  # a fault of the program in one job does not stop the others
             log.exception("%s: fault in the program", name)
             code = 1
-        return JobEnd(name, code, told)
+        return JobEnd(name, code, overrides)
 
 
 @contextmanager
-def _orphaned(task: Task) -> Iterator[None]:
-    """Inside the block this process ends within a second when the one of the sweep does, however that ends.
+def _ends_with_sweep(task: Task) -> Iterator[None]:
+    """Kill this process within a second after the process of the sweep has ended, for whatever reason.
 
-    The kernel could do it for a child alone, and some launchers put a process between the two.
+    The kernel could do it for a direct child only, and some launchers put a process between the two.
     """
-    over = threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.5):
-            if not task.shelf.taken and not over.is_set():
+        while not done.wait(0.5):
+            if not task.directory.running and not done.is_set():
                 os.kill(os.getpid(), signal.SIGKILL)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -103,28 +104,28 @@ def _orphaned(task: Task) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        done.set()
         watcher.join()
 
 
 @contextmanager
-def relayed(shelf: SweepDirectory) -> Iterator[list[str]]:
-    """Inside the block a request to stop goes to the jobs' processes, which end their steps; it is listed.
+def relay_signals(directory: SweepDirectory) -> Iterator[list[str]]:
+    """Relay a request to stop to the processes of the jobs, which finish their step; yields the list of requests.
 
-    Who asks once more, half a second later, has them killed: KeyboardInterrupt.
+    A second request, at least half a second later, kills them and raises KeyboardInterrupt.
     """
-    asked: list[str] = []
+    requests: list[str] = []
     first = 0.0
 
     def stop(number: int, _: Any) -> None:
         nonlocal first
-        if not asked:
+        if not requests:
             first = time.monotonic()
-            asked.append(signal.Signals(number).name)
-            shelf.tell(signal.SIGTERM)
+            requests.append(signal.Signals(number).name)
+            directory.stop_jobs(signal.SIGTERM)
         elif time.monotonic() - first > ONE_REQUEST:
-            shelf.tell(signal.SIGKILL)
-            raise KeyboardInterrupt(asked[0])
+            directory.stop_jobs(signal.SIGKILL)
+            raise KeyboardInterrupt(requests[0])
 
     with heard({signal.SIGINT: stop, signal.SIGTERM: stop}):
-        yield asked
+        yield requests

@@ -12,7 +12,7 @@ from pipeline.release.bundle import bundle_digest, kept
 from pipeline.release.release import hindrance
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
-from pipeline.run_store.ledger import Entry, scan_ledger
+from pipeline.run_store.ledger import Entry, refuse_other_schema, scan_ledger
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import fold
 
@@ -107,6 +107,7 @@ def _release_faults(run: Run, entries: list[Entry]) -> Iterator[str]:
 def faults(run: Run) -> tuple[int, list[str]]:
     """The number of intact ledger entries, and everything about the run that is not as recorded. Changes nothing."""
     found = scan_ledger(run.ledger_path)
+    refuse_other_schema(run.ledger_path, found.entries)
     if found.fault:
         return len(found.entries), [f"ledger.jsonl: {found.fault}"]
     state = fold(found.entries)

@@ -96,15 +96,25 @@ def scan_ledger(path: Path) -> Scan:
 
 
 def read_ledger(path: Path) -> list[Entry]:
-    """The entries of an intact ledger, a torn tail left out. Raises Refused naming the first entry that is tampered."""
-    found = scan_ledger(path)
-    if found.fault:
-        raise Refused(
-            fault(
-                str(path), f"the ledger was changed: {found.fault}", do=f"python -m pipeline verify {path.parent.name}"
-            )
-        )
-    return found.entries
+    """The entries of an intact ledger without a torn tail.
+
+    Raises Refused for a ledger of another schema, and for one that was changed, naming the first changed entry.
+    """
+    scan = scan_ledger(path)
+    refuse_other_schema(path, scan.entries)
+    if scan.fault:
+        do = f"python -m pipeline verify {path.parent.name}"
+        raise Refused(fault(str(path), f"the ledger was changed: {scan.fault}", do=do))
+    return scan.entries
+
+
+def refuse_other_schema(path: Path, entries: list[Entry]) -> None:
+    """Raise Refused when the run was written by a version with another schema: its entries mean something else."""
+    if entries and entries[0]["kind"] == "run.created" and entries[0]["data"].get("schema") != SCHEMA:
+        schema = entries[0]["data"].get("schema")
+        do = "read it with the version that wrote it, or start a new run: python -m pipeline phase=auto run.name=NAME"
+        what = f"was written by schema {schema}"
+        raise Refused(fault(str(path.parent), what, got=schema, expected=str(SCHEMA), do=do))
 
 
 class Ledger:

@@ -1,12 +1,10 @@
-"""One process per run: a kernel lock held for life, gone with kill -9, never inherited by a child."""
+"""One process per run: a kernel lock that ends with the process, also after kill -9, and that no child inherits."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -44,7 +42,7 @@ class RunLock:
             os.close(descriptor)
             raise self._busy(holder) from error
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)  # for the message of whoever comes second, nothing else
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)  # only for the error message of a second process
         self._descriptor = descriptor
         _held.add(self.path)
         return self
@@ -66,7 +64,7 @@ class RunLock:
         return UserError(
             fault(
                 str(run_dir),
-                "another process works on this run",
+                "another process is using this run",
                 got=f"process {holder}",
                 expected="one process per run",
                 do=f"wait for it (python -m pipeline status {run_dir.name}), or choose another run.name=NAME",
@@ -75,9 +73,9 @@ class RunLock:
 
 
 def locked(path: Path, patience: float = 0.0) -> int | None:
-    """A descriptor that holds the lock of this file or folder, for whoever closes it.
+    """A descriptor that holds the lock of this file or folder until it is closed.
 
-    None where another process still holds it after `patience` seconds, or nothing is there.
+    None where another process still holds the lock after `patience` seconds, or the path does not exist.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -93,33 +91,3 @@ def locked(path: Path, patience: float = 0.0) -> int | None:
                 os.close(descriptor)
                 return None
             time.sleep(0.01)
-
-
-@contextmanager
-def shares(path: Path, wanted: int, total: int) -> Iterator[None]:
-    """Inside the block `wanted` of the `total` shares that processes have in the file are this one's; waits for them.
-
-    Who waits for several does so alone, so that no two wait for each other. A process takes part once at a time.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, total)  # the byte behind the shares: whose turn it is to take some
-        mine: set[int] = set()
-        while len(mine) < min(wanted, total):
-            free = next((byte for byte in range(total) if byte not in mine and _took(descriptor, byte)), None)
-            if free is None:
-                time.sleep(0.05)
-            else:
-                mine.add(free)
-        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, total)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _took(descriptor: int, byte: int) -> bool:
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-    except OSError:
-        return False
-    return True

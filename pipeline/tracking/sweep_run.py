@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.orchestration.sweep_directory import SweepDirectory, shelves
+from pipeline.orchestration.sweep_directory import SweepDirectory, sweep_directories
 from pipeline.run_store import files
 from pipeline.tracking import mlflow
 from pipeline.tracking.mlflow import TrackerUnavailable
@@ -33,7 +33,7 @@ def parent(shelf: SweepDirectory, tracking: Mapping[str, Any]) -> Iterator[str |
     status = "KILLED"
     try:
         yield why
-        status = "FINISHED" if shelf.asked.get("finished") else "FAILED"
+        status = "FINISHED" if shelf.record.get("finished") else "FAILED"
     except KeyboardInterrupt:
         raise
     except BaseException:
@@ -55,8 +55,10 @@ def _close(told: tuple[Any, ...], shelf: SweepDirectory, status: str) -> None:
 def _close_the_dead(call: Any, home: str, root: Path, own: SweepDirectory) -> None:
     """Of the sweeps under this root, those that nobody runs any more and the tracker still shows as running."""
     running = call("search_runs", [home], filter_string="attributes.status = 'RUNNING' and tags.`fivegate.sweep` != ''")
-    dead = {shelf.asked.get("identity"): shelf for shelf in shelves(root) if shelf != own and not shelf.taken}
+    dead = {
+        shelf.record.get("identity"): shelf for shelf in sweep_directories(root) if shelf != own and not shelf.running
+    }
     for run in running:
         shelf = dead.get(run.data.tags.get("fivegate.identity"))
         if shelf:
-            mlflow.terminate(call, run.info.run_id, "FINISHED" if shelf.asked.get("finished") else "KILLED")
+            mlflow.terminate(call, run.info.run_id, "FINISHED" if shelf.record.get("finished") else "KILLED")
