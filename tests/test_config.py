@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from pipeline.config.arguments import Arguments, parse
 from pipeline.config.compose import compose, composition
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.hydra_queries import ask
+from pipeline.config.hydra_queries import answer
 from pipeline.config.schema import faults_of, validate
 from pipeline.errors import UserError
 from pipeline.results import PHASES
@@ -303,20 +303,20 @@ def test_wrong_flags_are_all_named() -> None:
 
     assert [said.split(":", 1)[0] for said in refused.value.faults] == [
         "--multrun",
-        "--cfg",
         "--experimental-rerun",
         "--config-dir",
+        "--cfg",
     ]
     assert "did you mean '--multirun'?" in refused.value.faults[0]
 
 
 def test_hydra_answers_what_only_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
     """`--cfg` and `--info` come from Hydra; a wrong override beside them is our message."""
-    assert ask(["--cfg", "job", "--package", "optimizer", "optimizer.lr=3"]) == 0
+    assert answer(parse(["--cfg", "job", "--package", "optimizer", "optimizer.lr=3"])) == 0
     assert "lr: 3" in capsys.readouterr().out
     with pytest.raises(UserError, match="unknown key"):
-        ask(["--cfg", "job", "optimizer.lrr=3"])
+        answer(parse(["--cfg", "job", "optimizer.lrr=3"]))
     with pytest.raises(UserError, match="cannot be answered"):
-        ask(["--cfg", "job", "--package", "nowhere"])
+        answer(parse(["--cfg", "job", "--package", "nowhere"]))
     with pytest.raises(UserError, match="refuses"):
-        ask(["--resolve"])
+        answer(parse(["--resolve"]))
