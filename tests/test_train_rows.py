@@ -160,7 +160,7 @@ def test_cross_validate_gives_the_reason_if_it_does_not_run(baseline: tuple[Trai
     four_rows = replace(data, train=data.train.take(torch.arange(4)))
     timed = replace(data.train, marks=Marks(times=np.arange(float(len(data.train)))))
     for reason, call in {
-        "not asked for": lambda: cross_validate(permit, data, 0, planned),
+        "not requested": lambda: cross_validate(permit, data, 0, planned),
         "5 trainings take about": lambda: cross_validate(permit, data, 5, planned, seconds_left=0.0),
         "expected 2 to 4, the different rows": lambda: cross_validate(permit, four_rows, 5, planned),
         "ordered in time": lambda: cross_validate(permit, replace(data, train=timed), 5, planned),

@@ -26,6 +26,7 @@ from pipeline.preprocess.modules import unwrap, without_preprocessing
 from pipeline.preprocess.wrap import wrap_model
 from pipeline.runtime.seeds import derive, seeded
 
+# Optimizers with a fused kernel on CPU and CUDA: one call per step instead of several per parameter.
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
@@ -49,6 +50,7 @@ def build_model(config: Mapping[str, object], trust: Sequence[str], seed: int, d
     """
     node = section_of(config, "model")
     weights_file = node.pop("init_from", None)
+    # The weights depend on the seed alone, whatever was drawn before in this process.
     with seeded(derive(seed, "init")), _attribute_construction("model"):
         model = build(node, trust=trust, where="model")
         if not isinstance(model, nn.Module):
@@ -113,6 +115,7 @@ def build_loss(
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         loss.weight = weights
     elif isinstance(loss, nn.BCEWithLogitsLoss) and len(weights) == 2:
+        # This loss weights class 1 only: what matters is the ratio of both weights.
         loss.pos_weight = weights[1] / weights[0]
     else:
         expected = "CrossEntropyLoss, NLLLoss, or BCEWithLogitsLoss for two classes"

@@ -70,7 +70,7 @@ def rows_that_fit(model: nn.Module, task: Task, inputs: Tree, targets: Tree, aut
         for parameter in model.parameters():
             parameter.grad = None
 
-    clear_gradients()
+    clear_gradients()  # those of the failed step still use memory
     with seeded(0):
         try:
             return largest_fitting_size(try_rows, rows_of(inputs))

@@ -118,11 +118,12 @@ def _probe_pass(
                 outputs = model(X)
             _require_fitting_outputs(outputs, task, rows, y, classes)
             _require_trainable(model)
-            caught.clear()
+            caught.clear()  # warnings of the model are not about the loss
             with attributed_to("loss"):
                 loss = task.loss(outputs, task.loss_targets(y, outputs))
             _require_no_broadcast(caught, outputs, y)
         torch_after, foreign_after = drawn(device)
+        # A change of the generator's state means that the pass drew from it.
         stochastic = not all(map(torch.equal, before[0], torch_after))
         _require_scalar_loss(loss, task)
     return ProbeResult(None if outputs is None else outputs.detach(), stochastic, before[1] != foreign_after)

@@ -86,7 +86,7 @@ def measure_step(
         part = train.take(torch.arange(count))
         return to(part.X, device), task.loss_targets(to(part.y, device), outputs)
 
-    sample = min(2, rows)
+    sample = min(2, rows)  # batch normalization needs two rows in train mode
     sizes = {
         "weights": _bytes([*model.parameters(), *model.buffers()]),
         "gradients": _bytes([p for p in model.parameters() if p.requires_grad]),

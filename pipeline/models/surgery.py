@@ -143,6 +143,7 @@ def set_dropout(model: nn.Module, p: float) -> nn.Module:
         return model
     order = list(model.modules())
     last = max((i for i, m in enumerate(order) if isinstance(m, nn.Linear | _ConvNd)), default=-1)
+    # Not after the last layer: dropout of outputs would distort the loss.
     hidden = {id(m) for m in order[: last + 1] if type(m).__name__ in ACTIVATIONS and type(m).__name__ not in OUTPUTS}
     model, changed = _replace(model, lambda m: nn.Sequential(m, nn.Dropout(p)) if id(m) in hidden else None)
     if not changed:
@@ -281,7 +282,7 @@ def apply_surgery(model: nn.Module, steps: object) -> nn.Module:
             faults += error.faults
     if faults:
         raise UserError(*faults)
-    changed = copy.deepcopy(model)
+    changed = copy.deepcopy(model)  # the caller's model stays as it is if a step fails
     for operation, arguments in operations:
         try:
             changed = operation(changed, **arguments)

@@ -24,9 +24,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, width = x.shape
+        # One matrix product for queries, keys and values of all heads, [3, B, heads, T, width / heads].
         joint = self.queries_keys_values(x).view(B, T, 3, self.heads, width // self.heads)
         q, k, v = joint.permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout if self.training else 0.0  # the function does not know the mode of the module
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
         return self.out(attended.transpose(1, 2).reshape(B, T, width))
 

@@ -85,7 +85,7 @@ def off(old: object) -> bool:
 
 def activation(_: Config, old: object) -> object:
     """LeakyReLU instead of ReLU, whose units can die; ReLU instead of one that saturates or is linear."""
-    name = str(old).lower()
+    name = str(old).lower()  # configs may write relu as well as ReLU
     return "LeakyReLU" if name == "relu" else old if name == "leakyrelu" else "ReLU"
 
 
@@ -94,6 +94,7 @@ def optimizer(_: Config, old: object) -> object:
     if not isinstance(old, Mapping) or "_target_" not in old:
         return old
     target = str(old["_target_"])
+    # A whole section: the arguments of the old optimizer would not fit the new one.
     adamw = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decay": 0.01}
     sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1, "momentum": 0.9, "nesterov": True}
     return sgd if target.endswith(("Adam", "AdamW")) else adamw

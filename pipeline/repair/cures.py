@@ -44,6 +44,7 @@ DROPOUT = set_value("model.dropout", 0.2, 0.5, when=below(0.2))
 DECAY = set_value("optimizer.weight_decay", 0.1, when=below(0.1))
 NARROWER = scale("model.width", 0.5, 0.25), scale("model.hidden", 0.5, 0.25)  # if a config has both, the width counts
 
+# An edit lists several values where one step may be too small; trials compare them.
 CURES: dict[str, Cure] = {
     # data
     "drop_or_impute_rows": Cure(
@@ -336,7 +337,7 @@ def _override_remedy(cure: str, entry: Cure, config: Config, change: Mapping[str
 
 
 def _surgery_remedy(cure: str, entry: Cure, step: Mapping[str, Mapping[str, object]]) -> Remedy:
-    ((name, arguments),) = step.items()
+    ((name, arguments),) = step.items()  # a step is a mapping with one key
     values = ", ".join(f"{key} {value}" for key, value in arguments.items())
     return Remedy(cure, f"{entry.summary}: surgery {name} ({values})", surgery=(step,))
 

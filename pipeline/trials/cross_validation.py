@@ -94,7 +94,7 @@ def _not_applicable(
 ) -> str | None:
     """Return why there is no cross-validation; None if there is."""
     if parts < 2:
-        return "not asked for: phases.baseline.folds is below 2"
+        return "not requested: phases.baseline.folds is below 2"
     if config["task"]["kind"] == "custom":
         return "a custom task may use its targets in a way that a fold of rows cannot evaluate"
     if _rows_are_ordered(config, data):
@@ -105,6 +105,7 @@ def _not_applicable(
         return f"the planned training has no score (it ended {baseline.stopped})"
     minutes = config["trainer"].get("max_minutes")
     left = 60 * float(minutes or math.inf) - baseline.seconds if seconds_left is None else seconds_left
+    # A fold trains on fewer rows than the plan: its duration is at most about that of the planned training.
     needed = parts * baseline.seconds
     if needed > left:
         return f"{parts} trainings take about {needed:.0f} s, and trainer.max_minutes leaves {max(left, 0):.0f} s"

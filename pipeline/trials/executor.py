@@ -121,6 +121,7 @@ def _run_trial(trial: Trial, threads: int, run_worker: RunWorker) -> Trial:
     result = _result(trial.folder, trial.job)
     if process.returncode == 0 and result is not None:
         return replace(trial, result=result)
+    # The last line is the error itself, below its traceback.
     last = (process.stderr.strip() or process.stdout.strip() or "no message").splitlines()[-1]
     how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit {process.returncode}"
     return replace(trial, died=f"{how}: {last}")

@@ -103,7 +103,7 @@ def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint:
             start = time.perf_counter()
             model(X)
             seconds.append(time.perf_counter() - start)
-    return 1000 * sorted(seconds)[repeats // 2]
+    return 1000 * sorted(seconds)[repeats // 2]  # the median: the first passes warm up
 
 
 def performance(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> dict[str, float]:
@@ -111,6 +111,7 @@ def performance(run_dir: Path, trial: Trial, config: Mapping[str, object], trust
 
     `inference_ms` is missing with a `task.step`: only the step knows how its model is called.
     """
+    # The worker measured the first three figures in its own process.
     figures = dict(trial.result.get("performance", {}))
     checkpoint = trial.result.get("checkpoint")
     if checkpoint and not section_of(config, "task").get("step"):

@@ -35,6 +35,7 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction: return p-values that can be compared with alpha; at most 1."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    # `floor` keeps the corrected p-values in the order of the raw ones.
     corrected, floor = [1.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[i]))

@@ -12,7 +12,7 @@ from pipeline.run_store.job import Delta
 from pipeline.trials.executor import Trial
 from pipeline.trials.stats import holm, replace_failed, sign_flip_p_value
 
-ALPHA = 0.05
+ALPHA = 0.05  # the usual level; with Holm it bounds the chance of any false winner in the whole study
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def select_arm(results: Sequence[ArmResult], target: float, greater: bool) -> Ar
     """
     winners = [result for result in results if result["wins"]]
     sufficient = [result for result in winners if (result["mean"] >= target if greater else result["mean"] <= target)]
+    # The smallest sufficient change, not the best score: the more a fix changes, the more it may break.
     if sufficient:
         return min(sufficient, key=lambda result: result["order"])
     return max(winners, key=lambda result: result["effect"], default=None)
