@@ -180,14 +180,14 @@ class Monitor:
         self._measure_update(step)
         self.read_back()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Move every measurement into the history."""
         self._queue_gradients()
         self.read_back(everything=True)
 
     def finish(self) -> None:
         """Move every measurement into the history and count the non-finite values where training broke."""
-        self.settle()
+        self.flush()
         broken = [event["step"] for event in self._history.events if event["kind"] == "nonfinite"]
         if broken and self.verdict:  # the engine checks every step, so it also finds a fault between two samples
             self._count_nonfinite(broken[0])

@@ -23,7 +23,7 @@ from pipeline.run_store.job import Job
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
-    from pipeline.engine.loop import Fit
+    from pipeline.engine.progress import Fit
     from pipeline.evaluation.baseline_models import BaselineScore
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.evaluation.per_class import ClassReport
@@ -72,7 +72,7 @@ def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> Ch
 
 def _find_first_nonfinite(ctx: PhaseContext, fit_result: Fit, data: Data) -> FirstNonfinite | None:
     """Repeat the step that became non-finite, with hooks, and return the first such tensor; None if all was finite."""
-    if fit_result.stopped != "nonfinite":
+    if fit_result.stop_reason != "nonfinite":
         return None
     from pipeline.engine.replay import replay
 
@@ -91,7 +91,7 @@ def _find_first_nonfinite(ctx: PhaseContext, fit_result: Fit, data: Data) -> Fir
 
 def _record_time_limit(ctx: PhaseContext, fit_result: Fit) -> None:
     """Record in the ledger that the clock ended the training: on another machine it would have had more steps."""
-    if fit_result.stopped == "clock":
+    if fit_result.stop_reason == "clock":
         why = f"the clock, {ctx.config['trainer']['max_minutes']} minutes, after {fit_result.steps} steps"
         ctx.ledger.append("stopped", {"phase": "baseline", "round": ctx.round, "why": why})
 
@@ -101,7 +101,7 @@ def _branch_inputs(ctx: PhaseContext, fit_result: Fit) -> BranchInputs:
     score = fit_result.score
     return {
         "target": score is not None and score.reaches(float(ctx.config["task"]["target"])),
-        "trivial": score is not None and score.beats(fit_result.bar["value"]),
+        "trivial": score is not None and score.beats(fit_result.baseline_score["value"]),
         "symptoms": [symptom["id"] for symptom in symptoms if symptom["severity"] == "blocking"],
     }
 
@@ -109,7 +109,7 @@ def _branch_inputs(ctx: PhaseContext, fit_result: Fit) -> BranchInputs:
 def _format_score(fit_result: Fit) -> str:
     score = fit_result.score
     if score is None:
-        return f"no score, training ended {fit_result.stopped} after {fit_result.steps} steps"
+        return f"no score, training ended {fit_result.stop_reason} after {fit_result.steps} steps"
     interval = "" if math.isnan(score.low) else f"95 % interval {score.low:.3g} to {score.high:.3g}, "
     return f"{score.metric} {score.value:.4g} on validation ({interval}n = {score.n})"
 
@@ -203,7 +203,7 @@ def _weights_evidence(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit) -
             "plan": state["plan_digest"],
             "seed": state["seed"],
             "steps": fit_result.steps,
-            "stopped": fit_result.stopped,
+            "stopped": fit_result.stop_reason,
             "weights": fit_result.weights_digest,
         },
         "weights_on_disk": weights_digest(weights),
@@ -250,7 +250,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "loss_expected": history.facts.get("loss_expected"),
             "sanity_checks": checks,
             "first_nonfinite": first_nonfinite,
-            "trivial_baseline": dict(fit_result.bar),
+            "trivial_baseline": dict(fit_result.baseline_score),
             "score": _score_evidence(fit_result.score),
             "per_class": report["per_class"],
             "worst_pairs": report["worst_pairs"],
@@ -266,4 +266,4 @@ def run(ctx: PhaseContext) -> Evidence:
 
 
 def _format_trivial(fit_result: Fit) -> str:
-    return f"trivial baseline {fit_result.bar['value']:.4g} ({fit_result.bar['how']})"
+    return f"trivial baseline {fit_result.baseline_score['value']:.4g} ({fit_result.baseline_score['how']})"

@@ -9,13 +9,13 @@ wins, and whether there is a cure that no round has tried.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import yaml
 
+from pipeline.engine.budget import extended_steps
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, Score, digest, plain
 from pipeline.run_store import files
@@ -147,7 +147,7 @@ def _step_budget(ctx: PhaseContext, arms: Sequence[Arm]) -> int:
     planned = int(ctx.config["trainer"]["max_epochs"])
     epochs = [int(arm.delta.overrides.get("trainer.max_epochs", planned)) for arm in arms]
     max_steps = int(_frozen_plan(ctx).facts["budget"]["max_steps"])
-    return math.ceil(max_steps * max([1.0, *(e / planned for e in epochs)]))
+    return extended_steps(max_steps, planned, epochs)
 
 
 def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> dict[str, Trial]:

@@ -43,12 +43,14 @@ def environment(threads: int | None, device: str) -> dict[str, Any]:
     }
 
 
-def _budget(trainer: Mapping[str, Any], loader: Mapping[str, Any], rows: int) -> dict[str, int]:
-    """The budget that decides, in optimizer steps; an epoch's last window may be short."""
-    batches = math.ceil(rows / int(loader["batch_size"]))
-    steps = math.ceil(batches / int(trainer["accumulate_grad_batches"]))
-    most = steps * int(trainer["max_epochs"])
-    return {"steps_per_epoch": steps, "max_steps": min(most, int(trainer["max_steps"] or most))}
+def _budget(config: Mapping[str, Any], rows: int) -> dict[str, int]:
+    """Return the budget of the planned training in optimizer steps, as the plan records it."""
+    from pipeline.config.sections import LoaderConfig, TrainerConfig
+    from pipeline.engine.budget import planned_budget
+
+    trainer, loader = TrainerConfig.from_mapping(config["trainer"]), LoaderConfig.from_mapping(config["loader"])
+    budget = planned_budget(trainer, loader, rows)
+    return {"steps_per_epoch": budget.steps_per_epoch, "max_steps": budget.max_steps}
 
 
 def _declared(config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def _facts(ctx: PhaseContext, data: Data, proof: ConfigProbe, known: Mapping[str
         "classes": data.classes,
         "threads": count,
         "parameters": proof.parameters,
-        "budget": _budget(trainer, ctx.config["loader"], len(data.train)),
+        "budget": _budget(ctx.config, len(data.train)),
         "environment": environment(count, device_for(trainer["accelerator"]).type),
         "determinism": {"policy": trainer["deterministic"], "operations": list(proof.nondeterministic)},
         "trust": _trusted(ctx),

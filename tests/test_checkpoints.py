@@ -160,9 +160,9 @@ def test_another_training_is_not_found(tmp_path: Path) -> None:
 def test_a_snapshot_is_what_it_was_when_it_was_taken(tmp_path: Path) -> None:
     """Offered and then written while the tensors go on changing: copies are on disk."""
     moving, writer = torch.zeros(1000), Writer(tmp_path)
-    writer.offer(snapshot(1, **weights.tensors_of({"a": moving})))
+    writer.write(snapshot(1, **weights.tensors_of({"a": moving})))
     moving += 1
-    path = writer.settle()
+    path = writer.wait()
     writer.close()
     assert path and not generation.read(path).parts["weights"]["a"].any()
 
@@ -180,11 +180,11 @@ def test_a_disk_that_refuses_is_told_and_the_older_checkpoint_stands(tmp_path: P
 
     writer = Writer(tmp_path)
     with files.fault_points(full):
-        writer.offer(snapshot(2))
+        writer.write(snapshot(2))
         with pytest.raises(UserError, match=r"cannot .*No space left on device.*free some space"):
-            writer.settle()
+            writer.wait()
     with pytest.raises(UserError, match="No space"):
-        writer.check()
+        writer.raise_error()
     writer.close()
     found = [generation.state_of(path)["step"] for path in generation.intact(tmp_path, IDENTITY, "last")]
     assert found in ([1], [2, 1])  # the last calls only clear up behind a commit

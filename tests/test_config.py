@@ -110,7 +110,7 @@ def test_all_faults_at_once() -> None:
         ("model=mpl", "mlp"),
         ("phase=basline", "baseline"),
         ("task.kind=classificaton", "classification"),
-        ("trainer.strategy=dpp", "ddp"),
+        ("trainer.accelerator=cdua", "cuda"),
     ],
 )
 def test_the_nearest_right_word(override: str, meant: str) -> None:
@@ -124,6 +124,13 @@ def test_the_nearest_right_word(override: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("trainer.strategy=ddp", "trainer.strategy: is not built in this version, got 'ddp'; expected none  Do: "),
+        (
+            "trainer.on_nonfinite=skip",
+            "trainer.on_nonfinite: is not built in this version, got 'skip'; expected stop  Do: ",
+        ),
+        ("trainer.on_spike=skip", "trainer.on_spike: is not built in this version, got 'skip'; expected none  Do: "),
+        ("executor.kind=ray", "executor.kind: is not built in this version, got 'ray'; expected local  Do: "),
         ("seed=true", "seed: has the wrong type, got True; expected an integer"),
         ("seed=-1", "seed: is out of bounds, got -1; expected >= 0"),
         ("seed=4294967296", "seed: is out of bounds, got 4294967296; expected < 4294967296"),

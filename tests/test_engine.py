@@ -19,16 +19,17 @@ from pipeline.building import builder
 from pipeline.checkpoints import generation, weights
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
-from pipeline.engine import loop, setup
 from pipeline.engine.backward import backward
 from pipeline.engine.fit import fit
-from pipeline.engine.guard import Guard, Nonfinite
+from pipeline.engine.guard import Guard, NonfiniteStep
+from pipeline.engine.loop import Training
+from pipeline.engine.setup import OVERFIT
 from pipeline.errors import Refused, UserError
 from pipeline.run_store.job import Job, run_seed
 from pipeline.run_store.permits import TrainPermit
 from pipeline.runtime.seeds import derive, reseed, seeded
 from pipeline.runtime.threads import running_on, threads
-from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, config, permitted, train
+from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, components_of, config, permitted, run, train
 
 CPU = torch.device("cpu")
 __all__ = ["permitted"]
@@ -99,7 +100,7 @@ def test_a_training_learns_and_says_what_it_measured() -> None:
     history = done.history
     assert done.score is not None and done.score.value > 0.8 and "val" == done.score.split
     assert done.score.value == pytest.approx(max(history.series("val/accuracy")[1]))
-    assert (84, "done", "step") == (done.steps, done.stopped, history.table("train/loss"))
+    assert (84, "done", "step") == (done.steps, done.stop_reason, history.table("train/loss"))
     assert {"train/loss", "lr", "val/loss", "val/accuracy", "train/accuracy", "time/step"} == set(history.names())
     assert list(range(1, 85)) == history.series("train/loss")[0].tolist()
     assert list(range(1, 13)) == history.series("val/loss")[0].tolist()
@@ -128,7 +129,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
 def test_budgets_count_in_steps(job: Changed, steps: int, stopped: str) -> None:
     """A job's steps cut an epoch short; its partial epoch is measured; more steps than planned change nothing."""
     done = train(config(), blobs(), **job)
-    assert (steps, stopped) == (done.steps, done.stopped)
+    assert (steps, stopped) == (done.steps, done.stop_reason)
     assert math.ceil(steps / 7) == len(done.history.series("val/loss")[0])
 
 
@@ -144,7 +145,7 @@ def test_a_shorter_budget_is_a_prefix() -> None:
 def test_the_clock_stops_and_says_so() -> None:
     """No time, no steps: the weights are the first ones and the event is on record."""
     done = train(config(trainer__max_minutes=1e-9), blobs())
-    assert ("clock", 0) == (done.stopped, done.steps) and "clock" == done.history.events[0]["kind"]
+    assert ("clock", 0) == (done.stop_reason, done.steps) and "clock" == done.history.events[0]["kind"]
 
 
 def test_patience_ends_a_training_without_progress() -> None:
@@ -160,7 +161,7 @@ def test_the_proof_fits_one_batch() -> None:
         model__hidden=[64],
         scheduler={"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1},
     )
-    done = train(body, blobs(), purpose=setup.OVERFIT, max_steps=150)
+    done = train(body, blobs(), purpose=OVERFIT, max_steps=150)
     losses = done.history.series("train/loss")[1]
     assert (150, None) == (done.steps, done.score) and losses[-1] < 0.05 * losses[0]
     assert 1.0 == done.history.series("train/accuracy")[1][-1] and not len(done.history.series("val/loss")[0])
@@ -227,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_moves_a_weight() -> None:
     """The history shows the NaN, the event its step, and the weights are finite."""
     done = train(config(), poisoned(blobs()))
     step, losses = done.steps, done.history.series("train/loss")[1]
-    assert "nonfinite" == done.stopped and len(losses) == step and math.isnan(losses[-1])
+    assert "nonfinite" == done.stop_reason and len(losses) == step and math.isnan(losses[-1])
     assert np.isfinite(losses[:-1]).all() and ["nonfinite"] == [e["kind"] for e in done.history.events]
     assert (step, "loss") == (done.history.events[0]["step"], done.history.events[0]["what"])
     assert all(bool(t.isfinite().all()) for t in done.model.state_dict().values())
@@ -250,16 +251,16 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss() -> None:
     (parameter,) = guard.parameters
     loss = (parameter * 0).sqrt().sum()
     loss.backward()
-    assert not guard.allows(loss.detach())
-    losses, bad = guard.drain(withheld=True)
-    assert Nonfinite(1, "gradient", 0.0) == bad and math.isnan(losses[0])
+    assert not guard.check_and_clip(loss.detach())
+    losses, bad = guard.read_losses(withheld=True)
+    assert NonfiniteStep(1, "gradient", 0.0) == bad and math.isnan(losses[0])
 
 
 def test_a_norm_that_overflows_is_no_reason_to_stop() -> None:
     """Gradients of 1e30 are finite, though the square of their norm is not."""
     guard = Guard(torch.optim.SGD([p := nn.Parameter(torch.ones(4))], lr=0.1), None, deferred=False)
     p.grad = torch.full((4,), 1e30)
-    assert guard.allows(torch.tensor(1.0))
+    assert guard.check_and_clip(torch.tensor(1.0))
 
 
 def test_a_deferred_flag_stops_the_same_training_at_the_same_step() -> None:
@@ -269,9 +270,9 @@ def test_a_deferred_flag_stops_the_same_training_at_the_same_step() -> None:
     immediate = train(body, data)
     job = Job("", "trial")
     with seeded(derive(3, "fit")):
-        made = setup.build_components(body, job, data, 3, ())
-        deferred = replace(made, guard=Guard(made.optimizer, None, deferred=True))
-        later = loop.Training(PERMIT[0], deferred, job).run((), None)
+        components = components_of(body, data, job)
+        deferred = replace(components, guard=Guard(components.optimizer, None, deferred=True))
+        later = run(Training(PERMIT[0], deferred, job))
     assert immediate.steps == later.steps and immediate.weights_digest == later.weights_digest
     assert immediate.history.digest() == later.history.digest()
 
@@ -354,7 +355,7 @@ def test_images_are_laid_out_as_the_model_takes_them(
     body = config(model={"_target_": "pipeline.models.mlp.Flat", "view": view}, trainer__checkpoint_steps=2)
     done = train(body, data, folder=tmp_path)
     last = done.model.first.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr, operator]
-    assert done.stopped == "done" and bool(last) is not view
+    assert done.stop_reason == "done" and bool(last) is not view
     newest = [p for p in generation.generations(tmp_path) if generation.state_of(p)["role"] == "last"][-1]
     for path in generation.generations(tmp_path):
         if int(path.name) >= int(newest.name):
@@ -366,7 +367,7 @@ def test_images_are_laid_out_as_the_model_takes_them(
 def test_a_budget_in_steps_ends_where_it_says() -> None:
     """`max_steps` ends inside an epoch, which is measured there; it is no cut but the plan itself."""
     done = train(config(trainer__max_steps=10), blobs())
-    assert (10, "done") == (done.steps, done.stopped)
+    assert (10, "done") == (done.steps, done.stop_reason)
     assert [1, 2] == done.history.series("val/accuracy")[0].tolist()
 
 
@@ -380,11 +381,11 @@ def test_a_look_between_the_nan_and_its_flag_changes_nothing(tmp_path: Path) -> 
     for steps in (None, 2):
         body = config(trainer__max_epochs=4, trainer__checkpoint_steps=steps)
         with seeded(derive(3, "fit")):
-            made = setup.build_components(body, job, data, 3, ())
-            deferred = replace(made, guard=Guard(made.optimizer, None, deferred=True))
+            components = components_of(body, data, job)
+            deferred = replace(components, guard=Guard(components.optimizer, None, deferred=True))
             (folder := tmp_path / str(steps)).mkdir()
-            done = loop.Training(PERMIT[0], deferred, job).run([], folder)
-        left.append((done.steps, done.stopped, done.weights_digest, done.history.digest()))
+            done = run(Training(PERMIT[0], deferred, job), folder=folder)
+        left.append((done.steps, done.stop_reason, done.weights_digest, done.history.digest()))
     assert left[0] == left[1] and left[0][1] == "nonfinite"
 
 
@@ -425,7 +426,7 @@ def test_sparse_gradients_train(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Words, "__module__", "pipeline.models.mlp")
     sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
     done = train(config(model={"_target_": "pipeline.models.mlp.Words"}, optimizer=sgd), blobs())
-    assert done.stopped == "done" and np.isfinite(done.history.series("train/loss")[1]).all()
+    assert done.stop_reason == "done" and np.isfinite(done.history.series("train/loss")[1]).all()
 
 
 class Lazy(nn.Sequential):
@@ -455,5 +456,5 @@ def test_clipping_keeps_the_direction_of_huge_gradients() -> None:
     """Finite numbers whose squares overflow are scaled to the norm, not to nothing."""
     guard = Guard(torch.optim.SGD([p := nn.Parameter(torch.ones(4))], lr=1.0), 2.0, deferred=False)
     p.grad = torch.full((4,), 1e30)
-    assert guard.allows(torch.tensor(1.0))
+    assert guard.check_and_clip(torch.tensor(1.0))
     assert torch.allclose(p.grad, torch.ones(4))

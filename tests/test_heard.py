@@ -87,7 +87,7 @@ def test_what_is_taken_up_is_not_noted_twice(ten: Any, tmp_path: Path) -> None:
         ten(Talker(stop_at=5), folder=tmp_path)
     assert recorded_warnings(ten(Talker(), folder=tmp_path).history) == whole
     with pytest.raises(
-        Interrupted, match="; trial keeps no checkpoint and begins anew"
+        Interrupted, match="; trial keeps no checkpoint and starts again"
     ):  # what has no folder says whose
         ten(Talker(stop_at=5))
 

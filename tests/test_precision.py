@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.building import probe
+from pipeline.config.sections import require_built
 from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task
-from pipeline.runtime import options
 from pipeline.runtime.precision import PATIENCE, START, LossScale, autocast
 from pipeline.runtime.seeds import reseed, seeded
 
@@ -142,7 +142,10 @@ def test_a_model_that_needs_full_precision_is_named() -> None:
         ("loader", "num_workers", 7, True),
         ("trainer", "devices", 2, False),
         ("trainer", "strategy", "ddp", False),
-        ("trainer", "on_spike", "skip", False),
+        ("trainer", "on_nonfinite", "stop", True),
+        ("trainer", "on_nonfinite", "skip", False),
+        ("trainer", "on_spike", "none", True),
+        ("trainer", "on_spike", "stop", False),
     ],
 )
 def test_what_this_version_carries_out(section: str, key: str, value: Any, built: bool) -> None:
@@ -150,7 +153,7 @@ def test_what_this_version_carries_out(section: str, key: str, value: Any, built
     config: dict[str, Any] = {"trainer": {}, "loader": {}}
     config[section][key] = value
     with contextlib.nullcontext() if built else pytest.raises(UserError, match=rf"{section}\.{key}: is not built"):
-        options.require_built(config)
+        require_built(config)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU here")
@@ -184,7 +187,7 @@ def test_the_probe_sees_who_draws(source: str, where: str) -> None:
 
     seen = probe.probe_rows(model, task(model, loss), *ROWS, 3)
 
-    assert (seen.stochastic, seen.foreign) == (source == "torch", source in ("python", "numpy"))
+    assert (seen.stochastic, seen.uses_global_rng) == (source == "torch", source in ("python", "numpy"))
     assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
     assert before[2] == np.random.get_state()[1].tobytes()  # type: ignore[index, union-attr]
 

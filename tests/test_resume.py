@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from pipeline.checkpoints import generation
 from pipeline.checkpoints.weights import weights_digest
-from pipeline.engine import loop
 from pipeline.engine.fit import fit
+from pipeline.engine.progress import Fit
 from pipeline.engine.replay import replay
 from pipeline.errors import UserError
 from pipeline.run_store import permits
@@ -96,7 +96,7 @@ def test_a_training_stopped_at_any_step_is_taken_up(tmp_path: Path, name: str) -
     body, data = config(**{**HARD, **CHANGES[name]}), blobs()
     (calm := tmp_path / "calm").mkdir()
     done = train(body, data, folder=calm)
-    assert done.stopped == "done" and done.resumed_at == 0
+    assert done.stop_reason == "done" and done.resumed_at == 0
     for stops in ((1,), (4,), (done.steps - 1,), (2, 3, 7)):
         (folder := tmp_path / "-".join(map(str, stops))).mkdir()
         for at in stops:
@@ -138,7 +138,7 @@ def test_sigusr1_writes_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     """A scheduler's warning leaves a checkpoint of that step; the training ends as if nothing had been."""
     done = train(config(), blobs(), Stop(3, signal.SIGUSR1), folder=tmp_path)
     seen = [generation.state_of(path).get("step") for path in generation.generations(tmp_path)]
-    assert 3 in seen and done.stopped == "done"
+    assert 3 in seen and done.stop_reason == "done"
     assert done.weights_digest == train(config(), blobs()).weights_digest
 
 
@@ -164,7 +164,7 @@ def test_training_in_a_thread_hears_no_signal(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: done.append(train(config(), blobs(), folder=tmp_path)))
     thread.start()
     thread.join()
-    assert done[0].stopped == "done"
+    assert done[0].stop_reason == "done"
 
 
 def test_a_full_disk_stops_training_and_its_last_checkpoint_serves(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_state_that_no_file_can_hold_is_said_before_the_first_step(tmp_path: Pat
 
 
 @pytest.fixture
-def made(digits_permit: permits.TrainPermit) -> tuple[Run, loop.Fit]:
+def made(digits_permit: permits.TrainPermit) -> tuple[Run, Fit]:
     """The planned digits, trained in the place where a baseline trains."""
     run = digits_permit.run
     folder = run.inside("baseline")
@@ -274,7 +274,7 @@ class Weights(Watcher):
 
 
 @pytest.mark.parametrize("step", [1, 17, 18, 30])
-def test_any_step_is_made_again(made: tuple[Run, loop.Fit], digits_permit: permits.TrainPermit, step: int) -> None:
+def test_any_step_is_made_again(made: tuple[Run, Fit], digits_permit: permits.TrainPermit, step: int) -> None:
     """Weights before and behind it, its loss and its rows are those of the training."""
     run, done = made
     seen = Weights()
@@ -294,7 +294,7 @@ def test_a_step_is_reached_from_the_nearest_checkpoint(digits_permit: permits.Tr
     with pytest.raises(Interrupted):
         fit(digits_permit, job, [Stop(20)], folder=folder)
     late, early = replay(run, 25), replay(run, 20)
-    assert (late.taken_up_at, early.taken_up_at) == (20, 0)
+    assert (late.resumed_at, early.resumed_at) == (20, 0)
     seen = Weights()
     fit(digits_permit, job, [seen])
     assert (late.weights_after, early.weights_after) == (seen.after[25], seen.after[20])
@@ -306,7 +306,7 @@ def test_a_replay_is_not_pressed_for_time(digits_permit: permits.TrainPermit) ->
     assert replay(digits_permit.run, 5, job).step == 5
 
 
-def test_observers_see_the_step_and_no_other(made: tuple[Run, loop.Fit]) -> None:
+def test_observers_see_the_step_and_no_other(made: tuple[Run, Fit]) -> None:
     """Hooks of one's own are shown the one step."""
     watcher = Watcher(1)
     replay(made[0], 9, observers=[watcher])
@@ -314,7 +314,7 @@ def test_observers_see_the_step_and_no_other(made: tuple[Run, loop.Fit]) -> None
 
 
 @pytest.mark.parametrize("step", [0, 10_000])
-def test_a_step_that_never_was_is_refused(made: tuple[Run, loop.Fit], step: int) -> None:
+def test_a_step_that_never_was_is_refused(made: tuple[Run, Fit], step: int) -> None:
     """The steps that there are stand in the message."""
     with pytest.raises(UserError, match=r"step: is not a step of this training, got '?-?\d+'?; expected 1 to 51"):
         replay(made[0], step)
@@ -324,7 +324,7 @@ def test_replay_names_the_module_where_it_broke(digits_permit: permits.TrainPerm
     """A rate that throws the weights to the edge of float32: the next step overflows in the layer that multiplies."""
     job = Job(digits_permit.plan.digest, "trial", Delta(overrides={"optimizer.lr": 1e36}))
     done = fit(digits_permit, job)
-    assert done.stopped == "nonfinite"
+    assert done.stop_reason == "nonfinite"
     again = replay(digits_permit.run, done.steps, job)
     assert again.origin and again.origin.what == "output" and again.origin.module.startswith(("body.", "head"))
     assert again.origin.rows and set(again.origin.rows) <= set(again.rows)
@@ -371,4 +371,4 @@ def test_a_baseline_that_ends_in_nan_names_the_row(own_folder: Path, cli: Any) -
     assert found["first_nonfinite"]["rows"] == [77]
     cli("phase=diagnostics", "run.name=holed")
     told = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
-    assert "the first tensor that is not finite: inputs, in train rows 77" in told["confidence_statement"]
+    assert "the first non-finite tensor is inputs, in train rows 77" in told["confidence_statement"]

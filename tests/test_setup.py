@@ -15,11 +15,11 @@ from pipeline.building import builder, probe
 from pipeline.checkpoints import generation, weights
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.data.dataset import Data
-from pipeline.engine import loop, setup
+from pipeline.engine.loop import Training
 from pipeline.errors import UserError
 from pipeline.evaluation.task import build_task
 from pipeline.run_store.job import Delta, Job
-from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, config, permitted, train
+from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, components_of, config, permitted, run, train
 
 CPU = torch.device("cpu")
 __all__ = ["permitted"]
@@ -134,21 +134,20 @@ def test_the_part_that_fails_is_the_part_that_is_named() -> None:
     """Loss, optimizer and backward pass are told apart; an observer's fault is not the user's."""
     data, job = blobs(), Job("", "trial")
 
-    def failing(**changed: Any) -> loop.Training:
-        made = setup.build_components(config(), job, data, 3, ())
-        return loop.Training(PERMIT[0], replace(made, **changed), job)
+    def failing(**changed: Any) -> Training:
+        return Training(PERMIT[0], replace(components_of(config(), data, job), **changed), job)
 
-    made = setup.build_components(config(), job, data, 3, ())
+    components = components_of(config(), data, job)
     with pytest.raises(UserError, match=rf"loss: fails at {__file__}"):
-        failing(task=replace(made.task, loss=OwnLoss())).run((), None)
+        run(failing(task=replace(components.task, loss=OwnLoss())))
     with pytest.raises(UserError, match=r"optimizer: fails at .*no step today"):
-        failing(optimizer=Odd(made.model.parameters(), lr=0.1)).run((), None)
+        run(failing(optimizer=Odd(components.model.parameters(), lr=0.1)))
     back = failing()
     back.model.register_forward_hook(lambda module, inputs, out: Doubled.apply(out))
     with pytest.raises(UserError, match=r"model or loss: fails in the backward pass at .*no way back"):
-        back.run((), None)
+        run(back)
     with pytest.raises(KeyError, match="an observer's own fault"):
-        failing().run([Curious(1)], None)
+        run(failing(), Curious(1))
 
 
 def test_a_failure_in_the_middle_names_the_users_line() -> None:
@@ -160,11 +159,11 @@ def test_a_failure_in_the_middle_names_the_users_line() -> None:
 
     calls: list[int] = []
     job, data, body = Job("", "trial"), blobs(), config()
-    made = setup.build_components(body, job, data, 3, ())
-    made.model.register_forward_hook(late)
-    training = loop.Training(PERMIT[0], made, job)
+    components = components_of(body, data, job)
+    components.model.register_forward_hook(late)
+    training = Training(PERMIT[0], components, job)
     with pytest.raises(UserError, match=rf"model: fails at {__file__}:\d+ \(AttributeError"):
-        training.run((), None)
+        run(training)
 
 
 def test_the_probe_leaves_no_trace() -> None:

@@ -18,7 +18,7 @@ from pipeline.data.load import load
 from pipeline.data.splits import Marks, Split
 from pipeline.data.train_rows import changed
 from pipeline.engine.fit import fit
-from pipeline.engine.loop import Fit
+from pipeline.engine.progress import Fit
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import score_split
 from pipeline.results import TrainSide

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoints import weights
+from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
-from pipeline.engine import loop, setup
+from pipeline.engine.loop import Training
+from pipeline.engine.progress import Fit
+from pipeline.engine.resume import find_snapshot
+from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job, run_seed
 from pipeline.run_store.run import Run
-from pipeline.runtime import options
+from pipeline.runtime.interrupt import catch_signals
 from pipeline.runtime.seeds import derive, seeded
 
 CPU = torch.device("cpu")
@@ -76,16 +80,27 @@ def blobs(rows: int = 100, kind: str = "classification", seed: int = 0) -> Data:
 
 def train(
     body: Mapping[str, Any], data: Data, *observers: Any, purpose: str = "trial", folder: Path | None = None, **job: Any
-) -> loop.Fit:
+) -> Fit:
     """The loop under a real permit, on a config that no run has planned."""
-    made = Job("", purpose, **job)
-    made_config = made.config(body)
-    options.require_built(made_config)
-    seed = run_seed(made_config["seed"], made.seed_index)
+    trial = Job("", purpose, **job)
+    typed = TrainingConfig.from_mapping(trial.config(body))
+    seed = run_seed(typed.seed, trial.seed_index)
     with seeded(derive(seed, "fit")):
-        return loop.Training(PERMIT[0], setup.build_components(made_config, made, data, seed, ()), made).run(
-            observers, folder
-        )
+        components = build_components(typed, trial, data, seed, ())
+        return run(Training(PERMIT[0], components, trial), *observers, folder=folder)
+
+
+def components_of(body: Mapping[str, Any], data: Data, job: Job) -> TrainingComponents:
+    """The components of a training with seed 3, for tests that replace one of them."""
+    return build_components(TrainingConfig.from_mapping(body), job, data, 3, ())
+
+
+def run(training: Training, *observers: Any, folder: Path | None = None) -> Fit:
+    """Run a training as `fit` does, without a plan."""
+    snapshot = find_snapshot(training.components, training.job, folder) if folder is not None else None
+    with catch_signals() as training.stop_request, training.session(observers, snapshot=snapshot, folder=folder):
+        training.run()
+    return training.result()
 
 
 class Watcher:
@@ -111,7 +126,7 @@ class Watcher:
         assert {"val/loss", "val/accuracy"} == set(metrics)
         self.seen.append(f"epoch {epoch}")
 
-    def settle(self) -> None: ...
+    def flush(self) -> None: ...
 
     def finish(self) -> None:
         self.seen.append("finish")

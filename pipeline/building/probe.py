@@ -16,6 +16,7 @@ from pipeline.batching.augment import apply_augmentations, build_augmentations
 from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
 from pipeline.building.memory import Autocast
 from pipeline.building.resource_estimate import StepCost, measure_step
+from pipeline.config.sections import require_built
 from pipeline.data.dataset import Data
 from pipeline.data.splits import class_counts
 from pipeline.data.tree import Tree, leaves, rows_of, to
@@ -33,12 +34,12 @@ from pipeline.runtime.seeds import derive, drawn, seeded
 class ProbeResult:
     """What two rows showed: their outputs (None if a custom step gives none), and which generators were used.
 
-    `stochastic`: the pass draws from torch's generators; `foreign`: from Python's or NumPy's.
+    `stochastic`: the pass draws from torch's generators; `uses_global_rng`: from Python's or NumPy's.
     """
 
     outputs: Tensor | None
     stochastic: bool
-    foreign: bool
+    uses_global_rng: bool
 
 
 PER_VALUE = ("regression", "multilabel", "autoencoder")  # task kinds with one output per number of the targets
@@ -275,7 +276,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
 
     Raises UserError naming what does not fit, with the message that a training would give.
     """
-    options.require_built(config)
+    require_built(config)
     seed, loader, trainer = int(config["seed"]), config["loader"], config["trainer"]
     device = device_for(trainer.get("accelerator", "auto"))
     precision = trainer.get("precision", 32)

@@ -25,7 +25,7 @@ from pipeline.run_store import files
 
 WEIGHTS, STATE, HISTORY = "weights.safetensors", "state.json", "history.npz"
 KEPT = 2  # generations of a training that goes on
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,16 +21,16 @@ class Writer:
     def busy(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def offer(self, snapshot: Snapshot) -> None:
+    def write(self, snapshot: Snapshot) -> None:
         """The snapshot will be written; waits for the one before it. Raises what that one met."""
-        self.settle()
+        self.wait()
         self._task = self._thread.submit(generation.write, self._folder, snapshot)
 
-    def settle(self) -> Path | None:
+    def wait(self) -> Path | None:
         """Everything offered is on disk; where the last one stands. Raises UserError when the disk refused."""
         return self._task.result() if self._task else None
 
-    def check(self) -> None:
+    def raise_error(self) -> None:
         """Raises what a finished write met; never waits."""
         if self._task and self._task.done():
             self._task.result()

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.trust import why_not
 from pipeline.config.validation_errors import complaints
@@ -20,6 +21,17 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
 DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+
+
+def _not_built(*values: object, use: str) -> BeforeValidator:
+    """Refuse values that are planned for a later version, and name the value to use instead."""
+
+    def refuse(value: object) -> object:
+        if value in values:
+            raise PydanticCustomError("not_built", "is not built in this version", {"use": use})
+        return value
+
+    return BeforeValidator(refuse)
 
 
 class Section(BaseModel):
@@ -112,14 +124,15 @@ class Trainer(Section):
     patience: Count | None
     precision: Literal[32, "bf16-mixed", "16-mixed"]
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    devices: Count
-    strategy: Literal["none", "ddp", "fsdp"]
+    devices: Annotated[Literal[1], _not_built(*range(2, 1025), use="1")]
+    strategy: Annotated[Literal["none"], _not_built("ddp", "fsdp", use="none")]
     threads: Literal["auto"] | Count
     gradient_clip_val: Positive | None
     accumulate_grad_batches: Count
     deterministic: bool | Literal["warn"]
     compile: bool
-    on_spike: Literal["stop", "skip"]
+    on_nonfinite: Annotated[Literal["stop"], _not_built("skip", use="stop")]
+    on_spike: Annotated[Literal["none"], _not_built("stop", "skip", use="none")]
     checkpoint_minutes: Positive | None
     checkpoint_steps: Count | None
 
@@ -135,7 +148,7 @@ class Export(Section):
 
 
 class Executor(Section):
-    kind: Literal["local"]
+    kind: Annotated[Literal["local"], _not_built("submitit", "ray", use="local")]
 
 
 class AfterPlanning(Section):

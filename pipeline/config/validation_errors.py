@@ -69,6 +69,10 @@ def _complaint(where: str, errors: list[Mapping[str, Any]], config: Mapping[str,
         return unknown_key(where, known, f"={got}" if isinstance(got, str | int | float) else "=<value>")
     if "missing" in kinds:
         return fault(where, "is missing", do=_addition(where))
+    if "not_built" in kinds:
+        use = errors[kinds.index("not_built")]["ctx"]["use"]
+        do = f"python -m pipeline ... {where}={use}"
+        return fault(where, "is not built in this version", got=got, expected=use, do=do)
     wanted = [EXPECTED.get(e["type"], str(e["msg"])).format(**e.get("ctx", {})) for e in errors]
     if len(kinds) == 1 and kinds[0] == "string_type":
         wanted = ["text in quotes" if isinstance(got, int | float) else "text"]

@@ -1,4 +1,4 @@
-"""The backward pass of a scalar loss: what `Tensor.backward` does, without the questions it asks before it."""
+"""The backward pass of a scalar loss, without the argument checks of `Tensor.backward`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Private to torch, hence behind a look: one call of it is what `loss.backward()` comes to, 20 µs later.
+# Private to torch, so it may be missing. `loss.backward()` makes the same call after 20 µs of checks.
 _ENGINE: Any = getattr(getattr(torch.autograd, "Variable", None), "_execution_engine", None)
-_RUN: Any = getattr(_ENGINE, "run_backward", None)
+_RUN_BACKWARD: Any = getattr(_ENGINE, "run_backward", None)
 _ONE = torch.ones(())
 
 
 def backward(loss: Tensor) -> None:
-    """Gradients of the loss are added to `.grad`, bit for bit those of `loss.backward()`."""
-    if _RUN is None or loss.dtype is not torch.float32 or loss.device.type != "cpu" or loss.ndim:
+    """Add the gradients of a scalar loss to `.grad`, bit for bit as `loss.backward()` does."""
+    if _RUN_BACKWARD is None or loss.dtype is not torch.float32 or loss.device.type != "cpu" or loss.ndim:
         loss.backward()
     else:
-        _RUN((loss,), (_ONE,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+        _RUN_BACKWARD((loss,), (_ONE,), False, False, (), allow_unreachable=True, accumulate_grad=True)

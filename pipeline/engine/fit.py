@@ -1,4 +1,4 @@
-"""Fitting: a job of an open plan becomes a training, under the seed, the kernels and the threads that the plan says."""
+"""Train a job of an approved plan, under the seed, the kernels and the threads that the plan sets."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
 from pipeline.data.train_rows import changed
-from pipeline.engine.loop import Fit, Training
+from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
+from pipeline.engine.progress import Fit
+from pipeline.engine.resume import find_snapshot
 from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.errors import Refused, fault
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job, run_seed
 from pipeline.runtime import options
 from pipeline.runtime.allocator import keep_freed_memory
+from pipeline.runtime.interrupt import catch_signals
 from pipeline.runtime.seeds import derive, seeded
 from pipeline.runtime.threads import running_on, threads
 from pipeline.runtime.warning_capture import capture_warnings, record_warning
@@ -31,66 +35,69 @@ def fit(
     data: Data | None = None,
     folder: Path | None = None,
 ) -> Fit:
-    """Train the job's model under the permit's plan; checkpoints go to `folder` where one is given.
+    """Train the job's model under the permit's plan; checkpoints are written to `folder` if it is given.
 
-    A folder that holds checkpoints of this very training continues it. What warns meanwhile is an event of the
-    history. Raises Interrupted when a signal asked for a stop, Refused without a permit or for a job of another plan,
-    UserError where model, data, loss and options do not fit each other.
+    If `folder` holds checkpoints of the same training, it is resumed. Warnings during training become events of the
+    history. Raises Interrupted if a signal asked to stop, Refused without a permit or for a job of another plan, and
+    UserError if model, data, loss and options do not fit each other.
     """
-    early: list[tuple[str, str, str]] = []  # warnings of building the model and its kin
+    early_warnings: list[tuple[str, str, str]] = []  # raised while the components are built
     training: Training | None = None
 
     def note(category: str, message: str, where: str) -> None:
         if training is None:
-            early.append((category, message, where))
+            early_warnings.append((category, message, where))
         else:
-            record_warning(training.history, training.step, category, message, where)
+            record_warning(training.progress.history, training.progress.step, category, message, where)
 
-    with capture_warnings(note), prepared(permit, job, data) as setup:
-        training = Training(permit, setup, job)
-        for warning in early:
+    with capture_warnings(note), prepared(permit, job, data) as components:
+        training = Training(permit, components, job)
+        for warning in early_warnings:
             note(*warning)
-        return training.run(observers, folder)
+        snapshot = find_snapshot(components, job, folder) if folder is not None else None
+        with catch_signals() as training.stop_request, training.session(observers, snapshot=snapshot, folder=folder):
+            training.run()
+        return training.result()
 
 
 @contextmanager
 def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) -> Iterator[TrainingComponents]:
-    """The job's training before its first step, under the seed, the kernels and the threads that the plan says."""
+    """Build the job's training under the seed, the kernels and the threads of the plan, which hold inside the block."""
     permit = permits.require(permit, permits.TrainPermit)
     plan = permit.plan
     if job.plan_digest != plan.digest:
         do = f"python -m pipeline status {permit.run.name}"
         raise Refused(fault("job", "is of another plan", got=job.plan_digest[:12], expected=plan.digest[:12], do=do))
-    config = job.config(plan.config)
-    options.require_built(config)
+    config = TrainingConfig.from_mapping(job.config(plan.config))
     trust = tuple(grant["package"] for grant in permit.run.state().trust)
-    seed = run_seed(int(config["seed"]), job.seed_index)
+    seed = run_seed(config.seed, job.seed_index)
     with ExitStack() as stack:
         stack.enter_context(seeded(derive(seed, "fit")))
-        stack.enter_context(options.deterministic(config["trainer"].get("deterministic", True)))
-        data = data or load(config, trust)
-        _refuse_other_rows(permit, data)
-        planned = data
+        stack.enter_context(options.deterministic(config.trainer.deterministic))
+        planned_data = data or load(config.source, trust)
+        _refuse_other_rows(permit, planned_data)
+        data = preprocess_data = planned_data
         if job.delta.train_rows:
-            data = replace(data, train=changed(data.train, job.delta.train_rows, seed))
-        fitted_on = planned if job.delta.train_rows.get("inputs") == "zeroed" else data  # zeros have no spread
-        setup = build_components(config, job, data, seed, trust, fitted_on)
-        if setup.device.type == "cpu":
+            data = replace(planned_data, train=changed(planned_data.train, job.delta.train_rows, seed))
+            # Inputs that are all zero have no spread to standardize by.
+            preprocess_data = planned_data if job.delta.train_rows.get("inputs") == "zeroed" else data
+        components = build_components(config, job, data, seed, trust, preprocess_data)
+        if components.device.type == "cpu":
             keep_freed_memory()
-        rule = plan.facts.get("threads") or config["trainer"].get("threads", "auto")
-        stack.enter_context(running_on(threads(rule, setup.parameters)))
-        yield setup
+        rule = plan.facts.get("threads") or config.trainer.threads
+        stack.enter_context(running_on(threads(rule, components.parameters)))
+        yield components
 
 
 def _refuse_other_rows(permit: permits.TrainPermit, data: Data) -> None:
-    """Raise Refused when the rows are not, split by split, those that the plan froze."""
-    frozen = {name: known["digest"] for name, known in permit.plan.facts["splits"].items()}
-    found = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}
+    """Raise Refused if the rows of any split differ from those that the plan froze."""
+    frozen = {name: split["digest"] for name, split in permit.plan.facts["splits"].items()}
+    digests = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}
     faults = [
-        fault(f"data.{name}", "are not the rows that the plan froze", got=found[name][:12], expected=digest[:12],
+        fault(f"data.{name}", "are not the rows that the plan froze", got=digests[name][:12], expected=digest[:12],
               do=f"python -m pipeline phase=planning run.name={permit.run.name}")
         for name, digest in frozen.items()
-        if found[name] != digest
+        if digests[name] != digest
     ]  # fmt: skip
     if faults:
         raise Refused(*faults)

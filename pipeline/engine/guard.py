@@ -1,4 +1,4 @@
-"""The guard: a step whose loss or gradient is not finite moves no weight, and is known by its number."""
+"""The guard: withholds the update of a step whose loss or gradient is not finite, and reports that step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Private to torch: what its gradient scaler looks with. It sees each number, and needs no norm.
-LOOK: Any = getattr(torch, "_amp_foreach_non_finite_check_and_unscale_", None)
-READ_EVERY = 50  # steps between read-backs where reading would stall the device
+# Private to torch: the check of its gradient scaler. It inspects every number and is cheaper than a norm.
+NONFINITE_CHECK: Any = getattr(torch, "_amp_foreach_non_finite_check_and_unscale_", None)
+READ_EVERY = 50  # steps between reads of the device's flag, each of which waits for the device
 
 
 @dataclass(frozen=True)
-class Nonfinite:
-    """The first step that was not finite, what of it, and the loss that was measured."""
+class NonfiniteStep:
+    """The first step that was not finite, whether its loss or only its gradient was, and the measured loss."""
 
     step: int
     what: Literal["loss", "gradient"]
@@ -26,10 +26,10 @@ class Nonfinite:
 
 
 class Guard:
-    """Lets finite updates pass, clipped to the norm `clip`; withholds the first that is not and all after it.
+    """Allows finite updates, clipped to the norm `clip`; withholds the first that is not finite and all later ones.
 
-    On the CPU every step is looked at. On a card the flag stays there: a fused optimizer reads it as `found_inf` and
-    skips on its own, and the host looks every 50 steps; any other optimizer there is looked at every step too.
+    On the CPU every step is checked at once. With `deferred`, on a GPU, the flag stays on the device: a fused optimizer
+    reads it as `found_inf` and skips the update by itself, and the host reads it every 50 steps.
     """
 
     def __init__(self, optimizer: Optimizer, clip: float | None, *, deferred: bool) -> None:
@@ -37,35 +37,35 @@ class Guard:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.deferred = deferred
         self.losses: list[Tensor | float] = []
-        alike = {(p.dtype, p.device.type, p.layout) for p in self.parameters}
-        self.looks = LOOK is not None and alike == {(torch.float32, "cpu", torch.strided)}
-        self.bad, self.one = torch.zeros(()), torch.ones(())
-        self.seen = 0  # steps whose losses were handed over already
+        kinds = {(p.dtype, p.device.type, p.layout) for p in self.parameters}
+        self.use_fast_check = NONFINITE_CHECK is not None and kinds == {(torch.float32, "cpu", torch.strided)}
+        self.nonfinite_flag, self.unit_scale = torch.zeros(()), torch.ones(())
+        self.losses_read = 0  # steps whose losses were read by `read_losses`
         if deferred:
-            self.found = torch.zeros((), device=self.parameters[0].device)
-            self.good = torch.zeros((), dtype=torch.int64, device=self.found.device)
-            flagged: Any = optimizer  # an attribute that torch's own gradient scaler sets too
-            flagged.found_inf = self.found
+            self.found_inf = torch.zeros((), device=self.parameters[0].device)
+            self.finite_steps = torch.zeros((), dtype=torch.int64, device=self.found_inf.device)
+            flagged: Any = optimizer  # torch's own gradient scaler sets this attribute, too
+            flagged.found_inf = self.found_inf
 
-    def start(self, step: int) -> None:
-        """Steps are counted from here: so many were made before, by the training that is taken up."""
-        self.seen = step
+    def resume_at(self, step: int) -> None:
+        """Count steps from here, since a resumed training made `step` steps before."""
+        self.losses_read = step
         if self.deferred:
-            self.good.fill_(step)
+            self.finite_steps.fill_(step)
 
-    def clear(self) -> None:
-        """No parameter has a gradient."""
+    def zero_grad(self) -> None:
+        """Remove all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Those that there are."""
+        """Return the gradients of all parameters that have one."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def allows(self, loss: Tensor) -> bool:
-        """Whether the optimizer may step on these gradients, which are clipped now; with a deferred flag always."""
+    def check_and_clip(self, loss: Tensor) -> bool:
+        """Clip the gradients; return whether the optimizer may step. With `deferred` the answer is always True."""
         gradients = self.gradients()
-        needed = self.deferred or self.clip is not None or not self.looks
+        needed = self.deferred or self.clip is not None or not self.use_fast_check
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients] if needed else ()
         norms = torch._foreach_norm(list(dense)) if dense else ()
         if self.deferred:
@@ -73,65 +73,65 @@ class Guard:
         else:
             value = loss.item()
             self.losses.append(value)
-            if not math.isfinite(value) or not (self._normal(gradients, norms) or self._finite(gradients)):
+            if not math.isfinite(value) or not (self._fast_check(gradients, norms) or self._all_finite(gradients)):
                 return False
         if self.clip is not None:
             total = torch.linalg.vector_norm(torch.stack(norms))
-            if not self.deferred and not math.isfinite(total.item()):  # finite numbers whose squares are not
+            if not self.deferred and not math.isfinite(total.item()):  # the sum of squares overflows float32
                 total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(dense), 2, torch.float64)))
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, total)
         return True
 
-    def _normal(self, gradients: list[Tensor], norms: Sequence[Tensor]) -> bool:
-        """Whether they are finite, by the cheapest look; a False may be mistaken."""
+    def _fast_check(self, gradients: list[Tensor], norms: Sequence[Tensor]) -> bool:
+        """Whether the gradients are finite, by the cheapest check; False can be a false alarm, True cannot."""
         if norms:
             return all(math.isfinite(n.item()) for n in norms)
-        self.bad.zero_()
+        self.nonfinite_flag.zero_()
         try:
-            LOOK(gradients, self.bad, self.one)
-        except RuntimeError:  # a sparse gradient; from now on norms tell
-            self.looks = False
+            NONFINITE_CHECK(gradients, self.nonfinite_flag, self.unit_scale)
+        except RuntimeError:  # a sparse gradient; norms are used from now on
+            self.use_fast_check = False
             return False
-        return not self.bad.item()
+        return not self.nonfinite_flag.item()
 
     @staticmethod
-    def _finite(gradients: list[Tensor]) -> bool:
-        """The exact question, asked when a norm is not finite: finite numbers of 1e20 overflow their norm."""
+    def _all_finite(gradients: list[Tensor]) -> bool:
+        """The exact check, needed when a norm is not finite: finite numbers of 1e20 overflow their norm."""
         return all(bool(torch.isfinite(g.coalesce().values() if g.is_sparse else g).all()) for g in gradients)
 
     def _flag(self, loss: Tensor, norms: tuple[Tensor, ...]) -> None:
-        """Raise the flag on the device, for good; count the steps before it."""
+        """Set the flag on the device, where it stays set, and count the steps before it."""
         finite = torch.isfinite(torch.stack(norms)).all() & torch.isfinite(loss)
-        self.found.copy_(torch.maximum(self.found, (~finite).to(self.found.dtype)))
-        self.good.add_((self.found == 0).to(torch.int64))
+        self.found_inf.copy_(torch.maximum(self.found_inf, (~finite).to(self.found_inf.dtype)))
+        self.finite_steps.add_((self.found_inf == 0).to(torch.int64))
         self.losses.append(loss.detach())
 
-    def due(self, step: int) -> bool:
-        """Whether it is time to read the flag back."""
+    def read_due(self, step: int) -> bool:
+        """Whether the flag on the device should be read after this step."""
         return self.deferred and step % READ_EVERY == 0
 
-    def raised(self) -> bool:
-        """Whether an update was withheld; waits for the device."""
-        return bool(self.found.item()) if self.deferred else False
+    def has_withheld(self) -> bool:
+        """Whether the device withheld an update; waits for the device."""
+        return bool(self.found_inf.item()) if self.deferred else False
 
-    def drain(self, withheld: bool) -> tuple[list[float], Nonfinite | None]:
-        """The losses since the last call, up to and with the first that was withheld; one read-back.
+    def read_losses(self, withheld: bool) -> tuple[list[float], NonfiniteStep | None]:
+        """Return the losses since the last call, up to and including the first withheld step, and that step.
 
-        A withheld step's loss is NaN also where only its gradient was not finite: nothing was learnt from it.
+        The loss of a withheld step is NaN even if only its gradient was not finite, since the step changed nothing.
         """
         if not self.losses:
             return [], None
         if self.deferred:
             losses = torch.stack([t for t in self.losses if isinstance(t, Tensor)]).tolist()
             if withheld:
-                losses = losses[: int(self.good.item()) - self.seen + 1]
+                losses = losses[: int(self.finite_steps.item()) - self.losses_read + 1]
         else:
             losses = [float(v) for v in self.losses]
         self.losses.clear()
-        self.seen += len(losses)
+        self.losses_read += len(losses)
         if not withheld:
             return losses, None
         measured = losses[-1]
         if not math.isfinite(measured):
-            return losses, Nonfinite(self.seen, "loss", measured)
-        return [*losses[:-1], math.nan], Nonfinite(self.seen, "gradient", measured)
+            return losses, NonfiniteStep(self.losses_read, "loss", measured)
+        return [*losses[:-1], math.nan], NonfiniteStep(self.losses_read, "gradient", measured)

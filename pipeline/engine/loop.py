@@ -1,8 +1,12 @@
 """The training loop.
 
-Weights, metrics and history are a pure function of plan, job and data: the order of rows of (seed, epoch), a step's
-random numbers of (seed, step), the first weights of (seed, "init"), whatever the process did before. So a training that
-was killed is taken up from its last checkpoint and gives the same bits, and any of its steps can be made again.
+Weights, metrics and history are a pure function of plan, job and data: the order of rows depends on (seed, epoch), the
+random numbers of a step on (seed, step), the first weights on (seed, "init"). Nothing depends on what the process did
+before. A training that was killed therefore resumes from its last checkpoint with the same bits, and any of its steps
+can be repeated.
+
+From `fit` to the optimizer's kernel there are five frames: `fit`, `Training.run`, `_train_epoch`, `_train_step` and
+`Stepper.__call__`.
 """
 
 from __future__ import annotations
@@ -10,14 +14,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.batching.source import Batch
 from pipeline.building.memory import step_error
@@ -26,329 +29,320 @@ from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.checkpoints.writer import Writer
 from pipeline.engine import resume
 from pipeline.engine.backward import backward
-from pipeline.engine.cadence import Cadence
 from pipeline.engine.observer import StepObserver
+from pipeline.engine.progress import Fit, Progress, WeightsSnapshot
 from pipeline.engine.setup import TrainingComponents
 from pipeline.engine.stepper import Stepper
+from pipeline.engine.timer import TrainingTimer
 from pipeline.evaluation.evaluate import loss_and_metrics, mean_loss, score_split
-from pipeline.evaluation.task import Task
-from pipeline.history import History
 from pipeline.preprocess.modules import preprocess_batch, unwrap
 from pipeline.results import Score
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
-from pipeline.runtime.interrupt import Interrupted, StopRequest, catch_signals
+from pipeline.runtime.interrupt import Interrupted, StopRequest
 from pipeline.runtime.seeds import derive, reseed
 
-MASK = 2**63 - 1
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """What a training left: the model with its best weights, its history, its score and why it stopped.
-
-    `stopped`: done | budget | clock | nonfinite. `score` is that of the best epoch on validation rows, None when no
-    epoch had a score that is a number, and for a proof. `checkpoint` holds the same weights as `model`. `seconds` are
-    those of earlier processes too, where it was taken up at step `resumed_at`. `bar` is the score of a model without
-    learning, and how it came to it.
-    """
-
-    model: nn.Module
-    task: Task
-    history: History
-    score: Score | None
-    steps: int
-    stopped: str
-    weights_digest: str
-    checkpoint: Path | None
-    seconds: float
-    resumed_at: int = 0
-    bar: Mapping[str, Any] = field(default_factory=dict)
+SEED_MASK = 2**63 - 1  # torch takes seeds of 63 bits
 
 
 class Training:
-    """One training in progress: where it stands, and what it has measured. Raises Refused without a permit.
+    """One training. Use `run` inside a `session`, and `result` after it. Raises Refused without a permit."""
 
-    `step` updates are made and `measured` epochs measured; `ended` when nothing more is to be done.
-    """
-
-    def __init__(self, permit: permits.TrainPermit, setup: TrainingComponents, job: Job) -> None:
+    def __init__(self, permit: permits.TrainPermit, components: TrainingComponents, job: Job) -> None:
         permit = permits.require(permit, permits.TrainPermit)
-        self.stepper = Stepper(permit, setup.optimizer)
-        self.setup, self.job = setup, job
-        self.model, self.task, self.optimizer, self.guard = setup.model, setup.task, setup.optimizer, setup.guard
-        self.trainer = setup.config["trainer"]
-        self.history, self.step, self.measured = History(), 0, 0
-        self.ended, self.stopped = False, "done"
-        self.best: resume.WeightsSnapshot | None = None
-        self.lowest, self.lowest_at = math.inf, 0  # of the validation loss, and its epoch
-        self.rates: list[float] = []  # of the steps that are not in the history yet, where it changes with every step
-        self.earlier, self.began, self.seconds_per_step = 0.0, time.perf_counter(), math.nan
+        self.stepper = Stepper(permit, components.optimizer)
+        self.components, self.job, self.trainer = components, job, components.config.trainer
+        self.model, self.task = components.model, components.task
+        self.optimizer, self.guard = components.optimizer, components.guard
+        self.progress = Progress()
+        self.timer = TrainingTimer.from_config(self.trainer)
+        self.stop_request = StopRequest()
         self.observers: Sequence[StepObserver] = ()
-        self.next_seen = sys.maxsize  # the next step that an observer asks for
-        self.cadence = Cadence.of(self.trainer)
-        self.asked = StopRequest()
+        self.next_observed_step = sys.maxsize
+        self.step_lrs: list[float] = []  # learning rates of steps that are not in the history yet, if they vary by step
+        self.seconds_per_step = math.nan
+        self.folder: Path | None = None
         self.writer: Writer | None = None
+        self.resumed_from: Snapshot | None = None
 
-    @property
-    def seconds(self) -> float:
-        """Spent on this training, by earlier processes too."""
-        return self.earlier + time.perf_counter() - self.began
+    @contextmanager
+    def session(
+        self, observers: Sequence[StepObserver] = (), *, snapshot: Snapshot | None = None, folder: Path | None = None
+    ) -> Iterator[None]:
+        """Inside the block the training can run, from the snapshot or from its first step.
 
-    def run(self, observers: Sequence[StepObserver], folder: Path | None) -> Fit:
-        """Train to the end of the budget, or to what ends it before; take up what `folder` holds of this training."""
-        found = resume.find(self, folder) if folder is not None else None
+        The observers are attached, worker processes read data, and checkpoints are written to `folder` if it is given.
+        """
         with ExitStack() as stack:
-            self.asked = stack.enter_context(catch_signals())
             if folder is not None:
-                self.writer = stack.enter_context(closing(Writer(folder)))
-            self.start(found, observers, stack)
-            if folder is not None:
-                resume.packed(self)  # what no checkpoint can hold is said before the first step, not after an hour
-            self._look()
-            self.advance(self.setup.budget.last_step)
+                self.folder, self.writer = folder, stack.enter_context(closing(Writer(folder)))
+            self.components.batches.start()
+            stack.callback(self.components.batches.close)
+            if snapshot is None:
+                rows, facts = self.components.train_eval_rows, self.progress.history.facts
+                facts.update(self.components.facts(), loss_at_init=mean_loss(self.model, rows.X, rows.y, self.task))
+            else:
+                self.resumed_from, self.progress = snapshot, resume.restore(self.components, snapshot)
+            self.timer.start(self.progress.step, self.progress.earlier_seconds)
+            for observer in observers:
+                self._start_observer(observer)
+                stack.callback(observer.finish)
+            self.observers = observers
+            self._schedule_observers()
             if self.writer:
-                self.writer.settle()
-        return self._finish(folder, found)
+                # State that no checkpoint can hold is an error before the first step, not after an hour.
+                resume.pack_state(self.components)
+            yield
+            if self.writer:
+                self.writer.wait()
 
-    def start(self, found: Snapshot | None, observers: Sequence[StepObserver], stack: ExitStack) -> None:
-        """Stand where the snapshot was taken, or at the first step; the observers look on until the stack closes."""
-        self.setup.feed.start()
-        stack.callback(self.setup.feed.close)
-        if found is None:
-            self._before_the_first_step()
-        else:
-            resume.restore(self, found)
-        self.cadence.begin(self.step, self.earlier, self.trainer.get("max_minutes"))
-        self.observers = observers
-        for observer in observers:
-            observer.start(unwrap(self.model), self.optimizer, self.history, self.step)
-            stack.callback(observer.finish)
-        self._ask_observers()
-
-    def _before_the_first_step(self) -> None:
-        side = self.setup.side
-        self.history.facts.update(self.setup.facts())
-        self.history.facts["loss_at_init"] = mean_loss(self.model, side.X, side.y, self.task)
-
-    def advance(self, until: int) -> None:
-        """Train until so many updates are made, or to what ends training before. Raises Interrupted when asked to."""
-        per_epoch, last = self.setup.budget.per_epoch, self.setup.budget.last_step
-        while not self.ended:
-            epoch = self.measured + 1
-            if self.stopped == "done" and self.step < min(until, epoch * per_epoch):
-                self._steps(epoch, until)
-            if self.stopped == "done" and self.step != min(epoch * per_epoch, last):
+    def run(self, until: int | None = None) -> None:
+        """Train until `until` steps are made, or until training ends. Raises Interrupted if a signal asked to stop."""
+        progress, budget = self.progress, self.components.budget
+        until = budget.max_steps if until is None else until
+        self._poll_requests()
+        while not progress.ended:
+            epoch = progress.epoch + 1
+            last_step = min(epoch * budget.steps_per_epoch, budget.max_steps)
+            if progress.stop_reason is None and progress.step < min(until, last_step):
+                self._train_epoch(epoch, until)
+            if progress.stop_reason is None and progress.step != last_step:
                 return
-            ended = self._measure(epoch)
-            self.ended = ended or self.stopped != "done" or self.step == last
-            if self.stopped == "done" and self.setup.budget.cut_short and self.step == last:
-                self.stopped = "budget"
-            self.ended = self._look() or self.ended
-            if self.step >= until:
+            out_of_patience = self._validate(epoch)
+            if progress.stop_reason is None and progress.step == budget.max_steps:
+                progress.stop_reason = "budget" if budget.cut_short else "done"
+            elif progress.stop_reason is None and out_of_patience:
+                progress.stop_reason = "done"
+            progress.ended = progress.stop_reason is not None
+            progress.ended = self._poll_requests() or progress.ended
+            if progress.step >= until:
                 return
 
-    def _steps(self, epoch: int, until: int) -> None:
-        """The steps of one epoch from where training stands; the losses are in the history afterwards."""
-        setup, guard, cadence, asked = self.setup, self.guard, self.cadence, self.asked
-        base, first = derive(setup.seed, "step"), self.step
-        moving = setup.schedule if setup.schedule and setup.schedule.every_step else None
-        began, withheld = time.perf_counter(), False
+    def _train_epoch(self, epoch: int, until: int) -> None:
+        """Make the steps that remain of an epoch; their losses are in the history afterwards."""
+        components, progress, guard = self.components, self.progress, self.guard
+        timer, request = self.timer, self.stop_request
+        step_seed, first_step = derive(components.seed, "step"), progress.step
+        schedule = components.schedule if components.schedule and components.schedule.every_step else None
+        started, withheld = time.perf_counter(), False
         self.model.train()
-        for window in setup.feed.accumulation_groups(epoch, self.step - (epoch - 1) * setup.budget.per_epoch):
-            withheld = not self._make(base, window)
-            if withheld or (guard.due(self.step) and guard.raised()):
+        steps_done = progress.step - (epoch - 1) * components.budget.steps_per_epoch
+        for batches in components.batches.accumulation_groups(epoch, steps_done):
+            try:
+                withheld = not self._train_step(step_seed, batches)
+            except Exception as error:
+                raise self._step_error(error, batches[0]) from error
+            if withheld or (guard.read_due(progress.step) and guard.has_withheld()):
                 break
-            if moving:
-                self.rates.append(float(self.optimizer.param_groups[0]["lr"]))
-                moving.after_step()
-            if self.step >= until:
+            if schedule:
+                self.step_lrs.append(float(self.optimizer.param_groups[0]["lr"]))
+                schedule.after_step()
+            if progress.step >= until:
                 break
-            if cadence.due(self.step) or asked.stop or asked.checkpoint:
-                self._log(guard.raised())
-                if self.stopped != "done" or self._look():
+            if timer.poll_due(progress.step) or request.stop or request.checkpoint:
+                self._log_losses(guard.has_withheld())
+                if progress.stop_reason is not None or self._poll_requests():
                     break
-        if self.stopped == "done":
-            self._log(withheld or guard.raised())
-        self.seconds_per_step = (time.perf_counter() - began) / max(1, self.step - first)
+        if progress.stop_reason is None:
+            self._log_losses(withheld or guard.has_withheld())
+        self.seconds_per_step = (time.perf_counter() - started) / max(1, progress.step - first_step)
 
-    def _make(self, base: int, window: list[Batch]) -> bool:
-        """The next step, its random numbers drawn from its own seed; False when its update was withheld."""
-        self.step += 1
-        reseed((base + self.step) & MASK, self.setup.device, self.setup.foreign)
-        try:
-            return self._update(window)
-        except Exception as error:
-            accumulate, autocast = self.setup.budget.accumulate, self.setup.autocast
-            raise step_error(
-                error, self.model, self.task, window[0], accumulate=accumulate, autocast=autocast
-            ) from error
-
-    def next_window(self) -> list[Batch]:
-        """The batches of the next step."""
-        done = self.step - self.measured * self.setup.budget.per_epoch
-        return next(iter(self.setup.feed.accumulation_groups(self.measured + 1, done)))
-
-    def once(self, window: list[Batch], observers: Sequence[StepObserver]) -> None:
-        """The next step alone, under the eyes of these observers."""
-        self.observers, self.next_seen = observers, self.step + 1
-        for observer in observers:
-            observer.start(unwrap(self.model), self.optimizer, self.history, self.step)
-        self.model.train()
-        self._make(derive(self.setup.seed, "step"), window)
-
-    def _log(self, withheld: bool) -> None:
-        """The losses since the last call are in the history; a withheld update ends training."""
-        losses, bad = self.guard.drain(withheld)
-        if not losses:
-            return
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        rates = [*self.rates, *[rate] * (len(losses) - len(self.rates))]
-        self.rates.clear()
-        self.history.log_steps(self.guard.seen - len(losses) + 1, {"train/loss": losses, "lr": rates[: len(losses)]})
-        if bad:
-            self.step, self.stopped = bad.step, "nonfinite"
-            self.history.cut(bad.step)  # what was measured before the flag was read is of steps that moved nothing
-            self.history.event("nonfinite", bad.step, what=bad.what, loss=bad.loss)
-
-    def _update(self, window: list[Batch]) -> bool:
-        """One update from batches weighted by their share of the window's targets; False when it was withheld."""
-        guard, task, net, scale = self.guard, self.task, self.setup.net, self.setup.scale
-        guard.clear()
-        if len(window) == 1:
-            inputs, targets = window[0].inputs, window[0].targets
-            with self.setup.autocast():
-                outputs, total = task.forward(net, inputs, targets)
-            backward(scale.scaled(total) if scale else total)
-        else:
-            shares = task.loss_weights([batch.targets for batch in window])
-            total = torch.zeros((), device=self.setup.device)
-            for batch, part in zip(window, shares, strict=True):
-                inputs, targets = batch.inputs, batch.targets
-                with self.setup.autocast():
-                    outputs, loss = task.forward(net, inputs, targets)
-                    share = loss * part
-                backward(scale.scaled(share) if scale else share)
-                total = total + share.detach()
+    def _train_step(self, step_seed: int, batches: list[Batch]) -> bool:
+        """Make the next step from its batches; return False if its update was withheld as non-finite."""
+        components, guard, scale = self.components, self.guard, self.components.loss_scale
+        self.progress.step = step = self.progress.step + 1
+        reseed((step_seed + step) & SEED_MASK, components.device, components.uses_global_rng)
+        guard.zero_grad()
+        outputs, loss = self._forward_backward(batches)
         if scale:
             scale.unscale_(guard.gradients())
-        due = [o for o in self.observers if self.step % o.every == 0] if self.step >= self.next_seen else ()
-        if due:
-            inputs, targets, outputs = preprocess_batch(self.model, inputs, targets, outputs)
-        for observer in due:
-            observer.before_update(self.step, inputs, targets, outputs, total)
-        if not guard.allows(total):
-            return scale is not None and self._scaled_down(total)
+        observers = [o for o in self.observers if step % o.every == 0] if step >= self.next_observed_step else ()
+        if observers:
+            last = batches[-1]
+            inputs, targets, outputs = preprocess_batch(self.model, last.inputs, last.targets, outputs)
+            for observer in observers:
+                observer.before_update(step, inputs, targets, outputs, loss)
+        if not guard.check_and_clip(loss):
+            return scale is not None and self._lower_loss_scale(loss)
         self.stepper()
         if scale:
             scale.update(True)
-        for observer in due:
-            observer.after_update(self.step)
-        if due:
-            self._ask_observers()
+        if observers:
+            for observer in observers:
+                observer.after_update(step)
+            self._schedule_observers()
         return True
 
-    def _scaled_down(self, loss: Tensor) -> bool:
-        """Whether only the scale was too large, the loss being finite: the update is left out, and nothing else."""
-        scale = self.setup.scale
+    def _forward_backward(self, batches: list[Batch]) -> tuple[Any, Tensor]:
+        """Add the gradients of a step; return the outputs of the last batch and the loss of all.
+
+        Each batch counts by its share of the targets, so that accumulated batches have the gradient of one large batch.
+        """
+        components, task, scale = self.components, self.task, self.components.loss_scale
+        if len(batches) == 1:
+            with components.autocast():
+                outputs, total = task.forward(components.compiled_model, batches[0].inputs, batches[0].targets)
+            backward(scale.scaled(total) if scale else total)
+            return outputs, total
+        total = torch.zeros((), device=components.device)
+        for batch, share in zip(batches, task.loss_weights([batch.targets for batch in batches]), strict=True):
+            with components.autocast():
+                outputs, loss = task.forward(components.compiled_model, batch.inputs, batch.targets)
+                loss = loss * share
+            backward(scale.scaled(loss) if scale else loss)
+            total = total + loss.detach()
+        return outputs, total
+
+    def train_next_step(self, batches: list[Batch], observers: Sequence[StepObserver]) -> None:
+        """Make one step from the result of `next_batches`, with these observers attached."""
+        self.observers, self.next_observed_step = observers, self.progress.step + 1
+        for observer in observers:
+            self._start_observer(observer)
+        self.model.train()
+        try:
+            self._train_step(derive(self.components.seed, "step"), batches)
+        except Exception as error:
+            raise self._step_error(error, batches[0]) from error
+
+    def next_batches(self) -> list[Batch]:
+        """Return the batches of the next step."""
+        steps_done = self.progress.step - self.progress.epoch * self.components.budget.steps_per_epoch
+        return next(iter(self.components.batches.accumulation_groups(self.progress.epoch + 1, steps_done)))
+
+    def _step_error(self, error: Exception, batch: Batch) -> Exception:
+        """Return the error of a failed step as the user should see it.
+
+        Called outside of the step's own frame: its local variables hold activations, and memory is only free for the
+        attempt with smaller batches when that frame has ended.
+        """
+        accumulate, autocast = self.components.budget.accumulate, self.components.autocast
+        return step_error(error, self.model, self.task, batch, accumulate=accumulate, autocast=autocast)
+
+    def _lower_loss_scale(self, loss: Tensor) -> bool:
+        """Skip the update and lower the loss scale if only the scale was too large; otherwise return False."""
+        scale = self.components.loss_scale
         assert scale is not None
         if not (math.isfinite(loss.item()) and scale.to_blame):
             return False
         scale.update(False)
-        self.history.event("scale", self.step, value=scale.value)
+        self.progress.history.event("scale", self.progress.step, value=scale.value)
         return True
 
-    def _ask_observers(self) -> None:
-        """When the next observer wants to see a step."""
-        self.next_seen = min((self.step - self.step % o.every + o.every for o in self.observers), default=sys.maxsize)
+    def _log_losses(self, withheld: bool) -> None:
+        """Write the losses since the last call to the history; stop training if an update was withheld."""
+        losses, nonfinite = self.guard.read_losses(withheld)
+        if not losses:
+            return
+        progress, history = self.progress, self.progress.history
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        lrs = [*self.step_lrs, *[lr] * (len(losses) - len(self.step_lrs))]
+        self.step_lrs.clear()
+        history.log_steps(self.guard.losses_read - len(losses) + 1, {"train/loss": losses, "lr": lrs[: len(losses)]})
+        if nonfinite:
+            progress.step, progress.stop_reason = nonfinite.step, "nonfinite"
+            # Steps after it were counted before the flag was read from the device, but they changed no weight.
+            history.cut(nonfinite.step)
+            history.event("nonfinite", nonfinite.step, what=nonfinite.what, loss=nonfinite.loss)
 
-    def _look(self) -> bool:
-        """What has come up between two updates is done: a stop that was asked for, the clock, a checkpoint.
+    def _start_observer(self, observer: StepObserver) -> None:
+        observer.start(unwrap(self.model), self.optimizer, self.progress.history, self.progress.step)
 
-        True when training ends here. Raises Interrupted when somebody asked for a stop, and what a checkpoint met.
+    def _schedule_observers(self) -> None:
+        """Find the next step that an observer samples, so that the steps before it need not ask each of them."""
+        step = self.progress.step
+        self.next_observed_step = min((step - step % o.every + o.every for o in self.observers), default=sys.maxsize)
+
+    def _poll_requests(self) -> bool:
+        """Act on requests and timers between two steps; return True if training stops here.
+
+        Raises Interrupted if a signal asked to stop, and the error of a checkpoint that could not be written.
         """
-        asked, cadence = self.asked, self.cadence
-        if asked.stop:
-            raise Interrupted(self._interrupted())
-        if self.writer and not self.ended:
-            self.writer.check()
-            if asked.checkpoint or cadence.step_due(self.step) or (cadence.time_due and not self.writer.busy):
-                self._offer()
-        asked.checkpoint = False
-        cadence.saved(self.step)
-        if cadence.over and self.stopped == "done" and not self.ended:
-            self.stopped = "clock"
-            self.history.event("clock", self.step, max_minutes=self.trainer["max_minutes"])
-        return self.stopped != "done"
+        progress, request, timer = self.progress, self.stop_request, self.timer
+        if request.stop:
+            raise Interrupted(self._save_interrupted())
+        if self.writer and not progress.ended:
+            self.writer.raise_error()
+            timed = timer.timed_checkpoint_due and not self.writer.busy
+            if request.checkpoint or timer.step_checkpoint_due(progress.step) or timed:
+                self._save_checkpoint(self.writer)
+        request.checkpoint = False
+        timer.checkpoint_done(progress.step)
+        if timer.time_over and progress.stop_reason is None and not progress.ended:
+            progress.stop_reason = "clock"
+            progress.history.event("clock", progress.step, max_minutes=self.trainer.max_minutes)
+        return progress.stop_reason is not None
 
-    def _offer(self) -> None:
-        """A checkpoint of this instant will be written."""
-        assert self.writer is not None
+    def _save_checkpoint(self, writer: Writer) -> None:
+        """Copy the training as it stands and write it to disk in the background."""
         for observer in self.observers:
-            observer.settle()
-        self.writer.offer(resume.snapshot(self))
+            observer.flush()
+        writer.write(resume.take_snapshot(self.components, self.job, self.progress))
 
-    def _interrupted(self) -> str:
-        """Where training stands, once that is on disk."""
-        kept = f"{self.job.purpose} keeps no checkpoint and begins anew"  # a proof, a fold: what came before is kept
+    def _save_interrupted(self) -> str:
+        """Write a checkpoint, wait for it, and return at which step training stopped."""
+        outcome = f"{self.job.purpose} keeps no checkpoint and starts again"  # a sanity check or a fold
         if self.writer:
-            self._offer()
-            self.writer.settle()
-            kept = "a checkpoint is written"
-        budget = self.setup.budget
-        return f"at step {self.step} of {budget.last_step}, epoch {-(-self.step // budget.per_epoch)}; {kept}"
+            self._save_checkpoint(self.writer)
+            self.writer.wait()
+            outcome = "a checkpoint is written"
+        step, budget = self.progress.step, self.components.budget
+        return f"at step {step} of {budget.max_steps}, epoch {math.ceil(step / budget.steps_per_epoch)}; {outcome}"
 
-    def _measure(self, epoch: int) -> bool:
-        """The epoch's row is in the history, its weights are kept if best; True when patience is at its end."""
-        side, val, device = self.setup.side, self.setup.val, self.setup.device
-        reseed(derive(self.setup.seed, "measure", epoch), device, foreign=True)  # a model may draw here, too
-        seen = loss_and_metrics(self.model, side.X, side.y, self.task).metrics
-        row = {f"train/{name}": value for name, value in seen.items() if name != "loss"}  # that is of the steps
+    def _validate(self, epoch: int) -> bool:
+        """Measure the epoch and keep its weights if they are the best; return True if patience is used up."""
+        components, progress, task = self.components, self.progress, self.task
+        # A model may draw random numbers in eval mode, too.
+        reseed(derive(components.seed, "measure", epoch), components.device, True)
+        rows, val = components.train_eval_rows, components.val
+        train_metrics = loss_and_metrics(self.model, rows.X, rows.y, task).metrics
+        # The training loss is the one that the steps measured.
+        row = {f"train/{name}": value for name, value in train_metrics.items() if name != "loss"}
         row["time/step"] = self.seconds_per_step
-        self.measured = epoch
-        if self.setup.proof:
-            self.history.log_epoch(epoch, row)
+        progress.epoch = epoch
+        if components.is_overfit_check:
+            progress.history.log_epoch(epoch, row)
             return False
-        found = loss_and_metrics(self.model, val.X, val.y, self.task)
-        loss, value = found.loss, found.metrics[self.task.metric.name]
-        judged = {"val/loss": loss, **{f"val/{name}": value for name, value in found.metrics.items()}}
-        self.history.log_epoch(epoch, {**judged, **row})
+        validation = loss_and_metrics(self.model, val.X, val.y, task)
+        loss, value = validation.loss, validation.metrics[task.metric.name]
+        val_metrics = {"val/loss": loss, **{f"val/{name}": value for name, value in validation.metrics.items()}}
+        progress.history.log_epoch(epoch, {**val_metrics, **row})
         for observer in self.observers:
-            observer.validated(epoch, judged)
-        self._ask_observers()
-        if self.task.metric.better(value, self.best.value if self.best else math.nan):
-            self.best = resume.WeightsSnapshot(epoch, self.step, value, tensors_of(self.model.state_dict()))
-        if self.setup.schedule:
-            self.setup.schedule.after_epoch(loss, value)
-        if loss < self.lowest:
-            self.lowest, self.lowest_at = loss, epoch
-        patience = self.trainer.get("patience")
-        if patience is None or epoch - self.lowest_at < int(patience) or self.step == self.setup.budget.last_step:
+            observer.validated(epoch, val_metrics)
+        self._schedule_observers()
+        if task.metric.better(value, progress.best.value if progress.best else math.nan):
+            progress.best = WeightsSnapshot(epoch, progress.step, value, tensors_of(self.model.state_dict()))
+        if components.schedule:
+            components.schedule.after_epoch(loss, value)
+        patience, epochs_without_improvement = self.trainer.patience, progress.epochs_without_improvement(epoch, loss)
+        if patience is None or epochs_without_improvement < patience or progress.step == components.budget.max_steps:
             return False
-        self.history.event("early_stop", self.step, epoch=epoch, patience=int(patience))
+        progress.history.event("early_stop", progress.step, epoch=epoch, patience=patience)
         return True
 
-    def _finish(self, folder: Path | None, found: Snapshot | None) -> Fit:
-        """The model holds its best weights; they stand on disk, beside the last ones, where a folder was given."""
-        last = resume.WeightsSnapshot(self.measured, self.step, math.nan, tensors_of(self.model.state_dict()))
-        best, checkpoint = self.best or last, None
-        if self.best:
-            self.history.facts["best_epoch"] = float(self.best.epoch)
-        if folder is not None:
-            checkpoint = resume.keep(self, folder, best, known=found is not None and found.step == self.step)
-        self.model.load_state_dict(best.weights, strict=False)  # what is no tensor was not kept
-        reseed(derive(self.setup.seed, "judge"), self.setup.device, foreign=True)
-        score = score_split(self.model, self.setup.val, self.task, self.setup.seed).score if self.best else None
+    def result(self) -> Fit:
+        """Load the best weights into the model, write them to the session's folder, and score them on validation."""
+        components, progress, model = self.components, self.progress, self.model
+        assert progress.stop_reason is not None
+        last = WeightsSnapshot(progress.epoch, progress.step, math.nan, tensors_of(model.state_dict()))
+        best, checkpoint = progress.best or last, None
+        if progress.best:
+            progress.history.facts["best_epoch"] = float(progress.best.epoch)
+        if self.folder is not None:
+            last_saved = self.resumed_from is not None and self.resumed_from.step == progress.step
+            checkpoint = resume.save_best(components, self.job, progress, self.folder, best, last_saved=last_saved)
+        model.load_state_dict(best.weights, strict=False)  # state that is not a tensor was not copied
+        reseed(derive(components.seed, "judge"), components.device, True)
+        score = score_split(model, components.val, self.task, components.seed).score if progress.best else None
         return Fit(
-            model=self.model.eval(),
+            model=model.eval(),
             task=self.task,
-            history=self.history,
+            history=progress.history,
             score=score if isinstance(score, Score) else None,
-            steps=self.step,
-            stopped=self.stopped,
+            steps=progress.step,
+            stop_reason=progress.stop_reason,
             weights_digest=weights_digest(best.weights),
             checkpoint=checkpoint,
-            seconds=self.seconds,
-            resumed_at=found.step if found else 0,
-            bar=self.setup.bar,
+            seconds=progress.seconds,
+            resumed_at=self.resumed_from.step if self.resumed_from else 0,
+            baseline_score=components.baseline_score,
         )

@@ -1,49 +1,49 @@
-"""What may look on while a model trains. The engine knows this protocol and nobody behind it."""
+"""The protocol of objects that observe a training; the engine does not know any implementation of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.data.tree import Tree
 from pipeline.history import History
 
 
 class StepObserver(Protocol):
-    """Sees the steps that `every` divides; an observer that is absent costs nothing.
+    """Observes the steps whose number is a multiple of `every`; a training without observers pays nothing for them.
 
-    A step whose update was suppressed as non-finite gets `before_update` and no `after_update`. `every` may change
-    while the observer is called, and at no other time. Who inherits from it says only what it looks at; the rest is
-    silence.
+    A step whose update is withheld as non-finite calls `before_update` but not `after_update`. `every` may only change
+    inside a call of the observer. Subclasses override the methods that they need; the others do nothing.
     """
 
     every: int
 
     def start(self, model: nn.Module, optimizer: Optimizer, history: History, step: int) -> None:
-        """Before the first step; `step` updates were made earlier, by the training that is taken up.
+        """Called before the first step; a resumed training has already made `step` steps.
 
-        `model` is the user's own; what a batch shows is as that model meets it, behind its preprocessing.
+        `model` is the user's model without preprocessing; batches are shown as that model receives them.
         """
         return
 
-    def before_update(self, step: int, inputs: Any, targets: Any, outputs: Any, loss: Tensor) -> None:
-        """Gradients are complete and unclipped, weights as the forward pass saw them; the last micro-batch is shown."""
+    def before_update(self, step: int, inputs: Tree, targets: Tree, outputs: Tree, loss: Tensor) -> None:
+        """Called with complete, unclipped gradients and unchanged weights; batch data are of the last micro-batch."""
         return
 
     def after_update(self, step: int) -> None:
-        """Weights have moved; gradients are still there."""
+        """Called when the weights have changed; the gradients still exist."""
         return
 
     def validated(self, epoch: int, metrics: Mapping[str, float], /) -> None:
-        """The epoch's `val/...` measurements."""
+        """Called with the `val/...` metrics of an epoch."""
         return
 
-    def settle(self) -> None:
-        """The history is about to be copied: everything measured is in it."""
+    def flush(self) -> None:
+        """Write everything measured so far to the history, which is about to be copied."""
         return
 
     def finish(self) -> None:
-        """After the last step, also when training failed."""
+        """Called after the last step, also if training failed."""
         return

@@ -1,42 +1,47 @@
-"""Replay: any step of a training made again, bit for bit, with hooks on the model; it names what broke first.
+"""Replay: repeat any step of a training bit for bit, with hooks on the model that find the first non-finite tensor.
 
 A training is a pure function of its plan, so a step can be reached from any checkpoint before it, or from the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from pipeline.batching.source import Batch
 from pipeline.checkpoints.weights import weights_digest
 from pipeline.data.dataset import Data
-from pipeline.data.tree import tensors
-from pipeline.engine import resume
-from pipeline.engine.cadence import Cadence
+from pipeline.data.tree import Tree, tensors
 from pipeline.engine.fit import prepared
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
+from pipeline.engine.resume import find_snapshot
+from pipeline.engine.timer import TrainingTimer
 from pipeline.errors import UserError, fault
+from pipeline.history import History
 from pipeline.preprocess.modules import preprocess_batch, unwrap
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
 from pipeline.run_store.run import Run
 
-ROWS_NAMED = 20
+MAX_ROWS = 20  # train rows that are named at most
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The first tensor of a step that is not finite: what it is, of which module, and in which train rows it shows."""
+    """The first non-finite tensor of a step: what it is, its module, and the train rows in which it is not finite.
 
-    what: str  # inputs | targets | parameter | output | loss | gradient
+    `what` is inputs, targets, parameter, output, loss or gradient.
+    """
+
+    what: str
     module: str
     rows: tuple[int, ...] = ()
 
@@ -47,12 +52,15 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """One step made again: where it was taken up, its loss, the weights before and after, what broke first."""
+class ReplayedStep:
+    """A repeated step: its loss and rows, digests of the weights before and after, and what was not finite first.
+
+    `resumed_at` is the step of the checkpoint that the replay started from, 0 if it started from the beginning.
+    """
 
     step: int
     epoch: int
-    taken_up_at: int
+    resumed_at: int
     loss: float
     rows: tuple[int, ...]
     weights_before: str
@@ -62,87 +70,89 @@ class Replayed:
 
 @dataclass
 class _Trace:
-    """Looks at every tensor of one step in the order it comes up, and remembers the first that is not finite."""
+    """Inspects every tensor of one step in the order of computation and keeps the first that is not finite."""
 
     rows: Sequence[int] = ()  # of the batch that is in the model now
-    found: Origin | None = None
-    _handles: list[Any] = field(default_factory=list)
+    origin: Origin | None = None
+    _handles: list[RemovableHandle] = field(default_factory=list)
 
-    def see(self, what: str, module: str, tree: Any) -> None:
-        if self.found is not None:
+    def inspect(self, what: str, module: str, tree: Tree | None) -> None:
+        """Inspect the tensors of a tree, unless a non-finite one was found before."""
+        if self.origin is not None:
             return
         for tensor in tensors(tree):
-            bad = ~torch.isfinite(tensor.detach()) if tensor.is_floating_point() else None
-            if bad is not None and bool(bad.any()):
-                self.found = Origin(what, module, self._guilty(bad))
+            nonfinite = ~torch.isfinite(tensor.detach()) if tensor.is_floating_point() else None
+            if nonfinite is not None and bool(nonfinite.any()):
+                self.origin = Origin(what, module, self._nonfinite_rows(nonfinite))
                 return
 
-    def _guilty(self, bad: Tensor) -> tuple[int, ...]:
-        """The train rows in which it shows, where the tensor has a row for each of the batch and not all are bad."""
-        if bad.ndim == 0 or len(bad) != len(self.rows):
+    def _nonfinite_rows(self, nonfinite: Tensor) -> tuple[int, ...]:
+        """Return the train rows that are not finite; empty if the first dimension is not that of the batch."""
+        if nonfinite.ndim == 0 or len(nonfinite) != len(self.rows):
             return ()
-        where = bad.flatten(1).any(1) if bad.ndim > 1 else bad
-        guilty = [self.rows[i] for i in where.nonzero().flatten().tolist()]
-        return tuple(guilty[:ROWS_NAMED])
+        per_row = nonfinite.flatten(1).any(1) if nonfinite.ndim > 1 else nonfinite
+        rows = [self.rows[i] for i in per_row.nonzero().flatten().tolist()]
+        return tuple(rows[:MAX_ROWS])
 
-    def hook(self, model: nn.Module, window: Sequence[Batch]) -> None:
-        """See what every module puts out, and the gradient that comes back to it."""
-        parts = iter([batch.rows.tolist() for batch in window])
-        self._handles.append(model.register_forward_pre_hook(lambda *_: self._enter(next(parts, ()))))
+    def add_hooks(self, model: nn.Module, batches: Sequence[Batch]) -> None:
+        """Inspect the output of every module and the gradient of every output."""
+        batch_rows = iter([batch.rows.tolist() for batch in batches])
+
+        def next_batch(*_: object) -> None:
+            self.rows = next(batch_rows, ())
+
+        self._handles.append(model.register_forward_pre_hook(next_batch))
         for name, module in model.named_modules():
-            self._handles.append(module.register_forward_hook(self._forward(name)))
+            self._handles.append(module.register_forward_hook(self._forward_hook(name or "model")))
 
-    def _enter(self, rows: Sequence[int]) -> None:
-        self.rows = rows
-
-    def _forward(self, name: str) -> Any:
-        def after(module: nn.Module, inputs: Any, output: Any) -> None:
-            self.see("output", name or "model", output)
+    def _forward_hook(self, name: str) -> Callable[[nn.Module, Tree, Tree], None]:
+        def hook(module: nn.Module, inputs: Tree, output: Tree) -> None:
+            self.inspect("output", name, output)
             for tensor in tensors(output):
                 if tensor.requires_grad:
-                    tensor.register_hook(lambda gradient: self.see("gradient", name or "model", gradient))
+                    tensor.register_hook(lambda gradient: self.inspect("gradient", name, gradient))
 
-        return after
+        return hook
 
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
 
 
-class _Witness(StepObserver):
-    """Sees the step itself: its loss, and the gradients of the parameters."""
+class _TraceObserver(StepObserver):
+    """Reads the loss of the step and lets the trace inspect loss, gradients and new parameters."""
 
     every = 1
 
     def __init__(self, trace: _Trace) -> None:
         self.trace, self.loss = trace, float("nan")
 
-    def start(self, model: nn.Module, optimizer: Any, history: Any, step: int) -> None:
+    def start(self, model: nn.Module, optimizer: Optimizer, history: History, step: int) -> None:
         self.model = model
 
-    def before_update(self, step: int, inputs: Any, targets: Any, outputs: Any, loss: Tensor) -> None:
+    def before_update(self, step: int, inputs: Tree, targets: Tree, outputs: Tree, loss: Tensor) -> None:
         self.loss = loss.item()
-        self.trace.see("loss", "", loss)
+        self.trace.inspect("loss", "", loss)
         for name, parameter in self.model.named_parameters():
-            self.trace.see("gradient", name, parameter.grad)
+            self.trace.inspect("gradient", name, parameter.grad)
 
     def after_update(self, step: int) -> None:
         for name, parameter in self.model.named_parameters():
-            self.trace.see("parameter", name, parameter)
+            self.trace.inspect("parameter", name, parameter)
 
 
 @contextmanager
-def _traced(training: Training, window: Sequence[Batch]) -> Iterator[_Trace]:
-    """The step made inside the block is looked at from its batch to its new weights."""
-    trace, own = _Trace(), unwrap(training.model)
-    for batch in window:
+def _traced(training: Training, batches: Sequence[Batch]) -> Iterator[_Trace]:
+    """Trace the step inside the block, from its batches to its new weights."""
+    trace, model = _Trace(), unwrap(training.model)
+    for batch in batches:
         inputs, targets, _ = preprocess_batch(training.model, batch.inputs, batch.targets, None)
-        for what, tree in (("inputs", inputs), ("targets", targets)):
-            trace.rows = batch.rows.tolist()
-            trace.see(what, "", tree)
-    for name, parameter in own.named_parameters():
-        trace.see("parameter", name, parameter)
-    trace.hook(own, window)
+        trace.rows = batch.rows.tolist()
+        trace.inspect("inputs", "", inputs)
+        trace.inspect("targets", "", targets)
+    for name, parameter in model.named_parameters():
+        trace.inspect("parameter", name, parameter)
+    trace.add_hooks(model, batches)
     try:
         yield trace
     finally:
@@ -157,38 +167,39 @@ def replay(
     *,
     data: Data | None = None,
     folder: Path | None = None,
-) -> Replayed:
-    """Step `step` of a run's training, made again from the nearest checkpoint before it; nothing is written.
+) -> ReplayedStep:
+    """Repeat step `step` of a run's training from the nearest checkpoint before it; nothing is written.
 
-    The baseline's training, unless another job and its folder are given. `observers` see this one step. Raises Refused
-    where the planning gate is not open, UserError for a step that the training does not reach.
+    The training is the baseline's unless another job and its folder are given. `observers` observe this one step.
+    Raises Refused if the planning gate is not open, and UserError for a step that the training does not reach.
     """
     permit = permits.train(run)
     job = job or Job(permit.plan.digest, "baseline")
-    with prepared(permit, job, data) as setup, ExitStack() as stack:
-        training = Training(permit, setup, job)
-        if not 1 <= step <= setup.budget.last_step:
-            expected = f"1 to {setup.budget.last_step}, the steps of this training"
+    with prepared(permit, job, data) as components, ExitStack() as stack:
+        training, last_step = Training(permit, components, job), components.budget.max_steps
+        if not 1 <= step <= last_step:
+            expected = f"1 to {last_step}, the steps of this training"
             raise UserError(fault("step", "is not a step of this training", got=step, expected=expected))
-        found = resume.find(training, folder or run.inside("baseline"), before=step)
-        training.cadence, training.trainer = Cadence.of({}), {**training.trainer, "max_minutes": None}  # no clock here
-        training.start(found, (), stack)
-        training.advance(step - 1)
-        if training.ended:
-            got, expected = step, f"at most {training.step}, where it ended ({training.stopped})"
-            raise UserError(fault("step", "lies behind the end of this training", got=got, expected=expected))
-        window = training.next_window()
+        snapshot = find_snapshot(components, job, folder or run.inside("baseline"), before=step)
+        training.timer = TrainingTimer()  # no checkpoints, and no time limit: the step was made within it before
+        stack.enter_context(training.session(snapshot=snapshot))
+        training.run(step - 1)
+        progress = training.progress
+        if progress.ended:
+            expected = f"at most {progress.step}, where it ended ({progress.stop_reason})"
+            raise UserError(fault("step", "is after the end of this training", got=step, expected=expected))
+        batches = training.next_batches()
         before = weights_digest(training.model.state_dict())
-        with _traced(training, window) as trace:
-            witness = _Witness(trace)
-            training.once(window, (witness, *observers))
-        return Replayed(
+        with _traced(training, batches) as trace:
+            trace_observer = _TraceObserver(trace)
+            training.train_next_step(batches, (trace_observer, *observers))
+        return ReplayedStep(
             step=step,
-            epoch=training.measured + 1,
-            taken_up_at=found.step if found else 0,
-            loss=witness.loss,
-            rows=tuple(row for batch in window for row in batch.rows.tolist()),
+            epoch=progress.epoch + 1,
+            resumed_at=snapshot.step if snapshot else 0,
+            loss=trace_observer.loss,
+            rows=tuple(row for batch in batches for row in batch.rows.tolist()),
             weights_before=before,
             weights_after=weights_digest(training.model.state_dict()),
-            origin=trace.found,
+            origin=trace.origin,
         )

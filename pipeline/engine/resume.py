@@ -1,15 +1,14 @@
-"""Taking up a training: what it is between two updates, as a snapshot, and a fresh one made into it again.
+"""Snapshots of a training between two optimizer steps, and training that resumes from one of them.
 
-Order of rows, augmentation and random numbers need no record: they are functions of the seed and of where training
-stands (`pipeline/batching/order.py`, `pipeline/runtime/seeds.py`).
+The order of rows, augmentation and random numbers are not stored: they are functions of the seed, the epoch and the
+step (`pipeline/batching/order.py`, `pipeline/runtime/seeds.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,155 +18,141 @@ from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints import codec, generation
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of
-from pipeline.history import History
+from pipeline.engine.progress import Progress, WeightsSnapshot
+from pipeline.engine.setup import TrainingComponents
 from pipeline.results import plain
+from pipeline.run_store.job import Job
 
-if TYPE_CHECKING:
-    from pipeline.engine.loop import Training
-
-LAST, BEST = "last", "best"
+LAST, BEST = "last", "best"  # roles of a checkpoint: to resume from, and the result of the training
 
 
-@dataclass(frozen=True, eq=False)
-class WeightsSnapshot:
-    """Weights (copies on the CPU) and where they stood; `value` is NaN for weights that have no score."""
-
-    epoch: int
-    step: int
-    value: float
-    weights: dict[str, Tensor]
-
-
-def identity(training: Training) -> dict[str, Any]:
-    """What must be equal for a training to be taken up bit by bit: its job, and the machine that does the sums."""
+def identity(components: TrainingComponents, job: Job) -> dict[str, Any]:
+    """Return what must be equal for a bit-identical continuation: the job, torch, the device and the threads."""
     return {
-        **plain(training.job.to_json()),
-        "seed": training.setup.seed,
+        **plain(job.to_json()),
+        "seed": components.seed,
         "torch": torch.__version__,
-        "device": training.setup.device.type,
+        "device": components.device.type,
         "threads": torch.get_num_threads(),
     }
 
 
-def _others(training: Training) -> dict[str, Any]:
-    """All that moves beside the weights: optimizer, schedule, scale, and what model and loss keep out of sight."""
-    setup = training.setup
-    model, loss = setup.model, setup.task.loss
+def _state_besides_weights(components: TrainingComponents) -> dict[str, Any]:
+    """Return all state that training changes, apart from the model's tensors: optimizer, scheduler, loss, buffers."""
+    model, task = components.model, components.task
     saved = model.state_dict()
     return {
-        "optimizer": setup.optimizer.state_dict(),
-        "schedule": setup.schedule.scheduler.state_dict() if setup.schedule else None,
-        "scale": setup.scale.state() if setup.scale else None,
+        "optimizer": components.optimizer.state_dict(),
+        "schedule": components.schedule.scheduler.state_dict() if components.schedule else None,
+        "scale": components.loss_scale.state() if components.loss_scale else None,
         "model": {name: value for name, value in saved.items() if not isinstance(value, Tensor)},
         "buffers": {name: buffer for name, buffer in model.named_buffers() if name not in saved},
-        "loss": loss.state_dict() if isinstance(loss, nn.Module) else {},
-        "step": setup.task.step.state_dict() if isinstance(setup.task.step, nn.Module) else {},
+        "loss": task.loss.state_dict() if isinstance(task.loss, nn.Module) else {},
+        "step": task.step.state_dict() if isinstance(task.step, nn.Module) else {},
     }
 
 
-def packed(training: Training) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What moves beside the weights, as JSON and the tensors themselves. Raises UserError for what no file can hold."""
+def pack_state(components: TrainingComponents) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the state besides the weights as JSON and the tensors it refers to, which are not copied.
+
+    Raises UserError for state that cannot be stored in a file.
+    """
     tensors: dict[str, Tensor] = {}
     with compiler_unloaded():
-        moving = _others(training)
-    return {name: codec.pack(part, name, tensors) for name, part in moving.items()}, tensors
+        state = _state_besides_weights(components)
+    return {name: codec.pack(part, name, tensors) for name, part in state.items()}, tensors
 
 
-def snapshot(training: Training) -> Snapshot:
-    """The training as it stands, copied. Raises UserError naming what its optimizer keeps and no file can hold."""
-    others, tensors = packed(training)
-    weights, best = tensors_of(training.setup.model.state_dict()), training.best
+def take_snapshot(components: TrainingComponents, job: Job, progress: Progress) -> Snapshot:
+    """Return a copy of the training as it stands. Raises UserError for state that cannot be stored in a file."""
+    packed, tensors = pack_state(components)
+    weights, best = tensors_of(components.model.state_dict()), progress.best
     parts: dict[str, Mapping[str, Tensor]] = {"weights": weights, "training": tensors_of(tensors)}
-    if best and best.step != training.step:
+    if best and best.step != progress.step:
         parts["best"] = best.weights
-    state = {
-        "role": LAST,
-        "identity": identity(training),
-        "step": training.step,
-        "measured": training.measured,
-        "ended": training.ended,
-        "stopped": training.stopped,
-        "seconds": training.seconds,
-        "best": codec.pack([best.epoch, best.step, best.value], "best", {}) if best else None,
-        "lowest": codec.pack([training.lowest, training.lowest_at], "lowest", {}),
-        "others": others,
-    }
-    return Snapshot(state, parts, training.history.copy())
+    state = {"role": LAST, "identity": identity(components, job), **progress.to_state(), "others": packed}
+    return Snapshot(state, parts, progress.history.copy())
 
 
-def result(training: Training, at: WeightsSnapshot) -> Snapshot:
-    """What the training gave: the weights, and where they stood."""
+def _result_snapshot(components: TrainingComponents, job: Job, best: WeightsSnapshot) -> Snapshot:
+    """Return the result of the training: the best weights, and when they were reached."""
     state = {
         "role": BEST,
-        "identity": identity(training),
-        "plan_digest": training.job.plan_digest,
-        "purpose": training.job.purpose,
-        "seed": training.setup.seed,
-        "epoch": at.epoch,
-        "step": at.step,
-        "metric": training.setup.task.metric.name,
-        "value": codec.pack(at.value, "value", {}),
+        "identity": identity(components, job),
+        "plan_digest": job.plan_digest,
+        "purpose": job.purpose,
+        "seed": components.seed,
+        "epoch": best.epoch,
+        "step": best.step,
+        "metric": components.task.metric.name,
+        "value": codec.pack(best.value, "value", {}),
     }
-    return Snapshot(state, {"weights": at.weights})
+    return Snapshot(state, {"weights": best.weights})
 
 
-def keep(training: Training, folder: Path, best: WeightsSnapshot, *, known: bool) -> Path:
-    """Where the best weights stand on disk, with the end of the training beside them; `known` when both may already."""
-    given = result(training, best)
-    if known:
-        for path in generation.intact(folder, given.state["identity"], BEST):
+def save_best(
+    components: TrainingComponents,
+    job: Job,
+    progress: Progress,
+    folder: Path,
+    best: WeightsSnapshot,
+    *,
+    last_saved: bool,
+) -> Path:
+    """Write the last and the best checkpoint and return the folder of the best.
+
+    With `last_saved` the last one is already on disk; the best one is then only written if it is missing.
+    """
+    result = _result_snapshot(components, job, best)
+    if last_saved:
+        for path in generation.intact(folder, result.state["identity"], BEST):
             return path
     else:
-        generation.write(folder, snapshot(training))
-    return generation.write(folder, given)
+        generation.write(folder, take_snapshot(components, job, progress))
+    return generation.write(folder, result)
 
 
-def find(training: Training, folder: Path, before: int | None = None) -> Snapshot | None:
-    """The newest snapshot of this very training that is whole, at a step below `before` where that is given."""
-    for path in generation.intact(folder, identity(training), LAST):
-        found = generation.read(path)
-        if before is None or found.step < before:
-            return found
+def find_snapshot(
+    components: TrainingComponents, job: Job, folder: Path, *, before: int | None = None
+) -> Snapshot | None:
+    """Return the newest intact snapshot of this training in the folder, at a step below `before` if it is given."""
+    for path in generation.intact(folder, identity(components, job), LAST):
+        snapshot = generation.read(path)
+        if before is None or snapshot.step < before:
+            return snapshot
     return None
 
 
-def restore(training: Training, found: Snapshot) -> None:
-    """The training, freshly set up, stands where the snapshot was taken."""
-    setup, state = training.setup, found.state
-    tensors = found.parts["training"]
-    others = {name: codec.unpack(part, tensors) for name, part in state["others"].items()}
-    setup.model.load_state_dict({**found.parts["weights"], **others["model"]})
+def restore(components: TrainingComponents, snapshot: Snapshot) -> Progress:
+    """Load the snapshot into newly built components and return the progress it was taken at."""
+    model, task, tensors = components.model, components.task, snapshot.parts["training"]
+    state = {name: codec.unpack(part, tensors) for name, part in snapshot.state["others"].items()}
+    model.load_state_dict({**snapshot.parts["weights"], **state["model"]})
     with torch.no_grad():
-        for name, buffer in setup.model.named_buffers():
-            if name in others["buffers"]:
-                buffer.copy_(others["buffers"][name])
-    if isinstance(setup.task.loss, nn.Module):
-        setup.task.loss.load_state_dict(others["loss"])
-    if isinstance(setup.task.step, nn.Module):
-        setup.task.step.load_state_dict(others["step"])
-    _restore_optimizer(setup.optimizer, others["optimizer"])
-    if setup.schedule:
-        setup.schedule.scheduler.load_state_dict(others["schedule"])
-    if setup.scale:
-        setup.scale.restore(others["scale"])
-    training.step, training.measured = int(state["step"]), int(state["measured"])
-    training.ended, training.stopped = bool(state["ended"]), str(state["stopped"])
-    training.earlier = float(state["seconds"])
-    training.lowest, training.lowest_at = codec.unpack(state["lowest"], {})
-    training.history = found.history or History()
-    if state["best"]:
-        epoch, step, value = codec.unpack(state["best"], {})
-        training.best = WeightsSnapshot(epoch, step, value, dict(found.parts.get("best", found.parts["weights"])))
-    setup.guard.start(training.step)
+        for name, buffer in model.named_buffers():
+            if name in state["buffers"]:
+                buffer.copy_(state["buffers"][name])
+    if isinstance(task.loss, nn.Module):
+        task.loss.load_state_dict(state["loss"])
+    if isinstance(task.step, nn.Module):
+        task.step.load_state_dict(state["step"])
+    _restore_optimizer(components.optimizer, state["optimizer"])
+    if components.schedule:
+        components.schedule.scheduler.load_state_dict(state["schedule"])
+    if components.loss_scale:
+        components.loss_scale.restore(state["scale"])
+    progress = Progress.from_snapshot(snapshot)
+    components.guard.resume_at(progress.step)
+    return progress
 
 
 def _restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """The optimizer's state is the one saved, in the memory layout of its parameters: fused kernels go by that."""
+    """Load the optimizer's state, in the memory layout of its parameters, which fused kernels rely on."""
     with compiler_unloaded():
         optimizer.load_state_dict(state)
-    stepped: Any = optimizer
-    stepped._opt_called = True  # a scheduler that is moved next would warn that no step was made before
-    for parameter, kept in optimizer.state.items():
-        for name, value in kept.items():
+    marked: Any = optimizer
+    marked._opt_called = True  # otherwise the scheduler would warn that no optimizer step came before it
+    for parameter, tensors in optimizer.state.items():
+        for name, value in tensors.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                tensors[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

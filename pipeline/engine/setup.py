@@ -1,8 +1,7 @@
-"""Setting up: everything a training consists of, built from a job's config and proved to fit before the first step."""
+"""Build everything that a training consists of from a job's config, and check that it fits before the first step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,9 +25,11 @@ from pipeline.building.builder import (
 )
 from pipeline.building.compiler import compiled
 from pipeline.building.probe import ProbeResult, device_for, probe_rows
+from pipeline.config.sections import LoaderConfig, TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.data.tree import to
+from pipeline.engine.budget import StepBudget, overfit_budget, planned_budget
 from pipeline.engine.guard import Guard
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import Task, expected_loss
@@ -37,182 +38,182 @@ from pipeline.run_store.job import Job
 from pipeline.runtime.precision import LossScale, autocast
 from pipeline.runtime.seeds import derive
 
-OVERFIT = "sanity_check.overfit_one_batch"
-OVERFIT_STEPS = 300  # where the job sets no budget
-OVERFIT_EPOCH = 25  # steps between two looks at the batch
-
-
-@dataclass(frozen=True, eq=False)
-class Budget:
-    """Steps per epoch and in all; `cut_short` when the job allows fewer than the plan's epochs."""
-
-    batch: int
-    accumulate: int
-    per_epoch: int
-    last_step: int
-    cut_short: bool
+OVERFIT = "sanity_check.overfit_one_batch"  # the purpose of the overfit check's job
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingComponents:
-    """A training before its first step.
+    """Everything that a training consists of, before its first step.
 
-    `net` is the model as the steps call it, compiled where that is asked for. `side` are the train rows, at most as
-    many as validation has, on which the train side is measured. `bar` is the score of a model that learned nothing.
-    `foreign`: the model draws from Python or NumPy.
+    `compiled_model` is the model that the steps call; it is `model` itself unless `trainer.compile` is set.
+    `train_eval_rows` are the train rows on which train metrics are measured, at most as many as there are validation
+    rows. `baseline_score` is the score of a model that learned nothing. `uses_global_rng` means that the model draws
+    from Python's or NumPy's global generators. `class_count` is None where targets are not classes.
     """
 
-    config: Mapping[str, Any]
+    config: TrainingConfig
     seed: int
-    proof: bool
+    is_overfit_check: bool
     device: torch.device
     model: nn.Module
-    net: nn.Module
+    compiled_model: nn.Module
     task: Task
     train: Split
-    side: Split
+    train_eval_rows: Split
     val: Split
-    bar: Mapping[str, Any]
-    feed: BatchSource
-    foreign: bool
-    autocast: Callable[[], AbstractContextManager[Any]]
-    scale: LossScale | None
+    baseline_score: Mapping[str, Any]
+    batches: BatchSource
+    uses_global_rng: bool
+    autocast: Callable[[], AbstractContextManager[None]]
+    loss_scale: LossScale | None
     optimizer: Optimizer
     schedule: Schedule | None
     guard: Guard
-    budget: Budget
-    classes: int | None
+    budget: StepBudget
+    class_count: int | None
 
     @property
     def parameters(self) -> int:
+        """The number of parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
     def facts(self) -> dict[str, float]:
-        """What is known before the first step and needs no pass through the model."""
-        known = {
-            "loss_expected": expected_loss(self.task, self.train.y, self.classes),
+        """Return what the history records before the first step and without a pass through the model."""
+        facts = {
+            "loss_expected": expected_loss(self.task, self.train.y, self.class_count),
             "train_rows": len(self.train),
             "val_rows": len(self.val),
-            "classes": self.classes,
+            "classes": self.class_count,
             "parameters": self.parameters,
-            "steps_per_epoch": self.budget.per_epoch,
-            "max_steps": self.budget.last_step,
-            "batch_size": self.budget.batch,
-            "target": self.config["task"].get("target"),
-            "trivial": self.bar["value"],
+            "steps_per_epoch": self.budget.steps_per_epoch,
+            "max_steps": self.budget.max_steps,
+            "batch_size": self.budget.batch_size,
+            "target": self.config.target,
+            "trivial": self.baseline_score["value"],
             f"decides/{self.task.metric.name}": 1 if self.task.metric.greater_is_better else -1,
         }
-        return {name: float(value) for name, value in known.items() if value is not None}
+        return {name: float(value) for name, value in facts.items() if value is not None}
 
 
-def _budget(config: Mapping[str, Any], job: Job, rows: int, proof: bool) -> Budget:
-    """The budget in steps; the last batch of an epoch may be smaller, none is dropped."""
-    trainer = config["trainer"]
-    batch = min(int(config["loader"]["batch_size"]), rows)
-    accumulate = 1 if proof else int(trainer.get("accumulate_grad_batches") or 1)
-    per_epoch = OVERFIT_EPOCH if proof else math.ceil(rows / (batch * accumulate))
-    planned = int(trainer["max_epochs"]) * per_epoch
-    planned = OVERFIT_STEPS if proof else min(planned, int(trainer.get("max_steps") or planned))
-    asked = planned if job.max_steps is None else job.max_steps
-    last_step = asked if proof else min(asked, planned)
-    return Budget(batch, accumulate, per_epoch, last_step, cut_short=last_step < planned and not proof)
-
-
-def _one_batch(model: nn.Module, train: Split, size: int, seed: int) -> Split:
-    """The proof that a model can learn at all: one batch, without the dropout that is meant to hinder it."""
+def _single_batch(model: nn.Module, train: Split, size: int, seed: int) -> Split:
+    """Return the one batch of the overfit check, and turn off dropout, which is meant to prevent overfitting."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     return train.take(torch.from_numpy(epoch_order(seed, 1, len(train))[:size]))
 
 
-def _order(loader: Mapping[str, Any], seed: int, train: Split, tiled: int) -> Callable[[int], NDArray[np.int64]]:
-    """The row numbers of an epoch, in order; the rows as they stand, `tiled` times, for the one batch of a proof."""
+def _row_order(loader: LoaderConfig, seed: int, train: Split) -> Callable[[int], NDArray[np.int64]]:
+    """Return a function from an epoch to its row numbers in order. Raises UserError for a sampler without classes."""
     n = len(train)
-    if tiled:
-        return lambda epoch: np.tile(np.arange(n), tiled)
-    if loader.get("sampler") == "balanced":
+    if loader.sampler == "balanced":
         if train.y.is_floating_point() or train.y.ndim != 1:
             got, expected = "targets that are values", "one class id per row"
             raise UserError(fault("loader.sampler", "balanced needs classes", got=got, expected=expected))
         labels = train.y.numpy()
         return lambda epoch: balanced_order(seed, epoch, labels)
-    if loader.get("shuffle", True):
+    if loader.shuffle:
         return lambda epoch: epoch_order(seed, epoch, n)
     return lambda epoch: np.arange(n)
 
 
+def _repeated_rows(rows: int, budget: StepBudget) -> Callable[[int], NDArray[np.int64]]:
+    """Return the row numbers of an epoch of the overfit check: the same batch in every step."""
+    return lambda epoch: np.tile(np.arange(rows), budget.steps_per_epoch)
+
+
 def channels_last(model: nn.Module, device: torch.device, precision: int | str) -> bool:
-    """Whether the memory format suits: convolutions of images on the CPU, or on a card in mixed precision."""
+    """Whether the channels_last format pays: convolutions of images on the CPU, or on a GPU in mixed precision."""
     return any(isinstance(m, nn.Conv2d) for m in model.modules()) and (device.type == "cpu" or precision != 32)
 
 
-def _laid_out(model: nn.Module, seen: ProbeResult, probe: Callable[[], ProbeResult]) -> ProbeResult:
-    """The model is in channels_last where it takes that: a `view` behind a convolution does not, and says so."""
-    layout: Any = model  # whose `to` is not typed for a format alone
+def _probe_channels_last(model: nn.Module, contiguous: ProbeResult, probe: Callable[[], ProbeResult]) -> ProbeResult:
+    """Convert the model to channels_last if it still runs, and return the probe of the format that it has then.
+
+    A `view` after a convolution does not run in channels_last, and raises an error in the probe.
+    """
+    layout: Any = model  # torch's type hints for `to` do not know a memory format alone
     layout.to(memory_format=torch.channels_last)
     try:
         return probe()
     except UserError:
         layout.to(memory_format=torch.contiguous_format)
-        return seen
+        return contiguous
+
+
+def _probe(
+    model: nn.Module,
+    train: Split,
+    task: Task,
+    class_count: int | None,
+    precision: int | str,
+    seed: int,
+    device: torch.device,
+) -> ProbeResult:
+    """Pass two train rows through model and loss, in the memory format that suits the model."""
+    rows = train.take(torch.arange(min(2, len(train))))
+    X, y = to(rows.X, device), to(rows.y, device)
+
+    def probe() -> ProbeResult:
+        return probe_rows(model, task, X, y, class_count, precision, seed)
+
+    result = probe()
+    return _probe_channels_last(model, result, probe) if channels_last(model, device, precision) else result
 
 
 def build_components(
-    config: Mapping[str, Any], job: Job, data: Data, seed: int, trust: Sequence[str], fitted_on: Data | None = None
+    config: TrainingConfig, job: Job, data: Data, seed: int, trust: Sequence[str], preprocess_data: Data | None = None
 ) -> TrainingComponents:
-    """A training ready for its first step. Raises UserError where model, data, loss and optimizer do not fit.
+    """Build a training up to its first step. Raises UserError if model, data, loss and optimizer do not fit.
 
-    Preprocessing is fitted on the train rows of `fitted_on`, which are those of `data` unless given.
+    Preprocessing is fitted on the train rows of `preprocess_data`, or of `data` if it is None.
     """
-    proof = job.purpose == OVERFIT
-    loader, trainer = config["loader"], config["trainer"]
-    device = device_for(trainer.get("accelerator", "auto"))
-    model = build_model(config, trust, seed, fitted_on or data).to(device)
-    task = build_training_task(config, model, trust, class_counts(data.train.y))
-    train = _one_batch(model, data.train, int(loader["batch_size"]), seed) if proof else data.train
-    few, classes = data.train.take(torch.arange(min(2, len(data.train)))), data.ids(task.kind)
-    precision = trainer.get("precision", 32)
-    rows = to(few.X, device), to(few.y, device)
-    first = derive(seed, "init")
-    seen = probe_rows(model, task, *rows, classes, precision, first)
-    if channels_last(model, device, precision):
-        seen = _laid_out(model, seen, lambda: probe_rows(model, task, *rows, classes, precision, first))
-    budget = _budget(config, job, len(train), proof)
-    optimizer = build_optimizer(config, model, trust)
-    epochs = math.ceil(budget.last_step / budget.per_epoch)
-    scale = LossScale() if precision == "16-mixed" else None
-    deferred = device.type != "cpu" and bool(optimizer.defaults.get("fused")) and scale is None
-    side = epoch_order(derive(seed, "train_side"), 0, len(train))[: len(data.val)]
+    is_overfit_check = job.purpose == OVERFIT
+    loader, trainer, source = config.loader, config.trainer, config.source
+    device = device_for(trainer.accelerator)
+    model = build_model(source, trust, seed, preprocess_data or data).to(device)
+    task = build_training_task(source, model, trust, class_counts(data.train.y))
+    train = _single_batch(model, data.train, int(loader.batch_size), seed) if is_overfit_check else data.train
+    class_count = data.ids(task.kind)
+    probe_result = _probe(model, data.train, task, class_count, trainer.precision, derive(seed, "init"), device)
+    if is_overfit_check:
+        budget = overfit_budget(len(train), job.max_steps)
+    else:
+        budget = planned_budget(trainer, loader, len(train)).limited_to(job.max_steps)
+    optimizer = build_optimizer(source, model, trust)
+    loss_scale = LossScale() if trainer.precision == "16-mixed" else None
+    # A fused optimizer on a GPU reads the flag of a non-finite step there, so that no step waits for the device.
+    deferred = device.type != "cpu" and bool(optimizer.defaults.get("fused")) and loss_scale is None
+    train_eval_rows = epoch_order(derive(seed, "train_side"), 0, len(train))[: len(data.val)]
     return TrainingComponents(
         config=config,
         seed=seed,
-        proof=proof,
+        is_overfit_check=is_overfit_check,
         device=device,
         model=model,
-        net=compiled(model) if trainer.get("compile") else model,
+        compiled_model=compiled(model) if trainer.compile else model,
         task=task,
         train=train,
-        side=train.take(torch.from_numpy(side)),
+        train_eval_rows=train.take(torch.from_numpy(train_eval_rows)),
         val=data.val,
-        bar=score_trivial_baseline(task, train, data.val, classes, model),
-        feed=batch_source(
+        baseline_score=score_trivial_baseline(task, train, data.val, class_count, model),
+        batches=batch_source(
             train,
-            _order(loader, seed, train, budget.per_epoch if proof else 0),
+            _repeated_rows(len(train), budget) if is_overfit_check else _row_order(loader, seed, train),
             seed=seed,
-            batch=budget.batch,
+            batch=budget.batch_size,
             accumulate=budget.accumulate,
             device=device,
-            workers=int(loader.get("num_workers") or 0),
-            augment=() if proof else build_augmentations(config, trust),
-            targets=lambda y: task.loss_targets(y, seen.outputs),
+            workers=loader.num_workers,
+            augment=() if is_overfit_check else build_augmentations(source, trust),
+            targets=lambda y: task.loss_targets(y, probe_result.outputs),
         ),
-        foreign=seen.foreign,
-        autocast=autocast(precision, device),
-        scale=scale,
+        uses_global_rng=probe_result.uses_global_rng,
+        autocast=autocast(trainer.precision, device),
+        loss_scale=loss_scale,
         optimizer=optimizer,
-        schedule=None if proof else build_schedule(config, optimizer, trust, budget.last_step, epochs),
-        guard=Guard(optimizer, trainer.get("gradient_clip_val"), deferred=deferred),
+        schedule=None if is_overfit_check else build_schedule(source, optimizer, trust, *budget.length),
+        guard=Guard(optimizer, trainer.gradient_clip_val, deferred=deferred),
         budget=budget,
-        classes=classes,
+        class_count=class_count,
     )

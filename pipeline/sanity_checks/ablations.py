@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from pipeline.engine.loop import Fit
+from pipeline.engine.progress import Fit
 from pipeline.engine.setup import OVERFIT
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import outputs_of
@@ -59,7 +59,7 @@ def overfit_one_batch(context: CheckContext) -> OverfitResult:
     fit_result = context.train(OVERFIT, int(context.settings["overfit_steps"]))
     _, losses = fit_result.history.series("train/loss")
     ratio = float(losses[-1] / losses[0]) if len(losses) and losses[0] else math.nan
-    return {"steps": fit_result.steps, "stopped": fit_result.stopped, "loss_ratio": ratio}
+    return {"steps": fit_result.steps, "stopped": fit_result.stop_reason, "loss_ratio": ratio}
 
 
 def zeroed_inputs(context: CheckContext) -> ZeroedInputsResult:
@@ -76,7 +76,7 @@ def zeroed_inputs(context: CheckContext) -> ZeroedInputsResult:
         raise NotApplicable(f"the model does not take inputs of zeros ({error.faults[0]})") from error
     with_inputs, without = final_loss(control.history), final_loss(zeroed.history)
     gain = (without - with_inputs) / abs(without) if without else math.nan
-    stopped = "nonfinite" if "nonfinite" in (control.stopped, zeroed.stopped) else "done"
+    stopped = "nonfinite" if "nonfinite" in (control.stop_reason, zeroed.stop_reason) else "done"
     return {"steps": steps, "real": with_inputs, "zeroed": without, "gain": gain, "stopped": stopped}
 
 
@@ -108,7 +108,9 @@ def _score_above_chance(context: CheckContext, fit_result: Fit) -> ScoreAboveCha
     if fit_result.score is None:
         raise NotApplicable("the training on shuffled targets became non-finite: there is no score")
     score, sign = fit_result.score, 1 if fit_result.score.greater_is_better else -1
-    chance = sign * max(sign * float(fit_result.bar["value"]), sign * _score_on_permuted_targets(context, fit_result))
+    chance = sign * max(
+        sign * float(fit_result.baseline_score["value"]), sign * _score_on_permuted_targets(context, fit_result)
+    )
     half = abs(score.value - (score.low if score.greater_is_better else score.high))
     if math.isnan(half) or math.isnan(chance):
         raise NotApplicable(f"{score.metric} has no interval here, or chance is not known")

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.engine.fit import fit
-from pipeline.engine.loop import Fit
+from pipeline.engine.progress import Fit
 from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.permits import TrainPermit
@@ -76,14 +77,14 @@ class CheckContext:
     @cached_property
     def setup(self) -> TrainingComponents:
         """The planned training before its first step, not compiled; no check changes its weights."""
-        config = {**self.config, "trainer": {**self.config["trainer"], "compile": False}}
-        with seeded(derive(self.seed, "fit")), options.deterministic(config["trainer"].get("deterministic", True)):
+        config = TrainingConfig.from_mapping({**self.config, "trainer": {**self.config["trainer"], "compile": False}})
+        with seeded(derive(self.seed, "fit")), options.deterministic(config.trainer.deterministic):
             return build_components(config, Job("", "sanity_check.forward"), self.data, self.seed, self.trust)
 
     @property
     def model(self) -> nn.Module:
         """The model to inspect: after the control training where there is one, else untrained."""
-        return self.control.model if self.control and self.control.stopped != "nonfinite" else self.setup.model
+        return self.control.model if self.control and self.control.stop_reason != "nonfinite" else self.setup.model
 
     @contextmanager
     def training_conditions(self) -> Iterator[TrainingComponents]:
@@ -121,6 +122,6 @@ class CheckContext:
         changed = Delta({**delta.overrides, **short}, delta.surgery, delta.train_rows)
         fit_result = fit(permit, Job(permit.plan.digest, purpose, changed, seed_index, steps), data=self.data)
         self.step_seconds = fit_result.seconds / max(1, fit_result.steps)
-        if fit_result.stopped == "clock":
+        if fit_result.stop_reason == "clock":
             raise NotRun(f"time: the allowance was used up after {fit_result.steps} of {steps} steps")
         return fit_result

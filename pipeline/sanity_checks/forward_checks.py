@@ -57,22 +57,22 @@ def gradient_flow(context: CheckContext) -> GradientFlowResult:
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
         silent, batches = dict.fromkeys(trainable, "none"), 0
-        setup.feed.start()
+        setup.batches.start()
         try:
             model.train()
-            for batches, group in enumerate(setup.feed.accumulation_groups(1), start=1):
+            for batches, group in enumerate(setup.batches.accumulation_groups(1), start=1):
                 reseed(derive(context.seed, "proof.gradients", batches), setup.device, foreign=True)
                 for parameter in trainable.values():
                     parameter.grad = None
                 with setup.autocast(), attributed_to("model or loss"):
                     _, loss = setup.task.forward(model, group[0].inputs, group[0].targets)
-                backward(setup.scale.scaled(loss) if setup.scale else loss)
+                backward(setup.loss_scale.scaled(loss) if setup.loss_scale else loss)
                 silent = {name: _gradient_state(trainable[name], state) for name, state in silent.items()}
                 silent = {name: state for name, state in silent.items() if state}
                 if not silent or batches == MAX_BATCHES:
                     break
         finally:
-            setup.feed.close()
+            setup.batches.close()
             for parameter in trainable.values():
                 parameter.grad = None
             with torch.no_grad():

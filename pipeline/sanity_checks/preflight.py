@@ -212,7 +212,7 @@ def _run_sanity_checks(registry: Registry, hooks: Hooks, run: Run) -> list[Item]
     settings, folder = config["phases"]["baseline"], run.inside("sanity_checks")
     context = CheckContext(config, names, load(config, names), settings, permit, folder, refused)
     with context.training_conditions() as setup:
-        loss = mean_loss(setup.model, setup.side.X, setup.side.y, setup.task)
+        loss = mean_loss(setup.model, setup.train_eval_rows.X, setup.train_eval_rows.y, setup.task)
     results = run_checks(context)
     if results["lr_range_test"]["outcome"] == "measured":
         hooks.log(format_range_test(results["lr_range_test"]))
@@ -220,7 +220,7 @@ def _run_sanity_checks(registry: Registry, hooks: Hooks, run: Run) -> list[Item]
         "sanity_checks": results,
         "loss_at_init": loss,
         "loss_expected": setup.facts().get("loss_expected"),
-        "trivial_baseline": dict(setup.bar),
+        "trivial_baseline": dict(setup.baseline_score),
     }
     items = checklist.read(registry.checklists / "baseline.yaml", config, registry.check)
     answerable = [i for i in items if i.get("check") in MEASURED or str(i.get("check")).startswith("sanity.")]

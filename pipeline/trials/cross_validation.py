@@ -14,8 +14,8 @@ from torch import Tensor
 from pipeline.data.dataset import Data
 from pipeline.data.folds import folds_of
 from pipeline.engine.fit import fit
-from pipeline.engine.loop import Fit
 from pipeline.engine.observer import StepObserver
+from pipeline.engine.progress import Fit
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import score_split
 from pipeline.run_store.job import Delta, Job
@@ -69,7 +69,7 @@ def cross_validate(
         result: FoldResult = {"rows": len(left_out)}
         try:
             fit_result = fit(permit, job, watch(f"fold {k + 1} of {parts}"), data=data)
-            result |= {"steps": fit_result.steps, "stopped": fit_result.stopped}
+            result |= {"steps": fit_result.steps, "stopped": fit_result.stop_reason}
             with seeded(derive(plan.seed, "fold", k)):
                 result["value"] = score_split(fit_result.model, left_out, fit_result.task, plan.seed).score.value
         except UserError as error:
@@ -102,7 +102,7 @@ def _not_applicable(
     if data.train.items is not None or not isinstance(data.train.y, Tensor):
         return "a Dataset is read anew in every epoch, so that its rows cannot be divided"
     if baseline.score is None:
-        return f"the planned training has no score (it ended {baseline.stopped})"
+        return f"the planned training has no score (it ended {baseline.stop_reason})"
     minutes = config["trainer"].get("max_minutes")
     left = 60 * float(minutes or math.inf) - baseline.seconds if seconds_left is None else seconds_left
     # A fold trains on fewer rows than the plan: its duration is at most about that of the planned training.

@@ -99,7 +99,7 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     result = {
         "score": done.score,
         "steps": done.steps,
-        "stopped": done.stopped,
+        "stopped": done.stop_reason,
         "seed": ran["seed"],
         "threads": ran["threads"],
         "weights": done.weights_digest,

@@ -1,0 +1,120 @@
+"""The progress of a training: how far it is, what it has measured and why it stopped; and its result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from pipeline.checkpoints import codec
+from pipeline.checkpoints.generation import Snapshot
+from pipeline.evaluation.task import Task
+from pipeline.history import History
+from pipeline.results import Score
+
+# done: all planned epochs or steps, or early stopping; budget: the job allows fewer steps than the plan;
+# clock: trainer.max_minutes is used up; nonfinite: a loss or gradient is not finite.
+StopReason = Literal["done", "budget", "clock", "nonfinite"]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightsSnapshot:
+    """Copies of the weights on the CPU with their epoch, step and validation score (NaN if they were not scored)."""
+
+    epoch: int
+    step: int
+    value: float
+    weights: Mapping[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """Everything that changes during training outside of model, optimizer, scheduler and loss scale.
+
+    `step` optimizer steps have been made and `epoch` epochs are validated. `stop_reason` is None while training runs;
+    it can be set inside an epoch, which is then still validated. `ended` means that nothing is left to do.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    ended: bool = False
+    stop_reason: StopReason | None = None
+    best: WeightsSnapshot | None = None
+    lowest_val_loss: float = math.inf
+    lowest_val_loss_epoch: int = 0
+    history: History = field(default_factory=History)
+    earlier_seconds: float = 0.0  # spent by earlier processes that trained the same job
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this training, including those of earlier processes."""
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def epochs_without_improvement(self, epoch: int, val_loss: float) -> int:
+        """Record the epoch's validation loss and return the number of epochs since the lowest one."""
+        if val_loss < self.lowest_val_loss:
+            self.lowest_val_loss, self.lowest_val_loss_epoch = val_loss, epoch
+        return epoch - self.lowest_val_loss_epoch
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the JSON form for a checkpoint; history and best weights are stored in files of their own."""
+        best = self.best
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "ended": self.ended,
+            "stop_reason": self.stop_reason,
+            "seconds": self.seconds,
+            "best": codec.pack([best.epoch, best.step, best.value], "best", {}) if best else None,
+            "lowest_val_loss": codec.pack([self.lowest_val_loss, self.lowest_val_loss_epoch], "lowest_val_loss", {}),
+        }
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Snapshot) -> Progress:
+        """Return the progress that a checkpoint was taken at."""
+        state = snapshot.state
+        lowest, lowest_epoch = codec.unpack(state["lowest_val_loss"], {})
+        progress = cls(
+            step=int(state["step"]),
+            epoch=int(state["epoch"]),
+            ended=bool(state["ended"]),
+            stop_reason=state["stop_reason"],
+            lowest_val_loss=lowest,
+            lowest_val_loss_epoch=lowest_epoch,
+            history=snapshot.history or History(),
+            earlier_seconds=float(state["seconds"]),
+        )
+        if state["best"]:
+            epoch, step, value = codec.unpack(state["best"], {})
+            # The best weights have a file of their own only if they are not the checkpoint's weights.
+            weights = dict(snapshot.parts.get("best", snapshot.parts["weights"]))
+            progress.best = WeightsSnapshot(epoch, step, value, weights)
+        return progress
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The result of a training: the model with its best weights, the history, the score and why training stopped.
+
+    `score` is the validation score of the best epoch; it is None for the overfit check and if no epoch had a score
+    that is a number. `checkpoint` holds the same weights as `model`. `seconds` include those of earlier processes, if
+    the training was resumed at step `resumed_at`. `baseline_score` is the score of a model that learned nothing.
+    """
+
+    model: nn.Module
+    task: Task
+    history: History
+    score: Score | None
+    steps: int
+    stop_reason: StopReason
+    weights_digest: str
+    checkpoint: Path | None
+    seconds: float
+    resumed_at: int = 0
+    baseline_score: Mapping[str, Any] = field(default_factory=dict)
