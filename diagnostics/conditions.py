@@ -133,6 +133,7 @@ def evaluate_condition(condition: Condition, view: HistoryView) -> Observation:
     measured = [observation for observation in observations if observation.measured]
     if not measured:
         return observations[0]
+    # One bad layer is enough for a fault, and an average over all layers would hide it.
     furthest = max if condition.above is not None else min
     return furthest(measured, key=lambda observation: observation.value)
 

@@ -90,7 +90,7 @@ class CauseScore:
 
     @staticmethod
     def _is_plausible(supports: list[Observation]) -> bool:
-        if supports and supports[0].measured:
+        if supports and supports[0].measured:  # the first support is necessary, the others only add confidence
             return supports[0].holds
         measured = [observation for observation in supports if observation.measured]
         return not measured or any(observation.holds for observation in measured)
@@ -119,12 +119,13 @@ def diagnose(history: History, config: Mapping[str, Any] | None = None, round: i
     view = _view(history, config)
     find_remedies = partial(resolve, config=config)
     matches = [PlaybookMatch(p, tuple(evaluate_condition(c, view) for c in p.when)) for p in load_all()]
+    # Blocking symptoms come first, so that their causes win among causes of equal confidence.
     firing = sorted((m for m in matches if m.fires), key=lambda m: m.playbook.severity != "blocking")
     from_logs = any(event["kind"] == "imported" for event in history.events)
     ranked = sorted(_score_causes(firing, view, from_logs), key=lambda score: -score.confidence().value)
     plausible = [score for score in ranked if score.plausible]
     fixes = list(_fixes(plausible, find_remedies))
-    if plausible and len(fixes) < MIN_FIXES:
+    if plausible and len(fixes) < MIN_FIXES:  # then also for causes that are contradicted: those cures may still help
         fixes += list(_fixes([score for score in ranked if not score.plausible], find_remedies))
     symptoms = tuple(Symptom(m.playbook.id, m.playbook.symptom, m.playbook.severity, m.observations) for m in firing)
     return Diagnosis(

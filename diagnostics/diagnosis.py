@@ -125,6 +125,7 @@ class Diagnosis:
                 observations = "".join(f"\n- {observation.sentence()}" for observation in symptom.observations)
                 parts.append(f"**{symptom.title}** (`{symptom.id}`, {symptom.severity}){observations}")
             parts.append("## Causes, most likely first")
+            # The page is for reading at a glance; diagnosis.json has every cause and fix.
             parts += [_format_cause(rank, cause) for rank, cause in enumerate(self.root_causes[:5], 1)]
             parts.append("## What to try, in this order")
             changes = [f"{f.remedy.description} ({f.kind} for `{f.cause}`)" for f in self.fixes[:7]]

@@ -42,7 +42,7 @@ def level(y: Curve) -> float:
 
     In the unit of the curve. The median ignores a single outlier. NaN if the last tenth contains a non-finite value.
     """
-    return float(np.median(y[-max(1, len(y) // 10) :]))
+    return float(np.median(y[-max(1, len(y) // 10) :]))  # long enough to smooth noise, short enough to be the end
 
 
 def maximum(y: Curve) -> float:
@@ -60,7 +60,7 @@ def max_over_first(y: Curve) -> float:
     A ratio, at least 1. Ignores NaN values, counts infinity. NaN for fewer than three numbers and if the first number
     is not positive and finite.
     """
-    known = y[~np.isnan(y)]
+    known = y[~np.isnan(y)]  # a run that ends in NaN exploded before, and its finite part shows it
     if len(known) < 3 or not 0 < known[0] < np.inf:
         return NOT_MEASURABLE
     return float(known.max() / known[0])
@@ -106,7 +106,7 @@ def slope(y: Curve) -> float:
     if len(y) < 4 or not np.isfinite(y).all():
         return NOT_MEASURABLE
     scale = float(np.abs(y).mean())
-    x = np.linspace(-0.5, 0.5, len(y))
+    x = np.linspace(-0.5, 0.5, len(y))  # centred and one long, so that the slope is the change over the whole window
     return float(x @ y / (x @ x)) / scale if scale else 0.0
 
 
@@ -157,7 +157,7 @@ def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
     goal, baseline = float(target[0]), float(trivial[0])
     if goal == baseline or not np.isfinite(score).all():
         return NOT_MEASURABLE
-    best = float(score.max() if goal > baseline else score.min())
+    best = float(score.max() if goal > baseline else score.min())  # the two also tell the direction of the metric
     return (goal - best) / (goal - baseline)
 
 
