@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
+MAX_MODULES = 12  # of a package
+MAX_PACKAGES = 22  # below pipeline/
 DRAWERS = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 LOWEST = ("pipeline/errors.py", "pipeline/results.py", "pipeline/history.py")
 
@@ -124,6 +127,14 @@ def test_files_and_functions_stay_short() -> None:
         sizes = ((f, (f.end_lineno or f.lineno) - f.lineno + 1) for f in functions(tree))
         long += [f"{file}:{f.lineno} {f.name}: {n} lines" for f, n in sizes if n > MAX_FUNCTION_LINES]
     assert long == []
+
+
+def test_packages_stay_small() -> None:
+    """A package has at most 12 modules, and there are at most 22 packages below pipeline/."""
+    modules = Counter(f.rpartition("/")[0] for f in product() if not f.endswith("/__init__.py"))
+    assert {package: n for package, n in modules.items() if n > MAX_MODULES} == {}
+    packages = [f for f in product() if f.startswith("pipeline/") and f.endswith("/__init__.py")]
+    assert len(packages) - 1 <= MAX_PACKAGES  # pipeline itself is not below pipeline/
 
 
 def test_no_drawers() -> None:

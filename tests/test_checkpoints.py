@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from pipeline.checkpoints.writer import Writer
 from pipeline.errors import Refused, UserError
 from pipeline.history import History
 from pipeline.run_store import files
+from tests.conftest import examples
 
 IDENTITY = {"seed": 1}
 
@@ -127,6 +128,7 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
         generation.load(folder)
 
 
+@settings(max_examples=examples(25))  # each example waits for the disk, which takes 0.1 s
 @given(data=st.data())
 def test_a_torn_newest_falls_back_to_the_one_before(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -23,6 +23,7 @@ from pipeline.data.load import load, seal
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split, row_digests, split_indices, split_rows
 from pipeline.errors import Refused, UserError
+from tests.conftest import examples
 
 RANDOM = np.random.default_rng(3)
 
@@ -44,7 +45,7 @@ def faults(source: Any, kind: str = "classification") -> str:
 # --- splitting -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(30, 200), st.integers(1, 6), st.integers(0, 5), st.booleans())
 def test_splits_are_a_partition_with_identical_rows_on_one_side(n: int, classes: int, seed: int, twins: bool) -> None:
     """Every row is on exactly one side, equal rows on the same, and no side is empty."""

@@ -16,6 +16,7 @@ from pipeline.results import canonical
 from pipeline.run_store import files
 from pipeline.run_store.ledger import GENESIS, Ledger, read_ledger, scan_ledger
 from pipeline.run_store.lock import RunLock
+from tests.conftest import examples
 
 FACTS = st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.floats() | st.text(max_size=8), max_size=4)
 
@@ -61,7 +62,7 @@ def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
     assert entries[0]["prev"] == GENESIS
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(facts=st.lists(FACTS, min_size=1, max_size=4))
 def test_any_facts_survive(tmp_path_factory: pytest.TempPathFactory, facts: list[dict]) -> None:
     """Whatever a fact holds (NaN, huge numbers, any text), it is one canonical line and reads back intact."""

@@ -12,9 +12,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from pipeline.evaluation.per_class import class_report, format_class_report, wilson, worst_pairs
+from tests.conftest import examples
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
 def test_class_report_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     """Precision, recall, F1 and support of every class; NaN where there is nothing to divide by."""

@@ -31,14 +31,14 @@ from pipeline.preprocess.modules import InverseTargetScale, OneHot, Preprocessed
 from pipeline.release.formats import FORMATS, export_formats
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Delta, Job
-from tests.conftest import go
+from tests.conftest import examples, go
 from tests.ledger_fixtures import baseline_done
 from tests.trainings import REGRESSION, config, permitted, train
 
 __all__ = ["permitted"]
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = settings(max_examples=15, deadline=None)
+QUICK = settings(max_examples=examples(15))
 TABLE: dict[str, Any] = {"impute": "median", "standardize": True, "one_hot": True}
 
 

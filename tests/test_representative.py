@@ -13,6 +13,7 @@ from scipy import stats
 from pipeline.data.analysis.representative import compared, drift, representative
 from pipeline.data.load import seal
 from tests.check_helpers import judged, questions
+from tests.conftest import examples
 
 
 def bounds() -> dict[str, Any]:
@@ -36,7 +37,7 @@ def table(seed: int, rows: tuple[int, ...] = (90, 30, 30), columns: int = 5) -> 
     return splits
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.integers(0, 10_000), st.integers(20, 60), st.integers(2, 60))
 def test_chance_raises_no_alarm(seed: int, few: int, columns: int) -> None:
     """Small validation sets and many columns of one population pass, whatever was drawn."""

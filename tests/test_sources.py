@@ -26,11 +26,11 @@ from pipeline.data.sources.split_assignment import time_indices
 from pipeline.data.sources.text import text_windows
 from pipeline.data.splits import row_digests, split_indices
 from pipeline.errors import UserError
-from tests.conftest import SHORT, go
+from tests.conftest import SHORT, examples, go
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("train", "val", "test")
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 

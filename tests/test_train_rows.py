@@ -26,6 +26,7 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.permits import TrainPermit
 from pipeline.trials.cross_validation import cross_validate
 from tests.check_helpers import judged
+from tests.conftest import examples
 from tests.trainings import permitted  # noqa: F401
 
 
@@ -35,7 +36,7 @@ def rows(n: int = 60, classes: int = 3, repeats: int = 1) -> Split:
     return Split("train", torch.stack([of, of], 1).float(), of % classes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.integers(2, 6), st.integers(1, 3), st.integers(2, 4))
 def test_folds_of_divides_the_rows(parts: int, repeats: int, classes: int) -> None:
     """Every row is in one fold, no fold is empty, equal rows share a fold, and classes are spread evenly."""
@@ -84,7 +85,7 @@ def test_fit_trains_on_the_changed_rows(digits_permit: TrainPermit) -> None:
 # --- folds -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.integers(2, 5), st.integers(6, 20), st.integers(0, 9))
 def test_folds_of_keeps_groups_together(parts: int, groups: int, seed: int) -> None:
     """Rows of a group share their fold, equal rows too, and so do groups that have an equal row."""
