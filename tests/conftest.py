@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pipeline.orchestration.execute import RunOutcome, execute_run
 from pipeline.orchestration.run_request import resolve_request
 from pipeline.run_store import permits
 from pipeline.run_store.run import Run
-from tests.composition_cache import remembering, remembering_text
+from tests.composition_cache import remembering, remembering_text, text_of_file, text_of_string
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -51,8 +52,9 @@ COMPOSED_BY_HYDRA = untraced(compose.hydra_compose)
 COMPOSED_ONCE = remembering(COMPOSED_BY_HYDRA)
 for module in (compose, overrides):
     module.hydra_compose = COMPOSED_ONCE
-OmegaConf.load = staticmethod(remembering_text(OmegaConf.load, of_files=True))  # type: ignore[method-assign]
-OmegaConf.create = staticmethod(remembering_text(OmegaConf.create, of_files=False))  # type: ignore[method-assign]
+LOAD, CREATE = OmegaConf.load, OmegaConf.create
+OmegaConf.load = staticmethod(remembering_text(LOAD, text_of_file))  # type: ignore[method-assign]
+OmegaConf.create = staticmethod(remembering_text(CREATE, text_of_string))  # type: ignore[method-assign]
 
 SHORT = (
     "phases.baseline.sanity_check_steps=20", "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
@@ -118,6 +120,8 @@ def composed_by_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of composition itself: no config is remembered."""
     for module in (compose, overrides):
         monkeypatch.setattr(module, "hydra_compose", COMPOSED_BY_HYDRA)
+    monkeypatch.setattr(OmegaConf, "load", LOAD)
+    monkeypatch.setattr(OmegaConf, "create", CREATE)
 
 
 @pytest.fixture(autouse=True)
@@ -138,9 +142,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def go(root: Path, *overrides: str, **options: Any) -> RunOutcome:
-    """Execute a run in this process, as `python -m pipeline` does."""
+    """Execute a run in this process, as `python -m pipeline` does, but for the report, which takes half a second."""
     request = resolve_request([*overrides, f"run.root={root}"], options.get("config_dirs", ()))
-    return execute_run(make_registry(), make_hooks(lambda text: None), request)
+    return execute_run(make_registry(), replace(make_hooks(lambda text: None), report=None), request)
 
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

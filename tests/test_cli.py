@@ -139,7 +139,7 @@ def test_an_expired_waiver_ticks_no_box(finished: Run, cli: Cli) -> None:
 def test_what_is_waived_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     """The table of gates counts a valid waiver, explain asks for nothing more, and the report is up to date."""
     before = re.search(r"finalization +closed +(\d+)/24", cli("status", "digits")[1])
-    finished.inside("report.html").unlink()
+    finished.inside("report.html").unlink(missing_ok=True)
     cli("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
     _, out, _ = cli("status", "digits")
     after = re.search(r"finalization +closed +(\d+)/24", out)
@@ -245,7 +245,7 @@ def test_diff_names_what_differs(
 
 def test_report_is_written(finished: Run, cli: Cli) -> None:
     """The page stands in the run's folder and its path is printed."""
-    finished.inside("report.html").unlink()
+    finished.inside("report.html").unlink(missing_ok=True)
     code, out, _ = cli("report", "digits")
 
     assert code == 0 and Path(out.strip().replace("\n", "")) == finished.inside("report.html")
