@@ -172,7 +172,7 @@ def test_other_policies_train_on(rule: bool | str) -> None:
 def test_what_the_gate_makes_of_it(policy: Any, operations: list[str], outcome: str, why: str) -> None:
     """Only a plan that promises to repeat to the bit, and cannot, is stopped."""
     evidence = {"determinism": {"policy": policy, "operations": operations}}
-    item = judged("seeds.deterministic_kernels", evidence, max_operations=0)
+    item = judged("environment.deterministic_kernels", evidence, max_operations=0)
     assert (item.outcome, item.value) == (outcome, len(operations)) and item.why.startswith(why)
 
 

@@ -118,8 +118,8 @@ CARD = {"must": ["purpose", "owner"], "should": ["population", "risks"]}
 IDENTIFIED = {"min_rows": 2, "must": ["source"], "should": ["licence"]}
 ROOM = {"max_memory": 0.9, "max_disk": 0.9, "max_ratio": 2}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
-    ("seeds.seeds_fixed", {"seed": None}, {}, "failed", "add seed=1"),
-    ("seeds.seeds_fixed", {"seed": ...}, {}, "errored", "evidence 'seed' was not measured"),
+    ("environment.seeds_fixed", {"seed": None}, {}, "failed", "add seed=1"),
+    ("environment.seeds_fixed", {"seed": ...}, {}, "errored", "evidence 'seed' was not measured"),
     ("problem.metric_and_target", {"target": None}, {}, "failed", "task.target=NUMBER"),
     ("problem.metric_and_target", {"greater_is_better": False}, {}, "passed", "accuracy at most"),
     ("data.splits_disjoint", {"shared_fraction__val": 0.25}, {"max_shared_fraction": 0.0}, "failed", "rows of val"),
