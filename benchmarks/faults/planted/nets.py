@@ -1,4 +1,4 @@
-"""Nets as lists of words: `_target_: planted.nets.stack`, `layers: [Linear 64 32, ReLU, Linear 32 10]`."""
+"""Models as lists of layers: `_target_: planted.nets.stack`, `layers: [Linear 64 32, ReLU, Linear 32 10]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Softmax0(nn.Module):
 
 
 class AlwaysDropout(nn.Module):
-    """Dropout that never hears of eval mode."""
+    """Dropout that ignores eval mode."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class AlwaysDropout(nn.Module):
 
 
 class Detach(nn.Module):
-    """What lies before it gets no gradient."""
+    """Stops gradients, so that the layers before it do not train."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.detach()
 
 
 class Residual(nn.Module):
-    """The inputs beside what the layers make of them."""
+    """A residual block: the inputs plus the outputs of the layers."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
-OWN = {made.__name__: made for made in (Softmax0, AlwaysDropout, Detach)}
+OWN = {module.__name__: module for module in (Softmax0, AlwaysDropout, Detach)}
 
 
-def _layer(words: str) -> nn.Module:
-    """`Linear 64 32`, `BatchNorm1d 32 momentum=0.0`: a name of torch.nn or of this file, and its arguments."""
-    name, *given = words.split()
-    positional = [_number(word) for word in given if "=" not in word]
-    named: dict[str, Any] = {k: _number(v) for k, _, v in (word.partition("=") for word in given if "=" in word)}
+def _layer(text: str) -> nn.Module:
+    """Return the layer that a text such as `BatchNorm1d 32 momentum=0.0` names: a class of torch.nn or this file."""
+    name, *arguments = text.split()
+    positional = [_number(word) for word in arguments if "=" not in word]
+    named: dict[str, Any] = {k: _number(v) for k, _, v in (word.partition("=") for word in arguments if "=" in word)}
     return (OWN.get(name) or getattr(nn, name))(*positional, **named)
 
 
@@ -70,19 +70,22 @@ def _number(word: str) -> Any:
 
 
 def _each(layers: Sequence[str]) -> Iterator[str]:
-    """The layers one by one; `30 * Linear 16 16; ReLU` are sixty."""
-    for words in layers:
-        times, many, block = words.partition(" * ")
-        yield from block.split("; ") * int(times) if many else [words]
+    """Yield the layers one by one; `30 * Linear 16 16; ReLU` gives sixty."""
+    for text in layers:
+        times, repeated, block = text.partition(" * ")
+        yield from block.split("; ") * int(times) if repeated else [text]
 
 
 def stack(
     layers: Sequence[str], std: float | None = None, constant: float | None = None, bias: float | None = None,
     frozen: Sequence[int] = (),
 ) -> nn.Sequential:  # fmt: skip
-    """The layers in a row. `std`: weights drawn from N(0, std); `constant`: all alike; `bias`: all biases; `frozen`:
-    numbers of the layers that do not train."""
-    net = nn.Sequential(*(_layer(words) for words in _each(layers)))
+    """Return the layers as a sequence.
+
+    `std`: the standard deviation of the initial weights; `constant`: the value of all weights; `bias`: the value of all
+    biases; `frozen`: indices of layers that do not train.
+    """
+    net = nn.Sequential(*(_layer(text) for text in _each(layers)))
     with torch.no_grad():
         for module in net:
             if isinstance(module, nn.Linear | nn.Conv2d):
@@ -100,7 +103,7 @@ def stack(
 def deep(
     features: int, width: int, depth: int, outputs: int, activation: str = "ReLU", **options: Any
 ) -> nn.Sequential:
-    """A net of `depth` hidden layers, all of one width."""
+    """Return a model of `depth` hidden layers of equal width."""
     layers, last = [], features
     for _ in range(depth):
         layers += [f"Linear {last} {width}", activation]

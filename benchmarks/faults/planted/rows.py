@@ -1,7 +1,7 @@
-"""Rows to learn from, with flaws planted in them: `_target_: planted.rows.rows`, `plant: [{scale: {by: 1000}}]`.
+"""Data with planted faults: `_target_: planted.rows.rows`, `plant: [{scale: {by: 1000}}]`.
 
-Every flaw is a function (sides, draw, ...) that changes the three sides in place. Which rows it hits is drawn from
-`data.seed`, so that a case is the same rows under every seed of the training.
+Every fault is a function (splits, draw, ...) that changes the three splits in place; `side` names the split that it
+changes. The affected rows are drawn from `data.seed`, so that a case has the same rows with every training seed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pipeline.data.splits import split_indices
 
 Array = NDArray[Any]
-Sides = dict[str, list[Array]]  # split -> [X, y]
+Splits = dict[str, list[Array]]  # split -> [X, y]
 
-# --- what there is to learn -------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def _bundled(name: str, **options: Any) -> tuple[Array, Array]:
@@ -47,8 +47,11 @@ def _clouds(
 
 
 def _codes(n: int, draw: np.random.Generator, crossed: bool = False) -> tuple[Array, Array]:
-    """Which of four quarters the first two columns lie in, hidden among six columns of noise; `crossed`: the quarter
-    of the first two columns' product and of the third, which no linear net finds."""
+    """Return eight columns whose first two determine one of four classes; the others are noise.
+
+    With `crossed` the class is given by the sign of the product of the first two columns and the sign of the third,
+    which a linear model cannot learn.
+    """
     X = draw.normal(0, 1, (n, 8))
     if crossed:
         return X, (X[:, 0] * X[:, 1] > 0) * 2 + (X[:, 2] > 0)
@@ -71,12 +74,12 @@ def _waves(n: int, draw: np.random.Generator) -> tuple[Array, Array]:
 
 
 def read(source: str, n: int, draw: np.random.Generator, **options: Any) -> tuple[Array, Array]:
-    """X [N, F] and y [N] of a source; scikit-learn's sets whole, with `standard` columns unless `raw`."""
-    made: dict[str, Callable[..., tuple[Array, Array]]] = {
+    """Return X [N, F] and y [N] of a source. scikit-learn's data sets are complete, and standardized unless `raw`."""
+    generators: dict[str, Callable[..., tuple[Array, Array]]] = {
         "moons": _moons, "clouds": _clouds, "codes": _codes, "parabola": _parabola, "plane": _plane, "waves": _waves,
     }  # fmt: skip
-    if source in made:
-        return made[source](n, draw, **options)
+    if source in generators:
+        return generators[source](n, draw, **options)
     raw = options.pop("raw", False)
     X, y = _bundled(source, **options)
     if source == "digits":
@@ -84,162 +87,162 @@ def read(source: str, n: int, draw: np.random.Generator, **options: Any) -> tupl
     return (X if raw else _standard(X)), y
 
 
-# --- flaws ------------------------------------------------------------------------------------------------------------
+# --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def _sides(side: str) -> Sequence[str]:
+def _selected_splits(side: str) -> Sequence[str]:
     return ("train", "val", "test") if side == "all" else (side,)
 
 
-def _some(n: int, share: float, draw: np.random.Generator) -> Array:
+def _draw_rows(n: int, share: float, draw: np.random.Generator) -> Array:
     return draw.permutation(n)[: max(1, round(share * n))]
 
 
 def scale(
-    sides: Sides, draw: np.random.Generator, by: float, columns: Sequence[int] | None = None, side: str = "all"
+    splits: Splits, draw: np.random.Generator, by: float, columns: Sequence[int] | None = None, side: str = "all"
 ) -> None:
-    """Features multiplied, some columns or all."""
-    for split in _sides(side):
-        X = sides[split][0]
+    """Multiply some columns of the features, or all."""
+    for split in _selected_splits(side):
+        X = splits[split][0]
         X[:, slice(None) if columns is None else list(columns)] *= by
 
 
-def shift(sides: Sides, draw: np.random.Generator, by: float, side: str = "val") -> None:
-    """Features moved: another preprocessing on one side."""
-    for split in _sides(side):
-        sides[split][0] += by
+def shift(splits: Splits, draw: np.random.Generator, by: float, side: str = "val") -> None:
+    """Shift the features of one split, as another preprocessing would."""
+    for split in _selected_splits(side):
+        splits[split][0] += by
 
 
-def scale_targets(sides: Sides, draw: np.random.Generator, by: float, plus: float = 0.0) -> None:
-    """Targets multiplied and moved."""
-    for split in sides:
-        sides[split][1] = sides[split][1] * by + plus
+def scale_targets(splits: Splits, draw: np.random.Generator, by: float, plus: float = 0.0) -> None:
+    """Scale and shift the targets."""
+    for split in splits:
+        splits[split][1] = splits[split][1] * by + plus
 
 
-def blank(sides: Sides, draw: np.random.Generator) -> None:
-    """Features that say nothing: all zero."""
-    for split in sides:
-        sides[split][0][:] = 0
+def blank(splits: Splits, draw: np.random.Generator) -> None:
+    """Set all features to zero."""
+    for split in splits:
+        splits[split][0][:] = 0
 
 
-def noise(sides: Sides, draw: np.random.Generator, std: float, side: str = "all") -> None:
-    """Features under noise."""
-    for split in _sides(side):
-        X = sides[split][0]
+def noise(splits: Splits, draw: np.random.Generator, std: float, side: str = "all") -> None:
+    """Add noise to the features."""
+    for split in _selected_splits(side):
+        X = splits[split][0]
         X += draw.normal(0, std, X.shape)
 
 
-def nonfinite(sides: Sides, draw: np.random.Generator, rows: int = 1, value: str = "nan") -> None:
-    """Single values of train that are no numbers."""
-    X = sides["train"][0]
-    for row in _some(len(X), rows / len(X), draw):
+def nonfinite(splits: Splits, draw: np.random.Generator, rows: int = 1, value: str = "nan") -> None:
+    """Set single values of the train split to NaN or infinity."""
+    X = splits["train"][0]
+    for row in _draw_rows(len(X), rows / len(X), draw):
         X[row, draw.integers(X.shape[1])] = float(value)
 
 
-def outliers(sides: Sides, draw: np.random.Generator, share: float, by: float, targets: bool = False) -> None:
-    """A few train rows far away from the rest, in features or in targets."""
-    X, y = sides["train"]
-    chosen = _some(len(X), share, draw)
+def outliers(splits: Splits, draw: np.random.Generator, share: float, by: float, targets: bool = False) -> None:
+    """Move a few train rows far away from the others, in features or in targets."""
+    X, y = splits["train"]
+    rows = _draw_rows(len(X), share, draw)
     if targets:
-        y[chosen] += by * y.std() * draw.choice([-1, 1], len(chosen))
+        y[rows] += by * y.std() * draw.choice([-1, 1], len(rows))
     else:
-        X[chosen] += by * X.std() * draw.choice([-1, 1], (len(chosen), 1))
+        X[rows] += by * X.std() * draw.choice([-1, 1], (len(rows), 1))
 
 
-def misalign(sides: Sides, draw: np.random.Generator, side: str = "train") -> None:
-    """Labels shuffled apart from their rows."""
-    for split in _sides(side):
-        sides[split][1] = draw.permutation(sides[split][1])
+def misalign(splits: Splits, draw: np.random.Generator, side: str = "train") -> None:
+    """Shuffle the labels of a split, so that they do not belong to their rows."""
+    for split in _selected_splits(side):
+        splits[split][1] = draw.permutation(splits[split][1])
 
 
-def flip(sides: Sides, draw: np.random.Generator, share: float, side: str = "train") -> None:
-    """A share of the labels is another class."""
-    classes = int(max(y.max() for _, y in sides.values())) + 1
-    for split in _sides(side):
-        y = sides[split][1]
-        chosen = _some(len(y), share, draw)
-        y[chosen] = (y[chosen] + draw.integers(1, classes, len(chosen))) % classes
+def flip(splits: Splits, draw: np.random.Generator, share: float, side: str = "train") -> None:
+    """Change a share of the labels to another class."""
+    classes = int(max(y.max() for _, y in splits.values())) + 1
+    for split in _selected_splits(side):
+        y = splits[split][1]
+        rows = _draw_rows(len(y), share, draw)
+        y[rows] = (y[rows] + draw.integers(1, classes, len(rows))) % classes
 
 
-def contradict(sides: Sides, draw: np.random.Generator, of: int, to: int, share: float) -> None:
-    """Rows of one class stand in train once more under another label."""
-    X, y = sides["train"]
+def contradict(splits: Splits, draw: np.random.Generator, of: int, to: int, share: float) -> None:
+    """Repeat train rows of one class with another label."""
+    X, y = splits["train"]
     rows = np.flatnonzero(y == of)
-    again = rows[_some(len(rows), share, draw)]
-    sides["train"] = [np.concatenate([X, X[again]]), np.concatenate([y, np.full(len(again), to, y.dtype)])]
+    repeated = rows[_draw_rows(len(rows), share, draw)]
+    splits["train"] = [np.concatenate([X, X[repeated]]), np.concatenate([y, np.full(len(repeated), to, y.dtype)])]
 
 
-def recode(sides: Sides, draw: np.random.Generator, times: float = 1, plus: float = 0, side: str = "all") -> None:
-    """Class ids multiplied and shifted."""
-    for split in _sides(side):
-        y = sides[split][1] * times + plus
-        sides[split][1] = y.astype(np.int64) if float(times).is_integer() else y
+def recode(splits: Splits, draw: np.random.Generator, times: float = 1, plus: float = 0, side: str = "all") -> None:
+    """Multiply and shift class ids."""
+    for split in _selected_splits(side):
+        y = splits[split][1] * times + plus
+        splits[split][1] = y.astype(np.int64) if float(times).is_integer() else y
 
 
-def divide(sides: Sides, draw: np.random.Generator, by: int, side: str = "all") -> None:
-    """Class ids divided and cut off: they were in the table that was scaled."""
-    for split in _sides(side):
-        sides[split][1] = sides[split][1] // by
+def divide(splits: Splits, draw: np.random.Generator, by: int, side: str = "all") -> None:
+    """Divide class ids and round down, as if they were scaled together with the features."""
+    for split in _selected_splits(side):
+        splits[split][1] = splits[split][1] // by
 
 
-def reencode(sides: Sides, draw: np.random.Generator, side: str = "train") -> None:
-    """Class ids in another order than on the other sides: an encoder fitted on each side alone."""
-    classes = int(max(y.max() for _, y in sides.values())) + 1
-    for split in _sides(side):
-        sides[split][1] = np.roll(np.arange(classes), 1)[sides[split][1]]
+def reencode(splits: Splits, draw: np.random.Generator, side: str = "train") -> None:
+    """Reorder the class ids of one split, as an encoder that is fitted on each split would."""
+    classes = int(max(y.max() for _, y in splits.values())) + 1
+    for split in _selected_splits(side):
+        splits[split][1] = np.roll(np.arange(classes), 1)[splits[split][1]]
 
 
-def rare(sides: Sides, draw: np.random.Generator, of: Sequence[int], keep: float) -> None:
-    """Only a share of the rows of some classes is left, on every side."""
-    for split, (X, y) in sides.items():
-        kept = np.ones(len(y), bool)
+def rare(splits: Splits, draw: np.random.Generator, of: Sequence[int], keep: float) -> None:
+    """Keep only a share of the rows of some classes, in every split."""
+    for split, (X, y) in splits.items():
+        keep_row = np.ones(len(y), bool)
         for name in of:
             rows = np.flatnonzero(y == name)
-            kept[rows] = False
-            kept[rows[_some(len(rows), keep, draw)]] = True
-        sides[split] = [X[kept], y[kept]]
+            keep_row[rows] = False
+            keep_row[rows[_draw_rows(len(rows), keep, draw)]] = True
+        splits[split] = [X[keep_row], y[keep_row]]
 
 
-def few(sides: Sides, draw: np.random.Generator, rows: int, side: str = "train") -> None:
-    """Only so many rows of a side are left."""
-    for split in _sides(side):
-        X, y = sides[split]
-        kept = np.sort(draw.permutation(len(y))[:rows])
-        sides[split] = [X[kept], y[kept]]
+def few(splits: Splits, draw: np.random.Generator, rows: int, side: str = "train") -> None:
+    """Keep only a number of rows of a split."""
+    for split in _selected_splits(side):
+        X, y = splits[split]
+        remaining = np.sort(draw.permutation(len(y))[:rows])
+        splits[split] = [X[remaining], y[remaining]]
 
 
-def leak(sides: Sides, draw: np.random.Generator, side: str = "all") -> None:
-    """The target is a column of the features; `side: train` is one that validation has not."""
-    for split, (X, y) in sides.items():
-        answer = y.astype(np.float64) if split in _sides(side) else draw.permutation(y).astype(np.float64)
-        sides[split][0] = np.concatenate([X, answer[:, None]], axis=1)
+def leak(splits: Splits, draw: np.random.Generator, side: str = "all") -> None:
+    """Add the target as a feature; with `side: train` the column is random in the other splits."""
+    for split, (X, y) in splits.items():
+        target = y.astype(np.float64) if split in _selected_splits(side) else draw.permutation(y).astype(np.float64)
+        splits[split][0] = np.concatenate([X, target[:, None]], axis=1)
 
 
-def share_rows(sides: Sides, draw: np.random.Generator, share: float, jitter: float = 0.0) -> None:
-    """Validation rows stand in train too, or nearly so."""
-    (X, y), (Xv, yv) = sides["train"], sides["val"]
-    again = _some(len(yv), share, draw)
-    copies = Xv[again] + draw.normal(0, jitter, Xv[again].shape) if jitter else Xv[again]
-    sides["train"] = [np.concatenate([X, copies]), np.concatenate([y, yv[again]])]
+def share_rows(splits: Splits, draw: np.random.Generator, share: float, jitter: float = 0.0) -> None:
+    """Copy validation rows into the train split, with some noise."""
+    (X, y), (Xv, yv) = splits["train"], splits["val"]
+    shared = _draw_rows(len(yv), share, draw)
+    copies = Xv[shared] + draw.normal(0, jitter, Xv[shared].shape) if jitter else Xv[shared]
+    splits["train"] = [np.concatenate([X, copies]), np.concatenate([y, yv[shared]])]
 
 
-def standardize(sides: Sides, draw: np.random.Generator) -> None:
-    """Mean 0 and deviation 1 by the train rows as they are now, extremes among them."""
-    mean, std = sides["train"][0].mean(axis=0), sides["train"][0].std(axis=0) + 1e-12
-    for split in sides:
-        sides[split][0] = (sides[split][0] - mean) / std
+def standardize(splits: Splits, draw: np.random.Generator) -> None:
+    """Scale to mean 0 and standard deviation 1 with the current train rows, including planted outliers."""
+    mean, std = splits["train"][0].mean(axis=0), splits["train"][0].std(axis=0) + 1e-12
+    for split in splits:
+        splits[split][0] = (splits[split][0] - mean) / std
 
 
-def in_order(sides: Sides, draw: np.random.Generator) -> None:
-    """Train rows lie in the order of their targets."""
-    X, y = sides["train"]
+def in_order(splits: Splits, draw: np.random.Generator) -> None:
+    """Sort the train rows by their targets."""
+    X, y = splits["train"]
     order = np.argsort(y, kind="stable")
-    sides["train"] = [X[order], y[order]]
+    splits["train"] = [X[order], y[order]]
 
 
-FLAWS: dict[str, Callable[..., None]] = {
-    flaw.__name__: flaw
-    for flaw in (
+FAULTS: dict[str, Callable[..., None]] = {
+    fault.__name__: fault
+    for fault in (
         scale, shift, scale_targets, blank, noise, nonfinite, outliers, misalign, flip, contradict, recode, rare, few,
         leak, share_rows, in_order,
         divide, reencode, standardize,
@@ -255,12 +258,12 @@ def rows(
     seed: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train, val and test (60, 20, 20 %) of a source, with the flaws planted in order; `shape` is that of one row."""
+    """Return train, val and test (60, 20, 20 %) of a source with faults planted in order; `shape` is that of a row."""
     X, y = read(source, n, np.random.default_rng([seed, 1]), **options)
     parts = split_indices(X.astype(np.float32), y, seed=seed)
-    sides: Sides = {split: [X[rows].copy(), y[rows].copy()] for split, rows in parts.items()}
+    splits: Splits = {split: [X[rows].copy(), y[rows].copy()] for split, rows in parts.items()}
     for number, planted in enumerate(plant):
-        ((name, words),) = planted.items()
-        FLAWS[name](sides, np.random.default_rng([seed, 2, number]), **(words or {}))
-    shaped = {s: (X.reshape(len(X), *shape) if shape else X, y) for s, (X, y) in sides.items()}
+        ((name, arguments),) = planted.items()
+        FAULTS[name](splits, np.random.default_rng([seed, 2, number]), **(arguments or {}))
+    shaped = {s: (X.reshape(len(X), *shape) if shape else X, y) for s, (X, y) in splits.items()}
     return {**shaped, "source": f"{source}, for the fault benchmark", "licence": "not for release"}

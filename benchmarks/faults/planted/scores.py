@@ -1,4 +1,4 @@
-"""Ways to read and judge outputs that measure something else than the task."""
+"""Predictions and metrics that do not measure the task."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def along_the_rows(outputs: Tensor) -> Tensor:
-    """Argmax over the rows of the split instead of over the classes, repeated to as many answers as there are rows."""
+    """Return the argmax over rows instead of classes, repeated to one prediction per row."""
     best = outputs.argmax(dim=0)
     return best.repeat(-(-len(outputs) // len(best)))[: len(outputs)]
 
 
 def rounded_matches(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    """The share of values met to the last digit: accuracy, asked of a regression."""
+    """Return the share of exactly equal values: accuracy as the metric of a regression."""
     return float((targets == predictions).mean())

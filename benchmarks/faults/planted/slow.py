@@ -1,4 +1,4 @@
-"""Rows that take their time: every read of a train row waits, as if it were decoded from a far disk."""
+"""Slow data: every read of a train row waits, as if it were loaded from a slow disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from planted.rows import rows
 
 
-class _Waiting(Dataset[Any]):
+class _SlowDataset(Dataset[Any]):
     def __init__(self, X: Any, y: Any, seconds: float) -> None:
         self.X, self.y, self.seconds = X, y, seconds
 
@@ -23,6 +23,6 @@ class _Waiting(Dataset[Any]):
 
 
 def read(seconds: float = 0.0, **options: Any) -> dict[str, Any]:
-    """As `planted.rows.rows`, each train row after so many seconds; 0 gives the arrays themselves."""
-    given = rows(**options)
-    return {**given, "train": _Waiting(*given["train"], seconds)} if seconds else given
+    """Return the data of `planted.rows.rows`; reading a train row takes `seconds`. With 0 the splits are arrays."""
+    data = rows(**options)
+    return {**data, "train": _SlowDataset(*data["train"], seconds)} if seconds else data
