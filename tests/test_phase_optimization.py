@@ -1,4 +1,4 @@
-"""Optimization: a cure is adopted because it was tested on the same seeds as no change at all, and not otherwise."""
+"""The optimization phase: a cure is adopted only if it beats the control on the same seeds."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.check_helpers import changed, judged, measured
 from tests.conftest import SMALL, go
 
 
-def test_what_a_study_leaves(mended: Run) -> None:
-    """The winner lowers the learning rate; `fixed.yaml` is the whole config with just that changed."""
+def test_optimization_writes_the_fixed_config(mended: Run) -> None:
+    """The winner lowers the learning rate; `fixed.yaml` is the whole config with only that key changed."""
     values = measured(mended, "optimization", 1)
     fixed = mended.inside("optimization", 1, "fixed.yaml").read_text()
     before = plans.load(mended).config
@@ -42,8 +42,8 @@ def test_what_a_study_leaves(mended: Run) -> None:
     assert faults(mended)[1] == []
 
 
-def test_what_the_repair_says_of_itself(mended: Run) -> None:
-    """`implementation.json`: what was changed, what it was held against, and figures before and after."""
+def test_optimization_writes_implementation_json(mended: Run) -> None:
+    """`implementation.json` has the changes, the criteria, and figures before and after."""
     said = json.loads(mended.inside("optimization", 1, "implementation.json").read_text())
 
     assert said["code_changes"] == [
@@ -55,8 +55,8 @@ def test_what_the_repair_says_of_itself(mended: Run) -> None:
     assert said["performance"]["params"]["before"] == said["performance"]["params"]["after"]
 
 
-def test_every_trial_has_a_record(mended: Run) -> None:
-    """Thirteen jobs were started and ended: six pairs, and the winner once more on the master seed."""
+def test_optimization_records_every_trial(mended: Run) -> None:
+    """Thirteen jobs were started and ended: six pairs, and the winner on the master seed."""
     entries = [e["data"] for e in read_ledger(mended.ledger_path) if e["kind"] == "job.finished"]
     named = [f"{arm}-{i}" for i in range(1, 7) for arm in ("control", "c1")]
 
@@ -70,7 +70,7 @@ def test_every_trial_has_a_record(mended: Run) -> None:
     assert json.loads((mended.inside("optimization", 1, "trials", "fixed", "job.json")).read_text())["seed_index"] == 0
 
 
-def test_the_mended_run_goes_on(mended: Run) -> None:
+def test_optimization_makes_the_fixed_model_the_candidate(mended: Run) -> None:
     """The gate is open, the branch sufficient, and the candidate is the fixed training."""
     state = mended.state()
     trial = json.loads(mended.inside("optimization", 1, "trials", "fixed", "result.json").read_text())
@@ -80,8 +80,8 @@ def test_the_mended_run_goes_on(mended: Run) -> None:
     assert state.sufficient() and state.candidate and state.candidate["weights"] == trial["weights"]
 
 
-def test_what_a_trial_measured_is_vouched_for(mended: Run) -> None:
-    """A changed result or checkpoint of the study is found by verify; what the gate judged came from the workers."""
+def test_verify_finds_changed_files_of_trials(mended: Run) -> None:
+    """A changed result or checkpoint is found; the values in the evidence are those of the workers."""
     values = measured(mended, "optimization", 1)
     results = {t["id"]: json.loads(mended.inside("optimization", 1, "trials", t["id"], "result.json").read_text())
                for t in values["trials"]}  # fmt: skip
@@ -95,16 +95,16 @@ def test_what_a_trial_measured_is_vouched_for(mended: Run) -> None:
     assert "trials/c1-2/result.json: is not the file" in found and "weights.safetensors: is not the file" in found
 
 
-def test_a_study_needs_a_diagnosis(trained: Run) -> None:
-    """Behind a baseline alone, optimization is refused with the command that diagnoses."""
+def test_optimization_needs_a_diagnosis(trained: Run) -> None:
+    """After a baseline alone, optimization is refused with the command for diagnostics."""
     from pipeline.errors import Refused
 
     with pytest.raises(Refused, match=r"the diagnostics gate is not evaluated .*Do: .* phase=diagnostics"):
         go(trained.path.parent, "phase=optimization", "run.name=digits")
 
 
-def test_a_sufficient_run_is_not_mended(finished: Run) -> None:
-    """Where the branch is sufficient there is nothing to repair."""
+def test_optimization_refuses_a_sufficient_run(finished: Run) -> None:
+    """With a sufficient branch there is nothing to repair."""
     from pipeline.errors import Refused
 
     with pytest.raises(Refused, match="there is nothing to repair"):
@@ -132,7 +132,7 @@ def _study(greater: bool = True, **values: Sequence[float]) -> list[dict[str, An
 BAD, GOOD, BEST = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56], [0.9] * 7, [0.99] * 7
 
 
-def test_the_smallest_change_that_suffices_wins() -> None:
+def test_select_arm_prefers_the_smallest_sufficient_change() -> None:
     """Of two candidates that win and reach the target, the smaller is chosen, not the better."""
     rows = _study(control=BAD, c1=GOOD, c2=BEST)
 
@@ -141,22 +141,22 @@ def test_the_smallest_change_that_suffices_wins() -> None:
     assert select_arm(rows[1:], 0.999, True)["id"] == "c2"
 
 
-def test_no_winner_without_significance() -> None:
-    """Five pairs cannot prove anything in a two-sided test; a mean difference alone adopts nothing."""
+def test_select_arm_needs_significance() -> None:
+    """Five pairs cannot reach significance in a two-sided test; a mean difference alone is not enough."""
     rows = _study(control=BAD[:5], c1=GOOD[:5])
 
     assert rows[1]["effect"] > 0.3 and rows[1]["p"] == pytest.approx(2 / 2**5)
     assert select_arm(rows[1:], 0.5, True) is None
 
 
-def test_worse_never_wins_and_less_can_be_more() -> None:
-    """A significant loss is no win; where less is better, the signs turn."""
+def test_select_arm_follows_the_direction_of_the_metric() -> None:
+    """A significantly worse arm does not win; for metrics where lower is better, the signs are reversed."""
     assert select_arm(_study(control=GOOD, c1=BAD)[1:], 0.1, True) is None
     assert select_arm(_study(greater=False, control=GOOD, c1=BAD)[1:], 0.6, False)["id"] == "c1"
 
 
-def test_the_dead_count_as_the_worst() -> None:
-    """A control that died in every trial loses to one that lived, and its values stay on record as they were."""
+def test_compare_arms_counts_died_trials_as_the_worst() -> None:
+    """A control that died in every trial loses, and its recorded values stay NaN."""
     nan = [float("nan")] * 7
     rows = _study(control=nan, c1=[0.5, *GOOD[1:]])
 
@@ -165,8 +165,8 @@ def test_the_dead_count_as_the_worst() -> None:
 
 
 @pytest.mark.process
-def test_a_worker_is_a_process_and_may_die(mended: Run) -> None:
-    """A job in a process of its own gives the weights on record; one that cannot run says what of; both are told."""
+def test_run_jobs_reports_success_and_death_of_workers(mended: Run) -> None:
+    """A job in its own process gives the recorded weights; one that cannot run has a reason; both are reported."""
     from pipeline.trials.executor import run_jobs
 
     folder = mended.inside("optimization", 1, "trials", "c1-1")
@@ -183,10 +183,10 @@ def test_a_worker_is_a_process_and_may_die(mended: Run) -> None:
     assert bad.died and bad.died.startswith("exit 3: job: is of another plan") and bad.value != bad.value
 
 
-# --- rounds, with the trainings played -------------------------------------------------------------------------------
+# --- rounds, with simulated trainings -------------------------------------------------------------------------------
 
 
-def played(monkeypatch: pytest.MonkeyPatch, value: Callable[[Job], float], fixed: str | None = None) -> None:
+def fake_trials(monkeypatch: pytest.MonkeyPatch, value: Callable[[Job], float], fixed: str | None = None) -> None:
     """Trials end at once with the score that `value` gives their job; the fixed training dies of `fixed`."""
 
     def run_jobs(jobs: Sequence[tuple[str, Job]], folder: Path, *, on_finished: Any, **_: Any) -> list[Trial]:
@@ -206,10 +206,10 @@ def studies(run: Run) -> list[dict[str, Any]]:
     return [e["data"] for e in read_ledger(run.ledger_path) if e["kind"] == "study.decided"]
 
 
-def test_rounds_go_on_until_no_cure_is_left(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a winner the next round diagnoses the same history and tries the next cures, each once; what was left is
-    what the diagnosis still offers, and `no untried cure is left` is said only when that is nothing."""
-    played(monkeypatch, lambda job: 0.5)
+def test_optimization_rounds_continue_until_no_cure_is_left(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a winner the next round diagnoses the same history and tries the next cures, each once;
+    `no untried cure is left` is printed only if the diagnosis offers no other."""
+    fake_trials(monkeypatch, lambda job: 0.5)
 
     words = ("experiment=digits_hot", *SMALL[1:], "phases.optimization.candidates=2", "trainer.max_epochs=2")
     run, _, advice = go(own_folder, "phase=auto", *words)
@@ -227,9 +227,9 @@ def test_rounds_go_on_until_no_cure_is_left(own_folder: Path, monkeypatch: pytes
     assert {i.outcome for i in run.state().gates["optimization"].items} <= {"passed", "not_applicable"}
 
 
-def test_the_last_untried_cures_end_the_rounds(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a round tries all that the diagnosis offers, it is said at once, and no empty round follows."""
-    played(monkeypatch, lambda job: 0.5)
+def test_optimization_rounds_end_with_the_last_cures(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a round that tried all cures of the diagnosis, no empty round follows."""
+    fake_trials(monkeypatch, lambda job: 0.5)
     monkeypatch.setattr("phases.optimization.untried", lambda d, s, tried: untried(d, s, tried)[: 3 - len(tried) + 1])
 
     run, _, advice = go(trained.path.parent, "phase=auto", "run.name=digits")
@@ -237,10 +237,10 @@ def test_the_last_untried_cures_end_the_rounds(trained: Run, monkeypatch: pytest
     assert len(studies(run)) == 1 and "no untried cure is left" in advice.why
 
 
-def test_a_winner_whose_training_dies_is_not_the_end(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is recorded and said; nothing is adopted, something is left, and the next round may try the winner again."""
+def test_optimization_with_a_winner_that_dies(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The death is recorded and printed, nothing is adopted, and the next round may try the winner again."""
     said: list[str] = []
-    played(monkeypatch, lambda job: 0.9 if job.delta else 0.1, fixed="signal 9: out of memory")
+    fake_trials(monkeypatch, lambda job: 0.9 if job.delta else 0.1, fixed="signal 9: out of memory")
     go(trained.path.parent, "phase=diagnostics", "run.name=digits")
     monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(said.append))
 
@@ -257,8 +257,8 @@ def test_a_winner_whose_training_dies_is_not_the_end(trained: Run, monkeypatch: 
     assert measured(run, "optimization", 2)["arms"][0]["change"] == values["winner"]["change"]
 
 
-def test_only_cures_of_named_causes_are_tried() -> None:
-    """A fix that only fills up the list is no candidate, nor one that cannot be typed; surgeries differ by detail."""
+def test_untried_returns_cures_of_named_causes() -> None:
+    """Fixes of other causes, mitigations and changes of code are not candidates; surgeries differ by detail."""
     how = {"overrides": {}, "surgery": [], "code": None}
     fix = {"cause": "dead_relu", "cure": "x", "kind": "cure", "implementation": how}
     swaps = [{**how, "surgery": [{"swap_activation": {"from": "ReLU", "to": to}}]} for to in ("GELU", "Tanh")]
@@ -277,7 +277,7 @@ def test_only_cures_of_named_causes_are_tried() -> None:
     assert [a.order for a in untried(diagnosis, Delta(), {digest(arms[0].delta)})] == [1]
 
 
-# --- the command that repeats a mended run ---------------------------------------------------------------------------
+# --- the command that repeats a fixed run ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,8 +292,8 @@ def test_only_cures_of_named_causes_are_tried() -> None:
         ([], Delta(surgery=({"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},))),
     ],
 )
-def test_the_command_gives_the_mended_config(words: list[str], delta: Delta, own_folder: Path) -> None:
-    """Split as a shell splits it and composed anew, the command on `fixed.yaml` is the mended config, word for word."""
+def test_rerun_command_gives_the_fixed_config(words: list[str], delta: Delta, own_folder: Path) -> None:
+    """Split by a shell and composed again, the command of `fixed.yaml` gives the fixed config."""
     from pipeline.config.arguments import parse
     from pipeline.config.compose import compose
 
@@ -320,14 +320,14 @@ def arm(**new: Any) -> dict[str, Any]:
     return {**base, "p": 0.01, "effect": 0.5, "mean": 0.9, **new}
 
 
-def ran(side: str, pair: int, **new: Any) -> dict[str, Any]:
-    base = {"id": f"{side}-{pair}", "arm": side, "seed_index": pair, "died": None}
+def trial(arm_id: str, pair: int, **new: Any) -> dict[str, Any]:
+    base = {"id": f"{arm_id}-{pair}", "arm": arm_id, "seed_index": pair, "died": None}
     return {**base, "seed": pair, "threads": 1, "steps": 9, "stopped": "done", **new}
 
 
 def compared(**wrong: Any) -> dict[str, Any]:
     """Evidence of a control and one candidate on two seeds, with what the last worker measured changed."""
-    runs = [ran("control", 1), ran("control", 2), ran("c1", 1), ran("c1", 2, **wrong)]
+    runs = [trial("control", 1), trial("control", 2), trial("c1", 1), trial("c1", 2, **wrong)]
     return {"arms": [arm()], "seeds_per_arm": 2, "max_steps": 9, "trials": runs}
 
 
@@ -345,15 +345,15 @@ def compared(**wrong: Any) -> dict[str, Any]:
         ({"arm": "c2"}, "failed", "without its pair: c1"),
     ],
 )
-def test_what_makes_a_comparison_unfair(wrong: dict[str, Any], outcome: str, why: str) -> None:
-    """Seeds, threads, steps and ends are those that the workers measured; the dead measured nothing."""
+def test_arms_compared_fairly_on_changed_trials(wrong: dict[str, Any], outcome: str, why: str) -> None:
+    """Seeds, threads, steps and ends are those that the workers measured; died trials have none."""
     item = judged("study.arms_compared_fairly", compared(**wrong))
 
     assert (item.outcome, why in item.why) == (outcome, True), item.why
 
 
-def test_two_pairs_on_one_seed_are_one_pair() -> None:
-    """Seeds that repeat would count the same comparison twice."""
+def test_arms_compared_fairly_refuses_repeated_seeds() -> None:
+    """Two pairs with one seed would count the same comparison twice."""
     values = compared(seed=1)
     values["trials"][1]["seed"] = 1
 
@@ -367,7 +367,7 @@ LARGER = arm(id="c2", order=2, mean=0.9, effect=0.4, change="large")
 @pytest.mark.parametrize("chosen", [None, "c1", "c2"])
 @pytest.mark.parametrize("better", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
-def test_the_check_and_the_choice_are_one_rule(chosen: str | None, better: tuple[bool, bool], target: float) -> None:
+def test_choice_justified_agrees_with_select_arm(chosen: str | None, better: tuple[bool, bool], target: float) -> None:
     """Gate 4 passes exactly what `select_arm` selects: the smallest that reaches the target, the best, or none."""
     rows = [{**a, "p": 0.01 if good else 0.9, "wins": good} for a, good in zip((SMALLER, LARGER), better, strict=True)]
     winner = next((row for row in rows if row["id"] == chosen), None)
@@ -378,8 +378,8 @@ def test_the_check_and_the_choice_are_one_rule(chosen: str | None, better: tuple
     assert passed == (select_arm(rows, target, True) == winner)
 
 
-def test_where_less_is_better_the_target_is_reached_from_above() -> None:
-    """The larger change is the right choice when the smaller one stays above the target."""
+def test_choice_justified_if_lower_is_better() -> None:
+    """The larger change is the right choice if the smaller one stays above the target."""
     rows = [{**SMALLER, "mean": 0.4, "wins": True}, {**LARGER, "mean": 0.2, "wins": True}]
     values = {"arms": rows, "winner": select_arm(rows, 0.3, False), "target": 0.3, "greater_is_better": False}
 
@@ -408,10 +408,10 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_what_each_check_answers(
+def test_study_items_on_changed_evidence(
     mended: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value changed, the check that asks for it says so."""
+    """On real evidence with one value changed, the item of that value has the expected outcome."""
     item = judged(check, changed(measured(mended, "optimization", 1), **wrong), **bounds)
 
     assert item.outcome == outcome

@@ -1,4 +1,4 @@
-"""Preflight: any model and data, judged in one command, and nothing left behind."""
+"""Preflight: checks any model and data in one command, and leaves nothing on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Wide(nn.Linear):
     def __init__(self, outputs):
         super().__init__(13, outputs)
 
-def holed():
+def with_missing():
     parts = table()
     parts["train"][0][7, 2] = np.nan
     return parts
@@ -58,8 +58,10 @@ QUICK = (
 
 
 @pytest.fixture
-def fly(own_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, Any, str]]]:
-    """`fly("net", "table")`: a preflight of somebody's package as JSON; nothing is on disk afterwards."""
+def preflight(
+    own_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[int, Any, str]]]:
+    """`preflight("net", "table")`: the report of a user's package as JSON; nothing is on disk afterwards."""
     (own_folder / "somebody.py").write_text(PACKAGE + MORE)
     (own_folder / "scratch").mkdir()
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "somebody.py").is_file()])
@@ -75,52 +77,57 @@ def fly(own_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator
     assert list((own_folder / "scratch").iterdir()) == []
 
 
-def outcomes(told: Any) -> dict[str, str]:
-    return {item["id"]: item["outcome"] for item in told["items"]}
+def outcomes(report: Any) -> dict[str, str]:
+    return {item["id"]: item["outcome"] for item in report["items"]}
 
 
-def test_a_package_of_ones_own_is_ready(fly: Callable[..., Any], own_folder: Path) -> None:
-    """Every question of planning and proofs is answered, task and loss are guessed, and CI can read it."""
-    code, told, err = fly("net", "table", "--junit", "items.xml", "trainer.max_minutes=20", "--seed", "3")
+def test_preflight_of_a_user_package(preflight: Callable[..., Any], own_folder: Path) -> None:
+    """Every check of planning and baseline has an outcome, task and loss are inferred, and JUnit XML is written."""
+    code, report, err = preflight("net", "table", "--junit", "items.xml", "trainer.max_minutes=20", "--seed", "3")
     assert code == 0, err
-    asked_of_others = {"training_repeats", "sides_independent"}  # no steps are given to repeat, no groups, no times
-    assert {name for name, outcome in outcomes(told).items() if outcome != "passed"} == asked_of_others
-    assert {"splits_disjoint", "one_batch_tried", "training_repeats", "trivial_baseline_scored"} <= set(outcomes(told))
-    assert not {"problem_card", "metric_and_target"} & set(outcomes(told))
-    assert "task=classification, since targets are integers of 3 classes" in told["inferred"]
-    assert any("the range test suggests" in line for line in told["messages"])
+    not_applicable = {
+        "training_repeats",
+        "sides_independent",
+    }  # reproducibility_steps is 0; there are no groups or times
+    assert {name for name, outcome in outcomes(report).items() if outcome != "passed"} == not_applicable
+    assert {"splits_disjoint", "one_batch_tried", "training_repeats", "trivial_baseline_scored"} <= set(
+        outcomes(report)
+    )
+    assert not {"problem_card", "metric_and_target"} & set(outcomes(report))
+    assert "task=classification, since targets are integers of 3 classes" in report["inferred"]
+    assert any("the range test suggests" in line for line in report["messages"])
     suites = Xml.parse(own_folder / "items.xml").getroot()
     cases = list(suites.iter("testcase"))
-    assert suites.tag == "testsuites" and int(suites.attrib["tests"]) == len(cases) == len(told["items"])
+    assert suites.tag == "testsuites" and int(suites.attrib["tests"]) == len(cases) == len(report["items"])
     assert all({"classname", "name", "time"} <= set(case.attrib) for case in cases)
     assert {case.attrib["classname"] for case in cases} == {"preflight.planning", "preflight.baseline"}
 
 
-def test_data_that_close_the_gate_train_nothing(fly: Callable[..., Any]) -> None:
-    """What needs a permit says why it was not run; what only looks at a pass is looked at; the answer is no."""
-    code, told, _ = fly("net", "holed")
-    found = {item["id"]: item for item in told["items"]}
-    assert code == 3 and not told["ready"]
+def test_preflight_does_not_train_on_data_that_close_the_gate(preflight: Callable[..., Any]) -> None:
+    """Checks that train say why they were not run; forward checks are run; the exit code is 3."""
+    code, report, _ = preflight("net", "with_missing")
+    found = {item["id"]: item for item in report["items"]}
+    assert code == 3 and not report["ready"]
     assert (found["data_finite"]["outcome"], found["data_finite"]["cause"]) == ("failed", "nonfinite_inputs")
     assert found["inputs_matter"]["outcome"] == "not_applicable"
     assert "the planning gate is closed (data_finite)" in found["inputs_matter"]["why"]
     assert found["rows_independent"]["outcome"] == found["gradients_reach"]["outcome"] == "passed"
 
 
-def test_words_of_a_run_are_taken(fly: Callable[..., Any]) -> None:
-    """A kind that is given is not guessed, arguments reach the model, and both are as in a run."""
-    code, told, err = fly("Wide", "values", "task=regression", "+model.outputs=1", "optimizer.lr=0.01")
+def test_preflight_takes_overrides(preflight: Callable[..., Any]) -> None:
+    """A given task is not inferred, and overrides reach model and loss as in a run."""
+    code, report, err = preflight("Wide", "values", "task=regression", "+model.outputs=1", "optimizer.lr=0.01")
     assert code == 0, err
-    assert told["inferred"] == ["loss=MSELoss, since none is given"]
-    assert any("learning rate 0.01 is planned" in line for line in told["messages"])
-    code, told, err = fly("Wide", "values", "loss=huber", "loss.delta=2.0", "+model.outputs=1")
-    assert (code, told["inferred"]) == (0, ["task=regression, since targets are floats"]), err
+    assert report["inferred"] == ["loss=MSELoss, since none is given"]
+    assert any("learning rate 0.01 is planned" in line for line in report["messages"])
+    code, report, err = preflight("Wide", "values", "loss=huber", "loss.delta=2.0", "+model.outputs=1")
+    assert (code, report["inferred"]) == (0, ["task=regression, since targets are floats"]), err
 
 
-def test_a_model_that_learns_nothing_is_not_ready(fly: Callable[..., Any]) -> None:
-    """A run would go on to its diagnosis; here it is a failure, and the gradients that nobody gets are worth a look."""
-    code, told, _ = fly("Dead", "values")
-    found = {item["id"]: item for item in told["items"]}
+def test_preflight_fails_for_a_model_that_does_not_learn(preflight: Callable[..., Any]) -> None:
+    """A run would continue with its diagnosis; in a preflight it is a failure, and missing gradients are a warning."""
+    code, report, _ = preflight("Dead", "values")
+    found = {item["id"]: item for item in report["items"]}
     assert (code, found["one_batch_tried"]["outcome"]) == (3, "failed")
     assert found["gradients_reach"]["why"].startswith("warning: 2 of 2 trainable parameters")
 
@@ -140,10 +147,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("model", "data", "words", "message"), BAD)
-def test_bad_input_is_one_message(fly: Callable[..., Any], model: str, data: str, words: Any, message: str) -> None:
-    """What is wrong is said with what would be right, and no traceback."""
-    code, told, err = fly(model, data, *words)
-    assert (code, told) == (2, None)
+def test_preflight_reports_wrong_input_in_one_message(
+    preflight: Callable[..., Any], model: str, data: str, words: Any, message: str
+) -> None:
+    """The message says what is wrong and what is expected, without a traceback."""
+    code, report, err = preflight(model, data, *words)
+    assert (code, report) == (2, None)
     assert message in err and "Traceback" not in err, err
 
 
@@ -160,14 +169,14 @@ def test_bad_input_is_one_message(fly: Callable[..., Any], model: str, data: str
         ("json:loads", "json:loads", "trust: 'json' is a module of Python itself"),
     ],
 )
-def test_names_that_lead_nowhere(cli: Cli, model: str, data: str, message: str) -> None:
-    """Both words are looked at before any code of theirs runs."""
+def test_preflight_refuses_names_that_do_not_exist(cli: Cli, model: str, data: str, message: str) -> None:
+    """Both names are checked before any of their code runs."""
     code, _, err = cli("preflight", model, data)
     assert code == 2 and message in err and "Traceback" not in err, err
 
 
-def test_our_own_pieces_need_no_trust(cli: Cli) -> None:
-    """The bundled model on the bundled digits, as a table."""
+def test_preflight_of_bundled_parts_needs_no_trust(cli: Cli) -> None:
+    """The bundled model on the bundled digits prints a table."""
     words = ("+model.in_features=64", "+model.out_features=10", "+model.hidden=[8]")
     code, out, err = cli("preflight", "pipeline.models.mlp:MLP", "pipeline.data.digits:digits", *words, *QUICK)
     assert code == 0, err
@@ -190,26 +199,26 @@ KINDS: list[tuple[Any, Callable[[], nn.Module], str, str]] = [
 
 
 @pytest.mark.parametrize(("y", "model", "kind", "loss"), KINDS)
-def test_kind_and_loss_are_guessed(y: Any, model: Callable[[], nn.Module], kind: str, loss: str) -> None:
-    """From the targets' type and the model's outputs; what cannot be told is called a classification."""
-    found = infer_task({"train": (X, y)}, model)
-    assert (found.kind, found.loss.rpartition(".")[2]) == (kind, loss)
+def test_infer_task(y: Any, model: Callable[[], nn.Module], kind: str, loss: str) -> None:
+    """Kind and loss follow from the targets' type and the model's outputs; unknown data are a classification."""
+    task = infer_task({"train": (X, y)}, model)
+    assert (task.kind, task.loss.rpartition(".")[2]) == (kind, loss)
     items = [(X[i], y[i]) for i in range(6)]
     assert infer_task({"train": items}, model).kind in (kind, "classification")
 
 
-def test_junit_says_what_failed() -> None:
-    """Failures with their reason, what gave no answer as an error, what does not apply as skipped; any text fits."""
+def test_junit_has_a_case_per_item() -> None:
+    """Failures and errors with their reasons, what does not apply as skipped; forbidden characters are replaced."""
     items = [
         Item("fine", "Is it?", "passed", why="yes"),
         Item("bad", "Is it?", "failed", 3, 2, why="no & <never>\x00", cause="data_leakage"),
         Item("raised", "Is it?", "errored", why="KeyError"),
-        Item("aside", "Is it?", "not_applicable", why="no classes"),
+        Item("skipped", "Is it?", "not_applicable", why="no classes"),
     ]
     root = Xml.fromstring(junit("preflight", {"planning": items}, 1.5))
     assert [root.attrib[k] for k in ("tests", "failures", "errors", "skipped", "time")] == ["4", "1", "1", "1", "1.5"]
     assert [case.get("time") for case in root.iter("testcase")] == ["0.0"] * 4
     failure = root.find(".//testcase[@name='bad']/failure")
     assert failure is not None and failure.attrib == {"message": "no & <never>?", "type": "data_leakage"}
-    assert root.find(".//testcase[@name='aside']/skipped") is not None
+    assert root.find(".//testcase[@name='skipped']/skipped") is not None
     assert root.find(".//testcase[@name='raised']/error") is not None

@@ -1,4 +1,4 @@
-"""The task: one forward pass with its loss, a step of one's own, and every figure that is asked for."""
+"""The task: its forward pass and loss, custom steps, and its metrics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cross_entropy(model: nn.Module, batch: Any, **more: Any) -> dict[str, Any]:
     return {"loss": nn.functional.cross_entropy(outputs, targets), "outputs": outputs, **more}
 
 
-def rows_told(model: nn.Module, batch: Any) -> dict[str, Any]:
+def step_without_outputs(model: nn.Module, batch: Any) -> dict[str, Any]:
     """No outputs; a scalar that is a tensor, and one that is a number."""
     inputs, targets = batch
     loss = nn.functional.cross_entropy(model(inputs), targets)
@@ -63,7 +63,7 @@ def task(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
     return make
 
 
-def told(make: Callable[[], Any]) -> str:
+def message_of(make: Callable[[], Any]) -> str:
     with pytest.raises(UserError) as caught:
         make()
     assert 1 == len(caught.value.faults)
@@ -73,14 +73,14 @@ def told(make: Callable[[], Any]) -> str:
 # --- forward and step ------------------------------------------------------------------------------------------------
 
 
-def test_forward_is_the_model_and_the_loss(task: Callable[..., Task]) -> None:
-    """Without a step: outputs, and the loss of them."""
+def test_task_forward_is_the_model_and_the_loss(task: Callable[..., Task]) -> None:
+    """Without a step, the forward pass returns outputs and their loss."""
     model, plain = Net(), task()
     outputs, loss = plain.forward(model, X, Y)
     assert torch.equal(outputs, model(X)) and torch.equal(loss, plain.loss(outputs, Y))
 
 
-def test_a_step_measures_what_the_plain_task_measures(task: Callable[..., Task]) -> None:
+def test_step_equals_the_task_without_a_step(task: Callable[..., Task]) -> None:
     """The same loss written as a step: same outputs, same loss, same metric, in training and evaluation."""
     model, plain, stepped = Net(), task(), task(cross_entropy)
     for a, b in zip(plain.forward(model, X, Y), stepped.forward(model, X, Y), strict=True):
@@ -90,16 +90,14 @@ def test_a_step_measures_what_the_plain_task_measures(task: Callable[..., Task])
     assert one.outputs is not None and other.outputs is not None and torch.equal(one.outputs, other.outputs)
 
 
-def test_a_step_runs_over_parts_and_its_scalars_are_weighted_by_rows(
-    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """20 rows as 8, 8 and 4: loss and scalars are means over rows; eval mode, no gradients, modes put back."""
+def test_step_scalars_are_weighted_by_rows(task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 rows as 8, 8 and 4: loss and scalars are means over rows, in eval mode without gradients."""
     monkeypatch.setattr(evaluate, "BATCH_SIZE", 8)
     modes: list[tuple[bool, bool]] = []
 
     def watching(model: nn.Module, batch: Any) -> dict[str, Any]:
         modes.append((model.training, torch.is_grad_enabled()))
-        return rows_told(model, batch)
+        return step_without_outputs(model, batch)
 
     model, custom = Net().train(), task(watching, "custom", "-rows", metrics=["first", "loss"])
     found = evaluate.loss_and_metrics(model, X, Y, custom)
@@ -111,17 +109,17 @@ def test_a_step_runs_over_parts_and_its_scalars_are_weighted_by_rows(
     assert found.loss == evaluate.mean_loss(model, X, Y, custom)
 
 
-def test_a_custom_task_is_judged_by_what_its_step_says(task: Callable[..., Task]) -> None:
-    """`loss`: less is better; a scalar: more is, `-` turns it; neither has an interval; no outputs, no predictions."""
-    made = {name: task(rows_told, "custom", name).metric for name in ("loss", "rows", "-rows")}
+def test_custom_task_metric_is_a_scalar_of_its_step(task: Callable[..., Task]) -> None:
+    """Lower is better for `loss` and for names with `-`; no interval, and no predictions without outputs."""
+    made = {name: task(step_without_outputs, "custom", name).metric for name in ("loss", "rows", "-rows")}
     assert [False, True, False] == [m.greater_is_better for m in made.values()]
-    judged = evaluate.score_split(Net(), Split("val", X, Y), task(rows_told, "custom", "loss"))
+    judged = evaluate.score_split(Net(), Split("val", X, Y), task(step_without_outputs, "custom", "loss"))
     assert isinstance(judged.score, Score) and judged.score.value == judged.loss and 20 == judged.score.n
     assert math.isnan(judged.score.low) and judged.outputs is None and judged.predictions is None
 
 
-def test_any_metric_fits_the_outputs_of_a_custom_task(task: Callable[..., Task]) -> None:
-    """Classes by argmax where a metric needs them, the outputs themselves for values."""
+def test_custom_task_metric_from_outputs(task: Callable[..., Task]) -> None:
+    """Classes by argmax for metrics that need them, the outputs themselves for values."""
 
     def first_column(model: nn.Module, batch: Any) -> dict[str, Any]:
         outputs = batch[0][:, 0]
@@ -134,11 +132,11 @@ def test_any_metric_fits_the_outputs_of_a_custom_task(task: Callable[..., Task])
     assert {"rmse": 0.0} == rmse
 
 
-def test_a_scalar_stands_in_where_there_are_no_outputs(task: Callable[..., Task]) -> None:
-    """A known metric's name is read from the step when nothing is there to compute it from."""
+def test_metric_from_step_without_outputs(task: Callable[..., Task]) -> None:
+    """A known metric is read from the step's scalars if there are no outputs to compute it from."""
 
     def counted(model: nn.Module, batch: Any) -> dict[str, Any]:
-        return {**rows_told(model, batch), "accuracy": 0.25}
+        return {**step_without_outputs(model, batch), "accuracy": 0.25}
 
     assert {"accuracy": 0.25} == evaluate.loss_and_metrics(Net(), X, Y, task(counted)).metrics
 
@@ -154,66 +152,68 @@ def test_a_scalar_stands_in_where_there_are_no_outputs(task: Callable[..., Task]
         ({"loss": torch.zeros(()), "outputs": [1]}, "returns outputs that are not a tensor, got 'list'"),
     ],
 )
-def test_a_step_without_a_scalar_loss_is_one_message(task: Callable[..., Task], answer: Any, message: str) -> None:
-    """In training and in evaluation alike."""
+def test_step_without_a_scalar_loss_is_refused(task: Callable[..., Task], answer: Any, message: str) -> None:
+    """In training and in evaluation, with one message."""
     broken = task(lambda model, batch: answer)
     for use in (lambda: broken.forward(Net(), X, Y), lambda: evaluate.loss_and_metrics(Net(), X, Y, broken)):
         with pytest.raises(UserError, match=message):
             use()
 
 
-def test_a_step_that_fails_is_named_with_its_line(task: Callable[..., Task]) -> None:
-    """An exception of the user's own code is one message with file and text."""
+def test_step_that_fails_is_named_with_its_line(task: Callable[..., Task]) -> None:
+    """An exception of the user's code becomes one message with its file and text."""
 
     def broken(model: nn.Module, batch: Any) -> dict[str, Any]:
         raise RuntimeError("no such thing")
 
-    message = told(lambda: evaluate.loss_and_metrics(Net(), X, Y, task(broken)))
+    message = message_of(lambda: evaluate.loss_and_metrics(Net(), X, Y, task(broken)))
     assert "task.step: fails at " in message and "test_task.py" in message and "no such thing" in message
 
 
-def test_trying_a_step_shows_that_every_metric_can_be_had(task: Callable[..., Task]) -> None:
-    """Before the first step: a missing scalar names its key and what was returned; outputs have rows."""
-    custom = task(rows_told, "custom", "loss", metrics=["wer"])
+def test_check_step_finds_metrics_that_cannot_be_computed(task: Callable[..., Task]) -> None:
+    """A missing scalar is named with its key and what the step returned; outputs need a batch dimension."""
+    custom = task(step_without_outputs, "custom", "loss", metrics=["wer"])
     assert custom.step is not None
-    message = told(lambda: check_step(rows_told, custom.metrics, Net(), X, Y))
+    message = message_of(lambda: check_step(step_without_outputs, custom.metrics, Net(), X, Y))
     assert "task.metrics[0]: task.step returns no 'wer', got 'first, loss, rows'" in message
-    assert "or the outputs to compute it from" in told(lambda: check_step(rows_told, task().metrics, Net(), X, Y))
+    assert "or the outputs to compute it from" in message_of(
+        lambda: check_step(step_without_outputs, task().metrics, Net(), X, Y)
+    )
 
     def rowless(model: nn.Module, batch: Any) -> dict[str, Any]:
         return {"loss": model(batch[0]).mean(), "outputs": batch[0].mean()}
 
-    assert "task.step: outputs have no batch dimension" in told(lambda: check_step(rowless, (), Net(), X, Y))
+    assert "task.step: outputs have no batch dimension" in message_of(lambda: check_step(rowless, (), Net(), X, Y))
     outputs, loss = check_step(cross_entropy, task().metrics, Net(), X, Y)
     assert outputs is not None and loss.requires_grad
 
 
-def test_a_custom_task_needs_a_step_that_can_be_called(task: Callable[..., Task]) -> None:
-    """Without one, or with one that is no callable: one message about task.step."""
-    assert "task.step: a custom task needs a step" in told(lambda: task(None, "custom", "loss"))
-    assert "task.step: is not callable, got 'int'" in told(lambda: task(3, "custom", "loss"))  # type: ignore[arg-type]
+def test_build_task_refuses_a_custom_task_without_a_step(task: Callable[..., Task]) -> None:
+    """No step, or one that is not callable, is one message about task.step."""
+    assert "task.step: a custom task needs a step" in message_of(lambda: task(None, "custom", "loss"))
+    assert "task.step: is not callable, got 'int'" in message_of(lambda: task(3, "custom", "loss"))  # type: ignore[arg-type]
 
 
-def test_a_step_knows_its_targets_and_has_no_theory(task: Callable[..., Task]) -> None:
-    """Targets reach it as the data have them, nested ones too; no loss is expected of it."""
+def test_step_gets_targets_unchanged(task: Callable[..., Task]) -> None:
+    """Also nested targets; the expected loss of a step is not known."""
     stepped, nested = task(cross_entropy), {"a": Y, "b": (X,)}
     assert stepped.loss_targets(nested, None) is nested and expected_loss(stepped, Y, 2) is None
 
 
-def test_the_bar_of_a_custom_task_is_the_untrained_model(task: Callable[..., Task]) -> None:
-    """Where no constant output is known; without a model there is no number."""
-    custom, sides = task(rows_told, "custom", "loss"), (Split("train", X, Y), Split("val", X, Y))
+def test_trivial_baseline_of_a_custom_task_is_the_untrained_model(task: Callable[..., Task]) -> None:
+    """No constant output is known for a custom task; without a model the value is NaN."""
+    custom, splits = task(step_without_outputs, "custom", "loss"), (Split("train", X, Y), Split("val", X, Y))
     model = Net()
-    bar = score_trivial_baseline(custom, *sides, None, model)
-    assert bar["value"] == evaluate.mean_loss(model, X, Y, custom) and "before its first step" in bar["how"]
-    assert math.isnan(score_trivial_baseline(custom, *sides, None)["value"])
-    assert "majority" in score_trivial_baseline(task(cross_entropy), *sides, 2)["how"]
+    baseline = score_trivial_baseline(custom, *splits, None, model)
+    assert baseline["value"] == evaluate.mean_loss(model, X, Y, custom) and "before its first step" in baseline["how"]
+    assert math.isnan(score_trivial_baseline(custom, *splits, None)["value"])
+    assert "majority" in score_trivial_baseline(task(cross_entropy), *splits, 2)["how"]
 
 
 # --- several metrics -------------------------------------------------------------------------------------------------
 
 
-def test_several_metrics_the_deciding_one_first(task: Callable[..., Task]) -> None:
+def test_task_metrics_begin_with_the_deciding_one(task: Callable[..., Task]) -> None:
     """Each once, in order, from one pass through the model."""
     model, several = Net(), task(metrics=["f1_macro", "accuracy", "roc_auc", "f1_macro"])
     assert ["accuracy", "f1_macro", "roc_auc"] == [m.name for m in several.metrics]
@@ -224,8 +224,8 @@ def test_several_metrics_the_deciding_one_first(task: Callable[..., Task]) -> No
         assert value == evaluate.loss_and_metrics(model, X, Y, task(metric=name)).metrics[name]
 
 
-def test_outputs_that_are_not_finite_have_no_value_in_any_metric(task: Callable[..., Task]) -> None:
-    """One NaN among the outputs, and no metric is a number; an overflowing sum of finite ones is no fault."""
+def test_metric_values_of_nonfinite_outputs_are_nan(task: Callable[..., Task]) -> None:
+    """One NaN among the outputs makes every metric NaN; finite outputs whose sum overflows do not."""
     several, outputs = task(metrics=["f1_macro", "roc_auc"]), torch.full((20, 2), 3e38)
     assert not any(math.isnan(v) for v in several.metric_values(outputs, Y).values())
     outputs[3, 1] = math.nan
@@ -245,29 +245,29 @@ def absolute(targets: np.ndarray, predictions: np.ndarray) -> float:
         ([{"_target_": absolute, "name": 1}, {"_target_": absolute}], r"task\.metrics\[1\]: another metric has this"),
     ],
 )
-def test_a_further_metric_that_cannot_be_names_its_key(
+def test_task_metrics_that_are_refused_name_their_key(
     task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, metrics: list[Any], message: str
 ) -> None:
-    """Unknown, of another kind, nothing to call, or a name that is taken."""
+    """Unknown, for another kind of task, not callable, or with a name that is taken."""
     monkeypatch.setattr(absolute, "name", "absolute", raising=False)
     with pytest.raises(UserError, match=message):
         task(metrics=metrics)
 
 
-def test_a_further_metric_that_fails_names_its_key(task: Callable[..., Task]) -> None:
+def test_task_metric_that_fails_names_its_key(task: Callable[..., Task]) -> None:
     """f1 takes two classes, not three."""
     with pytest.raises(UserError, match=r"task\.metrics\[0\]: 'f1' does not fit"):
         task(metrics=["f1"]).metric_values(torch.eye(3), torch.arange(3))
 
 
-def test_a_metric_may_not_be_named_loss_or_need_what_is_not_known(
+def test_user_metric_with_a_wrong_name_or_needs_is_refused(
     task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss has its own place in the history."""
+    """The history has a series `loss` already; `needs` must be a known kind of predictions."""
     monkeypatch.setattr(absolute, "name", "loss", raising=False)
-    assert "has the loss's name" in told(lambda: task(metric={"_target_": absolute}))
+    assert "has the loss's name" in message_of(lambda: task(metric={"_target_": absolute}))
     monkeypatch.setattr(absolute, "needs", "class", raising=False)
-    assert "did you mean 'classes'" in told(lambda: task(metric={"_target_": absolute}))
+    assert "did you mean 'classes'" in message_of(lambda: task(metric={"_target_": absolute}))
 
 
 # --- several labels, tokens, and rows that are their own targets -----------------------------------------------------
@@ -280,8 +280,8 @@ def of_kind(kind: str, metric: str, loss: nn.Module, **more: Any) -> Task:
     return build_task({"task": {"kind": kind, "metric": metric, **more}}, loss)
 
 
-def test_labels_are_decided_one_by_one() -> None:
-    """Threshold 0 on logits and 0.5 on probabilities, each label by itself; ln 2 is expected of a blind model."""
+def test_multilabel_task_predicts_each_label() -> None:
+    """Threshold 0 for logits and 0.5 for probabilities; the expected loss is ln 2."""
     logits = torch.tensor([[-1.0, 2.0, 0.1], [0.3, -0.2, -4.0]])
     plain = of_kind("multilabel", "f1_macro", nn.BCEWithLogitsLoss())
     assert [[0, 1, 1], [1, 0, 0]] == plain.predict(logits).tolist()
@@ -290,23 +290,23 @@ def test_labels_are_decided_one_by_one() -> None:
     torch.testing.assert_close(shares.probabilities(logits.sigmoid()), plain.probabilities(logits))
     assert math.log(2) == expected_loss(plain, LABELS, None)
     assert [0.75, 0.25] == plain.loss_weights([LABELS[:6], LABELS[6:8]])
-    assert "needs one class per row" in told(
+    assert "needs one class per row" in message_of(
         lambda: of_kind("multilabel", "f1_macro", nn.BCEWithLogitsLoss(), class_weights="balanced")
     )
 
 
-def test_the_bar_of_several_labels_is_how_often_each_is_borne() -> None:
-    """The commoner answer for each label; ranks of it are chance."""
-    sides = (Split("train", X, LABELS), Split("val", X, LABELS))
+def test_trivial_baseline_of_labels_is_their_frequency() -> None:
+    """The more frequent value of each label is predicted; its roc_auc is chance."""
+    splits = (Split("train", X, LABELS), Split("val", X, LABELS))
     for loss in (nn.BCEWithLogitsLoss(), nn.BCELoss()):
-        bar = score_trivial_baseline(of_kind("multilabel", "accuracy", loss), *sides, None)
+        baseline = score_trivial_baseline(of_kind("multilabel", "accuracy", loss), *splits, None)
         majority = (LABELS.mean(0) > 0.5).float()
-        assert bar["value"] == pytest.approx(float((LABELS == majority).all(1).float().mean()))
-        assert 0.5 == score_trivial_baseline(of_kind("multilabel", "roc_auc", loss), *sides, None)["value"]
+        assert baseline["value"] == pytest.approx(float((LABELS == majority).all(1).float().mean()))
+        assert 0.5 == score_trivial_baseline(of_kind("multilabel", "roc_auc", loss), *splits, None)["value"]
 
 
-def test_the_loss_of_a_language_model_is_the_mean_over_tokens() -> None:
-    """Outputs [N, T, V]: torch's own figure, shares by tokens, ln V of a blind model, a prediction per token."""
+def test_language_model_loss_is_the_mean_over_tokens() -> None:
+    """Outputs [N, T, V]: torch's loss, weights by tokens, an expected loss of ln V, a prediction per token."""
     model = of_kind("language_model", "perplexity", nn.CrossEntropyLoss(), metrics=["accuracy"])
     outputs = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
     loss = nn.functional.cross_entropy(outputs.transpose(1, 2), TOKENS)
@@ -321,10 +321,10 @@ def test_the_loss_of_a_language_model_is_the_mean_over_tokens() -> None:
 @pytest.mark.parametrize(
     ("loss", "form"), [(nn.CrossEntropyLoss(), torch.Tensor.clone), (nn.NLLLoss(), torch.log_softmax)]
 )
-def test_tokens_lose_the_same_however_outputs_are_written_and_cut(
+def test_token_losses_of_logits_and_log_probabilities_agree(
     monkeypatch: pytest.MonkeyPatch, loss: nn.Module, form: Any
 ) -> None:
-    """Logits or their logarithms of shares, all at once or a row at a time."""
+    """Logits or log-probabilities, all rows at once or one at a time."""
     outputs = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
     given = form(outputs) if form is torch.Tensor.clone else form(outputs, -1)
     model = of_kind("language_model", "perplexity", loss)
@@ -334,23 +334,23 @@ def test_tokens_lose_the_same_however_outputs_are_written_and_cut(
     assert whole == pytest.approx(math.exp(nn.functional.cross_entropy(outputs.transpose(1, 2), TOKENS)), rel=1e-5)
 
 
-def test_the_bar_of_a_language_model_is_how_often_each_token_comes() -> None:
-    """Add-one over all ids that there are, so that one that train never had is not impossible."""
+def test_trivial_baseline_of_a_language_model_is_token_frequency() -> None:
+    """With add-one smoothing over all ids, so that a token that train lacks has a probability."""
     train = torch.tensor([[0, 0], [0, 1]])
-    sides = (Split("train", train, train), Split("val", train[:1], torch.tensor([[0, 2]])))
-    bar = score_trivial_baseline(of_kind("language_model", "perplexity", nn.CrossEntropyLoss()), *sides, 3)
-    assert bar["value"] == pytest.approx(math.exp(-(math.log(4 / 7) + math.log(1 / 7)) / 2), rel=1e-5)
+    splits = (Split("train", train, train), Split("val", train[:1], torch.tensor([[0, 2]])))
+    baseline = score_trivial_baseline(of_kind("language_model", "perplexity", nn.CrossEntropyLoss()), *splits, 3)
+    assert baseline["value"] == pytest.approx(math.exp(-(math.log(4 / 7) + math.log(1 / 7)) / 2), rel=1e-5)
 
 
-def test_an_autoencoder_is_judged_by_values() -> None:
-    """Its outputs, or their sigmoid where the loss takes logits; the mean row is the bar, in any shape."""
+def test_autoencoder_metrics_compare_values() -> None:
+    """Outputs, or their sigmoid if the loss takes logits; the trivial baseline is the mean row, in any shape."""
     pictures = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     plain, logits = (of_kind("autoencoder", "rmse", loss) for loss in (nn.MSELoss(), nn.BCEWithLogitsLoss()))
     assert 0.0 == plain.deciding_value(pictures.flatten(1), pictures)
     assert logits.deciding_value(pictures.logit(), pictures) == pytest.approx(0.0, abs=1e-5)
     assert plain.loss(pictures.flatten(1), plain.loss_targets(pictures, pictures.flatten(1))) == 0
     side = Split("val", pictures, pictures)
-    bar = score_trivial_baseline(plain, Split("train", pictures, pictures), side, None)
-    assert bar["value"] == pytest.approx(float((pictures - pictures.mean(0)).square().mean().sqrt()), rel=1e-5)
+    baseline = score_trivial_baseline(plain, Split("train", pictures, pictures), side, None)
+    assert baseline["value"] == pytest.approx(float((pictures - pictures.mean(0)).square().mean().sqrt()), rel=1e-5)
     variance = expected_loss(plain, pictures, None)
-    assert variance is not None and bar["value"] == pytest.approx(math.sqrt(variance), rel=1e-5)
+    assert variance is not None and baseline["value"] == pytest.approx(math.sqrt(variance), rel=1e-5)
