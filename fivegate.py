@@ -1,7 +1,7 @@
-"""The face of Fivegate: `from fivegate import Run, Monitor, diagnose, optimize`, and the command `fivegate`.
+"""The Python API (`from fivegate import Run, Monitor, diagnose, optimize`) and the command `fivegate`.
 
-Names are loaded when they are asked for, so that `import fivegate` costs nothing and a log can be diagnosed on a
-machine without torch. Before the first of them, the generic package names are checked to be ours.
+Names are imported on first use, so that `import fivegate` is fast and a log can be diagnosed without torch. Before the
+first import, a check makes sure that no other package hides one of ours, whose names are generic (`pipeline`, ...).
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Monitor", "Run", "diagnose", "optimize"]
 
-_HOMES = {"Run": "pipeline.run_store.run", "Monitor": "diagnostics.monitor", "diagnose": "diagnostics.diagnose"}
+_MODULES = {"Run": "pipeline.run_store.run", "Monitor": "diagnostics.monitor", "diagnose": "diagnostics.diagnose"}
 
 
 def optimize(train: Callable[..., Any], *, seed: int | None = None, metric: str | None = None) -> NoReturn:
-    """Not built in this version: it will improve somebody's own training function by proven steps.
+    """Not built in this version: it will improve the user's own training function by tested changes.
 
-    Raises UserError: every argument that is missing, and what to do instead.
+    Always raises UserError, which names missing arguments and what to do instead.
     """
     from pipeline.errors import UserError, fault
 
     needed = {"seed": seed, "metric": metric}
     missing = [fault("optimize", f"needs {name}=", got=None) for name, value in needed.items() if value is None]
-    instead = "watch this loop with Monitor, or bring the model: python -m pipeline phase=auto --config-dir DIR"
+    instead = "monitor this loop with Monitor, or bring the model: python -m pipeline phase=auto --config-dir DIR"
     raise UserError(*missing, fault("optimize", "is not built in this version", do=instead))
 
 
 def main() -> int:
-    """The command `fivegate`: `python -m pipeline`, which a user's own folder `pipeline` cannot hide."""
-    hidden = _shadowed()
+    """Run the command `fivegate`: like `python -m pipeline`, but a user's folder `pipeline` cannot hide it."""
+    hidden = _hidden_package()
     if hidden:
         sys.stderr.write(hidden + "\n")
         return 2
@@ -46,12 +46,12 @@ def main() -> int:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    hidden = _shadowed()
+    hidden = _hidden_package()
     if hidden:
         raise ImportError(hidden)
-    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value = getattr(import_module(_MODULES[name]), name)
     return value
 
 
@@ -59,15 +59,18 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _shadowed() -> str | None:
-    """Ask pipeline/import_guard.py by its path: its package may be the one that is hidden."""
+def _hidden_package() -> str | None:
+    """Return a message if another package hides one of ours.
+
+    `pipeline/import_guard.py` is loaded by its path, since `pipeline` may be the hidden package.
+    """
     path = Path(__file__).resolve().parent / "pipeline" / "import_guard.py"
     spec = spec_from_file_location("_fivegate_import_guard", path)
     assert spec and spec.loader, path
-    shadow = module_from_spec(spec)
-    spec.loader.exec_module(shadow)
-    found: str | None = shadow.message()
-    return found
+    import_guard = module_from_spec(spec)
+    spec.loader.exec_module(import_guard)
+    message: str | None = import_guard.message()
+    return message
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a training run left behind: two sparse tables (`step`, `epoch`), facts and events. Loads without torch.
+"""The history of a training: two sparse tables (`step`, `epoch`), facts and events. Loads without torch.
 
-NaN means measured and NaN; absent means not measured. Every column has an index of its own.
+NaN means that NaN was measured; a missing value was not measured. Every column has its own index.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.errors import UserError, fault
 from pipeline.results import canonical, plain
 
 SCHEMA = 1
-WARNING = "warning"  # the kind of event that says what a library warned of: `category`, `message`, `where`, `count`
+WARNING = "warning"  # the kind of event that records a warning: `category`, `message`, `where`, `count`
 _BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, AttributeError)
 
 
@@ -36,25 +36,25 @@ class Column:
         self.values = array("f")
 
     def append(self, at: int, value: float) -> None:
-        """Log one value; the last index logged again replaces its value. Raises ValueError when `at` goes back."""
+        """Log one value; logging the last index again replaces its value. Raises ValueError if the index decreases."""
         at = int(at)
         if self.index and at <= self.index[-1]:
             if at < self.index[-1]:
                 raise ValueError(f"a column goes forward: got index {at} after {self.index[-1]}")
             self.values[-1] = value
             return
-        self.values.append(value)  # values first: a value that is no number leaves the column as it was
+        self.values.append(value)  # values first: a value that is not a number raises and leaves the column unchanged
         self.index.append(at)
 
     def copy(self) -> Column:
-        """The same measurements, in memory of their own."""
+        """Return a copy of the column."""
         other = Column()
         other.index, other.values = self.index[:], self.values[:]
         return other
 
 
 class History:
-    """The measurements of one run, by name: `train/loss`, `val/accuracy`, `lr`, `grad_norm`, ...
+    """The measurements of one training, by name: `train/loss`, `val/accuracy`, `lr`, `grad_norm`, ...
 
     `facts` are numbers measured once (`loss_at_init`, `target`); `events` are dicts with `kind` and `step`.
     """
@@ -66,12 +66,12 @@ class History:
         self.events: list[dict[str, Any]] = []
 
     def log_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Append to the step table; a name is measured at the steps it is logged at, and nowhere else."""
+        """Append to the step table. A step may log any subset of the names."""
         for name, value in values.items():
             self.step.setdefault(name, Column()).append(step, value)
 
     def log_steps(self, first: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Append consecutive steps, one value each, to the step table. Raises ValueError when a column goes back."""
+        """Append consecutive steps, one value each, to the step table. Raises ValueError if an index decreases."""
         for name, measured in values.items():
             column = self.step.setdefault(name, Column())
             if measured and column.index and first <= column.index[-1]:
@@ -80,7 +80,7 @@ class History:
             column.index.extend(range(first, first + len(measured)))
 
     def cut(self, step: int) -> None:
-        """Nothing that was measured behind this step is in the step table."""
+        """Remove everything after this step from the step table."""
         for column in self.step.values():
             while column.index and column.index[-1] > step:
                 column.index.pop()
@@ -92,26 +92,26 @@ class History:
             self.epoch.setdefault(name, Column()).append(epoch, value)
 
     def event(self, kind: str, step: int, **data: Any) -> None:
-        """Note that something happened. Raises TypeError for data without a JSON form."""
+        """Record an event. Raises TypeError for data without a JSON form."""
         self.events.append({"kind": kind, "step": int(step), **plain(data)})
 
     def names(self) -> list[str]:
-        """Every measured name once, sorted."""
+        """Return every measured name once, sorted."""
         return sorted({*self.step, *self.epoch})
 
     def table(self, name: str) -> str | None:
-        """`step` or `epoch`, where `series` finds the name; None when it was not measured."""
+        """Return the table in which `series` finds the name (`step` or `epoch`), None if it was not measured."""
         return "step" if name in self.step else "epoch" if name in self.epoch else None
 
     def series(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Index and values of a name, the step table before the epoch table; both empty when not measured."""
+        """Return index and values of a name, from the step table if possible; both are empty if it was not measured."""
         column = self.step.get(name) or self.epoch.get(name) or Column()
         return np.array(column.index, np.int64), np.array(column.values, np.float32)
 
     def digest(self) -> str:
-        """SHA-256 (hex) over all that was measured: equal runs have equal digests.
+        """Return the SHA-256 (hex) of all measurements: equal trainings have equal digests.
 
-        Left out are `time/*` and warnings, which many a library gives once per process, to whoever comes first.
+        `time/*` and warnings are omitted, since many libraries warn only once per process.
         """
         sha = hashlib.sha256()
         for table, name, column in self._columns():
@@ -127,7 +127,7 @@ class History:
         return sha.hexdigest()
 
     def copy(self) -> History:
-        """The same history, in memory of its own."""
+        """Return a copy of the history."""
         other = History()
         other.step = {name: column.copy() for name, column in self.step.items()}
         other.epoch = {name: column.copy() for name, column in self.epoch.items()}
@@ -135,9 +135,9 @@ class History:
         return other
 
     def to_bytes(self, *, compressed: bool = True) -> bytes:
-        """The history as npz: `index` and `values` of all columns end to end, `meta` naming them (UTF-8 JSON).
+        """Return the history as npz: the concatenated `index` and `values` of all columns, and `meta` (UTF-8 JSON).
 
-        Files are written by pipeline.run_store.files alone.
+        Only pipeline.run_store.files writes files.
         """
         columns = list(self._columns())
         meta = {
@@ -160,12 +160,12 @@ class History:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "history") -> History:
-        """The history that `to_bytes` wrote. Raises UserError for anything else; nothing is ever unpickled."""
+        """Return the history that `to_bytes` wrote. Raises UserError for anything else; pickles are never loaded."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 return cls._from_arrays(file["index"], file["values"], json.loads(file["meta"].tobytes()))
         except _BROKEN as error:
-            raise UserError(fault(where, f"is no history ({error})", expected="the .npz that a run wrote")) from None
+            raise UserError(fault(where, f"is not a history ({error})", expected="the .npz that a run wrote")) from None
 
     @classmethod
     def _from_arrays(cls, index: NDArray[Any], values: NDArray[Any], meta: dict[str, Any]) -> History:
@@ -189,7 +189,7 @@ class History:
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        """The history in a file. Raises UserError when it is missing or no history."""
+        """Return the history in a file. Raises UserError if the file is missing or not a history."""
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -197,7 +197,7 @@ class History:
         return cls.from_bytes(data, str(path))
 
     def _columns(self) -> Iterator[tuple[str, str, Column]]:
-        """All columns in canonical order, whatever the order of logging."""
+        """Yield all columns in a canonical order that does not depend on the order of logging."""
         for table, columns in (("epoch", self.epoch), ("step", self.step)):
             for name in sorted(columns):
                 yield table, name, columns[name]

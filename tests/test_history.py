@@ -127,11 +127,11 @@ def test_values_are_float32() -> None:
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 200])
 def test_broken_files_are_one_message(cut: int) -> None:
-    """A file that is no history is named, with what was expected."""
+    """A file that is not a history is named, with what was expected."""
     history = History()
     history.log_step(0, {"lr": 1.0})
 
-    with pytest.raises(UserError, match=r"runs/x\.npz: is no history .*; expected the \.npz that a run wrote"):
+    with pytest.raises(UserError, match=r"runs/x\.npz: is not a history .*; expected the \.npz that a run wrote"):
         History.from_bytes(history.to_bytes()[:cut], "runs/x.npz")
 
 
@@ -140,7 +140,7 @@ def test_pickles_are_never_loaded() -> None:
     buffer = io.BytesIO()
     np.savez(buffer, index=np.array([print], object), values=np.zeros(1, np.float32), meta=np.zeros(1, np.uint8))
 
-    with pytest.raises(UserError, match="is no history"):
+    with pytest.raises(UserError, match="is not a history"):
         History.from_bytes(buffer.getvalue())
 
 
