@@ -256,7 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         with outside_training():
-            return select_command(argv)()
+            code = select_command(argv)()
+            sys.stdout.flush()  # a pipe that was closed raises here, and not while the interpreter exits
+            return code
     except FivegateError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code

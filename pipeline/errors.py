@@ -1,9 +1,10 @@
-"""Everything that can go wrong, as the user meets it: a sentence, a command, an exit code.
+"""The exceptions of the pipeline. Each has one message per fault and the exit code of the process.
 
 FivegateError        1  fault in the program or the machine
 ├── UserError        2  the input is wrong
-├── Refused          3  the answer is no
-└── Pending          4  a person must decide first
+└── Refused          3  a gate is closed or a check failed
+
+Exit code 4 (a person must decide) is not an exception: the run stops normally at a pending gate.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _UNSET: Any = object()
 
 
 class FivegateError(Exception):
-    """A stop with one message per fault; `exit_code` is what the process returns."""
+    """The base class, with one message per fault; the process returns `exit_code`."""
 
     exit_code = 1
 
@@ -26,21 +27,21 @@ class FivegateError(Exception):
 
 
 class UserError(FivegateError, ValueError):
-    """The user's input is wrong; nothing was changed."""
+    """The input is wrong; nothing was changed."""
 
     exit_code = 2
 
 
 class Refused(FivegateError):
-    """The answer is no: a closed gate, a tampered record, a spent budget."""
+    """The records forbid it: a closed gate, a changed record, a used-up budget."""
 
     exit_code = 3
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word a user most probably meant, or None when none is close.
+    """The known word that is most similar to `word`, or None when none is similar.
 
-    A dotted key may also be meant by its last part: `lr` is near to `optimizer.lr`.
+    A dotted key is also compared by its last part: `lr` is similar to `optimizer.lr`.
     """
     known = [str(k) for k in known]
     close = get_close_matches(word, known, n=1, cutoff=0.6)
@@ -60,12 +61,10 @@ def fault(
     among: Iterable[str] = (),
     do: str | None = None,
 ) -> str:
-    """One message in the house form.
+    """Format a message: `<where>: <what>, got <got>; expected <expected>; did you mean '<close>'?  Do: <do>`.
 
-    `<where>: <what>, got <got>; expected <expected>; did you mean '<close>'?  Do: <do>`
-
-    `among` are the words that would have been right: the nearest to `got` is proposed,
-    and up to twelve are listed when `expected` says nothing.
+    `among` are the valid values: the most similar to `got` is proposed, and up to twelve are listed where `expected`
+    is not given.
     """
     among = [str(a) for a in among]
     text = f"{where}: {what}"

@@ -329,3 +329,36 @@ def test_logs_are_diagnosed_without_torch(tmp_path: Path) -> None:
     """Reading logs and naming their causes needs neither torch nor what the siblings are blind to."""
     loaded = loaded_by("from fivegate import diagnose; import diagnostics.readers", tmp_path)
     assert loaded & {"torch", "hydra", "mlflow", "onnx"} == set()
+
+
+FRAMES_TO_THE_PHASE = ["main", "run_once", "execute_run", "run_phase", "run"]
+MAX_FRAMES_TO_THE_KERNEL = 13
+
+
+def test_call_depth_from_command_to_kernel(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader gets from the command line to the optimizer's kernel through few functions of ours."""
+    import torch
+
+    from pipeline.__main__ import main
+    from tests.conftest import SMALL
+
+    kernel, stacks = torch._fused_adamw_, set()
+
+    def record_stack(*args: Any, **options: Any) -> None:
+        names: list[tuple[str, str]] = []
+        frame = sys._getframe(1)
+        while frame.f_back and frame.f_code is not test_call_depth_from_command_to_kernel.__code__:
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(ROOT) and ".venv" not in path.parts:
+                names.insert(0, (path.relative_to(ROOT).as_posix(), frame.f_code.co_name))
+            frame = frame.f_back
+        stacks.add(tuple(names))
+        kernel(*args, **options)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", record_stack)
+    assert main(["phase=baseline", *SMALL]) == 0
+
+    # The baseline trains for its sanity checks too; the training itself is called by the phase without a detour.
+    training = next(s for s in stacks if s[4:6] == (("phases/baseline.py", "run"), ("pipeline/engine/fit.py", "fit")))
+    assert [name for _, name in training[:5]] == FRAMES_TO_THE_PHASE
+    assert len(training) <= MAX_FRAMES_TO_THE_KERNEL

@@ -15,8 +15,9 @@ from pipeline.run_store import files, permits
 from pipeline.run_store.checklist import FindCheck
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.plan import Plan
+from pipeline.run_store.records import FileRecord
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import FileRecord, RunState
+from pipeline.run_store.state import RunState
 
 if TYPE_CHECKING:
     from pipeline.engine.observer import StepObserver

@@ -16,8 +16,9 @@ from pipeline.orchestration.phase import RunRequest
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.plan import NOT_IN_PLAN
+from pipeline.run_store.records import PlanRecord
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import PlanRecord, RunState
+from pipeline.run_store.state import RunState
 
 STARTING_PHASES = ("planning", "baseline", "auto")  # the phases that may create a run
 

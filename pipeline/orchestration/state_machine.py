@@ -23,8 +23,9 @@ from pipeline.run_store.gate import branch
 from pipeline.run_store.ledger import SCHEMA, Ledger
 from pipeline.run_store.next_step import next_step, obstacle
 from pipeline.run_store.plan import Plan
+from pipeline.run_store.records import FileRecord
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import FileRecord, RunState, fold
+from pipeline.run_store.state import RunState, fold
 
 
 def choose_phase(run: Run, state: RunState, request: RunRequest, replan: bool) -> str | None:

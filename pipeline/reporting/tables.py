@@ -30,11 +30,18 @@ GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan
 VALUE_CHARS = 24  # of a value in a table; a longer one is cut
 
 
+class _Console(Console):
+    """A console that leaves a closed pipe to the command line, where rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls this inside its `except BrokenPipeError`
+
+
 def console(stderr: bool = False) -> Console:
     """Return the console; output to a file is 120 columns wide unless COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else 120
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
+    return _Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
 
 
 def new_table(*columns: str) -> Table:

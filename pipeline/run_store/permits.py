@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from pipeline.errors import Refused, fault
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Entry, Ledger
+from pipeline.run_store.records import CandidateRecord
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import CandidateRecord, RunState
+from pipeline.run_store.state import RunState
 
 _ISSUER = object()
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.results import PHASES, canonical
 from pipeline.run_store.next_step import next_step
-from pipeline.run_store.state import RunState, ScoreRecord
+from pipeline.run_store.records import ScoreRecord
+from pipeline.run_store.state import RunState
 from pipeline.tracking.run_export import RunExport
 
 DIGEST_CHARS = 36  # most that MLflow keeps of a digest

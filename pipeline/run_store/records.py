@@ -1,0 +1,117 @@
+"""The data of ledger entries that the state of a run keeps. `seq` is the number of the entry."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+from pipeline.results import Branch
+
+
+class FileRecord(TypedDict):
+    """A file inside the run directory and its SHA-256."""
+
+    path: str
+    sha256: str
+
+
+class PlanRecord(TypedDict):
+    """One revision of the plan; `changed` maps each key to its old and new value."""
+
+    seq: int
+    revision: int
+    digest: str
+    file: str
+    changed: dict[str, list[Any]]
+    overrides: NotRequired[list[str]]
+    config_dirs: NotRequired[list[str]]
+    questions: NotRequired[dict[str, int]]
+    rounds: NotRequired[int]
+    then: NotRequired[dict[str, dict[str, str | None]]]
+
+
+class PhaseRecord(TypedDict):
+    """The end of a phase that ran: its evidence and the other files it wrote."""
+
+    seq: int
+    phase: str
+    round: int
+    evidence: FileRecord
+    artifacts: dict[str, FileRecord]
+
+
+class FailureRecord(TypedDict):
+    """A phase that failed or was interrupted."""
+
+    seq: int
+    phase: str
+    round: int
+    why: str
+
+
+class BranchRecord(TypedDict):
+    """Whether a trained model is good enough to finish, and the three facts that decide it."""
+
+    seq: int
+    phase: str
+    round: int
+    branch: Branch
+    target: bool
+    trivial: bool
+    symptoms: list[str]
+
+
+class ScoreRecord(TypedDict):
+    """A score on validation rows with its 95 % interval and the number of rows."""
+
+    split: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    greater_is_better: NotRequired[bool]
+
+
+class CandidateRecord(TypedDict):
+    """The model that finalization would release: the digest of its weights, its checkpoint, job and score."""
+
+    seq: int
+    phase: str
+    round: int
+    weights: str
+    checkpoint: str
+    job: dict[str, Any]
+    score: NotRequired[ScoreRecord | None]
+
+
+class OpeningRecord(TypedDict):
+    """One opening of the sealed test rows: for which candidate and plan, and the digest of the rows."""
+
+    seq: int
+    candidate: str
+    plan: str
+    digest: NotRequired[str]
+
+
+class ExhaustionRecord(TypedDict):
+    """The round after which no further repair is tried, and why."""
+
+    seq: int
+    round: int
+    why: str
+
+
+class ReleaseRecord(TypedDict):
+    """A released bundle: the digest of its payload, and its attestation."""
+
+    seq: int
+    subject: str
+    attestation: FileRecord
+
+
+class GrantRecord(TypedDict):
+    """A package that the user trusts: its name, the folder it is imported from, the digest of its source."""
+
+    package: str
+    root: str
+    digest: str
