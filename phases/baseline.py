@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.evaluation.per_class import ClassReport
     from pipeline.run_store.permits import TrainPermit
+    from pipeline.runtime.warning_capture import RecordedWarning
     from pipeline.sanity_checks.run_checks import CheckResults
 
 
@@ -55,7 +56,7 @@ class Comparisons:
     classes: ClassReport
     baseline_models: list[BaselineScore]
     cross_validation: Mapping[str, Any]
-    warnings: list[dict[str, Any]]
+    warnings: list[RecordedWarning]
 
 
 def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> CheckResults:
@@ -169,7 +170,7 @@ def _compare(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit, data: Data
         warning_capture.recorded_warnings(fit_result.history),
     )
     if comparisons.warnings:
-        ctx.log(f"baseline: {warning_capture.told(comparisons.warnings)}")
+        ctx.log(f"baseline: {warning_capture.format_warnings(comparisons.warnings)}")
     return comparisons
 
 

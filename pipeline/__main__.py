@@ -201,11 +201,12 @@ def _preflight(model: str, data: str, overrides: Sequence[str], seed: int) -> Pr
 
 def run_worker(argv: Sequence[str]) -> int:
     """Train one trial in this process."""
+    from pipeline.runtime.parent_process import die_with_parent
     from pipeline.trials import worker
 
     if len(argv) != 1:
         raise UserError(fault("worker", "takes one job", got=" ".join(argv), expected="the folder of a job.json"))
-    worker.die_with_parent()
+    die_with_parent()
 
     from diagnostics.monitor import Monitor
 

@@ -7,6 +7,7 @@ import gc
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -103,6 +104,14 @@ def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[No
     PYTHONS_STARTED.clear()
     yield
     assert not PYTHONS_STARTED or request.node.get_closest_marker("process"), f"mark as process: {PYTHONS_STARTED}"
+
+
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """Handle SIGINT as in a terminal, even if the parent process ignores it, as nohup and CI runners do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 # --- real runs -------------------------------------------------------------------------------------------------------

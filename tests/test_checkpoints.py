@@ -81,7 +81,7 @@ def test_tensors_are_named_by_their_path() -> None:
 
 def test_what_no_file_can_hold_is_named() -> None:
     """A function in a state is refused with its path, before anything is written."""
-    with pytest.raises(UserError, match=r"scheduler\.lambdas\.0: cannot be kept in a checkpoint, got 'function'"):
+    with pytest.raises(UserError, match=r"scheduler\.lambdas\.0: cannot be stored in a checkpoint, got 'function'"):
         codec.pack({"lambdas": [lambda epoch: 1.0]}, "scheduler", {})
 
 
@@ -116,7 +116,7 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is not what was saved"):
         generation.load(folder)
     torch.save({"a": 1}, path)
-    with pytest.raises(UserError, match="is no safetensors file"):
+    with pytest.raises(UserError, match="is not a safetensors file"):
         generation.load(folder)
     path.write_bytes(whole)
     state = (folder / generation.STATE).read_text()

@@ -120,7 +120,7 @@ def test_a_container_uses_its_share_of_the_cores(
 ) -> None:
     """Threads and parallel trials are counted by what the process may use, not by what the machine has."""
     (own_folder / "cpu.max").write_text(share)
-    monkeypatch.setattr("pipeline.runtime.threads.SHARE", own_folder / "cpu.max")
+    monkeypatch.setattr("pipeline.runtime.threads.CPU_QUOTA", own_folder / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
     assert cores() == parallel_jobs("auto", 1) == count and threads("auto", 2_000_000) == min(count, 16)
 

@@ -1,9 +1,10 @@
-"""Signals: a training ends its step and says where it stands, anything else ends; nothing is left that still runs."""
+"""Signals: training finishes its step and writes a checkpoint, everything else ends, and no process is left over."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.checkpoints import generation
 from pipeline.run_store import permits
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.run import Run
@@ -27,33 +29,27 @@ from tests.conftest import SMALL
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def heard() -> Any:
-    """Signals are heard here also where a shell has them ignored for what it runs in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("default_sigint")
 
 
-def process(*words: str | Path, group: bool = False) -> subprocess.Popen[str]:
-    """`python -m pipeline ...` in a process of its own, which hears Ctrl-C; with `group` in a group of its own."""
+def start_pipeline(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start `python -m pipeline ...` in a process of its own, which Ctrl-C interrupts."""
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pipeline", *map(str, words)]
-    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": group}
-    return subprocess.Popen(command, env=environment, text=True, **pipes, **hears)
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
-def waited(until: Callable[[], bool], seconds: float = 60) -> None:
-    """Until something is so."""
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until the condition holds; fail after so many seconds."""
     deadline = time.monotonic() + seconds
-    while not until():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def signalled(number: signal.Signals) -> None:
-    """This process gets a signal, and has got it."""
+def send_signal(number: signal.Signals) -> None:
+    """Send a signal to this process and wait until its handler has run."""
     os.kill(os.getpid(), number)
     time.sleep(0.01)
 
@@ -61,49 +57,49 @@ def signalled(number: signal.Signals) -> None:
 # --- in one process --------------------------------------------------------------------------------------------------
 
 
-def test_a_signal_in_training_only_asks() -> None:
-    """SIGTERM and SIGINT ask to stop, SIGUSR1 for a checkpoint; afterwards the former handlers are back."""
+def test_catch_signals_records_requests() -> None:
+    """SIGTERM and SIGINT request a stop and SIGUSR1 a checkpoint; the former handlers are restored afterwards."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(n) for n in numbers]
-    with catch_signals() as asked:
-        signalled(signal.SIGUSR1)
-        assert (asked.stop, asked.checkpoint) == (None, True)
-        signalled(signal.SIGTERM)
-        assert asked.stop == "SIGTERM"
-    with catch_signals() as asked:
-        signalled(signal.SIGINT)
-        assert asked.stop == "SIGINT"
+    with catch_signals() as request:
+        send_signal(signal.SIGUSR1)
+        assert (request.stop, request.checkpoint) == (None, True)
+        send_signal(signal.SIGTERM)
+        assert request.stop == "SIGTERM"
+    with catch_signals() as request:
+        send_signal(signal.SIGINT)
+        assert request.stop == "SIGINT"
     assert [signal.getsignal(n) for n in numbers] == before
 
 
-def test_who_asks_again_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One Ctrl-C that arrives twice, from the terminal and from the parent, asks once; a later one ends at once."""
-    with catch_signals() as asked:
-        signalled(signal.SIGINT)
-        signalled(signal.SIGTERM)
-        assert asked.stop == "SIGINT"
-        monkeypatch.setattr(interrupt, "ONE_REQUEST", 0.0)
+def test_catch_signals_raises_at_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Ctrl-C that arrives twice, from terminal and parent, is one request; a later one raises at once."""
+    with catch_signals() as request:
+        send_signal(signal.SIGINT)
+        send_signal(signal.SIGTERM)
+        assert request.stop == "SIGINT"
+        monkeypatch.setattr(interrupt, "REPEAT_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
-            signalled(signal.SIGINT)
+            send_signal(signal.SIGINT)
 
 
-def test_what_a_shell_ignores_stays_ignored() -> None:
-    """A run in the background of a shell is not stopped by the Ctrl-C that is meant for the foreground."""
+def test_catch_signals_leaves_ignored_sigint_ignored() -> None:
+    """A background job of a shell is not stopped by a Ctrl-C for the foreground job, but by SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with catch_signals() as asked:
-        signalled(signal.SIGINT)
-        assert asked.stop is None
-        signalled(signal.SIGTERM)
-        assert asked.stop == "SIGTERM"
+    with catch_signals() as request:
+        send_signal(signal.SIGINT)
+        assert request.stop is None
+        send_signal(signal.SIGTERM)
+        assert request.stop == "SIGTERM"
 
 
-def test_another_thread_hears_nothing() -> None:
-    """Training in a thread changes no handler and is asked nothing."""
+def test_catch_signals_does_nothing_in_other_threads() -> None:
+    """In another thread no handler is changed and no request is recorded."""
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def trains() -> None:
-        with catch_signals() as asked:
-            seen.append((asked.stop, signal.getsignal(signal.SIGTERM)))
+        with catch_signals() as request:
+            seen.append((request.stop, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=trains)
     thread.start()
@@ -111,30 +107,30 @@ def test_another_thread_hears_nothing() -> None:
     assert seen == [(None, before)]
 
 
-def test_outside_training_a_term_is_a_ctrl_c() -> None:
-    """SIGTERM raises KeyboardInterrupt, SIGUSR1 does nothing at all."""
+def test_outside_training_turns_sigterm_into_keyboard_interrupt() -> None:
+    """SIGTERM raises KeyboardInterrupt and SIGUSR1 does nothing."""
     with outside_training():
-        signalled(signal.SIGUSR1)
+        send_signal(signal.SIGUSR1)
         with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
-            signalled(signal.SIGTERM)
+            send_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
     ("stop", "says"),
     [
         (Interrupted("step 120 of 340, epoch 7 of 20; a checkpoint was written"), "step 120 of 340, epoch 7 of 20; a"),
-        (KeyboardInterrupt(), "nothing acknowledged is lost"),
+        (KeyboardInterrupt(), "nothing that was recorded is lost"),
     ],
 )
-def test_an_interrupt_says_how_to_go_on(
+def test_main_prints_command_that_continues(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: BaseException, says: str
 ) -> None:
-    """Exit 130 and one line: where the training stands, and the command that continues."""
+    """The exit code is 130, and one line says where training stopped and which command continues it."""
 
-    def dispatch(words: list[str]) -> int:
+    def select_command(argv: list[str]) -> int:
         raise stop
 
-    monkeypatch.setattr("pipeline.__main__.dispatch", dispatch)
+    monkeypatch.setattr("pipeline.__main__.select_command", select_command)
     assert main(["phase=baseline", "run.name=a b"]) == 130
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"interrupted: {says}") and said.count("\n") == 0
@@ -152,10 +148,10 @@ def baseline_trains(root: Path) -> Callable[[], bool]:
 
 
 @pytest.mark.process
-def test_a_term_stops_a_training_as_ctrl_c_does(own_folder: Path) -> None:
-    """SIGUSR1 does no harm; SIGTERM gives exit 130, one line with the command, and `stopped` in the ledger."""
-    running = process(*LONG)
-    waited(baseline_trains(own_folder))
+def test_pipeline_stops_at_sigterm(own_folder: Path) -> None:
+    """SIGUSR1 does not stop it; SIGTERM gives exit code 130, the command that continues, and a ledger entry."""
+    running = start_pipeline(*LONG)
+    wait_until(baseline_trains(own_folder))
     time.sleep(1)
     running.send_signal(signal.SIGUSR1)
     time.sleep(0.3)
@@ -171,19 +167,22 @@ def test_a_term_stops_a_training_as_ctrl_c_does(own_folder: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_worker_stops_cleanly(planned: Run) -> None:
-    """A worker that gets SIGINT ends with exit 130 and one line; its folder keeps the job."""
+def test_worker_saves_checkpoint_when_interrupted(planned: Run) -> None:
+    """A worker that gets SIGINT in training ends its step, writes a checkpoint and exits with code 130 and one line."""
     folder = planned.inside("optimization", "1", "trials", "t")
     folder.mkdir(parents=True)
-    delta = Delta(overrides={"trainer.max_epochs": 20000})
+    delta = Delta(overrides={"trainer.max_epochs": 20000, "trainer.checkpoint_steps": 1})
     (folder / "job.json").write_text(json.dumps(Job(permits.train(planned).plan.digest, "trial", delta).to_json()))
-    running = process("worker", folder)
-    time.sleep(4)
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
+    worker = start_pipeline("worker", folder)
+    wait_until(lambda: bool(generation.generations(folder)))
+    worker.send_signal(signal.SIGINT)
+    _, err = worker.communicate(timeout=60)
 
-    assert running.returncode == 130, err
-    assert err.strip().startswith("interrupted: ") and err.strip().count("\n") == 0 and "Traceback" not in err
+    assert worker.returncode == 130, err
+    assert err.strip().count("\n") == 0 and "Traceback" not in err
+    match = re.match(r"interrupted: at step (\d+) of \d+, epoch \d+; a checkpoint is written", err.strip())
+    assert match, err
+    assert generation.state_of(generation.generations(folder)[-1])["step"] == int(match[1]) > 0
     assert (folder / "job.json").exists() and not (folder / "result.json").exists()
 
 
@@ -218,55 +217,54 @@ except KeyboardInterrupt:
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_an_interrupted_parent_leaves_no_worker(own_folder: Path, number: signal.Signals, whole_group: bool) -> None:
-    """Whether the terminal signals the group or somebody the parent alone: workers end, no further one starts."""
-    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
+def test_executor_stops_workers_when_interrupted(own_folder: Path, number: signal.Signals, whole_group: bool) -> None:
+    """Workers end and no further one starts, whether the whole group gets the signal or only the parent."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PARENT, SLEEPER]
-    parent = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **hears)  # type: ignore[call-overload]
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     started = Path("trials")
-    waited(lambda: len(list(started.glob("*/started"))) == 2)
-    asked = time.monotonic()
+    wait_until(lambda: len(list(started.glob("*/started"))) == 2)
+    sent = time.monotonic()
     (os.killpg if whole_group else os.kill)(parent.pid, number)
     _, err = parent.communicate(timeout=30)
 
-    assert (parent.returncode, err) == (130, "") and time.monotonic() - asked < 3
+    assert (parent.returncode, err) == (130, "") and time.monotonic() - sent < 3
     assert sorted(p.parent.name for p in started.glob("*/stopped")) == ["t0", "t1"]
     assert sorted(p.parent.name for p in started.glob("*/started")) == ["t0", "t1"]
 
 
-def ran(folder: Path, job: Job) -> list[str]:
-    """What a worker finds in the folder of its job."""
-    found: list[str] = []
+def files_seen_by_worker(folder: Path, job: Job) -> list[str]:
+    """Return the files that a worker finds in the folder of its job."""
+    seen: list[str] = []
 
     def worker(at: Path, threads: int) -> subprocess.CompletedProcess[str]:
-        found.extend(sorted(p.name for p in at.iterdir()))
+        seen.extend(sorted(p.name for p in at.iterdir()))
         (at / "result.json").write_text("{}")
         return subprocess.CompletedProcess([], 0, "", "")
 
-    executor._run_one(executor.Trial("t", job, folder), 1, worker)
-    return found
+    executor._run_trial(executor.Trial("t", job, folder), 1, worker)
+    return seen
 
 
-def test_a_stopped_trial_is_taken_up(own_folder: Path) -> None:
-    """The folder of the same job keeps its checkpoints, another job's is removed, a finished job is not run again."""
+def test_executor_resumes_stopped_trial(own_folder: Path) -> None:
+    """Checkpoints of the same job are kept, those of another job are removed, and a finished job is not run again."""
     folder, mine, other = own_folder / "t", Job("plan", "trial", seed_index=1), Job("plan", "trial", seed_index=2)
     folder.mkdir()
     (folder / "job.json").write_text(json.dumps(mine.to_json()))
     (folder / "checkpoint").touch()
 
-    assert ran(folder, mine) == ["checkpoint", "job.json"]
-    assert ran(folder, mine) == []
-    assert ran(folder, other) == ["job.json"]
+    assert files_seen_by_worker(folder, mine) == ["checkpoint", "job.json"]
+    assert files_seen_by_worker(folder, mine) == []
+    assert files_seen_by_worker(folder, other) == ["job.json"]
 
 
 @pytest.mark.process
-def test_a_worker_dies_with_its_parent(planned: Run) -> None:
-    """Killed without a word, the parent leaves no worker that goes on writing."""
+def test_die_with_parent_ends_orphaned_process(planned: Run) -> None:
+    """A worker does not outlive a parent that was killed."""
     script = (
         "import subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-c', 'import time; from pipeline.trials.worker import "
-        "die_with_parent; die_with_parent(); print(1, flush=True); time.sleep(60)'], stdout=subprocess.PIPE)\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; from pipeline.runtime.parent_process "
+        "import die_with_parent; die_with_parent(); print(1, flush=True); time.sleep(60)'], stdout=subprocess.PIPE)\n"
         "worker.stdout.readline(); print(worker.pid, flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -276,4 +274,4 @@ def test_a_worker_dies_with_its_parent(planned: Run) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    waited(lambda: not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(), 5)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(), 5)

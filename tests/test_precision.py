@@ -15,7 +15,7 @@ from pipeline.building import probe
 from pipeline.config.sections import require_built
 from pipeline.errors import UserError
 from pipeline.evaluation.task import Task, build_task
-from pipeline.runtime.precision import PATIENCE, START, LossScale, autocast
+from pipeline.runtime.precision import GROWTH_INTERVAL, INITIAL_SCALE, LossScale, autocast
 from pipeline.runtime.seeds import reseed, seeded
 
 CPU = torch.device("cpu")
@@ -86,13 +86,13 @@ def test_the_scale_follows_the_gradients() -> None:
     """Halved by a step that overflowed, doubled after 2000 that did not, never below 1."""
     scale = LossScale()
     scale.update(False)
-    assert (scale.value, scale.to_blame) == (START / 2, True)
-    for _ in range(PATIENCE):
+    assert (scale.value, scale.can_decrease) == (INITIAL_SCALE / 2, True)
+    for _ in range(GROWTH_INTERVAL):
         scale.update(True)
-    assert (scale.value, scale.good) == (START, 0)
+    assert (scale.value, scale.finite_steps) == (INITIAL_SCALE, 0)
     for _ in range(40):
         scale.update(False)
-    assert (scale.value, scale.to_blame) == (1.0, False)
+    assert (scale.value, scale.can_decrease) == (1.0, False)
 
 
 def test_the_scale_goes_on_where_it_was() -> None:
@@ -101,7 +101,7 @@ def test_the_scale_goes_on_where_it_was() -> None:
     for finite in (False, True, True):
         scale.update(finite)
     other.restore(scale.state())
-    assert scale.state() == other.state() == {"value": START / 2, "good": 2}
+    assert scale.state() == other.state() == {"value": INITIAL_SCALE / 2, "finite_steps": 2}
 
 
 # --- what cannot run -------------------------------------------------------------------------------------------------
@@ -193,10 +193,10 @@ def test_the_probe_sees_who_draws(source: str, where: str) -> None:
 
 
 def test_a_step_draws_from_its_seed() -> None:
-    """With `foreign` Python and NumPy start from the seed too; without it they go on."""
+    """With `global_rng` Python and NumPy start from the seed too; without it they go on."""
 
-    def draws(foreign: bool) -> tuple[float, float, float]:
-        reseed(2**62 + 5, CPU, foreign)
+    def draws(global_rng: bool) -> tuple[float, float, float]:
+        reseed(2**62 + 5, CPU, global_rng)
         return float(torch.rand(())), random.random(), float(np.random.rand())
 
     with seeded(0):

@@ -247,7 +247,7 @@ def test_state_that_no_file_can_hold_is_said_before_the_first_step(tmp_path: Pat
     made = config(scheduler={"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.optim.lr_scheduler.StepLR.state_dict", lambda self: {"lock": threading.Lock()})
-        with pytest.raises(UserError, match=r"schedule\.lock: cannot be kept in a checkpoint, got 'lock'"):
+        with pytest.raises(UserError, match=r"schedule\.lock: cannot be stored in a checkpoint, got 'lock'"):
             train(made, blobs(), watcher, folder=tmp_path)
     assert 1 not in watcher.seen
 

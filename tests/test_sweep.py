@@ -202,6 +202,7 @@ def test_the_same_words_go_on_with_what_was_interrupted() -> None:
     assert said == ["sweep 1 was interrupted and is continued; jobs that have ended: 1"]
 
 
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_launcher_that_has_but_one_core_is_stopped_too(number: signal.Signals) -> None:
     """joblib runs the jobs in the sweep's own process then, and the first Ctrl-C ends the sweep there and then."""

@@ -55,7 +55,7 @@ def apply_augmentations(
     draws = Draws(seed, epoch, rows, device)
     # Our own augmentations draw from `draws` alone. A user's may draw from torch, NumPy or Python: those generators get
     # a seed here, so that the result does not depend on what was drawn before.
-    reseed(derive(seed, "augment", epoch, int(rows[0])), device, foreign=True)
+    reseed(derive(seed, "augment", epoch, int(rows[0])), device, global_rng=True)
     for i, augmentation in enumerate(augmentations):
         with attributed_to(f"loader.augment[{i}]"), torch.no_grad():
             inputs = augmentation(inputs, draws)

@@ -27,7 +27,7 @@ from pipeline.evaluation.task import Task, build_task, loss_name
 from pipeline.preprocess.modules import PreprocessedModel
 from pipeline.runtime import options
 from pipeline.runtime.precision import autocast
-from pipeline.runtime.seeds import derive, drawn, seeded
+from pipeline.runtime.seeds import derive, rng_states, seeded
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _probe_pass(
     device, rows = next(leaves(X)).device, rows_of(X)
     with _restored_afterwards(model, seed), autocast(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        before = drawn(device)
+        before = rng_states(device)
         model.train()
         if task.step is not None:
             with attributed_to("task.step"):
@@ -123,11 +123,11 @@ def _probe_pass(
             with attributed_to("loss"):
                 loss = task.loss(outputs, task.loss_targets(y, outputs))
             _require_no_broadcast(caught, outputs, y)
-        torch_after, foreign_after = drawn(device)
+        torch_after, global_after = rng_states(device)
         # A change of the generator's state means that the pass drew from it.
         stochastic = not all(map(torch.equal, before[0], torch_after))
         _require_scalar_loss(loss, task)
-    return ProbeResult(None if outputs is None else outputs.detach(), stochastic, before[1] != foreign_after)
+    return ProbeResult(None if outputs is None else outputs.detach(), stochastic, before[1] != global_after)
 
 
 def nondeterministic_operations(

@@ -1,7 +1,7 @@
-"""Nested state as JSON and named tensors, and back: what optimizers and schedulers keep, without a pickle.
+"""Nested state of optimizers and schedulers as JSON and named tensors, without pickle.
 
 JSON has no tuples, no infinite numbers and no keys that are numbers: those are written as `{"!": kind, "of": ...}`.
-Floats come back to the last bit.
+Floats are restored bit for bit.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.errors import UserError, fault
 TAG = "!"
 
 
-def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """The JSON form of a value; its tensors are put into `tensors`, under the path they stand at.
+def pack(value: object, where: str, tensors: dict[str, Tensor]) -> Any:
+    """Return the JSON form of a value; its tensors are added to `tensors`, under their path in the value.
 
-    Raises UserError naming the path of anything else: an object, a function.
+    Raises UserError with the path of anything else, such as an object or a function.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -43,12 +43,12 @@ def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         plain = all(isinstance(key, str) and key != TAG for key, _ in pairs)
         return dict(pairs) if plain else {TAG: "dict", "of": pairs}
     raise UserError(
-        fault(where, "cannot be kept in a checkpoint", got=type(value).__name__, expected="tensors, numbers and text")
+        fault(where, "cannot be stored in a checkpoint", got=type(value).__name__, expected="tensors, numbers and text")
     )
 
 
 def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The value that was packed. Raises KeyError when one of its tensors is missing."""
+    """Return the value that was packed. Raises KeyError if one of its tensors is missing."""
     if isinstance(packed, list):
         return [unpack(part, tensors) for part in packed]
     if not isinstance(packed, dict):

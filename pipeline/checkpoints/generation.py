@@ -1,8 +1,9 @@
-"""Checkpoints on disk: numbered folders of safetensors and JSON, each committed by one rename and verified when read.
+"""Checkpoints on disk: numbered folders of safetensors and JSON, committed by one rename and verified when read.
 
-`<folder>/checkpoints/<n>` holds `weights.safetensors` and `state.json`. One with the role `last` is a training between
-two updates: `training.safetensors` (optimizer and whatever else moves), `best.safetensors` and `history.npz` stand
-beside the weights. One with the role `best` is what a training gave. Two of the role `last` are kept.
+`<folder>/checkpoints/<n>` is called a generation and holds `weights.safetensors` and `state.json`. A generation with
+the role `last` is a training between two steps, and also holds `training.safetensors` (the state of optimizer and
+scheduler), `best.safetensors` and `history.npz`. Two of them are kept. A generation with the role `best` is the result
+of a training.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from pipeline.results import digest
 from pipeline.run_store import files
 
 WEIGHTS, STATE, HISTORY = "weights.safetensors", "state.json", "history.npz"
-KEPT = 2  # generations of a training that goes on
+MAX_LAST = 2  # generations with the role `last` that are kept
 SCHEMA = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A training at one instant, in memory of its own: what training does afterwards does not change it.
+    """A copy of a training at one step; later training does not change it.
 
-    `state` is plain JSON with a `role`; `parts` are tensors by the stem of the file they go to, `weights` among them.
+    `state` is plain JSON with a `role`. `parts` are tensors by name, grouped by the stem of their file; `weights` is
+    one of the stems.
     """
 
     state: Mapping[str, Any]
@@ -45,60 +47,60 @@ class Snapshot:
 
 
 def generations(folder: Path) -> list[Path]:
-    """The committed generation folders, oldest first."""
-    found = [p for p in folder.glob("checkpoints/*") if p.name.isdigit() and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name))
+    """Return the committed generation folders, oldest first."""
+    committed = [p for p in folder.glob("checkpoints/*") if p.name.isdigit() and p.is_dir()]
+    return sorted(committed, key=lambda p: int(p.name))
 
 
 def write(folder: Path, snapshot: Snapshot) -> Path:
-    """A new generation holds the snapshot, and was read back; older ones of its role make room. Its path is returned.
+    """Write the snapshot as a new generation, verify it, remove older ones, and return its path.
 
-    A crash leaves it whole or absent. Raises UserError when the disk refuses or the folder is gone.
+    After a crash the generation is complete or absent. Raises UserError if it cannot be written or the folder is gone.
     """
     if not folder.is_dir():
-        do = "put it back, or begin anew under another run.name=NAME"
+        do = "restore it, or start again with another run.name=NAME"
         raise UserError(fault(str(folder), "the folder of this training is gone", do=do))
     older = generations(folder)
     final = folder / "checkpoints" / str(int(older[-1].name) + 1 if older else 1)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
-        _write_whole(temporary, final, snapshot)
+        _write_generation(temporary, final, snapshot)
     except BaseException:
         if folder.is_dir():
-            files.remove_folder(temporary)  # a full disk gets back what half a checkpoint took
+            files.remove_folder(temporary)  # free the space of the unfinished checkpoint on a full disk
         raise
     state_of(final, verify=True)
-    _make_room(folder, final)
+    _remove_old(folder, final)
     return final
 
 
-def _write_whole(temporary: Path, final: Path, snapshot: Snapshot) -> None:
-    """Every file beside its place, then the folder under its name."""
+def _write_generation(temporary: Path, final: Path, snapshot: Snapshot) -> None:
+    """Write every file to the temporary folder, then rename the folder."""
     from safetensors.torch import save as to_bytes
 
     files.remove_folder(temporary)
-    written = {}
+    digests = {}
     for stem, tensors in snapshot.parts.items():
-        written[f"{stem}.safetensors"] = _written(temporary / f"{stem}.safetensors", to_bytes(dict(tensors)))
+        digests[f"{stem}.safetensors"] = _write_file(temporary / f"{stem}.safetensors", to_bytes(dict(tensors)))
     if snapshot.history is not None:
-        written[HISTORY] = _written(temporary / HISTORY, snapshot.history.to_bytes(compressed=False))
+        digests[HISTORY] = _write_file(temporary / HISTORY, snapshot.history.to_bytes(compressed=False))
     state = {**snapshot.state, "weights_digest": weights_digest(snapshot.parts["weights"]), "schema": SCHEMA}
-    state = json.loads(json.dumps({**state, "files": written}))
-    whole = {**state, "digest": digest(state)}
-    files.write_text(temporary / STATE, json.dumps(whole, indent=1, sort_keys=True) + "\n")
+    state = json.loads(json.dumps({**state, "files": digests}))
+    state_with_digest = {**state, "digest": digest(state)}
+    files.write_text(temporary / STATE, json.dumps(state_with_digest, indent=1, sort_keys=True) + "\n")
     files.commit_folder(temporary, final)
 
 
-def _written(path: Path, content: bytes) -> str:
-    """The file holds the content, whose SHA-256 comes back: of what was meant, not of what the disk made of it."""
+def _write_file(path: Path, content: bytes) -> str:
+    """Write the file and return the SHA-256 of its content in memory, so that errors of the disk are noticed."""
     files.write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def _make_room(folder: Path, newest: Path) -> None:
-    """No more than the newest generations of a training are kept; what a training gave is never removed here."""
-    going = [path for path in generations(folder) if _role(path) != "best" and path != newest]
-    for path in going[: max(0, len(going) - (KEPT - 1))] if _role(newest) != "best" else ():
+def _remove_old(folder: Path, newest: Path) -> None:
+    """Remove all but the newest generations with the role `last`; results of a training are never removed here."""
+    older = [path for path in generations(folder) if _role(path) != "best" and path != newest]
+    for path in older[: max(0, len(older) - (MAX_LAST - 1))] if _role(newest) != "best" else ():
         files.remove_folder(path)
 
 
@@ -110,19 +112,21 @@ def _role(generation: Path) -> str | None:
 
 
 def state_of(generation: Path, *, verify: bool = False) -> dict[str, Any]:
-    """A generation's state. Raises UserError when it cannot be read; with `verify`, Refused when a file is not as
-    it was written."""
+    """Return a generation's state. Raises UserError if it cannot be read and Refused if it was changed.
+
+    With `verify` all other files of the generation are compared with their digests, too.
+    """
     path = generation / STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text())
-        written, _, _, recorded = dict(state["files"]), state["role"], state["weights_digest"], state["digest"]
+        digests, _, _, recorded = dict(state["files"]), state["role"], state["weights_digest"], state["digest"]
         if state["schema"] != SCHEMA:
             raise ValueError(state["schema"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(fault(str(path), "cannot be read as the state of a checkpoint")) from None
     if digest({key: value for key, value in state.items() if key != "digest"}) != recorded:
         raise Refused(fault(str(path), "is not what was saved", expected=f"digest {recorded[:12]}"))
-    for name, expected in written.items() if verify else ():
+    for name, expected in digests.items() if verify else ():
         file = generation / name
         if not file.is_file() or files.sha256(file) != expected:
             raise Refused(fault(str(file), "is not what was saved", expected=f"digest {expected[:12]}"))
@@ -130,9 +134,9 @@ def state_of(generation: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def load(generation: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and state of a generation.
+    """Return weights and state of a generation.
 
-    Raises UserError when a file is missing, Refused when the weights are not those whose digest was recorded.
+    Raises UserError if a file is missing, and Refused if the weights do not have the recorded digest.
     """
     tensors = read_tensors(generation / WEIGHTS, str(generation))
     state = state_of(generation)
@@ -143,7 +147,7 @@ def load(generation: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read(generation: Path) -> Snapshot:
-    """A whole generation, every file verified first. Raises UserError or Refused when one is missing or changed."""
+    """Return a generation after verifying every file. Raises UserError or Refused if a file is missing or changed."""
     state = state_of(generation, verify=True)
     stems = [Path(name).stem for name in state["files"] if name.endswith(".safetensors")]
     parts = {stem: read_tensors(generation / f"{stem}.safetensors", str(generation)) for stem in stems}
@@ -152,12 +156,12 @@ def read(generation: Path) -> Snapshot:
 
 
 def intact(folder: Path, identity: Mapping[str, Any], role: str) -> Iterator[Path]:
-    """The generations of a role and identity whose files are as they were written, newest first."""
+    """Yield the generations of a role and identity whose files are unchanged, newest first."""
     for path in reversed(generations(folder)):
         try:
             state = state_of(path)
             if state["role"] == role and state.get("identity") == identity:
                 state_of(path, verify=True)
                 yield path
-        except FivegateError:  # torn, changed or of another format: the one before it serves
+        except FivegateError:  # torn, changed or of another format: use the one before it
             continue

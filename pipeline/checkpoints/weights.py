@@ -1,4 +1,4 @@
-"""Weights as tensors: copies that stay what they are, their identity, and reading them from safetensors."""
+"""Weights as tensors: copies of them, their digest, and reading them from safetensors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.errors import UserError, fault
 
 
 def tensors_of(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state dict's tensors: contiguous CPU copies, so that later training leaves them alone."""
+    """Return contiguous CPU copies of a state dict's tensors, which later training does not change."""
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in state_dict.items() if isinstance(t, Tensor)}
 
 
 def weights_digest(state_dict: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over sorted (name, dtype, shape, bytes): the identity of weights, whatever file holds them."""
+    """Return the SHA-256 (hex) over sorted (name, dtype, shape, bytes); it does not depend on a file format."""
     sha = hashlib.sha256()
     for name in sorted(state_dict):
         tensor = state_dict[name]
@@ -32,7 +32,7 @@ def weights_digest(state_dict: Mapping[str, Any]) -> str:
 
 
 def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UserError for a missing file and for any other format."""
+    """Return the tensors of a safetensors file. Raises UserError for a missing file and for any other format."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -41,7 +41,7 @@ def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(fault(where, "there is no such file", got=str(path))) from None
     except (SafetensorError, OSError) as error:
-        what = f"is no safetensors file ({str(error).splitlines()[0]})"
+        what = f"is not a safetensors file ({str(error).splitlines()[0]})"
         raise UserError(
             fault(where, what, got=str(path), expected="safetensors; foreign pickles are not read")
         ) from None

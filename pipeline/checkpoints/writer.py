@@ -1,4 +1,4 @@
-"""Writing checkpoints beside training: the snapshot is taken at once, its files are written by a thread."""
+"""Writing checkpoints during training: the snapshot is a copy, and a thread writes its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.checkpoints.generation import Snapshot
 
 
 class Writer:
-    """Writes one snapshot at a time to a folder. What goes wrong is raised by the next call from the training."""
+    """Writes one snapshot at a time to a folder. An error is raised by the next call from the training loop."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -19,22 +19,23 @@ class Writer:
 
     @property
     def busy(self) -> bool:
+        """Whether a snapshot is being written."""
         return self._task is not None and not self._task.done()
 
     def write(self, snapshot: Snapshot) -> None:
-        """The snapshot will be written; waits for the one before it. Raises what that one met."""
+        """Start to write the snapshot after the one before it is written. Raises the error of that one."""
         self.wait()
         self._task = self._thread.submit(generation.write, self._folder, snapshot)
 
     def wait(self) -> Path | None:
-        """Everything offered is on disk; where the last one stands. Raises UserError when the disk refused."""
+        """Wait until everything is written and return the last path. Raises UserError if it could not be written."""
         return self._task.result() if self._task else None
 
     def raise_error(self) -> None:
-        """Raises what a finished write met; never waits."""
+        """Raise the error of a finished write, if there is one; never waits."""
         if self._task and self._task.done():
             self._task.result()
 
     def close(self) -> None:
-        """The thread has ended."""
+        """Wait for the thread to end."""
         self._thread.shutdown()

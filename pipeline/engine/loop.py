@@ -222,7 +222,7 @@ class Training:
         """Skip the update and lower the loss scale if only the scale was too large; otherwise return False."""
         scale = self.components.loss_scale
         assert scale is not None
-        if not (math.isfinite(loss.item()) and scale.to_blame):
+        if not (math.isfinite(loss.item()) and scale.can_decrease):
             return False
         scale.update(False)
         self.progress.history.event("scale", self.progress.step, value=scale.value)

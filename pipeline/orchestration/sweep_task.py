@@ -20,7 +20,7 @@ from pipeline.config.schema import validate
 from pipeline.errors import FivegateError, UserError
 from pipeline.orchestration.sweep_directory import JobEnd, SweepDirectory
 from pipeline.orchestration.sweep_isolation import isolated
-from pipeline.runtime.interrupt import ONE_REQUEST, heard, outside_training
+from pipeline.runtime.interrupt import REPEAT_SECONDS, outside_training, signal_handlers
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Task:
         if self.directory.settled(number):
             return
         if os.getpid() == self.parent_pid:  # relay_signals must not relay a stop to its own process
-            with heard({signal.SIGINT: signal.default_int_handler}), outside_training():
+            with signal_handlers({signal.SIGINT: signal.default_int_handler}), outside_training():
                 self.directory.record_end(number, self._run(composed, overrides, number))
             return
         name = self._name(composed, number)
@@ -123,9 +123,9 @@ def relay_signals(directory: SweepDirectory) -> Iterator[list[str]]:
             first = time.monotonic()
             requests.append(signal.Signals(number).name)
             directory.stop_jobs(signal.SIGTERM)
-        elif time.monotonic() - first > ONE_REQUEST:
+        elif time.monotonic() - first > REPEAT_SECONDS:
             directory.stop_jobs(signal.SIGKILL)
             raise KeyboardInterrupt(requests[0])
 
-    with heard({signal.SIGINT: stop, signal.SIGTERM: stop}):
+    with signal_handlers({signal.SIGINT: stop, signal.SIGTERM: stop}):
         yield requests

@@ -1,7 +1,8 @@
-"""The allocator of a training on the CPU: what one step frees is what the next one takes.
+"""The memory allocator of the C library: during training on the CPU, freed memory stays with the process.
 
-glibc gives large blocks back to the system when they are freed, and gets them again a page at a time: thousands of
-faults in every step, and a quarter of the time of a small convolutional net. A training wants the same blocks again.
+By default glibc returns large blocks to the system when they are freed and gets them back page by page: thousands of
+page faults in every step, and a quarter of the time of a small convolutional network. Every training step needs blocks
+of the same sizes again.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import ctypes
 from functools import cache
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt, in malloc.h
-KEPT = 1 << 30  # bytes of free memory at the top of the heap that the process keeps
-MAPPED = 32 << 20  # bytes of a block that is still mapped on its own, and given back when it is freed
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
+KEPT_BYTES = 1 << 30  # free memory at the top of the heap that the process keeps
+MMAP_BYTES = 32 << 20  # size from which a block is still mapped on its own, and returned when it is freed
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """The process keeps what it frees, for the rest of its life; False, with nothing done, where glibc is not at work.
+    """Keep freed memory in the process from now on; return False, without any effect, where glibc is not used.
 
-    Changes where blocks lie in no way that arithmetic could see: torch aligns every one of them.
+    Results do not change, because torch aligns every block in the same way.
     """
     try:
         mallopt: Any = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # musl, macOS
         return False
-    return all([mallopt(TRIM_THRESHOLD, KEPT), mallopt(MMAP_THRESHOLD, MAPPED)])
+    return all([mallopt(TRIM_THRESHOLD, KEPT_BYTES), mallopt(MMAP_THRESHOLD, MMAP_BYTES)])

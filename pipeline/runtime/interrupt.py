@@ -1,6 +1,6 @@
-"""Interrupts: what a signal asks of a training, which ends its running step first; outside one it ends the process.
+"""Signals: in training they request a stop after the running step; outside of training they end the process.
 
-No torch here: the command line listens before anything heavy is imported.
+This module does not import torch, because the command line sets its handlers before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -11,32 +11,33 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
 
-# Seconds: what comes sooner is the same request. A terminal and a cluster signal the whole group, and a parent passes
-# the request on to its workers, so that one Ctrl-C may arrive twice.
-ONE_REQUEST = 0.5
+# Seconds within which a second signal belongs to the same request. A terminal and a cluster signal the whole process
+# group, and a parent passes the request on to its workers, so one Ctrl-C can arrive twice.
+REPEAT_SECONDS = 0.5
 
-Handlers = Mapping[signal.Signals, Callable[[int, Any], None]]
+Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], None]]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training stopped because it was asked to; the message says where it stands."""
+    """A training stopped because a signal requested it; the message says at which step."""
 
 
 @dataclass
 class StopRequest:
-    """What signals asked of the block: to `stop` (the signal's name), or to write a `checkpoint`, which clears it."""
+    """What signals requested: to `stop` (the name of the signal), or to write a `checkpoint`, which clears the flag."""
 
     stop: str | None = None
     checkpoint: bool = False
 
 
 @contextmanager
-def heard(handlers: Handlers) -> Iterator[None]:
-    """Inside the block these handlers answer, afterwards the former ones; only the main thread can hear signals.
+def signal_handlers(handlers: Handlers) -> Iterator[None]:
+    """Install the handlers inside the block and restore the former ones after it; only works in the main thread.
 
-    A SIGINT that the parent has set to be ignored stays ignored: a shell does so for what it runs in the background.
+    SIGINT stays ignored if the parent process ignores it, as a shell does for background jobs: a Ctrl-C in the terminal
+    is not meant for them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -54,33 +55,33 @@ def heard(handlers: Handlers) -> Iterator[None]:
 
 @contextmanager
 def catch_signals() -> Iterator[StopRequest]:
-    """Inside the block SIGINT and SIGTERM only ask, and SIGUSR1 asks for a checkpoint: whoever trains looks at them.
+    """Inside the block SIGINT and SIGTERM request a stop and SIGUSR1 a checkpoint; the training loop polls the request.
 
-    Who asks to stop once more, half a second later, is not kept waiting: KeyboardInterrupt. In another thread than
-    the main one nothing is ever asked.
+    A second request to stop, at least half a second later, raises KeyboardInterrupt at once. In other threads than the
+    main one no signal is received.
     """
-    asked, first = StopRequest(), 0.0
+    request, first = StopRequest(), 0.0
 
-    def stop(number: int, _: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         nonlocal first
-        if asked.stop is None:
-            asked.stop, first = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - first > ONE_REQUEST:
-            raise KeyboardInterrupt(asked.stop)
+        if request.stop is None:
+            request.stop, first = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - first > REPEAT_SECONDS:
+            raise KeyboardInterrupt(request.stop)
 
-    def checkpoint(*_: Any) -> None:
-        asked.checkpoint = True
+    def checkpoint(number: int, frame: FrameType | None) -> None:
+        request.checkpoint = True
 
-    with heard({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: checkpoint}):
-        yield asked
+    with signal_handlers({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: checkpoint}):
+        yield request
 
 
 @contextmanager
 def outside_training() -> Iterator[None]:
-    """Inside the block SIGTERM stops as Ctrl-C does, and SIGUSR1, which asks for a checkpoint, asks nobody."""
+    """Inside the block SIGTERM raises KeyboardInterrupt as Ctrl-C does, and SIGUSR1 does nothing."""
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt("SIGTERM")
 
-    with heard({signal.SIGTERM: stop, signal.SIGUSR1: lambda *_: None}):
+    with signal_handlers({signal.SIGTERM: stop, signal.SIGUSR1: lambda number, frame: None}):
         yield

@@ -1,4 +1,4 @@
-"""Precision: in which numbers a forward pass computes; weights, gradients and updates are always float32."""
+"""Precision: the number format of a forward pass; weights, gradients and updates are always float32."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-START = 2.0**16
-PATIENCE = 2000  # finite steps after which the scale is doubled
+INITIAL_SCALE = 2.0**16
+GROWTH_INTERVAL = 2000  # finite steps after which the scale is doubled
 
 
 def autocast(precision: int | str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Makes the block in which a forward pass and its loss run: nothing for 32, half precision for the mixed ones."""
+    """Return a function that makes the context of a forward pass and its loss: half precision, or no change for 32."""
     if str(precision) == "32":
         return nullcontext
     dtype = HALF[str(precision)]
@@ -23,40 +23,40 @@ def autocast(precision: int | str, device: torch.device) -> Callable[[], Abstrac
 
 
 class LossScale:
-    """Keeps the small gradients of float16 above zero: the loss is multiplied by `value`, the gradients divided by it.
+    """Keeps small float16 gradients from becoming zero: the loss is multiplied by `value`, the gradients divided by it.
 
-    `value` is a power of two, so that dividing is exact. It is halved by a step whose gradients are not finite, which
-    makes no update, and doubled after 2000 finite steps. At 1 it cannot be to blame for them any more.
+    `value` is a power of two, so that the division is exact. A step whose gradients are not finite makes no update and
+    halves the scale; 2000 finite steps double it. At a scale of 1, non-finite gradients have another cause.
     """
 
-    def __init__(self, value: float = START, good: int = 0) -> None:
-        self.value, self.good = value, good
+    def __init__(self, value: float = INITIAL_SCALE, finite_steps: int = 0) -> None:
+        self.value, self.finite_steps = value, finite_steps
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss to go backward from; in float32, whose range the product stays in."""
+        """Return the scaled loss, in float32, because the product can exceed the range of float16."""
         return loss.float() * self.value
 
     def unscale_(self, gradients: Sequence[Tensor]) -> None:
-        """The gradients as those of the loss itself, in place."""
+        """Divide the gradients by the scale, in place."""
         torch._foreach_mul_(list(gradients), 1.0 / self.value)
 
     @property
-    def to_blame(self) -> bool:
-        """Whether gradients that are not finite may be this scale's doing: it is above its least."""
+    def can_decrease(self) -> bool:
+        """Whether the scale can be halved, so that non-finite gradients may only mean that it is too large."""
         return self.value > 1.0
 
     def update(self, finite: bool) -> None:
-        """After every step: whether its gradients were finite."""
-        self.good = self.good + 1 if finite else 0
+        """Adapt the scale after a step whose gradients were finite or not."""
+        self.finite_steps = self.finite_steps + 1 if finite else 0
         if not finite:
             self.value = max(1.0, self.value / 2)
-        elif self.good == PATIENCE:
-            self.value, self.good = min(self.value * 2, 2.0**24), 0
+        elif self.finite_steps == GROWTH_INTERVAL:
+            self.value, self.finite_steps = min(self.value * 2, 2.0**24), 0
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps of it."""
-        return {"value": self.value, "good": self.good}
+        """Return the state for a checkpoint."""
+        return {"value": self.value, "finite_steps": self.finite_steps}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Goes on from a checkpoint's state."""
-        self.value, self.good = float(state["value"]), int(state["good"])
+        """Continue from the state of a checkpoint."""
+        self.value, self.finite_steps = float(state["value"]), int(state["finite_steps"])

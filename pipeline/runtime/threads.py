@@ -1,4 +1,4 @@
-"""Threads: how many a training runs on, decided by rule and kept, since results differ with their number."""
+"""The number of threads of a training, decided by a rule and recorded, since results depend on it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SMALL = 1_000_000  # parameters; below, a second thread gains nothing and a busy neighbour costs a hundredfold
-SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of all cores, and in which time
+SMALL = 1_000_000  # parameters; a smaller model gains nothing from a second thread, which waits long on busy cores
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's share: microseconds of CPU time per so many microseconds
 
 
 def cores() -> int:
-    """The cores this process may use: those it may run on, and no more than its container's share of them.
+    """Return the number of cores this process may use: its affinity, limited by its container's share.
 
     In a container that may use 2 of 64 cores, 64 threads would wait for each other.
     """
     free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = SHARE.read_text().split()
+        quota, period = CPU_QUOTA.read_text().split()
         return max(1, min(free, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError, ZeroDivisionError):  # no container, or one with the share "max"
+    except (OSError, ValueError, ZeroDivisionError):  # not in a container, or the share is "max"
         return free
 
 
 def threads(rule: int | str, parameters: int, available: int | None = None) -> int:
-    """The thread count for a model: a number stands; `auto` is one for a small model, else every core, at most 16."""
+    """Return the thread count for a model: `rule` if it is a number; for auto 1 for a small model, else at most 16."""
     if rule != "auto":
         return int(rule)
     return 1 if parameters < SMALL else min(available or cores(), 16)
@@ -34,7 +34,7 @@ def threads(rule: int | str, parameters: int, available: int | None = None) -> i
 
 @contextmanager
 def running_on(count: int) -> Iterator[None]:
-    """Inside the block torch computes on `count` threads."""
+    """Use `count` threads in torch inside the block."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,72 +1,88 @@
-"""Warnings of Python and torch while a training runs: each distinct one is an event of its history, with its step.
+"""Capture of warnings during training: each distinct warning becomes an event of the history, with its first step.
 
-They are noted, not printed, so that none stands in the middle of a progress line. Looking on costs a training nothing
-but what its own warnings cost. Digests of a history leave them out: many a library warns once per process, so that of
-two equal trainings the second may be silent.
+Captured warnings are not printed, so they do not break up the progress line. Digests of a history leave them out: many
+libraries warn once per process, so the second of two equal trainings may raise no warning.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TextIO, TypedDict
 
 import torch
 
 from pipeline.history import WARNING, History
 
-MOST = 100  # distinct ones: a message that changes with every step must not fill the history
-LONGEST = 400  # characters of a message
-Note = Callable[[str, str, str], None]  # of category, message and `file:line`
+MAX_WARNINGS = 100  # distinct warnings kept: a message that changes with every step must not fill the history
+MAX_MESSAGE = 400  # characters of a message
+Record = Callable[[str, str, str], None]  # takes category, message and `file:line`
 
-_lock = threading.RLock()  # what is collected while it is held may warn as well
-_listeners: list[tuple[int, Note]] = []  # with the thread that listens
+_lock = threading.RLock()  # reentrant, since the garbage collector may raise a warning while the lock is held
+_captures: list[tuple[int, Record]] = []  # the thread that captures, and its function
 _installed = ExitStack()
 
 
-@contextmanager
-def capture_warnings(note: Note) -> Iterator[None]:
-    """Inside the block every warning that a filter does not ignore is noted instead of shown.
+class RecordedWarning(TypedDict):
+    """A warning of a training, the step at which it was first raised, and how often it was raised."""
 
-    Several threads may listen: each hears itself, and the last that came hears the threads of nobody. What Python
-    showed before is shown again when the last one leaves, in whatever order they do.
+    step: int
+    category: str
+    message: str
+    where: str
+    count: int
+
+
+@contextmanager
+def capture_warnings(record: Record) -> Iterator[None]:
+    """Inside the block every warning that no filter ignores is passed to `record` instead of being printed.
+
+    Several threads may capture at the same time: each gets its own warnings, and the latest also gets those of threads
+    that capture nothing. The former way of showing warnings is restored when the last capture ends, in any order.
     """
-    mine = (threading.get_ident(), note)
+    capture = (threading.get_ident(), record)
     with _lock:
-        if not _listeners:
+        if not _captures:
             _install()
-        _listeners.append(mine)
+        _captures.append(capture)
     try:
         yield
     finally:
         with _lock:
-            _listeners.remove(mine)
-            if not _listeners:
+            _captures.remove(capture)
+            if not _captures:
                 _installed.close()
 
 
 def _install() -> None:
     _installed.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("always", append=True)  # counts what would be shown once a line; who ignores still ignores
-    shown: Any = _pass_on
-    warnings.showwarning = shown
+    warnings.simplefilter("always", append=True)  # appended, so that filters of the user still come first
+    warnings.showwarning = _record_warning
     _installed.callback(torch.set_warn_always, torch.is_warn_always_enabled())
-    torch.set_warn_always(True)  # else the second training of a process would not hear what the first one heard
+    torch.set_warn_always(True)  # otherwise the second training of a process would miss warnings that the first had
 
 
-def _pass_on(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-    me = threading.get_ident()
+def _record_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Pass a warning to the capture of this thread, else to the latest one; replaces `warnings.showwarning`."""
+    this_thread = threading.get_ident()
     with _lock:
-        own = [note for thread, note in _listeners if thread == me] or [note for _, note in _listeners]
-    if own:
-        own[-1](category.__name__, str(message), f"{_place(filename)}:{lineno}")
+        records = [record for thread, record in _captures if thread == this_thread] or [r for _, r in _captures]
+    if records:
+        records[-1](category.__name__, str(message), f"{_short_path(filename)}:{lineno}")
 
 
-def _place(filename: str) -> str:
-    """The file as one knows it: from the working folder, or from where packages are installed."""
+def _short_path(filename: str) -> str:
+    """Return the path relative to site-packages or to the working folder if it is inside one of them."""
     path = Path(filename)
     if "site-packages" in path.parts:
         return "/".join(path.parts[path.parts.index("site-packages") + 1 :])
@@ -74,28 +90,34 @@ def _place(filename: str) -> str:
 
 
 def record_warning(history: History, step: int, category: str, message: str, where: str) -> None:
-    """The warning is an event of the history, once, with its first step and how often it came."""
-    message = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+    """Write the warning to the history with its first step, or count it if the history already has it."""
+    message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
     known = {(e["category"], e["message"], e["where"]): e for e in history.events if e["kind"] == WARNING}
-    if len(known) >= MOST and (category, message, where) not in known:
-        category, message, where = "Warning", f"others, beside {MOST} different ones", ""
+    if len(known) >= MAX_WARNINGS and (category, message, where) not in known:
+        category, message, where = "Warning", f"further warnings after {MAX_WARNINGS} different ones", ""
     if (same := known.get((category, message, where))) is not None:
         same["count"] += 1
     else:
         history.event(WARNING, step, category=category, message=message, where=where, count=1)
 
 
-def recorded_warnings(history: History) -> list[dict[str, Any]]:
-    """The warnings of a training, in the order they first came: `{step, category, message, where, count}`."""
-    return [{k: v for k, v in event.items() if k != "kind"} for event in history.events if event["kind"] == WARNING]
+def recorded_warnings(history: History) -> list[RecordedWarning]:
+    """Return the warnings of a training in the order in which they were first raised."""
+    return [
+        RecordedWarning(
+            step=e["step"], category=e["category"], message=e["message"], where=e["where"], count=e["count"]
+        )
+        for e in history.events
+        if e["kind"] == WARNING
+    ]
 
 
-def told(found: list[dict[str, Any]]) -> str:
-    """`2 warnings, the first at step 12: UserWarning: ...`; nothing for none."""
-    if not found:
+def format_warnings(recorded: Sequence[RecordedWarning]) -> str:
+    """Return `2 warnings, the first at step 12: UserWarning: ...`, or an empty string for no warnings."""
+    if not recorded:
         return ""
-    first = found[0]
-    many = "1 warning" if len(found) == 1 else f"{len(found)} warnings"
+    first = recorded[0]
+    count = "1 warning" if len(recorded) == 1 else f"{len(recorded)} warnings"
     at = f"at step {first['step']}" if first["step"] else "before the first step"
     text = first["message"].splitlines()[0] if first["message"] else ""
-    return f"{many}, {'the first ' if len(found) > 1 else ''}{at}: {first['category']}: {text}"
+    return f"{count}, {'the first ' if len(recorded) > 1 else ''}{at}: {first['category']}: {text}"

@@ -61,7 +61,7 @@ def gradient_flow(context: CheckContext) -> GradientFlowResult:
         try:
             model.train()
             for batches, group in enumerate(setup.batches.accumulation_groups(1), start=1):
-                reseed(derive(context.seed, "proof.gradients", batches), setup.device, foreign=True)
+                reseed(derive(context.seed, "proof.gradients", batches), setup.device, global_rng=True)
                 for parameter in trainable.values():
                     parameter.grad = None
                 with setup.autocast(), attributed_to("model or loss"):
@@ -93,7 +93,7 @@ def _gradient_state(parameter: Tensor, until_now: str) -> str:
 
 def _outputs(context: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> Tensor | None:
     """Return the outputs for these rows in eval mode, with random numbers seeded by `draw`; None if a step has none."""
-    reseed(derive(context.seed, draw), setup.device, foreign=True)
+    reseed(derive(context.seed, draw), setup.device, global_rng=True)
     if setup.task.step is None:
         return forward(context.model, rows.X).detach().cpu().double()
     device = model_device(context.model)
@@ -120,7 +120,7 @@ def eval_determinism(context: CheckContext) -> EvalDeterminismResult:
 
 
 def _loss_and_metrics(context: CheckContext, setup: TrainingComponents, rows: Split, draw: str) -> str:
-    reseed(derive(context.seed, draw), setup.device, foreign=True)
+    reseed(derive(context.seed, draw), setup.device, global_rng=True)
     result = loss_and_metrics(context.model, rows.X, rows.y, setup.task)
     return repr((result.loss, sorted(result.metrics.items())))  # as text, in which NaN equals NaN
 

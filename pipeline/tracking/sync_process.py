@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.errors import FivegateError
 from pipeline.import_guard import child_pythonpath
-from pipeline.trials.worker import die_with_parent
+from pipeline.runtime.parent_process import die_with_parent
 
 FIRST = 60.0  # seconds until the first look, which loads MLflow: a short training does not pay for it
 PAUSE = 5.0  # seconds between two looks at the run ...

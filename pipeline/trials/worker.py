@@ -7,12 +7,8 @@ outside its folder, and dies with its parent.
 from __future__ import annotations
 
 import json
-import os
 import resource
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,32 +17,6 @@ from pipeline.errors import UserError, fault
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Job
 from pipeline.run_store.run import Run
-
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-
-
-def die_with_parent() -> None:
-    """The process ends when its parent does, however that ends: by the kernel at once, else checked twice a second.
-
-    The kernel's way starts no thread, which the processes that read data would have to be forked beside. It means the
-    parent's thread that started this one: the executor's, which waits for it.
-    """
-    parent = os.getppid()
-    if sys.platform == "linux":
-        import ctypes
-
-        told = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0
-        if os.getppid() != parent:  # it ended before the kernel knew
-            os.kill(os.getpid(), signal.SIGKILL)
-        if told:
-            return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_around(folder: Path) -> Run:
