@@ -1,4 +1,4 @@
-"""The words that every layer shares: phase, outcome, evidence, result, score, and their canonical form."""
+"""Types that all layers share: phases, outcomes, evidence, results, scores, and their canonical JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 
-ROUNDED = ("diagnostics", "optimization")  # the two that a good run does not need, and a bad one may repeat
+ROUNDED = ("diagnostics", "optimization")  # phases that a sufficient run skips and an insufficient one may repeat
 
 Outcome = Literal["passed", "failed", "inconclusive", "errored", "pending", "not_applicable"]
 GateState = Literal["open", "closed", "pending"]
@@ -29,7 +29,7 @@ def plain(value: Any) -> Any:
 
     Raises TypeError for anything that has no faithful JSON form.
     """
-    if type(value).__module__ == "numpy":  # scalars and arrays, without importing numpy for those who have none
+    if type(value).__module__ == "numpy":  # scalars and arrays, without importing numpy
         return plain(value.tolist())
     if isinstance(value, str):
         return str(value)  # also for its subclasses, such as torch's version
@@ -61,7 +61,7 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a phase produced: its path inside the run directory and its SHA-256."""
+    """A file that a phase wrote: its path inside the run directory and its SHA-256."""
 
     path: str
     sha256: str
@@ -69,10 +69,9 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a phase hands its gate: measured values, their units, and files with digests.
+    """The measurements of a phase that its gate evaluates: values, their units, and files with digests.
 
-    Indexing raises KeyError for a value that was not measured, so that a check which
-    needs it ends as `errored`, never as passed.
+    Indexing raises KeyError for a value that was not measured, so that a check that needs it is `errored`.
     """
 
     values: Mapping[str, Any]
@@ -90,9 +89,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Result:
-    """A check's judgement: the outcome, the value it judged, the bound it judged by.
+    """The result of a check: its outcome, the value it compared, and the bound.
 
-    `why` is one sentence for people; `cause` an id of causes.yaml where there is one.
+    `why` is one sentence; `cause` is an id of causes.yaml where one applies.
     """
 
     outcome: Outcome
@@ -129,11 +128,11 @@ class Score:
             raise ValueError(f"a score is measured on val or test, got {self.split!r}; for train rows use TrainSide")
 
     def reaches(self, target: float) -> bool:
-        """Whether the value meets the target in the metric's own direction; NaN never does."""
+        """Whether the value reaches the target in the direction of the metric; NaN never does."""
         return self.value >= target if self.greater_is_better else self.value <= target
 
     def beats(self, other: float) -> bool:
-        """Whether the value is strictly better than another value; NaN never is."""
+        """Whether the value is better than another one; NaN never is."""
         return self.value > other if self.greater_is_better else self.value < other
 
 

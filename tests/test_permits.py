@@ -34,7 +34,7 @@ def test_fit_refuses_whatever_is_no_permit(nothing: object) -> None:
     """The engine makes no step for anything but a TrainPermit."""
     from pipeline.engine.fit import fit
 
-    with pytest.raises(Refused, match="nothing of ours does this without a TrainPermit"):
+    with pytest.raises(Refused, match="this needs a TrainPermit"):
         fit(nothing, Job("", "baseline"))  # type: ignore[arg-type]
 
 
@@ -43,7 +43,7 @@ def test_the_loop_itself_refuses_whatever_is_no_permit(nothing: object) -> None:
     """Going round `fit` to the class behind it leads to the same refusal."""
     from pipeline.engine.loop import Training
 
-    with pytest.raises(Refused, match="nothing of ours does this without a TrainPermit"):
+    with pytest.raises(Refused, match="this needs a TrainPermit"):
         Training(nothing, None, Job("", "baseline"))  # type: ignore[arg-type]
 
 

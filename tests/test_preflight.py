@@ -134,7 +134,7 @@ def test_preflight_fails_for_a_model_that_does_not_learn(preflight: Callable[...
 
 BAD = [
     ("nothing", "table", (), "MODEL: somebody has no 'nothing'"),
-    ("number", "table", (), "MODEL: is nothing that can be called, got 'somebody.number'"),
+    ("number", "table", (), "MODEL: cannot be called, got 'somebody.number'"),
     ("Wide", "table", (), "model: somebody.Wide needs outputs  Do: python -m pipeline ... +model.outputs=<value>"),
     ("net", "half", (), "data: split 'val' is missing"),
     ("net", "broken", (), "OSError: the disk is on fire"),

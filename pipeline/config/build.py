@@ -1,9 +1,9 @@
-"""From a `_target_` to an object: the one place where a config makes code run, and what it may run.
+"""From a `_target_` to an object: the only place where a config runs code, with the rules for what it may run.
 
-A target is resolved step by step without leaving the allowed packages, and the object found must itself come from one
-of them: an alias of `os.system` inside a trusted package is still `os.system`. Everything in a node is checked before
-anything of it is called. Hydra is not asked: its `instantiate` resolves strings a second time, after a check could
-have looked at them, and a worker need not load it.
+A target is resolved step by step inside the allowed packages, and the resolved object must itself be defined in one
+of them: an alias of `os.system` inside a trusted package is still `os.system`. The whole node is checked before any of
+it is called. Hydra's `instantiate` is not used: it resolves strings a second time, after a check could have seen them,
+and workers do not need to load it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
 def build(node: Any, *, trust: Sequence[str] = (), where: str = "") -> Any:
-    """The object that a plain config node describes; values without a `_target_` come back as they are.
+    """Build the object that a plain config node describes; values without a `_target_` are returned unchanged.
 
     `where` is the node's key in the config, for messages. `_partial_: true` gives a `functools.partial`,
     `_recursive_: false` leaves the nodes inside alone, `_args_` are positional. Raises one UserError with every
-    target that is not allowed, not there, or given arguments it does not take; then nothing was called.
+    target that is not allowed or does not exist, and every argument that a target does not take; then nothing was
+    called.
     """
     faults = [f"trust: {name!r} {why}" for name in trust if (why := why_not(name))]
     allowed = (*ALLOWED, *trust)
@@ -76,12 +77,12 @@ def _faults_of(node: dict[str, Any], where: str, allowed: Sequence[str]) -> list
 def locate(name: Any, allowed: Sequence[str], where: str) -> Callable[..., Any]:
     """The callable of that dotted name, which itself comes from an allowed package. Raises UserError otherwise."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UserError(fault(where, "is no dotted name", got=name, expected="a name like my_pkg.model.Net"))
+        raise UserError(fault(where, "is not a dotted name", got=name, expected="a name like my_pkg.model.Net"))
     if not _within(name, allowed) or any(part.startswith("__") for part in name.split(".")):
         raise UserError(_not_allowed(name, name, allowed, where))
     found = _walk(name, allowed, where)
     if not callable(found):
-        raise UserError(fault(where, "is nothing that can be called", got=name, expected="a class or a function"))
+        raise UserError(fault(where, "cannot be called", got=name, expected="a class or a function"))
     home = _home(found)
     if home is None or not _within(home, allowed):
         raise UserError(_not_allowed(name, home, allowed, where))
@@ -123,7 +124,7 @@ def _import(name: str, where: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == name:
-            do = "python -m pipeline --config-dir DIR ..., the package beside DIR"
+            do = "python -m pipeline --config-dir DIR ..., with the package next to DIR"
             raise UserError(fault(where, "there is no such module", got=name, do=do)) from error
         raise UserError(_cannot_import(name, error, where)) from error
     except Exception as error:  # a user's module may fail in any way when it is imported
@@ -167,7 +168,7 @@ def _argument_faults(target: Callable[..., Any], node: dict[str, Any], where: st
     given = [str(name) for name in node if name not in SPECIAL]
     positional = node.get("_args_", [])
     if not isinstance(positional, list | tuple):
-        return [fault(f"{where}._args_", "is no list", got=positional, expected="a list of values")]
+        return [fault(f"{where}._args_", "is not a list", got=positional, expected="a list of values")]
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # written in C: it complains for itself
@@ -187,9 +188,9 @@ def _argument_faults(target: Callable[..., Any], node: dict[str, Any], where: st
 
 
 def _typed(override: str, where: str) -> str:
-    """The command that mends a key; what stands in a list cannot be reached by a word of the command line."""
+    """The command that corrects a key; an override cannot address an element of a list."""
     if "[" in where:
-        return f"write the whole list anew: python -m pipeline ... '{where.partition('[')[0]}=[{{_target_: ...}}]'"
+        return f"write the whole list again: python -m pipeline ... '{where.partition('[')[0]}=[{{_target_: ...}}]'"
     return f"python -m pipeline ... {override}"
 
 

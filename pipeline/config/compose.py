@@ -1,7 +1,7 @@
-"""From overrides to one resolved, validated, plain config. The only place where Hydra composes.
+"""From overrides to one resolved, validated, plain config. The only module that composes with Hydra.
 
-Hydra runs in the parent alone: what comes out is frozen into the plan, and that is what workers, trials, resume and
-the Python API consume. Hydra stops at the first fault; here all of them come back in one message.
+Hydra runs in the parent process only. Its result is frozen into the plan, from which workers, trials, resume and the
+Python API read. Hydra stops at the first fault; this module reports all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADD_FOLDER = "python -m pipeline --config-dir DIR ..."
 
 @dataclass(frozen=True)
 class Composition:
-    """A resolved config and the options it was made of, `choices["model"] == "mlp"`."""
+    """A resolved config and the chosen options, `choices["model"] == "mlp"`."""
 
     config: dict[str, Any]
     choices: dict[str, Any]
@@ -42,7 +42,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = (
 
 
 def composition(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> Composition:
-    """The same, together with the options that were chosen."""
+    """The resolved config together with the chosen options."""
     folders, faults = existing(config_dirs)
     if any(key_of(word) == "hydra.searchpath" for word in overrides):
         faults.append(fault("hydra.searchpath", "is set by a flag", do=ADD_FOLDER))
@@ -68,18 +68,18 @@ def existing(config_dirs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
     folders = [Path(folder).resolve() for folder in config_dirs]
     faults = []
     for folder in (f for f in folders if not f.is_dir()):
-        beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         what = "there is no such folder"
         expected = "a folder of config groups"
-        faults.append(fault("--config-dir", what, got=str(folder), among=beside, expected=expected, do=ADD_FOLDER))
+        faults.append(fault("--config-dir", what, got=str(folder), among=siblings, expected=expected, do=ADD_FOLDER))
     return [f for f in folders if f.is_dir()], faults
 
 
 @contextmanager
 def hydra_over(folders: Sequence[Path]) -> Iterator[str]:
-    """Hydra stands ready over our folder and the user's, and leaves nothing behind, not even inside another Hydra.
+    """Initialize Hydra for our config folder and those of the user, and restore its global state afterwards.
 
-    The override that puts the user's folders on the search path comes back: each composition needs it.
+    Yields the override that adds the user's folders to the search path: each composition needs it.
     """
     outer, settings = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
@@ -98,15 +98,15 @@ def search_path(folders: Sequence[Path]) -> str:
 
 
 def _composed(words: list[str]) -> tuple[DictConfig | None, list[str]]:
-    """What Hydra composes; where it refuses, every reason, and what composes without the faulty overrides."""
+    """Compose; where Hydra refuses, all reasons, and the config without the faulty overrides."""
     try:
         return hydra_compose(PRIMARY, words, return_hydra_config=True), []
-    except Exception as error:  # Hydra and the YAML of others fail in many ways, all of them in the input
+    except Exception as error:  # Hydra and YAML raise many types of errors, all caused by the input
         return sort_out(words, error)
 
 
 def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A composed config resolved to plain values, and every fault of it. Hydra's own settings must be in place.
+    """A composed config resolved to plain values, and its faults. HydraConfig must be set.
 
     `overrides` are those of the command line: only they may grant trust.
     """
@@ -119,7 +119,7 @@ def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, 
 
 
 def _section(said: str) -> str:
-    """The top-level key that a message speaks of."""
+    """The top-level key that a message concerns."""
     return said.partition(":")[0].partition(".")[0]
 
 

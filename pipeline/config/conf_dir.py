@@ -1,4 +1,4 @@
-"""Where the configuration lives: beside the package in a checkout, inside it in an installed wheel."""
+"""The location of the configuration: next to the package in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ def conf_dir() -> Path:
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"conf/config.yaml is neither in {package} nor beside it; install fivegate again")
+    raise FileNotFoundError(f"conf/config.yaml is neither in {package} nor next to it; install fivegate again")

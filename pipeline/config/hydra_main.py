@@ -1,4 +1,4 @@
-"""Hydra's own command line, called from ours: for sweeps, and for the questions that only Hydra answers."""
+"""Calls Hydra's own command line, for sweeps and for flags that only Hydra can answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.errors import FivegateError, UserError, fault
 
 
 def hydra_main(words: Sequence[str], task: Callable[[DictConfig], None]) -> None:
-    """Hydra has done what these words say. Raises UserError where Hydra would print a message and exit."""
+    """Run Hydra with these arguments. Raises UserError where Hydra would print a message and exit."""
     argv, sys.argv = sys.argv, ["pipeline", *words]
     full, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"  # raise instead of exit
     try:
@@ -24,8 +24,8 @@ def hydra_main(words: Sequence[str], task: Callable[[DictConfig], None]) -> None
     except FivegateError:
         raise
     except (HydraException, ValueError) as error:
-        said = fault("hydra", f"refuses: {first_line(error)}", do="python -m pipeline --help")
-        raise UserError(said) from error
+        message = fault("hydra", f"refuses: {first_line(error)}", do="python -m pipeline --help")
+        raise UserError(message) from error
     finally:
         sys.argv = argv
         os.environ.pop("HYDRA_FULL_ERROR")

@@ -1,4 +1,4 @@
-"""Dotted keys of a plain config, and what to say of one that is not there."""
+"""Dotted keys of a plain config, and the message for an unknown one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OPEN = ("model", "data", "loss", "optimizer", "scheduler")
 
 
 def key_of(word: str) -> str:
-    """The key or group that an override speaks of, `model` for `+model@x=mlp`."""
+    """The key or group of an override, `model` for `+model@x=mlp`."""
     return word.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
@@ -26,7 +26,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unknown_key(key: str, known: Iterable[str], value: str = "=<value>") -> str:
-    """The message for a key that is not there: its section's own keys, the nearest of them, the command."""
+    """The message for an unknown key, with the keys of its section, the most similar key and a command."""
     known = [k for k in known if not k.startswith("hydra.")]
     section, _, last = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}

@@ -1,6 +1,6 @@
-"""What is wrong with the overrides on a command line: all of it, each with the nearest that would be right.
+"""All faults of the overrides on a command line, each with the most similar valid value.
 
-Only asked when Hydra refused, so that a right command line pays nothing for it.
+This runs only after Hydra refused the overrides, so that a valid command line is not slowed down.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOT_BUILT = {"executor": "local", "hparams_search": "none"}  # groups with one w
 
 
 def first_line(error: BaseException) -> str:
-    """The error in one line, as far as it says something."""
+    """The informative part of an error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^\t")]
     kept = [line for line in lines if not line.startswith(("See http", "full_key:", "object_type="))]
     return " ".join(kept[:3]) or type(error).__name__
@@ -89,7 +89,7 @@ def _options(group: str, search: str) -> list[str]:
 
 
 def _group_fault(override: Override, search: str) -> str | None:
-    """What is wrong with the choice of an option, or None."""
+    """The fault of the choice of an option, or None."""
     group, options = override.key_or_group, _options(override.key_or_group, search)
     if override.is_sweep_override():
         return _several(override)
@@ -97,7 +97,7 @@ def _group_fault(override: Override, search: str) -> str | None:
     if not_built := not_built_fault(group, value):
         return not_built
     if value is None and not override.is_delete():
-        return fault(group, "null is no option", among=options, do=f"python -m pipeline ... ~{group}")
+        return fault(group, "null is not an option", among=options, do=f"python -m pipeline ... ~{group}")
     for option in value if isinstance(value, list) else [value]:
         if option is not None and "/" not in str(option) and str(option) not in options:
             close = nearest(str(option), options)
@@ -105,7 +105,7 @@ def _group_fault(override: Override, search: str) -> str | None:
             return fault(group, "there is no such option", got=str(option), among=options, do=do)
     if override.is_add() and group in _try_choices(search):
         do = f"python -m pipeline ... {group}={value}"
-        return fault(group, "has a choice already", got=f"+{group}={value}", do=do)
+        return fault(group, "has an option already", got=f"+{group}={value}", do=do)
     return None
 
 
@@ -131,7 +131,7 @@ def _several(override: Override) -> str:
 
 
 def _key_fault(override: Override, raw: Any, unsure: set[str]) -> str | None:
-    """What is wrong with the key of an override: None for nothing, "" where another fault hides the answer."""
+    """The fault of an override's key: None if there is none, "" if another fault makes it impossible to tell."""
     key = override.key_or_group
     if override.is_sweep_override():
         return _several(override)

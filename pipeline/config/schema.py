@@ -1,6 +1,6 @@
-"""What a config may say: a typed model for every closed section, and the rules that no configuration can bend.
+"""The schema of the config: a typed model for each closed section, and rules that no configuration can change.
 
-`model data loss optimizer scheduler` are open: they need a `_target_`; what else they hold is their target's affair.
+`model data loss optimizer scheduler` are open: they need a `_target_`, and their other keys are its arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.trust import why_not
-from pipeline.config.validation_errors import complaints
+from pipeline.config.validation_errors import format_errors
 from pipeline.errors import UserError
 from pipeline.run_store.run import NAME, RESERVED
 
@@ -35,20 +35,20 @@ def _not_built(*values: object, use: str) -> BeforeValidator:
 
 
 class Section(BaseModel):
-    """A closed section: an unknown key is a fault, `"3"` is no number, `true` is no integer, infinity is no limit."""
+    """A closed section, strictly typed: no unknown keys, no numbers in quotes, no infinities."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Target(BaseModel):
-    """An open object: built from `_target_` with whatever else it holds."""
+    """An open object: `_target_` is called with the other keys as arguments."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     target: Annotated[str, Field(alias="_target_", pattern=DOTTED)]
 
 
 class PartialTarget(Target):
-    """An open object that is completed later, with the parameters or with the optimizer."""
+    """An open object that gets its last argument later: the parameters, or the optimizer."""
 
     partial: Annotated[Literal[True], Field(alias="_partial_")]
 
@@ -211,7 +211,7 @@ class Finalization(Section):
 
 
 class Phases(Section):
-    """All five, each with its own gate: none can be left out, renamed or moved."""
+    """All five phases, each with its own gate: none can be removed, renamed or moved."""
 
     planning: Planning
     baseline: Baseline
@@ -221,7 +221,7 @@ class Phases(Section):
 
 
 class Config(Section):
-    """The whole config, as DESIGN 4.2 lays it out."""
+    """The whole config."""
 
     phase: Literal["planning", "baseline", "diagnostics", "optimization", "finalization", "auto"]
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None
@@ -275,15 +275,15 @@ def known_keys() -> tuple[str, ...]:
 
 
 def faults_of(config: Mapping[str, Any]) -> list[str]:
-    """Every fault of a resolved config, one message per key; none when it is right."""
+    """Every fault of a resolved config, one message per key."""
     try:
         Config.model_validate(config)
     except ValidationError as error:
-        return complaints(error.errors(include_url=False), config, known_keys())
+        return format_errors(error.errors(include_url=False), config, known_keys())
     return []
 
 
 def validate(config: Mapping[str, Any]) -> None:
-    """The config may be worked with. Raises one UserError with every fault of it."""
+    """Raise one UserError with every fault of the config."""
     if faults := faults_of(config):
         raise UserError(*faults)

@@ -1,7 +1,7 @@
-"""Code of others: where it is found, what of it was trusted, and whether it is still the same.
+"""Packages of the user: where they are found, which are trusted, and whether their source has changed.
 
-A package is trusted on the command line, `trust=[my_pkg]`, by whoever runs the pipeline. The grant holds a digest of
-its source; it is recorded in the ledger, and later phases and workers stand on the grant, not on the command line.
+The user trusts a package on the command line, `trust=[my_pkg]`. The grant has a digest of the source and is recorded in
+the ledger; later phases and workers use the grant, not the command line.
 """
 
 from __future__ import annotations
@@ -10,29 +10,21 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any, TypedDict
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.results import digest
 from pipeline.run_store.files import sha256
+from pipeline.run_store.records import GrantRecord
 
 OURS = frozenset({"pipeline", "phases", "diagnostics", "checklists", "fivegate", "torch"})
 SOURCE = (".py", ".so", ".pyd")
 
 
-class Grant(TypedDict):
-    """One trusted package: its name, the folder it is imported from, the digest of its source."""
-
-    package: str
-    root: str
-    digest: str
-
-
 def roots(config_dirs: Iterable[Path | str]) -> list[Path]:
-    """The folders whose modules a user may name: those beside each `--config-dir`."""
+    """The folders whose modules a user may name: those next to each `--config-dir`."""
     return list(dict.fromkeys(Path(folder).resolve().parent for folder in config_dirs))
 
 
@@ -44,7 +36,7 @@ def why_not(package: str) -> str | None:
     return "is a package of the pipeline or of torch, which has its own list" if top in OURS else None
 
 
-def grant(packages: Sequence[str], roots: Sequence[Path] = ()) -> list[Grant]:
+def grant(packages: Sequence[str], roots: Sequence[Path] = ()) -> list[GrantRecord]:
     """A grant for each package, found in `roots` or where Python looks. Raises UserError with every fault.
 
     Nothing is imported. Several names inside one package cover the whole of it.
@@ -58,17 +50,17 @@ def grant(packages: Sequence[str], roots: Sequence[Path] = ()) -> list[Grant]:
             faults.append(_not_found(package, roots))
         elif len(places) > 1:
             where = " and in ".join(sorted(str(path.parent) for path in places))
-            faults.append(fault("trust", f"{package!r} stands in {where}", do="give your package another name"))
+            faults.append(fault("trust", f"{package!r} is found in {where}", do="give your package another name"))
         else:
             root = str(places[0].parent)
-            granted.append(Grant(package=package, root=root, digest=source_digest(places[0])))
+            granted.append(GrantRecord(package=package, root=root, digest=source_digest(places[0])))
     if faults:
         raise UserError(*faults)
     return granted
 
 
 def _places(top: str, roots: Sequence[Path]) -> list[Path]:
-    """Every place that the name could be imported from; plain folders count only where there is no real package."""
+    """Every place that the name can be imported from; namespace folders count only where there is no package."""
     specs = [_spec(top, folder) for folder in dict.fromkeys([*map(str, roots), *sys.path])]
     if not any(specs) and not why_not(top):
         specs = [importlib.util.find_spec(top)]
@@ -88,38 +80,38 @@ def _path(spec: ModuleSpec) -> Path | None:
 
 def _not_found(package: str, roots: Sequence[Path]) -> str:
     expected = f"a package in {', '.join(map(str, roots)) or 'the current folder'}, or an installed one"
-    do = "python -m pipeline --config-dir DIR ... trust=[PACKAGE], the package beside DIR"
+    do = "python -m pipeline --config-dir DIR ... trust=[PACKAGE], with the package next to DIR"
     known = _importable_names(roots)
     return fault("trust", "there is no such package", got=package, expected=expected, among=known, do=do)
 
 
-def activate(grants: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The trusted packages are importable and are what was granted; their names come back, as `build` takes them.
+def activate(grants: Iterable[GrantRecord]) -> tuple[str, ...]:
+    """Make the trusted packages importable and return their names, as `build` takes them.
 
-    Raises Refused for every package that changed or went away since it was granted.
+    Raises Refused for every package that was changed or removed since it was granted.
     """
     names, faults = [], []
-    for given in grants:
-        names.append(given["package"])
-        if given["root"] not in sys.path:
-            sys.path.append(given["root"])  # last, so that nothing of the user's takes the place of an installed module
-        if what := _changed(given):
-            do = f"python -m pipeline phase=planning ... trust=[{given['package']}]"
-            faults.append(fault(f"{given['root']}/{given['package']}", what, do=do))
+    for grant in grants:
+        names.append(grant["package"])
+        if grant["root"] not in sys.path:
+            sys.path.append(grant["root"])  # last, so that it cannot shadow an installed module
+        if what := _change(grant):
+            do = f"python -m pipeline phase=planning ... trust=[{grant['package']}]"
+            faults.append(fault(f"{grant['root']}/{grant['package']}", what, do=do))
     if faults:
         raise Refused(*faults)
     importlib.invalidate_caches()
     return tuple(names)
 
 
-def _changed(given: Mapping[str, Any]) -> str | None:
-    """What is no longer as it was granted, or None."""
-    places = _places(given["package"].partition(".")[0], [Path(given["root"])])
+def _change(grant: GrantRecord) -> str | None:
+    """How the package differs from what was granted, or None."""
+    places = _places(grant["package"].partition(".")[0], [Path(grant["root"])])
     if not places:
         return "is gone"
     if len(places) > 1:
         return f"is hidden by {places[1]}"
-    return None if source_digest(places[0]) == given["digest"] else "has changed since it was trusted"
+    return None if source_digest(places[0]) == grant["digest"] else "has changed since it was trusted"
 
 
 def source_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""From a validator's errors to our messages: one per key, with what was got, what is expected and the nearest."""
+"""From pydantic's errors to our messages: one per key, with the value, what is expected, and the most similar name."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ EXPECTED = {
 BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
 
-def complaints(errors: Iterable[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+def format_errors(errors: Iterable[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
     """One message per key that is wrong, in the order of the config's sections."""
-    at: dict[str, list[Mapping[str, Any]]] = {}
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
     for error in errors:
-        at.setdefault(_place(error, config), []).append(error)
-    return [_complaint(where, found, config, known) for where, found in at.items() if not _deeper(where, at)]
+        by_key.setdefault(_dotted_key(error, config), []).append(error)
+    return [_format_error(key, group, config, known) for key, group in by_key.items() if not _has_inner(key, by_key)]
 
 
-def _deeper(where: str, at: Iterable[str]) -> bool:
-    """Whether a message about the inside of `where` says it better."""
-    return any(other.startswith(f"{where}.") for other in at)
+def _has_inner(where: str, keys: Iterable[str]) -> bool:
+    """Whether another message concerns a key inside `where`, and is more precise."""
+    return any(key.startswith(f"{where}.") for key in keys)
 
 
-def _place(error: Mapping[str, Any], config: Any) -> str:
-    """The dotted key an error speaks of; names of a union's branches, which no config has, are left out."""
+def _dotted_key(error: Mapping[str, Any], config: Any) -> str:
+    """The dotted key of an error, without the names of a union's branches, which are not in the config."""
     path, node = [], config
     for part in error["loc"]:
         if part in (node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()):
@@ -62,7 +62,7 @@ def _look_up(config: Any, where: str) -> Any:
     return dict(leaves(config)).get(where)
 
 
-def _complaint(where: str, errors: list[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> str:
+def _format_error(where: str, errors: list[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> str:
     kinds = [error["type"] for error in errors]
     got = _look_up(config, where)
     if "extra_forbidden" in kinds:
@@ -95,7 +95,7 @@ def _quoted(text: str) -> list[str]:
 
 
 def _addition(where: str) -> str:
-    """The command that brings a missing key back."""
+    """The command that adds a missing key."""
     phase = where.partition("phases.")[2]
     if phase and "." not in phase:
         return f"python -m pipeline ... phases=[{','.join(PHASES)}]"

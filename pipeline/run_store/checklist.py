@@ -1,9 +1,9 @@
-"""Reading a checklist, binding its items to checks at load, and judging a phase's evidence by it.
+"""Checklists: reading them, binding their items to check functions, and evaluating them on the evidence of a phase.
 
 A checklist is `items:` of `{id, ask, check | sign_off | not_built, with, waivable, needs}`. `check` names a function
 `<subject>.<function>`, `with` its thresholds (may interpolate the config, as in `${task.target}`), `needs` the config
-keys without which the item can never pass. Reading files and calling checks is all that happens here: the checks
-themselves are handed in.
+keys without which the item can never pass. This module reads files and calls checks; the caller passes a function that
+finds a check by its name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEYS = ("id", "ask", "check", "sign_off", "not_built", "with", "waivable", "need
 ANSWERS = ("check", "sign_off", "not_built")
 TIMEOUT_S = 120.0
 
-# What no edit of a checklist can take away: the questions that every other figure stands on, and their number.
+# Items that an edited checklist must keep, because every other result depends on them, and the number of the last gate.
 INDISPENSABLE = {
     "planning": ("seeds_fixed", "splits_disjoint", "test_sealed"),
     "baseline": ("scored_on_validation", "checkpoint_identified"),
@@ -36,10 +36,10 @@ RELEASE_QUESTIONS = 24
 
 
 def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[str, Any]]:
-    """The items of a checklist with their thresholds resolved against the config, as the plan freezes them.
+    """Read the items of a checklist and resolve their thresholds against the config, as the plan freezes them.
 
     Raises UserError with every fault of the file: unknown keys, an item without an answer, a check that does not
-    exist, thresholds that the check does not take or lacks.
+    exist, unknown and missing thresholds.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -58,9 +58,8 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
         raise UserError(fault(path.name, "cannot be read as a checklist", got=str(error).splitlines()[0])) from error
     faults = [f for item in items for f in _faults(path.name, item, find)]
     ids = [str(item.get("id")) for item in items]
-    faults += [
-        fault(f"{path.name}:{i}", "stands twice in the checklist") for i in sorted({i for i in ids if ids.count(i) > 1})
-    ]
+    repeated = sorted({i for i in ids if ids.count(i) > 1})
+    faults += [fault(f"{path.name}:{i}", "is used twice in the checklist") for i in repeated]
     faults += _missing_faults(path, ids, items)
     if faults:
         raise UserError(*faults)
@@ -68,27 +67,27 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
 
 
 def _missing_faults(path: Path, ids: list[str], items: list[dict[str, Any]]) -> list[str]:
-    """What an edited checklist lacks of what makes its gate a gate."""
+    """A message for each indispensable item that an edited checklist does not have."""
     missing = [i for i in INDISPENSABLE.get(path.stem, ()) if i not in ids]
-    found = [fault(f"{path.name}:{i}", "is missing, and no configuration can remove it") for i in missing]
+    faults = [fault(f"{path.name}:{i}", "is missing, and no configuration can remove it") for i in missing]
     if path.stem == "planning" and not missing and (ids[0] != "seeds_fixed" or items[0].get("waivable", True)):
-        found.append(fault(f"{path.name}:seeds_fixed", "must come first and not be waivable"))
+        faults.append(fault(f"{path.name}:seeds_fixed", "must come first and not be waivable"))
     if path.stem == "finalization" and len(items) != RELEASE_QUESTIONS:
-        found.append(
-            fault(path.name, "asks too few or too many questions", got=len(items), expected=str(RELEASE_QUESTIONS))
+        faults.append(
+            fault(path.name, "has the wrong number of questions", got=len(items), expected=str(RELEASE_QUESTIONS))
         )
-    return found
+    return faults
 
 
 def _faults(file: str, item: Mapping[str, Any], find: FindCheck) -> list[str]:
     where = f"{file}:{item.get('id', '?')}"
-    found = [fault(where, "unknown key", got=k, among=KEYS) for k in item if k not in KEYS]
-    found += [fault(where, f"'{k}' is missing") for k in ("id", "ask") if not item.get(k)]
+    faults = [fault(where, "unknown key", got=k, among=KEYS) for k in item if k not in KEYS]
+    faults += [fault(where, f"'{k}' is missing") for k in ("id", "ask") if not item.get(k)]
     if sum(bool(item.get(k)) for k in ANSWERS) != 1:
-        found.append(fault(where, "cannot be answered", expected="exactly one of " + ", ".join(ANSWERS)))
+        faults.append(fault(where, "cannot be answered", expected="exactly one of " + ", ".join(ANSWERS)))
     if item.get("check"):
-        found += _binding_faults(where, item, find)
-    return found
+        faults += _binding_faults(where, item, find)
+    return faults
 
 
 def _binding_faults(where: str, item: Mapping[str, Any], find: FindCheck) -> list[str]:
@@ -96,36 +95,37 @@ def _binding_faults(where: str, item: Mapping[str, Any], find: FindCheck) -> lis
         check = find(item["check"])
     except UserError as error:
         return [f"{where}: {message}" for message in error.faults]
-    takes = {n: p for n, p in inspect.signature(check).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    given = item.get("with") or {}
-    found = [
-        fault(where, f"{item['check']} does not take this threshold", got=k, among=takes)
-        for k in given
-        if k not in takes
+    parameters = {n: p for n, p in inspect.signature(check).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    thresholds = item.get("with") or {}
+    unknown = [
+        fault(where, f"{item['check']} does not take this threshold", got=k, among=parameters)
+        for k in thresholds
+        if k not in parameters
     ]
-    required = [n for n, p in takes.items() if p.default is p.empty]
-    return found + [fault(where, f"{item['check']} needs the threshold '{n}'") for n in required if n not in given]
+    required = [n for n, p in parameters.items() if p.default is p.empty]
+    missing = [n for n in required if n not in thresholds]
+    return unknown + [fault(where, f"{item['check']} needs the threshold '{n}'") for n in missing]
 
 
 def _call(check: Check, evidence: Evidence, thresholds: Mapping[str, Any]) -> Result:
-    """The check's result; a check that raises, returns nothing, or outlives its time is errored, never passed."""
-    answer: list[Result] = []
+    """Call a check; one that raises, returns no result or takes longer than TIMEOUT_S is errored, never passed."""
+    results: list[Result] = []
 
-    def judge() -> None:
+    def call() -> None:
         try:
             result = check(evidence, **thresholds)
-            answer.append(
+            results.append(
                 result if isinstance(result, Result) else Result("errored", why="the check returned no result")
             )
         except KeyError as error:
-            answer.append(Result("errored", why=str(error.args[0]) if error.args else "a value is missing"))
-        except Exception as error:  # whatever a check dies of is its outcome
-            answer.append(Result("errored", why=f"{type(error).__name__}: {error}"))
+            results.append(Result("errored", why=str(error.args[0]) if error.args else "a value is missing"))
+        except Exception as error:  # the error of a check is its outcome, and does not stop the others
+            results.append(Result("errored", why=f"{type(error).__name__}: {error}"))
 
-    thread = threading.Thread(target=judge, daemon=True)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(TIMEOUT_S)
-    return answer[0] if answer else Result("errored", why=f"the check gave no answer within {TIMEOUT_S:.0f} s")
+    return results[0] if results else Result("errored", why=f"the check gave no answer within {TIMEOUT_S:.0f} s")
 
 
 def _answer(item: Mapping[str, Any], evidence: Evidence, find: FindCheck) -> Result:
@@ -137,11 +137,11 @@ def _answer(item: Mapping[str, Any], evidence: Evidence, find: FindCheck) -> Res
 
 
 def judge(items: list[dict[str, Any]], evidence: Evidence, find: FindCheck) -> list[Item]:
-    """Every item with its outcome on this evidence, in the checklist's order."""
-    judged = []
+    """Evaluate every item on the evidence, in the order of the checklist."""
+    evaluated = []
     for item in items:
         result = _answer(item, evidence, find)
-        judged.append(
+        evaluated.append(
             Item(
                 id=item["id"],
                 ask=item["ask"],
@@ -156,4 +156,4 @@ def judge(items: list[dict[str, Any]], evidence: Evidence, find: FindCheck) -> l
                 evidence=result.evidence,
             )
         )
-    return judged
+    return evaluated

@@ -1,7 +1,7 @@
-"""The only module that writes: every file appears whole or not at all, and survives a power cut.
+"""The only module that writes files: a file is written completely or not at all, and survives a power cut.
 
-A file is written beside its final name, synced, renamed over it, and the folder is synced. Every system
-call passes a numbered fault point, so that a test can fail or kill exactly the k-th one:
+A file is written under a temporary name in the same folder, synced and renamed, and the folder is synced. Every system
+call passes a numbered fault point, so that a test can make exactly the k-th one fail or kill the process there:
 `FIVEGATE_FAULT=ENOSPC@3` raises, `FIVEGATE_FAULT=kill@3` sends SIGKILL, `FIVEGATE_FAULT=short@3` writes half.
 """
 
@@ -27,10 +27,10 @@ from pipeline.results import plain
 Hook = Callable[[str, Path], bool]
 
 _ADVICE = {
-    errno.ENOSPC: "free some space and repeat the command; what was acknowledged is safe",
+    errno.ENOSPC: "free some space and repeat the command; what was recorded is safe",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f) and repeat the command",
-    errno.ENOENT: "was the run removed while it was at work? Begin anew: repeat the command",
-    errno.EDQUOT: "free some of the quota and repeat the command; what was acknowledged is safe",
+    errno.ENOENT: "the run may have been removed while it was running; repeat the command",
+    errno.EDQUOT: "free some of the quota and repeat the command; what was recorded is safe",
     errno.EROFS: "choose a writable folder with run.root=DIR",
     errno.EACCES: "choose a writable folder with run.root=DIR",
     errno.EPERM: "choose a writable folder with run.root=DIR",
@@ -38,7 +38,7 @@ _ADVICE = {
 
 
 def _hook_from_environment() -> Hook | None:
-    """The fault that `FIVEGATE_FAULT=<kill|short|ERRNO>@<k>` asks for, counted over this process's calls."""
+    """The fault that `FIVEGATE_FAULT=<kill|short|ERRNO>@<k>` sets, at the k-th call of this process."""
     spec = os.environ.get("FIVEGATE_FAULT")
     if not spec:
         return None
@@ -96,7 +96,7 @@ def _write_and_sync(descriptor: int, data: bytes, path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """After this call the names inside the folder survive a power cut."""
+    """Sync a folder, so that the names inside it survive a power cut."""
     _point("fsync_folder", path)
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -106,7 +106,7 @@ def sync_folder(path: Path) -> None:
 
 
 def folder(path: Path) -> Path:
-    """The folder exists, with its parents. Raises UserError where it cannot be made."""
+    """Create the folder with its parents, unless it exists. Raises UserError where it cannot be created."""
     with _as_user_error(path, "make the folder"):
         if not path.is_dir():
             _point("mkdir", path)
@@ -116,7 +116,7 @@ def folder(path: Path) -> Path:
 
 
 def claim(path: Path) -> bool:
-    """Whether this call, and no other, made the folder: who gets True has the name to itself."""
+    """Create the folder; True for the one caller that created it, False where it exists already."""
     with _as_user_error(path, "make the folder"):
         _point("mkdir", path)
         try:
@@ -128,7 +128,7 @@ def claim(path: Path) -> bool:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """The file holds exactly `data`, or what it held before. Raises UserError when the disk refuses."""
+    """Replace the content of the file, completely or not at all. Raises UserError when the disk refuses."""
     folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _as_user_error(path, "write"):
@@ -152,12 +152,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """The file holds the value as indented JSON with sorted keys; non-finite numbers as strings."""
+    """Write the value as indented JSON with sorted keys; non-finite numbers become strings."""
     write_text(path, json.dumps(plain(value), sort_keys=True, indent=2, allow_nan=False) + "\n")
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """The line stands at the end of the file, synced, written by one call. Raises UserError when it may not."""
+    """Append a line with one write and sync it. Raises UserError when the disk refuses."""
     created = not path.exists()
     with _as_user_error(path, "append"):
         _point("open", path)
@@ -171,7 +171,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def truncate(path: Path, length: int) -> None:
-    """The file ends after `length` bytes."""
+    """Cut the file to `length` bytes."""
     with _as_user_error(path, "truncate"):
         _point("truncate", path)
         descriptor = os.open(path, os.O_WRONLY)
@@ -182,17 +182,17 @@ def truncate(path: Path, length: int) -> None:
             os.close(descriptor)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Two names change places in one step; False, with nothing done, where the system cannot."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; False, with nothing changed, where the system cannot."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux; glibc 2.28, musl 1.2.6
     if renameat2 is None:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    return renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def _set_in_place(temporary: Path, final: Path) -> Path | None:
-    """`temporary` takes the name `final`; the name under which the folder that stood there can be found now."""
+    """Rename `temporary` to `final`; returns where the folder that had the name is now, None if there was none."""
     _point("rename", final)
     if not final.exists():
         os.replace(temporary, final)
@@ -211,7 +211,7 @@ def _set_in_place(temporary: Path, final: Path) -> Path | None:
 
 
 def _clear_up_after_a_kill(final: Path, temporary: Path) -> None:
-    """A folder that a killed commit set aside has its name again, and what is left over beside it is gone."""
+    """Give a folder that a killed commit renamed its name back, and remove the rest of that commit."""
     for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
         if final.exists():
             remove_folder(old)
@@ -224,10 +224,10 @@ def _clear_up_after_a_kill(final: Path, temporary: Path) -> None:
 
 
 def commit_folder(temporary: Path, final: Path) -> None:
-    """The folder `temporary` stands under the name `final`, which is replaced when it exists.
+    """Rename the folder `temporary` to `final`, which is replaced when it exists.
 
-    One step where the system can exchange two names. Where it cannot, a kill in between leaves the old folder beside
-    the name, as `.<name>.<pid>.old`, and the next commit gives it the name back before it begins.
+    This is one step where the system can exchange two names. Where it cannot, a kill in between leaves the old folder
+    as `.<name>.<pid>.old`, and the next commit gives it its name back first.
     """
     with _as_user_error(final, "commit"):
         _clear_up_after_a_kill(final, temporary)
@@ -247,14 +247,14 @@ def commit_folder(temporary: Path, final: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """No file stands under that name any more."""
+    """Remove the file, if it exists."""
     with _as_user_error(path, "remove"):
         _point("unlink", path)
         path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
-    """Nothing stands under that name any more."""
+    """Remove the folder with its content, if it exists."""
     with _as_user_error(path, "remove"):
         _point("unlink", path)
         if path.exists():

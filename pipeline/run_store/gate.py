@@ -1,4 +1,4 @@
-"""Gates decide: items with outcomes, waivers and sign-offs in; open, closed or pending out. Pure functions."""
+"""Gates: pure functions from items, waivers and sign-offs to open, closed or pending."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.results import Branch, GateState, Outcome
 
 
 def utc_today() -> date:
-    """The day that waivers are held against, the same everywhere: ledger entries bear UTC times, too."""
+    """Today in UTC, as in the times of the ledger: a waiver expires on the same day everywhere."""
     return datetime.now(UTC).date()
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question of a gate with its outcome: what `item.evaluated` records and what people read."""
+    """One question of a gate with its outcome, as `item.evaluated` records it."""
 
     id: str
     ask: str
@@ -49,7 +49,7 @@ class Waiver:
 
 @dataclass(frozen=True)
 class SignOff:
-    """A name typed by a person for one item, bound to the digest of what was looked at."""
+    """A person's signature for one item, bound to the digest of what was signed."""
 
     phase: str
     item: str
@@ -62,9 +62,9 @@ class SignOff:
 def satisfied(
     item: Item, waivers: Iterable[Waiver], signed: Iterable[SignOff], subject: str | None, today: date
 ) -> bool:
-    """Whether an item lets its gate open: passed, not applicable, signed for this very subject, or validly waived.
+    """Whether an item lets its gate open: passed, not applicable, signed, or waived and not expired.
 
-    `subject` is the digest a sign-off must be bound to; a signature under anything else does not count.
+    `subject` is the digest that a sign-off must be bound to; a signature of anything else does not count.
     """
     if item.outcome in ("passed", "not_applicable"):
         return True
@@ -80,9 +80,9 @@ def decide(
     subject: str | None = None,
     today: date | None = None,
 ) -> GateState:
-    """The state of a gate: open when every item is satisfied, pending when only people are missing, else closed.
+    """The state of a gate: open when every item is satisfied, pending when only signatures are missing, else closed.
 
-    A gate without a single evaluated item is closed: nothing asked is nothing proved.
+    A gate without any evaluated item is closed.
     """
     today = today or utc_today()
     waivers, signed, items = list(waivers), list(signed), list(items)

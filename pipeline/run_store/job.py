@@ -1,4 +1,4 @@
-"""A job: one training as a typed change against the plan. Deciding what a training is needs nothing else."""
+"""A job: one training, described by its change against the plan, its seed and its number of steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.results import plain
 
 @dataclass(frozen=True)
 class Delta:
-    """Changes against the plan: dotted overrides of existing keys, surgery on the model, changes of train rows.
+    """A change against the plan: overrides of existing keys, surgery on the model, changes of the train rows.
 
     Validation and test rows never change.
     """
@@ -27,7 +27,7 @@ class Delta:
         return bool(self.overrides or self.surgery or self.train_rows)
 
     def describe(self) -> str:
-        """The change as a user would type it."""
+        """The change in one line, as on the command line."""
         parts = [f"{k}={v}" for k, v in self.overrides.items()]
         parts += [f"surgery: {next(iter(s))}" for s in self.surgery]
         parts += [f"train rows: {k}={v}" for k, v in self.train_rows.items()]
@@ -41,13 +41,13 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
     for part in path:
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict) or last not in node:
-        raise UserError(fault(key, "is no key of the frozen plan", expected="a key that the plan has"))
+        raise UserError(fault(key, "is not a key of the frozen plan", expected="a key that the plan has"))
     node[last] = value
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: against which plan, what for, what is changed, which derived seed, how many steps at most."""
+    """One training: its plan, its purpose, its change, the index of its derived seed, and its maximum of steps."""
 
     plan_digest: str
     purpose: str
@@ -56,7 +56,7 @@ class Job:
     max_steps: int | None = None
 
     def config(self, plan_config: Mapping[str, Any]) -> dict[str, Any]:
-        """The plan's config with the delta applied; the plan's own is left alone."""
+        """A copy of the plan's config with the change applied."""
         config = copy.deepcopy(dict(plan_config))
         for key, value in self.delta.overrides.items():
             _set(config, key, value)

@@ -1,8 +1,8 @@
-"""The ledger: one canonical JSON line per fact, chained by hashes, appended by one fsynced write.
+"""The ledger: one canonical JSON line per fact, chained by hashes, each appended by one write and one fsync.
 
 An entry is `{"seq","time","kind","data","prev","hash"}`; `hash` is the SHA-256 of the line without `hash`.
-A tail is *torn* when it has no final newline and is the beginning of an entry: the next writer sets it aside
-and says so. Anything else that does not fit is tampering, and the first entry that does not fit is named.
+A tail is *torn* when it has no final newline and is the beginning of an entry: the next writer moves it to its own
+file and records that. Any other deviation counts as tampering, and the first deviating entry is named.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Scan:
-    """What a ledger file holds: its good entries, a torn tail, and the first fault (None when intact)."""
+    """The content of a ledger file: its intact entries, a torn tail, and the first fault (None when intact)."""
 
     entries: list[Entry]
     torn: bytes = b""
@@ -64,7 +64,7 @@ def _entry_fault(line: bytes, seq: int, prev: str) -> tuple[Entry | None, str | 
 
 
 def _is_torn(tail: bytes) -> bool:
-    """Whether the tail is the beginning of an entry: a complete one with something behind it is not."""
+    """Whether the tail is the beginning of an entry; a complete entry followed by other bytes is not."""
     if not tail.startswith(b'{"data":'[: len(tail)]):
         return False
     try:
@@ -77,7 +77,7 @@ def _is_torn(tail: bytes) -> bool:
 
 
 def scan_ledger(path: Path) -> Scan:
-    """Read a ledger without changing it, as far as it is intact. A file that is absent is an empty ledger."""
+    """Read a ledger as far as it is intact, without changing it. A missing file is an empty ledger."""
     raw = path.read_bytes() if path.exists() else b""
     lines = raw.split(b"\n")
     tail = lines.pop()
@@ -118,9 +118,9 @@ def refuse_other_schema(path: Path, entries: list[Entry]) -> None:
 
 
 class Ledger:
-    """The writer's end of a ledger; only the holder of the run's lock makes one, and only while it is held.
+    """A ledger opened for writing, which only the holder of the run's lock can do.
 
-    Opening sets a torn tail aside as `ledger.torn-<seq>` and records it. Raises Refused on tampering.
+    Opening moves a torn tail to `ledger.torn-<seq>` and records it. Raises Refused when the ledger was changed.
     """
 
     def __init__(self, path: Path, lock: RunLock) -> None:
@@ -146,7 +146,7 @@ class Ledger:
         if not raw or raw.endswith(b"\n"):
             return
         torn = scan_ledger(self.path).torn
-        if not torn:  # a complete entry that lost only its newline
+        if not torn:  # a complete entry without its newline
             files.append_line(self.path, b"\n")
             return
         aside = self.path.with_name(f"ledger.torn-{len(self.entries)}")
@@ -155,7 +155,7 @@ class Ledger:
         self.append("ledger.torn", {"file": aside.name, "bytes": len(torn)})
 
     def append(self, kind: str, data: dict[str, Any]) -> Entry:
-        """The fact is on disk when this returns: one line, one write, one fsync."""
+        """Append one fact and return its entry. It is on disk when this returns: one line, one write, one fsync."""
         assert kind in KINDS, kind
         self._need_lock()
         if self._dirty:
@@ -168,7 +168,7 @@ class Ledger:
             "prev": self.head,
         }
         entry = {**body, "hash": digest(body)}
-        self._dirty = True  # a write that fails half-way leaves a torn tail, which the next append sets aside
+        self._dirty = True  # an incomplete write leaves a torn tail, which the next append repairs
         files.append_line(self.path, canonical(entry).encode() + b"\n")
         self._dirty = False
         self.entries.append(entry)

@@ -1,7 +1,7 @@
-"""Permits: what only an open gate, verified anew from the ledger, can make.
+"""Permits: objects that are issued only where the ledger shows the required gates to be open.
 
-Training takes a `TrainPermit`, reading the test rows a `TestKey`, exporting an `ExportPermit`. None can be built by
-hand: this stops accidents, not a user who edits the code; against that stands `verify`.
+Training needs a `TrainPermit`, reading the test rows a `TestKey`, exporting an `ExportPermit`. None can be constructed
+directly. This prevents mistakes, not manipulation: a user who edits the code is found by `verify`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ISSUER = object()
 
 
 class _Permit:
-    """What all permits carry: the plan they hold for, the run, and the ledger's head when they were made."""
+    """The base class: the run, the plan that the permit is valid for, and the ledger's head when it was issued."""
 
     def __init__(self, issuer: object, run: Run, plan: plans.Plan, head: str) -> None:
         if issuer is not _ISSUER:
@@ -40,13 +40,13 @@ class _Permit:
 
 
 class TrainPermit(_Permit):
-    """The planning gate of this plan is open: optimizer steps may be made."""
+    """The planning gate of this plan is open: training is permitted."""
 
 
 class TestKey(_Permit):
-    """The planned test rows may be read once, to judge the recorded `candidate` (the digest of its weights)."""
+    """The planned test rows may be read once, to score the recorded `candidate` (the digest of its weights)."""
 
-    __test__ = False  # not a test case, whatever pytest thinks of its name
+    __test__ = False  # pytest would collect the class because of its name
 
     def __init__(self, issuer: object, run: Run, plan: plans.Plan, head: str, candidate: str = "") -> None:
         super().__init__(issuer, run, plan, head)
@@ -54,7 +54,7 @@ class TestKey(_Permit):
         self._spent = False
 
     def spend(self, rows: str) -> None:
-        """The key is used up by rows of this digest. Raises Refused for a used key and for other rows."""
+        """Use the key for rows of this digest. Raises Refused for a used key and for other rows."""
         _need_planned_rows(self.plan, rows)
         if self._spent:
             do = f"python -m pipeline phase=finalization run.name={self.run.name}"
@@ -63,7 +63,7 @@ class TestKey(_Permit):
 
 
 class ExportPermit(_Permit):
-    """The model earned finalization: it may be written in a form that others run."""
+    """Every gate before finalization is open or not needed: the model may be exported."""
 
 
 P = TypeVar("P", bound=_Permit)
@@ -74,12 +74,12 @@ def _named(kind: type) -> str:
 
 
 def require(permit: object, kind: type[P]) -> P:
-    """The permit itself, when it is one. Raises Refused when anything else was handed in."""
+    """The permit itself. Raises Refused when `permit` is anything else."""
     if not isinstance(permit, kind):
         raise Refused(
             fault(
                 "permit",
-                f"nothing of ours does this without {_named(kind)}",
+                f"this needs {_named(kind)}",
                 got=type(permit).__name__,
                 expected=f"{_named(kind)} issued by an open gate",
                 do="python -m pipeline phase=planning experiment=NAME seed=1",
@@ -113,7 +113,9 @@ def _need_candidate(run: Run, state: RunState) -> CandidateRecord:
     _need_open(run, state, "planning", "baseline", "diagnostics", "optimization")
     if not state.candidate or not state.sufficient():
         do = f"python -m pipeline phase=auto run.name={run.name}"
-        raise Refused(fault(run.name, "no model has earned finalization", expected="a sufficient candidate", do=do))
+        raise Refused(
+            fault(run.name, "there is no model that may be finalized", expected="a sufficient candidate", do=do)
+        )
     return state.candidate
 
 
@@ -125,18 +127,18 @@ def _need_planned_rows(plan: plans.Plan, rows: str) -> None:
 
 
 def _unscored_opening(ledger: Ledger, candidate: str, rows: str) -> Entry | None:
-    """The newest opening of these rows for this candidate, when no score came of it."""
+    """The newest opening of these rows for this candidate that was not followed by a score, or None."""
     kinds = ("test.opened", "test.scored")
-    mine = [e for e in ledger.entries if e["kind"] in kinds and e["data"]["candidate"] == candidate]
-    mine = [e for e in mine if e["data"].get("digest") == rows]
-    return mine[-1] if mine and mine[-1]["kind"] == "test.opened" else None
+    entries = [e for e in ledger.entries if e["kind"] in kinds and e["data"]["candidate"] == candidate]
+    entries = [e for e in entries if e["data"].get("digest") == rows]
+    return entries[-1] if entries and entries[-1]["kind"] == "test.opened" else None
 
 
 def test(run: Run, ledger: Ledger, rows: str) -> TestKey:
-    """The key to the test rows of this digest. Raises Refused, recording nothing, for others than the planned ones.
+    """A key to the test rows of this digest. Raises Refused, and records nothing, for rows that are not planned.
 
-    The opening is in the ledger before the key exists, so that a crash still counts; an opening that a crash left
-    without its score is taken up again and not counted twice.
+    The opening is recorded before the key is created, so that it counts even after a crash. An opening whose score is
+    missing because of a crash is used again and not counted twice.
     """
     state = run.state()
     candidate = _need_candidate(run, state)["weights"]

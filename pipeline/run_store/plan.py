@@ -1,7 +1,7 @@
-"""The frozen plan: what later phases work from, and how a new revision differs from the old one.
+"""The frozen plan, from which later phases work, and the difference between two of its revisions.
 
 `plan/<revision>.yaml` holds the resolved config, the checklists with their thresholds, and the facts that planning
-measured (splits, data digests, threads, budget, environment, trusted packages). Its digest stands in the ledger.
+measured (splits, data digests, threads, budget, environment, trusted packages). Its digest is recorded in the ledger.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Plan:
 
 
 def write(run: Run, plan: Plan) -> Path:
-    """The plan stands in its file under the run."""
+    """Write the plan to its file in the run directory and return the path."""
     import yaml
 
     path = run.inside("plan", f"{plan.revision}.yaml")
@@ -58,14 +58,14 @@ def write(run: Run, plan: Plan) -> Path:
 
 
 def load(run: Run, state: RunState | None = None, revision: int | None = None) -> Plan:
-    """The newest plan (or one revision) as frozen. Raises Refused when the file is not what the ledger recorded."""
+    """Read the newest plan, or one revision. Raises Refused when the file is not what the ledger recorded."""
     import yaml
 
     state = state or run.state()
     known = {r["revision"]: r for r in state.revisions}
     if not known:
         raise UserError(
-            fault(run.name, "nothing is planned yet", do=f"python -m pipeline phase=planning run.name={run.name}")
+            fault(run.name, "there is no plan yet", do=f"python -m pipeline phase=planning run.name={run.name}")
         )
     record = known.get(revision or max(known))
     if record is None:
@@ -79,7 +79,7 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         intact = False
     if not intact:
-        do = f"restore {path} or plan anew: python -m pipeline phase=planning run.name={run.name}"
+        do = f"restore {path} or plan again: python -m pipeline phase=planning run.name={run.name}"
         raise Refused(
             fault(
                 str(path), "is not the plan that the ledger recorded", expected=f"digest {record['digest'][:12]}", do=do
@@ -89,17 +89,17 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Every dotted key whose value differs, with (old, new); a key that one side lacks counts as None there."""
+    """Every dotted key whose value differs, with (old, new); a missing key counts as None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found: dict[str, tuple[Any, Any]] = {}
+        changes: dict[str, tuple[Any, Any]] = {}
         for key in dict.fromkeys([*old, *new]):
-            found |= differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-        return found
+            changes |= differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return changes
     return {} if old == new else {prefix: (old, new)}
 
 
 def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The config keys that differ between two plans, apart from those that are no part of a plan (`NOT_IN_PLAN`)."""
+    """The config keys that differ between two configs, without those that are not part of a plan (`NOT_IN_PLAN`)."""
     inside = ({k: v for k, v in config.items() if k not in NOT_IN_PLAN} for config in (old, new))
     return differences(plain(next(inside)), plain(next(inside)))
 

@@ -20,7 +20,7 @@ RESERVED = frozenset({"mlartifacts"})
 
 
 def check_name(name: str) -> str:
-    """The name itself when it may name a run. Raises UserError otherwise."""
+    """The name itself. Raises UserError when it is not a valid name of a run."""
     if not NAME.fullmatch(name) or name in RESERVED:
         expected = "1 to 63 of a-z 0-9 _ -, beginning with a letter or digit" + (
             f", and not {name!r}, which is reserved" if name in RESERVED else ""
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def shown_root(self) -> str:
-        """The folder of runs as a command in this folder names it; `runs` is the default and need not be typed."""
+        """The folder of runs, relative to the current folder where possible, as printed commands name it."""
         root = self.path.parent
         return root.relative_to(Path.cwd()).as_posix() if root.is_relative_to(Path.cwd()) else str(root)
 
@@ -55,7 +55,7 @@ class Run:
         return self.ledger_path.exists()
 
     def state(self) -> RunState:
-        """The fold over the ledger as it stands on disk. Raises Refused when the ledger was tampered with."""
+        """The state that the ledger on disk amounts to. Raises Refused when the ledger was changed."""
         return fold(read_ledger(self.ledger_path))
 
     def inside(self, *parts: str | int) -> Path:
@@ -66,25 +66,25 @@ class Run:
 
     @classmethod
     def at(cls, root: str | Path, name: str) -> Run:
-        """The run of that name under a root folder, whether or not it exists."""
+        """The run of this name under a root folder, whether or not it exists."""
         return cls(Path(root).resolve() / check_name(name))
 
     @classmethod
-    def find(cls, given: str | Path, root: str | Path = "runs") -> Run:
-        """The run that a user means by a directory or a name. Raises UserError naming the nearest that exists."""
-        direct = Path(given)
+    def find(cls, name: str | Path, root: str | Path = "runs") -> Run:
+        """The run of this directory or name. Raises UserError that names the most similar run."""
+        direct = Path(name)
         for path in (direct, Path(root) / direct):
             if (path / "ledger.jsonl").is_file():
                 return cls(path.resolve())
         known = sorted(p.parent.name for p in Path(root).glob("*/ledger.jsonl"))
         do = "python -m pipeline phase=baseline experiment=digits" if not known else "python -m pipeline status"
         expected = None if known else f"a run directory, or the name of a run under {root}/ (there is none yet)"
-        raise UserError(fault("RUN", "there is no such run", got=str(given), expected=expected, among=known, do=do))
+        raise UserError(fault("RUN", "there is no such run", got=str(name), expected=expected, among=known, do=do))
 
 
 @contextmanager
 def opened(run: Run, **created: Any) -> Iterator[Ledger]:
-    """The run's ledger, locked for writing; `created` goes into the first entry of a new run."""
+    """Open the ledger of the run, locked for writing; `created` is added to the first entry of a new run."""
     files.folder(run.path)
     with RunLock(run.path) as lock:
         ledger = Ledger(run.ledger_path, lock)
