@@ -80,9 +80,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "says"), BAD, ids=lambda v: v[0] if isinstance(v, list) else None)
-def test_what_is_wrong_is_said_and_nothing_is_left(
-    cli: Cli, own_folder: Path, words: list[str], says: list[str]
-) -> None:
+def test_bad_input_is_reported_and_leaves_no_run(cli: Cli, own_folder: Path, words: list[str], says: list[str]) -> None:
     """Exit 2 with every fault in its line; the folder is as it was."""
     if words[0].startswith("trainer.accelerator"):
         import torch
@@ -98,7 +96,7 @@ def test_what_is_wrong_is_said_and_nothing_is_left(
 
 
 @pytest.mark.process
-def test_a_process_says_it_without_a_traceback(own_folder: Path) -> None:
+def test_bad_input_prints_no_traceback(own_folder: Path) -> None:
     """The same through a process of its own: stderr holds the messages and nothing else."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     words = [sys.executable, "-m", "pipeline", "phase=baseline", *SMALL, "optimizr.lr=1", "trainer.max_epochs=many"]
@@ -112,7 +110,7 @@ def test_a_process_says_it_without_a_traceback(own_folder: Path) -> None:
 
 @pytest.mark.parametrize("error", ["EROFS", "ENOSPC", "EACCES"])
 @pytest.mark.parametrize("where", ["ledger.jsonl", "1.yaml", "evidence.json"])
-def test_a_disk_that_refuses(cli: Cli, own_folder: Path, where: str, error: str) -> None:
+def test_full_disk_is_one_message(cli: Cli, own_folder: Path, where: str, error: str) -> None:
     """A disk that refuses in the middle of planning is one message; what stands is whole and goes on later."""
 
     def hook(operation: str, path: Path) -> bool:
@@ -128,7 +126,7 @@ def test_a_disk_that_refuses(cli: Cli, own_folder: Path, where: str, error: str)
     assert cli("verify", "digits")[0] == 0
 
 
-def test_a_second_process_is_turned_away(cli: Cli, trained: Run) -> None:
+def test_locked_run_is_one_message(cli: Cli, trained: Run) -> None:
     """While somebody works on a run, another command on it is one message, and reading it goes on."""
     before = tree(trained.path.parent)
     with RunLock(trained.path):
@@ -138,7 +136,7 @@ def test_a_second_process_is_turned_away(cli: Cli, trained: Run) -> None:
     assert tree(trained.path.parent) == before
 
 
-def test_a_mistyped_run_is_not_made(cli: Cli, own_folder: Path) -> None:
+def test_mistyped_run_name_creates_no_run(cli: Cli, own_folder: Path) -> None:
     """A later phase of a run that does not exist leaves no run behind."""
     code, _, err = cli("phase=diagnostics", "run.name=digts")
 
@@ -149,7 +147,7 @@ def test_a_mistyped_run_is_not_made(cli: Cli, own_folder: Path) -> None:
 # --- plan revisions --------------------------------------------------------------------------------------------------
 
 
-def test_a_changed_hyperparameter_is_a_new_revision(cli: Cli, finished: Run) -> None:
+def test_changed_hyperparameter_makes_new_revision(cli: Cli, finished: Run) -> None:
     """`phase=baseline` with another rate makes revision 2 with its difference; what stood on the first is stale."""
     code, out, err = cli("phase=baseline", "run.name=digits", "optimizer.lr=0.01")
     state = finished.state()
@@ -168,7 +166,7 @@ def test_a_changed_hyperparameter_is_a_new_revision(cli: Cli, finished: Run) -> 
     "word",
     ["task.target=0.1", "seed=2", "data.seed=9", "plan.limits.size_mb=9.0", "phases.optimization.seeds_per_arm=9"],
 )
-def test_goalposts_do_not_move_silently(cli: Cli, trained: Run, word: str) -> None:
+def test_moved_goalpost_is_refused(cli: Cli, trained: Run, word: str) -> None:
     """A changed target, seed, split, limit or threshold is refused with the command that plans it openly."""
     before = tree(trained.path)
 
@@ -178,7 +176,7 @@ def test_goalposts_do_not_move_silently(cli: Cli, trained: Run, word: str) -> No
     assert tree(trained.path) == before
 
 
-def test_an_explicit_planning_moves_them(cli: Cli, trained: Run) -> None:
+def test_planning_moves_goalposts(cli: Cli, trained: Run) -> None:
     """The command that the refusal names works, and the release will show the revision."""
     assert cli("phase=planning", "run.name=digits", "task.target=0.1")[0] == 0
 
@@ -202,13 +200,13 @@ def test_later_phases_work_from_the_frozen_plan(cli: Cli, trained: Run) -> None:
     assert cli("phase=diagnostics", "run.name=digits", "trainer.max_epochs=3", "seed=1")[0] == 0
 
 
-def test_words_for_the_default_experiment_are_not_ignored(cli: Cli, trained: Run) -> None:
+def test_overrides_of_default_experiment_are_compared(cli: Cli, trained: Run) -> None:
     """Without a name the words speak of the default experiment's run, and are held against its plan."""
     refused(cli("phase=baseline", "task.target=0.5"), 2, "task.target: is a goalpost")
     refused(cli("phase=diagnostics", "optimizer.lr=7"), 2, "optimizer.lr: differs")
 
 
-def test_a_debug_shape_is_a_run_of_its_own(cli: Cli, trained: Run) -> None:
+def test_debug_shape_is_its_own_run(cli: Cli, trained: Run) -> None:
     """`debug=smoke` beside a run of that experiment leaves the run alone."""
     before = tree(trained.path)
 
@@ -218,7 +216,7 @@ def test_a_debug_shape_is_a_run_of_its_own(cli: Cli, trained: Run) -> None:
     assert (trained.path.parent / "digits-smoke" / "ledger.jsonl").is_file()
 
 
-def test_questions_and_thresholds_are_goalposts(cli: Cli, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_checklist_is_refused(cli: Cli, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A threshold that moved in a checklist stops a new revision by `phase=baseline`, and is named."""
     from pipeline.run_store import checklist
 
@@ -237,7 +235,7 @@ def test_questions_and_thresholds_are_goalposts(cli: Cli, trained: Run, monkeypa
     assert len(trained.state().revisions) == 1
 
 
-def test_the_last_gate_cannot_lose_a_question(tmp_path: Path) -> None:
+def test_finalization_checklist_keeps_its_questions(tmp_path: Path) -> None:
     """A checklist of finalization with 23 items, or without the owner's approval, is refused as such."""
     from checklists.resolve import CHECKS, resolve_check
     from pipeline.errors import UserError
@@ -252,7 +250,7 @@ def test_the_last_gate_cannot_lose_a_question(tmp_path: Path) -> None:
         checklist.read(short, config, resolve_check)
 
 
-def test_a_lost_plan_is_planned_anew(cli: Cli, planned: Run) -> None:
+def test_planning_restores_lost_plan(cli: Cli, planned: Run) -> None:
     """A plan file that is gone stops everything but the command that mends it, which the message names."""
     (planned.path / "plan" / "1.yaml").unlink()
 
@@ -261,22 +259,22 @@ def test_a_lost_plan_is_planned_anew(cli: Cli, planned: Run) -> None:
     assert cli("verify", "digits")[0] == 0
 
 
-def test_a_lost_diagnosis_is_made_again(cli: Cli, trained: Run) -> None:
+def test_lost_diagnosis_runs_diagnostics_again(cli: Cli, trained: Run) -> None:
     """A file of an earlier phase that is gone is named, and the phase that left it runs again."""
     assert cli("phase=diagnostics", "run.name=digits")[0] == 0
     (trained.path / "diagnostics" / "1" / "diagnosis.json").unlink()
 
-    refused(cli("phase=optimization", "run.name=digits"), 3, "diagnosis.json: is not what the ledger recorded")
+    refused(cli("phase=optimization", "run.name=digits"), 3, "diagnosis.json: is not the file that the ledger recorded")
     assert cli("phase=diagnostics", "run.name=digits")[0] == 0
     assert (trained.path / "diagnostics" / "1" / "diagnosis.json").is_file()
 
 
-def test_trust_is_not_granted_behind_the_training(cli: Cli, trained: Run) -> None:
+def test_new_trust_after_training_is_refused(cli: Cli, trained: Run) -> None:
     """A package that a later phase is told to trust is refused aloud."""
     refused(cli("phase=diagnostics", "run.name=digits", "trust=[os_evil]"), 2, "trust: must be granted before training")
 
 
-def test_no_seed_no_step(cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_without_seed_trains_nothing(cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`seed=null` is exit 3 by the planning gate; no baseline is begun, and asking for more does not help."""
     import torch
 

@@ -99,7 +99,7 @@ def pipeline(*words: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_a_package_of_ones_own_walks_the_phases(outside: Path) -> None:
+def test_byo_package_runs_all_phases(outside: Path) -> None:
     """Trusted once, it is planned, trained, explained and handed to the workers; changed, it is refused."""
     code, told = pipeline("phase=auto", *WORDS, "trust=[lab]")
     run = Run(outside / "runs" / "corners")
@@ -127,7 +127,7 @@ def test_a_package_of_ones_own_walks_the_phases(outside: Path) -> None:
     assert run.state().plan and run.state().plan["revision"] == 2
 
 
-def test_without_trust_nothing_of_it_runs(outside: Path) -> None:
+def test_byo_package_needs_trust(outside: Path) -> None:
     """Refused without trust, naming every target and the word to add; the package was not even imported."""
     (outside / "lab" / "__init__.py").write_text("open('imported', 'w')\n")
 
@@ -138,7 +138,7 @@ def test_without_trust_nothing_of_it_runs(outside: Path) -> None:
     assert not (outside / "imported").exists() and not (outside / "runs").exists()
 
 
-def test_a_config_file_grants_no_trust(outside: Path) -> None:
+def test_byo_config_file_cannot_grant_trust(outside: Path) -> None:
     """`trust:` in a file is refused, wherever the file stands."""
     path = outside / "conf" / "experiment" / "corners.yaml"
     path.write_text(path.read_text() + "trust: [lab]\n")

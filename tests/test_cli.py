@@ -48,7 +48,7 @@ def process(*words: str, python: tuple[str, ...] = ("-m", "pipeline")) -> subpro
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-def test_status_shows_where_a_run_stands(finished: Run, cli: Cli) -> None:
+def test_status_shows_gates_and_next_command(finished: Run, cli: Cli) -> None:
     """Gates, items that did not pass, branch and the next command."""
     code, out, err = cli("status", "digits")
 
@@ -58,7 +58,7 @@ def test_status_shows_where_a_run_stands(finished: Run, cli: Cli) -> None:
     assert NEXT.search(out)
 
 
-def test_status_as_json_is_the_whole_state(finished: Run, cli: Cli) -> None:
+def test_status_json_has_the_whole_state(finished: Run, cli: Cli) -> None:
     """`--json` gives one object that says the same."""
     _, out, _ = cli("status", "digits", "--json")
     said = json.loads(out)
@@ -68,14 +68,14 @@ def test_status_as_json_is_the_whole_state(finished: Run, cli: Cli) -> None:
     assert said["next"]["command"].startswith("python -m pipeline ")
 
 
-def test_status_of_all_runs(finished: Run, cli: Cli) -> None:
+def test_status_lists_all_runs(finished: Run, cli: Cli) -> None:
     """Without a name every run is listed, also as JSON."""
     code, out, _ = cli("status")
     assert code == 0 and "digits" in out
     assert [r["run"] for r in json.loads(cli("status", "--json")[1])] == ["digits"]
 
 
-def test_status_previews_the_last_gate(planned: Run, cli: Cli) -> None:
+def test_status_previews_finalization_gate(planned: Run, cli: Cli) -> None:
     """Before anything is trained it is said which of the 24 items cannot pass yet, and why."""
     code, out, _ = cli("status", "digits", "--gate", "finalization")
 
@@ -84,7 +84,7 @@ def test_status_previews_the_last_gate(planned: Run, cli: Cli) -> None:
     assert "python -m pipeline approve digits --who NAME" in out
 
 
-def test_status_previews_the_line_to_add() -> None:
+def test_cannot_pass_names_missing_key() -> None:
     """An item whose declaration is missing says which key to set."""
     from pipeline.commands.status import cannot_pass
 
@@ -96,7 +96,7 @@ def test_status_previews_the_line_to_add() -> None:
     assert "plan.owner" not in found["documents"]
 
 
-def test_verify_agrees_and_names_what_does_not(finished: Run, cli: Cli) -> None:
+def test_verify_names_changed_entry_and_file(finished: Run, cli: Cli) -> None:
     """An intact run verifies; one changed byte is named by its entry, one changed file by its path. Exit 3."""
     assert cli("verify", "digits")[0] == 0
     curve = finished.inside("baseline", "learning_curve.svg")
@@ -113,7 +113,7 @@ def test_verify_agrees_and_names_what_does_not(finished: Run, cli: Cli) -> None:
     assert code == 3 and "the ledger was changed: entry 3" in err and "Do: python -m pipeline verify digits" in err
 
 
-def test_checklist_is_markdown_boxes(finished: Run, cli: Cli) -> None:
+def test_checklist_prints_markdown_boxes(finished: Run, cli: Cli) -> None:
     """Ticked where satisfied, empty where not; a waiver is written beside its item."""
     code, _, _ = cli("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
     assert code == 0
@@ -126,7 +126,7 @@ def test_checklist_is_markdown_boxes(finished: Run, cli: Cli) -> None:
     assert len(re.findall(r"^## ", cli("checklist", "digits")[1], re.MULTILINE)) == 5
 
 
-def test_an_expired_waiver_ticks_no_box(finished: Run, cli: Cli) -> None:
+def test_checklist_ignores_expired_waiver(finished: Run, cli: Cli) -> None:
     """A waiver whose last day is over leaves its box empty."""
     with opened(finished) as ledger:
         over = {"phase": "finalization", "item": "slices", "who": "Ada", "why": "no slices", "expires": "2020-01-01"}
@@ -136,7 +136,7 @@ def test_an_expired_waiver_ticks_no_box(finished: Run, cli: Cli) -> None:
     assert "waived:" not in cli("status", "digits")[1] and "slices: errored" in cli("explain", "digits")[1]
 
 
-def test_what_is_waived_counts_as_satisfied(finished: Run, cli: Cli) -> None:
+def test_waived_item_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     """The table of gates counts a valid waiver, explain asks for nothing more, and the report is up to date."""
     before = re.search(r"finalization +closed +(\d+)/24", cli("status", "digits")[1])
     finished.inside("report.html").unlink(missing_ok=True)
@@ -150,7 +150,7 @@ def test_what_is_waived_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     assert "no slices here" in finished.inside("report.html").read_text()
 
 
-def test_commands_name_a_run_that_lives_elsewhere(finished: Run, cli: Cli, tmp_path: Path) -> None:
+def test_commands_name_run_of_another_root(finished: Run, cli: Cli, tmp_path: Path) -> None:
     """Under another root every proposed command says where the run is, and works as printed."""
     (tmp_path / "runs").rename(tmp_path / "other")
     _, out, _ = cli("status", "other/digits")
@@ -172,7 +172,7 @@ def test_commands_name_a_run_that_lives_elsewhere(finished: Run, cli: Cli, tmp_p
         ({"owner": None, "approvers": []}, []),
     ],
 )
-def test_the_owner_and_the_approvers_of_the_plan_may_sign(
+def test_approve_accepts_owner_and_approvers(
     plan: dict[str, object], names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner always may, listed or not; nobody whom the plan does not name."""
@@ -189,7 +189,7 @@ def test_the_owner_and_the_approvers_of_the_plan_may_sign(
         approve.refuse_stranger(run, run.state, "owner", "Mallory", "may not sign it")  # type: ignore[arg-type]
 
 
-def test_the_preview_names_what_the_last_gate_needs(cli: Cli) -> None:
+def test_status_names_keys_that_finalization_needs(cli: Cli) -> None:
     """Without a margin or an owner the lines to add are known before anything is trained."""
     cli("phase=planning", *SMALL, "plan.margins.target=null", "plan.owner=null")
     _, out, _ = cli("status", "digits", "--gate", "finalization")
@@ -199,7 +199,7 @@ def test_the_preview_names_what_the_last_gate_needs(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(("value", "outcome"), [(0.9, "inconclusive"), (0.4, "failed")])
-def test_without_a_margin_nothing_is_proved_on_test(value: float, outcome: str) -> None:
+def test_target_on_test_needs_margin(value: float, outcome: str) -> None:
     """The outcome says which line to add; no TypeError."""
     score = {"metric": "accuracy", "value": value, "low": 0.3, "high": 0.95, "n": 9, "greater_is_better": True}
     item = judged("release.target_on_test", {"test_score": score}, target=0.5, margin=None)
@@ -207,7 +207,7 @@ def test_without_a_margin_nothing_is_proved_on_test(value: float, outcome: str) 
     assert item.outcome == outcome and "plan.margins.target=NUMBER" in item.why
 
 
-def test_a_sweep_is_ranked_by_what_sets_its_jobs_apart(cli: Cli) -> None:
+def test_sweep_table_shows_differing_overrides(cli: Cli) -> None:
     """Words that all jobs share are left out, no word is cut, and a job that did not end well says why."""
     code, out, _ = cli("-m", "phase=baseline", *SMALL, "trainer.max_epochs=1", "seed=1,null")
     table = out[out.index("#  run") : out.index("digits-1-1: planning")]
@@ -219,7 +219,7 @@ def test_a_sweep_is_ranked_by_what_sets_its_jobs_apart(cli: Cli) -> None:
     assert "more: explain says which" in out
 
 
-def test_explain_says_why_and_what_to_do(finished: Run, cli: Cli) -> None:
+def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     """One paragraph per item that is not satisfied; a single item on demand, satisfied or not."""
     code, out, _ = cli("explain", "digits", "--gate", "finalization")
     assert code == 0 and out.count("  asked:") == 17
@@ -231,7 +231,7 @@ def test_explain_says_why_and_what_to_do(finished: Run, cli: Cli) -> None:
     assert code == 2 and "did you mean 'split_integrity'?" in err
 
 
-def test_diff_names_what_differs(
+def test_diff_prints_differing_keys(
     finished: Run, cli: Cli, copied: Callable[[Path], Run], _trained: Path, tmp_path: Path
 ) -> None:
     """Config, gates and outcome of two runs side by side; a run agrees with itself."""
@@ -243,7 +243,7 @@ def test_diff_names_what_differs(
     assert "agree in config" in cli("diff", "digits", "digits")[1]
 
 
-def test_report_is_written(finished: Run, cli: Cli) -> None:
+def test_report_writes_page(finished: Run, cli: Cli) -> None:
     """The page stands in the run's folder and its path is printed."""
     finished.inside("report.html").unlink(missing_ok=True)
     code, out, _ = cli("report", "digits")
@@ -252,7 +252,7 @@ def test_report_is_written(finished: Run, cli: Cli) -> None:
     assert finished.inside("report.html").read_text().startswith("<!")
 
 
-def test_diagnose_reads_logs_of_others(mended: Run, cli: Cli, tmp_path: Path) -> None:
+def test_diagnose_reads_history_file(mended: Run, cli: Cli, tmp_path: Path) -> None:
     """A history from anywhere is explained, on paper, as JSON and as files."""
     path = mended.inside("baseline", "history.npz")
     code, out, _ = cli("diagnose", path, "--out", tmp_path / "said")
@@ -279,13 +279,13 @@ def test_diagnose_reads_logs_of_others(mended: Run, cli: Cli, tmp_path: Path) ->
         ("finalization", "pending", 4, 4),
     ],
 )
-def test_what_the_process_returns(wanted: str, gate: GateState, stopped: int, code: int) -> None:
+def test_exit_code_of_run_outcome(wanted: str, gate: GateState, stopped: int, code: int) -> None:
     """Only `auto` answers for where the run stops next; a single phase answers for its own gate."""
     step = NextStep(None, "", "", stopped)
     assert RunOutcome(Run(Path("runs/x")), gate, step).exit_code(wanted) == code
 
 
-def test_an_insufficient_baseline_is_no_error(cli: Cli) -> None:
+def test_insufficient_baseline_exits_with_0(cli: Cli) -> None:
     """Exit 0, the branch printed and in --json, where stdout is one JSON object and nothing else."""
     code, out, err = cli("phase=baseline", *SMALL, "task.target=0.99", "--json")
     said = json.loads(out)
@@ -295,7 +295,7 @@ def test_an_insufficient_baseline_is_no_error(cli: Cli) -> None:
     assert "baseline: accuracy" in err and "Traceback" not in err
 
 
-def test_a_fault_of_the_program_is_exit_1(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_execute_run_records_program_fault(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is nobody's input is recorded as a failed phase and gets out as it is: Python's exit code for it is 1."""
     from pipeline.orchestration.execute import execute_run
     from pipeline.orchestration.run_request import resolve_request
@@ -307,7 +307,7 @@ def test_a_fault_of_the_program_is_exit_1(trained: Run, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["-h"]])
-def test_help_is_on_one_screen(cli: Cli, words: list[str]) -> None:
+def test_help_fits_one_screen(cli: Cli, words: list[str]) -> None:
     """No word at all, or a cry for help, prints the commands and the exit codes."""
     code, out, _ = cli(*words)
     assert code == 0 and len(out.splitlines()) <= 24
@@ -315,7 +315,7 @@ def test_help_is_on_one_screen(cli: Cli, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(cli: Cli, command: str) -> None:
+def test_command_help_answers(cli: Cli, command: str) -> None:
     """`-h` of every record command answers."""
     code, out, _ = cli(command, "-h")
     assert code == 0 and f"python -m pipeline {command}" in out
@@ -334,14 +334,14 @@ def test_every_command_explains_itself(cli: Cli, command: str) -> None:
         (["--jsn"], "--jsn: unknown flag, got '--jsn'; expected"),
     ],
 )
-def test_wrong_words_are_one_message(cli: Cli, words: list[str], says: str) -> None:
+def test_wrong_command_is_one_message(cli: Cli, words: list[str], says: str) -> None:
     """Exit 2, one line on stderr, nothing on stdout."""
     code, out, err = cli(*words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
 
 
-def test_a_job_that_is_none_is_refused(trained: Run, cli: Cli) -> None:
+def test_worker_refuses_invalid_job(trained: Run, cli: Cli) -> None:
     """A worker takes only what a run wrote."""
     folder = trained.inside("optimization", "1", "trials", "x")
     folder.mkdir(parents=True)
@@ -354,7 +354,7 @@ def test_a_job_that_is_none_is_refused(trained: Run, cli: Cli) -> None:
 
 
 @pytest.mark.process
-def test_records_load_nothing_heavy(finished: Run) -> None:
+def test_status_imports_nothing_heavy(finished: Run) -> None:
     """`status` of a finished run imports neither hydra nor torch nor numpy, and answers at once."""
     script = (
         "import sys, pipeline.__main__ as m\n"
@@ -379,7 +379,7 @@ def test_help_is_quick() -> None:
 
 
 @pytest.mark.process
-def test_an_interrupt_loses_nothing(own_folder: Path) -> None:
+def test_interrupt_keeps_recorded_facts(own_folder: Path) -> None:
     """Ctrl-C in the middle of training: exit 130, a message that says how to go on, `stopped` on record."""
     words = ["phase=baseline", *SMALL, "trainer.max_epochs=5000"]
     running = process(*words)
@@ -412,7 +412,7 @@ def test_closed_pipe_ends_record_command_quietly(finished: Run, command: str) ->
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_targets_of_make_exist() -> None:
+def test_makefile_has_documented_targets() -> None:
     """Every target that users and CI name is there, with a line of help."""
     makefile = (ROOT / "Makefile").read_text()
     targets = (

@@ -32,7 +32,7 @@ def faults(overrides: list[str], config_dirs: tuple[Path, ...] = ()) -> list[str
 
 
 @pytest.mark.parametrize(("group", "option"), CHOSEN_BY_USERS)
-def test_every_option_of_every_group_composes(group: str, option: str) -> None:
+def test_compose_accepts_every_option(group: str, option: str) -> None:
     """A file in conf/ is a valid choice, without a second place to edit."""
     made = composition([f"{group}={option}"])
 
@@ -40,14 +40,14 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     validate(made.config)
 
 
-def test_the_phases_are_the_five() -> None:
+def test_compose_has_five_phases() -> None:
     """conf/phases has one file for each phase, and all of them are loaded, in order."""
     assert sorted(PHASES) == [option for group, option in OPTIONS if group == "phases"]
     assert list(PHASES) == list(compose()["phases"])
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_an_experiment_begins_with_its_command(path: Path) -> None:
+def test_experiment_file_begins_with_its_command(path: Path) -> None:
     """The first comment of an experiment is the command that runs it, and the command composes."""
     header, command = path.read_text().splitlines()[:2]
 
@@ -56,7 +56,7 @@ def test_an_experiment_begins_with_its_command(path: Path) -> None:
     assert compose(words)["run"]["name"] == path.stem
 
 
-def test_a_run_shape_has_a_run_of_its_own() -> None:
+def test_debug_option_names_its_own_run() -> None:
     """A smoke test never lands in the ledger of the real run."""
     assert compose(["debug=smoke"])["run"]["name"] == "digits-smoke"
     assert compose(["debug=overfit", "experiment=digits_hot"])["run"]["name"] == "digits_hot-overfit"
@@ -72,7 +72,7 @@ def test_digits_hot_differs_from_digits_in_one_value() -> None:
     assert hot == right
 
 
-def test_without_an_experiment_nothing_is_seeded() -> None:
+def test_compose_without_experiment_has_no_seed() -> None:
     """The primary config sets no seed; an experiment does."""
     config = compose(["~experiment", "run.name=bare"])
 
@@ -81,12 +81,12 @@ def test_without_an_experiment_nothing_is_seeded() -> None:
 
 
 @pytest.mark.parametrize(("typed", "value"), [("1e-4", 1e-4), ("1E-4", 1e-4), ("3", 3), (".5", 0.5)])
-def test_loose_numbers_stay_numbers(typed: str, value: float) -> None:
+def test_compose_reads_short_floats_as_numbers(typed: str, value: float) -> None:
     """`1e-4`, which plain YAML reads as text, is a number here."""
     assert compose([f"optimizer.lr={typed}"])["optimizer"]["lr"] == value
 
 
-def test_all_faults_at_once() -> None:
+def test_compose_reports_all_faults() -> None:
     """One message carries every unknown key, unknown option, unreadable override, missing folder and wrong value."""
     keys = ["optimizer.lrr", "lr", "model", "experiment"]
     words = [*(f"{key}=wrong" for key in keys), "oops", "a b=1", "trainer.max_epochs=0", "seed=x"]
@@ -113,7 +113,7 @@ def test_all_faults_at_once() -> None:
         ("trainer.accelerator=cdua", "cuda"),
     ],
 )
-def test_the_nearest_right_word(override: str, meant: str) -> None:
+def test_compose_proposes_similar_key(override: str, meant: str) -> None:
     """A misspelt key, option or value is answered with the one that was meant, and a command that has it."""
     [said] = faults([override])
 
@@ -160,14 +160,14 @@ def test_the_nearest_right_word(override: str, meant: str) -> None:
         ("trust=my_pkg", "trust: has the wrong type"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_was_expected(override: str, says: str) -> None:
+def test_compose_reports_expected_value(override: str, says: str) -> None:
     """One message, the key first, then what was got and what would be right."""
     [said] = faults([override])
 
     assert said.startswith(says)
 
 
-def test_an_argument_of_an_open_object_can_be_added() -> None:
+def test_open_section_accepts_new_argument() -> None:
     """`model data loss optimizer scheduler` take keys of their own; closed sections do not."""
     assert compose(["+model.foo=1"])["model"]["foo"] == 1
     assert faults(["+loader.foo=1"])[0].startswith("loader.foo: unknown key")
@@ -175,7 +175,7 @@ def test_an_argument_of_an_open_object_can_be_added() -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-a", "A", ".", "mlartifacts", "a" * 64, "a\\nb", "ä"])
-def test_a_run_cannot_be_named_out_of_its_folder(name: str) -> None:
+def test_run_name_must_be_valid(name: str) -> None:
     """Only the names of DESIGN 4.4 name a run."""
     [said] = faults([f"run.name='{name}'"])
 
@@ -198,14 +198,14 @@ def test_a_run_cannot_be_named_out_of_its_folder(name: str) -> None:
         ("~phases.diagnostics", "phases.diagnostics"),
     ],
 )
-def test_no_configuration_bends_the_machine(override: str, where: str) -> None:
+def test_schema_protects_gates_and_phases(override: str, where: str) -> None:
     """Gates cannot be removed, phases not reordered, rounds not raised above three."""
     [said] = faults([override])
 
     assert said.startswith(f"{where}: ")
 
 
-def test_trust_from_a_file_is_refused(tmp_path: Path) -> None:
+def test_compose_refuses_trust_from_file(tmp_path: Path) -> None:
     """Only the command line grants trust, whatever an experiment says."""
     _experiment(tmp_path, "sly", "defaults: [digits]\ntrust: [my_pkg]\n")
 
@@ -219,7 +219,7 @@ def _experiment(folder: Path, name: str, text: str) -> None:
     (folder / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
 
 
-def test_the_users_folder_adds_options(tmp_path: Path) -> None:
+def test_config_dir_adds_options(tmp_path: Path) -> None:
     """An experiment and a model in a folder of one's own compose beside ours, and name the run."""
     conf = tmp_path / "it's mine" / "conf"
     _experiment(conf, "mine", "defaults: [{override /model: net}]\nseed: 7\n")
@@ -233,7 +233,7 @@ def test_the_users_folder_adds_options(tmp_path: Path) -> None:
     assert made.choices["model"] == "net"
 
 
-def test_a_broken_file_of_the_user_is_one_message(tmp_path: Path) -> None:
+def test_broken_config_file_is_one_message(tmp_path: Path) -> None:
     """YAML that cannot be read, or a choice that is not there, is the user's fault and has no traceback."""
     _experiment(tmp_path, "broken", "seed: [1\n")
     _experiment(tmp_path, "astray", "defaults: [{override /model: nowhere}]\n")
@@ -242,7 +242,7 @@ def test_a_broken_file_of_the_user_is_one_message(tmp_path: Path) -> None:
     assert "model/nowhere" in faults(["experiment=astray"], (tmp_path,))[0]
 
 
-def test_composing_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_compose_restores_hydra_state(tmp_path: Path) -> None:
     """No Hydra stays initialized, no folder appears, and composing again gives the same."""
     before = set(Path.cwd().iterdir())
     first = compose(["experiment=digits"])
@@ -253,7 +253,7 @@ def test_composing_leaves_nothing_behind(tmp_path: Path) -> None:
     assert set(Path.cwd().iterdir()) == before
 
 
-def test_a_composed_config_is_plain() -> None:
+def test_composed_config_has_plain_values() -> None:
     """Workers and the Python API get dicts, lists and values, resolved."""
 
     def walk(node: Any) -> None:
@@ -275,7 +275,7 @@ def test_a_composed_config_is_plain() -> None:
         ["+model.foo=1", "++model.bar={a: [1, 2]}", "scheduler=plateau", "debug=smoke"],
     ],
 )
-def test_remembered_compositions_are_those_of_hydra(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+def test_composition_cache_agrees_with_hydra(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     """Other tests compose through a memory: the first answer from it and the second are what Hydra composes."""
     expected = composition(words)
     monkeypatch.setattr("pipeline.config.compose.hydra_compose", remembering(hydra_compose))
@@ -283,7 +283,7 @@ def test_remembered_compositions_are_those_of_hydra(monkeypatch: pytest.MonkeyPa
     assert composition(words) == expected
 
 
-def test_the_schema_reads_a_config_that_hydra_never_saw() -> None:
+def test_schema_reads_config_without_hydra() -> None:
     """The Python API validates a plain dict by the same rules."""
     config = compose()
     config["trainer"]["max_epochs"] = "20"
@@ -294,7 +294,7 @@ def test_the_schema_reads_a_config_that_hydra_never_saw() -> None:
         validate(config)
 
 
-def test_arguments_are_split_from_flags() -> None:
+def test_parse_separates_overrides_and_flags() -> None:
     """Flags stand anywhere, with or without an equals sign."""
     words = ["phase=auto", "--config-dir", "a", "-m", "seed=1,2", "--config-dir=b", "--json", "~model", "--cfg", "job"]
 
@@ -303,7 +303,7 @@ def test_arguments_are_split_from_flags() -> None:
     assert parse(["-h"]).hydra_flags == ("--help",)
 
 
-def test_wrong_flags_are_all_named() -> None:
+def test_parse_reports_all_wrong_flags() -> None:
     """Unknown flags, flags without a value, and those that would replace the pipeline."""
     with pytest.raises(UserError) as refused:
         parse(["--multrun", "--cfg", "jbo", "--experimental-rerun", "x", "--config-dir"])
@@ -317,7 +317,7 @@ def test_wrong_flags_are_all_named() -> None:
     assert "did you mean '--multirun'?" in refused.value.faults[0]
 
 
-def test_hydra_answers_what_only_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hydra_flags_are_answered_by_hydra(capsys: pytest.CaptureFixture[str]) -> None:
     """`--cfg` and `--info` come from Hydra; a wrong override beside them is our message."""
     assert answer(parse(["--cfg", "job", "--package", "optimizer", "optimizer.lr=3"])) == 0
     assert "lr: 3" in capsys.readouterr().out

@@ -70,7 +70,7 @@ def outcome(run: Run) -> dict[str, object]:
     }
 
 
-def test_killed_again_and_again(own_folder: Path) -> None:
+def test_run_survives_repeated_kills(own_folder: Path) -> None:
     """Kills spread over the whole run, each behind the one before; then it ends as if nothing had happened."""
     kills = [1, 5, 13, 33, 45, 26, 10]
 

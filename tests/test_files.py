@@ -33,7 +33,7 @@ def _calls(path: Path) -> int:
     return len(seen)
 
 
-def test_a_written_file_is_read_again(tmp_path: Path) -> None:
+def test_write_bytes_is_read_again(tmp_path: Path) -> None:
     """A write makes the folders it needs and leaves nothing beside the file."""
     path = tmp_path / "a" / "b.txt"
 
@@ -44,7 +44,7 @@ def test_a_written_file_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EIO"])
-def test_a_refusing_disk_changes_nothing(tmp_path: Path, error: str) -> None:
+def test_write_failure_changes_nothing(tmp_path: Path, error: str) -> None:
     """Whichever call of a write the disk refuses: the old content stands, and one message says why."""
     import errno
 
@@ -68,7 +68,7 @@ def test_a_refusing_disk_changes_nothing(tmp_path: Path, error: str) -> None:
 
 
 @pytest.mark.process
-def test_a_kill_at_any_call_leaves_old_or_new(tmp_path: Path) -> None:
+def test_write_bytes_is_atomic_under_kill(tmp_path: Path) -> None:
     """SIGKILL at each call of a write, in a real process: the file is the old one or the new one, never between."""
     path = tmp_path / "file"
     seen = set()
@@ -84,7 +84,7 @@ def test_a_kill_at_any_call_leaves_old_or_new(tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
-def test_a_folder_is_committed_by_one_rename(tmp_path: Path) -> None:
+def test_commit_folder_is_one_rename(tmp_path: Path) -> None:
     """A folder that is built aside replaces the old one as a whole."""
     final, temporary = tmp_path / "final", tmp_path / ".tmp"
     files.write_text(final / "old", "")
@@ -112,7 +112,7 @@ files.commit_folder(temporary, final)
 
 @pytest.mark.process
 @pytest.mark.parametrize("way", ["exchange", "renames"])
-def test_a_kill_at_any_call_leaves_a_folder_reachable(tmp_path: Path, way: str) -> None:
+def test_commit_folder_is_reachable_after_kill(tmp_path: Path, way: str) -> None:
     """SIGKILL at each call of a commit, with and without an exchange of names: old or new, then healed by the next."""
     found = []
     for k in range(1, 99):
@@ -136,7 +136,7 @@ def test_a_kill_at_any_call_leaves_a_folder_reachable(tmp_path: Path, way: str) 
     assert ((False, "old") in found) == (way == "renames")
 
 
-def test_a_folder_set_aside_by_a_kill_has_its_name_again(tmp_path: Path) -> None:
+def test_commit_folder_restores_name_after_kill(tmp_path: Path) -> None:
     """What a commit finds aside is put back before it begins, so that a commit that fails then loses nothing."""
     files.write_text(tmp_path / ".final.7.old" / "file", "old")
     files.write_text(tmp_path / ".final.8.tmp" / "file", "half")
@@ -154,7 +154,7 @@ def test_a_folder_set_aside_by_a_kill_has_its_name_again(tmp_path: Path) -> None
     assert (tmp_path / "final" / "file").read_text() == "old"
 
 
-def test_a_refused_second_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_folder_restores_name_after_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where names cannot be exchanged and the disk refuses the new name, the old folder has its own again."""
     monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     files.write_text(tmp_path / "final" / "file", "old")
@@ -174,7 +174,7 @@ def test_a_refused_second_rename_puts_the_old_folder_back(tmp_path: Path, monkey
     assert (tmp_path / "final" / "file").read_text() == "old"
 
 
-def test_a_folder_that_cannot_be_made_is_the_users_to_mend() -> None:
+def test_folder_failure_is_user_error() -> None:
     """A place where nobody may write gives one message that names it and says what to do."""
     with pytest.raises(UserError, match=r"/proc/nothing: cannot make the folder"):
         files.folder(Path("/proc/nothing"))

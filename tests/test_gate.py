@@ -24,13 +24,13 @@ def _waiver(name: str = "a", days: int = 1) -> Waiver:
     return Waiver("planning", name, "Ada", "because it is so", (TODAY + timedelta(days)).isoformat())
 
 
-def test_nothing_asked_is_nothing_proved() -> None:
+def test_gate_without_items_is_closed() -> None:
     """A gate without an evaluated item is closed."""
     assert decide([], today=TODAY) == "closed"
 
 
 @given(st.lists(OUTCOME, min_size=1, max_size=6))
-def test_only_passed_and_not_applicable_open(outcomes: list[Outcome]) -> None:
+def test_gate_opens_for_passed_and_not_applicable_only(outcomes: list[Outcome]) -> None:
     """Without people, a gate is open exactly when every item passed or is not applicable."""
     items = [_item(str(i), o) for i, o in enumerate(outcomes)]
 
@@ -38,7 +38,7 @@ def test_only_passed_and_not_applicable_open(outcomes: list[Outcome]) -> None:
 
 
 @given(st.lists(OUTCOME, min_size=1, max_size=6))
-def test_pending_means_that_only_people_are_missing(outcomes: list[Outcome]) -> None:
+def test_gate_is_pending_when_only_signatures_are_missing(outcomes: list[Outcome]) -> None:
     """A gate is pending exactly when what is left is pending."""
     items = [_item(str(i), o) for i, o in enumerate(outcomes)]
     left = {o for o in outcomes if o not in ("passed", "not_applicable")}
@@ -47,7 +47,7 @@ def test_pending_means_that_only_people_are_missing(outcomes: list[Outcome]) -> 
 
 
 @pytest.mark.parametrize("outcome", [o for o in OUTCOMES if o not in ("passed", "not_applicable")])
-def test_a_valid_waiver_lies_over_any_outcome(outcome: Outcome) -> None:
+def test_waiver_satisfies_any_outcome(outcome: Outcome) -> None:
     """A waiver satisfies an item until its last day, and not the day after; the outcome stays what it was."""
     item = _item(outcome=outcome)
 
@@ -56,12 +56,12 @@ def test_a_valid_waiver_lies_over_any_outcome(outcome: Outcome) -> None:
     assert item.outcome == outcome
 
 
-def test_what_cannot_be_waived_is_not() -> None:
+def test_waiver_of_unwaivable_item_has_no_effect() -> None:
     """A waiver over an item that is not waivable counts for nothing."""
     assert decide([_item(outcome="failed", waivable=False)], [_waiver()], today=TODAY) == "closed"
 
 
-def test_a_signature_is_bound_to_what_was_signed() -> None:
+def test_sign_off_is_bound_to_its_subject() -> None:
     """A sign-off under another digest, or without one, does not count."""
     item = _item("approval", "pending", sign_off="owner", waivable=False)
     signed = SignOff("finalization", "approval", "Ada", "abc")
@@ -72,27 +72,27 @@ def test_a_signature_is_bound_to_what_was_signed() -> None:
 
 
 @given(st.booleans(), st.booleans(), st.lists(st.just("nan_loss"), max_size=2))
-def test_the_branch_needs_all_three(target: bool, trivial: bool, symptoms: list[str]) -> None:
+def test_branch_needs_target_trivial_and_no_symptom(target: bool, trivial: bool, symptoms: list[str]) -> None:
     """Sufficient is: target reached, better than trivial, no blocking symptom; nothing else."""
     expected = "sufficient" if target and trivial and not symptoms else "insufficient"
 
     assert branch(target, trivial, symptoms) == expected
 
 
-def test_train_rows_give_no_score() -> None:
+def test_score_refuses_train_split() -> None:
     """A figure measured on train rows cannot take the type that targets accept."""
     with pytest.raises(ValueError, match="measured on val or test, got 'train'"):
         Score("train", "accuracy", 1.0, 1.0, 1.0, 10)  # type: ignore[arg-type]
 
 
-def test_nan_reaches_and_beats_nothing() -> None:
+def test_score_nan_reaches_and_beats_nothing() -> None:
     """A NaN score is below every target and better than no bar, whatever the direction."""
     for greater in (True, False):
         score = Score("val", "m", float("nan"), 0.0, 1.0, 5, greater)
         assert not score.reaches(0.0) and not score.beats(0.0)
 
 
-def test_not_applicable_must_say_why() -> None:
+def test_result_not_applicable_needs_reason() -> None:
     """An item is only not applicable for a reason."""
     with pytest.raises(ValueError, match="must say why"):
         Result("not_applicable")

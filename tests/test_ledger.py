@@ -34,7 +34,7 @@ def _written(folder: Path, facts: list[dict]) -> Path:
     return ledger.path
 
 
-def test_only_the_holder_of_the_lock_writes(tmp_path: Path) -> None:
+def test_ledger_is_written_under_its_lock_only(tmp_path: Path) -> None:
     """Without the lock, with another run's, or after it was given back, nothing is appended."""
     (tmp_path / "other").mkdir()
     path = tmp_path / "ledger.jsonl"
@@ -51,7 +51,7 @@ def test_only_the_holder_of_the_lock_writes(tmp_path: Path) -> None:
     assert [e["data"]["n"] for e in read_ledger(path)] == [1]
 
 
-def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
+def test_ledger_reads_appended_entries(tmp_path: Path) -> None:
     """Reading gives the entries in order, each chained to the one before."""
     path = _written(tmp_path, [{"n": 1}, {"n": 2}])
 
@@ -64,14 +64,14 @@ def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
 
 @settings(max_examples=examples(30))
 @given(facts=st.lists(FACTS, min_size=1, max_size=4))
-def test_any_facts_survive(tmp_path_factory: pytest.TempPathFactory, facts: list[dict]) -> None:
+def test_ledger_keeps_any_json_data(tmp_path_factory: pytest.TempPathFactory, facts: list[dict]) -> None:
     """Whatever a fact holds (NaN, huge numbers, any text), it is one canonical line and reads back intact."""
     path = _written(tmp_path_factory.mktemp("ledger"), facts)
 
     assert [canonical(e["data"]) for e in read_ledger(path)] == [canonical(f) for f in facts]
 
 
-def test_every_single_byte_counts(tmp_path: Path) -> None:
+def test_read_ledger_detects_every_changed_byte(tmp_path: Path) -> None:
     """Whichever byte is changed, to whatever, the entry it belongs to (or the one behind it) is named."""
     path = _written(tmp_path, [{"n": 1, "text": "two words"}, {"n": 2}])
     raw = path.read_bytes()
@@ -87,7 +87,7 @@ def test_every_single_byte_counts(tmp_path: Path) -> None:
             assert found.fault and found.fault.startswith(f"entry {entry} "), (position, replacement, found)
 
 
-def test_a_torn_tail_is_set_aside_and_recorded(tmp_path: Path) -> None:
+def test_ledger_records_torn_tail(tmp_path: Path) -> None:
     """The beginning of an entry without its end is no tampering: the next writer keeps it apart and says so."""
     path = _written(tmp_path, [{"n": 1}, {"n": 2}])
     whole = path.read_bytes()
@@ -102,7 +102,7 @@ def test_a_torn_tail_is_set_aside_and_recorded(tmp_path: Path) -> None:
     assert read_ledger(path) == ledger.entries
 
 
-def test_a_complete_entry_without_its_newline_is_kept(tmp_path: Path) -> None:
+def test_ledger_keeps_complete_entry_without_newline(tmp_path: Path) -> None:
     """A write that lost only its newline lost no fact."""
     path = _written(tmp_path, [{"n": 1}])
     path.write_bytes(path.read_bytes()[:-1])
@@ -113,7 +113,7 @@ def test_a_complete_entry_without_its_newline_is_kept(tmp_path: Path) -> None:
     assert [e["data"]["n"] for e in read_ledger(path)] == [1, 2]
 
 
-def test_a_failed_append_loses_nothing(tmp_path: Path) -> None:
+def test_ledger_append_failure_loses_nothing(tmp_path: Path) -> None:
     """After a write that the disk cut short, the same writer goes on, and the ledger is intact."""
     with _writing(tmp_path / "ledger.jsonl") as ledger:
         ledger.append("job.finished", {"n": 1})
@@ -128,7 +128,7 @@ def test_a_failed_append_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["delete", "swap", "duplicate", "insert"])
-def test_entries_cannot_be_moved(tmp_path: Path, change: str) -> None:
+def test_read_ledger_detects_moved_entries(tmp_path: Path, change: str) -> None:
     """Deleting, swapping, repeating or inserting a whole entry is told."""
     path = _written(tmp_path, [{"n": i} for i in range(4)])
     lines = path.read_bytes().splitlines(keepends=True)
@@ -145,6 +145,6 @@ def test_entries_cannot_be_moved(tmp_path: Path, change: str) -> None:
         read_ledger(path)
 
 
-def test_an_absent_ledger_is_an_empty_one(tmp_path: Path) -> None:
+def test_read_ledger_of_missing_file_is_empty(tmp_path: Path) -> None:
     """Nothing written yet is no fault."""
     assert read_ledger(tmp_path / "ledger.jsonl") == []

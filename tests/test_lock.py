@@ -34,7 +34,7 @@ def _holder(folder: Path, *words: str) -> tuple[subprocess.Popen, int]:
 
 
 @pytest.mark.process
-def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
+def test_lock_refuses_second_process(tmp_path: Path) -> None:
     """While one process holds a run, another gets one message that names the process."""
     process, _ = _holder(tmp_path)
     try:
@@ -49,7 +49,7 @@ def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_kill_releases_and_children_inherit_nothing(tmp_path: Path) -> None:
+def test_lock_ends_with_killed_process(tmp_path: Path) -> None:
     """After kill -9 of the holder the run is free, although a child of it still lives."""
     import os
     import signal
@@ -65,7 +65,7 @@ def test_kill_releases_and_children_inherit_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_one_process_cannot_lock_twice(tmp_path: Path) -> None:
+def test_lock_refuses_same_process(tmp_path: Path) -> None:
     """The same process is turned away too, and the first lock stays whole."""
     with RunLock(tmp_path):
         with pytest.raises(UserError, match="another process"), RunLock(tmp_path):

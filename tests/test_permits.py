@@ -16,13 +16,13 @@ KINDS = (permits.TrainPermit, permits.TestKey, permits.ExportPermit)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_permit_cannot_be_built_by_hand(kind: type) -> None:
+def test_permit_cannot_be_constructed(kind: type) -> None:
     """Constructing a permit is a TypeError, whatever is handed in."""
     with pytest.raises(TypeError, match="is issued by an open gate and cannot be constructed"):
         kind(object(), None, None, "")
 
 
-def test_a_permit_cannot_be_copied(digits_permit: permits.TrainPermit) -> None:
+def test_permit_cannot_be_copied(digits_permit: permits.TrainPermit) -> None:
     """A permit stays where it was issued."""
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="cannot be copied into another process"):
@@ -30,7 +30,7 @@ def test_a_permit_cannot_be_copied(digits_permit: permits.TrainPermit) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, True, object(), "permit"])
-def test_fit_refuses_whatever_is_no_permit(nothing: object) -> None:
+def test_fit_needs_permit(nothing: object) -> None:
     """The engine makes no step for anything but a TrainPermit."""
     from pipeline.engine.fit import fit
 
@@ -39,7 +39,7 @@ def test_fit_refuses_whatever_is_no_permit(nothing: object) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, object()])
-def test_the_loop_itself_refuses_whatever_is_no_permit(nothing: object) -> None:
+def test_training_loop_needs_permit(nothing: object) -> None:
     """Going round `fit` to the class behind it leads to the same refusal."""
     from pipeline.engine.loop import Training
 
@@ -47,7 +47,7 @@ def test_the_loop_itself_refuses_whatever_is_no_permit(nothing: object) -> None:
         Training(nothing, None, Job("", "baseline"))  # type: ignore[arg-type]
 
 
-def test_the_worker_refuses_a_run_whose_gate_is_closed(tmp_path) -> None:
+def test_worker_refuses_run_with_closed_gate(tmp_path) -> None:
     """A job laid by hand into a run without an open gate is not trained."""
     from pipeline.run_store import files
     from pipeline.trials.worker import work
@@ -59,7 +59,7 @@ def test_the_worker_refuses_a_run_whose_gate_is_closed(tmp_path) -> None:
         work(run.inside("job"), lambda: [])
 
 
-def test_fit_refuses_a_job_of_another_plan(digits_permit: permits.TrainPermit) -> None:
+def test_fit_refuses_job_of_another_plan(digits_permit: permits.TrainPermit) -> None:
     """A permit holds for its own plan only."""
     from pipeline.engine.fit import fit
 
@@ -67,7 +67,7 @@ def test_fit_refuses_a_job_of_another_plan(digits_permit: permits.TrainPermit) -
         fit(digits_permit, Job("0" * 64, "baseline"))
 
 
-def test_the_wrong_kind_of_permit_is_none(digits_permit: permits.TrainPermit) -> None:
+def test_require_refuses_other_kind_of_permit(digits_permit: permits.TrainPermit) -> None:
     """A permit to train opens no test rows and exports nothing."""
     from pipeline.data.load import load
 
@@ -78,14 +78,14 @@ def test_the_wrong_kind_of_permit_is_none(digits_permit: permits.TrainPermit) ->
         permits.require(digits_permit, permits.ExportPermit)
 
 
-def test_a_closed_planning_gate_gives_no_permit(tmp_path) -> None:
+def test_train_permit_needs_open_planning_gate(tmp_path) -> None:
     """A run without an open planning gate gives no permit, and so does one whose plan file was touched."""
     run = Run(tmp_path / "fresh")
     with opened(run), pytest.raises(Refused, match="gate planning: is not open"):
         permits.train(run)
 
 
-def test_a_changed_plan_gives_no_permit(planned: Run) -> None:
+def test_train_permit_needs_unchanged_plan(planned: Run) -> None:
     """One changed threshold in the plan's file, and nothing trains any more."""
     path = planned.path / "plan" / "1.yaml"
     path.write_text(path.read_text().replace("target: 0.95", "target: 0.05"))
@@ -94,7 +94,7 @@ def test_a_changed_plan_gives_no_permit(planned: Run) -> None:
         permits.train(planned)
 
 
-def test_a_changed_ledger_gives_no_permit(planned: Run) -> None:
+def test_train_permit_needs_unchanged_ledger(planned: Run) -> None:
     """One changed byte of the ledger, and nothing trains any more."""
     raw = planned.ledger_path.read_bytes()
     planned.ledger_path.write_bytes(raw.replace(b'"outcome":"passed"', b'"outcome":"failed"', 1))
@@ -103,7 +103,7 @@ def test_a_changed_ledger_gives_no_permit(planned: Run) -> None:
         permits.train(planned)
 
 
-def test_the_test_rows_stay_shut_before_their_time(trained: Run) -> None:
+def test_test_key_needs_candidate(trained: Run) -> None:
     """After an insufficient baseline there is neither a key to test nor a permit to export."""
     with opened(trained) as ledger:
         before = len(ledger.entries)

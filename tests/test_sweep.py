@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GRID = ["-m", "phase=baseline", "optimizer.lr=0.1,0.01", "seed=1,2"]
 
 
-def test_a_failing_job_neither_stops_nor_hides_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_sweep_continues_after_failed_job(caplog: pytest.LogCaptureFixture) -> None:
     """Two by two: a refusal is one line, a fault of the program has its traceback, and the other two are done."""
     done = []
 
@@ -64,7 +64,7 @@ def test_a_failing_job_neither_stops_nor_hides_the_others(caplog: pytest.LogCapt
     assert json.loads(Path("runs/.sweeps/1/1.json").read_text())["exit_code"] == 3
 
 
-def test_every_sweep_has_a_number_of_its_own() -> None:
+def test_sweep_numbers_are_unique() -> None:
     """The smallest that no sweep used, also where only its runs are left; nothing else appears on disk."""
     Path("runs/digits-2-0").mkdir(parents=True)
 
@@ -77,7 +77,7 @@ def test_every_sweep_has_a_number_of_its_own() -> None:
     assert sorted(path.name for path in Path("runs").iterdir()) == [".sweeps", "digits-2-0"]
 
 
-def test_all_faults_before_the_first_job() -> None:
+def test_sweep_reports_all_faults_before_first_job() -> None:
     """Every swept value is looked at before anything runs or is written."""
     words = ["-m", "seed=1,abc", "model=mlp,mpl", "optimizer.lrr=1,2", "trainer.max_epochs=0", "--config-dir=nowhere"]
     started = []
@@ -91,7 +91,7 @@ def test_all_faults_before_the_first_job() -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_what_only_shows_in_a_combination_fails_that_job_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_sweep_fault_of_combination_fails_one_job(caplog: pytest.LogCaptureFixture) -> None:
     """A name that grows too long with its suffix is refused as that job's input."""
     with caplog.at_level(logging.ERROR):
         ends = multirun(["-m", f"run.name={'a' * 62},b"], lambda config, told: 0).ends
@@ -100,7 +100,7 @@ def test_what_only_shows_in_a_combination_fails_that_job_alone(caplog: pytest.Lo
     assert "run.name: is not allowed" in caplog.text
 
 
-def test_nothing_leaks_from_job_to_job() -> None:
+def test_sweep_jobs_are_isolated() -> None:
     """Generators, torch's switches, the folder and the environment are as new in each job, and afterwards."""
     seen = []
     argv, folder = list(sys.argv), Path.cwd()
@@ -123,7 +123,7 @@ def test_nothing_leaks_from_job_to_job() -> None:
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_isolation_survives_an_exception() -> None:
+def test_isolated_restores_state_after_exception() -> None:
     """The state is put back whatever happens inside; where no default device was set, none is: it slows every call."""
     with pytest.raises(KeyError), isolated():
         torch.set_default_dtype(torch.float64)
@@ -134,14 +134,14 @@ def test_isolation_survives_an_exception() -> None:
     assert (torch.empty(0).device.type, torch.utils._device.CURRENT_DEVICE) == ("cpu", None)
 
 
-def test_a_job_may_compose_for_itself() -> None:
+def test_sweep_job_may_compose() -> None:
     """Composing inside a job works, and leaves the sweep intact."""
     ends = multirun(["-m", "seed=1,2"], lambda config, told: compose(told)["seed"]).ends
 
     assert [end.exit_code for end in ends] == [1, 2]
 
 
-def test_an_exit_of_a_job_is_its_end_and_an_interrupt_ends_the_sweep() -> None:
+def test_sweep_job_exit_and_interrupt() -> None:
     """`sys.exit` in a user's code is one job's end; Ctrl-C is the user's word for all."""
 
     def leave(config: dict[str, Any], told: list[str]) -> int:
@@ -154,13 +154,13 @@ def test_an_exit_of_a_job_is_its_end_and_an_interrupt_ends_the_sweep() -> None:
         multirun(["-m", "seed=3,1"], leave)
 
 
-def test_hydra_refusals_are_our_messages() -> None:
+def test_sweep_reports_hydra_refusal() -> None:
     """What Hydra would print before it exits comes out as one message."""
     with pytest.raises(UserError, match="Sweeping over Hydra's configuration"):
         multirun(["-m", "hydra.verbose=true,false"], lambda config, told: 0)
 
 
-def test_the_users_folder_is_swept_too(tmp_path: Path) -> None:
+def test_sweep_uses_config_dir(tmp_path: Path) -> None:
     """An experiment from `--config-dir` names its jobs."""
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     text = "# @package _global_\ndefaults: [digits]\nseed: 5\n"
@@ -175,7 +175,7 @@ def test_the_users_folder_is_swept_too(tmp_path: Path) -> None:
 # --- interrupted, and gone on with -----------------------------------------------------------------------------------
 
 
-def test_the_same_words_go_on_with_what_was_interrupted() -> None:
+def test_sweep_is_continued_by_same_overrides() -> None:
     """Jobs that ended well are not done again, the others are, under the same names; a finished sweep is over."""
     words, seen, said = ["-m", "seed=1,2,3,4"], [], []
 
@@ -204,7 +204,7 @@ def test_the_same_words_go_on_with_what_was_interrupted() -> None:
 
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_launcher_that_has_but_one_core_is_stopped_too(number: signal.Signals) -> None:
+def test_sweep_with_one_joblib_process_can_be_stopped(number: signal.Signals) -> None:
     """joblib runs the jobs in the sweep's own process then, and the first Ctrl-C ends the sweep there and then."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     seen = []
@@ -219,7 +219,7 @@ def test_a_launcher_that_has_but_one_core_is_stopped_too(number: signal.Signals)
     assert seen == [1]
 
 
-def test_two_sweeps_at_a_time_do_not_collide() -> None:
+def test_claim_sweep_gives_parallel_sweeps_own_numbers() -> None:
     """Who asks for the same while another process is at it gets a number of its own."""
     root, words = Path("runs"), ["seed=1,2"]
     with claim_sweep(root, words, []) as (first, _), claim_sweep(root, words, []) as (second, goes_on):
@@ -287,7 +287,7 @@ def test_sweep_runs_no_more_jobs_at_a_time_than_allowed(launcher: str, own_folde
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_jobs_in_other_processes_give_the_same_weights(launcher: str) -> None:
+def test_sweep_launchers_give_the_same_weights(launcher: str) -> None:
     """Side by side, killed and gone on with, or one after the other: the same runs, and nothing but them under root."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
     words = ["phase=baseline", "seed=1,2", *SMALL[:1], *SMALL[2:], "trainer.max_epochs=60"]
@@ -310,7 +310,7 @@ def test_jobs_in_other_processes_give_the_same_weights(launcher: str) -> None:
     assert not any(Path("beside/.sweeps/1").glob("*.pid"))
 
 
-def test_other_launchers_are_refused() -> None:
+def test_sweep_refuses_other_launchers() -> None:
     """One whose jobs could not be stopped is refused by name."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     with pytest.raises(UserError, match="hydra/launcher: is not built"):
