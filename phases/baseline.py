@@ -17,7 +17,7 @@ from diagnostics.diagnose import diagnose
 from diagnostics.monitor import Monitor
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.reporting import plots
-from pipeline.results import Artifact, Evidence, Score, plain
+from pipeline.results import Artifact, Evidence, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Job
 
@@ -198,6 +198,7 @@ def _weights_evidence(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit) -
     from pipeline.checkpoints.weights import weights_digest
 
     assert fit_result.checkpoint is not None
+    score = asdict(fit_result.score) if fit_result.score else None
     weights, state = load_weights(fit_result.checkpoint)
     return {
         "trained": {
@@ -213,13 +214,9 @@ def _weights_evidence(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit) -
             "checkpoint": ctx.run.relative(fit_result.checkpoint),
             "file": plain(ctx.artifact(fit_result.checkpoint / WEIGHTS)),
             "job": Job(permit.plan.digest, "baseline").to_json(),
-            "score": _score_evidence(fit_result.score),
+            "score": score,
         },
     }
-
-
-def _score_evidence(score: Score | None) -> dict[str, Any] | None:
-    return asdict(score) if score else None
 
 
 def run(ctx: PhaseContext) -> Evidence:
@@ -240,6 +237,7 @@ def run(ctx: PhaseContext) -> Evidence:
     comparisons = _compare(ctx, permit, fit_result, data)
     report = comparisons.classes
     artifacts = _save_artifacts(ctx, fit_result, report)
+    score = asdict(fit_result.score) if fit_result.score else None
     ctx.log(f"baseline: {_format_score(fit_result)}; {_format_trivial(fit_result)}")
     return Evidence(
         {
@@ -252,7 +250,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "sanity_checks": checks,
             "first_nonfinite": first_nonfinite,
             "trivial_baseline": dict(fit_result.baseline_score),
-            "score": _score_evidence(fit_result.score),
+            "score": score,
             "per_class": report["per_class"],
             "worst_pairs": report["worst_pairs"],
             "baseline_models": comparisons.baseline_models,

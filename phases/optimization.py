@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import yaml
 
@@ -29,32 +29,19 @@ DOCUMENTS = ("fixed.yaml", "implementation.json")
 FIXED = "fixed"  # the id of the winner's training on the master seed
 
 
-class Cause(TypedDict):
-    """A cause of `diagnosis.json`, as far as it is read here."""
-
-    issue: str
-
-
-class Change(TypedDict):
-    """What a fix of `diagnosis.json` changes in the config."""
-
-    overrides: dict[str, Any]
-    surgery: list[dict[str, Any]]
-
-
 class Fix(TypedDict):
     """A fix of `diagnosis.json`, as far as it is read here."""
 
     cause: str
     cure: str
     kind: str
-    implementation: Change
+    implementation: dict[str, Any]  # overrides and surgery
 
 
 class Diagnosis(TypedDict):
-    """The parts of `diagnosis.json` that optimization reads; the fixes are ordered from cheap to expensive."""
+    """What optimization reads of `diagnosis.json`; the fixes are ordered from cheap to expensive."""
 
-    root_causes: list[Cause]
+    root_causes: list[dict[str, Any]]
     recommended_fixes: list[Fix]
 
 
@@ -69,6 +56,23 @@ class TrialMeasurements(TypedDict):
     threads: int | None
     steps: int | None
     stopped: str | None
+
+
+class BranchInputs(TypedDict):
+    """What the branch is decided on: target reached, better than the trivial baseline, ids of blocking symptoms."""
+
+    target: bool
+    trivial: bool
+    symptoms: list[str]
+
+
+class Outcome(TypedDict):
+    """What a round hands to the branch and to the next round; a candidate only if a change was adopted."""
+
+    branch: BranchInputs
+    subject_training: dict[str, object]  # history and job of the training that the next diagnosis explains
+    candidate: NotRequired[dict[str, Any]]
+    fixed_died: NotRequired[str]
 
 
 Criteria = Mapping[str, tuple[bool, Any]]  # whether each one is met, with its value
@@ -193,7 +197,7 @@ def _run_study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
     return Study(trained, seeds, budget, trials, rows, winner)
 
 
-def _fixed_outcome(ctx: PhaseContext, trial: Trial) -> dict[str, Any]:
+def _fixed_outcome(ctx: PhaseContext, trial: Trial) -> Outcome:
     """Return the branch's inputs and the candidate of the training on the master seed."""
     from diagnostics.diagnose import diagnose
     from pipeline.history import History
@@ -216,27 +220,24 @@ def _fixed_outcome(ctx: PhaseContext, trial: Trial) -> dict[str, Any]:
             "job": trial.job.to_json(),
             "score": trial.score,
         },
-        "subject_training": {
-            "history": ctx.run.relative(trial.folder / "history.npz"),
-            "job": trial.job.to_json(),
-        },
+        "subject_training": {"history": ctx.run.relative(trial.folder / "history.npz"), "job": trial.job.to_json()},
     }
 
 
-def _unchanged_outcome(ctx: PhaseContext, start: Delta) -> dict[str, Any]:
+def _unchanged_outcome(ctx: PhaseContext, start: Delta) -> Outcome:
     """Return the branch and the training of before, for a round that adopts nothing."""
-    before = ctx.state.current_branch() or {"target": False, "trivial": False, "symptoms": []}
+    before: Mapping[str, Any] = ctx.state.current_branch() or {"target": False, "trivial": False, "symptoms": []}
     history = ctx.run.relative(ctx.artifact_of("baseline", "history"))
     if ctx.round > 1:
         history = ctx.evidence_of("optimization")["subject_training"]["history"]
     job = Job(_frozen_plan(ctx).digest, FIXED, start)
     return {
-        "branch": {key: before[key] for key in ("target", "trivial", "symptoms")},
+        "branch": {"target": before["target"], "trivial": before["trivial"], "symptoms": before["symptoms"]},
         "subject_training": {"history": history, "job": job.to_json()},
     }
 
 
-def _criteria(winner: ArmResult, outcome: Mapping[str, Any]) -> Criteria:
+def _criteria(winner: ArmResult, outcome: Outcome) -> Criteria:
     """Return the criteria for the fix: its test, the target, the trivial baseline, and no blocking symptom."""
     branch, score = outcome["branch"], outcome["candidate"]["score"]
     return {
@@ -260,7 +261,7 @@ def _write_documents(ctx: PhaseContext, control: Trial, trial: Trial, criteria: 
     files.write_json(ctx.folder / "implementation.json", document)
 
 
-def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[dict[str, Any], Trial | None]:
+def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Trial | None]:
     """Train the winner on the master seed; return the outcome of the round, and that training if there is a winner."""
     winner = study.winner
     if winner is None:
@@ -286,16 +287,16 @@ def _count_untried(ctx: PhaseContext, study: Study, diagnosis: Diagnosis, start:
 
 
 def _measurements(trial: Trial) -> TrialMeasurements:
-    result = trial.result
+    worker = trial.result.get
     return {
         "id": trial.id,
         "arm": trial.id.rpartition("-")[0],
         "seed_index": trial.job.seed_index,
         "died": trial.died,
-        "seed": result.get("seed"),
-        "threads": result.get("threads"),
-        "steps": result.get("steps"),
-        "stopped": result.get("stopped"),
+        "seed": worker("seed"),
+        "threads": worker("threads"),
+        "steps": worker("steps"),
+        "stopped": worker("stopped"),
     }
 
 
