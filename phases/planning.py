@@ -1,4 +1,4 @@
-"""Planning: is it said, and fixed, what will be done, before anything is trained?
+"""Planning: is everything that will be done stated and fixed before anything is trained?
 
 Needs the composed config. Produces the facts that the plan freezes (splits, digests, threads, budget in steps,
 environment) and the evidence that gate 1 judges. Makes no optimizer step.
@@ -11,7 +11,7 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pipeline.errors import Refused
 from pipeline.orchestration.phase import PhaseContext
@@ -19,14 +19,59 @@ from pipeline.results import Artifact, Evidence
 from pipeline.run_store import files
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.building.probe import ConfigProbe
-    from pipeline.data.dataset import Data
+    from pipeline.building.resource_estimate import TrainingCost
+    from pipeline.data.analysis.manifest import Manifest
+    from pipeline.data.dataset import Data, SplitFacts
+    from pipeline.data.splits import Split
 
-TRIED = 64  # rows with holes given to the model at a time
+PROBE_ROWS = 64  # rows with missing values given to the model at a time
 
 
-def environment(threads: int | None, device: str) -> dict[str, Any]:
-    """Where the figures will be made: versions, platform, device, cores, threads. No host or user name."""
+class Environment(TypedDict):
+    """Where the results are made. It has no host or user name, since it is released with the model."""
+
+    python: str
+    torch: str
+    numpy: str
+    platform: str
+    device: str
+    cores: int
+    threads: int | None
+
+
+class Budget(TypedDict):
+    """The budget in optimizer steps, which decides when training ends."""
+
+    steps_per_epoch: int
+    max_steps: int
+
+
+class Determinism(TypedDict):
+    """`trainer.deterministic`, and the operations without a deterministic kernel on this device."""
+
+    policy: bool | str
+    operations: list[str]
+
+
+class PlanFacts(TypedDict):
+    """What the plan freezes besides the config: a pure function of config, data and machine, without any timing."""
+
+    splits: dict[str, SplitFacts]
+    data: dict[str, object]
+    classes: int | None
+    threads: int
+    parameters: int
+    budget: Budget
+    environment: Environment
+    determinism: Determinism
+    trust: list[dict[str, str]]
+    init_from: str | None
+
+
+def _environment(threads: int, device: str) -> Environment:
     import numpy
     import torch
 
@@ -43,134 +88,136 @@ def environment(threads: int | None, device: str) -> dict[str, Any]:
     }
 
 
-def _budget(config: Mapping[str, Any], rows: int) -> dict[str, int]:
-    """Return the budget of the planned training in optimizer steps, as the plan records it."""
+def _budget(ctx: PhaseContext, rows: int) -> Budget:
     from pipeline.config.sections import LoaderConfig, TrainerConfig
     from pipeline.engine.budget import planned_budget
 
-    trainer, loader = TrainerConfig.from_mapping(config["trainer"]), LoaderConfig.from_mapping(config["loader"])
-    budget = planned_budget(trainer, loader, rows)
+    trainer = TrainerConfig.from_mapping(ctx.config["trainer"])
+    budget = planned_budget(trainer, LoaderConfig.from_mapping(ctx.config["loader"]), rows)
     return {"steps_per_epoch": budget.steps_per_epoch, "max_steps": budget.max_steps}
 
 
-def _declared(config: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:
-    """What the owner said: needs no data."""
+def _declared(ctx: PhaseContext) -> dict[str, object]:
+    """What the owner declares in the config; needs no data."""
     from pipeline.evaluation.metrics import metric_from_config
 
-    measured = metric_from_config(config["task"], trust)
+    task, plan = ctx.config["task"], ctx.config["plan"]
+    metric = metric_from_config(task, ctx.trust)
     return {
-        "seed": config["seed"],
-        "metric": measured.name,
-        "greater_is_better": measured.greater_is_better,
-        "target": config["task"]["target"],
-        "owner": config["plan"]["owner"] or "nobody",
-        "card": _card(config["plan"]),
+        "seed": ctx.config["seed"],
+        "metric": metric.name,
+        "greater_is_better": metric.greater_is_better,
+        "target": task["target"],
+        "owner": plan["owner"] or "nobody",
+        "card": {name: _is_filled(value) for name, value in plan.items()},
     }
 
 
-def _card(plan: Mapping[str, Any]) -> dict[str, bool]:
-    """Which fields of the problem card the owner filled; of a section, whether anything in it."""
-    filled = {}
-    for name, value in plan.items():
-        filled[name] = any(v is not None for v in value.values()) if isinstance(value, Mapping) else bool(value)
-    return filled
+def _is_filled(value: object) -> bool:
+    """Whether the owner filled this field of the problem card; in a section, any field of it."""
+    return any(v is not None for v in value.values()) if isinstance(value, Mapping) else bool(value)
 
 
-def _treatments(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> dict[str, Any]:
-    """What the plan does about rare classes, as it was typed, about holes, as its model answers them, and targets."""
-    weights, sampler = config["task"].get("class_weights"), config["loader"].get("sampler")
-    named = [] if sampler in (None, "none") else [f"loader.sampler={sampler}"]
+def _treatments(ctx: PhaseContext, data: Data) -> dict[str, object]:
+    """What the plan does about rare classes, missing values and the scale of targets."""
+    weights, sampler = ctx.config["task"].get("class_weights"), ctx.config["loader"].get("sampler")
+    imbalance = [] if sampler in (None, "none") else [f"loader.sampler={sampler}"]
     if weights not in (None, "none"):
-        named.append(f"task.class_weights={weights}")
-    scaled = config["preprocess"]["targets"] != "none"
-    return {"imbalance": named, "missing": _answers_holes(config, data, trust), "targets": scaled}
+        imbalance.append(f"task.class_weights={weights}")
+    return {
+        "imbalance": imbalance,
+        "missing_values": _handles_missing_values(ctx.config, data, ctx.trust),
+        "target_scale": ctx.config["preprocess"]["targets"] != "none",
+    }
 
 
-def _answers_holes(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> bool:
-    """Whether the model as built gives finite numbers for train and validation rows in which features are missing.
+def _handles_missing_values(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -> bool:
+    """Whether the model as built gives finite outputs for train and validation rows with missing features.
 
-    Of each side the row with most holes is tried, and for every feature the first row that lacks it.
+    Of each split it is given the row with most missing values, and for every feature the first row that lacks it.
     """
     import torch
 
     from pipeline.building.builder import build_model
     from pipeline.data.tree import leaves
 
-    def holed(side: Any) -> Any:
-        holes = torch.cat([t.isnan().reshape(len(t), math.prod(t.shape[1:])) for t in leaves(side.X)], 1)
-        lacking, first = holes.any(0), holes.int().argmax(0)
-        return torch.cat([first[lacking], holes.sum(1).argmax()[None]]).unique() if lacking.any() else first[:0]
+    def rows_to_probe(split: Split) -> Tensor:
+        missing = torch.cat([t.isnan().reshape(len(t), math.prod(t.shape[1:])) for t in leaves(split.X)], 1)
+        columns, first_row = missing.any(0), missing.int().argmax(0)
+        if not columns.any():
+            return first_row[:0]
+        return torch.cat([first_row[columns], missing.sum(1).argmax()[None]]).unique()
 
-    parts = [(side, rows) for side in (data.train, data.val) for rows in holed(side).split(TRIED)]
-    some = [side.take(rows) for side, rows in parts if len(rows)]
-    if not some:
+    chunks = [(split, rows) for split in (data.train, data.val) for rows in rows_to_probe(split).split(PROBE_ROWS)]
+    parts = [split.take(rows) for split, rows in chunks if len(rows)]
+    if not parts:
         return False
     model = build_model(config, trust, int(config["seed"]), data).eval()
     try:
         with torch.no_grad():
-            return all(bool(torch.isfinite(model(side.X)).all()) for side in some)
-    except Exception:  # a model of anybody's may refuse such rows, or give something else than a tensor
+            return all(bool(torch.isfinite(model(part.X)).all()) for part in parts)
+    except Exception:  # the user's model may refuse such rows, or return something else than a tensor
         return False
 
 
 def _trusted(ctx: PhaseContext) -> list[dict[str, str]]:
-    """The packages of others with the digest of their source: a changed package is a changed plan."""
+    """The user's packages with the digest of their source: a changed package is a changed plan."""
     return [{"package": grant["package"], "digest": grant["digest"]} for grant in ctx.state.trust]
 
 
-def _start_digest(config: Mapping[str, Any]) -> str | None:
-    """SHA-256 of the weights to start from, where there are any."""
-    start = (config["model"] or {}).get("init_from")
-    return files.sha256(Path(start)) if start else None
-
-
-def _facts(ctx: PhaseContext, data: Data, proof: ConfigProbe, known: Mapping[str, Any]) -> dict[str, Any]:
-    """What the plan freezes: a pure function of config, data and machine, in which nothing is timed."""
+def _plan_facts(ctx: PhaseContext, data: Data, probe_result: ConfigProbe, manifest: Manifest) -> PlanFacts:
     from pipeline.building.probe import device_for
     from pipeline.runtime.threads import threads
 
     trainer = ctx.config["trainer"]
-    count = threads(trainer["threads"], proof.parameters)
+    count = threads(trainer["threads"], probe_result.parameters)
+    init_from = (ctx.config["model"] or {}).get("init_from")
     return {
-        "splits": known["splits"],
-        "data": {key: known[key] for key in ("source", "licence", "files", "others", "marks")},
+        "splits": manifest["splits"],
+        "data": {
+            "source": manifest["source"],
+            "licence": manifest["licence"],
+            "files": manifest["files"],
+            "additional": manifest["additional"],
+            "row_metadata": manifest["row_metadata"],
+        },
         "classes": data.classes,
         "threads": count,
-        "parameters": proof.parameters,
-        "budget": _budget(ctx.config, len(data.train)),
-        "environment": environment(count, device_for(trainer["accelerator"]).type),
-        "determinism": {"policy": trainer["deterministic"], "operations": list(proof.nondeterministic)},
+        "parameters": probe_result.parameters,
+        "budget": _budget(ctx, len(data.train)),
+        "environment": _environment(count, device_for(trainer["accelerator"]).type),
+        "determinism": {"policy": trainer["deterministic"], "operations": list(probe_result.nondeterministic)},
         "trust": _trusted(ctx),
-        "init_from": _start_digest(ctx.config),
+        "init_from": files.sha256(Path(init_from)) if init_from else None,
     }
 
 
-def _examined(data: Data, kind: str) -> dict[str, Any]:
-    """What the rows are worth, what the sides know of each other, and whom they stand for."""
-    from pipeline.data.analysis.leakage import out_of_order, shared_fractions, shared_groups
-    from pipeline.data.analysis.manifest import slice_support
-    from pipeline.data.analysis.quality import quality
-    from pipeline.data.analysis.representative import representative
+def _analyse(data: Data, kind: str) -> dict[str, object]:
+    """Leakage between the splits, the quality of the rows, and how well they represent the population."""
+    from pipeline.data.analysis.leakage import shared_fractions, shared_groups, time_overlap
+    from pipeline.data.analysis.manifest import slice_counts
+    from pipeline.data.analysis.quality import measure_quality
+    from pipeline.data.analysis.representative import measure_representativeness
 
     return {
         "shared_fraction": shared_fractions(data),
         "groups": shared_groups(data),
-        "times": out_of_order(data),
-        "slices": slice_support(data),
-        "quality": quality(data, kind),
-        "representative": representative(data, kind),
+        "times": time_overlap(data),
+        "slices": slice_counts(data),
+        "quality": measure_quality(data, kind),
+        "representative": measure_representativeness(data, kind),
     }
 
 
-def _cost(ctx: PhaseContext, proof: ConfigProbe, data: Data, budget: Mapping[str, int]) -> dict[str, Any]:
-    """What the training will take, beside what there is: minutes, memory, disk. Timing, and so no part of the plan."""
+def _cost(ctx: PhaseContext, probe_result: ConfigProbe, data: Data, budget: Budget) -> TrainingCost:
+    """The estimated minutes, memory and disk of a training. It is evidence only: timings are not part of the plan."""
     from pipeline.building.resource_estimate import estimate_training
 
-    assert proof.cost is not None
+    assert probe_result.cost is not None
     steps, epochs = budget["max_steps"], math.ceil(budget["max_steps"] / budget["steps_per_epoch"])
     trainer = ctx.config["trainer"]
-    cost = estimate_training(
-        proof.cost,
+    return estimate_training(
+        probe_result.cost,
         steps=steps,
         epochs=epochs,
         evaluated_rows=len(data.val) + min(len(data.val), len(data.train)),  # a sample of train is evaluated as well
@@ -178,35 +225,34 @@ def _cost(ctx: PhaseContext, proof: ConfigProbe, data: Data, budget: Mapping[str
         max_minutes=trainer["max_minutes"],
         export_formats=len(ctx.config["export"]["formats"]),
     )
-    return {**cost, "disk_free": shutil.disk_usage(ctx.folder).free}
 
 
-def _tell(ctx: PhaseContext, facts: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
-    """What will be trained on what, and what it will take, in two lines, and which operations may vary."""
-    rows = ", ".join(f"{known['rows']} {split}" for split, known in facts["splits"].items())
+def _log_summary(ctx: PhaseContext, facts: PlanFacts, cost: TrainingCost) -> None:
+    """Logs the rows, the model and the estimated cost in two lines, and the nondeterministic operations, if any."""
+    rows = ", ".join(f"{split_facts['rows']} {split}" for split, split_facts in facts["splits"].items())
     ctx.log(f"planning: {rows} rows; {facts['parameters']:,} parameters; {facts['threads']} thread(s)")
     minutes = cost["minutes"]
-    long = "time unknown" if minutes is None else f"about {minutes:.2g} minutes"
-    long = f"about {max(60 * minutes, 1):.0f} s" if minutes is not None and minutes < 0.1 else long
-    megabytes = f"{cost['memory'] / 1e6:,.0f} MB, {max(cost['disk'] / 1e6, 1):,.0f} MB of disk"
-    ctx.log(f"planning: {long}, {megabytes} for {cost['steps']:,} steps")
-    if varying := facts["determinism"]["operations"]:
+    duration = "time unknown" if minutes is None else f"about {minutes:.2g} minutes"
+    duration = f"about {max(60 * minutes, 1):.0f} s" if minutes is not None and minutes < 0.1 else duration
+    size = f"{cost['memory'] / 1e6:,.0f} MB of memory, {max(cost['disk'] / 1e6, 1):,.0f} MB of disk"
+    ctx.log(f"planning: {duration}, {size} for {cost['steps']:,} steps")
+    if operations := facts["determinism"]["operations"]:
         device = facts["environment"]["device"]
-        ctx.log(f"planning: no deterministic kernel on the {device}: {', '.join(varying)}")
+        ctx.log(f"planning: no deterministic kernel on the {device}: {', '.join(operations)}")
 
 
-def _written(ctx: PhaseContext, data: Data, known: Mapping[str, Any]) -> dict[str, Artifact]:
-    """The data's manifest, and the digest of every row, as files of this phase."""
-    from pipeline.data.analysis.manifest import rows_told
+def _write_artifacts(ctx: PhaseContext, data: Data, manifest: Manifest) -> dict[str, Artifact]:
+    """Writes the manifest of the data and the digest of every row."""
+    from pipeline.data.analysis.manifest import format_row_digests
 
-    manifest, rows = ctx.folder / "manifest.json", ctx.folder / "rows.txt"
-    files.write_json(manifest, known)
-    files.write_text(rows, rows_told(data))
-    return {"manifest": ctx.artifact(manifest), "rows": ctx.artifact(rows)}
+    manifest_path, rows_path = ctx.folder / "manifest.json", ctx.folder / "rows.txt"
+    files.write_json(manifest_path, manifest)
+    files.write_text(rows_path, format_row_digests(data))
+    return {"manifest": ctx.artifact(manifest_path), "rows": ctx.artifact(rows_path)}
 
 
-def _tries_the_seal(data: Data) -> bool:
-    """Whether the test rows stay shut for somebody who asks without a key."""
+def _refuses_without_key(data: Data) -> bool:
+    """Whether the sealed test set refuses to be read without a key; tried, not assumed."""
     try:
         data.test.read(None)  # type: ignore[arg-type]
     except Refused:
@@ -215,41 +261,41 @@ def _tries_the_seal(data: Data) -> bool:
 
 
 def run(ctx: PhaseContext) -> Evidence:
-    """Is this run planned well enough that its figures will mean something?
+    """Is this run planned well enough for its results to be meaningful?
 
-    Without a seed nothing that depends on chance is made: the items that need it end as errored, and the gate is
-    closed. Raises UserError for data, a model or a loss that cannot be built or do not fit each other.
+    Without a seed nothing random is computed: the items that need it are errored, and the gate is closed. Raises
+    UserError for data, a model or a loss that cannot be built or do not fit each other.
     """
     config = ctx.config
-    values = _declared(config, ctx.trust)
+    declared = _declared(ctx)
     if config["seed"] is None:
-        return Evidence({**values, "facts": {"trust": _trusted(ctx)}})
+        return Evidence({**declared, "facts": {"trust": _trusted(ctx)}})
 
     from pipeline.building.probe import probe
-    from pipeline.data.analysis.manifest import manifest
+    from pipeline.data.analysis.manifest import manifest as make_manifest
     from pipeline.data.load import load
 
     data = load(config, ctx.trust)
-    proof = probe(config, data, ctx.trust)
-    known = manifest(data, config)
-    facts = _facts(ctx, data, proof, known)
-    cost = _cost(ctx, proof, data, facts["budget"])
-    _tell(ctx, facts, cost)
+    probe_result = probe(config, data, ctx.trust)
+    manifest = make_manifest(data, config)
+    facts = _plan_facts(ctx, data, probe_result, manifest)
+    cost = _cost(ctx, probe_result, data, facts["budget"])
+    _log_summary(ctx, facts, cost)
     return Evidence(
         {
-            **values,
-            **_examined(data, config["task"]["kind"]),
+            **declared,
+            **_analyse(data, config["task"]["kind"]),
             "facts": facts,
-            "manifest": {key: known[key] for key in ("source", "licence", "files", "digest")},
-            "rows": {split: k["rows"] for split, k in known["splits"].items()},
-            "digests": {split: k["digest"] for split, k in known["splits"].items()},
-            "treatments": _treatments(config, data, ctx.trust),
-            "test_sealed": _tries_the_seal(data),
-            "test_opened": len(ctx.state.test_opened),
+            "manifest": {key: manifest[key] for key in ("source", "licence", "files", "digest")},
+            "rows": {split: split_facts["rows"] for split, split_facts in manifest["splits"].items()},
+            "digests": {split: split_facts["digest"] for split, split_facts in manifest["splits"].items()},
+            "treatments": _treatments(ctx, data),
+            "test_sealed": _refuses_without_key(data),
+            "test_openings": len(ctx.state.test_opened),
             "environment": facts["environment"],
             "determinism": facts["determinism"],
-            "resources": cost,
+            "resources": {**cost, "disk_free": shutil.disk_usage(ctx.folder).free},
         },
         units={"shared_fraction": "share of rows"},
-        artifacts=_written(ctx, data, known),
+        artifacts=_write_artifacts(ctx, data, manifest),
     )

@@ -81,7 +81,7 @@ def images(n: int = 6) -> torch.Tensor:
 
 
 def augment(how: Any, X: Any, seed: int = 1) -> Any:
-    return apply_augmentations(X, [how], seed, 1, np.arange(tree.rows_of(X)), CPU)
+    return apply_augmentations(X, [how], seed, 1, np.arange(tree.count_rows(X)), CPU)
 
 
 def test_flip_mirrors_some_images() -> None:
@@ -142,7 +142,7 @@ def test_augmentations_are_the_same_in_both_sources() -> None:
         source = batch_source(rows, order, augment=[Noise(0.1)], **options)
         inputs.append(torch.cat([batch.inputs for group in source.accumulation_groups(4) for batch in group]))
         source.close()
-    assert split.items is not None and not torch.equal(inputs[0], split.X) and torch.equal(*inputs)
+    assert split.dataset is not None and not torch.equal(inputs[0], split.X) and torch.equal(*inputs)
 
 
 def build(*nodes: Any, trust: Any = ()) -> Any:

@@ -287,7 +287,7 @@ class BrokenRow(RandomRows):
     [
         (None, rf"^data\.train\[17\]: cannot be read \(ValueError: bad row\) at {__file__}:\d+$"),
         ((torch.zeros(9), 1), r"^data\.train\[17\]: items differ in shape, got '\(9,\) and \(\)'; expected \(4,\) and"),
-        (torch.zeros(4), r"^data\.train\[17\]: is no pair, got 'one Tensor"),
+        (torch.zeros(4), r"^data\.train\[17\]: is not a pair, got 'one Tensor"),
         ((torch.zeros(4), 0.5), r"^data\.train\[17\]: the target is not a class id, got 0\.5"),
         ((np.array(["a"] * 4), 1), r"^data\.train\[17\]: has values that are not numbers, got 'dtype <U1'"),
     ],

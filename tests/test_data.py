@@ -200,7 +200,7 @@ def test_what_data_may_be() -> None:
     assert torch.float32 == mixed.train.X.dtype and torch.int64 == mixed.train.y.dtype
     assert (6, 1, 4, 4) == tuple(mixed.train.X.shape)
     held = seal(Holder(), "classification")
-    assert "CC0" == held.licence and ["20", "21"] == held.val.marks.groups[:2].tolist()
+    assert "CC0" == held.licence and ["20", "21"] == held.val.row_metadata.groups[:2].tolist()
     assert 8 == len(held.test.groups) and not {"0", "1"} & set(held.test.groups)
 
 
@@ -238,45 +238,45 @@ def test_all_faults_are_told_at_once() -> None:
     X, y = pair(20)
     told = faults({"train": (X, y[:5]), "valid": (X, y), "test": (X.astype(object), y), "class_names": ["a"]})
     assert "data: split 'val' is missing" in told and "data.train: X and y differ" in told
-    assert "data.test.X: holds objects" in told
+    assert "data.test.X: contains objects" in told
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"val": (np.zeros((0, 4)), np.zeros(0, int))}, "data.val: is empty"),
-        ({"train": np.zeros((3, 4))}, "data.train: is no split, got 'one ndarray of shape (3, 4)'"),
-        ({"train": "rows.csv"}, "data.train: is no split, got 'str'"),
-        ({"train": (np.array([["a"]]), [1])}, "data.train.X: holds text"),
-        ({"train": (np.zeros((2, 2), complex), [1, 0])}, "data.train.X: holds complex"),
-        ({"train": ([[1.0], [1.0, 2.0]], [1, 0])}, "data.train.X: is no array"),
+        ({"train": np.zeros((3, 4))}, "data.train: is not a split, got 'one ndarray of shape (3, 4)'"),
+        ({"train": "rows.csv"}, "data.train: is not a split, got 'str'"),
+        ({"train": (np.array([["a"]]), [1])}, "data.train.X: contains text"),
+        ({"train": (np.zeros((2, 2), complex), [1, 0])}, "data.train.X: contains complex"),
+        ({"train": ([[1.0], [1.0, 2.0]], [1, 0])}, "data.train.X: is not an array"),
         ({"train": (3.0, [1])}, "data.train.X: has no rows"),
-        ({"train": (np.zeros((1, 4)), {"ids": [1]})}, "data.train.y: nested targets are not built"),
-        ({"train": ({}, [1])}, "data.train.X: holds nothing, got 'dict'"),
+        ({"train": (np.zeros((1, 4)), {"ids": [1]})}, "data.train.y: nested targets are not supported"),
+        ({"train": ({}, [1])}, "data.train.X: is empty, got 'dict'"),
         (
             {"train": ({"ids": [1, 2], "more": [1]}, [1, 0])},
             "data.train.X: parts differ in length, got '2 of ids, 1 of more",
         ),
-        ({"train": ({"ids": [1], "more": ["a"]}, [1])}, "data.train.X.more: holds text"),
+        ({"train": ({"ids": [1], "more": ["a"]}, [1])}, "data.train.X.more: contains text"),
         (
             {"val": ({"ids": np.zeros((8, 4))}, [1] * 8)},
             "data.val: rows differ in their parts, got 'X.ids, y'; expected X, y",
         ),
-        ({"train": (np.zeros((2, 4)), [0.5, 1])}, "is no class id, got 0.5"),
-        ({"train": (np.zeros((2, 4)), [np.nan, 1])}, "is no class id, got nan"),
+        ({"train": (np.zeros((2, 4)), [0.5, 1])}, "is not a class id, got 0.5"),
+        ({"train": (np.zeros((2, 4)), [np.nan, 1])}, "is not a class id, got nan"),
         ({"train": (np.zeros((2, 4)), [-1, 1])}, "out of range, got -1"),
-        ({"train": (np.zeros((2, 4)), np.eye(2))}, "holds no class ids, got 'shape (2, 2)'"),
+        ({"train": (np.zeros((2, 4)), np.eye(2))}, "is not class ids, got 'shape (2, 2)'"),
         ({"val": pair(8, features=5)}, "data.val.X: rows differ in shape, got (5,); expected (4,) as in data.train"),
-        ({"class_names": ["a", "b"]}, "data.class_names: names no class 2"),
-        ({"class_names": "abc"}, "data.class_names: is no list of names"),
+        ({"class_names": ["a", "b"]}, "data.class_names: has no name for class 2"),
+        ({"class_names": "abc"}, "data.class_names: is not a list of names"),
         ({"feature_names": ["a"]}, "data.feature_names: number of names, got 1; expected 4"),
-        ({"categories": [1]}, "data.categories: is no mapping, got 'list'"),
+        ({"categories": [1]}, "data.categories: is not a mapping, got 'list'"),
         ({"categories": {4: 3}}, "data.categories: there is no such column, got 4; expected 0 to 3"),
         (
             {"categories": {"a": 3}, "feature_names": list("bcde")},
             "there is no such column, got 'a'; expected one of b,",
         ),
-        ({"categories": {1: "ab"}}, "data.categories.1: is no number of codes, got 'ab'"),
+        ({"categories": {1: "ab"}}, "data.categories.1: is not a number of codes, got 'ab'"),
     ],
 )
 def test_each_fault_names_its_place(changed: dict[str, Any], message: str) -> None:
@@ -309,7 +309,7 @@ class Ragged(Rows):
 
 @pytest.mark.parametrize(
     ("item", "message"),
-    [((torch.zeros(9), 1), "items differ in shape"), (torch.zeros(9), "is no pair, got 'one Tensor")],
+    [((torch.zeros(9), 1), "items differ in shape"), (torch.zeros(9), "is not a pair, got 'one Tensor")],
 )
 def test_odd_items_of_a_dataset_are_named(item: Any, message: str) -> None:
     """The message names the item's number."""
@@ -349,8 +349,8 @@ def test_a_random_dataset_is_read_once_and_the_same_way_every_time() -> None:
     first, again = seal(source, "binary"), seal(source, "binary")
     assert first.facts() == again.facts() and not torch.equal(first.train.X[0], first.train.X[1])
     assert before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
-    assert first.train.items is source["train"] and first.val.items is None
-    assert first.train.take(torch.tensor([1])).items is None
+    assert first.train.dataset is source["train"] and first.val.dataset is None
+    assert first.train.take(torch.tensor([1])).dataset is None
 
 
 def test_what_a_tensor_dataset_holds_is_taken_out() -> None:
@@ -358,7 +358,7 @@ def test_what_a_tensor_dataset_holds_is_taken_out() -> None:
     whole = TensorDataset(torch.arange(12.0)[:, None], torch.arange(12) % 2)
     part = torch.utils.data.Subset(whole, [3, 1])
     data = seal({"train": whole, "val": part, "test": part}, "binary")
-    assert data.train.items is None and [[3.0], [1.0]] == data.val.X.tolist()
+    assert data.train.dataset is None and [[3.0], [1.0]] == data.val.X.tolist()
 
 
 class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
@@ -417,11 +417,11 @@ def test_a_digest_is_of_names_and_content_and_not_of_the_order_of_names() -> Non
 def test_a_tree_comes_back_from_its_leaves() -> None:
     """What is cut, chosen or changed keeps its structure."""
     nested = {"a": torch.arange(5), "b": (torch.arange(5.0), {"c": torch.zeros(5, 2)})}
-    cut = tree.split(nested, 2)
-    assert [2, 2, 1] == list(map(tree.rows_of, cut)) and [4] == cut[2]["a"].tolist()
-    assert [4.0, 0.0] == tree.take(nested, torch.tensor([4, 0]))["b"][0].tolist()
-    assert ["a", "b.0", "b.1.c"] == list(tree.named(nested))
-    assert torch.equal(nested["b"][1]["c"], tree.to(nested, torch.device("cpu"))["b"][1]["c"])
+    cut = tree.chunks(nested, 2)
+    assert [2, 2, 1] == list(map(tree.count_rows, cut)) and [4] == cut[2]["a"].tolist()
+    assert [4.0, 0.0] == tree.take_rows(nested, torch.tensor([4, 0]))["b"][0].tolist()
+    assert ["a", "b.0", "b.1.c"] == list(tree.named_leaves(nested))
+    assert torch.equal(nested["b"][1]["c"], tree.to_device(nested, torch.device("cpu"))["b"][1]["c"])
 
 
 def test_an_items_parts_must_agree() -> None:
@@ -469,7 +469,7 @@ def test_several_labels_are_zeros_and_ones() -> None:
     assert torch.float32 == alike(X, y, "multilabel").train.y.dtype
     with pytest.raises(UserError, match=r"data\.train\.y: a label .* neither 0 nor 1 \(row 1, label 0\), got 2"):
         alike(X, y + np.array([[0, 0], [1, 0], [0, 0]]), "multilabel")
-    with pytest.raises(UserError, match=r"holds no labels of several, got 'shape \(3,\)'"):
+    with pytest.raises(UserError, match=r"is not multilabel targets, got 'shape \(3,\)'"):
         alike(X, y[:, 0], "multilabel")
 
 
@@ -480,11 +480,11 @@ def test_tokens_stay_whole_numbers() -> None:
     assert data.train.X.dtype == data.train.y.dtype == torch.int64
     assert data.classes is None and 7 == data.ids("language_model")
     assert 9 == alike(X, X, "language_model", class_names=list("abcdefghi")).ids("language_model")
-    with pytest.raises(UserError, match=r"data\.train\.y: a token .* is no id \(row 0, place 0\), got -1"):
+    with pytest.raises(UserError, match=r"data\.train\.y: a token .* is not an id \(row 0, position 0\), got -1"):
         alike(X, X - 1, "language_model")
     with pytest.raises(UserError, match=r"data\.val: has no target per token, got 'X \(2, 3\) and y \(2, 2\)'"):
         alike(X, X[:, :2], "language_model")
-    with pytest.raises(UserError, match=r"data\.train\.y: holds no rows of tokens, got 'shape \(2,\)'"):
+    with pytest.raises(UserError, match=r"data\.train\.y: is not rows of token ids, got 'shape \(2,\)'"):
         alike(X, X[:, 0], "language_model")
 
 
@@ -501,24 +501,24 @@ def by_split(of: Any) -> dict[str, Any]:
 
 
 MARKED: list[tuple[dict[str, Any], str]] = [
-    ({"groups": np.arange(20)}, "data.groups: does not say which rows are meant, got 'ndarray'"),
+    ({"groups": np.arange(20)}, "data.groups: is not given by split, got 'ndarray'"),
     ({"groups": {"train": np.arange(20)}}, "data.groups.val: is missing"),
     (
         {"groups": by_split(np.arange) | {"val": np.arange(9)}},
         "data.groups.val: does not fit the rows, got 'shape (9,)'",
     ),
     ({"groups": by_split(lambda n: [None] * n)}, "data.groups.train[0]: group is missing"),
-    ({"times": by_split(np.arange) | {"val": ["soon"] * 8}}, "data.times.val: holds no times"),
-    ({"times": by_split(lambda n: np.full(n, np.nan))}, "data.times.train[0]: is no time, got nan"),
+    ({"times": by_split(np.arange) | {"val": ["soon"] * 8}}, "data.times.val: is not times"),
+    ({"times": by_split(lambda n: np.full(n, np.nan))}, "data.times.train[0]: is not a time, got nan"),
     ({"slices": [1, 2]}, "data.slices: has no names"),
     ({"slices": {"a": by_split(np.arange) | {"test": [True]}}}, "data.slices.a.test: does not fit the rows"),
     ({"production": np.zeros((5, 99))}, "data.production.X: rows differ in shape, got (99,)"),
     ({"production": np.zeros((0, 4))}, "data.production: has no rows"),
-    ({"production": [["a"]]}, "data.production: holds text"),
+    ({"production": [["a"]]}, "data.production: contains text"),
     ({"previous_tasks": [1]}, "data.previous_tasks: has no names"),
-    ({"previous_tasks": {"old": pair(6)[0]}}, "data.previous_tasks.old: is no split"),
+    ({"previous_tasks": {"old": pair(6)[0]}}, "data.previous_tasks.old: is not a split"),
     ({"previous_tasks": {"old": (np.zeros((6, 99)), np.zeros(6, int))}}, "data.previous_tasks.old.X: rows differ"),
-    ({"representative": 3}, "data.representative: is no answer, got 3"),
+    ({"representative": 3}, "data.representative: is not a valid answer, got 3"),
 ]
 
 
@@ -540,14 +540,20 @@ def test_marks_go_with_their_rows() -> None:
         production=torch.zeros(5, *pair(1)[0].shape[1:]),
         representative=False,
     )
-    some = data.train.take(torch.tensor([3, 4])).marks
+    some = data.train.take(torch.tensor([3, 4])).row_metadata
 
     assert some.groups.tolist() == ["3", "4"] and some.slices["odd"].tolist() == [True, False]
-    assert some.times[0] < data.val.marks.times[0] < data.test.times[0] == data.test.times[1]
+    assert some.times[0] < data.val.row_metadata.times[0] < data.test.times[0] == data.test.times[1]
     assert data.test.slices == {"odd": 4, "hand=0": 3, "hand=1": 3, "hand=2": 2}
     assert "3" not in data.test.groups and len(data.test.groups) == 8
-    assert len(data.previous["old"]) == 6 and sorted(data.others()) == ["previous_tasks.old", "production"]
-    assert data.unrepresentative == "no reason given" and said_of(representative=True).unrepresentative is None
+    assert len(data.previous_tasks["old"]) == 6 and sorted(data.additional_facts()) == [
+        "previous_tasks.old",
+        "production",
+    ]
+    assert (
+        data.unrepresentative_reason == "no reason given"
+        and said_of(representative=True).unrepresentative_reason is None
+    )
 
 
 def test_a_group_is_the_same_whatever_else_stands_in_its_split() -> None:

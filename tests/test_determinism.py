@@ -162,15 +162,15 @@ def test_other_policies_train_on(rule: bool | str) -> None:
 @pytest.mark.parametrize(
     ("policy", "operations", "outcome", "why"),
     [
-        (True, [], "passed", "every operation repeats to the bit"),
+        (True, [], "passed", "every operation is bit-reproducible"),
         (True, ["put_"], "failed", "no deterministic kernel for put_: allow it with trainer.deterministic=warn"),
         ("warn", ["a", "b"], "passed", "allowed to vary by trainer.deterministic=warn: a, b"),
-        ("warn", [], "passed", "every operation repeats to the bit, and with trainer.deterministic=warn nothing"),
-        (False, ["put_"], "passed", "trainer.deterministic=false promises nothing, and put_ will vary"),
+        ("warn", [], "passed", "every operation is bit-reproducible, but trainer.deterministic=warn does not"),
+        (False, ["put_"], "passed", "trainer.deterministic=false does not require reproducibility, and put_ will vary"),
     ],
 )
 def test_what_the_gate_makes_of_it(policy: Any, operations: list[str], outcome: str, why: str) -> None:
-    """Only a plan that promises to repeat to the bit, and cannot, is stopped."""
+    """Only a plan that requires bit-reproducible training on a device that lacks it closes the gate."""
     evidence = {"determinism": {"policy": policy, "operations": operations}}
     item = judged("environment.deterministic_kernels", evidence, max_operations=0)
     assert (item.outcome, item.value) == (outcome, len(operations)) and item.why.startswith(why)

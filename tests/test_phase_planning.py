@@ -52,12 +52,12 @@ def test_the_gate_is_open_on_honest_facts(planned: Run) -> None:
     items = planned.state().gates["planning"].items
 
     assert [i.id for i in items] == [
-        "seeds_fixed", "metric_and_target", "problem_card", "splits_disjoint", "sides_independent", "near_duplicates",
+        "seeds_fixed", "metric_and_target", "problem_card", "splits_disjoint", "splits_independent", "near_duplicates",
         "test_sealed", "data_digests", "enough_rows", "declared_representative", "representative", "data_finite",
         "values_plausible", "label_codes", "labels_consistent", "imbalance_treated", "environment_recorded",
         "resources", "deterministic_kernels",
     ]  # fmt: skip
-    assert {i.id for i in items if i.outcome != "passed"} == {"sides_independent"}
+    assert {i.id for i in items if i.outcome != "passed"} == {"splits_independent"}
     assert "attested by Example Owner" in items[1].why
 
 
@@ -114,8 +114,8 @@ def test_looks_at_the_test_rows_are_counted_across_plans(finished: Run) -> None:
     assert run.state().stale("finalization") and run.state().gate("finalization") is None
 
 
-CARD = {"must": ["purpose", "owner"], "should": ["population", "risks"]}
-IDENTIFIED = {"min_rows": 2, "must": ["source"], "should": ["licence"]}
+CARD = {"required": ["purpose", "owner"], "recommended": ["population", "risks"]}
+IDENTIFIED = {"min_rows": 2, "required": ["source"], "recommended": ["licence"]}
 ROOM = {"max_memory": 0.9, "max_disk": 0.9, "max_ratio": 2}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("environment.seeds_fixed", {"seed": None}, {}, "failed", "add seed=1"),
@@ -124,25 +124,37 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("problem.metric_and_target", {"greater_is_better": False}, {}, "passed", "accuracy at most"),
     ("data.splits_disjoint", {"shared_fraction__val": 0.25}, {"max_shared_fraction": 0.0}, "failed", "rows of val"),
     ("data.splits_disjoint", {"shared_fraction": ...}, {"max_shared_fraction": 0.0}, "errored", "was not measured"),
-    ("data.splits_disjoint", {"shared_fraction__val": 0.25}, {"max_shared_fraction": 0.3}, "passed", "one side"),
+    ("data.splits_disjoint", {"shared_fraction__val": 0.25}, {"max_shared_fraction": 0.3}, "passed", "one split"),
     ("data.test_sealed", {"test_sealed": False}, {"max_openings": 3}, "failed", "without a key"),
-    ("data.test_sealed", {"test_opened": 4}, {"max_openings": 3}, "failed", "another run.name"),
+    ("data.test_sealed", {"test_openings": 4}, {"max_openings": 3}, "failed", "another run.name"),
     ("problem.problem_card", {"card__purpose": False}, CARD, "failed", "add at least plan.purpose=..."),
-    ("problem.problem_card", {"card__owner": False, "card__risks": False}, CARD, "failed", "not said: owner, risks"),
+    (
+        "problem.problem_card",
+        {"card__owner": False, "card__risks": False},
+        CARD,
+        "failed",
+        "not declared: owner, risks",
+    ),
     ("problem.problem_card", {"card__risks": False}, CARD, "passed", "by the last gate: risks"),
     ("data.data_digests", {"rows__val": 1}, IDENTIFIED, "failed", "too few rows in val"),
     ("data.data_digests", {"rows__test": 1}, IDENTIFIED, "failed", "too few rows in test"),
     ("data.data_digests", {"digests__train": ""}, IDENTIFIED, "failed", "no digest for train"),
-    ("data.data_digests", {"manifest__source": None}, IDENTIFIED, "failed", "nobody said the source"),
-    ("data.data_digests", {"manifest__licence": None}, IDENTIFIED, "passed", "licence not said"),
+    ("data.data_digests", {"manifest__source": None}, IDENTIFIED, "failed", "the source of the data is not declared"),
+    ("data.data_digests", {"manifest__licence": None}, IDENTIFIED, "passed", "licence not declared"),
     ("environment.resources", {"resources__available": 1000}, ROOM, "failed", "loader.batch_size=32"),
-    ("environment.resources", {"resources__fits": 0}, ROOM, "failed", "take a smaller model"),
+    ("environment.resources", {"resources__fits": 0}, ROOM, "failed", "use a smaller model"),
     ("environment.resources", {"resources__disk_free": 1000}, ROOM, "failed", "that are free"),
     ("environment.resources", {"resources__minutes": 130.0}, ROOM, "failed", "trainer.max_minutes=195"),
-    ("environment.resources", {"resources__minutes": 110.0}, ROOM, "passed", "ended by the clock"),
+    ("environment.resources", {"resources__minutes": 110.0}, ROOM, "passed", "stopped by trainer.max_minutes"),
     ("environment.resources", {"resources__available": None}, ROOM, "passed", "MB of memory"),
-    ("environment.environment_recorded", {"environment__torch": ...}, {"needs": ["torch"]}, "failed", "not recorded"),
-    ("environment.environment_recorded", {"environment": None}, {"needs": ["torch"]}, "errored", "AttributeError"),
+    (
+        "environment.environment_recorded",
+        {"environment__torch": ...},
+        {"required": ["torch"]},
+        "failed",
+        "not recorded",
+    ),
+    ("environment.environment_recorded", {"environment": None}, {"required": ["torch"]}, "errored", "AttributeError"),
 ]
 
 
@@ -262,8 +274,8 @@ PLANTED = {
     "spread": ("label_codes", "labels_misencoded"),
     "divided": ("label_codes", "labels_misencoded"),
     "two codes": ("label_codes", "labels_misencoded"),
-    "group on two sides": ("sides_independent", "data_leakage"),
-    "future": ("sides_independent", "data_leakage"),
+    "group on two sides": ("splits_independent", "data_leakage"),
+    "future": ("splits_independent", "data_leakage"),
     "slice without support": ("enough_rows", "validation_missing"),
     "other field": ("representative", "split_shift"),
     "field of torn rows": ("representative", "split_shift"),
@@ -316,15 +328,15 @@ def test_what_is_said_beside_the_rows_is_kept(plan: Any, own_folder: Any) -> Non
 
     run = Run.find("digits", own_folder)
     facts = plans.load(run).facts["data"]
-    assert facts["marks"]["groups"] == {"train": 120, "val": 40, "test": 40}
-    assert facts["marks"]["slices"]["hand=1"] == {"train": 538, "val": 180, "test": 180}
-    assert {name: other["rows"] for name, other in facts["others"].items()} == {
+    assert facts["row_metadata"]["groups"] == {"train": 120, "val": 40, "test": 40}
+    assert facts["row_metadata"]["slices"]["hand=1"] == {"train": 538, "val": 180, "test": 180}
+    assert {name: other["rows"] for name, other in facts["additional"].items()} == {
         "previous_tasks.older": 50,
         "production": 180,
     }
     assert "train-7" not in json.dumps(json.loads(run.inside("planning", "manifest.json").read_text()))
     items = {i.id: i.why for i in run.state().gates["planning"].items}
-    assert "200 groups, each on one side; train ends before" in items["sides_independent"]
+    assert "200 groups, each in one split; train ends before" in items["splits_independent"]
     assert "180 rows of production" in items["representative"]
 
 
@@ -405,7 +417,7 @@ def test_a_hole_of_every_feature_is_tried(monkeypatch: pytest.MonkeyPatch, colum
     X[:10, 0] = X[80, column] = np.nan
     data = seal({side: (X, np.arange(90) % 2) for side in ("train", "val", "test")}, "classification")
     monkeypatch.setattr("pipeline.building.builder.build_model", lambda *_: Half())
-    assert planning._answers_holes({"seed": 1}, data, ()) is answers
+    assert planning._handles_missing_values({"seed": 1}, data, ()) is answers
 
 
 def test_holes_that_are_imputed_open_the_gate(plan: Any) -> None:
@@ -421,10 +433,10 @@ def test_what_closes_nothing_is_said(planned: Run) -> None:
 
 
 ASIDES: list[tuple[str, dict[str, Any], str]] = [
-    ("quality.values_plausible", {"quality__duplicates__train": 3}, "rows that stand twice: 3 in train"),
-    ("quality.values_plausible", {"quality__duplicates__train": 200}, "many rows only repeat others"),
+    ("quality.values_plausible", {"quality__duplicates__train": 3}, "duplicate rows: 3 in train"),
+    ("quality.values_plausible", {"quality__duplicates__train": 200}, "many rows are duplicates"),
     ("quality.values_plausible", {"quality__constant__targets_std": 900.0}, "targets_not_scaled"),
-    ("labels.enough_rows", {"quality__labels__counts__val__3": 8}, "coarse for 3 in val (8)"),
+    ("labels.enough_rows", {"quality__labels__counts__val__3": 8}, "unreliable for 3 in val (8)"),
 ]
 
 
@@ -442,4 +454,4 @@ def test_values_are_not_asked_for_classes(planned: Run) -> None:
     for question in plans.load(planned).checklists["planning"]:
         if question["check"] in ("labels.label_codes", "labels.labels_consistent", "labels.imbalance_treated"):
             item = judged(question["check"], values, **question["with"])
-            assert (item.outcome, item.why) == ("not_applicable", "the targets are no classes")
+            assert (item.outcome, item.why) == ("not_applicable", "the targets are not classes")

@@ -87,7 +87,7 @@ def test_preflight_of_a_user_package(preflight: Callable[..., Any], own_folder: 
     assert code == 0, err
     not_applicable = {
         "training_repeats",
-        "sides_independent",
+        "splits_independent",
     }  # reproducibility_steps is 0; there are no groups or times
     assert {name for name, outcome in outcomes(report).items() if outcome != "passed"} == not_applicable
     assert {"splits_disjoint", "one_batch_tried", "training_repeats", "trivial_baseline_scored"} <= set(

@@ -21,7 +21,7 @@ from pipeline.checkpoints import generation
 from pipeline.checkpoints.weights import tensors_of
 from pipeline.data.dataset import Data
 from pipeline.data.load import load, seal
-from pipeline.data.train_rows import changed
+from pipeline.data.train_rows import apply_row_changes
 from pipeline.engine.fit import prepared as under
 from pipeline.engine.replay import replay
 from pipeline.errors import UserError
@@ -162,7 +162,7 @@ def test_fit_fits_preprocessing_on_the_rows_of_the_job(digits_permit: permits.Tr
             mean: torch.Tensor = setup.model.prepare.mean
             return mean
 
-    fold = changed(planned.train, {"without_fold": [0, 5]}, 1)
+    fold = apply_row_changes(planned.train, {"without_fold": [0, 5]}, 1)
     torch.testing.assert_close(mean(without_fold=[0, 5]), fold.X.mean(0), atol=1e-5, rtol=1e-4)
     assert torch.equal(mean(), mean(inputs="zeroed")) and not torch.equal(mean(), mean(without_fold=[0, 5]))
 

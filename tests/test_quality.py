@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.data.analysis.labels import contradictions
-from pipeline.data.analysis.quality import SHOWN, outliers, parts_of, quality, spread_of
+from pipeline.data.analysis.quality import MAX_SHOWN, column_scale, float_columns, measure_quality, outliers
 from pipeline.data.digits import digits
 from pipeline.data.load import seal
 from pipeline.data.splits import Split, row_digests
@@ -28,7 +28,7 @@ def clouds(n: int = 300, features: int = 4, classes: int = 3, seed: int = 0) -> 
 
 
 def found(splits: Splits, kind: str = "classification") -> dict[str, Any]:
-    return quality(seal(splits, kind), kind)
+    return measure_quality(seal(splits, kind), kind)
 
 
 def worst(facts: dict[str, Any], split: str = "train") -> dict[str, Any]:
@@ -40,24 +40,31 @@ def test_honest_data_show_nothing() -> None:
     """No hole, constant, outlier, duplicate, contradiction or unused code in clouds of points."""
     facts = found(clouds())
     assert facts["nonfinite"]["train"]["rows"] == facts["nonfinite"]["val"]["rows"] == 0
-    assert facts["constant"] == {"count": 0, "of": 4, "columns": [], "targets": [], "targets_std": None}
+    assert facts["constant"] == {"count": 0, "features": 4, "columns": [], "targets": [], "targets_std": None}
     assert max(one["distance"] for side in facts["outliers"].values() for one in side) < 10
     assert facts["duplicates"] == {"train": 0, "val": 0, "test": 0}
-    assert facts["labels"]["unused"] == facts["labels"]["unlearned"]["val"] == facts["labels"]["unseen"] == []
-    assert facts["labels"]["ratio"] == 1 and facts["contradictions"]["train"]["rows"] == 0
+    assert (
+        facts["labels"]["unused"]
+        == facts["labels"]["missing_in_train"]["val"]
+        == facts["labels"]["missing_in_val"]
+        == []
+    )
+    assert facts["labels"]["imbalance_ratio"] == 1 and facts["contradictions"]["train"]["rows"] == 0
     assert facts["near_duplicates"]["share"] <= 0.02
 
 
 def test_the_digits_cost_little_and_show_what_they_have() -> None:
     """Constant pixels are named, nothing else is odd, in far less than the third of a second it may take."""
     data = seal(digits(), "classification")
-    quality(seal(clouds(), "classification"), "classification")  # imports scikit-learn, which is not to be timed
+    measure_quality(
+        seal(clouds(), "classification"), "classification"
+    )  # imports scikit-learn, which is not to be timed
     began = time.perf_counter()
-    facts = quality(data, "classification")
+    facts = measure_quality(data, "classification")
     assert time.perf_counter() - began < 1.0  # 0.05 s on a machine that does nothing else
     assert "pixel_0_0" in facts["constant"]["columns"] and facts["near_duplicates"]["share"] == 0
     assert max(one["distance"] for side in facts["outliers"].values() for one in side) < 50
-    assert facts == quality(data, "classification")
+    assert facts == measure_quality(data, "classification")
 
 
 def test_holes_are_counted_by_kind_row_and_column() -> None:
@@ -67,14 +74,14 @@ def test_holes_are_counted_by_kind_row_and_column() -> None:
     splits["val"][0][5, 0] = -np.inf
     facts = found({**splits, "feature_names": ["a", "b", "c", "d"]})["nonfinite"]
     assert facts["train"] == {
-        "missing": 2, "infinite": 0, "rows": 2, "targets": False, "first_rows": [7, 9], "columns": ["c"]
+        "missing": 2, "infinite": 0, "rows": 2, "in_targets": False, "first_rows": [7, 9], "columns": ["c"]
     }  # fmt: skip
     assert (facts["val"]["infinite"], facts["val"]["first_rows"], facts["val"]["columns"]) == (1, [5], ["a"])
 
     values = {name: (X, X[:, 0].copy()) for name, (X, _) in clouds().items()}
     values["train"][1][3] = np.nan
     holes = found(values, "regression")["nonfinite"]["train"]
-    assert (holes["targets"], holes["columns"], holes["first_rows"]) == (True, ["y"], [3])
+    assert (holes["in_targets"], holes["columns"], holes["first_rows"]) == (True, ["y"], [3])
 
 
 @pytest.mark.parametrize("column", [0, 1])
@@ -153,7 +160,7 @@ def test_classes_missing_on_one_side() -> None:
     splits["test"][1][:9] = 3
     splits["val"][1][splits["val"][1] == 2] = 1
     labels = found(splits)["labels"]
-    assert labels["unlearned"] == {"val": [], "test": [3]} and labels["unseen"] == [2]
+    assert labels["missing_in_train"] == {"val": [], "test": [3]} and labels["missing_in_val"] == [2]
     assert labels["counts"]["test"]["3"] == 9
 
 
@@ -186,7 +193,7 @@ def test_nested_features_are_measured_part_by_part() -> None:
     facts = found(splits)
     assert worst(facts)["column"] == "more.1[1, 0]" and worst(facts)["first_rows"] == [4]
     assert facts["nonfinite"]["train"]["columns"] == ["more.0[3]"]
-    assert facts["constant"]["of"] == 8
+    assert facts["constant"]["features"] == 8
 
 
 @pytest.mark.parametrize("features", [2, 8, 64])
@@ -230,26 +237,26 @@ def test_what_is_told_stays_short_and_quick() -> None:
     facts = found(splits)
     assert time.perf_counter() - began < 20
     holes = facts["nonfinite"]["train"]
-    assert holes["missing"] == 250 * 20_000 and len(holes["first_rows"]) == len(holes["columns"]) == SHOWN
-    assert all(len(side) <= SHOWN for side in facts["outliers"].values())
+    assert holes["missing"] == 250 * 20_000 and len(holes["first_rows"]) == len(holes["columns"]) == MAX_SHOWN
+    assert all(len(side) <= MAX_SHOWN for side in facts["outliers"].values())
 
 
 def test_the_test_rows_stay_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything about test is known from its seal."""
     data = seal(clouds(), "classification")
     monkeypatch.setattr("pipeline.data.sealed._contents", {})
-    assert quality(data, "classification")["duplicates"]["test"] == 0
+    assert measure_quality(data, "classification")["duplicates"]["test"] == 0
 
 
 def test_rows_of_one_number_and_of_images() -> None:
     """One column [N] and pictures [N, C, H, W] are columns, too."""
     flat = Split("train", torch.arange(40.0), torch.arange(40) % 2)
-    (part,) = parts_of(flat)
-    assert part.column(0) == "X" and not math.isnan(float(spread_of(part).center[0]))
+    (part,) = float_columns(flat)
+    assert part.column(0) == "X" and not math.isnan(float(column_scale(part).center[0]))
     picture = Split("train", torch.zeros(40, 1, 3, 3), torch.arange(40) % 2)
     picture.X[5, 0, 2, 1] = 4.0
-    parts = parts_of(picture)
-    (one,) = outliers(parts, [spread_of(p) for p in parts])
+    parts = float_columns(picture)
+    (one,) = outliers(parts, [column_scale(p) for p in parts])
     assert one["column"] == "X[0, 2, 1]" and one["distance"] < 1  # nothing says that 4 is much
 
 
@@ -262,7 +269,7 @@ def test_next_to_nothing_is_measured_without_a_word(rows: int) -> None:
     wild: Splits = {name: (np.full((rows, 3), np.inf), np.full(rows, -np.inf)) for name in ("train", "val", "test")}
     assert found(holes, "regression")["nonfinite"]["val"]["missing"] == 4 * rows
     assert found(wild, "regression")["nonfinite"]["val"]["infinite"] == 4 * rows
-    assert found(empty)["constant"]["of"] == 0 and found(empty)["near_duplicates"] is None
+    assert found(empty)["constant"]["features"] == 0 and found(empty)["near_duplicates"] is None
 
 
 def test_chance_puts_rows_of_equal_counts_near() -> None:

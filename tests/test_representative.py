@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.data.analysis.representative import compared, drift, representative
+from pipeline.data.analysis.representative import compare_columns, feature_shift, measure_representativeness
 from pipeline.data.load import seal
 from tests.check_helpers import judged, questions
 from tests.conftest import examples
@@ -23,7 +23,7 @@ def bounds() -> dict[str, Any]:
 
 def asked(splits: dict[str, Any], kind: str = "classification") -> Any:
     """The gate's item on these splits."""
-    values = {"representative": representative(seal(splits, kind), kind), "card": {}}
+    values = {"representative": measure_representativeness(seal(splits, kind), kind), "card": {}}
     return judged("representative.representative", values, **bounds())
 
 
@@ -56,7 +56,7 @@ def test_distances_are_those_of_the_books() -> None:
     draw = np.random.default_rng(0)
     one, other = draw.normal(size=(300, 2)), draw.normal(0.5, 1, size=(90, 2))
     one[:, 1], other[:, 1] = draw.integers(0, 4, 300), draw.integers(0, 3, 90)
-    distance, p = compared(one, other)
+    distance, p = compare_columns(one, other)
     line = stats.ks_2samp(one[:, 0], other[:, 0], method="asymp")
     counts = [[(side[:, 1] == v).sum() for v in range(4)] for side in (one, other)]
 
@@ -78,11 +78,11 @@ def test_targets_that_moved_are_told() -> None:
     """Classes by their shares, also those of the sealed side; values by their distribution."""
     splits = table(0)
     splits["test"] = (splits["test"][0], np.zeros(30, int))
-    assert "the targets of test are others" in asked(splits).why
+    assert "the targets of test differ" in asked(splits).why
     values = {name: (X, y + np.random.default_rng(len(y)).normal(size=len(y))) for name, (X, y) in table(1).items()}
     assert asked(values, "regression").outcome == "passed"
     values["val"] = (values["val"][0], values["val"][1] + 5)
-    assert "the targets of val are others" in asked(values, "regression").why
+    assert "the targets of val differ" in asked(values, "regression").why
 
 
 def test_wide_tables_are_sampled() -> None:
@@ -90,5 +90,5 @@ def test_wide_tables_are_sampled() -> None:
     draw = np.random.default_rng(0)
     wide = {name: (draw.normal(size=(n, 60_000)), np.arange(n) % 2) for name, n in (("train", 40), ("val", 20))}
     data = seal({**wide, "test": wide["val"]}, "classification")
-    found = drift(data.train.X, data.val.X)
-    assert (found["columns"], found["looked_at"]) == (60_000, 40_000)
+    found = feature_shift(data.train.X, data.val.X)
+    assert (found["columns"], found["compared"]) == (60_000, 40_000)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
-from pipeline.data.train_rows import changed as rows_changed
+from pipeline.data.train_rows import apply_row_changes
 from pipeline.history import History
 from pipeline.run_store.gate import Item
 from pipeline.run_store.job import run_seed
@@ -334,7 +334,7 @@ def planned_blobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ablations.Sh
         context = CheckContext(body, (), data, {"sanity_check_steps": 20})
 
         def train_rows(purpose: str, steps: int, delta: Any, seed_index: int = 0) -> Any:
-            rows = replace(data, train=rows_changed(data.train, delta.train_rows, run_seed(seed, seed_index)))
+            rows = replace(data, train=apply_row_changes(data.train, delta.train_rows, run_seed(seed, seed_index)))
             return train(body, rows, purpose=purpose, seed_index=seed_index, max_steps=steps)
 
         monkeypatch.setattr(context, "train", train_rows)

@@ -98,7 +98,7 @@ def test_categories_that_train_never_had_are_unknown(tmp_path: Path) -> None:
     towns = ["Bern", "Rome"] * 6 + ["Oslo", "", "Bern", "Oslo", "Rome", ""]
     sides = ["train"] * 12 + ["val"] * 3 + ["test"] * 3
     rows = [["town", "n", "where", "y"], *([t, i, s, i % 2] for i, (t, s) in enumerate(zip(towns, sides, strict=True)))]
-    data = csv_table(write(tmp_path, rows), "y", side="where")
+    data = csv_table(write(tmp_path, rows), "y", split="where")
     assert {"town": ["<unknown>", "Bern", "Rome"]} == data["categories"]
     assert [0, 0, 1] == data["val"][0][:, 0].tolist() and [0, 2, 0] == data["test"][0][:, 0].tolist()
 
@@ -174,7 +174,7 @@ def test_columns_that_divide_rows_are_no_features(tmp_path: Path) -> None:
     assert people_of[1] == {int(who) for who in by_person["groups"]["val"]} and "groups" not in newest
     assert newest["times"]["train"].max() < newest["times"]["val"].min() < newest["times"]["test"].min()
     assert "one way only, got 'group and time'" in told(csv_table, path, "y", group="who", time="day")
-    assert "row 3, column 'day': is no time" in told(
+    assert "row 3, column 'day': is not a time" in told(
         csv_table, write(tmp_path, _with(rows, 3, 0, "soon")), "y", time="day"
     )
 
@@ -207,14 +207,14 @@ def test_three_files_are_three_sides(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "t.csv: is empty"),
-        ("age,town,y\n", "t.csv: has a header and no row"),
-        ("a,b,y\n1,2,0\n1,2\n1,2,3,4\n", "row 3, column 'y': has 2 cells, and 1 more rows are ragged; expected 3"),
+        ("age,town,y\n", "t.csv: has a header and no rows"),
+        ("a,b,y\n1,2,0\n1,2\n1,2,3,4\n", "row 3, column 'y': has 2 cells, and 1 more rows do not fit"),
         ("a,b,y\n1,2,0\n1,2,3,4\n", "t.csv: row 3, column 4: has 4 cells; expected 3, as in the header"),
         ("a,b,yy\n1,2,0\n", "t.csv has no such column, got 'y'; expected one of a, b, yy; did you mean 'yy'?"),
         ("a;b;y\n1;2;0\n", "t.csv: row 1, column 1: delimiter ',' gives one column, semicolon would give 3  Do: "),
         ("a,,y\n1,2,0\n", "t.csv: row 1, column 2: has no name"),
-        ("a,a,y\n1,2,0\n", "t.csv: row 1, column 'a': name is given twice"),
-        ("a,y\n1,0\n2,0\n", "t.csv: column 'y': holds one class only, so that there is nothing to tell apart"),
+        ("a,a,y\n1,2,0\n", "t.csv: row 1, column 'a': name occurs twice"),
+        ("a,y\n1,0\n2,0\n", "t.csv: column 'y': has one class only, so there is nothing to classify"),
         ("a,y\n1,0\n2,0\n3,1\n", "t.csv: row 4, column 'y': class '1' has one row"),
         ("a,y\n1,0\n2,nan\n3,1\n", "t.csv: row 3, column 'y': label is missing"),
         ('a,y\n1,0\n"2,1\n', "t.csv: row 3, column 1: cannot be read (unexpected end of data)"),
@@ -233,15 +233,15 @@ def test_a_table_that_does_not_fit_is_one_message(tmp_path: Path, text: str, mes
 @pytest.mark.parametrize(
     ("row", "column", "cell", "options", "message"),
     [
-        (17, 0, "4o", {}, "row 17, column 'age': is no number, as the rest of its column is, got '4o'"),
+        (17, 0, "4o", {}, "row 17, column 'age': is not a number, unlike the rest of its column, got '4o'"),
         (17, 2, "maybe", {"class_names": ["no", "yes"]}, "row 17, column 'y': label is out of range, got 'maybe'"),
-        (17, 2, "maybe", {"label_kind": "values"}, "row 2, column 'y': label is no finite number, got 'no'"),
+        (17, 2, "maybe", {"label_kind": "values"}, "row 2, column 'y': label is not a finite number, got 'no'"),
         (17, 0, "3", {"label_kind": "class"}, "data.label_kind: unknown kind, got 'class'"),
         (17, 0, "3", {"features": ["agee"]}, "has no such column, got 'agee'; expected one of age, town, y"),
-        (17, 0, "3", {"features": ["y"]}, "data.features: holds the label"),
-        (17, 0, "3", {"delimiter": ",,"}, "data.delimiter: is no delimiter"),
+        (17, 0, "3", {"features": ["y"]}, "data.features: contains the label"),
+        (17, 0, "3", {"delimiter": ",,"}, "data.delimiter: is not a delimiter"),
         (17, 0, "3", {"encoding": "utf-88"}, "data.encoding: there is no such encoding"),
-        (17, 0, "3", {"side": "town"}, "row 2, column 'town': names no side, got 'Rome'"),
+        (17, 0, "3", {"split": "town"}, "row 2, column 'town': is not the name of a split, got 'Rome'"),
         (17, 0, "", {"group": "age"}, "row 17, column 'age': group is missing"),
         (17, 0, "3", {"val": 0.6, "test": 0.5}, "data: shares of val and test"),
     ],
@@ -259,7 +259,7 @@ def test_a_wrong_encoding_is_told_by_its_byte(tmp_path: Path) -> None:
     text = Path(path).read_text()
     Path(path).write_bytes(raw := text.encode("cp1252"))
     said = told(csv_table, path, "y")
-    assert f"{path}: row 17, column 'town': byte {raw.index(0xFC)} (0xfc) is no utf-8" in said
+    assert f"{path}: row 17, column 'town': byte {raw.index(0xFC)} (0xfc) is not valid utf-8" in said
     assert said.endswith("data.encoding=cp1252")
     assert ["age", "town"] == csv_table(path, "y", encoding="cp1252")["feature_names"]
     Path(path).write_text(text, encoding="utf-8-sig")
@@ -271,7 +271,7 @@ def test_a_wrong_encoding_is_told_by_its_byte(tmp_path: Path) -> None:
 def test_a_program_is_no_table(tmp_path: Path) -> None:
     """Bytes that are no text, and no rows of cells either, are told as bytes."""
     (tmp_path / "t.csv").write_bytes(b"\x7fELF\r\x00,a\r\xff\n1,2\n\r\xfe")
-    assert "t.csv: row 1: byte 9 (0xff) is no utf-8" in told(csv_table, "t.csv", "y")
+    assert "t.csv: row 1: byte 9 (0xff) is not valid utf-8" in told(csv_table, "t.csv", "y")
 
 
 def test_a_table_of_a_hundred_thousand_columns_is_read(tmp_path: Path) -> None:
@@ -322,15 +322,15 @@ def test_arrays_of_npz(tmp_path: Path) -> None:
     [
         (
             {"X": np.eye(4), "y": np.array([0, 1, None, 1], object)},
-            "a.npz: row 0, array 'y': holds objects, which are never",
+            "a.npz: row 0, array 'y': contains objects, which are never",
         ),
         ({"X": np.eye(4), "y": [0, 1, np.nan, 1]}, "a.npz: row 2, array 'y': label is not finite, got nan"),
         ({"X": np.eye(4), "y": [0, 1, 7, 1]}, "a.npz: row 2, array 'y': label is out of range, got 7"),
         ({"X": np.eye(4), "y": [0, 1, -1, 1]}, "a.npz: row 2, array 'y': label is out of range, got -1"),
         ({"X": np.eye(4), "y": [0, 1, 1, 1]}, "a.npz: row 0, array 'y': class 'a' has one row"),
-        ({"X": np.eye(4), "y": [1, 1, 1, 1]}, "a.npz: array 'y': holds one class only"),
-        ({"X": np.eye(4), "y": [1, 1]}, "a.npz: array 'y': and its features are no rows"),
-        ({"X": np.eye(4), "y": ["a"] * 4}, "a.npz: row 0, array 'y': is no number"),
+        ({"X": np.eye(4), "y": [1, 1, 1, 1]}, "a.npz: array 'y': has one class only"),
+        ({"X": np.eye(4), "y": [1, 1]}, "a.npz: array 'y': does not have one row for each row of features"),
+        ({"X": np.eye(4), "y": ["a"] * 4}, "a.npz: row 0, array 'y': is not a number"),
         ({"X": np.eye(4), "labels": [1, 1]}, "a.npz: has no such array, got 'y'"),
     ],
 )
@@ -339,7 +339,7 @@ def test_arrays_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], message:
     np.savez(tmp_path / "a.npz", **arrays)
     assert message in told(npz, "a.npz", class_names=["a", "b"])
     (tmp_path / "a.npz").write_bytes(b"text")
-    assert "data.path: is no NPZ file" in told(npz, "a.npz")
+    assert "data.path: is not an NPZ file" in told(npz, "a.npz")
 
 
 def pictures(folder: Path, size: int = 4) -> Path:
@@ -367,10 +367,10 @@ def test_pictures_that_do_not_decode_are_named(tmp_path: Path) -> None:
     (folder / "cat" / "1.png").write_bytes(b"no picture")
     Image.new("RGB", (9, 9)).save(folder / "dog" / "2.png")
     said = told(image_folder, str(folder)).splitlines()
-    assert f"{folder / 'cat' / '1.png'}: does not decode (cannot identify image file)" in said[0]
+    assert f"{folder / 'cat' / '1.png'}: cannot be decoded (cannot identify image file)" in said[0]
     assert "2.png: differs in height and width, got (9, 9); expected (5, 4)" in said[1] and 2 == len(said)
     (folder / "empty").mkdir()
-    assert f"{folder / 'empty'}: class has no picture" in told(image_folder, str(folder))
+    assert f"{folder / 'empty'}: class has no image" in told(image_folder, str(folder))
 
 
 @pytest.mark.parametrize("tokens", ["byte", "char"])
@@ -394,10 +394,10 @@ def test_text_that_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("short")
     assert "t.txt: text is shorter than the context, got '5 bytes, 3 of them for train" in told(text_windows, "t.txt")
     (tmp_path / "t.txt").write_text("a" * 2000)
-    assert "every window of val stands earlier" in told(text_windows, "t.txt", context=8)
+    assert "every window of val also occurs earlier" in told(text_windows, "t.txt", context=8)
     (tmp_path / "t.txt").write_bytes(b"fine\nf\xfcr")
-    assert "t.txt: row 2: byte 6 (0xfc) is no utf-8" in told(text_windows, "t.txt", tokens="char")
-    assert "data.tokens: unknown word, got 'word'" in told(text_windows, "t.txt", tokens="word")
+    assert "t.txt: row 2: byte 6 (0xfc) is not valid utf-8" in told(text_windows, "t.txt", tokens="char")
+    assert "data.tokens: unknown value, got 'word'" in told(text_windows, "t.txt", tokens="word")
 
 
 # --- what is bundled, and experiments ---------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_digits_as_pictures() -> None:
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "csv"])
 def test_an_experiment_is_planned_and_baselined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """One command opens both gates, and two epochs are enough to be measured."""
-    monkeypatch.setattr("pipeline.evaluation.metrics.RESAMPLES", 50)  # a thousand take seconds for balanced accuracy
+    monkeypatch.setattr("pipeline.evaluation.intervals.RESAMPLES", 50)  # a thousand take seconds for balanced accuracy
     words = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}"] if name == "csv" else []
     quick = ("trainer.max_epochs=2", "tracking=none", "phases.baseline.overfit_steps=20", *SHORT)
     run, gate, _ = go(tmp_path, "phase=baseline", f"experiment={name}", *quick, *words)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.dataset import Data
-from pipeline.data.folds import folds_of
+from pipeline.data.folds import assign_folds
 from pipeline.data.load import load
-from pipeline.data.splits import Marks, Split
-from pipeline.data.train_rows import changed
+from pipeline.data.splits import RowMetadata, Split
+from pipeline.data.train_rows import apply_row_changes
 from pipeline.engine.fit import fit
 from pipeline.engine.progress import Fit
 from pipeline.errors import UserError
@@ -41,7 +41,7 @@ def rows(n: int = 60, classes: int = 3, repeats: int = 1) -> Split:
 def test_folds_of_divides_the_rows(parts: int, repeats: int, classes: int) -> None:
     """Every row is in one fold, no fold is empty, equal rows share a fold, and classes are spread evenly."""
     train = rows(72, classes, repeats)
-    fold = folds_of(train, parts)
+    fold = assign_folds(train, parts)
     assert set(fold) == set(range(parts))
     assert all(len(set(fold[train.X[:, 0].numpy() == row])) == 1 for row in range(72))
     shares = np.array([np.bincount(train.y.numpy()[fold == k], minlength=classes) for k in range(parts)])
@@ -51,25 +51,28 @@ def test_folds_of_divides_the_rows(parts: int, repeats: int, classes: int) -> No
 def test_folds_of_refuses_more_folds_than_rows() -> None:
     """A fold needs at least one row."""
     with pytest.raises(UserError, match="folds: cannot be made, got 7; expected 2 to 3, the different rows"):
-        folds_of(rows(3, 3, repeats=4), 7)
+        assign_folds(rows(3, 3, repeats=4), 7)
 
 
 def test_changed_keeps_everything_else() -> None:
     """Zeroed inputs keep their targets, shuffled targets keep their counts, and a left-out fold is missing."""
     train = rows()
-    zeroed, shuffled = changed(train, {"inputs": "zeroed"}, 1), changed(train, {"targets": "shuffled"}, 1)
+    zeroed, shuffled = (
+        apply_row_changes(train, {"inputs": "zeroed"}, 1),
+        apply_row_changes(train, {"targets": "shuffled"}, 1),
+    )
     assert not zeroed.X.any() and torch.equal(zeroed.y, train.y)
     assert torch.equal(shuffled.X, train.X) and not torch.equal(shuffled.y, train.y)
     assert torch.equal(shuffled.y.bincount(), train.y.bincount())
-    assert torch.equal(changed(train, {"targets": "shuffled"}, 1).y, shuffled.y)
-    left = changed(train, {"without_fold": [1, 4]}, 1)
-    assert set(left.X[:, 0].tolist()) == set(np.flatnonzero(folds_of(train, 4) != 1).tolist())
+    assert torch.equal(apply_row_changes(train, {"targets": "shuffled"}, 1).y, shuffled.y)
+    left = apply_row_changes(train, {"without_fold": [1, 4]}, 1)
+    assert set(left.X[:, 0].tolist()) == set(np.flatnonzero(assign_folds(train, 4) != 1).tolist())
 
 
 def test_changed_refuses_an_unknown_change() -> None:
     """A job with an unknown change is not trained without it."""
-    with pytest.raises(UserError, match="train_rows: is no change of rows"):
-        changed(rows(), {"drop": 1}, 0)
+    with pytest.raises(UserError, match="train_rows: is not a change of rows"):
+        apply_row_changes(rows(), {"drop": 1}, 0)
 
 
 def test_fit_trains_on_the_changed_rows(digits_permit: TrainPermit) -> None:
@@ -94,7 +97,7 @@ def test_folds_of_keeps_groups_together(parts: int, groups: int, seed: int) -> N
     train = Split("train", torch.cat([train.X, train.X[:1]]), torch.cat([train.y, train.y[:1]]))
     group = np.append(draw.permutation(np.arange(60) % groups), 0)
     group[0] = 1  # the first and the last row are equal: groups 0 and 1 are one
-    fold = folds_of(replace(train, marks=Marks(group.astype(str))), parts)
+    fold = assign_folds(replace(train, row_metadata=RowMetadata(group.astype(str))), parts)
     assert all(len(set(fold[group == g])) == 1 for g in range(groups))
     assert set(fold[group == 0]) == set(fold[group == 1])
     assert set(fold) == set(range(parts))
@@ -103,7 +106,7 @@ def test_folds_of_keeps_groups_together(parts: int, groups: int, seed: int) -> N
 def test_folds_of_refuses_more_folds_than_groups() -> None:
     """There are at most as many folds as groups."""
     with pytest.raises(UserError, match="expected 2 to 4, the different groups"):
-        folds_of(replace(rows(), marks=Marks((np.arange(60) % 4).astype(str))), 5)
+        assign_folds(replace(rows(), row_metadata=RowMetadata((np.arange(60) % 4).astype(str))), 5)
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def test_cross_validate_evaluates_every_row_once(baseline: tuple[TrainPermit, Da
     assert result["metric"] == "accuracy" and 0.5 < result["mean"] < 1
     assert watched == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
     fit_result = fit(permit, Job(permit.plan.digest, "fold 2", Delta(train_rows={"without_fold": [1, 3]})), data=data)
-    fold = data.train.take(torch.from_numpy(np.flatnonzero(folds_of(data.train, 3) == 1)))
+    fold = data.train.take(torch.from_numpy(np.flatnonzero(assign_folds(data.train, 3) == 1)))
     score = score_split(fit_result.model, fold, fit_result.task).score
     assert isinstance(score, TrainSide) and score.value == result["values"][1]
 
@@ -159,7 +162,7 @@ def test_cross_validate_gives_the_reason_if_it_does_not_run(baseline: tuple[Trai
     """Not requested, no time, more folds than rows, ordered rows, no score: the reason is given, and nothing trains."""
     permit, data, planned = baseline
     four_rows = replace(data, train=data.train.take(torch.arange(4)))
-    timed = replace(data.train, marks=Marks(times=np.arange(float(len(data.train)))))
+    timed = replace(data.train, row_metadata=RowMetadata(times=np.arange(float(len(data.train)))))
     for reason, call in {
         "not requested": lambda: cross_validate(permit, data, 0, planned),
         "5 trainings take about": lambda: cross_validate(permit, data, 5, planned, seconds_left=0.0),

@@ -1,116 +1,121 @@
-"""Are the data what they are said to be, and is the evaluation on them honest?"""
+"""Are the data identified and free of leakage, and are the test rows sealed?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pipeline.results import Evidence, Result
 
+if TYPE_CHECKING:
+    from pipeline.data.analysis.leakage import SharedGroups, TimeOverlap
+    from pipeline.data.analysis.near_duplicates import NearDuplicates
+
+
+def format_list(values: Iterable[object], most: int = 5) -> str:
+    """The first values, separated by commas, with `...` if there are more."""
+    texts = [str(value) for value in values]
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")
+
 
 def splits_disjoint(evidence: Evidence, *, max_shared_fraction: float) -> Result:
-    """Passing proves that no row of validation or test (features, byte for byte) stands in another split too.
+    """Passing proves that no row of validation or test (features, byte for byte) is also in another split.
 
-    The value is the larger of the two shares of shared rows, a fraction of the rows of validation or test.
+    The value is the larger fraction of shared rows, of validation and of test.
     """
     shared = evidence["shared_fraction"]
     worst = max(shared, key=lambda split: shared[split])
     value = float(shared[worst])
     if value > max_shared_fraction:
-        why = f"rows of {worst} also stand in another split"
+        why = f"rows of {worst} are also in another split"
         return Result("failed", value, max_shared_fraction, "of rows", why, cause="data_leakage")
-    return Result("passed", value, max_shared_fraction, "of rows", "identical rows stand on one side")
+    return Result("passed", value, max_shared_fraction, "of rows", "identical rows are in one split")
 
 
-def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float, max_p: float) -> Result:
-    """Passing proves that no more validation rows nearly stand in train than chance would put there, or only few.
+def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float, max_p_value: float) -> Result:
+    """Passing proves that validation has no more near duplicates of train rows than chance explains, or only few.
 
-    The value is their share of the validation rows; failing needs more than `max_share` of them, `max_ratio` times as
-    many as chance explains, and that chance makes so many with a probability below `max_p`.
+    The value is their share of the validation rows. The check fails if it exceeds `max_share` and `max_ratio` times the
+    share that chance explains, and chance gives so many with a probability below `max_p_value`.
     """
-    found = evidence["quality"]["near_duplicates"]
-    if found is None:
-        return Result("not_applicable", why="no floating features, or too few rows, to measure distances in")
-    share, expected = found["share"], found["expected"]
+    measured: NearDuplicates | None = evidence["quality"]["near_duplicates"]
+    if measured is None:
+        return Result("not_applicable", why="no floating-point features, or too few rows, to measure distances")
+    share, expected = measured["share"], measured["expected"]
     bound = max(max_share, max_ratio * expected)
-    sampled = f"{found['sampled']['val']} validation and {found['sampled']['train']} train rows looked at"
-    if share > bound and found["p_value"] < max_p:
-        pairs = ", ".join(f"{val} and train {train}" for val, train in found["pairs"][:3])
-        why = f"validation rows stand in train but for a trifle: {pairs}; keep copies of a row on one side"
+    if share > bound and measured["p_value"] < max_p_value:
+        pairs = ", ".join(f"{val} and train {train}" for val, train in measured["pairs"][:3])
+        why = f"validation rows are almost equal to train rows: {pairs}; keep copies of a row in one split"
         return Result("failed", share, bound, "of rows", why, cause="data_leakage")
-    return Result("passed", share, bound, "of rows", f"chance alone: {expected:.2g}; {sampled}")
+    sampled = f"compared {measured['sampled']['val']} validation and {measured['sampled']['train']} train rows"
+    return Result("passed", share, bound, "of rows", f"by chance: {expected:.2g}; {sampled}")
 
 
 def test_sealed(evidence: Evidence, *, max_openings: int) -> Result:
-    """Passing proves that the test rows are behind the seal, and that this run looked at them at most so often."""
-    opened, sealed = evidence["test_opened"], evidence["test_sealed"]
-    if not sealed:
+    """Passing proves that the test rows are sealed, and that this run has read them at most `max_openings` times."""
+    openings = evidence["test_openings"]
+    if not evidence["test_sealed"]:
         return Result("failed", False, True, why="the test rows can be read without a key")
-    if opened > max_openings:
-        why = "the test rows were read too often in this run: take fresh test rows and another run.name"
-        return Result("failed", opened, max_openings, "openings", why)
-    return Result("passed", opened, max_openings, "openings", f"{evidence['rows']['test']} rows sealed")
+    if openings > max_openings:
+        why = "the test rows were read too often in this run: use new test rows and another run.name"
+        return Result("failed", openings, max_openings, "openings", why)
+    return Result("passed", openings, max_openings, "openings", f"{evidence['rows']['test']} rows sealed")
 
 
-def sides_independent(evidence: Evidence) -> Result:
-    """Passing proves that no given group stands on two sides, and that every side lies in the past of the next.
+def splits_independent(evidence: Evidence) -> Result:
+    """Passing proves that no declared group is in two splits, and that every split is older than the next.
 
-    The value is the number of groups that stand on two sides, or of rows that are not older than the side they are
-    judged by.
+    The value is the number of groups in two splits, or of rows that are not older than a split they are evaluated on.
     """
-    groups, times = evidence["groups"], evidence["times"]
+    groups: SharedGroups | None = evidence["groups"]
+    times: TimeOverlap | None = evidence["times"]
     if groups is None and times is None:
-        return Result("not_applicable", why="the data name no groups and no times")
+        return Result("not_applicable", why="the data declare no groups and no times")
     if groups is not None and groups["count"]:
-        sides = ", ".join(f"{n} in {pair}" for pair, n in groups["sides"].items() if n)
-        why = (
-            f"of {groups['groups']} groups {groups['count']} stand on two sides ({sides}): {_listed(groups['shared'])}"
-        )
-        why += "; split by group (data.group=COLUMN of a table)"
+        pairs = ", ".join(f"{count} in {pair}" for pair, count in groups["by_pair"].items() if count)
+        why = f"of {groups['groups']} groups {groups['count']} are in two splits ({pairs}): "
+        why += f"{format_list(groups['shared'])}; split by group (data.group=COLUMN of a table)"
         return Result("failed", groups["count"], 0, "groups", why, cause="data_leakage")
-    if times is not None and (late := sum(times["rows"].values())):
-        named = [f"{s} rows {_listed(rows)}" for s, rows in times["first_rows"].items() if rows]
+    if times is not None and (newer := sum(times["rows"].values())):
+        rows = [f"{s} rows {format_list(first)}" for s, first in times["first_rows"].items() if first]
         spans = ", ".join(f"{s} from {times['earliest'][s]:.10g} to {times['latest'][s]:.10g}" for s in times["latest"])
-        why = f"they stand in the future of what they are judged by: {' and '.join(named)}; {spans}"
-        return Result("failed", late, 0, "rows", why, cause="data_leakage")
-    said = [f"{groups['groups']} groups, each on one side"] if groups is not None else []
-    said += ["train ends before validation begins, and validation before test"] if times is not None else []
-    return Result("passed", 0, 0, "groups or rows", "; ".join(said))
+        why = f"temporal leakage, not older than the rows they are evaluated on: {' and '.join(rows)}; {spans}"
+        return Result("failed", newer, 0, "rows", why, cause="data_leakage")
+    reasons = [f"{groups['groups']} groups, each in one split"] if groups is not None else []
+    reasons += ["train ends before validation begins, and validation before test"] if times is not None else []
+    return Result("passed", 0, 0, "groups or rows", "; ".join(reasons))
 
 
-def data_digests(evidence: Evidence, *, min_rows: int, must: list[str], should: list[str]) -> Result:
-    """Passing proves that the manifest says where the data are from, that each split has rows, and a digest of them.
+def data_digests(evidence: Evidence, *, min_rows: int, required: list[str], recommended: list[str]) -> Result:
+    """Passing proves that the manifest names the source of the data, and that each split has rows and a digest.
 
-    What of `should` the owner left open is named. The value is the number of rows.
+    Entries of `recommended` that the owner left open are named. The value is the number of rows.
     """
     rows, digests, manifest = evidence["rows"], evidence["digests"], evidence["manifest"]
-    small = [s for s, n in rows.items() if n < min_rows]
+    small = [split for split, count in rows.items() if count < min_rows]
     if small:
         why = f"too few rows in {', '.join(small)}"
         cause = "validation_missing" if "val" in small else None
         return Result("failed", min(rows.values()), min_rows, "rows", why, cause)
-    missing = [s for s in rows if not digests.get(s)]
+    without_digest = [split for split in rows if not digests.get(split)]
+    if without_digest:
+        return Result("failed", len(without_digest), 0, "splits", f"no digest for {', '.join(without_digest)}")
+    missing, open_entries = ([key for key in keys if not manifest[key]] for keys in (required, recommended))
     if missing:
-        return Result("failed", len(missing), 0, "splits", f"no digest for {', '.join(missing)}")
-    lacking, left = ([key for key in keys if not manifest[key]] for keys in (must, should))
-    if lacking:
-        do = " ".join(f"data.{key}=..." for key in lacking)
-        why = f"nobody said the {' and '.join(lacking)} of the data; add {do}, or return it with them"
+        do = " ".join(f"data.{key}=..." for key in missing)
+        why = f"the {' and '.join(missing)} of the data is not declared; add {do}, or return it with the data"
         return Result("failed", sum(rows.values()), min_rows, "rows", why)
-    why = f"{', '.join(f'{s} {n}' for s, n in rows.items())}, from {manifest['source']}"
+    why = f"{', '.join(f'{split} {count}' for split, count in rows.items())}, from {manifest['source']}"
     why += f", {len(manifest['files'])} file(s) by SHA-256" if manifest["files"] else ""
-    said = [f"{key}: {manifest[key]}" for key in should if manifest[key]]
-    said += [f"{key} not said: add data.{key}=..., or return it with the data" for key in left]
-    return Result("passed", sum(rows.values()), min_rows, "rows", "; ".join([why, *said]))
-
-
-def _listed(what: Sequence[Any], most: int = 5) -> str:
-    return ", ".join(map(str, what[:most])) + (", ..." if len(what) > most else "")
+    notes = [f"{key}: {manifest[key]}" for key in recommended if manifest[key]]
+    notes += [f"{key} not declared: add data.{key}=..., or return it with the data" for key in open_entries]
+    return Result("passed", sum(rows.values()), min_rows, "rows", "; ".join([why, *notes]))
 
 
 def split_integrity(evidence: Evidence, *, max_shared_fraction: float) -> Result:
     """Passing proves that the splits are, row for row, those that planning froze, and still disjoint."""
-    changed = [s for s, d in evidence["planned_digests"].items() if evidence["digests"].get(s) != d]
+    digests = evidence["digests"]
+    changed = [split for split, planned in evidence["planned_digests"].items() if digests.get(split) != planned]
     if changed:
         return Result("failed", len(changed), 0, "splits", f"not the planned rows: {', '.join(changed)}")
     return splits_disjoint(evidence, max_shared_fraction=max_shared_fraction)
@@ -118,13 +123,14 @@ def split_integrity(evidence: Evidence, *, max_shared_fraction: float) -> Result
 
 def test_opened_once(evidence: Evidence, *, max_candidates: int) -> Result:
     """Passing proves that the test rows were read once for this candidate, and by few candidates in all."""
-    mine, candidates = evidence["openings_for_candidate"], evidence["candidates_that_opened"]
-    if mine != 1:
-        return Result("failed", mine, 1, "openings", "the test rows were read more than once for this candidate")
+    openings, candidates = evidence["openings_for_candidate"], evidence["candidates_that_opened"]
+    if openings != 1:
+        return Result("failed", openings, 1, "openings", "the test rows were read more than once for this candidate")
     if candidates > max_candidates:
         return Result("failed", candidates, max_candidates, "candidates", "too many models have seen the test rows")
-    return Result("passed", mine, 1, "openings", f"candidate {candidates} of at most {max_candidates}")
+    return Result("passed", openings, 1, "openings", f"candidate {candidates} of at most {max_candidates}")
 
 
-test_sealed.__test__ = False  # type: ignore[attr-defined]  # named as the checklist's item, no case for pytest
+# Named like their checklist items; pytest must not collect them as tests.
+test_sealed.__test__ = False  # type: ignore[attr-defined]
 test_opened_once.__test__ = False  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Is it said what success means?"""
+"""Is it declared what success means?"""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ def metric_and_target(evidence: Evidence) -> Result:
     return Result("passed", target, unit=metric, why=f"attested by {evidence['owner']}: {metric} {direction} {target}")
 
 
-def problem_card(evidence: Evidence, *, must: list[str], should: list[str]) -> Result:
-    """Passing proves that the owner declared every field of `must`; those of `should` that are missing are named.
+def problem_card(evidence: Evidence, *, required: list[str], recommended: list[str]) -> Result:
+    """Passing proves that the owner declared every field of `required`; missing fields of `recommended` are named.
 
-    What was declared counts as attested: nobody measured it. The value is the number of fields declared.
+    A declared field counts as attested, since it is not measured. The value is the number of declared fields.
     """
     card = evidence["card"]
-    lacking = [name for name in must if not card.get(name)]
-    missing = [name for name in should if not card.get(name)]
-    declared, all_of_them = len(must) + len(should) - len(lacking) - len(missing), len(must) + len(should)
-    if lacking:
-        add = " ".join(_typed(name) for name in lacking)
-        why = f"not said: {', '.join([*lacking, *missing])}; add at least {add} with phase=planning"
-        return Result("failed", declared, all_of_them, "fields", why)
+    missing, also_missing = ([name for name in names if not card.get(name)] for names in (required, recommended))
+    fields = len(required) + len(recommended)
+    declared = fields - len(missing) - len(also_missing)
+    if missing:
+        add = " ".join(_format_override(name) for name in missing)
+        why = f"not declared: {', '.join([*missing, *also_missing])}; add at least {add} with phase=planning"
+        return Result("failed", declared, fields, "fields", why)
     why = f"attested by {evidence['owner']}"
-    why += f"; not said, and asked for by the last gate: {', '.join(missing)}" if missing else ""
-    return Result("passed", declared, all_of_them, "fields", why)
+    why += f"; not declared, but required by the last gate: {', '.join(also_missing)}" if also_missing else ""
+    return Result("passed", declared, fields, "fields", why)
 
 
-def _typed(name: str) -> str:
-    """The words that declare a field."""
+def _format_override(name: str) -> str:
+    """The override that declares a field."""
     forms = {
         "assumptions": "'plan.assumptions=[...]'",
         "risks": "'plan.risks=[...]'",

@@ -1,65 +1,69 @@
-"""Do the data stand for those that the model will serve?"""
+"""Do the data represent what the model will be used on?"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.results import Evidence, Result
 
+if TYPE_CHECKING:
+    from pipeline.data.analysis.representative import ColumnShift, FeatureShift, Representativeness
+
 
 def declared_representative(evidence: Evidence) -> Result:
-    """Passing proves that nobody who knows the data said that they do not stand for the population."""
-    said = evidence["representative"]["declared"]
-    if said is not None:
-        why = f"their owner declares these data not representative: {said}; nothing is trained on them"
+    """Passing proves that the owner did not declare the data unrepresentative of the population."""
+    reason = evidence["representative"]["declared"]
+    if reason is not None:
+        why = f"their owner declares these data not representative: {reason}; nothing is trained on them"
         return Result("failed", False, True, why=why, cause="split_shift")
-    population = "" if evidence["card"].get("population") else "; plan.population says of whom, and is left open"
-    return Result("passed", True, True, why=f"nobody declared otherwise{population}")
+    population = "" if evidence["card"].get("population") else "; plan.population is not declared"
+    return Result("passed", True, True, why=f"not declared unrepresentative{population}")
 
 
 def representative(
-    evidence: Evidence, *, max_p: float, max_target_shift: float, max_feature_shift: float, max_field_shift: float,
+    evidence: Evidence,
+    *,
+    max_p_value: float,
+    max_target_shift: float,
+    max_feature_shift: float,
+    max_production_shift: float,
     max_auc: float,
-) -> Result:  # fmt: skip
-    """Passing proves that the sides, and the field where rows of it were given, look like draws from one population.
+) -> Result:
+    """Passing proves that the splits, and production data if given, look like samples of one population.
 
-    A distance is a share from 0 to 1 beyond chance; one above its bound counts only where chance makes so large a one
-    with a probability below `max_p`. `max_auc` is how well a classifier may tell train from the field. The value is
-    that of the worst answer, or the largest distance of the field, else of validation.
+    A distance is a share from 0 to 1 in excess of chance; one above its bound counts only if its p-value is below
+    `max_p_value`. `max_auc` bounds the area under the ROC curve of a classifier between train and production data. The
+    value is that of the answer that failed, or the largest distance of production data, else of validation.
     """
-    found = evidence["representative"]
-    for split, shift in (found["targets"] or {}).items():
-        if shift["distance"] > max_target_shift and shift["p"] < max_p:
-            why = f"the targets of {split} are others than those of train; split anew, stratified"
+    measured: Representativeness = evidence["representative"]
+    for split, shift in (measured["targets"] or {}).items():
+        if shift["distance"] > max_target_shift and shift["p_value"] < max_p_value:
+            why = f"the targets of {split} differ in distribution from those of train; split again, stratified"
             return Result("failed", shift["distance"], max_target_shift, "beyond chance", why, cause="split_shift")
-    bounds = {
-        "validation": (found["features"], max_feature_shift),
-        "production": (found["production"], max_field_shift),
-    }
-    for side, (shift, bound) in bounds.items():
-        far = [one for one in (shift or {"worst": []})["worst"] if one["distance"] > bound and one["p"] < max_p]
-        if far:
-            why = f"{side} differs from train in {_columns(far)}"
-            return Result("failed", far[0]["distance"], bound, "beyond chance", why, cause="split_shift")
-    field = found["production"]
-    if field and field["auc"] - 3 * field["error"] > 0.5 and field["auc"] > max_auc:
-        why = "a classifier tells production from train, though no feature alone does; farthest "
-        why += _columns(field["worst"])
-        return Result("failed", field["auc"], max_auc, "AUC", why, cause="split_shift")
-    return _alike(found, max_field_shift if field else max_feature_shift)
+    production = measured["production"]
+    bounds: list[tuple[str, FeatureShift | None, float]] = [
+        ("validation", measured["features"], max_feature_shift),
+        ("production", production, max_production_shift),
+    ]
+    for name, features, bound in bounds:
+        worst = [] if features is None else features["worst"]
+        shifted = [column for column in worst if column["distance"] > bound and column["p_value"] < max_p_value]
+        if shifted:
+            why = f"{name} differs from train in {_format_columns(shifted)}"
+            return Result("failed", shifted[0]["distance"], bound, "beyond chance", why, cause="split_shift")
+    # Three standard errors above 0.5: the classifier does better than chance allows.
+    if production and production["auc"] - 3 * production["standard_error"] > 0.5 and production["auc"] > max_auc:
+        why = "a classifier distinguishes production from train, though no single feature does; largest shifts: "
+        why += _format_columns(production["worst"])
+        return Result("failed", production["auc"], max_auc, "AUC", why, cause="split_shift")
+    features = production or measured["features"]
+    against = "validation; no production rows"
+    if production:
+        against = f"{production['rows']} rows of production (AUC {production['auc']:.2f})"
+    why = f"train against {against}: {features['compared']} of {features['columns']} features compared"
+    largest = features["worst"][0]["distance"] if features["worst"] else 0.0
+    return Result("passed", largest, max_production_shift if production else max_feature_shift, "beyond chance", why)
 
 
-def _alike(found: Any, bound: float) -> Result:
-    """What was compared, and how far the farthest feature was."""
-    field = found["production"]
-    shift = field or found["features"]
-    against = (
-        f"{field['rows']} rows of production (AUC {field['auc']:.2f})" if field else "validation; no production rows"
-    )
-    why = f"train against {against}: {shift['looked_at']} of {shift['columns']} features compared"
-    worst = shift["worst"][0]["distance"] if shift["worst"] else 0.0
-    return Result("passed", worst, bound, "beyond chance", why)
-
-
-def _columns(worst: list[Any], most: int = 3) -> str:
-    return ", ".join(f"{one['column']} ({one['distance']:.2f})" for one in worst[:most])
+def _format_columns(worst: list[ColumnShift], most: int = 3) -> str:
+    return ", ".join(f"{column['column']} ({column['distance']:.2f})" for column in worst[:most])

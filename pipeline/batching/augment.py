@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data.draws import Draws
-from pipeline.data.tree import Tree, rows_of
+from pipeline.data.tree import Tree, count_rows
 from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError, fault
 from pipeline.runtime.seeds import derive, reseed
@@ -59,7 +59,7 @@ def apply_augmentations(
     for i, augmentation in enumerate(augmentations):
         with attributed_to(f"loader.augment[{i}]"), torch.no_grad():
             inputs = augmentation(inputs, draws)
-            count = rows_of(inputs)
+            count = count_rows(inputs)
         if count != len(rows):
             got = f"{count} rows of {len(rows)}"
             raise UserError(fault(f"loader.augment[{i}]", "changes the number of rows", got=got))

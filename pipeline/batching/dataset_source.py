@@ -114,7 +114,7 @@ class DatasetSource:
 
     def _to_batch(self, raw: tuple[Tree, Tree], epoch: int, rows: NDArray[np.int64]) -> Batch:
         options = self.options
-        inputs, targets = tree.to(raw, options.device)
+        inputs, targets = tree.to_device(raw, options.device)
         inputs = apply_augmentations(inputs, options.augmentations, options.seed, epoch, rows, options.device)
         return Batch(inputs, options.prepare_targets(targets), rows)
 

@@ -28,7 +28,7 @@ class InMemorySource:
         X, y, device = train.X, options.prepare_targets(train.y), options.device
         # At most half of the device's free memory: the rest is for the model, its activations and one gathered chunk.
         if device.type != "cpu" and _bytes(X) + _bytes(y) <= _free_bytes(device) // 2:
-            X, y = (tree.each(lambda t: t.to(device), part) for part in (X, y))
+            X, y = (tree.map_leaves(lambda t: t.to(device), part) for part in (X, y))
         self.X, self.y, self.options = X, y, options
         update = options.batch * options.accumulate
         per_row = max(1, _bytes(X) // max(1, len(train)))
@@ -46,12 +46,12 @@ class InMemorySource:
     def _batches(self, rows: NDArray[np.int64], epoch: int) -> list[Batch]:
         """Gather these rows, augment them, and split them into batches."""
         options, size, index = self.options, self.options.batch, torch.from_numpy(rows)
-        inputs = tree.to(tree.take(self.X, index), options.device)
-        targets = tree.to(tree.take(self.y, index), options.device)
+        inputs = tree.to_device(tree.take_rows(self.X, index), options.device)
+        targets = tree.to_device(tree.take_rows(self.y, index), options.device)
         if options.augmentations:
             inputs = apply_augmentations(inputs, options.augmentations, options.seed, epoch, rows, options.device)
         numbers = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return list(map(Batch, tree.split(inputs, size), tree.split(targets, size), numbers))
+        return list(map(Batch, tree.chunks(inputs, size), tree.chunks(targets, size), numbers))
 
     def start(self) -> None:
         """There are no worker processes."""

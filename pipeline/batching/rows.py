@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.data import tree
-from pipeline.data.reading.items import read_item, reading, require_alike, shapes_of, stack
+from pipeline.data.reading.items import check_same_shapes, isolated_reading, leaf_shapes, read_item, stack_rows
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 from pipeline.errors import UserError, fault
@@ -38,9 +38,10 @@ class RowDataset(Dataset[Any]):
     """Whole batches of a split's Dataset, each row checked against the shapes and types of the split."""
 
     def __init__(self, train: Split, seed: int) -> None:
-        self.items, self.seed, self.where = train.items, seed, f"data.{train.name}"
-        self.shapes = shapes_of((train.X, train.y), skip=1)
-        self.types = tree.each(lambda t: t[:0].numpy().dtype, (train.X, train.y))
+        assert train.dataset is not None
+        self.dataset, self.seed, self.where = train.dataset, seed, f"data.{train.name}"
+        self.shapes = leaf_shapes((train.X, train.y), skip=1)
+        self.types = tree.map_leaves(lambda t: t[:0].numpy().dtype, (train.X, train.y))
         self.classes = not train.y.is_floating_point() and train.y.ndim == 1 and int(train.y.min()) >= 0
 
     def __getitem__(self, key: RowKey) -> tuple[Tree, Tensor] | ReadFailure:
@@ -48,19 +49,19 @@ class RowDataset(Dataset[Any]):
 
     def __getitems__(self, keys: Sequence[RowKey]) -> tuple[Tree, Tensor] | ReadFailure:
         """Return inputs and targets of these rows, [B, ...], or why they cannot be read; each row has its own seed."""
-        with reading():
+        with isolated_reading():
             try:
                 rows = [self._read_row(epoch, index) for epoch, index in keys]
             except UserError as error:
                 return ReadFailure(error.faults)
-        return _to_tensors(stack(rows), self.types)
+        return _to_tensors(stack_rows(rows), self.types)
 
     def _read_row(self, epoch: int, index: int) -> tuple[Tree, NDArray[Any]]:
         where = f"{self.where}[{index}]"
-        inputs, target = read_item(self.items, index, self.where, seed=self.seed, epoch=epoch)
+        inputs, target = read_item(self.dataset, index, self.where, seed=self.seed, epoch=epoch)
         if self.classes and target.shape == (1,):
             target = target[0]
-        require_alike((inputs, target), self.shapes, where)
+        check_same_shapes((inputs, target), self.shapes, where)
         for leaf in (*tree.leaves(inputs), target):
             if leaf.dtype.kind not in "biuf":
                 raise UserError(

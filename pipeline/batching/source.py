@@ -28,10 +28,10 @@ def batch_source(
     augment: Sequence[Augmentation] = (),
     targets: Callable[[Tree], Tree] = lambda y: y,
 ) -> BatchSource:
-    """Return an `InMemorySource` for tensors, or a `DatasetSource` with `workers` processes for `train.items`.
+    """Return an `InMemorySource` for tensors, or a `DatasetSource` with `workers` processes for `train.dataset`.
 
     `order(epoch)` gives the row numbers of an epoch, as many as it likes. `targets` converts targets to the form that
     the loss takes. `augment` comes from `build_augmentations`.
     """
     options = BatchingOptions(order, seed, batch, accumulate, device, tuple(augment), targets)
-    return InMemorySource(train, options) if train.items is None else DatasetSource(train, options, workers)
+    return InMemorySource(train, options) if train.dataset is None else DatasetSource(train, options, workers)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.batching.batch import Batch
-from pipeline.data.tree import Tree, each, leaves, rows_of
+from pipeline.data.tree import Tree, count_rows, leaves, map_leaves
 from pipeline.error_attribution import attributed, in_optimizer, out_of_memory
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import Task
@@ -61,7 +61,7 @@ def rows_that_fit(model: nn.Module, task: Task, inputs: Tree, targets: Tree, aut
 
     def try_rows(rows: int) -> None:
         clear_gradients()
-        part = [each(lambda tensor: tensor[:rows], tree) for tree in (inputs, targets)]
+        part = [map_leaves(lambda tensor: tensor[:rows], tree) for tree in (inputs, targets)]
         with autocast():
             loss = task.forward(model, *part)[1]
         loss.backward()
@@ -73,7 +73,7 @@ def rows_that_fit(model: nn.Module, task: Task, inputs: Tree, targets: Tree, aut
     clear_gradients()  # those of the failed step still use memory
     with seeded(0):
         try:
-            return largest_fitting_size(try_rows, rows_of(inputs))
+            return largest_fitting_size(try_rows, count_rows(inputs))
         finally:
             clear_gradients()
 

@@ -19,7 +19,7 @@ from pipeline.building.resource_estimate import StepCost, measure_step
 from pipeline.config.sections import require_built
 from pipeline.data.dataset import Data
 from pipeline.data.splits import class_counts
-from pipeline.data.tree import Tree, leaves, rows_of, to
+from pipeline.data.tree import Tree, count_rows, leaves, to_device
 from pipeline.error_attribution import NO_KERNEL, attributed, attributed_to
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.evaluation.step import check_step
@@ -105,7 +105,7 @@ def _probe_pass(
     seed: int,
 ) -> ProbeResult:
     """Run one forward pass as training does, and check outputs and loss."""
-    device, rows = next(leaves(X)).device, rows_of(X)
+    device, rows = next(leaves(X)).device, count_rows(X)
     with _restored_afterwards(model, seed), autocast(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         before = rng_states(device)
@@ -285,7 +285,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
         loss = build_loss(config, trust, class_counts(data.train.y))
         task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
         sample = data.train.take(torch.arange(min(2, len(data.train))))
-        X, y = to(sample.X, device), to(sample.y, device)
+        X, y = to_device(sample.X, device), to_device(sample.y, device)
         try:
             outputs = probe_rows(model, task, X, y, data.ids(task.kind), precision, derive(seed, "init")).outputs
         except UserError as error:
@@ -295,7 +295,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
             ) from error
         optimizer = build_optimizer(config, model, trust)
         build_schedule(config, optimizer, trust)
-        apply_augmentations(X, build_augmentations(config, trust), seed, 1, np.arange(rows_of(X)), device)
+        apply_augmentations(X, build_augmentations(config, trust), seed, 1, np.arange(count_rows(X)), device)
         _require_fitting_metrics(task, data)
         cast = autocast(precision, device)
         operations = nondeterministic_operations(model, task, X, task.loss_targets(y, outputs), cast)

@@ -23,7 +23,7 @@ from torch.optim import SGD, Optimizer
 from pipeline.building import memory
 from pipeline.building.memory import Autocast
 from pipeline.data.splits import Split
-from pipeline.data.tree import Tree, leaves, to
+from pipeline.data.tree import Tree, leaves, to_device
 from pipeline.error_attribution import out_of_memory
 from pipeline.evaluation.evaluate import eval_mode
 from pipeline.evaluation.task import Task
@@ -84,7 +84,7 @@ def measure_step(
 
     def first_rows(count: int) -> tuple[Tree, Tree]:
         part = train.take(torch.arange(count))
-        return to(part.X, device), task.loss_targets(to(part.y, device), outputs)
+        return to_device(part.X, device), task.loss_targets(to_device(part.y, device), outputs)
 
     sample = min(2, rows)  # batch normalization needs two rows in train mode
     sizes = {

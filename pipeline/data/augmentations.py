@@ -1,6 +1,6 @@
-"""Augmentations that come with the house: `loader.augment: [{_target_: pipeline.data.augmentations.Flip}]`.
+"""Bundled augmentations: `loader.augment: [{_target_: pipeline.data.augmentations.Flip}]`.
 
-Each is a callable `(inputs, draws) -> inputs` over a whole batch; `draws` gives the random numbers of every row.
+Each is a callable `(inputs, draws) -> inputs` over a whole batch; `draws` returns the random numbers of every row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Noise:
-    """Normal noise of standard deviation `std` on every number of the inputs [B, ...]."""
+    """Adds normal noise of standard deviation `std` to the inputs [B, ...]."""
 
     std: float
 
@@ -35,7 +35,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Flip:
-    """Images [B, C, H, W] or [B, H, W], each mirrored left to right with this probability."""
+    """Mirrors images [B, C, H, W] or [B, H, W] left to right, each with this probability."""
 
     probability: float = 0.5
 
@@ -50,7 +50,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Shift:
-    """Images [B, C, H, W] or [B, H, W], each moved by up to `pixels` down or up, right or left; zeros come in."""
+    """Moves images [B, C, H, W] or [B, H, W] by up to `pixels` in both directions; the gap is filled with zeros."""
 
     pixels: int
 
@@ -61,23 +61,23 @@ class Shift:
         images = _images(inputs, "Shift")
         moves = (draws.uniform(2) * (2 * self.pixels + 1)).long() - self.pixels
         for axis, move in zip((-2, -1), moves.unbind(1), strict=True):
-            images = _moved(images, move, axis)
+            images = _move(images, move, axis)
         return images
 
 
-def _moved(images: Tensor, move: Tensor, axis: int) -> Tensor:
-    """Every image moved along one axis by its own number of pixels."""
+def _move(images: Tensor, move: Tensor, axis: int) -> Tensor:
+    """The images, each moved along one axis by its own number of pixels."""
     size = images.shape[axis]
-    source = torch.arange(size, device=images.device) - move[:, None]  # [B, size]: which pixel comes here
+    source = torch.arange(size, device=images.device) - move[:, None]  # [B, size]: the pixel that moves to each place
     shape = [len(images), *(1,) * (images.ndim - 1)]
     shape[axis] = size
     source = source.view(shape)
-    picked = images.gather(axis, source.clamp(0, size - 1).expand_as(images))
-    return torch.where((source >= 0) & (source < size), picked, 0)
+    moved = images.gather(axis, source.clamp(0, size - 1).expand_as(images))
+    return torch.where((source >= 0) & (source < size), moved, 0)
 
 
-def _require(name: str, value: object, right: bool, expected: str) -> None:
-    if not right:
+def _require(name: str, value: object, valid: bool, expected: str) -> None:
+    if not valid:
         raise UserError(fault(f"loader.augment.{name}", "is out of range", got=value, expected=expected))
 
 
@@ -86,7 +86,7 @@ def _images(inputs: Tree, name: str) -> Tensor:
 
 
 def _tensor(inputs: Tree, name: str, expected: str, inputs_ndim: range) -> Tensor:
-    """The inputs, which are one tensor of that many dimensions."""
+    """The inputs if they are one floating-point tensor with a number of dimensions in this range; else UserError."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim not in inputs_ndim:
         raise UserError(fault("loader.augment", f"{name} does not fit", got=describe(inputs), expected=expected))
     return inputs

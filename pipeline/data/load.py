@@ -1,157 +1,182 @@
-"""Loading: from whatever the user's `data` returns to checked splits, the test rows sealed at once."""
+"""Loading: from whatever the user's `data` returns to checked splits; the test rows are sealed at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.dataset import Data
-from pipeline.data.reading.arrays import aims, nested, nested_part, targets_of, token_ids, values
-from pipeline.data.reading.categories import categories_of
-from pipeline.data.reading.items import PAIR, describe, read_item, reading, require_alike, shapes_of, stack
-from pipeline.data.reading.row_metadata import marks, unrepresentative
+from pipeline.data.reading.arrays import convert_targets, read_features, read_targets, to_float32, to_leaf, token_ids
+from pipeline.data.reading.categories import read_categories
+from pipeline.data.reading.items import (
+    PAIR,
+    check_same_shapes,
+    describe,
+    isolated_reading,
+    leaf_shapes,
+    read_item,
+    stack_rows,
+)
+from pipeline.data.reading.row_metadata import read_row_metadata, read_unrepresentative_reason
 from pipeline.data.sealed import SealedTest
+from pipeline.data.source_data import SPLITS, Array, MapDataset
 from pipeline.data.splits import Split
-from pipeline.data.tree import Tree, each, named, rows_of
+from pipeline.data.tree import Tree, count_rows, map_leaves, named_leaves
 from pipeline.errors import UserError, fault
 from pipeline.runtime.seeds import derive
 
-SPLITS = ("train", "val", "test")
-NAMED = ("class_names", "feature_names", "source", "licence")
-MORE = ("groups", "times", "slices", "production", "previous_tasks", "representative", "categories")
+OPTIONAL = (
+    "class_names", "feature_names", "source", "licence", "groups", "times", "slices", "production", "previous_tasks",
+    "representative", "categories",
+)  # fmt: skip
+
+
+class LoadedPair(NamedTuple):
+    """Features, targets, and the map-style Dataset they were read from, if any."""
+
+    X: Tree
+    y: Tensor
+    dataset: MapDataset | None = None
 
 
 def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
     """The data of a config, checked, with the test rows sealed.
 
     X becomes float32, parts of nested X float32, int64 or bool; class labels int64, values float32. Map-style Datasets
-    are stacked into memory once; that of train is also kept, since training reads it anew in every epoch.
-    NaN and infinities are kept: finding them is the diagnosis' work. Raises UserError with all faults at once.
+    are read into memory once; the Dataset of train is also kept, since training reads it again in every epoch.
+    NaN and infinities are kept: the planning gate and diagnostics find them. Raises UserError with all faults at once.
     """
     from pipeline.config.build import build
 
     return seal(build(config["data"], trust=trust, where="data"), config["task"]["kind"])
 
 
-def seal(source: Any, kind: str) -> Data:
+def seal(source: object, kind: str) -> Data:
     """Checked data of a mapping or object with train, val and test. Raises UserError with all faults at once.
 
-    An autoencoder's targets are its features, whatever stands beside them, and whole rows as they were read once.
+    The targets of an autoencoder are its features; whatever else is given as targets is ignored.
     """
-    parts = dict(source) if isinstance(source, Mapping) else vars(source) if hasattr(source, "__dict__") else {}
-    given = {name: parts.get(name, getattr(source, name, None)) for name in (*SPLITS, *NAMED, *MORE)}
-    there = ", ".join(map(str, parts)) or type(source).__name__
+    members = dict(source) if isinstance(source, Mapping) else vars(source) if hasattr(source, "__dict__") else {}
+    values = {name: members.get(name, getattr(source, name, None)) for name in (*SPLITS, *OPTIONAL)}
+    got = ", ".join(map(str, members)) or type(source).__name__
     faults = [
-        fault("data", f"split '{name}' is missing", got=there, expected="train, val and test")
+        fault("data", f"split '{name}' is missing", got=got, expected="train, val and test")
         for name in SPLITS
-        if given[name] is None
+        if values[name] is None
     ]
-    pairs = {name: _pair(given[name], f"data.{name}", kind, faults) for name in SPLITS if given[name] is not None}
-    names = {name: _names(given[name], f"data.{name}", faults) for name in ("class_names", "feature_names")}
-    whole = {name: pair for name, pair in pairs.items() if pair is not None}
-    faults += _disagreements(whole, names)
-    X = whole["train"][0] if "train" in whole else None
+    present = [name for name in SPLITS if values[name] is not None]
+    loaded = {name: _load_pair(values[name], f"data.{name}", kind, faults) for name in present}
+    names = {name: _read_names(values[name], f"data.{name}", faults) for name in ("class_names", "feature_names")}
+    pairs = {name: pair for name, pair in loaded.items() if pair is not None}
+    faults += _disagreements(pairs, names["class_names"], names["feature_names"])
+    X = pairs["train"].X if "train" in pairs else None
     width = X.shape[1] if isinstance(X, Tensor) and X.ndim == 2 else None
-    categories = categories_of(given["categories"], width, names["feature_names"], faults)
-    others = _others(given, whole.get("train"), kind, faults)
+    categories = read_categories(values["categories"], width, names["feature_names"], faults)
+    production = _load_production(values["production"], X, faults)
+    previous_tasks = _load_previous_tasks(values["previous_tasks"], X, kind, faults)
     if faults:
         raise UserError(*faults)
-    said = marks(given, {name: len(whole[name][1]) for name in SPLITS})
+    rows = {name: len(pairs[name].y) for name in SPLITS}
+    metadata = read_row_metadata(values["groups"], values["times"], values["slices"], rows)
+    train, val, test = (pairs[name] for name in SPLITS)
     return Data(
-        train=Split("train", *whole["train"], marks=said["train"]),
-        val=Split("val", *whole["val"][:2], marks=said["val"]),
-        test=SealedTest(*whole["test"][:2], said["test"]),
+        train=Split("train", train.X, train.y, train.dataset, metadata["train"]),
+        val=Split("val", val.X, val.y, row_metadata=metadata["val"]),
+        test=SealedTest(test.X, test.y, metadata["test"]),
         class_names=names["class_names"],
         feature_names=names["feature_names"],
-        source=_text(given["source"]),
-        licence=_text(given["licence"]),
-        **others,
-        unrepresentative=unrepresentative(given["representative"]),
+        source=None if values["source"] is None else str(values["source"]),
+        licence=None if values["licence"] is None else str(values["licence"]),
+        production=production,
+        previous_tasks=previous_tasks,
+        unrepresentative_reason=read_unrepresentative_reason(values["representative"]),
         categories=categories,
     )
 
 
-def _others(given: Mapping[str, Any], train: Any, kind: str, faults: list[str]) -> dict[str, Any]:
-    """Rows of the field and of earlier tasks, whose features are shaped as those of train."""
-    raw = None if given["production"] is None else nested(given["production"], "data.production", faults)
-    field = None if raw is None else each(nested_part, raw) if isinstance(raw, dict | tuple) else values(raw)
-    tasks = given["previous_tasks"] or {}
+def _load_production(value: object, train_X: Tree | None, faults: list[str]) -> Tree | None:
+    """Unlabelled rows from production, with features shaped as those of train."""
+    raw_X = None if value is None else read_features(value, "data.production", faults)
+    if raw_X is None:
+        return None
+    X = map_leaves(to_leaf, raw_X) if isinstance(raw_X, dict | tuple) else to_float32(raw_X)
+    if not count_rows(X):
+        faults.append(fault("data.production", "has no rows"))
+    if train_X is not None:
+        faults += _shape_faults("data.production", named_leaves(X, "X"), named_leaves(train_X, "X"), "train")
+    return X
+
+
+def _load_previous_tasks(value: object, train_X: Tree | None, kind: str, faults: list[str]) -> dict[str, Split]:
+    """Rows of earlier tasks by their names, with features shaped as those of train."""
+    tasks = value or {}
     if not isinstance(tasks, Mapping):
         expected = "a mapping of names to pairs (X, y)"
         faults.append(fault("data.previous_tasks", "has no names", got=type(tasks).__name__, expected=expected))
-        tasks = {}
-    found = {str(n): _pair(part, f"data.previous_tasks.{n}", kind, faults) for n, part in tasks.items()}
-    pairs = {name: pair for name, pair in found.items() if pair is not None}
-    features = {f"data.previous_tasks.{name}": pair[0] for name, pair in pairs.items()}
-    if field is not None and not rows_of(field):
-        faults.append(fault("data.production", "has no rows"))
-    features |= {} if field is None else {"data.production": field}
-    for where, X in features.items() if train is not None else ():
-        faults += _shape_faults(where, named(X, "X"), named(train[0], "X"), "train")
-    return {"production": field, "previous": {n: Split(n, X, y) for n, (X, y, _) in pairs.items()}}
+        return {}
+    splits: dict[str, Split] = {}
+    for name, raw in tasks.items():
+        where = f"data.previous_tasks.{name}"
+        pair = _load_pair(raw, where, kind, faults)
+        if pair is not None:
+            splits[str(name)] = Split(str(name), pair.X, pair.y)
+            if train_X is not None:
+                faults += _shape_faults(where, named_leaves(pair.X, "X"), named_leaves(train_X, "X"), "train")
+    return splits
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _names(value: Any, where: str, faults: list[str]) -> tuple[str, ...] | None:
+def _read_names(value: Any, where: str, faults: list[str]) -> tuple[str, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not hasattr(value, "__iter__"):
-        faults.append(fault(where, "is no list of names", got=value))
+        faults.append(fault(where, "is not a list of names", got=value))
         return None
     return tuple(str(name) for name in value)
 
 
-def _pair(part: Any, where: str, kind: str, faults: list[str]) -> tuple[Tree, Tensor, Any] | None:
-    """Features, targets and the Dataset they were read from, if any; or None with the reasons added to `faults`."""
-    unpacked = _unpack(part, where, faults)
+def _load_pair(raw: object, where: str, kind: str, faults: list[str]) -> LoadedPair | None:
+    """Features, targets and the Dataset they were read from; None with the reasons added to `faults`."""
+    unpacked = _unpack(raw, where, faults)
     if unpacked is None:
         return None
-    raw_X = nested(unpacked[0], f"{where}.X", faults)
+    raw_X = read_features(unpacked[0], f"{where}.X", faults)
+    nested = isinstance(raw_X, dict | tuple)
     if kind == "autoencoder":
-        return _itself(raw_X, f"{where}.X", faults)
-    raw_y = targets_of(unpacked[1], f"{where}.y", faults)
-    if raw_X is None or raw_y is None or not _one_length(raw_X, raw_y, where, faults):
+        if raw_X is None or not _same_length(raw_X, np.zeros(count_rows(raw_X)), where, faults):
+            return None
+        if nested:
+            got, expected = type(raw_X).__name__, "one array, which the model reconstructs"
+            faults.append(fault(f"{where}.X", "an autoencoder takes no nested features", got=got, expected=expected))
+            return None
+        features = to_float32(raw_X)
+        return LoadedPair(features, features)
+    raw_y = read_targets(unpacked[1], f"{where}.y", faults)
+    if raw_X is None or raw_y is None or not _same_length(raw_X, raw_y, where, faults):
         return None
-    y = aims(raw_y, f"{where}.y", kind, faults)
-    lone = not isinstance(raw_X, dict | tuple)
-    if lone and kind == "language_model":
+    y = convert_targets(raw_y, f"{where}.y", kind, faults)
+    X: Tree | None
+    if nested or kind != "language_model":
+        X = map_leaves(to_leaf, raw_X) if nested else to_float32(raw_X)
+    else:
         X = token_ids(raw_X, f"{where}.X", faults)
         if X is not None and y is not None and X.shape != y.shape:
             got = f"X {tuple(X.shape)} and y {tuple(y.shape)}"
             faults.append(fault(where, "has no target per token", got=got, expected="X and y of one shape, [N, T]"))
             return None
-    else:
-        X = values(raw_X) if lone else each(nested_part, raw_X)
-    return None if y is None or X is None else (X, y, unpacked[2])
+    return None if y is None or X is None else LoadedPair(X, y, unpacked[2])
 
 
-def _itself(raw_X: Tree | None, where: str, faults: list[str]) -> tuple[Tensor, Tensor, None] | None:
-    """Features that are their own targets."""
-    if raw_X is None or not _one_length(raw_X, np.zeros(rows_of(raw_X)), where.removesuffix(".X"), faults):
-        return None
-    if isinstance(raw_X, dict | tuple):
-        got, expected = type(raw_X).__name__, "one array, which the model gives back"
-        faults.append(fault(where, "an autoencoder takes no nested features", got=got, expected=expected))
-        return None
-    X = values(raw_X)
-    return X, X, None
-
-
-def _one_length(X: Tree, y: NDArray[Any], where: str, faults: list[str]) -> bool:
-    """Whether there are rows, and as many of each part."""
-    parts = {name: len(part) for name, part in named(X).items()}
-    rows = next(iter(parts.values()))
-    if len(set(parts.values())) > 1:
-        got = ", ".join(f"{rows} of {name}" for name, rows in parts.items())
-        faults.append(fault(f"{where}.X", "parts differ in length", got=got, expected="as many rows of each"))
+def _same_length(X: Tree, y: Sized, where: str, faults: list[str]) -> bool:
+    """Whether there are rows, and equally many in every part; else the reason is added to `faults`."""
+    lengths = {name: len(leaf) for name, leaf in named_leaves(X).items()}
+    rows = next(iter(lengths.values()))
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{rows} of {name}" for name, rows in lengths.items())
+        faults.append(fault(f"{where}.X", "parts differ in length", got=got, expected="equally many rows of each"))
     elif rows == 0 or len(y) == 0:
         faults.append(fault(where, "is empty", got=f"{rows} rows of X and {len(y)} of y"))
     elif rows != len(y):
@@ -161,81 +186,84 @@ def _one_length(X: Tree, y: NDArray[Any], where: str, faults: list[str]) -> bool
     return False
 
 
-def _unpack(part: Any, where: str, faults: list[str]) -> tuple[Any, Any, Any] | None:
-    """X, y and the Dataset that has to be read anew in every epoch, if it is one."""
-    if isinstance(part, tuple | list) and len(part) == 2:
-        return part[0], part[1], None
-    if isinstance(part, torch.utils.data.IterableDataset):
+def _unpack(raw: Any, where: str, faults: list[str]) -> tuple[Any, Any, MapDataset | None] | None:
+    """X, y, and the Dataset that training reads again in every epoch, if it is one."""
+    if isinstance(raw, tuple | list) and len(raw) == 2:
+        return raw[0], raw[1], None
+    if isinstance(raw, torch.utils.data.IterableDataset):
         expected = "a map-style Dataset, with __getitem__ and __len__"
-        faults.append(fault(where, "is an IterableDataset", got=type(part).__name__, expected=expected))
+        faults.append(fault(where, "is an IterableDataset", got=type(raw).__name__, expected=expected))
         return None
-    if tensors := _tensors(part):
+    if tensors := _dataset_tensors(raw):
         return *tensors, None
-    items = not isinstance(part, Tensor | np.ndarray | str | bytes | Mapping | tuple | list)
-    if items and hasattr(part, "__getitem__") and hasattr(part, "__len__"):
-        read = _read(part, where, faults)
-        return None if read is None else (*read, part)
-    faults.append(fault(where, "is no split", got=describe(part), expected=PAIR))
+    is_container = isinstance(raw, Tensor | np.ndarray | str | bytes | Mapping | tuple | list)
+    if not is_container and hasattr(raw, "__getitem__") and hasattr(raw, "__len__"):
+        arrays = _read_dataset(raw, where, faults)
+        return None if arrays is None else (*arrays, raw)
+    faults.append(fault(where, "is not a split", got=describe(raw), expected=PAIR))
     return None
 
 
-def _tensors(part: Any) -> tuple[Tensor, Tensor] | None:
-    """The pair inside a TensorDataset, or inside a part of one as `random_split` gives it; else None."""
+def _dataset_tensors(dataset: object) -> tuple[Tensor, Tensor] | None:
+    """The two tensors of a TensorDataset, or of a Subset of one as from `random_split`; None for other datasets."""
     data = torch.utils.data
-    if type(part) is data.Subset and (whole := _tensors(part.dataset)):
-        rows = torch.as_tensor(part.indices, dtype=torch.int64)
+    if type(dataset) is data.Subset and (whole := _dataset_tensors(dataset.dataset)):
+        rows = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return whole[0][rows], whole[1][rows]
-    plain = isinstance(part, data.TensorDataset) and type(part).__getitem__ is data.TensorDataset.__getitem__
-    return (part.tensors[0], part.tensors[1]) if plain and len(part.tensors) == 2 else None
+    # A subclass with its own __getitem__ may return something else than its tensors.
+    if isinstance(dataset, data.TensorDataset) and type(dataset).__getitem__ is data.TensorDataset.__getitem__:
+        return (dataset.tensors[0], dataset.tensors[1]) if len(dataset.tensors) == 2 else None
+    return None
 
 
-def _read(dataset: Any, where: str, faults: list[str]) -> tuple[Any, Any] | None:
-    """All items of a map-style Dataset, side by side in memory: the same ones whenever they are read."""
-    rows, shapes = list[tuple[Tree, NDArray[Any]]](), list[dict[str, tuple[int, ...]]]()
-    seed = derive(0, where)  # not the run's: what is measured on these rows is compared between runs
+def _read_dataset(dataset: MapDataset, where: str, faults: list[str]) -> tuple[Tree, Array] | None:
+    """All items of a map-style Dataset as arrays: the same ones whenever they are read."""
+    rows, shapes = list[tuple[Tree, Array]](), list[dict[str, tuple[int, ...]]]()
+    seed = derive(0, where)  # not the seed of the run: what is measured on these rows is compared between runs
     try:
-        with reading():
+        with isolated_reading():
             for i in range(len(dataset)):
                 rows.append(read_item(dataset, i, where, seed=seed, epoch=0))
-                shapes = shapes if i else shapes_of(rows[0])
-                require_alike(rows[-1], shapes, f"{where}[{i}]")
+                shapes = shapes if i else leaf_shapes(rows[0])
+                check_same_shapes(rows[-1], shapes, f"{where}[{i}]")
     except UserError as error:
         faults += error.faults
         return None
-    return (stack([x for x, _ in rows]), stack([y for _, y in rows])) if rows else (np.zeros((0, 1)), np.zeros(0))
+    if not rows:
+        return np.zeros((0, 1)), np.zeros(0)
+    return stack_rows([x for x, _ in rows]), stack_rows([y for _, y in rows])
 
 
 def _disagreements(
-    pairs: Mapping[str, tuple[Tree, Tensor, Any]], names: Mapping[str, tuple[str, ...] | None]
+    pairs: Mapping[str, LoadedPair], class_names: Sequence[str] | None, feature_names: Sequence[str] | None
 ) -> list[str]:
-    """What the splits say differently from each other or from the names."""
-    found = []
-    reference = next(iter(pairs), None)
-    for name, (X, y, _) in pairs.items():
-        first = pairs[reference or name]
-        found += _shape_faults(f"data.{name}", {**named(X, "X"), "y": y}, {**named(first[0], "X"), "y": first[1]},
-                               reference)  # fmt: skip
-        classes = names["class_names"]
-        if classes and not y.is_floating_point() and int(y.max()) >= len(classes):
-            found.append(
-                fault("data.class_names", f"names no class {int(y.max())} of data.{name}", got=f"{len(classes)} names")
-            )
-    features = names["feature_names"]
-    if features and reference and isinstance(X := pairs[reference][0], Tensor) and X[0].numel() != len(features):
-        expected = f"{X[0].numel()}, one per feature"
-        found.append(fault("data.feature_names", "number of names", got=len(features), expected=expected))
-    return found
+    """How the splits differ from each other in shape, or from the names in number."""
+    faults: list[str] = []
+    if not pairs:
+        return faults
+    reference, first = next(iter(pairs.items()))
+    usual = {**named_leaves(first.X, "X"), "y": first.y}
+    for name, pair in pairs.items():
+        y = pair.y
+        faults += _shape_faults(f"data.{name}", {**named_leaves(pair.X, "X"), "y": y}, usual, reference)
+        if class_names and not y.is_floating_point() and int(y.max()) >= len(class_names):
+            what, got = f"has no name for class {int(y.max())} of data.{name}", f"{len(class_names)} names"
+            faults.append(fault("data.class_names", what, got=got))
+    if feature_names and isinstance(first.X, Tensor) and first.X[0].numel() != len(feature_names):
+        expected = f"{first.X[0].numel()}, one per feature"
+        faults.append(fault("data.feature_names", "number of names", got=len(feature_names), expected=expected))
+    return faults
 
 
-def _shape_faults(where: str, parts: Mapping[str, Tensor], first: Mapping[str, Tensor], reference: Any) -> list[str]:
-    """Where the rows of one split have other parts or shapes than those of the first."""
-    if parts.keys() != first.keys():
-        expected = f"{', '.join(first)} as in data.{reference}"
-        return [fault(where, "rows differ in their parts", got=", ".join(parts), expected=expected)]
-    found = []
-    for name, tensor in parts.items():
-        got, usual = tuple(tensor.shape[1:]), tuple(first[name].shape[1:])
-        if got != usual:
-            expected = f"{usual} as in data.{reference}"
-            found.append(fault(f"{where}.{name}", "rows differ in shape", got=got, expected=expected))
-    return found
+def _shape_faults(where: str, leaves: Mapping[str, Tensor], usual: Mapping[str, Tensor], reference: str) -> list[str]:
+    """How the rows of one split differ in their parts or shapes from the usual ones, those of split `reference`."""
+    if leaves.keys() != usual.keys():
+        expected = f"{', '.join(usual)} as in data.{reference}"
+        return [fault(where, "rows differ in their parts", got=", ".join(leaves), expected=expected)]
+    faults = []
+    for name, tensor in leaves.items():
+        shape, usual_shape = tuple(tensor.shape[1:]), tuple(usual[name].shape[1:])
+        if shape != usual_shape:
+            expected = f"{usual_shape} as in data.{reference}"
+            faults.append(fault(f"{where}.{name}", "rows differ in shape", got=shape, expected=expected))
+    return faults

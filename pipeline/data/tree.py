@@ -1,4 +1,4 @@
-"""Nested batches: a tensor, or a dict or tuple of such, whose tensors share their first axis, the rows."""
+"""Trees: a tensor, or a dict or tuple of trees, such as nested features; the first axis of every tensor is the rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Tree = Any  # Tensor | dict[str, Tree] | tuple[Tree, ...]; what is neither dict nor tuple is a leaf, an array too
+# Tensor | dict[str, Tree] | tuple[Tree, ...], or the same of NumPy arrays: whatever is not a dict or tuple is a leaf.
+Tree = Any
 
 
 def leaves(tree: Tree) -> Iterator[Any]:
-    """Every tensor, in the order of the structure."""
+    """Every leaf, in the order of the structure."""
     if isinstance(tree, dict | tuple):
         for part in tree.values() if isinstance(tree, dict) else tree:
             yield from leaves(part)
@@ -20,61 +21,61 @@ def leaves(tree: Tree) -> Iterator[Any]:
         yield tree
 
 
-def tensors(anything: Any) -> Iterator[Tensor]:
-    """Every tensor in whatever a model takes or puts out: mappings, lists and tuples; other objects hold none."""
-    if isinstance(anything, Tensor):
-        yield anything
-    elif isinstance(anything, Mapping | list | tuple):
-        for part in anything.values() if isinstance(anything, Mapping) else anything:
+def tensors(value: object) -> Iterator[Tensor]:
+    """Every tensor in the inputs or outputs of any model: in mappings, lists and tuples, but not in other objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
             yield from tensors(part)
 
 
-def named(tree: Tree, name: str = "") -> dict[str, Any]:
-    """Every tensor by its dotted name, sorted, so that two dicts in another order are the same; a lone one is `name`.
+def named_leaves(tree: Tree, name: str = "") -> dict[str, Any]:
+    """Every leaf by its dotted name, sorted, so that the order of a dict does not matter; a single leaf is `name`.
 
     `{"ids": a, "more": (b, c)}` gives `ids`, `more.0` and `more.1`.
     """
     if not isinstance(tree, dict | tuple):
         return {name: tree}
     parts = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    found = [named(part, f"{name}.{key}" if name else str(key)) for key, part in parts]
-    return dict(sorted((key, leaf) for part in found for key, leaf in part.items()))
+    branches = [named_leaves(part, f"{name}.{key}" if name else str(key)) for key, part in parts]
+    return dict(sorted((key, leaf) for branch in branches for key, leaf in branch.items()))
 
 
-def each(change: Callable[[Any], Any], tree: Tree) -> Tree:
-    """The same structure with every tensor changed."""
+def map_leaves(change: Callable[[Any], Any], tree: Tree) -> Tree:
+    """The same structure with `change` applied to every leaf."""
     if isinstance(tree, dict):
-        return {name: each(change, part) for name, part in tree.items()}
+        return {name: map_leaves(change, part) for name, part in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(each(change, part) for part in tree)
+        return tuple(map_leaves(change, part) for part in tree)
     return change(tree)
 
 
-def filled(tree: Tree, parts: Iterator[Any]) -> Tree:
-    """The same structure with other tensors, taken one after the other: the way back from `leaves`."""
-    return each(lambda _: next(parts), tree)
+def with_leaves(tree: Tree, new_leaves: Iterator[Any]) -> Tree:
+    """The same structure with other leaves, in the order of `leaves`, which it inverts."""
+    return map_leaves(lambda _: next(new_leaves), tree)
 
 
-def rows_of(tree: Tree) -> int:
+def count_rows(tree: Tree) -> int:
     """The number of rows."""
     return len(next(leaves(tree)))
 
 
-def take(tree: Tree, rows: Tensor) -> Tree:
-    """Some of the rows, in the order asked for."""
-    return each(lambda tensor: tensor.index_select(0, rows.to(tensor.device)), tree)
+def take_rows(tree: Tree, rows: Tensor) -> Tree:
+    """These rows, in this order."""
+    return map_leaves(lambda tensor: tensor.index_select(0, rows.to(tensor.device)), tree)
 
 
-def to(tree: Tree, device: torch.device) -> Tree:
-    """The tree on a device; on a CUDA card without waiting for the copy."""
+def to_device(tree: Tree, device: torch.device) -> Tree:
+    """The tree on a device; copies to a CUDA device are asynchronous."""
     if device.type == "cuda":
-        return each(lambda t: t if t.is_cuda else t.pin_memory().to(device, non_blocking=True), tree)
-    return each(lambda tensor: tensor.to(device), tree)
+        return map_leaves(lambda t: t if t.is_cuda else t.pin_memory().to(device, non_blocking=True), tree)
+    return map_leaves(lambda tensor: tensor.to(device), tree)
 
 
-def split(tree: Tree, size: int) -> list[Tree]:
-    """Consecutive parts of `size` rows, the last one maybe smaller; views."""
+def chunks(tree: Tree, size: int) -> list[Tree]:
+    """Views of consecutive rows, `size` each; the last one may be smaller."""
     if isinstance(tree, Tensor):
         return list(tree.split(size))
     parts = zip(*(leaf.split(size) for leaf in leaves(tree)), strict=True)
-    return [filled(tree, iter(part)) for part in parts]
+    return [with_leaves(tree, iter(part)) for part in parts]

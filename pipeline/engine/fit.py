@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
-from pipeline.data.train_rows import changed
+from pipeline.data.train_rows import apply_row_changes
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.progress import Fit
@@ -78,7 +78,7 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         _refuse_other_rows(permit, planned_data)
         data = preprocess_data = planned_data
         if job.delta.train_rows:
-            data = replace(planned_data, train=changed(planned_data.train, job.delta.train_rows, seed))
+            data = replace(planned_data, train=apply_row_changes(planned_data.train, job.delta.train_rows, seed))
             # Inputs that are all zero have no spread to standardize by.
             preprocess_data = planned_data if job.delta.train_rows.get("inputs") == "zeroed" else data
         components = build_components(config, job, data, seed, trust, preprocess_data)

@@ -28,7 +28,7 @@ from pipeline.building.probe import ProbeResult, device_for, probe_rows
 from pipeline.config.sections import LoaderConfig, TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
-from pipeline.data.tree import to
+from pipeline.data.tree import to_device
 from pipeline.engine.budget import StepBudget, overfit_budget, planned_budget
 from pipeline.engine.guard import Guard
 from pipeline.errors import UserError, fault
@@ -152,7 +152,7 @@ def _probe(
 ) -> ProbeResult:
     """Pass two train rows through model and loss, in the memory format that suits the model."""
     rows = train.take(torch.arange(min(2, len(train))))
-    X, y = to(rows.X, device), to(rows.y, device)
+    X, y = to_device(rows.X, device), to_device(rows.y, device)
 
     def probe() -> ProbeResult:
         return probe_rows(model, task, X, y, class_count, precision, seed)

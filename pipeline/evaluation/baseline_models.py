@@ -93,7 +93,7 @@ def _not_applicable(task: Task, data: Data) -> str | None:
         return "the targets are the inputs, which a linear model copies"
     if task.kind not in KINDS or task.step is not None:
         return f"only the step of a {task.kind} task knows what to predict"
-    if data.train.items is not None:
+    if data.train.dataset is not None:
         return "a Dataset reads its rows again in every epoch"
     if not isinstance(data.train.X, Tensor):
         return "the inputs are nested"

@@ -20,7 +20,7 @@ def vocabulary_size(kind: str, data: Data) -> int | None:
     is the first token of the next window, as it is where a text is cut into windows without gaps.
     """
     X, y = data.train.X, data.train.y
-    if not isinstance(X, Tensor) or X.ndim != 2 or data.train.items is not None or y.is_floating_point():
+    if not isinstance(X, Tensor) or X.ndim != 2 or data.train.dataset is not None or y.is_floating_point():
         return None
     if kind == "language_model":
         return max(int(ids.max()) for ids in (X, y, data.val.X, data.val.y)) + 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
-from pipeline.data.tree import Tree, each, rows_of, split, to
+from pipeline.data.tree import Tree, chunks, count_rows, map_leaves, to_device
 from pipeline.error_attribution import attributed_to
 from pipeline.errors import Refused, fault
 from pipeline.evaluation.metrics import make_score, score_predictions
@@ -103,7 +103,7 @@ def forward(model: nn.Module, X: Tree) -> Tensor:
     """Return outputs for all rows, on the model's device. Raises UserError if the model fails."""
     device = model_device(model)
     with eval_mode(model), attributed_to("model"):
-        parts = [model(to(part, device)) for part in split(X, eval_batch_size(model, device))]
+        parts = [model(to_device(part, device)) for part in chunks(X, eval_batch_size(model, device))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -113,7 +113,7 @@ def _run(model: nn.Module, X: Tree, y: Tree, task: Task) -> _Pass:
         return _run_step(model, X, y, task, any(m.needs != "step" for m in task.metrics))
     outputs = forward(model, X)
     with torch.no_grad(), attributed_to("loss"):
-        return _Pass(outputs, float(task.loss(outputs, task.loss_targets(to(y, outputs.device), outputs))), {})
+        return _Pass(outputs, float(task.loss(outputs, task.loss_targets(to_device(y, outputs.device), outputs))), {})
 
 
 def _run_step(model: nn.Module, X: Tree, y: Tree, task: Task, keep_outputs: bool) -> _Pass:
@@ -124,9 +124,9 @@ def _run_step(model: nn.Module, X: Tree, y: Tree, task: Task, keep_outputs: bool
     scalars: list[dict[str, Tensor | float]] = []
     outputs: list[Tensor] = []
     with eval_mode(model), attributed_to("task.step"):
-        for inputs, targets in zip(split(X, BATCH_SIZE), split(y, BATCH_SIZE), strict=True):
-            result = validate_step_output(task.step(model, (to(inputs, device), to(targets, device))))
-            sizes.append(rows_of(inputs))
+        for inputs, targets in zip(chunks(X, BATCH_SIZE), chunks(y, BATCH_SIZE), strict=True):
+            result = validate_step_output(task.step(model, (to_device(inputs, device), to_device(targets, device))))
+            sizes.append(count_rows(inputs))
             scalars.append(step_scalars(result))
             if keep_outputs and result.get("outputs") is not None:
                 outputs.append(result["outputs"])
@@ -181,11 +181,11 @@ def mean_loss(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
     device, losses, sizes = model_device(model), [], []
     with eval_mode(model):
         size = eval_batch_size(model, device)
-        for inputs, targets in zip(split(X, size), split(y, size), strict=True):
+        for inputs, targets in zip(chunks(X, size), chunks(y, size), strict=True):
             with attributed_to("model"):
-                outputs = model(to(inputs, device))
+                outputs = model(to_device(inputs, device))
             with attributed_to("loss"):
-                losses.append(task.loss(outputs, task.loss_targets(to(targets, device), outputs)))
+                losses.append(task.loss(outputs, task.loss_targets(to_device(targets, device), outputs)))
             sizes.append(len(targets))
     return _weighted_mean([float(loss) for loss in losses], sizes)
 
@@ -193,10 +193,10 @@ def mean_loss(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
 def score_split(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Evaluation:
     """Evaluate the model on a split; the bootstrap of the score's interval is seeded by `seed`."""
     result = _run(model, split.X, split.y, task)
-    targets = each(lambda tensor: tensor.cpu().numpy(), split.y)
+    targets = map_leaves(lambda tensor: tensor.cpu().numpy(), split.y)
     outputs, metric = result.outputs, task.metric
     if outputs is None or metric.needs == "step":
-        score = make_score(metric, split.name, metric_from_step(metric, result.scalars), rows_of(split.X))
+        score = make_score(metric, split.name, metric_from_step(metric, result.scalars), count_rows(split.X))
     else:
         with attributed_to("task.predict"):
             score = score_predictions(metric, split.name, targets, task.metric_inputs(outputs, split.y), seed)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from pipeline.data.tree import Tree, rows_of
+from pipeline.data.tree import Tree, count_rows
 from pipeline.errors import UserError, fault
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def check_step(
     Raises UserError if a metric could not be computed from what it returns.
     """
     result = validate_step_output(step(model, (inputs, targets)))
-    outputs, rows = result.get("outputs"), rows_of(inputs)
+    outputs, rows = result.get("outputs"), count_rows(inputs)
     if outputs is not None and (not outputs.ndim or len(outputs) != rows):
         got = f"shape {tuple(outputs.shape)} for {rows} rows"
         raise UserError(fault("task.step", "outputs have no batch dimension", got=got, expected=f"({rows}, ...)"))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.data.tree import Tree, rows_of
+from pipeline.data.tree import Tree, count_rows
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.metrics import Metric, Needs, metrics_from_config
 from pipeline.evaluation.step import CustomStep, Step, build_step
@@ -197,7 +197,7 @@ def _identity(outputs: Tensor) -> Tensor:
 def _loss_normalizer(loss: Loss | None, targets: Tree) -> float:
     """Return the number that the mean loss of a batch is divided by."""
     if not isinstance(targets, Tensor):
-        return float(rows_of(targets))
+        return float(count_rows(targets))
     loss = loss.inner if isinstance(loss, TokenLoss) else loss
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or targets.is_floating_point():
         return float(targets.numel())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits import Split
-from pipeline.data.tree import to
+from pipeline.data.tree import to_device
 from pipeline.engine.backward import backward
 from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import attributed_to
@@ -98,7 +98,9 @@ def _outputs(context: CheckContext, setup: TrainingComponents, rows: Split, draw
         return forward(context.model, rows.X).detach().cpu().double()
     device = model_device(context.model)
     with eval_mode(context.model), attributed_to("task.step"):
-        result = validate_step_output(setup.task.step(context.model, (to(rows.X, device), to(rows.y, device))))
+        result = validate_step_output(
+            setup.task.step(context.model, (to_device(rows.X, device), to_device(rows.y, device)))
+        )
     outputs: Tensor | None = result.get("outputs")
     return None if outputs is None else outputs.detach().cpu().double()
 

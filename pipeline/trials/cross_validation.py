@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.dataset import Data
-from pipeline.data.folds import folds_of
+from pipeline.data.folds import assign_folds
 from pipeline.engine.fit import fit
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.progress import Fit
@@ -58,7 +58,7 @@ def cross_validate(
     if reason:
         return {"not_applicable": reason}
     try:
-        fold = folds_of(data.train, parts)
+        fold = assign_folds(data.train, parts)
     except UserError as error:
         return {"not_applicable": error.faults[0]}
     start, folds = time.perf_counter(), list[FoldResult]()
@@ -99,7 +99,7 @@ def _not_applicable(
         return "a custom task may use its targets in a way that a fold of rows cannot evaluate"
     if _rows_are_ordered(config, data):
         return "the rows are ordered in time: a model would be evaluated on rows older than those it learned from"
-    if data.train.items is not None or not isinstance(data.train.y, Tensor):
+    if data.train.dataset is not None or not isinstance(data.train.y, Tensor):
         return "a Dataset is read anew in every epoch, so that its rows cannot be divided"
     if baseline.score is None:
         return f"the planned training has no score (it ended {baseline.stop_reason})"
@@ -115,5 +115,5 @@ def _not_applicable(
 def _rows_are_ordered(config: Mapping[str, Any], data: Data) -> bool:
     """Whether the order of the rows matters: they have times, or are consecutive windows of one text."""
     section = config["data"]
-    timed = data.train.marks.times is not None or bool(section.get("time"))
+    timed = data.train.row_metadata.times is not None or bool(section.get("time"))
     return timed or config["task"]["kind"] == "language_model" or "context" in section

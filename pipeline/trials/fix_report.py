@@ -90,13 +90,13 @@ def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint:
     from pipeline.building.builder import build_model
     from pipeline.checkpoints.generation import load
     from pipeline.data.load import load as load_data
-    from pipeline.data.tree import split
+    from pipeline.data.tree import chunks
 
     data = load_data(config, trust)
     model = build_model(config, trust, seed=0, data=data)
     model.load_state_dict(load(checkpoint)[0])
     model.eval()
-    X = split(data.val.X, 1)[0]
+    X = chunks(data.val.X, 1)[0]
     seconds = []
     with torch.inference_mode():
         for _ in range(repeats):

@@ -1,9 +1,9 @@
-"""What the labels say: which classes there are, how often each, and which rows contradict each other."""
+"""Statistics of the labels: which classes there are, how frequent each is, and which rows contradict each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -13,42 +13,64 @@ from pipeline.data.splits import class_counts
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
 
-EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
-def label_facts(data: Data, kind: str) -> dict[str, Any]:
-    """Codes and counts of the classes of each split: `{classes, counts, unused, unlearned, unseen, ratio, ...}`.
+class LabelStatistics(TypedDict):
+    """Codes and counts of the classes, see `label_statistics`."""
 
-    `unused`: codes below the number of classes that no row of any split bears. `unlearned`: codes that validation or
-    test bear and train does not; `unseen`: those of train that validation does not bear. `ratio`: rows of the largest
-    class of train over those of its smallest.
+    classes: int
+    counts: dict[str, dict[str, int]]
+    unused: list[int]
+    missing_in_train: dict[str, list[int]]
+    missing_in_val: list[int]
+    imbalance_ratio: float
+    largest_class: str
+    smallest_class: str
+
+
+class Contradictions(TypedDict):
+    """`rows` have another row with equal features and another label; `share` is their share of all rows."""
+
+    rows: int
+    share: float
+    examples: list[list[int]]
+
+
+def label_statistics(data: Data, kind: str) -> LabelStatistics:
+    """Codes and counts of the classes of each split.
+
+    `unused`: codes below the number of classes that do not occur in any split. `missing_in_train`: codes that occur in
+    validation or test but not in train. `missing_in_val`: codes of train that do not occur in validation.
+    `imbalance_ratio`: rows of the largest class of train over those of its smallest.
     """
     counts = {s.name: {int(c): n for c, n in class_counts(s.y).items()} for s in (data.train, data.val)}
     counts["test"] = {int(c): n for c, n in data.test.counts.items()}
-    there = sorted(set().union(*counts.values()))
-    known = max(data.classes or 0, 2 if kind == "binary" else 1, *(c + 1 for c in there))
+    codes = sorted(set().union(*counts.values()))
+    classes = max(data.classes or 0, 2 if kind == "binary" else 1, *(c + 1 for c in codes))
     train, val = counts["train"], counts["val"]
-    large, small = max(train, key=lambda c: (train[c], -c)), min(train, key=lambda c: (train[c], c))
+    largest, smallest = max(train, key=lambda c: (train[c], -c)), min(train, key=lambda c: (train[c], c))
 
     def name(code: int) -> str:
         return data.class_names[code] if data.class_names and code < len(data.class_names) else str(code)
 
     return {
-        "classes": known,
-        "counts": {split: {name(c): of.get(c, 0) for c in there} for split, of in counts.items()},
-        "unused": [c for c in range(known) if c not in there],
-        "unlearned": {s: [c for c in there if counts[s].get(c) and not train.get(c)] for s in ("val", "test")},
-        "unseen": [c for c in train if c not in val],
-        "ratio": train[large] / train[small],
-        "largest": name(large),
-        "smallest": name(small),
+        "classes": classes,
+        "counts": {split: {name(c): rows.get(c, 0) for c in codes} for split, rows in counts.items()},
+        "unused": [c for c in range(classes) if c not in codes],
+        "missing_in_train": {s: [c for c in codes if c in counts[s] and c not in train] for s in ("val", "test")},
+        "missing_in_val": [c for c in train if c not in val],
+        "imbalance_ratio": train[largest] / train[smallest],
+        "largest_class": name(largest),
+        "smallest_class": name(smallest),
     }
 
 
-def contradictions(digests: Sequence[str], y: Tensor) -> dict[str, Any]:
-    """The rows that have another with equal features and another label: `{rows, share, examples}`.
+def contradictions(digests: Sequence[str], y: Tensor) -> Contradictions:
+    """The rows that have another row with equal features and another label.
 
-    Each example is two row numbers of one such group, with different labels.
+    `digests` are those of the rows' features. Each example is a pair of row numbers with different labels, one pair for
+    each group of equal rows.
     """
     labels = y.detach().cpu().numpy()
     _, group = np.unique(np.array(digests, dtype=str), return_inverse=True)
@@ -57,13 +79,13 @@ def contradictions(digests: Sequence[str], y: Tensor) -> dict[str, Any]:
     highest = np.full(len(labels), np.iinfo(np.int64).min)
     np.minimum.at(lowest, group, labels)
     np.maximum.at(highest, group, labels)
-    wrong = np.flatnonzero((lowest != highest)[group])
+    rows = np.flatnonzero((lowest != highest)[group])
     examples: dict[int, list[int]] = {}
-    for row in wrong.tolist():
+    for row in rows.tolist():
         pair = examples.setdefault(int(group[row]), [row])
         if len(pair) == 1 and labels[pair[0]] != labels[row]:
             pair.append(row)
-        if sum(len(p) == 2 for p in examples.values()) == EXAMPLES:
+        if sum(len(p) == 2 for p in examples.values()) == MAX_EXAMPLES:
             break
     pairs = [pair for pair in examples.values() if len(pair) == 2]
-    return {"rows": len(wrong), "share": len(wrong) / max(len(labels), 1), "examples": pairs}
+    return {"rows": len(rows), "share": len(rows) / max(len(labels), 1), "examples": pairs}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.splits import Split
-from pipeline.data.tree import named
+from pipeline.data.tree import named_leaves
 from pipeline.runtime.seeds import derive
 
 Array = NDArray[Any]
@@ -94,7 +94,7 @@ def _sample(n: int, most: int, purpose: str) -> Array:
 
 def _columns(split: Split, rows: Array) -> Array:
     """These rows of the floating-point features [rows, columns], float64, NaN for values that are not finite."""
-    tensors = [t.numpy() for t in named(split.X, "X").values() if t.is_floating_point()]
+    tensors = [t.numpy() for t in named_leaves(split.X, "X").values() if t.is_floating_point()]
     flat = [tensor.reshape(len(tensor), -1) for tensor in tensors]
     blocks, ends = [np.zeros((len(rows), 0))], np.cumsum([0, *(part.shape[1] for part in flat)])
     columns = _sample(int(ends[-1]), COLUMNS, "columns")

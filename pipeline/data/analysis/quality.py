@@ -1,62 +1,107 @@
-"""What the rows are worth before anything is trained on them: holes, constants, outliers, duplicates, labels.
+"""Quality of the data before anything is trained: missing values, constants, outliers, duplicates, labels.
 
-Everything here is measured and nothing judged: the bounds stand in the checklist of planning. Only train and
-validation are looked at; of the test rows no more than their seal says, digests and counts. Row numbers are those of
-the split. Nested features are measured part by part; whole numbers inside them are codes and have no scale.
+Everything here is measured and not judged: the bounds are in the planning checklist. Only train and validation are
+read; of test only what is public of the sealed set, digests and counts. Row numbers are those of the split. Nested
+features are measured tensor by tensor; integers in them are codes, which have no scale.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.analysis.labels import contradictions, label_facts
-from pipeline.data.analysis.near_duplicates import near_duplicates
+from pipeline.data.analysis.labels import Contradictions, LabelStatistics, contradictions, label_statistics
+from pipeline.data.analysis.near_duplicates import NearDuplicates, near_duplicates
 from pipeline.data.dataset import Data
+from pipeline.data.source_data import Array
 from pipeline.data.splits import Split
-from pipeline.data.tree import named
+from pipeline.data.tree import named_leaves
 from pipeline.runtime.seeds import derive
 
-Array = NDArray[Any]
+MAX_SHOWN = 10  # rows or columns named at most; the counts are of all
+MAX_SORTED = 8_000_000  # numbers sorted at most to find medians; larger data are represented by a sample of rows
+MIN_SAMPLE = 200  # rows sampled at least, however wide they are
+BLOCK = 2_000_000  # numbers sorted at a time, which bounds the memory
+MAX_EXAMINED = 64  # columns with the farthest rows that are examined one by one
+FEW_VARYING_ROWS = 5  # so few rows off the median do not show what distance is usual in their column
+NORMAL = 1.4826  # the standard deviation of normal values over their median absolute deviation
 
-SHOWN = 10  # rows or columns named at most; the counts beside them are of all
-SORTED = 8_000_000  # numbers sorted at most to find medians; beyond that a sample of rows stands for all
-AT_ONCE = 2_000_000  # numbers in memory at a time while they are sorted
-LOOKED_AT = 64  # columns with the farthest rows that are looked at one by one
-LONELY = 5  # rows off the median, at most, that say nothing of what would be usual in their column
-NORMAL = 1.4826  # median distance from the median, times this, is the standard deviation of normal values
+
+class Nonfinite(TypedDict):
+    """How many values are missing (NaN) or infinite, in how many rows, and the first rows and columns of them."""
+
+    missing: int
+    infinite: int
+    rows: int
+    in_targets: bool
+    first_rows: list[int]
+    columns: list[str]
 
 
-def quality(data: Data, kind: str) -> dict[str, Any]:
-    """The evidence on the data that gate 1 judges, as plain values, at most ten rows and columns named of a kind.
+class Constants(TypedDict):
+    """The columns with one value in all rows: `count` of `features`; whether targets are such, and their spread."""
 
-    The same for the same data, whatever the run's seed. Costs some hundredths of a second for thousands of rows, and
-    stays linear: medians and near duplicates are of samples where there are many.
+    count: int
+    features: int
+    columns: list[str]
+    targets: list[str]
+    targets_std: float | None
+
+
+class Outlier(TypedDict):
+    """A column and its farthest rows, see `outliers`."""
+
+    column: str
+    distance: float
+    rows: int
+    share: float
+    weight: float
+    gap: float
+    first_rows: list[int]
+
+
+class Quality(TypedDict):
+    """What planning measures of the rows, by split; labels and contradictions are None for tasks without classes."""
+
+    nonfinite: dict[str, Nonfinite]
+    constant: Constants
+    outliers: dict[str, list[Outlier]]
+    duplicates: dict[str, int]
+    labels: LabelStatistics | None
+    contradictions: dict[str, Contradictions] | None
+    near_duplicates: NearDuplicates | None
+
+
+def measure_quality(data: Data, kind: str) -> Quality:
+    """The evidence on the data that the planning gate judges, as plain values, naming at most ten rows and columns.
+
+    A pure function of the data, independent of the run's seed. It takes some hundredths of a second for thousands of
+    rows, and time grows linearly: medians and near duplicates of large data are those of samples.
     """
-    sides = (data.train, data.val)
-    values = kind in ("regression", "custom")  # labels have codes, and an autoencoder's targets are its features
-    parts = {side.name: parts_of(side, data.feature_names, values) for side in sides}
-    digests = {**{side.name: side.row_digests for side in sides}, "test": data.test.row_digests}
-    spreads = [spread_of(part) for part in parts["train"]]
+    splits = (data.train, data.val)
+    # Labels are codes, and the targets of an autoencoder are its features: neither is measured as values.
+    include_targets = kind in ("regression", "custom")
+    columns = {split.name: float_columns(split, data.feature_names, include_targets) for split in splits}
+    digests = {**{split.name: split.row_digests for split in splits}, "test": data.test.row_digests}
+    scales = [column_scale(part) for part in columns["train"]]
     classes = kind in ("classification", "binary")
     return {
-        "nonfinite": {name: nonfinite(found) for name, found in parts.items()},
-        "constant": constants(parts["train"]),
-        "outliers": {name: outliers(found, spreads) for name, found in parts.items()},
-        "duplicates": {name: len(found) - len(set(found)) for name, found in digests.items()},
-        "labels": label_facts(data, kind) if classes else None,
-        "contradictions": {s.name: contradictions(digests[s.name], s.y) for s in sides} if classes else None,
+        "nonfinite": {name: nonfinite(parts) for name, parts in columns.items()},
+        "constant": constants(columns["train"]),
+        "outliers": {name: outliers(parts, scales) for name, parts in columns.items()},
+        "duplicates": {name: len(rows) - len(set(rows)) for name, rows in digests.items()},
+        "labels": label_statistics(data, kind) if classes else None,
+        "contradictions": {s.name: contradictions(digests[s.name], s.y) for s in splits} if classes else None,
         "near_duplicates": near_duplicates(data.train, data.val),
     }
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One floating tensor of a split as columns [N, F]; `targets` says that it is y."""
+class FloatColumns:
+    """One floating-point tensor of a split as columns [N, F]; `targets` means that it is y."""
 
     name: str
     values: Array
@@ -65,109 +110,124 @@ class Part:
     targets: bool = False
 
     def column(self, number: int) -> str:
-        """A column's own name where the owner gave one, else its place: `X[3]`, `image[0, 7, 7]`."""
+        """The column's feature name if it has one, else its position: `X[3]`, `image[0, 7, 7]`."""
         if self.names is not None:
             return self.names[number]
-        place = ", ".join(str(int(i)) for i in np.unravel_index(number, self.shape)) if self.shape else ""
-        return f"{self.name}[{place}]" if place else self.name
+        position = ", ".join(str(int(i)) for i in np.unravel_index(number, self.shape)) if self.shape else ""
+        return f"{self.name}[{position}]" if position else self.name
 
-    def broken(self) -> Array:
-        """The numbers of the columns that hold a value that is not finite."""
+    def nonfinite_columns(self) -> Array:
+        """The numbers of the columns with a value that is not finite."""
         with np.errstate(invalid="ignore"):
             return np.flatnonzero(~np.isfinite(self.values.sum(axis=0, dtype=np.float64)))
 
-    def finite(self) -> Array:
-        """The values, NaN in place of infinities."""
-        return np.where(np.isfinite(self.values), self.values, np.nan) if len(self.broken()) else self.values
+    def finite_values(self) -> Array:
+        """The values with NaN in place of infinities."""
+        if not len(self.nonfinite_columns()):
+            return self.values
+        return np.where(np.isfinite(self.values), self.values, np.nan)
 
 
-def parts_of(split: Split, feature_names: tuple[str, ...] | None = None, values: bool = True) -> list[Part]:
-    """Every floating part of the features, and the targets where they are `values`."""
-    lone = isinstance(split.X, Tensor)
-    tensors = named(split.X, "X") if lone else named(split.X)
-    tensors |= {"y": split.y} if values else {}
-    found = []
+def float_columns(
+    split: Split, feature_names: tuple[str, ...] | None = None, include_targets: bool = True
+) -> list[FloatColumns]:
+    """Every floating-point tensor of the features, and of the targets if they are included."""
+    single = isinstance(split.X, Tensor)
+    tensors = named_leaves(split.X, "X") if single else named_leaves(split.X)
+    tensors |= {"y": split.y} if include_targets else {}
+    columns = []
     for name, tensor in tensors.items():
-        targets = values and tensor is split.y
+        targets = include_targets and tensor is split.y
         if tensor.is_floating_point():
             array = tensor.detach().cpu().numpy()
-            names = feature_names if lone and not targets else None
-            found.append(Part(name, array.reshape(len(array), -1), array.shape[1:], names, targets))
-    return found
+            names = feature_names if single and not targets else None
+            columns.append(FloatColumns(name, array.reshape(len(array), -1), array.shape[1:], names, targets))
+    return columns
 
 
-def nonfinite(parts: list[Part]) -> dict[str, Any]:
-    """How many values are missing (NaN) or infinite, in how many rows, and the first rows and columns of them."""
+def nonfinite(parts: list[FloatColumns]) -> Nonfinite:
+    """How many values are missing or infinite, and where."""
     rows: set[int] = set()
     columns: list[str] = []
     missing = infinite = 0
-    targets = False
+    in_targets = False
     for part in parts:
-        broken = part.broken()
-        if len(broken):
-            block = part.values[:, broken]
-            holes = ~np.isfinite(block)
-            missing += int(np.isnan(block).sum())
-            infinite += int(np.isinf(block).sum())
-            rows |= set(np.flatnonzero(holes.any(axis=1)).tolist())
-            columns += [part.column(c) for c in broken[:SHOWN].tolist()]
-            targets |= part.targets
-    first = {"first_rows": sorted(rows)[:SHOWN], "columns": columns[:SHOWN]}
-    return {"missing": missing, "infinite": infinite, "rows": len(rows), "targets": targets, **first}
+        affected = part.nonfinite_columns()
+        if len(affected):
+            values = part.values[:, affected]
+            missing += int(np.isnan(values).sum())
+            infinite += int(np.isinf(values).sum())
+            rows |= set(np.flatnonzero((~np.isfinite(values)).any(axis=1)).tolist())
+            columns += [part.column(c) for c in affected[:MAX_SHOWN].tolist()]
+            in_targets |= part.targets
+    return {
+        "missing": missing,
+        "infinite": infinite,
+        "rows": len(rows),
+        "in_targets": in_targets,
+        "first_rows": sorted(rows)[:MAX_SHOWN],
+        "columns": columns[:MAX_SHOWN],
+    }
 
 
-def constants(parts: list[Part]) -> dict[str, Any]:
-    """The columns in which every row says the same; whether the targets do, and how large these are."""
-    same: list[str] = []
-    features, of_targets, scale = 0, [], None
+def constants(parts: list[FloatColumns]) -> Constants:
+    """The columns with the same value in every row, and the standard deviation of the targets."""
+    columns: list[str] = []
+    targets: list[str] = []
+    features, targets_std = 0, None
     for part in parts:
         with np.errstate(invalid="ignore"):
-            flat = np.flatnonzero(part.values.min(axis=0) == part.values.max(axis=0))
+            constant = np.flatnonzero(part.values.min(axis=0) == part.values.max(axis=0))
+        names = [part.column(c) for c in constant.tolist()]
         if part.targets:
-            of_targets = [part.column(c) for c in flat.tolist()]
-            known = part.values[np.isfinite(part.values)]
-            scale = float(known.std(dtype=np.float64)) if len(known) else None
+            targets = names
+            finite = part.values[np.isfinite(part.values)]
+            targets_std = float(finite.std(dtype=np.float64)) if len(finite) else None
         else:
             features += part.values.shape[1]
-            same += [part.column(c) for c in flat.tolist()]
+            columns += names
     return {
-        "count": len(same), "of": features, "columns": same[:SHOWN],
-        "targets": of_targets[:SHOWN], "targets_std": scale,
-    }  # fmt: skip
+        "count": len(columns),
+        "features": features,
+        "columns": columns[:MAX_SHOWN],
+        "targets": targets[:MAX_SHOWN],
+        "targets_std": targets_std,
+    }
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
-    """Where the values of each column lie [F]: their median, and the distance from it that is usual."""
+class ColumnScale:
+    """The median of each column [F], and the usual distance from it."""
 
     center: Array
     scale: Array
 
 
-def spread_of(part: Part) -> Spread:
-    """Median and usual distance of every column; the latter is 0 where nothing says what would be usual.
+def column_scale(part: FloatColumns) -> ColumnScale:
+    """Median and usual distance of every column; the latter is 0 if no row shows what would be usual.
 
-    Usual is the median distance, in standard deviations of normal values. A column that mostly stands still is judged
-    by the distances of the rows that do move, and one in which hardly a row moves by its neighbours.
+    The usual distance is the median absolute deviation, scaled to the standard deviation of normal values. In a column
+    that is mostly constant it is that of the rows that differ from the median, and in one where hardly a row differs,
+    that of the other columns.
     """
-    values = part.finite()
+    values = part.finite_values()
     n, columns = values.shape
-    keep = max(200, SORTED // max(columns, 1))
-    if n > keep:
-        draw = np.random.default_rng(derive(0, "quality"))
-        values = values[np.sort(draw.choice(n, keep, replace=False))]
-    width = max(1, AT_ONCE // max(len(values), 1))
-    blocks = [_spread(values[:, at : at + width]) for at in range(0, max(columns, 1), width)]
-    center, scale, moving = map(np.concatenate, zip(*blocks, strict=True))
-    lonely = moving <= max(LONELY, len(values) // 1000)
-    if (known := ~lonely & (scale > 0)).any():
-        neighbours = np.median(scale[known])
-        scale = np.where(lonely, np.where(scale > 0, np.minimum(scale, neighbours), neighbours), scale)
-    return Spread(center, NORMAL * scale)
+    sample = max(MIN_SAMPLE, MAX_SORTED // max(columns, 1))
+    if n > sample:
+        rng = np.random.default_rng(derive(0, "quality"))
+        values = values[np.sort(rng.choice(n, sample, replace=False))]
+    width = max(1, BLOCK // max(len(values), 1))
+    blocks = [_block_scale(values[:, at : at + width]) for at in range(0, max(columns, 1), width)]
+    center, scale, varying_rows = map(np.concatenate, zip(*blocks, strict=True))
+    nearly_constant = varying_rows <= max(FEW_VARYING_ROWS, len(values) // 1000)
+    if (known := ~nearly_constant & (scale > 0)).any():
+        others = np.median(scale[known])
+        scale = np.where(nearly_constant, np.where(scale > 0, np.minimum(scale, others), others), scale)
+    return ColumnScale(center, NORMAL * scale)
 
 
-def _spread(block: Array) -> tuple[Array, Array, Array]:
-    """Median, usual distance, and the number of rows off the median, of each column; NaN counts nowhere."""
+def _block_scale(block: Array) -> tuple[Array, Array, Array]:
+    """Median, median absolute deviation, and number of rows off the median, of each column; NaN is left out."""
     block = block.astype(np.float64)
     known = np.isfinite(block).sum(axis=0)
     last = np.maximum(known - 1, 0)
@@ -175,44 +235,47 @@ def _spread(block: Array) -> tuple[Array, Array, Array]:
     def at(ordered: Array, row: Array) -> Array:
         return np.take_along_axis(ordered, np.minimum(row, last)[None], axis=0)[0]
 
-    center = at(np.sort(block, axis=0), known // 2)
-    away = np.sort(np.abs(block - center), axis=0)
-    still = (away == 0).sum(axis=0)
-    usual = at(away, known // 2)
-    usual = np.where(usual > 0, usual, at(away, still + (known - still) // 2))
-    return center, np.nan_to_num(usual), known - still
+    center = at(np.sort(block, axis=0), known // 2)  # NaN is sorted to the end
+    distance = np.sort(np.abs(block - center), axis=0)
+    on_median = (distance == 0).sum(axis=0)
+    usual = at(distance, known // 2)
+    usual = np.where(usual > 0, usual, at(distance, on_median + (known - on_median) // 2))
+    return center, np.nan_to_num(usual), known - on_median
 
 
-def outliers(parts: list[Part], spreads: list[Spread]) -> list[dict[str, Any]]:
-    """The columns whose farthest rows weigh most, first: `{column, distance, rows, share, weight, gap, first_rows}`.
+def outliers(parts: list[FloatColumns], scales: list[ColumnScale]) -> list[Outlier]:
+    """The columns whose farthest rows have the most weight, first.
 
-    `distance` of the farthest row from train's median, in usual distances. `rows` are at least half as far, `share` is
-    their share of all rows, `weight` their share of the squared distances, and `gap` how many times as far the nearest
-    of them lies as the farthest of all others: in a long tail one follows the other.
+    `distance` is that of the farthest row from train's median, in usual distances. `rows` are at least half as far,
+    `share` is their share of all rows, `weight` their share of the squared distances, and `gap` the distance of the
+    nearest of them over that of the farthest other row: in a long tail it is about 1, since one row follows another.
     """
-    found = [one for part, spread in zip(parts, spreads, strict=True) for one in _outliers(part, spread)]
-    found.sort(key=lambda one: -one["distance"] * one["weight"] / one["share"])
-    return found[:SHOWN]
+    columns = [outlier for part, scale in zip(parts, scales, strict=True) for outlier in _part_outliers(part, scale)]
+    columns.sort(key=lambda outlier: -outlier["distance"] * outlier["weight"] / outlier["share"])
+    return columns[:MAX_SHOWN]
 
 
-def _outliers(part: Part, spread: Spread) -> list[dict[str, Any]]:
-    values = part.finite()
-    reach = np.fmax(np.fmax.reduce(values, axis=0) - spread.center, spread.center - np.fmin.reduce(values, axis=0))
+def _part_outliers(part: FloatColumns, scale: ColumnScale) -> list[Outlier]:
+    values = part.finite_values()
+    farthest = np.fmax(np.fmax.reduce(values, axis=0) - scale.center, scale.center - np.fmin.reduce(values, axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.where(spread.scale > 0, reach / spread.scale, 0.0)
+        distance = np.where(scale.scale > 0, farthest / scale.scale, 0.0)
     distance = np.nan_to_num(distance)
-    found = []
-    for column in np.argsort(-distance, kind="stable")[:LOOKED_AT].tolist():
+    columns: list[Outlier] = []
+    for column in np.argsort(-distance, kind="stable")[:MAX_EXAMINED].tolist():
         if distance[column] > 0:
-            away = np.nan_to_num(np.abs(values[:, column].astype(np.float64) - spread.center[column]))
+            away = np.nan_to_num(np.abs(values[:, column].astype(np.float64) - scale.center[column]))
             far = np.flatnonzero(away >= away.max() / 2)
-            next_to = np.delete(away, far).max(initial=0.0)
-            gap = float(away[far].min() / next_to) if next_to else float(distance[column])
-            one = {
-                "column": part.column(column), "distance": float(distance[column]), "rows": len(far),
-                "share": len(far) / len(away), "weight": float((away[far] ** 2).sum() / (away**2).sum()),
-                "gap": gap,
-                "first_rows": far[np.argsort(-away[far], kind="stable")][:SHOWN].tolist(),
-            }  # fmt: skip
-            found.append(one)
-    return found
+            next_farthest = np.delete(away, far).max(initial=0.0)
+            columns.append(
+                {
+                    "column": part.column(column),
+                    "distance": float(distance[column]),
+                    "rows": len(far),
+                    "share": len(far) / len(away),
+                    "weight": float((away[far] ** 2).sum() / (away**2).sum()),
+                    "gap": float(away[far].min() / next_farthest) if next_farthest else float(distance[column]),
+                    "first_rows": far[np.argsort(-away[far], kind="stable")][:MAX_SHOWN].tolist(),
+                }
+            )
+    return columns

@@ -1,21 +1,20 @@
-"""Arrays in NPZ: `_target_: pipeline.data.sources.npz.npz`; never with pickle, so that reading a file runs no code."""
+"""Arrays in NPZ: `_target_: pipeline.data.sources.npz.npz`; never with pickle, so reading a file cannot run code."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.data.sources.labels import require_classes
+from pipeline.data.source_data import SPLITS, Array, SourceData, SplitPairs
+from pipeline.data.sources.labels import check_class_counts
 from pipeline.data.splits import split_rows
 from pipeline.errors import UserError, fault
 
-Arrays = dict[str, NDArray[Any]]
-SIDES = ("train", "val", "test")
+Arrays = dict[str, Array]
+MAX_CLASSES = 1 << 20  # a larger label without class names is taken for a mistake
 
 
 def npz(
@@ -30,27 +29,30 @@ def npz(
     seed: int = 0,
     source: str | None = None,
     licence: str | None = None,
-) -> dict[str, Any]:
-    """Arrays `X` [N, ...] and `y` [N], divided by `seed`; or `X_train`, `y_train`, `X_val` ... as they were divided.
+) -> SourceData:
+    """Arrays `X` [N, ...] and `y` [N], divided by `seed`; or `X_train`, `y_train`, `X_val` ..., which are the splits.
 
-    `X` and `y` name the arrays. NaN in X is kept. Raises UserError naming file, array and row (from 0) for objects,
-    labels that are NaN, no whole numbers or out of range, one class only, and a class with one row.
+    `X` and `y` are the names of the arrays. NaN in X is kept. Raises UserError naming file, array and row (from 0) for
+    objects, for labels that are NaN, fractions or out of range, for a single class, and for a class with one row.
     """
     if path is None:
         raise UserError(fault("data.path", "is not given", expected="the file to read"))
     arrays = _read(path)
     if f"{X}_train" in arrays:
-        pairs = {side: (f"{X}_{side}", f"{y}_{side}") for side in SIDES}
+        pairs = {split: (f"{X}_{split}", f"{y}_{split}") for split in SPLITS}
     else:
         pairs = {"all": (X, y)}
-    _require_names(path, arrays, [name for pair in pairs.values() for name in pair])
-    labels = {side: _labels(path, arrays, pair, label_kind, class_names) for side, pair in pairs.items()}
+    absent = [name for pair in pairs.values() for name in pair if name not in arrays]
+    if absent:
+        raise UserError(*(fault(path, "has no such array", got=name, among=arrays) for name in absent))
+    labels = {split: _labels(path, arrays, pair, label_kind, class_names) for split, pair in pairs.items()}
     if label_kind == "classes":
-        _require_both(path, pairs, labels, class_names)
+        _check_classes(path, pairs, labels, class_names)
     if len(pairs) == 1:
-        divided: dict[str, Any] = dict(split_rows(arrays[X], labels["all"], val=val, test=test, seed=seed))
+        divided = split_rows(arrays[X], labels["all"], val=val, test=test, seed=seed)
     else:
-        divided = {side: (arrays[pair[0]], labels[side]) for side, pair in pairs.items()}
+        train, val_pair, test_pair = ((arrays[pairs[split][0]], labels[split]) for split in SPLITS)
+        divided = SplitPairs(train=train, val=val_pair, test=test_pair)
     names = None if class_names is None else [str(name) for name in class_names]
     return {**divided, "class_names": names, "feature_names": None, "source": source or str(path), "licence": licence}
 
@@ -61,42 +63,39 @@ def _read(path: str) -> Arrays:
         with Path(path).open("rb") as stream:
             loaded = np.load(stream, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise UserError(fault("data.path", "holds a single array", got=path, expected="an NPZ file of X and y"))
+                raise UserError(fault("data.path", "is a single array", got=path, expected="an NPZ file with X and y"))
             return {name: _array(path, loaded, name) for name in loaded.files}
     except OSError as error:
         what = f"cannot be read ({error.strerror or error})"
-        raise UserError(fault("data.path", what, got=path, expected=f"a file, seen from {Path.cwd()}")) from error
+        raise UserError(fault("data.path", what, got=path, expected=f"a file, relative to {Path.cwd()}")) from error
     except UserError:
         raise
     except (ValueError, EOFError, zipfile.BadZipFile) as error:  # a pickle is a ValueError here
-        raise UserError(fault("data.path", "is no NPZ file", got=path, expected="what numpy.savez writes")) from error
+        raise UserError(
+            fault("data.path", "is not an NPZ file", got=path, expected="a file written by numpy.savez")
+        ) from error
 
 
-def _array(path: str, loaded: Any, name: str) -> NDArray[Any]:
+def _array(path: str, loaded: Mapping[str, Array], name: str) -> Array:
     try:
         return np.asarray(loaded[name])
-    except ValueError as error:  # numpy unpickles no objects
-        what = "holds objects, which are never unpickled" if "bject" in str(error) else f"is damaged ({error})"
+    except ValueError as error:  # NumPy refuses to unpickle objects
+        what = "contains objects, which are never unpickled" if "bject" in str(error) else f"is damaged ({error})"
         raise UserError(fault(f"{path}: row 0, array '{name}'", what, expected="an array of numbers")) from error
-
-
-def _require_names(path: str, arrays: Arrays, names: Sequence[str]) -> None:
-    faults = [fault(path, "has no such array", got=name, among=arrays) for name in names if name not in arrays]
-    if faults:
-        raise UserError(*faults)
 
 
 def _labels(
     path: str, arrays: Arrays, pair: tuple[str, str], label_kind: str, class_names: Sequence[str] | None
-) -> NDArray[Any]:
+) -> Array:
     """Targets of one pair, ids int64 or values, checked row by row."""
     X, y = arrays[pair[0]], arrays[pair[1]]
     where = f"array '{pair[1]}'"
     if X.ndim == 0 or y.ndim == 0 or len(X) != len(y) or not len(y):
         got = f"shapes {X.shape} and {y.shape}"
-        raise UserError(fault(f"{path}: {where}", "and its features are no rows", got=got, expected="[N, ...] and [N]"))
+        what = "does not have one row for each row of features"
+        raise UserError(fault(f"{path}: {where}", what, got=got, expected="[N, ...] and [N]"))
     if y.dtype.kind not in "biuf":
-        raise UserError(fault(f"{path}: row 0, {where}", "is no number", got=f"dtype {y.dtype}", expected="numbers"))
+        raise UserError(fault(f"{path}: row 0, {where}", "is not a number", got=f"dtype {y.dtype}", expected="numbers"))
     rows = y.reshape(len(y), -1)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
@@ -105,29 +104,28 @@ def _labels(
     if label_kind == "values":
         return y
     if rows.shape[1] != 1:
-        raise UserError(fault(f"{path}: {where}", "holds no class ids", got=f"shape {y.shape}", expected="[N]"))
+        raise UserError(fault(f"{path}: {where}", "is not class ids", got=f"shape {y.shape}", expected="[N]"))
     ids = rows[:, 0]
-    top = np.inf if class_names is None else len(class_names) - 1
-    fits = (ids == np.round(ids)) & (ids >= 0) & (ids <= top)
-    if not fits.all():
-        row = int(np.argmin(fits))
-        expected = "whole numbers from 0" + ("" if class_names is None else f" to {top}, one for each class name")
+    highest = np.inf if class_names is None else len(class_names) - 1
+    valid = (ids == np.round(ids)) & (ids >= 0) & (ids <= highest)
+    if not valid.all():
+        row = int(np.argmin(valid))
+        expected = "whole numbers from 0" + ("" if class_names is None else f" to {highest}, one for each class name")
         raise UserError(fault(f"{path}: row {row}, {where}", "label is out of range", got=ids[row], expected=expected))
     return ids.astype(np.int64)
 
 
-def _require_both(
+def _check_classes(
     path: str, pairs: dict[str, tuple[str, str]], labels: Arrays, class_names: Sequence[str] | None
 ) -> None:
-    """Raises UserError for one class only, and for a class with one row, over all sides together."""
-    together = np.concatenate([labels[side] for side in pairs])
-    places = [(pairs[side][1], row) for side in pairs for row in range(len(labels[side]))]
-    given = [] if class_names is None else [str(name) for name in class_names]
-    names = given or [str(i) for i in range(int(together.max()) + 1)] if together.max() < 1 << 20 else []
-    if not names:
-        name, row = places[int(together.argmax())]
-        raise UserError(fault(f"{path}: row {row}, array '{name}'", "label is out of range", got=together.max()))
-    require_classes(
-        together, names, f"{path}: array '{next(iter(pairs.values()))[1]}'",
+    """Raises UserError for a single class, and for a class with one row, in all splits together."""
+    y = np.concatenate([labels[split] for split in pairs])
+    places = [(pairs[split][1], row) for split in pairs for row in range(len(labels[split]))]
+    if y.max() >= MAX_CLASSES:
+        name, row = places[int(y.argmax())]
+        raise UserError(fault(f"{path}: row {row}, array '{name}'", "label is out of range", got=y.max()))
+    names = [str(name) for name in class_names or ()] or [str(i) for i in range(int(y.max()) + 1)]
+    check_class_counts(
+        y, names, f"{path}: array '{next(iter(pairs.values()))[1]}'",
         lambda row: f"{path}: row {places[row][1]}, array '{places[row][0]}'",
     )  # fmt: skip

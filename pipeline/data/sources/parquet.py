@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.sources.columns import Choice, table_data
-from pipeline.data.sources.delimited import three_paths
-from pipeline.data.sources.table import Table
+from pipeline.data.source_data import SourceData
+from pipeline.data.sources.columns import table_data
+from pipeline.data.sources.delimited import split_paths
+from pipeline.data.sources.table import Table, TableOptions
 from pipeline.errors import UserError, fault
 
 
@@ -25,7 +26,7 @@ def parquet_table(
     categories: Sequence[str] = (),
     label_kind: str = "classes",
     class_names: Sequence[str] | None = None,
-    side: str | None = None,
+    split: str | None = None,
     group: str | None = None,
     time: str | None = None,
     val: float = 0.2,
@@ -33,19 +34,19 @@ def parquet_table(
     seed: int = 0,
     source: str | None = None,
     licence: str | None = None,
-) -> dict[str, Any]:
-    """As `csv_table` does, from Parquet: null and NaN are missing, truth values are 0 and 1, the first row is row 1.
+) -> SourceData:
+    """Like `csv_table`, from Parquet: null and NaN are missing, booleans are 0 and 1, the first row is row 1.
 
-    Raises UserError where pyarrow is not installed, and naming file, row and column as `csv_table` does.
+    Raises UserError if pyarrow is not installed, else naming file, row and column like `csv_table`.
     """
-    chosen = Choice(
-        label, features, ignore, categories, label_kind, class_names, side, group, time, val, test, seed,
+    options = TableOptions(
+        label, features, ignore, categories, label_kind, class_names, split, group, time, val, test, seed,
     )  # fmt: skip
-    return table_data(_table(three_paths(path, val_path, test_path)), chosen, source, licence)
+    return table_data(_read_table(split_paths(path, val_path, test_path)), options, source, licence)
 
 
-def _table(paths: Sequence[str]) -> Table:
-    """All files as one table of text, their columns in the order of the first."""
+def _read_table(paths: Sequence[str]) -> Table:
+    """All files as one table of text, with the columns in the order of the first file."""
     try:
         reader: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -55,24 +56,24 @@ def _table(paths: Sequence[str]) -> Table:
     for path in paths:
         try:
             tables.append(reader.read_table(path))
-        except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+        except (OSError, ValueError) as error:  # the errors of pyarrow are subclasses of these
             what = f"cannot be read ({' '.join(str(error).split())})"
-            raise UserError(fault("data.path", what, got=str(path), expected="a file in Parquet")) from error
+            raise UserError(fault("data.path", what, got=str(path), expected="a Parquet file")) from error
     names = [str(name) for name in tables[0].column_names]
     for path, table in zip(paths, tables, strict=True):
         if sorted(table.column_names) != sorted(names):
-            odd = ", ".join(sorted(set(table.column_names) ^ set(names)))
-            raise UserError(fault(str(path), f"columns differ from those of {paths[0]}", got=odd))
+            differing = ", ".join(sorted(set(table.column_names) ^ set(names)))
+            raise UserError(fault(str(path), f"columns differ from those of {paths[0]}", got=differing))
         if not table.num_rows:
-            raise UserError(fault(str(path), "has no row", got=f"{len(names)} columns"))
-    cells = tuple([_text(v) for table in tables for v in table.column(name).to_pylist()] for name in names)
+            raise UserError(fault(str(path), "has no rows", got=f"{len(names)} columns"))
+    cells = tuple([_cell(v) for table in tables for v in table.column(name).to_pylist()] for name in names)
     counts = [table.num_rows for table in tables]
     lines = np.concatenate([np.arange(1, count + 1) for count in counts])
     return Table(tuple(map(str, paths)), tuple(names), cells, np.repeat(np.arange(len(paths)), counts), lines)
 
 
-def _text(value: Any) -> str | None:
-    """A value as the cell of a table: numbers so that they read back the same."""
-    if value is None or value != value:  # NaN is no number, itself included
+def _cell(value: object) -> str | None:
+    """A value as a cell of text, from which numbers are read back exactly."""
+    if value is None or value != value:  # NaN is not equal to itself
         return None
     return str(int(value)) if isinstance(value, bool) else str(value)
