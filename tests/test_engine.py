@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import traceback
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,20 @@ def test_fit_trains_what_was_planned(digits_permit: TrainPermit, tmp_path: Path)
     assert job.plan_digest == json.loads((done.checkpoint / generation.STATE).read_text())["plan_digest"]
     again = fit(digits_permit, job)
     assert (done.weights_digest, done.history.digest()) == (again.weights_digest, again.history.digest())
+
+
+def test_fit_reaches_kernel_in_five_frames(digits_permit: TrainPermit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between `fit` and the optimizer's fused kernel there is no further Python function, also none of torch."""
+    kernel, stacks = torch._fused_adamw_, set[tuple[str, ...]]()
+
+    def recording_kernel(*args: Any, **options: Any) -> None:
+        stacks.add(tuple(frame.name for frame in traceback.extract_stack()[:-1]))
+        kernel(*args, **options)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", recording_kernel)
+    fit(digits_permit, Job(digits_permit.plan.digest, "trial", max_steps=2))
+    [stack] = stacks
+    assert stack[-5:] == ("fit", "run", "_train_epoch", "_train_step", "__call__")
 
 
 @pytest.mark.parametrize("permit", [None, "permit", object(), types.SimpleNamespace(plan=None)])

@@ -1,4 +1,4 @@
-"""The stepper moves weights as `optimizer.step()` does, bit for bit, and hands over whatever it does not know."""
+"""The stepper updates weights bit for bit as `optimizer.step()` does, and leaves what it does not know to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import copy
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,16 +27,18 @@ from pipeline.run_store.permits import TrainPermit
 Change = Callable[[int, nn.Module, Optimizer], None]
 Make = Callable[[list[dict[str, Any]]], Optimizer]
 
-WAYS: dict[str, Make] = {
+OPTIMIZERS: dict[str, Make] = {
     "AdamW": lambda groups: AdamW(groups, lr=1e-2, fused=True),
     "Adam": lambda groups: Adam(groups, lr=1e-2, weight_decay=0.1, fused=True),
     "AdamW amsgrad, maximize": lambda groups: AdamW(groups, amsgrad=True, maximize=True, fused=True),
     "SGD": lambda groups: SGD(groups, lr=1e-2, fused=True),
     "SGD momentum": lambda groups: SGD(groups, lr=1e-2, momentum=0.9, nesterov=True, fused=True),
-    "AdamW one by one": lambda groups: AdamW(groups, lr=1e-2, foreach=False),
-    "SGD one by one": lambda groups: SGD(groups, lr=1e-2, momentum=0.9),
+    "AdamW not fused": lambda groups: AdamW(groups, lr=1e-2, foreach=False),
+    "SGD not fused": lambda groups: SGD(groups, lr=1e-2, momentum=0.9),
     "RMSprop": lambda groups: torch.optim.RMSprop(groups),
 }
+DIRECT = ("AdamW", "Adam", "AdamW amsgrad, maximize", "SGD", "SGD momentum")  # their kernels are called directly
+STEPS = 300
 
 
 def net() -> nn.Module:
@@ -55,35 +59,78 @@ def groups_of(model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def gradients(model: nn.Module, step: int) -> None:
-    """Gradients that differ from step to step."""
+def backward(model: nn.Module, step: int) -> None:
+    """Compute gradients that differ from step to step."""
     x = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(step))
     model.zero_grad()
     model(x).square().mean().backward()
 
 
-def trained(make: Make, permit: TrainPermit | None, change: Change, model: nn.Module, steps: int = 300) -> list[Tensor]:
-    """All weights and state after that many updates; with a permit by the stepper, else by torch."""
-    optimizer = make(groups_of(model))
+@dataclass
+class Calls:
+    """Counts the calls of `optimizer.step()`, and of fused kernels outside of it."""
+
+    steps: int = 0
+    direct_kernels: int = 0
+    _inside_step: bool = False
+
+    @contextmanager
+    def counted(self, optimizer: Optimizer) -> Iterator[None]:
+        """Count inside the block. The class is patched, since a step of its own would make the optimizer unknown."""
+        kind, original_step = type(optimizer), type(optimizer).step
+
+        def step(*args: Any, **options: Any) -> Any:
+            self.steps, self._inside_step = self.steps + 1, True
+            try:
+                return original_step(*args, **options)
+            finally:
+                self._inside_step = False
+
+        def counting(kernel: Callable[..., None]) -> Callable[..., None]:
+            def call(*args: Any, **options: Any) -> None:
+                self.direct_kernels += not self._inside_step
+                kernel(*args, **options)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kind, "step", step)
+            for name in stepper.KERNELS:
+                patch.setattr(torch, name, counting(getattr(torch, name)))
+            yield
+
+
+def train(
+    make: Make, permit: TrainPermit | None, change: Change, model: nn.Module, steps: int = STEPS
+) -> tuple[list[Tensor], Calls]:
+    """Return weights and state after so many updates, by the stepper with a permit and by torch without one."""
+    optimizer, calls = make(groups_of(model)), Calls()
     update = Stepper(permit, optimizer) if permit is not None else None
-    for number in range(steps):
-        gradients(model, number)
-        change(number, model, optimizer)
-        update() if update is not None else optimizer.step()
+    with calls.counted(optimizer):
+        for number in range(steps):
+            backward(model, number)
+            change(number, model, optimizer)
+            update() if update is not None else optimizer.step()
     state = [t for s in optimizer.state_dict()["state"].values() for t in s.values() if t is not None]
-    return [*(p.detach() for p in model.parameters()), *state]
+    return [*(p.detach() for p in model.parameters()), *state], calls
 
 
-def same(make: Make, permit: TrainPermit, change: Change = lambda *_: None, model: nn.Module | None = None) -> None:
+def assert_same_as_torch(
+    make: Make, permit: TrainPermit, change: Change = lambda *_: None, model: nn.Module | None = None
+) -> Calls:
+    """Assert that the stepper gives the bits of `optimizer.step()`; return the calls that it made."""
     model = model or net()
-    ours, torchs = (trained(make, p, change, copy.deepcopy(model)) for p in (permit, None))
-    assert len(ours) == len(torchs) and all(torch.equal(a, b) for a, b in zip(ours, torchs, strict=True))
+    expected, _ = train(make, None, change, copy.deepcopy(model))
+    tensors, calls = train(make, permit, change, model)
+    assert len(tensors) == len(expected) and all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
+    return calls
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_three_hundred_updates_are_torchs_to_the_last_bit(way: str, digits_permit: TrainPermit) -> None:
-    """Weights and optimizer state are equal, over two groups with their own rates and decays."""
-    same(WAYS[way], digits_permit)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_stepper_equals_torch_after_300_updates(name: str, digits_permit: TrainPermit) -> None:
+    """Weights and state are equal in two groups with their own options; a fused optimizer's kernels are called here."""
+    calls = assert_same_as_torch(OPTIMIZERS[name], digits_permit)
+    assert calls == (Calls(0, 2 * STEPS) if name in DIRECT else Calls(STEPS, 0))
 
 
 def _other_options(step: int, model: nn.Module, optimizer: Optimizer) -> None:
@@ -124,7 +171,7 @@ def _flag(step: int, model: nn.Module, optimizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "change"),
+    ("name", "change"),
     [
         ("AdamW", _other_options),
         ("AdamW", _no_gradient_at_first),  # torch's fused SGD itself cannot begin with some gradients missing
@@ -140,27 +187,27 @@ def _flag(step: int, model: nn.Module, optimizer: Any) -> None:
         ("SGD momentum", _flag),
     ],
 )
-def test_what_changes_between_two_steps_counts_at_the_next(
-    way: str, change: Change, digits_permit: TrainPermit
-) -> None:
-    """Options, missing gradients, replaced groups and state, and a raised flag are those of the moment."""
-    same(WAYS[way], digits_permit, change)
+def test_stepper_uses_current_options_and_state(name: str, change: Change, digits_permit: TrainPermit) -> None:
+    """Changed options, missing gradients, replaced groups and state, and a set flag count in the next update."""
+    calls = assert_same_as_torch(OPTIMIZERS[name], digits_permit, change)
+    groups = 3 * STEPS - 10 if change is _group_added else 2 * STEPS  # the third group comes after ten steps
+    assert calls == Calls(0, groups)
 
 
-def test_a_parameter_that_never_has_a_gradient_is_left_alone(digits_permit: TrainPermit) -> None:
-    """A layer that the forward pass does not use costs no direct call."""
+def test_stepper_skips_parameter_without_gradient(digits_permit: TrainPermit) -> None:
+    """With a layer that the forward pass does not use, the kernels are still called directly."""
     model = net()
     model[4].register_parameter("idle", nn.Parameter(torch.ones(3)))  # type: ignore[index, operator]
-    same(WAYS["AdamW"], digits_permit, model=model)
+    assert assert_same_as_torch(OPTIMIZERS["AdamW"], digits_permit, model=model) == Calls(0, 2 * STEPS)
 
 
-def test_channels_last_parameters_move_as_torch_moves_them(digits_permit: TrainPermit) -> None:
-    """The state has the parameter's layout, so that the kernel reads both alike."""
-    same(WAYS["AdamW"], digits_permit, model=channels_last())
+def test_stepper_updates_channels_last_parameters(digits_permit: TrainPermit) -> None:
+    """The state has the layout of its parameter, as the kernel expects."""
+    assert assert_same_as_torch(OPTIMIZERS["AdamW"], digits_permit, model=channels_last()) == Calls(0, 2 * STEPS)
 
 
-def test_state_restored_in_another_layout_is_laid_out_anew(digits_permit: TrainPermit) -> None:
-    """A checkpoint's contiguous state beside channels_last weights goes on as if nothing had happened."""
+def test_stepper_converts_layout_of_restored_state(digits_permit: TrainPermit) -> None:
+    """Contiguous state of a checkpoint for channels_last weights does not change the following updates."""
 
     def contiguous(step: int, model: nn.Module, optimizer: Optimizer) -> None:
         if step == 5:
@@ -169,14 +216,14 @@ def test_state_restored_in_another_layout_is_laid_out_anew(digits_permit: TrainP
 
     models = [channels_last() for _ in range(2)]
     first, second = (
-        trained(WAYS["AdamW"], digits_permit, change, model, 10)
+        train(OPTIMIZERS["AdamW"], digits_permit, change, model, 10)[0]
         for model, change in zip(models, (contiguous, lambda *_: None), strict=True)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_a_scheduler_sees_that_updates_are_made(digits_permit: TrainPermit) -> None:
-    """torch does not warn that `lr_scheduler.step()` came first, and the new rate counts."""
+def test_stepper_does_not_make_scheduler_warn(digits_permit: TrainPermit) -> None:
+    """torch does not warn that `lr_scheduler.step()` came before `optimizer.step()`, and the new rate is used."""
     model = net()
     optimizer = AdamW(model.parameters(), lr=0.1, fused=True)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.0)
@@ -185,18 +232,18 @@ def test_a_scheduler_sees_that_updates_are_made(digits_permit: TrainPermit) -> N
         warnings.simplefilter("error")
         for number in range(2):
             before = [p.detach().clone() for p in model.parameters()]
-            gradients(model, number)
+            backward(model, number)
             step()
             scheduler.step()
     assert step.direct and all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_hooks_are_called(digits_permit: TrainPermit) -> None:
+def test_stepper_calls_hooks(digits_permit: TrainPermit) -> None:
     """With a hook of the optimizer, or of all optimizers, every update goes through `step()`."""
     model, called = net(), []
     optimizer = AdamW(model.parameters(), fused=True)
     step = Stepper(digits_permit, optimizer)
-    gradients(model, 0)
+    backward(model, 0)
     own = optimizer.register_step_post_hook(lambda *_: called.append("own"))
     step()
     own.remove()
@@ -217,38 +264,36 @@ def test_hooks_are_called(digits_permit: TrainPermit) -> None:
         lambda p: SGD(p, lr=0.1),
     ],
 )
-def test_what_is_not_exactly_known_is_torchs_to_do(
+def test_stepper_leaves_unknown_optimizers_to_torch(
     optimizer: Callable[[Any], Optimizer], digits_permit: TrainPermit
 ) -> None:
-    """Another class, a rate in a tensor, an option that the direct call does not know: `step()` it is."""
+    """Subclasses, learning rates in tensors and options that the direct call does not support go through `step()`."""
     model = net()
     assert not Stepper(digits_permit, optimizer(model.parameters())).direct
 
 
-def test_a_torch_with_other_kernels_is_not_called_directly(
-    digits_permit: TrainPermit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A kernel that takes other arguments than ours leaves the update to `step()`."""
+def test_stepper_leaves_unknown_kernels_to_torch(digits_permit: TrainPermit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a kernel has other arguments, the update goes through `step()`."""
     monkeypatch.setitem(stepper.KERNELS, "_fused_adamw_", "self grads something_new")
     assert not Stepper(digits_permit, AdamW(net().parameters(), fused=True)).direct
 
 
-def test_sparse_gradients_meet_torchs_own_refusal(digits_permit: TrainPermit) -> None:
-    """Adam does not take the gradients of a sparse embedding, and says so in torch's words."""
+def test_stepper_raises_torchs_error_for_sparse_gradients(digits_permit: TrainPermit) -> None:
+    """Adam does not support the gradients of a sparse embedding; the error is torch's own."""
     table = nn.Embedding(4, 2, sparse=True)
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match="does not support sparse gradients"):
         Stepper(digits_permit, AdamW(table.parameters(), fused=True))()
 
 
-def test_no_update_without_a_permit() -> None:
-    """The one place that moves weights asks for the permit itself."""
+def test_stepper_requires_permit() -> None:
+    """The one place that changes weights checks the permit itself."""
     with pytest.raises(Refused, match="without a TrainPermit"):
         Stepper(None, AdamW(net().parameters()))  # type: ignore[arg-type]
 
 
-def test_the_compiler_is_hidden_from_only_inside_the_block() -> None:
-    """Behind the block torch's methods hide themselves as they did before."""
+def test_compiler_unloaded_restores_methods() -> None:
+    """After the block torch's methods have their former state."""
     with compiler_unloaded():
         optimizer = AdamW(net().parameters(), fused=True)
         optimizer.load_state_dict(optimizer.state_dict())
@@ -257,8 +302,8 @@ def test_the_compiler_is_hidden_from_only_inside_the_block() -> None:
 
 
 @pytest.mark.process
-def test_updates_need_no_compiler() -> None:
-    """Making an optimizer, its scheduler and an update leaves torch's compiler unloaded, which is a second saved."""
+def test_stepper_does_not_load_compiler() -> None:
+    """Building an optimizer and a scheduler and making an update do not import torch's compiler, which is slow."""
     code = """
 import sys, torch
 from pipeline.building import compiler
