@@ -18,15 +18,17 @@ from cases import CASES, PlannedCase, plan_case
 from diagnostics.monitor import Monitor
 from pipeline.engine.fit import fit
 from pipeline.run_store import files
-from pipeline.tracking import mlflow, sync_process
+from pipeline.tracking.connection import TrackingConfig
+from pipeline.tracking.mirror import mirror
+from pipeline.tracking.sync_process import mirror_run
 
 
 def measure_speed(planned: PlannedCase, tracked: bool) -> tuple[float, float]:
     """Return the steps per second of one training in the folder of its run, by the clock and by processor time."""
     run = planned.permit.run
     files.remove_folder(run.inside("baseline"))
-    tracking = {"kind": "mlflow", "uri": None}
-    with sync_process.following(run.path, tracking, print) if tracked else nullcontext():
+    config = TrackingConfig(kind="mlflow", uri=None)
+    with mirror_run(run.path, config, print) if tracked else nullcontext():
         if tracked:
             time.sleep(8)  # the tracker process starts during planning, so its start is not part of the measurement
         folder = files.folder(run.inside("baseline"))
@@ -59,7 +61,7 @@ def main() -> None:
             print(f"{CASES[args.case].title}, by {what}: median ratio {median(values):.3f}, {span}")
         files.remove(planned.permit.run.inside("tracking.json"))
         started = time.perf_counter()
-        sent = mlflow.mirror(planned.permit.run.path)["sent"]
+        sent = mirror(planned.permit.run.path).sent
         print(f"an export of {sent} takes {time.perf_counter() - started:.2f} s")
 
 

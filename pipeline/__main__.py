@@ -110,9 +110,9 @@ def _write_report(run: Run) -> None:
 
 
 def _track(run: Run, config: Mapping[str, Any], warn: Callable[[str], None]) -> AbstractContextManager[None]:
-    from pipeline.tracking.sync_process import following
+    from pipeline.tracking.sync_process import mirror_run
 
-    return following(run.path, config["tracking"], warn)
+    return mirror_run(run.path, config["tracking"], warn)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -160,9 +160,9 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
         if config["tracking"]["kind"] == "none":
             yield
             return
-        from pipeline.tracking.sweep_run import parent
+        from pipeline.tracking.sweep_run import sweep_run
 
-        with parent(directory, config["tracking"]) as why:
+        with sweep_run(directory, config["tracking"]) as why:
             if why:
                 log(f"the tracker is unavailable ({why}); the sweep continues without it")
             yield

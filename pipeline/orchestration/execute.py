@@ -108,7 +108,7 @@ def _tracked(hooks: Hooks, run: Run, request: RunRequest, ledger: Ledger) -> Abs
 
     def warn(why: str) -> None:
         if fold(ledger.entries).plan:
-            ledger.append("tracking.away", {"why": why})
+            ledger.append("tracking.unavailable", {"why": why})
         hooks.log(f"the tracker is unavailable ({why}); the next command on this run sends what is missing")
 
     return hooks.track(run, request.config, warn) if hooks.track else nullcontext()

@@ -30,7 +30,7 @@ KINDS = frozenset(
         "item.evaluated", "gate.decided", "gate.not_needed", "branch.decided",
         "job.started", "job.finished", "study.decided", "candidate.chosen",
         "test.opened", "test.scored", "export.written", "waiver", "sign_off",
-        "exhausted", "released", "rolled_back", "stopped", "tracking.away",
+        "exhausted", "released", "rolled_back", "stopped", "tracking.unavailable",
     }
 )  # fmt: skip
 

@@ -1,25 +1,25 @@
-"""How a run reads in the tracker's own page: its tags, its description, the data it stands on. Knows no tracker."""
+"""How a run reads on the tracker's page: its tags, its description, and its data sets. Knows no tracker."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 from pipeline.results import PHASES, canonical
+from pipeline.run_store.gate import Item
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.records import ScoreRecord
 from pipeline.run_store.state import RunState
-from pipeline.tracking.run_export import RunExport
+from pipeline.tracking.run_export import RunExport, too_large
 
-DIGEST_CHARS = 36  # most that MLflow keeps of a digest
-NOTE_CHARS = 8000  # of a tag
+DIGEST_CHARS = 36  # MLflow's own limits: of a dataset's digest,
+TAG_CHARS = 5000  # of a tag,
 PROFILE_CHARS = 16_000_000  # of a dataset's profile
 
 
 @dataclass(frozen=True)
-class Rows:
+class DatasetRecord:
     """One split as a tracker shows it; `source`, `schema` and `profile` are JSON."""
 
     split: str
@@ -30,72 +30,83 @@ class Rows:
     profile: str
 
 
-def word(state: RunState, phase: str) -> str:
-    """A phase's gate in a word, empty where it was not reached."""
+def gate_label(state: RunState, phase: str) -> str:
+    """Return the state of a phase's gate; an empty string where the phase was not reached."""
     return "stale" if state.stale(phase) else state.gate(phase) or ("not needed" if state.passed(phase) else "")
 
 
-def tags(story: RunExport) -> dict[str, str]:
-    """Where the run stands: phase, gates, branch, plan, the command that continues it, and all of it to be read."""
-    state = story.state
-    found = {"fivegate.run": state.name, "fivegate.identity": story.identity}
-    if state.experiment:  # one was named; else it is the default one
-        found["fivegate.experiment"] = state.experiment
-    started = [entry["data"]["phase"] for entry in story.entries if entry["kind"] == "phase.started"]
+def tags(export: RunExport) -> dict[str, str]:
+    """Return the state of the run: phase, gates with the outcome of every item, branch, plan, next command."""
+    state = export.state
+    values = {"fivegate.run": state.name, "fivegate.identity": export.identity}
+    if state.experiment:  # empty for the default experiment, and MLflow shows an empty tag as a blank cell
+        values["fivegate.experiment"] = state.experiment
+    started = [entry["data"]["phase"] for entry in export.entries if entry["kind"] == "phase.started"]
     if started:
-        found["fivegate.phase"] = started[-1]
-    found |= {f"fivegate.gate.{phase}": word(state, phase) for phase in PHASES if word(state, phase)}
+        values["fivegate.phase"] = started[-1]
+    values |= {f"fivegate.gate.{phase}": gate_label(state, phase) for phase in PHASES if gate_label(state, phase)}
+    for phase, gate in state.gates.items():
+        values |= {f"fivegate.gate.{phase}.{item.id}": _item_text(item) for item in gate.items}
     if state.plan:
-        found |= {"fivegate.plan.digest": state.plan["digest"], "fivegate.plan.revision": str(state.plan["revision"])}
+        values |= {"fivegate.plan.digest": state.plan["digest"], "fivegate.plan.revision": str(state.plan["revision"])}
     branch = state.current_branch()
-    found["fivegate.branch"] = branch["branch"] if branch else "not decided"
-    found["fivegate.next"] = next_step(state).command
-    found["mlflow.source.name"] = "python -m pipeline"
-    found["mlflow.source.type"] = "LOCAL"
-    found["mlflow.note.content"] = note(story)[:NOTE_CHARS]
-    return found
+    values["fivegate.branch"] = branch["branch"] if branch else "not decided"
+    values["fivegate.next"] = next_step(state).command
+    large = too_large(export)
+    if large:
+        values["fivegate.not_uploaded"] = ", ".join(large)
+    values["mlflow.source.name"] = "python -m pipeline"
+    values["mlflow.source.type"] = "LOCAL"
+    values["mlflow.note.content"] = note(export)
+    return {name: value[:TAG_CHARS] for name, value in values.items()}
 
 
-def note(story: RunExport) -> str:
-    """The run's description, in Markdown: what it is for, how good it is, where it stands, what comes next."""
-    state, plan = story.state, story.config.get("plan") or {}
-    of = f" of the experiment `{state.experiment}`" if state.experiment else ""
-    lines = [str(plan.get("purpose") or f"Run `{state.name}`{of}."), ""]
-    lines += [_score(state.score), ""] if state.score else []
-    advice, branch = next_step(state), state.current_branch()
+def _item_text(item: Item) -> str:
+    """Return `passed`, or `failed: 0.31 (bound 0.05)` for an item with a value."""
+    value = f": {_number(item.value)} {item.unit}".rstrip() if item.value is not None else ""
+    return item.outcome + value + (f" (bound {_number(item.bound)})" if item.bound is not None else "")
+
+
+def note(export: RunExport) -> str:
+    """Return the run's description in Markdown: its purpose, score, branch, next command and gates."""
+    state, plan = export.state, export.config.get("plan") or {}
+    experiment = f" of the experiment `{state.experiment}`" if state.experiment else ""
+    lines = [str(plan.get("purpose") or f"Run `{state.name}`{experiment}."), ""]
+    lines += [_score_text(state.score), ""] if state.score else []
+    step, branch = next_step(state), state.current_branch()
     if branch:
         lines += [f"Branch: **{branch['branch']}**, blocking symptoms: {', '.join(branch['symptoms']) or 'none'}.", ""]
-    lines += [f"Next: {advice.why}", "", f"    {advice.command}", "", "| phase | gate |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {phase} | {word(state, phase) or 'not reached'} |" for phase in PHASES), ""])
+    lines += [f"Next: {step.why}", "", f"    {step.command}", "", "| phase | gate |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {phase} | {gate_label(state, phase) or 'not reached'} |" for phase in PHASES), ""])
 
 
-def _score(score: ScoreRecord) -> str:
-    said = f"**{score['metric']} {_figure(score['value'])}** on {score.get('split', 'val')}"
-    interval = f", 95 % interval {_figure(score.get('low'))} to {_figure(score.get('high'))}"
-    return said + (interval if isinstance(score.get("low"), float) else "") + f", n = {score.get('n')}"
+def _score_text(score: ScoreRecord) -> str:
+    text = f"**{score['metric']} {_number(score['value'])}** on {score.get('split', 'val')}"
+    interval = f", 95 % interval {_number(score.get('low'))} to {_number(score.get('high'))}"
+    return text + (interval if isinstance(score.get("low"), float) else "") + f", n = {score.get('n')}"
 
 
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def rows(story: RunExport) -> Iterator[Rows]:
-    """The splits that the newest plan froze, with their digests; of the test split nothing but what is sealed into it.
+def datasets(export: RunExport) -> Iterator[DatasetRecord]:
+    """Yield the splits of the newest plan with their digests; of the test split only what is known while it is sealed.
 
-    The source is the plan's own section on data, of whose paths only the last part is shown.
+    The source is the plan's section on data, without the folders of absolute paths.
     """
-    if not story.plans:
+    if not export.plans:
         return
-    plan = story.plans[max(story.plans)]
-    data = {key: _shown(value) for key, value in dict(plan.config.get("data") or {}).items()}
-    name = str(data.get("_target_", "data")).rpartition(".")[2]
-    for split, known in (plan.facts.get("splits") or {}).items():
-        profile = {"rows": known.get("rows"), "counts": known.get("counts")}
-        schema = canonical({"schema": known.get("schema")})
-        yield Rows(split, f"{name}/{split}", str(known["digest"])[:DIGEST_CHARS], canonical(data), schema,
-                   canonical(profile)[:PROFILE_CHARS])  # fmt: skip
+    plan = export.plans[max(export.plans)]
+    source = {key: _without_folders(value) for key, value in dict(plan.config.get("data") or {}).items()}
+    name = str(source.get("_target_", "data")).rpartition(".")[2]
+    for split, facts in (plan.facts.get("splits") or {}).items():
+        profile = canonical({"rows": facts.get("rows"), "counts": facts.get("counts")})[:PROFILE_CHARS]
+        schema = canonical({"schema": facts.get("schema")})
+        digest = str(facts["digest"])[:DIGEST_CHARS]
+        yield DatasetRecord(split, f"{name}/{split}", digest, canonical(source), schema, profile)
 
 
-def _shown(value: Any) -> Any:
-    """The value without the folders of an absolute path, which name a person or a machine."""
+def _without_folders(value: object) -> object:
+    """Return the file name of an absolute path, since its folders can name a person or a machine."""
     return PurePath(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value

@@ -1,10 +1,11 @@
-"""What a run has to tell a tracker, read from its ledger and files: params, tags, points, artifacts. Knows no tracker.
+"""What a run has for a tracker, read from its ledger and files: params, trainings, scores, artifacts. Knows no tracker.
 
-Everything is a pure function of the run directory, timestamps included, so that sending twice says the same thing.
+Everything is a function of the run directory, timestamps included, so that sending twice sends the same values.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -13,15 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.history import History
 from pipeline.results import canonical
-from pipeline.run_store import files
 from pipeline.run_store import plan as plans
+from pipeline.run_store.job import Job
 from pipeline.run_store.ledger import GENESIS, Entry, read_ledger
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
-NOT_SCIENCE = ("plan", "phases", "tracking", "export", "executor", "hydra", "debug")
+NOT_LOGGED = ("plan", "phases", "tracking", "export", "executor", "hydra", "debug")  # sections that change no training
 ARTIFACTS = (
     "plan/*.yaml",
     "report.html",
@@ -31,15 +34,18 @@ ARTIFACTS = (
     "diagnostics/*/incident.md",
     "optimization/*/fixed.yaml",
     "optimization/*/implementation.json",
+    "bundle/payload/*",
+    "bundle/attestations/*",
 )
-POINTS, TRIAL_POINTS = 1000, 50  # most points of one series that are sent; history.npz has them all
+ARTIFACT_BYTES = 2**30  # a larger file is not uploaded: it would not get through before the deadline
+POINTS, TRIAL_POINTS = 1000, 50  # most points of one series that are sent; history.npz has all of them
 
 _UNSAFE = re.compile(r"[^\w\-. :/]")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measured value: `time` in milliseconds since 1970, `step` an optimizer step or an epoch."""
+    """One measured value: `time` in milliseconds since 1970, `step` in optimizer steps."""
 
     name: str
     value: float
@@ -48,8 +54,44 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Training:
+    """One training of a run: its folder inside the run, and its newest history.
+
+    While it runs, that is the history in its last checkpoint. `status` is RUNNING until the ledger has its end.
+    """
+
+    run: Run
+    folder: str
+    history: Path
+    status: str
+
+    @property
+    def phase(self) -> str:
+        return self.folder.split("/", 1)[0]
+
+    @property
+    def is_trial(self) -> bool:
+        return "/trials/" in self.folder
+
+    def tag(self, turn: int) -> str:
+        """Return the name of the n-th training in this folder."""
+        return self.folder if turn == 1 else f"{self.folder}.{turn}"
+
+    def params(self) -> dict[str, str]:
+        """Return what the training changes against the plan, and its seed index; empty for one without a job file."""
+        path = self.run.path / self.folder / "job.json"
+        if not path.is_file():
+            return {}
+        job = Job.from_json(json.loads(path.read_text()))
+        changes = {**job.delta.overrides, "seed_index": job.seed_index}
+        changes |= {"surgery": job.delta.surgery} if job.delta.surgery else {}
+        changes |= {"train_rows": job.delta.train_rows} if job.delta.train_rows else {}
+        return {safe_name(key): _param_text(value) for key, value in changes.items()}
+
+
+@dataclass(frozen=True)
 class RunExport:
-    """A run as read from disk: its ledger, the state that folds out of it, and its plans by revision."""
+    """A run as read from disk: its ledger, the state folded from it, and its plans by revision."""
 
     run: Run
     entries: list[Entry]
@@ -58,7 +100,7 @@ class RunExport:
 
     @classmethod
     def of(cls, run_dir: Path) -> RunExport:
-        """Raises Refused when the ledger or a plan was tampered with."""
+        """Read the run. Raises Refused when the ledger or a plan was tampered with."""
         run = Run(run_dir.resolve())
         entries = read_ledger(run.ledger_path)
         state = fold(entries)
@@ -66,7 +108,7 @@ class RunExport:
 
     @property
     def identity(self) -> str:
-        """Hash of the first ledger entry: no two runs share it, and a run never changes it."""
+        """The hash of the first ledger entry: unique to the run, and constant."""
         return self.entries[0]["hash"] if self.entries else GENESIS
 
     @property
@@ -80,100 +122,145 @@ class RunExport:
         return self.run.path.parent / ".sweeps" / str(number) if number else None
 
     def time(self, seq: int) -> int:
+        """Return the time of an entry in milliseconds since 1970."""
         return round(datetime.fromisoformat(self.entries[seq]["time"]).timestamp() * 1000)
 
     def started(self, phase: str) -> int:
-        """When the phase last started; when the run was created for what belongs to none."""
+        """Return when the phase last started; for a phase that has no such entry, when the run was created."""
         seqs = [e["seq"] for e in self.entries if e["kind"] == "phase.started" and e["data"].get("phase") == phase]
         return self.time(seqs[-1] if seqs else 0)
 
 
-def safe(name: str) -> str:
-    """The name with everything a tracker may refuse replaced, at most 250 characters."""
+def safe_name(name: str) -> str:
+    """Return the name without characters that MLflow refuses, at most 250 characters long."""
     return _UNSAFE.sub("_", name).strip("/")[:250]
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted key; a list is one leaf."""
-    if isinstance(config, Mapping) and config:
-        nested = (flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in config.items())
-        return {key: value for part in nested for key, value in part.items()}
-    return {prefix: config} if prefix else {}
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested mapping by dotted key; a list and an empty mapping are leaves."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+    return leaves
 
 
-def params(story: RunExport) -> dict[str, str]:
-    """What was decided about the training, by dotted key.
+def _param_text(value: object) -> str:
+    return value if isinstance(value, str) else canonical(value)
 
-    Params can never change, so a later revision adds what it changed as `r<revision>/<key>`.
+
+def params(export: RunExport) -> dict[str, str]:
+    """Return the frozen config of the training by dotted key.
+
+    MLflow never changes a param, so that a later revision adds what it changed as `r<revision>/<key>`.
     """
-    found: dict[str, str] = {}
-    known: dict[str, Any] = {}
-    for revision, plan in sorted(story.plans.items()):
-        science = {k: v for k, v in flatten(dict(plan.config)).items() if k.split(".", 1)[0] not in NOT_SCIENCE}
-        changed = {k: v for k, v in science.items() if k not in known or known[k] != v}
-        prefix = f"r{revision}/" if known else ""
-        found |= {safe(prefix + k): v if isinstance(v, str) else canonical(v) for k, v in changed.items()}
-        known |= science
-    return found
+    texts: dict[str, str] = {}
+    newest: dict[str, Any] = {}
+    for revision, plan in sorted(export.plans.items()):
+        config = {key: value for key, value in flatten(plan.config).items() if key.split(".", 1)[0] not in NOT_LOGGED}
+        changed = {key: value for key, value in config.items() if key not in newest or newest[key] != value}
+        prefix = f"r{revision}/" if newest else ""
+        texts |= {safe_name(prefix + key): _param_text(value) for key, value in changed.items()}
+        newest |= config
+    return texts
 
 
-def status(story: RunExport) -> str:
-    """The tracker's word for how a run ended that nobody works on: a phase that began and has no end was killed."""
+def status(export: RunExport) -> str:
+    """Return MLflow's status for a run that no process works on; a phase that started and has no end was killed."""
     ends = ("phase.finished", "phase.failed", "stopped")
-    last = next((e["kind"] for e in reversed(story.entries) if e["kind"] in (*ends, "phase.started")), "phase.finished")
+    last = next((e["kind"] for e in reversed(export.entries) if e["kind"] in (*ends, "phase.started")), ends[0])
     return {"phase.started": "KILLED", "phase.failed": "FAILED", "stopped": "KILLED"}.get(last, "FINISHED")
 
 
-def judged(story: RunExport) -> list[Point]:
-    """The values that gates judged, as `gate/<phase>/<item>` at the round they were judged in."""
-    found = []
-    for phase, gate in story.state.gates.items():
-        for item in gate.items:
-            if isinstance(item.value, int | float) and not isinstance(item.value, bool):
-                name = safe(f"gate/{phase}/{item.id}")
-                found.append(Point(name, float(item.value), story.time(gate.seq), gate.round))
-    return found
+def score_points(export: RunExport) -> dict[str, list[Point]]:
+    """Return the scores that were decided on: `candidate/<metric>` on validation, `candidate/test/<metric>` on test.
 
-
-def histories(story: RunExport) -> Iterator[tuple[str, Path]]:
-    """The newest history of every training of the run with the prefix of its names: its folder inside the run.
-
-    While a training runs that is the one in its last checkpoint.
+    They have names of their own, since `val/<metric>` is the curve of one training. The step counts the scores.
     """
+    scores: dict[str, list[Point]] = {}
+    for entry in export.entries:
+        score = entry["data"].get("score") if entry["kind"] in ("candidate.chosen", "test.scored") else None
+        if score and isinstance(score["value"], int | float):
+            split = "test/" if entry["kind"] == "test.scored" else ""
+            name = safe_name(f"candidate/{split}{score['metric']}")
+            points = scores.setdefault(name, [])
+            points.append(Point(name, float(score["value"]), export.time(entry["seq"]), len(points) + 1))
+    return scores
+
+
+def trainings(export: RunExport) -> Iterator[Training]:
+    """Yield every training of the run that has a history, the baseline's first."""
     newest: dict[str, Path] = {}
-    for path in story.run.path.rglob("history.npz"):
-        parts = path.parent.relative_to(story.run.path).parts
+    for path in export.run.path.rglob("history.npz"):
+        parts = path.parent.relative_to(export.run.path).parts
         if any(part.startswith(".") for part in parts):
             continue
         folder = "/".join(parts[:-2] if parts[-2:-1] == ("checkpoints",) else parts)
-        if folder not in newest or _written(path) > _written(newest[folder]):
+        if folder not in newest or _modified(path) > _modified(newest[folder]):
             newest[folder] = path
-    yield from sorted(newest.items())
+    for folder, path in sorted(newest.items()):
+        yield Training(export.run, folder, path, _training_status(export, folder))
 
 
-def _written(path: Path) -> int:
-    """When, in nanoseconds; 0 for a checkpoint that has made room meanwhile."""
+def _training_status(export: RunExport, folder: str) -> str:
+    """Return the status of a trial by its newest entry; the baseline has no such entries and is RUNNING."""
+    for entry in reversed(export.entries):
+        job, kind = entry["data"], entry["kind"]
+        is_job = kind in ("job.started", "job.finished")
+        if is_job and folder == f"optimization/{job.get('round')}/trials/{job.get('id')}":
+            ended = "FAILED" if job.get("died") else "FINISHED"
+            return ended if kind == "job.finished" else "RUNNING"
+    return "RUNNING"
+
+
+def _modified(path: Path) -> int:
+    """Return the modification time in nanoseconds; 0 for a checkpoint that was removed meanwhile."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
 
 
-def points(history: History, prefix: str, time: int) -> dict[str, list[Point]]:
-    """The points of every series by name, in order; a long one thinned to every 2nd, 4th, 8th, ... of its points."""
-    most = TRIAL_POINTS if "/trials/" in prefix else POINTS
-    found = {}
+def series(history: History, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (steps, values) of a series, all in optimizer steps, so that MLflow shows every curve on one axis."""
+    index, values = history.series(name)
+    steps_per_epoch = history.facts.get("steps_per_epoch", 1) if history.table(name) == "epoch" else 1
+    return np.rint(index * steps_per_epoch).astype(np.int64), values
+
+
+def training_points(training: Training, history: History, started: int) -> dict[str, list[Point]]:
+    """Return the points of every series by name; a long series keeps every 2nd, 4th, 8th, ... of its points.
+
+    A point's time is the start of the phase plus one millisecond per step: it has to be the same in every call.
+    """
+    most = TRIAL_POINTS if training.is_trial else POINTS
+    points = {}
     for name in history.names():
-        index, values = history.series(name)
-        stride = 2 ** max(0, math.ceil(math.log2(max(1, len(index)) / most)))
-        key = safe(f"{prefix}/{name}")
-        pairs = zip(index.tolist()[::stride], values.tolist()[::stride], strict=True)
-        found[key] = [Point(key, value, time + step, step) for step, value in pairs]
-    return found
+        steps, values = series(history, name)
+        stride = 2 ** max(0, math.ceil(math.log2(max(1, len(steps)) / most)))
+        key = safe_name(name)
+        pairs = zip(steps.tolist()[::stride], values.tolist()[::stride], strict=True)
+        points[key] = [Point(key, value, started + step, step) for step, value in pairs]
+    return points
 
 
-def artifacts(story: RunExport) -> dict[str, str]:
-    """The files worth looking at in a tracker, as path inside the run → SHA-256."""
-    root = story.run.path
-    paths = sorted({path for pattern in ARTIFACTS for path in root.glob(pattern) if path.is_file()})
-    return {path.relative_to(root).as_posix(): files.sha256(path) for path in paths}
+def artifacts(export: RunExport) -> dict[str, str]:
+    """Return the files to upload, as path inside the run -> version: reports, figures, weights and exported models."""
+    return {name: version for name, version, uploaded in _artifacts(export) if uploaded}
+
+
+def too_large(export: RunExport) -> list[str]:
+    """Return the files that are not uploaded because of their size."""
+    return [name for name, _, uploaded in _artifacts(export) if not uploaded]
+
+
+def _artifacts(export: RunExport) -> Iterator[tuple[str, str, bool]]:
+    root = export.run.path
+    paths = {path for pattern in ARTIFACTS for path in root.glob(pattern)}
+    checkpoint = (export.state.candidate or {}).get("checkpoint")
+    if checkpoint:
+        paths.add(export.run.inside(checkpoint, "weights.safetensors"))
+    for path in sorted(path for path in paths if path.is_file()):
+        # Size and time instead of a digest: weights may have gigabytes, and this is read every few seconds.
+        about = path.stat()
+        version = f"{about.st_size}-{about.st_mtime_ns}"
+        yield path.relative_to(root).as_posix(), version, about.st_size <= ARTIFACT_BYTES

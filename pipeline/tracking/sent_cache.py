@@ -1,63 +1,80 @@
-"""What a tracker was sent already, so that only the rest goes out. A file in the run, and only a cache."""
+"""What a tracker was sent already, so that only the rest is sent: `tracking.json` in the run, a cache."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.history import History
 from pipeline.run_store import files
-from pipeline.tracking import run_export
-from pipeline.tracking.run_export import Point
+from pipeline.tracking.run_export import Point, safe_name, series
 
 
-class Memory:
-    """What one tracker (by its URI, of which only a digest is kept) was sent of a run. Losing it costs time: sending
-    again says the same thing once more. It is forgotten with the tracker's run, as when its database was removed.
+@dataclass
+class SentTraining:
+    """What was sent of one training: the last point of each series, as step and text of the value.
+
+    `turn` counts the trainings that had the same folder, `run` and `status` belong to its child run.
     """
 
-    def __init__(self, path: Path, uri: str, shown: str, run: str) -> None:
-        self.path = path
-        try:
-            self.trackers = dict(json.loads(path.read_text()))
-        except (OSError, ValueError):
-            self.trackers = {}
-        tracker = hashlib.sha256(uri.encode()).hexdigest()[:12]
-        if self.trackers.get(tracker, {}).get("run") != run:
-            self.trackers[tracker] = {"uri": shown, "run": run}
-        here = self.trackers[tracker]
-        self.params: list[str] = here.setdefault("params", [])
-        self.data: list[str] = here.setdefault("data", [])  # name and digest of each split
-        self.artifacts: dict[str, str] = here.setdefault("artifacts", {})
-        self.last: dict[str, list[Any]] = here.setdefault("last", {})  # metric name -> step and value sent last
-        self.turns: dict[str, int] = here.setdefault("turns", {})  # folder -> how often its history was replaced
+    turn: int = 1
+    last: dict[str, tuple[int, str]] = field(default_factory=dict)
+    run: str = ""
+    status: str = ""
 
-    def save(self) -> None:
-        files.write_json(self.path, self.trackers)
+    def missing(self, points: Mapping[str, Sequence[Point]]) -> list[Point]:
+        """Return the points after the last one sent of their series."""
+        first = {name: self.last[name][0] + 1 if name in self.last else 0 for name in points}
+        return [point for name, line in points.items() for point in line if point.step >= first[name]]
 
     def remember(self, points: Sequence[Point]) -> None:
-        self.last |= {point.name: [point.step, str(point.value)] for point in points}
+        self.last |= {point.name: (point.step, str(point.value)) for point in points}
 
-    def unsent(self, points: Sequence[Point]) -> list[Point]:
-        """The points behind the last one sent under their name."""
-        return [p for p in points if p.name not in self.last or p.step > self.last[p.name][0]]
-
-    def prefix(self, folder: str, history: History) -> str:
-        """The prefix of a history's names: its folder, numbered anew when another training has replaced it there."""
-        turn = self.turns.get(folder, 1)
-        while not self._continues(f"{folder}.{turn}" if turn > 1 else folder, history):
-            turn += 1
-        self.turns[folder] = turn
-        return f"{folder}.{turn}" if turn > 1 else folder
-
-    def _continues(self, prefix: str, history: History) -> bool:
-        """Whether what was sent under the prefix is still in the history, value for value."""
+    def is_continued_by(self, history: History) -> bool:
+        """Return whether the last points sent are in the history; else another training replaced the one sent."""
         for name in history.names():
-            step, value = self.last.get(run_export.safe(f"{prefix}/{name}"), (None, None))
-            index, values = history.series(name)
-            if step is not None and str(value) not in map(str, values[index == step].tolist()):
-                return False
+            sent = self.last.get(safe_name(name))
+            if sent:
+                steps, values = series(history, name)
+                if sent[1] not in map(str, values[steps == sent[0]].tolist()):
+                    return False
         return True
+
+
+class SentCache:
+    """What one tracker was sent of a run. Losing it costs time: the same values are sent again.
+
+    Trackers are told apart by a digest of their URI, which may contain a password. The cache is emptied when the MLflow
+    run is another one, as after its database was deleted.
+    """
+
+    def __init__(self, path: Path, uri: str, shown_uri: str, run: str) -> None:
+        self.path = path
+        try:
+            self._trackers = dict(json.loads(path.read_text()))
+        except (OSError, ValueError):
+            self._trackers = {}
+        self._key = hashlib.sha256(uri.encode()).hexdigest()[:12]
+        self._about = {"uri": shown_uri, "run": run}
+        stored = self._trackers.get(self._key, {})
+        if stored.get("run") != run:
+            stored = {}
+        self.params: list[str] = stored.get("params", [])
+        self.datasets: list[str] = stored.get("datasets", [])  # name and digest of each split
+        self.artifacts: dict[str, str] = stored.get("artifacts", {})  # path -> version
+        self.scores = SentTraining(**stored.get("scores", {}))
+        self.trainings = {folder: SentTraining(**sent) for folder, sent in stored.get("trainings", {}).items()}
+
+    def save(self) -> None:
+        self._trackers[self._key] = {
+            **self._about,
+            "params": self.params,
+            "datasets": self.datasets,
+            "artifacts": self.artifacts,
+            "scores": asdict(self.scores),
+            "trainings": {folder: asdict(sent) for folder, sent in self.trainings.items()},
+        }
+        files.write_json(self.path, self._trackers)

@@ -1,64 +1,84 @@
-"""A sweep in the tracker: a parent run that those of its jobs hang under, made once and always closed."""
+"""A sweep in the tracker: one MLflow run, the parent of the runs of its jobs, created once and always closed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pipeline.orchestration.sweep_directory import SweepDirectory, sweep_directories
 from pipeline.run_store import files
-from pipeline.tracking import mlflow
-from pipeline.tracking.mlflow import TrackerUnavailable
+from pipeline.tracking.connection import Tracker, TrackerUnavailable, TrackingConfig, connect, exclusive
 
 
 @contextmanager
-def parent(shelf: SweepDirectory, tracking: Mapping[str, Any]) -> Iterator[str | None]:
-    """The sweep's run in the tracker is running inside the block and closed behind it; why not, if that failed.
+def sweep_run(sweep: SweepDirectory, config: TrackingConfig) -> Iterator[str | None]:
+    """Show the sweep as running inside the block, and as ended after it. Yields why that failed, None where it did not.
 
-    The database and the experiment exist before the first job starts. Parents of other sweeps under this root that
-    were killed are closed, too. A tracker that is away is no reason not to sweep: the jobs' runs find their parent, or
-    make it, whenever they are sent.
+    The database and the experiment exist before the first job starts. Runs of other sweeps under this root that were
+    killed are closed, too. A tracker that is unavailable does not stop the sweep: the first job that reaches it creates
+    the parent run.
     """
-    root = files.folder(shelf.path.parents[1])
-    told = (root, tracking.get("uri"), tracking.get("experiment") or mlflow.EXPERIMENT)
-    why = None
+    root = files.folder(sweep.path.parents[1])
+    unavailable = None
     try:
-        with mlflow.connected(*told) as (call, home):
-            mlflow.terminate(call, mlflow.parent_of(call, home, shelf.path), "RUNNING")  # again, where it had ended
-            _close_the_dead(call, home, root, shelf)
+        with connect(root, config) as tracker:
+            tracker.set_status(find_or_create(tracker, sweep.path), "RUNNING")  # a sweep may be resumed after its end
+            _close_killed(tracker, root, sweep)
     except TrackerUnavailable as error:
-        why = str(error)
+        unavailable = str(error)
     status = "KILLED"
     try:
-        yield why
-        status = "FINISHED" if shelf.record.get("finished") else "FAILED"
+        yield unavailable
+        status = "FINISHED" if sweep.record.get("finished") else "FAILED"
     except KeyboardInterrupt:
         raise
     except BaseException:
         status = "FAILED"
         raise
     finally:
-        _close(told, shelf, status)
+        _close(root, config, sweep, status)
 
 
-def _close(told: tuple[Any, ...], shelf: SweepDirectory, status: str) -> None:
-    """The sweep's run has ended; where the tracker is away, the next sweep closes it."""
+def find_or_create(tracker: Tracker, sweep: Path) -> str:
+    """Return the id of the one MLflow run of the sweep in this folder."""
+    about = json.loads((sweep / "sweep.json").read_text())
+    with exclusive(sweep.parent, tracker.deadline):  # two jobs that start together would create two
+        run = tracker.find_run(about["identity"])
+        if run:
+            return run
+        started = round(datetime.fromisoformat(about["started"]).timestamp() * 1000)
+        command = f"python -m pipeline -m {' '.join(about['words'])}"
+        tags = {
+            "fivegate.identity": about["identity"],
+            "fivegate.sweep": sweep.name,
+            "mlflow.source.name": "python -m pipeline",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.note.content": f"Sweep {sweep.name}:\n\n    {command}\n"[:5000],
+        }
+        created = tracker.client.create_run(tracker.experiment, started, tags, run_name=f"sweep-{sweep.name}")
+        return str(created.info.run_id)
+
+
+def _close(root: Path, config: TrackingConfig, sweep: SweepDirectory, status: str) -> None:
+    """Set the sweep's final status; where the tracker is unavailable, the next sweep does it."""
     try:
-        with mlflow.connected(*told) as (call, home):
-            mlflow.terminate(call, mlflow.parent_of(call, home, shelf.path), status)
+        with connect(root, config) as tracker:
+            tracker.set_status(find_or_create(tracker, sweep.path), status)
     except TrackerUnavailable:
         return
 
 
-def _close_the_dead(call: Any, home: str, root: Path, own: SweepDirectory) -> None:
-    """Of the sweeps under this root, those that nobody runs any more and the tracker still shows as running."""
-    running = call("search_runs", [home], filter_string="attributes.status = 'RUNNING' and tags.`fivegate.sweep` != ''")
-    dead = {
-        shelf.record.get("identity"): shelf for shelf in sweep_directories(root) if shelf != own and not shelf.running
+def _close_killed(tracker: Tracker, root: Path, own: SweepDirectory) -> None:
+    """Close the sweeps under this root that the tracker shows as running and that no process runs."""
+    query = "attributes.status = 'RUNNING' and tags.`fivegate.sweep` != ''"
+    runs = tracker.client.search_runs([tracker.experiment], filter_string=query)
+    killed = {
+        other.record.get("identity"): other for other in sweep_directories(root) if other != own and not other.running
     }
-    for run in running:
-        shelf = dead.get(run.data.tags.get("fivegate.identity"))
-        if shelf:
-            mlflow.terminate(call, run.info.run_id, "FINISHED" if shelf.record.get("finished") else "KILLED")
+    for run in runs:
+        sweep = killed.get(run.data.tags.get("fivegate.identity"))
+        if sweep:
+            tracker.set_status(run.info.run_id, "FINISHED" if sweep.record.get("finished") else "KILLED")

@@ -1,7 +1,7 @@
-"""The tracker is kept up to date by a process beside the run: training never waits for it, and imports none of it.
+"""The process that keeps the tracker up to date: a training never waits for the tracker, and does not import MLflow.
 
-It reads the ledger and the newest checkpoints, which are on disk anyway, so that a training shows in the tracker about
-as often as it is checkpointed. Nothing is lost with it: what it has not sent is sent by the next command on the run.
+It reads the ledger and the newest checkpoints from disk, so that a training appears in the tracker about as often as it
+is checkpointed. When it dies, nothing is lost: the next command on the run sends what is missing.
 """
 
 from __future__ import annotations
@@ -13,117 +13,127 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import FivegateError
 from pipeline.import_guard import child_pythonpath
 from pipeline.runtime.parent_process import die_with_parent
+from pipeline.tracking.connection import TrackerUnavailable, TrackingConfig
+from pipeline.tracking.mirror import mirror
 
-FIRST = 60.0  # seconds until the first look, which loads MLflow: a short training does not pay for it
-PAUSE = 5.0  # seconds between two looks at the run ...
-SHARE = 20.0  # ... and at least so many times what the last look took: a twentieth of a core
-AWAY = 60.0  # seconds until a tracker that was away is tried again
-LAST = 75.0  # seconds that the rest may take when the run is over ...
-AT_ONCE = 10.0  # ... and when somebody asked it to stop
-URI = "FIVEGATE_TRACKING_URI"  # what the process is told; arguments, which may hold a password, are shown to everybody
+FIRST_S = 60.0  # until the first look at the run, which imports MLflow: a short training does not pay for that
+PAUSE_S = 5.0  # between two looks at the run,
+BUSY_SHARE = 20.0  # and at least this many times the last look's duration: at most a twentieth of a core is used
+UNAVAILABLE_S = 60.0  # until an unavailable tracker is tried again
+END_TIMEOUT_S = 75.0  # for sending the rest when the run is over,
+INTERRUPT_TIMEOUT_S = 10.0  # and when a person interrupted it
+# Not passed as an argument, which every user of the machine can see: it may have a password.
+URI_VARIABLE = "FIVEGATE_TRACKING_URI"
+
+Fingerprint = tuple[tuple[str, int], ...]
 
 
 @contextmanager
-def following(run_dir: Path, tracking: Mapping[str, Any], away: Callable[[str], None]) -> Iterator[None]:
-    """Inside the block the tracker hears of the run, and behind it has all of it; `away(why)` is called where not.
+def mirror_run(run_dir: Path, config: TrackingConfig, unavailable: Callable[[str], None]) -> Iterator[None]:
+    """Keep the tracker up to date inside the block, and send the rest after it; `unavailable(why)` is called on failure.
 
-    Takes no longer than about a minute at the end, whatever the tracker does, and seconds when it is interrupted.
+    The end takes about a minute at most, whatever the tracker does, and seconds after an interrupt.
     """
-    if tracking["kind"] == "none":
+    if config.get("kind") == "none":
         yield
         return
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_RUN_ID"}
-    environment |= {"PYTHONPATH": child_pythonpath(), "OMP_NUM_THREADS": "1", URI: tracking["uri"] or ""}
+    environment |= {"PYTHONPATH": child_pythonpath(), "OMP_NUM_THREADS": "1", URI_VARIABLE: config.get("uri") or ""}
     command = [sys.executable, "-P", "-m", "pipeline.tracking.sync_process", str(run_dir)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
-    patience = LAST
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    timeout = END_TIMEOUT_S
     try:
         yield
     except KeyboardInterrupt:
-        patience = AT_ONCE
+        timeout = INTERRUPT_TIMEOUT_S
         raise
     finally:
-        why = _ended(process, patience)
+        why = _finish(process, timeout)
         if why:
-            away(why)
+            unavailable(why)
 
 
-def _ended(process: subprocess.Popen[bytes], patience: float) -> str:
-    """The process has sent the rest and is gone; why not all was sent, empty where it was."""
+def _finish(process: subprocess.Popen[bytes], timeout: float) -> str:
+    """Let the process send the rest and end it; return why not everything was sent, an empty string where it was."""
     try:
-        # A word says that the run is over: its input stays open where a process that was forked meanwhile lives on.
-        out, _ = process.communicate(b"over\n", timeout=patience)
-        return str(json.loads(out)["away"]) if out else f"the tracker's process ended with {process.returncode}"
+        # A message instead of closing the pipe, which a process that was forked meanwhile may keep open.
+        answer, _ = process.communicate(b"over\n", timeout=timeout)
+        return (
+            str(json.loads(answer)["unavailable"]) if answer else f"the tracker's process exited {process.returncode}"
+        )
     except subprocess.TimeoutExpired:
-        return f"the tracker did not answer within {patience:.0f} seconds"
+        return f"the tracker did not answer within {timeout:.0f} seconds"
     finally:
         process.kill()
         process.wait()
 
 
 def follow(run_dir: Path, uri: str | None) -> str:
-    """Mirror the run whenever it changed, until standard input speaks or ends, then the rest; why not, if it failed."""
-    from pipeline.tracking.mlflow import TrackerUnavailable, mirror
-
-    seen: object = None
-    pause, over = FIRST, False
+    """Mirror the run when it changed, until standard input is readable, then the rest; return why that failed."""
+    sent: Fingerprint = ()
+    pause, over = FIRST_S, False
     while True:
-        over = _over(pause)
-        began, now = time.monotonic(), _looks(run_dir)
+        over = _is_over(pause)
+        began, current = time.monotonic(), _fingerprint(run_dir)
         why = ""
-        if now and (over or now != seen):
+        if current and (over or current != sent):
             try:
                 mirror(run_dir, uri, running=not over)
-                seen = now
+                sent = current
             except (TrackerUnavailable, FivegateError) as error:
                 why = str(error)
-        if over or (why and _over(0.0)):  # a tracker that is away is not asked once more when the run is over
+        if over or (why and _is_over(0.0)):  # no second try when the run ended during a failed one
             return why
-        pause = AWAY if why else max(PAUSE, SHARE * (time.monotonic() - began))
+        pause = UNAVAILABLE_S if why else max(PAUSE_S, BUSY_SHARE * (time.monotonic() - began))
 
 
-def _over(pause: float) -> bool:
-    """Whether the run is over, waiting so many seconds for it."""
-    return bool(select.select([sys.stdin], [], [], pause)[0])
+def _is_over(timeout: float) -> bool:
+    """Wait at most `timeout` seconds for the end of the run."""
+    return bool(select.select([sys.stdin], [], [], timeout)[0])
 
 
-def _looks(run_dir: Path) -> tuple[Any, ...]:
-    """What changes whenever the run does; empty before it has a plan, when there is nothing to tell."""
+def _fingerprint(run_dir: Path) -> Fingerprint:
+    """Return what changes whenever the run does; empty before it has a plan, when there is nothing to send."""
     if not any(run_dir.glob("plan/*.yaml")):
         return ()
-    found = []
+    times = []
     for path in (run_dir / "ledger.jsonl", *run_dir.rglob("history.npz")):
         try:
-            found.append((str(path), path.stat().st_mtime_ns))
+            times.append((str(path), path.stat().st_mtime_ns))
         except FileNotFoundError:
             continue
-    return tuple(sorted(found))
+    return tuple(sorted(times))
 
 
 def main() -> None:
-    """The process. Its parent tells it when to end; a stop that a terminal sends to everybody is not for it."""
+    """Run the process. The parent says when to end: a signal that a terminal sends to the whole group is ignored."""
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(10)
     answer = os.dup(1)
-    os.dup2(2, 1)  # whatever MLflow or a plugin of it prints, now or at exit, is no answer
+    os.dup2(2, 1)  # what MLflow or a plugin of it prints, now or at exit, is not part of the answer
     try:
-        why = follow(Path(sys.argv[1]), os.environ.pop(URI, None) or None)
-    except Exception as error:  # a tracker may die of anything
+        why = follow(Path(sys.argv[1]), os.environ.pop(URI_VARIABLE, None) or None)
+    except Exception as error:  # MLflow and its plugins may raise anything
         why = f"{type(error).__name__}: {error}"
     sys.stdout.flush()
     os.dup2(answer, 1)
-    sys.stdout.write(json.dumps({"away": why}))
+    sys.stdout.write(json.dumps({"unavailable": why}))
     sys.stdout.flush()
     os.dup2(2, 1)
 
