@@ -180,11 +180,11 @@ def test_mirror_shows_trials_as_child_runs(root: Path) -> None:
 def test_mirror_uploads_weights_and_exports(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The candidate's weights and the bundle are artifacts; a file above the limit is named instead."""
     run = baseline_done(root)
-    monkeypatch.setattr(run_export, "ARTIFACT_BYTES", 100)
+    monkeypatch.setattr(run_export, "ARTIFACT_BYTES", 10_000)
     files.write_bytes(run.inside("baseline", "checkpoints", "2", "weights.safetensors"), b"weights")
     files.write_bytes(run.inside("baseline", "checkpoints", "1", "weights.safetensors"), b"older weights")
     files.write_bytes(run.inside("bundle", "payload", "model.onnx"), b"onnx")
-    files.write_bytes(run.inside("bundle", "payload", "model.pt2"), b"x" * 101)
+    files.write_bytes(run.inside("bundle", "payload", "model.pt2"), b"x" * 10_001)
     with opened(run) as ledger:
         candidate = {"phase": "baseline", "round": 1, "weights": "f" * 64, "checkpoint": "baseline/checkpoints/2"}
         ledger.append("candidate.chosen", candidate)

@@ -37,7 +37,7 @@ Fingerprint = tuple[tuple[str, int], ...]
 
 @contextmanager
 def mirror_run(run_dir: Path, config: TrackingConfig, unavailable: Callable[[str], None]) -> Iterator[None]:
-    """Keep the tracker up to date inside the block, and send the rest after it; `unavailable(why)` is called on failure.
+    """Keep the tracker up to date inside the block, and send the rest after it; call `unavailable(why)` on failure.
 
     The end takes about a minute at most, whatever the tracker does, and seconds after an interrupt.
     """
