@@ -128,9 +128,9 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: boo
     console = tables.console(stderr=as_json)
 
     def show_progress(training: str, metric: Any) -> Any:
-        from pipeline.reporting.progress import Watch
+        from pipeline.reporting.progress import TrainingProgress
 
-        return Watch(console, training, metric)
+        return TrainingProgress(console, training, metric)
 
     request = resolve_request(overrides, config_dirs)
     hooks = make_hooks(lambda text: console.print(text, soft_wrap=True), show_progress)
@@ -169,7 +169,7 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
 
     dirs = [str(Path(d).resolve()) for d in config_dirs]
     sweep = multirun(argv, SweepJob(make_registry, partial(_sweep_hooks, as_json), dirs), log, track_sweep)
-    return ranking.show(sweep.root, [end._asdict() for end in sweep.ends], as_json)
+    return ranking.show(sweep.root, sweep.ends, as_json)
 
 
 def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> Hooks:

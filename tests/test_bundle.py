@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.errors import Refused, UserError
-from pipeline.release.bundle import bundle_digest, check_layout, kept, write_payload
+from pipeline.release.bundle import bundle_digest, check_layout, previous_release, write_payload
 from pipeline.release.formats import export_formats
 from pipeline.run_store import files, permits
 from pipeline.run_store.run import opened
@@ -140,7 +140,7 @@ def test_a_released_payload_is_kept(
     files.write_json(payload.parent / "attestations" / "release.json", {"subject": released})
     with opened(permit.run) as ledger:
         ledger.append("released", {"subject": released})
-    previous = kept(permit.run, released)
+    previous = previous_release(permit.run, released)
 
     write_payload(permit, contents)
     assert not previous.exists()
@@ -172,10 +172,10 @@ def test_a_released_payload_is_kept(
 
 
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "an absent file": (lambda p: (p / "model.onnx").unlink(), "model.onnx: is absent"),
-    "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json: is absent"),
+    "an absent file": (lambda p: (p / "model.onnx").unlink(), "model.onnx: is missing"),
+    "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json: is missing"),
     "an empty manifest": (lambda p: (p / "manifest.json").write_text("[]"), "cannot be read as a manifest"),
-    "a stranger": (lambda p: (p / "extra.txt").write_text("hi"), "extra.txt: has no place"),
+    "a stranger": (lambda p: (p / "extra.txt").write_text("hi"), "extra.txt: cannot be in a payload"),
     "a folder": (lambda p: (p / "attestations").mkdir(), "attestations: is not a plain file"),
     "a link": (lambda p: (p / "golden.json").symlink_to("/etc/hostname"), "golden.json: is not a plain file"),
     "a changed byte": (lambda p: (p / "plan.yaml").write_text("seed: 8\n"), "plan.yaml: is not the file"),
@@ -197,7 +197,7 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an archive that leads out": (
         lambda p: relisted(p, "model.pt2", zipped("m/models/model.json", "m/archive_format", "m/../../evil")),
-        "leads out of the archive",
+        "has a path outside the archive",
     ),
 }
 

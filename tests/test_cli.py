@@ -20,6 +20,7 @@ import pytest
 from pipeline.__main__ import COMMANDS, make_hooks, make_registry
 from pipeline.orchestration.execute import RunOutcome
 from pipeline.results import GateState
+from pipeline.run_store import plan as plans
 from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run, opened
 from tests.check_helpers import judged
@@ -89,11 +90,12 @@ def test_cannot_pass_names_missing_key() -> None:
     from pipeline.commands.status import cannot_pass
 
     items = [{"id": "documents", "check": "x.y", "needs": ["plan.purpose", "plan.owner"]}, {"id": "fine"}]
-    found = cannot_pass(items, {"plan": {"owner": "Ada", "purpose": None}}, "mine")
+    plan = plans.Plan(1, {"plan": {"owner": "Ada", "purpose": None}}, {"finalization": items}, {})
+    reasons = cannot_pass(plan, "finalization", "mine")
 
-    assert list(found) == ["documents"]
-    assert "add: python -m pipeline phase=planning run.name=mine plan.purpose=VALUE" in found["documents"]
-    assert "plan.owner" not in found["documents"]
+    assert list(reasons) == ["documents"]
+    assert "add: python -m pipeline phase=planning run.name=mine plan.purpose=VALUE" in reasons["documents"]
+    assert "plan.owner" not in reasons["documents"]
 
 
 def test_verify_names_changed_entry_and_file(finished: Run, cli: Cli) -> None:
@@ -184,9 +186,9 @@ def test_approve_accepts_owner_and_approvers(
     monkeypatch.setattr(approve.plans, "load", lambda run, state: SimpleNamespace(config={"plan": plan}))
     run = Run(Path("runs/x"))
 
-    assert approve.may_sign(run, run.state, "owner") == names  # type: ignore[arg-type]
+    assert approve.allowed_names(run, run.state, "owner") == names  # type: ignore[arg-type]
     with pytest.raises(UserError, match="Do: ask one of them" if names else r"Do: add plan\.owner=NAME"):
-        approve.refuse_stranger(run, run.state, "owner", "Mallory", "may not sign it")  # type: ignore[arg-type]
+        approve.require_role(run, run.state, "owner", "Mallory", "may not sign it")  # type: ignore[arg-type]
 
 
 def test_status_names_keys_that_finalization_needs(cli: Cli) -> None:
@@ -222,11 +224,11 @@ def test_sweep_table_shows_differing_overrides(cli: Cli) -> None:
 def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     """One paragraph per item that is not satisfied; a single item on demand, satisfied or not."""
     code, out, _ = cli("explain", "digits", "--gate", "finalization")
-    assert code == 0 and out.count("  asked:") == 17
+    assert code == 0 and out.count("  question:") == 17
     assert "python -m pipeline waive digits calibration --who NAME" in out
     assert "python -m pipeline approve digits --who NAME" in out
     _, out, _ = cli("explain", "digits", "split_integrity")
-    assert "finalization/split_integrity: passed" in out and "asked:" in out
+    assert "finalization/split_integrity: passed" in out and "question:" in out
     code, _, err = cli("explain", "digits", "split_integrty")
     assert code == 2 and "did you mean 'split_integrity'?" in err
 

@@ -215,9 +215,13 @@ def test_from_a_closed_gate_to_a_release_and_back(finished: Run, cli: Cli) -> No
         (["approve", "digits", "--who", "Mallory"], 2, "expected one of Example Owner, Example Reviewer"),
         (["approve", "digits", "--who", "Example Ownr"], 2, "did you mean 'Example Owner'?"),
         (["approve", "digits"], 2, "--who: a name is missing"),
-        (["waive", "digits", "slices", "--who", "A", "--why", WHY, "--expires", "2020-01-01"], 2, "is past"),
-        (["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", "soon"], 2, "--expires: is no day"),
-        (["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", LATER], 2, "does not justify"),
+        (["waive", "digits", "slices", "--who", "A", "--why", WHY, "--expires", "2020-01-01"], 2, "is in the past"),
+        (
+            ["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", "soon"],
+            2,
+            "--expires: is not a date",
+        ),
+        (["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", LATER], 2, "is not a justification"),
         (["waive", "digits", "slcies", "--who", "A", "--why", WHY, "--expires", LATER], 2, "did you mean 'slices'?"),
         (["waive", "digits", "owner_approval", "--who", "A", "--why", WHY, "--expires", LATER], 3, "cannot be waived"),
         (["waive", "digits", "seeds_fixed", "--who", "A", "--why", WHY, "--expires", LATER], 3, "cannot be waived"),
@@ -278,7 +282,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("release.parity", {"parity__onnx__argmax_agreement": 0.9}, PARITY, "failed", "90.00%"),
     ("release.parity", {"parity__onnx__argmax_agreement": None}, PARITY, "passed", "rows"),
     ("release.parity", {"parity": {}}, PARITY, "not_applicable", "does not ask for onnx"),
-    ("release.bundle_layout", {"bundle_faults": ["x.pkl: has no place"]}, {}, "failed", "x.pkl"),
+    ("release.bundle_layout", {"bundle_faults": ["x.pkl: cannot be in a payload"]}, {}, "failed", "x.pkl"),
 ]
 
 

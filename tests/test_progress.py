@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline.evaluation.metrics import metric_from_config
 from pipeline.history import History
 from pipeline.orchestration.phase import Hooks, PhaseContext
-from pipeline.reporting.progress import LINES, Watch
+from pipeline.reporting.progress import LINE_S, TrainingProgress
 
 ACCURACY = metric_from_config({"kind": "classification", "metric": "accuracy"})
 RMSE = metric_from_config({"kind": "regression", "metric": "rmse"})
@@ -37,18 +37,20 @@ class Clock:
         return self.now
 
 
-def watched(terminal: bool = False, start: int = 0, decides: Any = ACCURACY, **facts: int) -> tuple[Watch, Clock, Any]:
-    """A watch of 20 epochs of 17 steps, its clock, and what it has written so far."""
+def watched(
+    terminal: bool = False, start: int = 0, decides: Any = ACCURACY, **facts: int
+) -> tuple[TrainingProgress, Clock, Any]:
+    """A progress observer of 20 epochs of 17 steps, its clock, and what it has written so far."""
     out, clock = io.StringIO(), Clock()
     console = Console(file=out, force_terminal=terminal, width=140, highlight=False, color_system=None)
-    watch = Watch(console, "baseline", decides, clock)
+    watch = TrainingProgress(console, "baseline", decides, clock)
     history = History()
     history.facts.update({"max_steps": 340, "steps_per_epoch": 17, **facts})
     watch.start(None, None, history, start)
     return watch, clock, out
 
 
-def train(watch: Watch, clock: Clock, steps: range, seconds: float, per_epoch: int = 17) -> list[int]:
+def train(watch: TrainingProgress, clock: Clock, steps: range, seconds: float, per_epoch: int = 17) -> list[int]:
     """Steps of so many seconds, as the loop shows them to who asks; the steps that were shown."""
     shown = []
     for step in steps:
@@ -82,7 +84,7 @@ def test_a_pipe_gets_a_line_per_ten_seconds_at_most() -> None:
     watch.finish()
     lines = out.getvalue().splitlines()
 
-    assert 4 <= len(lines) <= 2 + 34 / LINES and "\r" not in out.getvalue() and "\x1b" not in out.getvalue()
+    assert 4 <= len(lines) <= 2 + 34 / LINE_S and "\r" not in out.getvalue() and "\x1b" not in out.getvalue()
     assert [line for line in lines if not LINE.match(line)] == []
     assert "step 340/340" in lines[-1] and "epoch 20/20" in lines[-1] and lines[-1].endswith("0:00:00 left")
     assert "(best 0.9)" in lines[1]
@@ -199,7 +201,9 @@ def test_phase_context_makes_progress_observers() -> None:
 
 def test_a_narrow_terminal_is_told_in_short() -> None:
     """In 80 columns epoch, speed, loss, metric and the time left are there, and nothing is cut off."""
-    watch = Watch(Console(width=80), "baseline", metric_from_config({"metric": "accuracy", "kind": "classification"}))
+    watch = TrainingProgress(
+        Console(width=80), "baseline", metric_from_config({"metric": "accuracy", "kind": "classification"})
+    )
     history = History()
     history.facts.update(max_steps=10200.0, steps_per_epoch=17.0)
     watch.start(None, None, history, 0)

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from pipeline.errors import Refused
-from pipeline.release.bundle import bundle_digest, kept
+from pipeline.release.bundle import bundle_digest, previous_release
 from pipeline.release.release import release
 from pipeline.release.verify import faults
 from pipeline.run_store import files
@@ -86,7 +86,7 @@ def test_a_payload_changed_after_the_signature_is_not_released(signed: Run, chan
     else:
         shutil.rmtree(payload)
 
-    refused(signed, "bundle/payload: is not the bundle that was judged and signed")
+    refused(signed, "bundle/payload: is not the bundle that was evaluated and signed")
     assert any(f.startswith("bundle/payload: ") for f in faults(signed)[1])
 
 
@@ -134,17 +134,17 @@ def test_a_release_that_the_gates_did_not_allow_is_seen(finished: Run) -> None:
     told = faults(finished)[1]
 
     assert f"entry {seq}: released, although the finalization gate is not open" in told
-    assert f"bundle: the payload {'0' * 12} that entry {seq} released is not there" in told
+    assert f"bundle: the payload {'0' * 12} that entry {seq} released is missing" in told
 
 
-def test_a_released_bundle_is_found_where_it_is_kept(released: Run) -> None:
+def test_a_released_bundle_is_found_where_it_is_previous_release(released: Run) -> None:
     """After another payload took its place, the released one is looked for beside it."""
     payload, subject = released.inside("bundle", "payload"), released.state().released["subject"]
-    shutil.copytree(payload, kept(released, subject) / "payload")
+    shutil.copytree(payload, previous_release(released, subject) / "payload")
     shutil.rmtree(payload)
 
     assert [f.split(",")[0] for f in faults(released)[1] if f.startswith("bundle:")] == []
-    shutil.rmtree(kept(released, subject))
+    shutil.rmtree(previous_release(released, subject))
     assert any(f"the payload {subject[:12]} that entry" in f for f in faults(released)[1])
 
 
@@ -155,7 +155,7 @@ PRODUCTS = [
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@pytest.mark.parametrize("what", ["is not the file that entry", "and not there"])
+@pytest.mark.parametrize("what", ["is not the file that entry", "is missing, entry"])
 def test_every_product_is_covered(released: Run, product: str, what: str) -> None:
     """A file that the ledger vouches for is told when it was changed, and when it is gone."""
     path = released.path / product
@@ -187,9 +187,9 @@ def test_a_phase_that_was_cut_short_is_named(finished: Run) -> None:
         seq = begin(ledger, "finalization")
     shutil.rmtree(finished.inside("bundle", "payload"))
 
-    told = [f for f in faults(finished)[1] if f.startswith("bundle/payload: is not there")]
+    told = [f for f in faults(finished)[1] if f.startswith("bundle/payload: is missing")]
 
-    assert len(told) == 1 and f"(entry {seq} began the finalization phase again, and it did not end" in told[0]
+    assert len(told) == 1 and f"(entry {seq} started the finalization phase again, and it did not finish" in told[0]
 
 
 def test_what_a_later_run_of_a_phase_replaced_is_not_missed(finished: Run) -> None:

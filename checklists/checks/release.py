@@ -1,4 +1,4 @@
-"""Has this very model, in the form that others will run, earned its release?"""
+"""Checks of the release: lineage, test score, exported formats and bundle."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pipeline.results import Evidence, Outcome, Result
 
 
 def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
-    """Passing proves that every named origin of the model is identified by a digest or a value."""
-    known = evidence["lineage"]
-    missing = [name for name in needs if known.get(name) in (None, "", {}, [])]
+    """Pass when every named origin of the model is identified by a digest or a value."""
+    lineage = evidence["lineage"]
+    missing = [name for name in needs if lineage.get(name) in (None, "", {}, [])]
     if missing:
         return Result("failed", len(missing), 0, "origins", f"unknown: {', '.join(missing)}")
     return Result("passed", len(needs), len(needs), "origins", ", ".join(needs))
 
 
 def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -> Result:
-    """Passing proves that the test score reaches the target and that its 95 % bound stays within the margin of it.
+    """Pass when the test score reaches the target and its 95 % bound misses it by at most the margin.
 
-    The bound that counts is the low one where greater is better, else the high one. Without a margin a reached target
-    proves nothing.
+    The bound is the lower one where greater is better, else the upper one. Without a margin, a score that reaches the
+    target is inconclusive.
     """
     score = evidence["test_score"]
     sign = 1 if score["greater_is_better"] else -1
@@ -26,8 +26,8 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
     why = f"95 % interval {score['low']:.3g} to {score['high']:.3g}, n = {score['n']}"
     reached = sign * score["value"] >= sign * target
     if margin is None:
-        lacking = f"{why}; no margin is declared: add plan.margins.target=NUMBER with phase=planning"
-        return Result("inconclusive" if reached else "failed", score["value"], target, score["metric"], lacking)
+        no_margin = f"{why}; no margin is declared: add plan.margins.target=NUMBER with phase=planning"
+        return Result("inconclusive" if reached else "failed", score["value"], target, score["metric"], no_margin)
     why += f", margin {margin:g}"
     certain = sign * bound >= sign * target - margin
     outcome: Outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
@@ -35,23 +35,23 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
 
 
 def parity(evidence: Evidence, *, form: str, atol: float, min_argmax_agreement: float) -> Result:
-    """Passing proves that an exported form gives the model's outputs on validation and edge rows, at any batch size.
+    """Pass when an exported file computes the model's outputs on validation and edge rows, at any batch size.
 
-    Agreement of classes counts where the outputs are scores of several classes.
+    Where the outputs are scores of several classes, the predicted classes have to agree, too.
     """
-    found = evidence["parity"].get(form)
-    if found is None:
+    result = evidence["parity"].get(form)
+    if result is None:
         return Result("not_applicable", why=f"export.formats does not ask for {form}")
-    if found.get("error"):
-        return Result("failed", why=found["error"])
-    agreement = found["argmax_agreement"]
-    why = f"{found['rows']} rows" + ("" if agreement is None else f", class agreement {agreement:.2%}")
-    good = found["max_abs"] <= atol and (agreement is None or agreement >= min_argmax_agreement)
-    return Result("passed" if good else "failed", found["max_abs"], atol, "largest difference", why)
+    if result.get("error"):
+        return Result("failed", why=result["error"])
+    agreement = result["argmax_agreement"]
+    why = f"{result['rows']} rows" + ("" if agreement is None else f", class agreement {agreement:.2%}")
+    good = result["max_abs"] <= atol and (agreement is None or agreement >= min_argmax_agreement)
+    return Result("passed" if good else "failed", result["max_abs"], atol, "largest difference", why)
 
 
 def bundle_layout(evidence: Evidence) -> Result:
-    """Passing proves that the payload holds the declared files with their digests, and nothing else."""
+    """Pass when the payload has the declared files with their digests, and nothing else."""
     faults = evidence["bundle_faults"]
     if faults:
         return Result("failed", len(faults), 0, "faults", "; ".join(faults))

@@ -1,4 +1,4 @@
-"""`checklist RUN [--gate G]`: a gate as Markdown boxes, to paste into a review."""
+"""`checklist RUN [--gate G]`: print gates as Markdown task lists, to paste into a review."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from collections.abc import Iterator
 from pipeline.reporting import tables
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
+from pipeline.run_store.gate import Item
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
-    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
-    parser.add_argument("--gate", choices=PHASES, help="one gate; all five without it")
+    parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
+    parser.add_argument("--gate", choices=PHASES, help="one gate; without it, all five")
 
 
-def markdown(state: RunState, checklists: dict[str, list[dict]], phase: str) -> Iterator[str]:
-    """One gate as Markdown: a ticked box per satisfied item, with value, bound, reason, waiver or signature."""
+def markdown(state: RunState, plan: plans.Plan, phase: str) -> Iterator[str]:
+    """Yield the lines of one gate: its title, then a task per item, ticked where the item is satisfied."""
     yield f"## {phase}: {tables.phase_state(state, phase)}\n"
     gate = state.gates.get(phase)
     if gate is None:
-        yield from (f"- [ ] **{item['id']}** {item['ask']}" for item in checklists[phase])
+        yield from (f"- [ ] **{item['id']}** {item['ask']}" for item in plan.checklists[phase])
         return
-    for item in gate.items:
-        waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
-        over = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
-        over += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
-        box = "x" if tables.satisfied(item, state, phase) else " "
-        measured = (
-            f" ({tables.number(item.value)}, bound {tables.number(item.bound)})" if item.bound is not None else ""
-        )
-        yield f"- [{box}] **{item.id}** {item.ask} *{item.outcome}*{measured} {item.why} {'; '.join(over)}".rstrip()
+    yield from (_task_line(item, state, phase) for item in gate.items)
+
+
+def _task_line(item: Item, state: RunState, phase: str) -> str:
+    box = "x" if tables.satisfied(item, state, phase) else " "
+    waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
+    people = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
+    people += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+    bound = f" ({tables.number(item.value)}, bound {tables.number(item.bound)})" if item.bound is not None else ""
+    return f"- [{box}] **{item.id}** {item.ask} *{item.outcome}*{bound} {item.why} {'; '.join(people)}".rstrip()
 
 
 def run(args: argparse.Namespace) -> int:
-    found = Run.find(args.run, args.root)
-    state = found.state()
-    lists = plans.load(found, state).checklists
-    print(f"# Gates of {found.name}\n")
+    run = Run.find(args.run, args.root)
+    state = run.state()
+    plan = plans.load(run, state)
+    print(f"# Gates of {run.name}\n")
     for phase in [args.gate] if args.gate else PHASES:
-        print("\n".join(markdown(state, lists, phase)) + "\n")
+        print("\n".join(markdown(state, plan, phase)) + "\n")
     return 0

@@ -1,11 +1,9 @@
-"""`diff A B`: what two runs did differently, and what came of it."""
+"""`diff A B`: compare two runs: config, facts of the plan, gates, branch and score."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
-
-from rich.table import Table
+from collections.abc import Mapping
 
 from pipeline.reporting import tables
 from pipeline.results import PHASES
@@ -16,14 +14,14 @@ from pipeline.run_store.run import Run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="A", help="run directory or name")
     parser.add_argument("other", metavar="B", help="run directory or name")
-    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
+    parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
 
 
-def outcome(run: Run) -> dict[str, Any]:
-    """What a run amounts to: config, facts, gates, branch and score, as one nested dictionary."""
+def outcome(run: Run) -> dict[str, object]:
+    """Return what is compared of a run, as one nested dictionary."""
     state = run.state()
     plan = plans.load(run, state)
-    candidate = dict(state.candidate or {})
+    candidate: Mapping[str, object] = {**state.candidate} if state.candidate else {}
     return {
         "config": plan.config,
         "facts": plan.facts,
@@ -36,11 +34,11 @@ def outcome(run: Run) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     first, second = Run.find(args.run, args.root), Run.find(args.other, args.root)
     changed = plans.differences(outcome(first), outcome(second))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("key", first.name, second.name):
-        table.add_column(name, overflow="fold")
+    if not changed:
+        tables.console().print(f"{first.name} and {second.name} agree in config, facts, gates and outcome")
+        return 0
+    table = tables.new_table("key", first.name, second.name)
     for key, (old, new) in changed.items():
         table.add_row(key, tables.number(old), tables.number(new))
-    console = tables.console()
-    console.print(table if changed else f"{first.name} and {second.name} agree in config, facts, gates and outcome")
+    tables.console().print(table)
     return 0

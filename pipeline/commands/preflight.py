@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError, fault
 from pipeline.reporting import tables
+
+if TYPE_CHECKING:
+    from pipeline.sanity_checks.preflight import PreflightReport
+
+Preflight = Callable[[str, str, Sequence[str], int], "PreflightReport"]  # model, data, overrides, seed
 
 EXAMPLES = """\
   python -m pipeline preflight my_pkg.model:Net my_pkg.data:load
@@ -29,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the items as JSON instead of a table")
 
 
-def run(args: argparse.Namespace, preflight: Callable[..., Any]) -> int:
+def run(args: argparse.Namespace, preflight: Preflight) -> int:
     """Run the preflight and print its report; `preflight` is passed in, since it imports torch."""
     if not 0 <= args.seed < 2**32:
         raise UserError(fault("--seed", "is not a seed", got=args.seed, expected="0 to 4294967295"))
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace, preflight: Callable[..., Any]) -> int:
     return 0 if report.ready else 3
 
 
-def _print_json(args: argparse.Namespace, report: Any) -> None:
+def _print_json(args: argparse.Namespace, report: PreflightReport) -> None:
     import json
 
     from pipeline.results import plain
@@ -64,22 +69,19 @@ def _print_json(args: argparse.Namespace, report: Any) -> None:
     print(json.dumps(plain({**body, "ready": report.ready, "seconds": round(report.seconds, 3)}), allow_nan=False))
 
 
-def _show(report: Any) -> None:
+def _show(report: PreflightReport) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     console = tables.console()
     for line in (*(f"inferred: {line}" for line in report.inferred), *report.messages):
         console.print(escape(line), soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("item", "outcome", "value", "bound", "why"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("item", "outcome"))
+    table = tables.new_table("item", "outcome", "value", "bound", "why")
     for phase_items in report.items.values():
         for item in phase_items:
             value = f"{tables.number(item.value)} {item.unit}".strip() if item.value is not None else ""
             why = escape(item.why + (f" ({item.cause})" if item.cause else ""))
-            mark = "[yellow]! passed[/]" if item in report.warnings else tables.OUTCOMES[item.outcome]
-            table.add_row(item.id, mark, escape(value), escape(tables.number(item.bound)), why)
+            outcome = "[yellow]! passed[/]" if item in report.warnings else tables.OUTCOMES[item.outcome]
+            table.add_row(item.id, outcome, escape(value), escape(tables.number(item.bound)), why)
     console.print(table)
     outcomes = [item.outcome for phase_items in report.items.values() for item in phase_items]
     counts = ", ".join(f"{outcomes.count(o)} {o.replace('_', ' ')}" for o in dict.fromkeys(outcomes))

@@ -1,4 +1,4 @@
-"""`report RUN`: write everything on record of a run to one self-contained page, `report.html` in its folder."""
+"""`report RUN`: write everything on record about a run into one self-contained page, `report.html` in its folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.run_store.run import Run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
-    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
+    parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
 
 
 def run(args: argparse.Namespace) -> int:

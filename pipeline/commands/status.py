@@ -1,4 +1,4 @@
-"""`status [RUN]`: where a run stands, item by item, and the command that continues it."""
+"""`status [RUN]`: show the gates, the items that did not pass, the branch and the command that continues the run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
@@ -18,42 +20,41 @@ from pipeline.run_store.state import RunState
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", metavar="RUN", help="run directory or name; without it, all runs")
-    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
-    parser.add_argument("--gate", choices=PHASES, help="one gate: its items, and what an item still lacks")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
+    parser.add_argument("--gate", choices=PHASES, help="one gate: its items, and what is missing for them to pass")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def cannot_pass(
-    items: list[dict[str, Any]], config: dict[str, Any], run: str, root: str = DEFAULT_ROOT
-) -> dict[str, str]:
-    """For each item that cannot pass as planned: why, with the line to add where one would help."""
+def cannot_pass(plan: plans.Plan, phase: str, run: str, root: str = DEFAULT_ROOT) -> dict[str, str]:
+    """Return why items of the gate cannot pass as planned, by id, with the command that helps where there is one."""
     place = "" if root == DEFAULT_ROOT else f" run.root={root}"
     signer = run if root == DEFAULT_ROOT else f"{root}/{run}"
-    found = {}
-    for item in items:
-        missing = [key for key in item.get("needs") or [] if _lookup(config, key) in (None, "", [], {})]
+    reasons_of = {}
+    for item in plan.checklists[phase]:
+        missing = [key for key in item.get("needs") or [] if _lookup(plan.config, key) in (None, "", [], {})]
         reasons = []
         if item.get("not_built"):
             reasons.append(f"not built in this version: {item['not_built']}")
         if missing:
-            lines = " ".join(f"{key}=VALUE" for key in missing)
-            reasons.append(f"add: python -m pipeline phase=planning run.name={run}{place} {lines}")
+            values = " ".join(f"{key}=VALUE" for key in missing)
+            reasons.append(f"add: python -m pipeline phase=planning run.name={run}{place} {values}")
         if item.get("sign_off"):
             reasons.append(f"waits for the {item['sign_off']}: python -m pipeline approve {signer} --who NAME")
         if reasons:
-            found[item["id"]] = "; ".join(reasons)
-    return found
+            reasons_of[item["id"]] = "; ".join(reasons)
+    return reasons_of
 
 
-def _lookup(config: Any, key: str) -> Any:
+def _lookup(config: object, key: str) -> object:
+    """Return the value of a dotted key, None where it is missing."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config
 
 
 def summary(run: Run, state: RunState) -> dict[str, Any]:
-    """The state of a run as one JSON object."""
-    advice = next_step(state, root=run.shown_root)
+    """Return the state of a run as one JSON object."""
+    step = next_step(state, root=run.shown_root)
     return plain(
         {
             "run": run.name,
@@ -66,7 +67,7 @@ def summary(run: Run, state: RunState) -> dict[str, Any]:
             "items": {p: [vars(i) for i in g.items] for p, g in state.gates.items()},
             "waivers": [vars(w) for w in state.waivers],
             "released": state.released,
-            "next": {"phase": advice.phase, "why": advice.why, "command": advice.command},
+            "next": {"phase": step.phase, "why": step.why, "command": step.command},
         }
     )
 
@@ -76,31 +77,31 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     plan = plans.load(run, state)
     items = plan.checklists[phase]
     gate = state.gates.get(phase)
-    word = tables.phase_state(state, phase)
-    console.print(f"[bold]{run.name}[/]  gate {phase}: {tables.GATES.get(word, word)}, {len(items)} items\n")
+    label = tables.phase_state(state, phase)
+    console.print(f"[bold]{run.name}[/]  gate {phase}: {tables.GATES.get(label, label)}, {len(items)} items\n")
     if gate:
         console.print(tables.items_table(phase, gate.items, state))
     else:
         for item in items:
             console.print(f"  … {item['id']}  [dim]{item['ask']}[/]", soft_wrap=True)
-    lacking = cannot_pass(items, plan.config, run.name, run.shown_root)
+    lacking = cannot_pass(plan, phase, run.name, run.shown_root)
     console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet" + (":" if lacking else ""))
     for name, why in lacking.items():
         console.print(f"  {name}: {why}", soft_wrap=True)
 
 
-def _show_left(console: Any, state: RunState, phase: str) -> None:
-    """The items of a gate that are not satisfied; those that are not built share one line."""
+def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
+    """Print the items of a gate that are not satisfied; those that are not built share one line."""
     items = state.gates[phase].items if phase in state.gates else ()
-    left = [i for i in items if not tables.satisfied(i, state, phase)]
-    absent = [i for i in left if i.why.startswith("not built")]
-    if not left:
+    unsatisfied = [i for i in items if not tables.satisfied(i, state, phase)]
+    not_built = [i for i in unsatisfied if i.why.startswith("not built")]
+    if not unsatisfied:
         return
     console.print(f"\n[bold]{phase}[/]: items that did not pass")
-    console.print(tables.items_table(phase, [i for i in left if i not in absent], state))
-    if absent:
-        names = ", ".join(i.id for i in absent)
-        console.print(f"! errored, not built in this version ({len(absent)}): {names}", style="red", highlight=False)
+    console.print(tables.items_table(phase, [i for i in unsatisfied if i not in not_built], state))
+    if not_built:
+        names = ", ".join(i.id for i in not_built)
+        console.print(f"! errored, not built in this version ({len(not_built)}): {names}", style="red", highlight=False)
 
 
 def show(run: Run, state: RunState) -> None:
@@ -110,7 +111,7 @@ def show(run: Run, state: RunState) -> None:
     console.print(f"[bold]{run.name}[/]  plan revision {revision}, {state.seq + 1} ledger entries\n")
     console.print(tables.gates_table(state))
     for phase in PHASES:
-        _show_left(console, state, phase)
+        _show_unsatisfied(console, state, phase)
     console.print("\n" + tables.branch_line(state))
     for waiver in (w for phase in PHASES for w in state.valid_waivers(phase)):
         console.print(
@@ -118,7 +119,7 @@ def show(run: Run, state: RunState) -> None:
         )
     if state.failed:
         console.print(
-            f"last attempt of {state.failed['phase']} ended early: {state.failed['why']}", markup=False, soft_wrap=True
+            f"the last attempt of {state.failed['phase']} failed: {state.failed['why']}", markup=False, soft_wrap=True
         )
     console.print(tables.next_step_line(next_step(state, root=run.shown_root)), soft_wrap=True)
 
@@ -133,7 +134,7 @@ def _show_all(root: Path, as_json: bool) -> None:
     for run in runs:
         try:
             states.append((run, run.state()))
-        except Refused as error:  # one damaged run hides none of the others
+        except Refused as error:  # the other runs are still shown
             damaged += error.faults
     if as_json:
         tables.console().print_json(json.dumps([summary(*pair) for pair in states]))
@@ -144,14 +145,10 @@ def _show_all(root: Path, as_json: bool) -> None:
 
 
 def _print_runs(states: list[tuple[Run, RunState]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", *PHASES, "branch", "next"):
-        table.add_column(name, overflow="fold", no_wrap=name == "run")
+    table = tables.new_table("run", *PHASES, "branch", "next")
     for run, state in states:
-        words = [tables.phase_state(state, phase) for phase in PHASES]
-        table.add_row(run.name, *words, state.branch or "", next_step(state, root=run.shown_root).why)
+        gates = [tables.phase_state(state, phase) for phase in PHASES]
+        table.add_row(run.name, *gates, state.branch or "", next_step(state, root=run.shown_root).why)
     tables.console().print(table)
 
 
@@ -159,12 +156,12 @@ def run(args: argparse.Namespace) -> int:
     if args.run is None:
         _show_all(Path(args.root), args.json)
         return 0
-    found = Run.find(args.run, args.root)
-    state = found.state()
+    run = Run.find(args.run, args.root)
+    state = run.state()
     if args.json:
-        tables.console().print_json(json.dumps(summary(found, state)))
+        tables.console().print_json(json.dumps(summary(run, state)))
     elif args.gate:
-        _show_gate(found, state, args.gate)
+        _show_gate(run, state, args.gate)
     else:
-        show(found, state)
+        show(run, state)
     return 0

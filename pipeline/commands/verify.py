@@ -1,4 +1,4 @@
-"""`verify RUN`: whether the records still say what they said; never repairs."""
+"""`verify RUN`: check that the ledger, the recorded files and the gates were not changed; never repairs anything."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from pipeline.run_store.run import Run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
-    parser.add_argument("--root", default="runs", help="where runs live (run.root)")
+    parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
 
 
 def run(args: argparse.Namespace) -> int:
-    found = Run.find(args.run, args.root)
-    entries, faults = verify.faults(found)
+    run = Run.find(args.run, args.root)
+    entries, faults = verify.faults(run)
     console = tables.console()
     for fault in faults:
         console.print(f"✗ {fault}", style="red", markup=False, soft_wrap=True)
     if faults:
-        console.print(f"{found.name}: not as recorded; {entries} ledger entries are intact")
+        console.print(f"{run.name}: not as recorded; {entries} ledger entries are intact")
         return 3
-    torn = scan_ledger(found.ledger_path).torn
+    torn = scan_ledger(run.ledger_path).torn
     if torn:
-        console.print(f"the last write was cut short: {len(torn)} bytes that the next writer sets aside")
-    console.print(f"[green]✓[/] {found.name}: {entries} ledger entries, every recorded file and every gate agree")
+        console.print(
+            f"the last write was interrupted: {len(torn)} bytes, which the next write moves out of the ledger"
+        )
+    console.print(f"[green]✓[/] {run.name}: {entries} ledger entries, every recorded file and every gate are intact")
     return 0

@@ -1,13 +1,13 @@
-"""The release on disk: `bundle/payload/` with a manifest, committed whole, and what may stand in it.
+"""The release on disk: `bundle/payload/` with a manifest, and the files that it may contain.
 
-    model.onnx  model.torchscript.pt  model.pt2     the model, in each format that was exported
-    weights.safetensors  plan.yaml  model_card.md   what it was made from and for
-    reference.json  golden.json                     what live data is compared with, and rows with known answers
-    manifest.json                                   size and SHA-256 of each of them
+    model.onnx  model.torchscript.pt  model.pt2     the model, in each exported format
+    weights.safetensors  plan.yaml  model_card.md   its weights, its plan, and its documentation
+    reference.json  golden.json                     statistics to compare live data with, and rows with known outputs
+    manifest.json                                   size and SHA-256 of each file
 
-`bundle/attestations/` beside it is written later, by people, about the payload's digest, and is no part of it.
-A payload that was released is kept as `bundle/previous/<digest>/` with its attestations when another takes its place.
-Torch-free: whoever receives a bundle can check it.
+`bundle/attestations/` is written later, about the payload's digest, and is not part of the payload.
+When a released payload is replaced, it is moved with its attestations to `bundle/previous/<digest>/`.
+No torch: the recipient of a bundle can check it without.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline.errors import UserError, fault
 from pipeline.results import digest
@@ -29,13 +29,13 @@ from pipeline.run_store.run import Run
 
 MANIFEST = "manifest.json"
 REQUIRED = ("model.onnx", "weights.safetensors", "plan.yaml", MANIFEST)
-ARCHIVES = {  # zip archives that run code when torch opens them: part of the member names each must have
+ARCHIVES = {  # zip archives that run code when torch opens them, with parts of the member names that each must have
     "model.torchscript.pt": ("/code/", "/constants.pkl"),
     "model.pt2": ("/models/", "/archive_format"),
 }
 OPTIONAL = (*ARCHIVES, "model_card.md", "reference.json", "golden.json")
 
-_CARRIERS = {  # what must not hide under another name
+_FORBIDDEN = {  # first bytes of formats that could hide under another name
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "a gzip archive",
     b"\x7fELF": "a program",
@@ -45,48 +45,54 @@ _CARRIERS = {  # what must not hide under another name
 }
 
 
-def write_payload(permit: ExportPermit, contents: Mapping[str, bytes | Path]) -> Path:
-    """`bundle/payload/` of the permit's run holds exactly these files and their manifest; returns its path.
+class FileRecord(TypedDict):
+    """A file in the manifest; `runs_code` marks an archive that runs code when torch loads it."""
 
-    A value is the file's bytes, or the path of a file to copy. It appears by one rename: a crash leaves the old
-    payload or none, and a released one is kept first. Raises UserError, writing nothing, for names that have no place
-    in a payload.
+    bytes: int
+    sha256: str
+    runs_code: bool
+
+
+def write_payload(permit: ExportPermit, contents: Mapping[str, bytes | Path]) -> Path:
+    """Write `bundle/payload/` of the permit's run with exactly these files and their manifest, and return its path.
+
+    A value is the file's bytes, or the path of a file to copy. The folder is committed by one rename, so that a crash
+    leaves the old payload or none; a released payload is saved first. Raises UserError, before anything is written, for
+    a file name that a payload cannot have.
     """
     permit = require(permit, ExportPermit)
     known = [name for name in (*REQUIRED, *OPTIONAL) if name != MANIFEST]
-    strange = [
-        fault("bundle/payload", "has no place for a file", got=n, among=known) for n in contents if n not in known
-    ]
-    if strange:
-        raise UserError(*strange)
+    unknown = [name for name in contents if name not in known]
+    if unknown:
+        raise UserError(*(fault("bundle/payload", "cannot contain a file", got=n, among=known) for n in unknown))
     final = permit.run_dir / "bundle" / "payload"
     temporary = final.with_name(f".payload.{os.getpid()}.tmp")
     files.remove_folder(temporary)
     try:
         for name, content in contents.items():
             files.write_bytes(temporary / name, content if isinstance(content, bytes) else content.read_bytes())
-        described = {name: describe(temporary / name) for name in sorted(contents)}
+        records = {name: describe(temporary / name) for name in sorted(contents)}
         source = {"run": permit.run.name, "plan": permit.plan.digest}
-        files.write_json(temporary / MANIFEST, {"schema": 1, "source": source, "files": described})
-        _keep_released(permit.run, bundle_digest(temporary))
+        files.write_json(temporary / MANIFEST, {"schema": 1, "source": source, "files": records})
+        _save_released(permit.run, bundle_digest(temporary))
         files.commit_folder(temporary, final)
     finally:
         files.remove_folder(temporary)
     return final
 
 
-def kept(run: Run, subject: str) -> Path:
-    """Where a released bundle is kept once another payload has taken its place."""
+def previous_release(run: Run, subject: str) -> Path:
+    """Return the folder of a released bundle whose payload was replaced."""
     return run.inside("bundle", "previous", subject[:12])
 
 
-def _keep_released(run: Run, coming: str) -> None:
-    """The payload that stands now is kept, with its attestations, when it was released and another one is coming."""
+def _save_released(run: Run, next_digest: str) -> None:
+    """Copy the current payload with its attestations to `bundle/previous/`, if it was released and will be replaced."""
     payload, attestations = run.inside("bundle", "payload"), run.inside("bundle", "attestations")
     released = {e["data"]["subject"] for e in read_ledger(run.ledger_path) if e["kind"] == "released"}
-    standing = bundle_digest(payload)
-    final = kept(run, standing)
-    if standing == coming or standing not in released or bundle_digest(final / "payload") == standing:
+    current = bundle_digest(payload)
+    final = previous_release(run, current)
+    if current == next_digest or current not in released or bundle_digest(final / "payload") == current:
         return
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     files.remove_folder(temporary)
@@ -96,32 +102,32 @@ def _keep_released(run: Run, coming: str) -> None:
     files.commit_folder(temporary, final)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file; `runs_code` marks archives that torch executes on loading."""
+def describe(path: Path) -> FileRecord:
+    """Return a file's record in the manifest."""
     return {"bytes": path.stat().st_size, "sha256": files.sha256(path), "runs_code": path.name in ARCHIVES}
 
 
 def bundle_digest(payload: Path) -> str:
-    """One SHA-256 for the payload as it lies on disk: over every file's name and digest, the manifest's included."""
+    """Return one SHA-256 for a payload on disk: over the name and digest of every file, including the manifest."""
     inside = sorted(p for p in payload.rglob("*") if p.is_file())
     return digest({p.relative_to(payload).as_posix(): files.sha256(p) for p in inside})
 
 
 def check_layout(payload: Path) -> list[str]:
-    """Every fault of a payload folder: absent, unknown or changed files, and formats that have no place in it.
+    """Return the faults of a payload folder: missing, unknown or changed files, and contents of another format.
 
-    Empty when there is none. Reads files, runs nothing of theirs.
+    Reads the files and runs no code in them.
     """
     if not payload.is_dir() or payload.is_symlink():
         return [f"{payload.name}: is not a folder"]
     entries = sorted(payload.iterdir())
     names = {entry.name for entry in entries}
-    faults = [f"{name}: is absent" for name in REQUIRED if name not in names]
+    faults = [f"{name}: is missing" for name in REQUIRED if name not in names]
     for entry in entries:
         if entry.is_symlink() or not entry.is_file():
             faults.append(f"{entry.name}: is not a plain file")
         elif entry.name not in (*REQUIRED, *OPTIONAL):
-            faults.append(f"{entry.name}: has no place in a payload")
+            faults.append(f"{entry.name}: cannot be in a payload")
         else:
             faults += _format_faults(entry)
     if MANIFEST in names and (payload / MANIFEST).is_file():
@@ -135,7 +141,7 @@ def _manifest_faults(payload: Path, names: set[str]) -> list[str]:
         rows = {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{MANIFEST}: cannot be read as a manifest"]
-    faults = [f"{name}: stands in the manifest and is absent" for name in sorted(set(rows) - names)]
+    faults = [f"{name}: is in the manifest and missing" for name in sorted(set(rows) - names)]
     for name in sorted(names - {MANIFEST}):
         path = payload / name
         if name not in rows:
@@ -146,21 +152,21 @@ def _manifest_faults(payload: Path, names: set[str]) -> list[str]:
 
 
 def _format_faults(path: Path) -> list[str]:
-    """What is wrong with a file's content for its name."""
+    """Return the faults of a file whose content does not fit its name."""
     if path.name in ARCHIVES:
         return _archive_faults(path)
     with path.open("rb") as stream:
         start = stream.read(4096)
-    if disguise := _disguise(start):
-        return [f"{path.name}: is {disguise}"]
-    expects, is_right = _CONTENT[path.suffix]
-    return [] if is_right(path, start) else [f"{path.name}: is not {expects}"]
+    if forbidden := _forbidden_format(start):
+        return [f"{path.name}: is {forbidden}"]
+    format_name, has_format = _FORMATS[path.suffix]
+    return [] if has_format(path, start) else [f"{path.name}: is not {format_name}"]
 
 
-def _disguise(start: bytes) -> str | None:
+def _forbidden_format(start: bytes) -> str | None:
     if len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5:
-        return "a pickle, which runs code when it is opened"
-    return next((what for magic, what in _CARRIERS.items() if start.startswith(magic)), None)
+        return "a pickle, which runs code when it is loaded"
+    return next((what for magic, what in _FORBIDDEN.items() if start.startswith(magic)), None)
 
 
 def _archive_faults(path: Path) -> list[str]:
@@ -176,7 +182,7 @@ def _archive_faults(path: Path) -> list[str]:
     if not all(any(name.startswith(part) for name in rootless) for part in ARCHIVES[path.name]):
         return [f"{path.name}: is a zip archive, but not the torch archive of that name"]
     outside = [name for name in members if name.startswith("/") or ".." in name.split("/")]
-    return [f"{path.name}: its member '{name}' leads out of the archive" for name in outside]
+    return [f"{path.name}: its member '{name}' has a path outside the archive" for name in outside]
 
 
 def _is_safetensors(path: Path, start: bytes) -> bool:
@@ -203,7 +209,7 @@ def _is_json(path: Path, start: bytes) -> bool:
     return True
 
 
-_CONTENT: dict[str, tuple[str, Callable[[Path, bytes], bool]]] = {
+_FORMATS: dict[str, tuple[str, Callable[[Path, bytes], bool]]] = {
     ".onnx": ("an ONNX model", _is_onnx),
     ".safetensors": ("a safetensors file", _is_safetensors),
     ".json": ("JSON", _is_json),

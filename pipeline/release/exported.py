@@ -1,6 +1,6 @@
-"""What every exporter shares: the model as it will serve, the rows it is traced with, the file that results.
+"""What every exporter shares: the model as it will serve, the rows it is traced with, and the resulting file.
 
-A *batch* here is what the model takes: one array [B, ...], or a dict, tuple or list of such (nested at will).
+A *batch* is what the model takes: one array [B, ...], or a dict, tuple or list of batches.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,30 +23,46 @@ from pipeline.errors import FivegateError, fault
 from pipeline.run_store import files
 from pipeline.run_store.permits import ExportPermit, require
 
-TRACE_ROWS = 2  # a batch of one row would freeze the batch axis at 1
+Leaf = torch.Tensor | np.ndarray
+Batch = Leaf | Mapping[str, "Batch"] | tuple["Batch", ...] | list["Batch"]
+
+TRACE_ROWS = 2  # exporters would fix the batch axis at 1 for a batch of one row
 
 
 class ExportFailed(FivegateError):
-    """This model has no form in this format; the message says which and why. Other formats may still work."""
+    """The model cannot be exported in this format; the message says why. Other formats may still work."""
+
+
+class ExportFacts(TypedDict, total=False):
+    """How a file was exported; `warnings` are those of the exporter."""
+
+    exporter: str
+    torch: str
+    onnx: str
+    opset: dict[str, int]
+    ir: int
+    deprecated: bool
+    inputs: list[str]
+    warnings: list[str]
+
+
+Writer = Callable[[nn.Module, Batch], tuple[bytes, ExportFacts]]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model file: its format, where it stands, its SHA-256 and size, and how it was made.
-
-    `facts` holds plain values: the exporter, its version, the opset, warnings in its own words.
-    """
+    """A model file: its format, path, SHA-256 and size, the seconds it took, and how it was exported."""
 
     format: str
     path: Path
     sha256: str
     size_bytes: int
     seconds: float
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: ExportFacts = field(default_factory=ExportFacts)
 
 
-def map_leaves(batch: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nesting with every array changed."""
+def map_leaves(batch: Batch, change: Callable[[Leaf], Any]) -> Any:
+    """Return the same nesting with every array replaced by `change(array)`."""
     if isinstance(batch, Mapping):
         return {key: map_leaves(value, change) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
@@ -53,8 +70,8 @@ def map_leaves(batch: Any, change: Callable[[Any], Any]) -> Any:
     return change(batch)
 
 
-def named_leaves(batch: Any, name: str = "input") -> dict[str, Any]:
-    """The arrays of a batch by name, in order: `input`, or `input.image`, `input.0` where it is nested."""
+def named_leaves(batch: Batch, name: str = "input") -> dict[str, Leaf]:
+    """Return the arrays of a batch by name, in order: `input`, or `input.image` and `input.0` where it is nested."""
     if isinstance(batch, Mapping):
         parts = {str(key): value for key, value in batch.items()}
     elif isinstance(batch, tuple | list):
@@ -64,16 +81,16 @@ def named_leaves(batch: Any, name: str = "input") -> dict[str, Any]:
     return {n: leaf for key, value in parts.items() for n, leaf in named_leaves(value, f"{name}.{key}").items()}
 
 
-def rows_of(batch: Any) -> int:
-    """B, the number of rows of a batch."""
+def row_count(batch: Batch) -> int:
+    """Return B, the number of rows of a batch."""
     return len(next(iter(named_leaves(batch).values())))
 
 
 @contextmanager
 def serving(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, on the CPU, without gradients; every module's training flag is put back after.
+    """Yield the model in eval mode, on the CPU, without gradients; restore the training flag of every module after.
 
-    A model that lives on another device is copied, because exported files remember the device.
+    A model on another device is copied, because exported files contain the device.
     """
     if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
         model = copy.deepcopy(model).cpu()
@@ -87,10 +104,10 @@ def serving(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
-def trace_batch(example: Any) -> Any:
-    """The first rows of a batch as fresh CPU tensors of their own: views would carry their whole base along."""
+def trace_batch(example: Batch) -> Batch:
+    """Return the first rows of a batch as new CPU tensors: the exported file of a view would contain its whole base."""
 
-    def first_rows(leaf: Any) -> torch.Tensor:
+    def first_rows(leaf: Leaf) -> torch.Tensor:
         rows = torch.as_tensor(leaf)[:TRACE_ROWS].detach().cpu().clone()
         return rows if len(rows) == TRACE_ROWS else rows.repeat(TRACE_ROWS, *[1] * (rows.ndim - 1))
 
@@ -98,23 +115,23 @@ def trace_batch(example: Any) -> Any:
 
 
 @contextmanager
-def _captured() -> Iterator[list[str]]:
-    """Warnings end up in the list, each once, instead of on the screen; the exporter's log is silent."""
+def _captured_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of the block, each once, in the yielded list, and silence the exporter's log."""
     log = logging.getLogger("torch.onnx")
     level = log.level
-    said: list[str] = []
+    messages: list[str] = []
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            yield said
+            yield messages
     finally:
         log.setLevel(level)
-        said += dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)
+        messages += dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what lies at the bottom of an exporter's error."""
+    """Return the first line of the error that caused an exporter's error."""
     while error.__cause__ is not None:
         error = error.__cause__
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
@@ -124,35 +141,33 @@ def _reason(error: BaseException) -> str:
 def export(
     permit: ExportPermit,
     model: nn.Module,
-    example: Any,
+    example: Batch,
     path: Path,
     *,
     format: str,
-    write: Callable[[nn.Module, Any], tuple[bytes, dict[str, Any]]],
+    write: Writer,
 ) -> Exported:
-    """The model stands at `path` as `write(model, batch) -> (bytes, facts)` made it.
+    """Write the bytes that `write(model, batch)` returns to `path`.
 
-    Raises Refused without a real permit, and ExportFailed when the format cannot hold this model.
+    Raises Refused without a real permit, and ExportFailed when the model cannot be exported in this format.
     """
     require(permit, ExportPermit)
     started = time.perf_counter()
-    with _captured() as said, serving(model) as still:
+    with _captured_warnings() as messages, serving(model) as frozen:
         batch = trace_batch(example)
         try:
-            outputs = still(batch)
-        except Exception as error:  # trained by a step that calls it in another way
+            outputs = frozen(batch)
+        except Exception as error:  # a custom step may call the model in another way
             what = "cannot be called with one batch of inputs, as exported forms are"
             raise ExportFailed(fault("model", what, got=_reason(error))) from error
         if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != TRACE_ROWS:
             got = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-            raise ExportFailed(
-                fault("model", "its outputs have no exported form", got=got, expected="a tensor [B, ...]")
-            )
+            raise ExportFailed(fault("model", "its outputs cannot be exported", got=got, expected="a tensor [B, ...]"))
         try:
-            data, facts = write(still, batch)
+            data, facts = write(frozen, batch)
         except Exception as error:  # exporters raise anything, from RuntimeError to their own
             raise ExportFailed(fault("model", f"cannot be exported as {format}", got=_reason(error))) from error
     files.write_bytes(path, data)
     seconds = time.perf_counter() - started
-    facts = {"torch": torch.__version__, "inputs": list(named_leaves(batch)), **facts, "warnings": said}
+    facts = {"torch": torch.__version__, "inputs": list(named_leaves(batch)), **facts, "warnings": messages}
     return Exported(format, path, files.sha256(path), len(data), seconds, facts)

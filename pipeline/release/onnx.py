@@ -1,41 +1,45 @@
-"""ONNX by the dynamo exporter: one file, a batch axis of any length, nothing in it that tells where it was made."""
+"""Export to ONNX by torch's dynamo exporter: one file for batches of any length, without paths of this machine."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from pipeline.errors import FivegateError
-from pipeline.release.exported import Exported, export, map_leaves, named_leaves
+from pipeline.release.exported import Batch, Exported, ExportFacts, export, map_leaves, named_leaves
 from pipeline.run_store.permits import ExportPermit
 
+if TYPE_CHECKING:
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
+    from onnx import GraphProto, ModelProto, NodeProto
+
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-KEPT_METADATA = frozenset({"namespace"})  # module names for viewers; the rest holds stack traces and paths
-MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
+KEPT_METADATA = frozenset({"namespace"})  # module names, for viewers; other metadata has stack traces and paths
+MAX_BYTES = 2**31 - 1  # the limit of protobuf for one message
 
 _PATH_LIKE = re.compile(r"(?:^|[\s\"'(=])(?:/[\w.\-]+/[\w.\-]+|[A-Za-z]:\\)")
 
 
-def export_onnx(permit: ExportPermit, model: nn.Module, example: Any, path: Path) -> Exported:
-    """The model stands at `path` as a single ONNX file that passed `onnx.checker`; inputs and `output` by name.
+def export_onnx(permit: ExportPermit, model: nn.Module, example: Batch, path: Path) -> Exported:
+    """Write the model to `path` as one ONNX file that passes `onnx.checker`, with named inputs and one `output`.
 
-    A nested input becomes one graph input per array, named as `named_leaves` names it.
+    A nested input has one graph input per array, with the names of `named_leaves`.
     """
     return export(permit, model, example, path, format="onnx", write=_write)
 
 
-def _write(model: nn.Module, batch: Any) -> tuple[bytes, dict[str, Any]]:
+def _write(model: nn.Module, batch: Batch) -> tuple[bytes, ExportFacts]:
     import onnx
 
     rows = torch.export.Dim("batch", min=1)
     program = torch.onnx.export(
         model,
-        (batch, {}),  # the exporter takes a dict in last place for keyword arguments
+        (batch, {}),  # without the empty dict, the exporter reads a dict batch as keyword arguments
         dynamo=True,
         dynamic_shapes=(map_leaves(batch, lambda _: {0: rows}),),
         input_names=list(named_leaves(batch)),
@@ -51,14 +55,14 @@ def _write(model: nn.Module, batch: Any) -> tuple[bytes, dict[str, Any]]:
     onnx.checker.check_model(proto, full_check=True)
     faults = _faults(proto)
     assert not faults, faults
-    facts = {"exporter": "torch.onnx dynamo", "onnx": onnx.__version__, "opset": _opsets(proto), "ir": proto.ir_version}
+    facts = ExportFacts(exporter="torch.onnx dynamo", onnx=onnx.__version__, opset=_opsets(proto), ir=proto.ir_version)
     return proto.SerializeToString(deterministic=True), facts
 
 
 def inspect_onnx(path: Path) -> list[str]:
-    """What a safe single-file model must not have: tensors elsewhere, foreign operators, paths in its metadata.
+    """Return the faults of an ONNX file: tensors in other files, unknown operators, paths in its metadata.
 
-    Empty when the file is fine. Raises nothing on a file that is no ONNX: that is its one fault.
+    A file that is not a valid ONNX model has that as its only fault.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -71,22 +75,22 @@ def inspect_onnx(path: Path) -> list[str]:
     return [f"{path.name}: {fault}" for fault in _faults(proto)]
 
 
-def _opsets(proto: Any) -> dict[str, int]:
+def _opsets(proto: ModelProto) -> dict[str, int]:
     return {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
 
 
-def _strip(proto: Any) -> None:
-    """Free text is gone from every part of the model, but for the module names."""
+def _strip(proto: ModelProto) -> None:
+    """Remove free text from every part of the model, except module names."""
     for part in _parts(proto):
         if part.doc_string:
             part.doc_string = ""
-        kept = [(entry.key, entry.value) for entry in part.metadata_props if entry.key in KEPT_METADATA]
+        metadata = [(entry.key, entry.value) for entry in part.metadata_props if entry.key in KEPT_METADATA]
         del part.metadata_props[:]
-        for key, value in kept:
+        for key, value in metadata:
             part.metadata_props.add(key=key, value=value)
 
 
-def _faults(proto: Any) -> list[str]:
+def _faults(proto: ModelProto) -> list[str]:
     import onnx
 
     foreign = sorted({entry.domain for entry in proto.opset_import} - DOMAINS)
@@ -97,12 +101,14 @@ def _faults(proto: Any) -> list[str]:
             faults.append(f"tensor '{part.name}' is stored in another file")
         texts = [part.doc_string, *(entry.value for entry in part.metadata_props)]
         if any(_PATH_LIKE.search(text) for text in texts):
-            faults.append(f"{type(part).__name__} '{getattr(part, 'name', '')}' tells a path of somebody's machine")
+            faults.append(
+                f"{type(part).__name__} '{getattr(part, 'name', '')}' contains a path of the machine that exported it"
+            )
     return faults
 
 
-def _parts(proto: Any) -> Iterator[Any]:
-    """Everything in a model that can carry free text or tensor data, subgraphs and functions included."""
+def _parts(proto: ModelProto) -> Iterator[Message]:
+    """Yield everything in a model that can have free text or tensor data, including subgraphs and functions."""
     yield proto
     yield from _graph_parts(proto.graph)
     for function in proto.functions:
@@ -112,7 +118,7 @@ def _parts(proto: Any) -> Iterator[Any]:
             yield from _node_parts(node)
 
 
-def _graph_parts(graph: Any) -> Iterator[Any]:
+def _graph_parts(graph: GraphProto) -> Iterator[Message]:
     yield graph
     for values in (graph.input, graph.output, graph.value_info, graph.initializer):
         yield from values
@@ -120,7 +126,7 @@ def _graph_parts(graph: Any) -> Iterator[Any]:
         yield from _node_parts(node)
 
 
-def _node_parts(node: Any) -> Iterator[Any]:
+def _node_parts(node: NodeProto) -> Iterator[Message]:
     yield node
     for attribute in node.attribute:
         if attribute.HasField("t"):

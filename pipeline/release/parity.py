@@ -1,35 +1,63 @@
-"""Is the exported file still the trained model? Outputs are compared row by row, at batches of 1, 2, 7 and all."""
+"""Compare an exported file with the trained model, row by row, at batches of 1, 2, 7 and all rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
+from torch import nn
 
-from pipeline.release.exported import map_leaves, named_leaves, rows_of, serving
+from pipeline.release.exported import Batch, Leaf, map_leaves, named_leaves, row_count, serving
 
 Outputs = np.ndarray
-Runner = Callable[[Any], Outputs]
+Runner = Callable[[Batch], Outputs]
 
-BATCHES = (1, 2, 7)
-SMALL_ROWS = 256  # small batches prove the batch axis, not more data: this many rows are enough
+BATCH_SIZES = (1, 2, 7)
+SMALL_ROWS = 256  # rows for small batches, which test the batch axis and not the values
 
 
-def parity(reference: Outputs, candidate: Outputs, rtol: float = 1e-3, atol: float = 1e-5) -> dict[str, Any]:
-    """How far the candidate's outputs [B, ...] are from the reference's.
+class Parity(TypedDict):
+    """How far the outputs of a candidate [B, ...] are from those of the reference.
 
-    `max_abs` and `max_rel` are over elements, the latter where |reference| exceeds `atol`; `close` = every element
-    within atol + rtol * |reference|. `argmax_agreement` is a fraction of rows, None unless outputs are [B, C >= 2];
-    `worst_margin` is the largest distance between the two best reference outputs among rows that disagree. NaN
-    agrees with NaN and inf with the same inf, every other non-finite pair is infinitely far apart.
+    `max_abs` and `max_rel` are over elements, `max_rel` where |reference| exceeds `atol`; `close` means that every
+    element is within atol + rtol * |reference|. `argmax_agreement` is a fraction of rows, None unless outputs are
+    [B, C >= 2]; `worst_margin` is the largest distance between the two largest reference outputs among the rows that
+    disagree. NaN agrees with NaN and inf with the same inf; every other non-finite pair is infinitely far apart.
     """
+
+    rows: int
+    max_abs: float
+    max_rel: float
+    close: bool
+    argmax_agreement: float | None
+    worst_margin: float
+    shapes: NotRequired[list[list[int]]]
+
+
+class ModelParity(TypedDict):
+    """The worst parity over all batch sizes, and `batches`, the parity at each of them."""
+
+    rows: int
+    max_abs: float
+    max_rel: float
+    close: bool
+    argmax_agreement: float | None
+    worst_margin: float
+    rtol: float
+    atol: float
+    batches: dict[str, Parity]
+
+
+def compare_outputs(reference: Outputs, candidate: Outputs, rtol: float = 1e-3, atol: float = 1e-5) -> Parity:
+    """Return the parity of two outputs; outputs of different shapes are infinitely far apart."""
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
-    result: dict[str, Any] = {"rows": len(reference), "max_abs": np.inf, "max_rel": np.inf, "close": False}
-    result |= {"argmax_agreement": None, "worst_margin": 0.0}
+    result = Parity(
+        rows=len(reference), max_abs=np.inf, max_rel=np.inf, close=False, argmax_agreement=None, worst_margin=0.0
+    )
     if reference.shape != candidate.shape:
-        return result | {"shapes": [list(reference.shape), list(candidate.shape)]}
+        return {**result, "shapes": [list(reference.shape), list(candidate.shape)]}
     same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = np.where(same, 0.0, np.abs(reference - candidate))
@@ -47,13 +75,13 @@ def parity(reference: Outputs, candidate: Outputs, rtol: float = 1e-3, atol: flo
     return result
 
 
-def edge_rows(batch: Any) -> Any:
-    """Three rows at the edge of a batch's values: zeros, the minimum and the maximum of every column.
+def edge_rows(batch: Batch) -> Batch:
+    """Return three rows at the edges of a batch's values: zeros, the minimum and the maximum of every column.
 
-    Whole numbers are ids, and an id of 0 may not exist: their first row is the minimum as well.
+    Integers are ids, and an id of 0 may not exist: their first row is the minimum as well.
     """
 
-    def edges(leaf: Any) -> np.ndarray:
+    def edges(leaf: Leaf) -> np.ndarray:
         rows = np.asarray(leaf)
         low, high = rows.min(axis=0), rows.max(axis=0)
         return np.stack([np.zeros_like(low) if rows.dtype.kind == "f" else low, low, high])
@@ -61,19 +89,19 @@ def edge_rows(batch: Any) -> Any:
     return map_leaves(batch, edges)
 
 
-def open_torch(model: Any) -> Runner:
-    """Runs a module as it will serve: eval mode, CPU."""
+def torch_runner(model: nn.Module) -> Runner:
+    """Return a function that runs a module as it will serve: in eval mode, on the CPU."""
     import torch
 
-    def run(batch: Any) -> Outputs:
-        with serving(model) as still:
-            return still(map_leaves(batch, torch.as_tensor)).numpy()
+    def run(batch: Batch) -> Outputs:
+        with serving(model) as frozen:
+            return frozen(map_leaves(batch, torch.as_tensor)).numpy()
 
     return run
 
 
-def open_onnx(path: Path) -> Runner:
-    """Runs an ONNX file by onnxruntime, one thread, arrays given by name."""
+def load_onnx(path: Path) -> Runner:
+    """Return a function that runs an ONNX file in onnxruntime, in one thread, with the inputs by name."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -81,72 +109,62 @@ def open_onnx(path: Path) -> Runner:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(batch: Any) -> Outputs:
+    def run(batch: Batch) -> Outputs:
         return session.run(None, {name: np.asarray(leaf) for name, leaf in named_leaves(batch).items()})[0]
 
     return run
 
 
-def open_torchscript(path: Path) -> Runner:
-    """Runs a TorchScript archive; torch's deprecation warnings are not shown."""
+def load_torchscript(path: Path) -> Runner:
+    """Return a function that runs a TorchScript archive; torch's deprecation warnings are hidden."""
     import warnings
 
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return open_torch(torch.jit.load(str(path), map_location="cpu"))
+        return torch_runner(torch.jit.load(str(path), map_location="cpu"))
 
 
-def open_program(path: Path) -> Runner:
-    """Runs a `.pt2` exported program."""
+def load_program(path: Path) -> Runner:
+    """Return a function that runs a `.pt2` exported program."""
     import torch
 
     module = torch.export.load(str(path)).module()
 
-    def run(batch: Any) -> Outputs:
+    def run(batch: Batch) -> Outputs:
         with torch.no_grad():
             return module(map_leaves(batch, torch.as_tensor)).numpy()
 
     return run
 
 
-OPEN: dict[str, Callable[[Path], Runner]] = {
-    "onnx": open_onnx,
-    "torchscript": open_torchscript,
-    "program": open_program,
+LOADERS: dict[str, Callable[[Path], Runner]] = {
+    "onnx": load_onnx,
+    "torchscript": load_torchscript,
+    "program": load_program,
 }
 
 
-def run_onnx(path: Path, batch: Any) -> Outputs:
-    return open_onnx(path)(batch)
+def compare_with_model(
+    model: nn.Module, run: Runner, batch: Batch, *, rtol: float = 1e-3, atol: float = 1e-5
+) -> ModelParity:
+    """Return the worst parity of a runner with the model over edge rows and the batch's rows, at every batch size.
 
-
-def run_torchscript(path: Path, batch: Any) -> Outputs:
-    return open_torchscript(path)(batch)
-
-
-def run_program(path: Path, batch: Any) -> Outputs:
-    return open_program(path)(batch)
-
-
-def prove(model: Any, run: Runner, batch: Any, *, rtol: float = 1e-3, atol: float = 1e-5) -> dict[str, Any]:
-    """The worst parity of a runner with the model over edge rows and the batch's rows, at every batch size.
-
-    `batches` holds the comparison at each size. The model answers once, with all rows in one batch: a runner
-    whose answer for a row depends on its neighbours is found out too.
+    The model computes all rows in one batch, so that a runner whose output for a row depends on the other rows of its
+    batch is detected, too.
     """
-    rows = _join(edge_rows(batch), batch)
-    reference = open_torch(model)(rows)
+    rows = _concatenate(edge_rows(batch), batch)
+    count = row_count(rows)
+    reference = torch_runner(model)(rows)
     batches = {}
-    for size in (*BATCHES, rows_of(rows)):
-        part = min(rows_of(rows), SMALL_ROWS) if size in BATCHES else rows_of(rows)
-        starts = range(0, part, size)
-        candidate = np.concatenate([run(_cut(rows, i, min(i + size, part))) for i in starts])
-        batches["all" if size == rows_of(rows) else str(size)] = parity(reference[:part], candidate, rtol, atol)
+    for size in (*BATCH_SIZES, count):
+        stop = min(count, SMALL_ROWS) if size in BATCH_SIZES else count
+        outputs = np.concatenate([run(_slice(rows, i, min(i + size, stop))) for i in range(0, stop, size)])
+        batches["all" if size == count else str(size)] = compare_outputs(reference[:stop], outputs, rtol, atol)
     agreements = [b["argmax_agreement"] for b in batches.values() if b["argmax_agreement"] is not None]
     return {
-        "rows": rows_of(rows),
+        "rows": count,
         "max_abs": max(b["max_abs"] for b in batches.values()),
         "max_rel": max(b["max_rel"] for b in batches.values()),
         "close": all(b["close"] for b in batches.values()),
@@ -158,10 +176,10 @@ def prove(model: Any, run: Runner, batch: Any, *, rtol: float = 1e-3, atol: floa
     }
 
 
-def _cut(batch: Any, start: int, stop: int) -> Any:
+def _slice(batch: Batch, start: int, stop: int) -> Batch:
     return map_leaves(batch, lambda leaf: leaf[start:stop])
 
 
-def _join(first: Any, second: Any) -> Any:
+def _concatenate(first: Batch, second: Batch) -> Batch:
     others = iter(named_leaves(second).values())
     return map_leaves(first, lambda leaf: np.concatenate([leaf, np.asarray(next(others))]))

@@ -1,4 +1,4 @@
-"""Releasing: the one step behind the last gate, taken when every question is answered and a person has signed."""
+"""Release a bundle: the last step of a run, permitted by every gate, by the branch and by a person who signs."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
 
-def hindrance(state: RunState, today: date) -> str | None:
-    """Why the records do not let a run be released on that day: every gate and the branch are asked once more."""
+def release_blocker(state: RunState, today: date) -> str | None:
+    """Return why the records do not permit a release on that day, None where they do. Every gate is evaluated again."""
     if state.released:
         return f"it is released already, as {state.released['subject'][:12]}"
     for phase in PHASES[:-1]:
         if not state.passed(phase, today):
-            told = "stale" if state.stale(phase) else state.gate(phase, today) or "not evaluated"
-            return f"the {phase} gate is not open, it is {told}"
+            gate = "stale" if state.stale(phase) else state.gate(phase, today) or "not evaluated"
+            return f"the {phase} gate is not open, it is {gate}"
     if not state.sufficient(today):
-        return "the branch is insufficient, and no valid waiver lies over it"
+        return "the branch is insufficient and has no valid waiver"
     if state.gate("finalization", today) != "open":
         return "the finalization gate is not open"
     return None
 
 
-def _subject(run: Run, state: RunState) -> str:
-    """The digest of the bundle that was judged and signed. Raises Refused when the payload is another one."""
+def _signed_subject(run: Run, state: RunState) -> str:
+    """Return the digest of the bundle that was evaluated and signed. Raises Refused when the payload is another one."""
     subject = state.gates["finalization"].subject
     payload = run.inside("bundle", "payload")
-    found = bundle_digest(payload) if payload.is_dir() else "nothing"
-    if subject is None or found != subject:
-        what = "is not the bundle that was judged and signed"
+    on_disk = bundle_digest(payload) if payload.is_dir() else "nothing"
+    if subject is None or on_disk != subject:
+        what = "is not the bundle that was evaluated and signed"
         do = f"python -m pipeline phase=finalization run.name={run.name}"
         expected = f"digest {subject[:12]}" if subject else "the digest of a bundle"
-        raise Refused(fault("bundle/payload", what, got=found[:12], expected=expected, do=do))
+        raise Refused(fault("bundle/payload", what, got=on_disk[:12], expected=expected, do=do))
     return subject
 
 
 def _attestation(state: RunState, subject: str) -> dict[str, Any]:
-    """What is said of the bundle beside its payload."""
+    """Return what is attested about the bundle: plan, items, waivers, signatures and plan revisions."""
     return {
         "schema": 1,
         "subject": subject,
@@ -58,16 +58,16 @@ def _attestation(state: RunState, subject: str) -> dict[str, Any]:
 
 
 def release(run: Run, ledger: Ledger, today: date | None = None) -> None:
-    """The bundle is released: its attestation lies beside the payload, and the ledger says so.
+    """Write the attestation next to the payload and record the release.
 
-    Raises Refused unless every gate and the branch let it today, and the payload on disk is the one that was signed.
+    Raises Refused unless every gate and the branch permit it today, and the payload on disk is the one that was signed.
     """
     state = fold(ledger.entries)
-    why = hindrance(state, today or utc_today())
+    why = release_blocker(state, today or utc_today())
     if why:
         do = f"python -m pipeline status {run.name} --gate finalization"
         raise Refused(fault(run.name, f"cannot be released: {why}", do=do))
-    subject = _subject(run, state)
+    subject = _signed_subject(run, state)
     path = run.inside("bundle", "attestations", "release.json")
     files.write_json(path, _attestation(state, subject))
     attestation = {"path": run.relative(path), "sha256": files.sha256(path)}

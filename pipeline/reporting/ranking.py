@@ -1,104 +1,127 @@
-"""The end of a sweep: every job's run in one ranked table, the failed ones below with what became of them."""
+"""The ranking at the end of a sweep: the run of every job in one table, failed jobs last, with the reason."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import Protocol, TypedDict
 
 from pipeline.config.override_keys import key_of
 from pipeline.reporting import tables
 from pipeline.results import PHASES
 from pipeline.run_store.plan import NOT_IN_PLAN
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import RunState
+from pipeline.run_store.state import RunState, ScoreRecord
 
-ENDS = {0: "done", 1: "fault", 2: "wrong input", 3: "gate closed", 4: "waits for a person", 130: "interrupted"}
+EXITS = {0: "done", 1: "fault", 2: "wrong input", 3: "gate closed", 4: "waits for a person", 130: "interrupted"}
+SHOWN_REASONS = 3  # of one job; `explain` shows all of them
+OVERRIDES_WIDTH = 40
 
 
-def row(root: Path, end: Mapping[str, Any]) -> dict[str, Any]:
-    """One job: its run, what set it apart, how it ended, its score with interval and its branch where it has them."""
-    run = Run(root / end["name"])
+class EndedJob(Protocol):
+    """A job of a sweep that has ended."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def exit_code(self) -> int: ...
+
+    @property
+    def overrides(self) -> list[str]: ...
+
+
+class RankedRun(TypedDict):
+    """One row of the ranking, and of its JSON."""
+
+    run: str
+    overrides: list[str]
+    exit_code: int
+    score: ScoreRecord | None
+    branch: str
+    why: list[str]
+
+
+def rank(root: Path, jobs: Iterable[EndedJob]) -> list[RankedRun]:
+    """Return the runs of all jobs, best score first, runs without a score last."""
+    return sorted((_describe(root, job) for job in jobs), key=_sort_key)
+
+
+def _describe(root: Path, job: EndedJob) -> RankedRun:
+    run = Run(root / job.name)
     state = run.state() if run.exists() else None
     return {
-        "run": end["name"],
-        "overrides": [o for o in end["overrides"] if key_of(o).split(".", 1)[0] not in NOT_IN_PLAN],
-        "exit_code": end["exit_code"],
+        "run": job.name,
+        "overrides": [o for o in job.overrides if key_of(o).split(".", 1)[0] not in NOT_IN_PLAN],
+        "exit_code": job.exit_code,
         "score": state.score if state else None,
-        "branch": (state.branch if state else None) or "",
-        "why": _why(state, int(end["exit_code"])),
+        "branch": (state.branch or "") if state else "",
+        "why": _reasons(state, job.exit_code),
     }
 
 
-def _why(state: RunState | None, exit_code: int) -> list[str]:
-    """What a job that did not end well stopped at: its last failure, else the items that hold its last gate shut."""
+def _reasons(state: RunState | None, exit_code: int) -> list[str]:
+    """Return why a job did not succeed: its last failure, else the unsatisfied items of its last gate."""
     if exit_code == 0:
         return []
     if state is None:
-        return ["stopped before there was a plan; the log above says why"]
+        return ["stopped before there was a plan; the log above has the reason"]
     if state.failed:
         return [f"{state.failed['phase']}: {state.failed['why']}"]
-    shut = [p for p in PHASES if state.gate(p) in ("closed", "pending")]
-    items = [i for i in state.gates[shut[-1]].items if not tables.satisfied(i, state, shut[-1])] if shut else []
-    return [f"{shut[-1]}/{i.id}: {i.outcome}" + (f", {i.why}" if i.why else "") for i in items]
+    phases = [p for p in PHASES if state.gate(p) in ("closed", "pending")]
+    if not phases:
+        return []
+    items = [i for i in state.gates[phases[-1]].items if not tables.satisfied(i, state, phases[-1])]
+    return [f"{phases[-1]}/{i.id}: {i.outcome}" + (f", {i.why}" if i.why else "") for i in items]
 
 
-def apart(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Each job's words without those that all of them share."""
-    common = set.intersection(*(set(entry["overrides"]) for entry in rows)) if len(rows) > 1 else set()
-    return [[word for word in entry["overrides"] if word not in common] for entry in rows]
-
-
-def _place(entry: Mapping[str, Any]) -> tuple[int, float]:
-    """Best score first in the metric's own direction, then those without a score."""
-    score = entry["score"]
+def _sort_key(row: RankedRun) -> tuple[int, float]:
+    score = row["score"]
     value = float(score["value"]) if score else math.nan
-    if math.isnan(value):
-        return 1, float(entry["exit_code"])
-    return 0, -value if score["greater_is_better"] else value
+    if score is None or math.isnan(value):
+        return 1, float(row["exit_code"])
+    return 0, -value if score.get("greater_is_better") else value
 
 
-def ranked(root: Path, ends: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """All jobs of a sweep, best first; one that failed is last, never absent."""
-    return sorted((row(root, end) for end in ends), key=_place)
+def varied_overrides(rows: Sequence[RankedRun]) -> list[list[str]]:
+    """Return the overrides of each row without those that all rows share."""
+    shared = set.intersection(*(set(row["overrides"]) for row in rows)) if len(rows) > 1 else set()
+    return [[override for override in row["overrides"] if override not in shared] for row in rows]
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The ranking as people read it. An interval that overlaps its neighbour's is no proof of a difference."""
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    metrics = {entry["score"]["metric"] for entry in rows if entry["score"]}
-    words = apart(rows)
-    for name in ("#", "run", " / ".join(sorted(metrics)) or "score", "95 % interval", "branch", "ended"):
-        found.add_column(name, overflow="fold", no_wrap=name in ("run", "95 % interval"))
-    longest = max((len(word) for own in words for word in own), default=0)
-    found.add_column("overrides", overflow="fold", min_width=min(longest, 40))  # folds between words
-    for place, (entry, own) in enumerate(zip(rows, words, strict=True), 1):
-        score = entry["score"]
-        value = f"{score['value']:.4f}" if score else "–"
-        interval = f"{score['low']:.3f} to {score['high']:.3f}" if score else ""
-        ended = ENDS.get(entry["exit_code"], str(entry["exit_code"]))
-        found.add_row(str(place), entry["run"], value, interval, entry["branch"], ended, " ".join(own))
-    return found
-
-
-def _in_few(lines: Sequence[str], most: int = 3) -> list[str]:
-    """The first reasons, and how many more there are."""
-    return [*lines[:most], *([f"and {len(lines) - most} more: explain says which"] if len(lines) > most else [])]
-
-
-def show(root: Path, ends: Sequence[Mapping[str, Any]], as_json: bool, log: Callable[[str], None] = print) -> int:
-    """Print the ranking; the worst exit code of the jobs comes back."""
-    rows = ranked(root, ends)
+def show(root: Path, jobs: Iterable[EndedJob], as_json: bool, log: Callable[[str], None] = print) -> int:
+    """Print the ranking, and return the highest exit code of the jobs."""
+    rows = rank(root, jobs)
     if as_json:
         log(json.dumps(rows))
     else:
-        console = tables.console()
-        console.print(table(rows))
-        for entry in rows:
-            for line in _in_few(entry["why"]):
-                console.print(f"{entry['run']}: {line}", markup=False, soft_wrap=True)
-    return max((int(entry["exit_code"]) for entry in rows), default=0)
+        _print(rows)
+    return max((row["exit_code"] for row in rows), default=0)
+
+
+def _print(rows: Sequence[RankedRun]) -> None:
+    """Print the table, then the first reasons of every job that did not succeed."""
+    metrics = {row["score"]["metric"] for row in rows if row["score"]}
+    table = tables.new_table("#", "run", " / ".join(sorted(metrics)) or "score")
+    table.add_column("95 % interval", no_wrap=True)
+    for name in ("branch", "ended"):
+        table.add_column(name, overflow="fold")
+    overrides = varied_overrides(rows)
+    longest = max((len(override) for own in overrides for override in own), default=0)
+    # Wide enough for the longest override, so that a line breaks between two of them.
+    table.add_column("overrides", overflow="fold", min_width=min(longest, OVERRIDES_WIDTH))
+    for place, (row, own) in enumerate(zip(rows, overrides, strict=True), 1):
+        score = row["score"]
+        value = f"{score['value']:.4f}" if score else "–"
+        interval = f"{score['low']:.3f} to {score['high']:.3f}" if score else ""
+        ended = EXITS.get(row["exit_code"], str(row["exit_code"]))
+        table.add_row(str(place), row["run"], value, interval, row["branch"], ended, " ".join(own))
+    console = tables.console()
+    console.print(table)
+    for row in rows:
+        hidden = len(row["why"]) - SHOWN_REASONS
+        rest = [f"and {hidden} more; explain shows all of them"] if hidden > 0 else []
+        for line in [*row["why"][:SHOWN_REASONS], *rest]:
+            console.print(f"{row['run']}: {line}", markup=False, soft_wrap=True)

@@ -256,8 +256,8 @@ def too_large(export: RunExport) -> list[str]:
 def _artifacts(export: RunExport) -> Iterator[tuple[str, str, bool]]:
     root = export.run.path
     paths = {path for pattern in ARTIFACTS for path in root.glob(pattern)}
-    checkpoint = (export.state.candidate or {}).get("checkpoint")
-    if checkpoint:
+    candidate = export.state.candidate
+    if candidate and (checkpoint := candidate.get("checkpoint")):
         paths.add(export.run.inside(checkpoint, "weights.safetensors"))
     for path in sorted(path for path in paths if path.is_file()):
         # Size and time instead of a digest: weights may have gigabytes, and this is read every few seconds.

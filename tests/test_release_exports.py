@@ -18,9 +18,9 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from pipeline.errors import Refused, UserError
-from pipeline.release import parity as proofs
+from pipeline.release import parity
 from pipeline.release.exported import ExportFailed, serving
-from pipeline.release.formats import FORMATS, Proven, export_formats
+from pipeline.release.formats import FORMATS, ExportResult, export_formats
 from pipeline.release.onnx import export_onnx, inspect_onnx
 from pipeline.run_store import permits
 from tests.ledger_fixtures import baseline_done
@@ -76,12 +76,12 @@ def permit(tmp_path_factory: pytest.TempPathFactory) -> permits.ExportPermit:
 @pytest.fixture(scope="module")
 def proven(
     permit: permits.ExportPermit, rows: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Proven]:
+) -> dict[str, ExportResult]:
     return export_formats(permit, net(), rows, tmp_path_factory.mktemp("exported"))
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_every_format_is_the_model_at_every_batch_size(proven: dict[str, Proven], format: str) -> None:
+def test_every_format_is_the_model_at_every_batch_size(proven: dict[str, ExportResult], format: str) -> None:
     """Each exported file answers as the model does, with rows at the edge, in batches of 1, 2, 7 and all."""
     found = proven[format].parity
     assert found is not None, proven[format].failure
@@ -101,18 +101,18 @@ def test_nothing_exports_without_a_permit(format: str, rows: np.ndarray, tmp_pat
 
 
 @pytest.mark.process
-def test_the_exported_file_answers_without_torch(proven: dict[str, Proven], rows: np.ndarray) -> None:
+def test_the_exported_file_answers_without_torch(proven: dict[str, ExportResult], rows: np.ndarray) -> None:
     """onnxruntime answers golden rows in an isolated process in which torch cannot be imported."""
     exported = proven["onnx"].exported
     assert exported is not None
     question = json.dumps({"path": str(exported.path), "rows": rows[:5].tolist()})
     command = [sys.executable, "-I", "-c", WITHOUT_TORCH]
     answer = subprocess.run(command, input=question, capture_output=True, text=True, check=True)
-    golden = proofs.open_torch(net())(rows[:5])
+    golden = parity.torch_runner(net())(rows[:5])
     np.testing.assert_allclose(golden, np.array(json.loads(answer.stdout)), rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_is_one_clean_file(proven: dict[str, Proven]) -> None:
+def test_onnx_is_one_clean_file(proven: dict[str, ExportResult]) -> None:
     """The ONNX file holds all its tensors, only standard operators, a free batch axis, and its opset is recorded."""
     exported = proven["onnx"].exported
     assert exported is not None
@@ -125,7 +125,7 @@ def test_onnx_is_one_clean_file(proven: dict[str, Proven]) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_no_file_tells_where_it_was_made(proven: dict[str, Proven], format: str) -> None:
+def test_no_file_tells_where_it_was_made(proven: dict[str, ExportResult], format: str) -> None:
     """No byte of an exported file, nor of a member of an archive, names a path of this machine."""
     exported = proven[format].exported
     assert exported is not None
@@ -185,7 +185,7 @@ def test_deprecations_are_recorded_and_not_shown(
 def test_one_row_is_enough_to_trace(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
     """An example of a single row still gives a free batch axis."""
     exported = export_onnx(permit, net(), rows[:1], tmp_path / "m.onnx")
-    assert proofs.run_onnx(exported.path, rows[:9]).shape == (9, 3)
+    assert parity.load_onnx(exported.path)(rows[:9]).shape == (9, 3)
 
 
 def test_a_nested_batch_keeps_its_names(permit: permits.ExportPermit, tmp_path: Path) -> None:
@@ -222,11 +222,11 @@ def test_outputs_must_be_one_tensor(permit: permits.ExportPermit, rows: np.ndarr
 
 def test_an_unknown_format_is_named(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
     """A misspelt format is the user's error, with the nearest right one."""
-    with pytest.raises(UserError, match=r"export.formats: unknown format, got 'onx'.*did you mean 'onnx'"):
+    with pytest.raises(UserError, match=r"export.formats: is not a format, got 'onx'.*did you mean 'onnx'"):
         export_formats(permit, net(), rows, tmp_path, formats=["onx"])
 
 
-def test_inspection_finds_what_must_not_be_there(proven: dict[str, Proven], tmp_path: Path) -> None:
+def test_inspection_finds_what_must_not_be_there(proven: dict[str, ExportResult], tmp_path: Path) -> None:
     """External tensors, foreign operators and paths in metadata are each named."""
     exported = proven["onnx"].exported
     assert exported is not None
@@ -236,7 +236,7 @@ def test_inspection_finds_what_must_not_be_there(proven: dict[str, Proven], tmp_
     onnx.save(proto, str(tmp_path / "bad.onnx"))
     faults = " | ".join(inspect_onnx(tmp_path / "bad.onnx"))
     assert "unknown domain 'com.example'" in faults
-    assert "tells a path" in faults
+    assert "contains a path" in faults
     (tmp_path / "no.onnx").write_bytes(b"\x80\x04not a model")
     assert "is not a valid ONNX model" in inspect_onnx(tmp_path / "no.onnx")[0]
 
@@ -255,7 +255,7 @@ finite = st.floats(-1e3, 1e3, width=32)
 @given(arrays(np.float32, (4, 3), elements=st.one_of(finite, st.just(np.nan), st.just(np.inf))))
 def test_anything_is_at_parity_with_itself(outputs: np.ndarray) -> None:
     """Outputs agree with themselves, whatever they hold."""
-    found = proofs.parity(outputs, outputs.copy())
+    found = parity.compare_outputs(outputs, outputs.copy())
     assert (found["max_abs"], found["max_rel"], found["close"]) == (0.0, 0.0, True)
 
 
@@ -264,7 +264,7 @@ def test_parity_measures_the_distance(outputs: np.ndarray, shift: float) -> None
     """A shift of one element is found in full, and is out of tolerance when it exceeds it."""
     moved = outputs.copy()
     moved[2, 1] += shift
-    found = proofs.parity(outputs, moved, rtol=0.0, atol=1e-5)
+    found = parity.compare_outputs(outputs, moved, rtol=0.0, atol=1e-5)
     assert found["max_abs"] == pytest.approx(shift, rel=1e-6)
     assert not found["close"]
 
@@ -272,15 +272,17 @@ def test_parity_measures_the_distance(outputs: np.ndarray, shift: float) -> None
 def test_a_nan_on_one_side_is_no_parity() -> None:
     """Where only one side is NaN, or infinities differ in sign, the distance is infinite."""
     one, other = np.array([[1.0, np.nan]]), np.array([[1.0, 2.0]])
-    assert proofs.parity(one, other)["max_abs"] == np.inf
-    assert not proofs.parity(other, one)["close"]
-    assert proofs.parity(np.array([np.inf]), np.array([-np.inf]))["max_abs"] == np.inf
-    assert proofs.parity(np.ones((2, 3)), np.ones((3, 2)))["shapes"] == [[2, 3], [3, 2]]
+    assert parity.compare_outputs(one, other)["max_abs"] == np.inf
+    assert not parity.compare_outputs(other, one)["close"]
+    assert parity.compare_outputs(np.array([np.inf]), np.array([-np.inf]))["max_abs"] == np.inf
+    assert parity.compare_outputs(np.ones((2, 3)), np.ones((3, 2)))["shapes"] == [[2, 3], [3, 2]]
 
 
 def test_disagreements_carry_their_margin() -> None:
     """When the best class differs, the reference's own margin says whether that was a tie."""
-    found = proofs.parity(np.array([[1.0, 1.00001], [3.0, 0.0]]), np.array([[1.00002, 1.0], [3.0, 0.0]]), atol=1e-3)
+    found = parity.compare_outputs(
+        np.array([[1.0, 1.00001], [3.0, 0.0]]), np.array([[1.00002, 1.0], [3.0, 0.0]]), atol=1e-3
+    )
     assert (found["argmax_agreement"], found["close"]) == (0.5, True)
     assert found["worst_margin"] == pytest.approx(1e-5, rel=1e-3)
 
@@ -288,7 +290,7 @@ def test_disagreements_carry_their_margin() -> None:
 def test_edge_rows_stay_among_the_values_that_exist() -> None:
     """Floats get zeros, minimum and maximum per column; ids never get a value that no row had."""
     batch: dict[str, Any] = {"x": np.array([[1.0, -2.0], [3.0, 5.0]]), "ids": np.array([[4, 7], [9, 5]])}
-    edges = proofs.edge_rows(batch)
+    edges = parity.edge_rows(batch)
     assert edges["x"].tolist() == [[0, 0], [1, -2], [3, 5]]
     assert edges["ids"].tolist() == [[4, 5], [4, 5], [9, 7]]
 
@@ -298,9 +300,9 @@ def test_a_runner_whose_answer_depends_on_its_neighbours_is_found_out(rows: np.n
     model = nn.Linear(8, 3)
 
     def run(batch: np.ndarray) -> np.ndarray:
-        outputs = proofs.open_torch(model)(batch)
+        outputs = parity.torch_runner(model)(batch)
         return outputs if len(batch) > 7 else outputs - outputs.mean(0)
 
-    found = proofs.prove(model, run, rows)
+    found = parity.compare_with_model(model, run, rows)
     assert [found["batches"][size]["close"] for size in ("1", "2", "7", "all")] == [False, False, False, True]
     assert not found["close"]
