@@ -16,7 +16,8 @@ from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, digest, plain
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Job
-from pipeline.run_store.state import CandidateRecord, ScoreRecord, fold
+from pipeline.run_store.records import CandidateRecord, ScoreRecord
+from pipeline.run_store.state import fold
 
 if TYPE_CHECKING:
     from torch import nn

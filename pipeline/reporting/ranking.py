@@ -12,8 +12,9 @@ from pipeline.config.override_keys import key_of
 from pipeline.reporting import tables
 from pipeline.results import PHASES
 from pipeline.run_store.plan import NOT_IN_PLAN
+from pipeline.run_store.records import ScoreRecord
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import RunState, ScoreRecord
+from pipeline.run_store.state import RunState
 
 EXITS = {0: "done", 1: "fault", 2: "wrong input", 3: "gate closed", 4: "waits for a person", 130: "interrupted"}
 SHOWN_REASONS = 3  # of one job; `explain` shows all of them
