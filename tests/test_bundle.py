@@ -69,8 +69,8 @@ def torch_saved(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_payload_as_written_has_no_fault(payload: Path, permit: permits.ExportPermit) -> None:
-    """The layout is complete, the manifest says what each file is, and which of them run code when opened."""
+def test_check_layout_accepts_a_written_payload(payload: Path, permit: permits.ExportPermit) -> None:
+    """The layout is complete, and the manifest says which files run code when they are loaded."""
     assert check_layout(payload) == []
     manifest = json.loads((payload / "manifest.json").read_text())
     assert manifest["source"] == {"run": "digits-hot", "plan": permit.plan.digest}
@@ -79,20 +79,20 @@ def test_a_payload_as_written_has_no_fault(payload: Path, permit: permits.Export
     assert [path.name for path in payload.parent.iterdir()] == ["payload"]
 
 
-def test_writing_needs_a_permit(tmp_path: Path) -> None:
-    """Nobody writes a bundle without an export permit."""
+def test_write_payload_needs_a_permit(tmp_path: Path) -> None:
+    """A bundle cannot be written without an export permit."""
     with pytest.raises(Refused, match="without an ExportPermit"):
         write_payload(None, {})  # type: ignore[arg-type]
 
 
-def test_a_file_without_a_place_is_refused(permit: permits.ExportPermit) -> None:
-    """A name that no payload has is the caller's error, and nothing is written."""
+def test_write_payload_refuses_an_unknown_file(permit: permits.ExportPermit) -> None:
+    """An unknown file name is a UserError, and nothing is written."""
     with pytest.raises(UserError, match=r"got 'modell.onnx'.*did you mean 'model.onnx'"):
         write_payload(permit, {"modell.onnx": b""})
     assert not (permit.run_dir / "bundle").exists()
 
 
-def test_the_digest_covers_every_byte(
+def test_bundle_digest_covers_every_byte(
     payload: Path, permit: permits.ExportPermit, contents: dict[str, bytes | Path]
 ) -> None:
     """Writing the same files again keeps the digest; one changed bit, another name or one more file changes it."""
@@ -109,10 +109,10 @@ def test_the_digest_covers_every_byte(
     assert len({first, changed, bundle_digest(payload)}) == 3
 
 
-def test_a_crash_leaves_the_old_payload_whole(
+def test_write_payload_is_atomic(
     payload: Path, permit: permits.ExportPermit, contents: dict[str, bytes | Path]
 ) -> None:
-    """Whichever system call fails while a payload is replaced before the rename, the old one stands untouched."""
+    """Whichever system call before the rename fails, the old payload is unchanged."""
     before = bundle_digest(payload)
     calls: list[str] = []
     with files.fault_points(lambda operation, path: bool(calls.append(operation))):
@@ -132,10 +132,10 @@ def test_a_crash_leaves_the_old_payload_whole(
         assert before == bundle_digest(payload), calls[k]
 
 
-def test_a_released_payload_is_kept(
+def test_write_payload_saves_a_released_payload(
     payload: Path, permit: permits.ExportPermit, contents: dict[str, bytes | Path]
 ) -> None:
-    """Another payload takes the place of a released one only after that one is kept, whichever call fails."""
+    """A released payload is replaced only after it was saved, whichever call fails."""
     released = bundle_digest(payload)
     files.write_json(payload.parent / "attestations" / "release.json", {"subject": released})
     with opened(permit.run) as ledger:
@@ -203,13 +203,13 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", FORGERIES)
-def test_every_forgery_is_named(payload: Path, case: str) -> None:
-    """Whatever is absent, added, swapped or disguised is said in one fault that names the file."""
+def test_check_layout_finds_every_fault(payload: Path, case: str) -> None:
+    """A missing, added, changed or disguised file is reported in one fault that names it."""
     forge, expected = FORGERIES[case]
     forge(payload)
     assert any(expected in fault for fault in check_layout(payload)), check_layout(payload)
 
 
-def test_no_folder_is_a_fault(tmp_path: Path) -> None:
+def test_check_layout_needs_a_folder(tmp_path: Path) -> None:
     """A payload that does not exist is a fault and not an exception."""
     assert check_layout(tmp_path / "payload") == ["payload: is not a folder"]

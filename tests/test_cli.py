@@ -218,7 +218,7 @@ def test_sweep_table_shows_differing_overrides(cli: Cli) -> None:
     assert "seed=1" in table and "seed=null" in table and "max_epochs" not in table and "experiment" not in table
     assert re.search(r"^digits-1-1: planning/seeds_fixed: failed, no seed", out, re.MULTILINE)
     assert not re.search(r"^digits-1-0: ", out, re.MULTILINE)
-    assert "more: explain says which" in out
+    assert "more; explain shows all of them" in out
 
 
 def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:

@@ -27,8 +27,8 @@ def errored(run: Run) -> list[str]:
     return [i.id for i in run.state().gates["finalization"].items if i.outcome == "errored"]
 
 
-def test_the_last_gate_asks_24_and_is_closed(finished: Run) -> None:
-    """What is built answers, what is not says so, and one person is missing."""
+def test_finalization_gate_has_24_items(finished: Run) -> None:
+    """Items with a check have an outcome, the others are errored, and the approval is pending."""
     items = finished.state().gates["finalization"].items
     outcomes = {i.id: i.outcome for i in items}
 
@@ -42,8 +42,8 @@ def test_the_last_gate_asks_24_and_is_closed(finished: Run) -> None:
 
 
 @pytest.mark.process
-def test_onnx_runs_without_torch(finished: Run, tmp_path: Path) -> None:
-    """The exported graph answers like the model on validation rows in a process that cannot import torch."""
+def test_finalization_exports_onnx_that_runs_without_torch(finished: Run, tmp_path: Path) -> None:
+    """The exported graph computes the outputs of the model in a process that cannot import torch."""
     import numpy as np
 
     from pipeline.data.load import load
@@ -66,8 +66,8 @@ def test_onnx_runs_without_torch(finished: Run, tmp_path: Path) -> None:
     assert right == pytest.approx(measured(finished, "baseline")["score"]["value"], abs=1 / 360)
 
 
-def test_the_test_rows_are_read_once(finished: Run) -> None:
-    """Judging the same candidate again reads the score from the record, and says so in the ledger."""
+def test_finalization_opens_the_test_rows_once(finished: Run) -> None:
+    """A second finalization of the same candidate reads the score from the ledger."""
     run, gate, _ = go(finished.path.parent, "phase=finalization", "run.name=digits")
     again = next(i for i in run.state().gates["finalization"].items if i.id == "test_opened_once")
 
@@ -83,8 +83,8 @@ def cut(run: Run, kind: str, *, after: bool) -> None:
     run.ledger_path.write_bytes(b"".join(lines[: first + after]))
 
 
-def test_the_test_score_stands_in_the_ledger(finished: Run) -> None:
-    """A forged copy of the score changes nothing: what is judged comes from the ledger; the copy is written anew."""
+def test_test_score_is_read_from_the_ledger(finished: Run) -> None:
+    """A changed copy of the score has no effect: the score comes from the ledger, and the copy is written again."""
     path = finished.inside("finalization", "test_score.json")
     honest = json.loads(path.read_text())
     files.write_json(path, {**honest, "score": {**honest["score"], "value": 1.0, "low": 1.0, "high": 1.0}})
@@ -98,8 +98,8 @@ def test_the_test_score_stands_in_the_ledger(finished: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["test.opened", "test.scored"])
-def test_a_kill_around_the_opening_ruins_nothing(finished: Run, kind: str) -> None:
-    """Killed right after the rows were opened, or after they were scored: one opening, one score, the same one."""
+def test_finalization_resumes_after_a_kill_at_the_opening(finished: Run, kind: str) -> None:
+    """A kill right after the opening, or after the score, leads to one opening and the same score."""
     score = measured(finished, "finalization")["test_score"]
     cut(finished, kind, after=True)
 
@@ -112,8 +112,8 @@ def test_a_kill_around_the_opening_ruins_nothing(finished: Run, kind: str) -> No
     assert faults(finished)[1] == []
 
 
-def test_a_score_by_another_measure_is_not_taken_over(finished: Run) -> None:
-    """A score of the same weights on the same rows, for another task, does not answer; looking again is counted."""
+def test_test_score_of_another_metric_is_not_reused(finished: Run) -> None:
+    """A score of the same weights for another task is not reused, and the new opening is counted."""
     score = next(e["data"] for e in read_ledger(finished.ledger_path) if e["kind"] == "test.scored")
     cut(finished, "test.scored", after=False)
     with opened(finished) as ledger:
@@ -126,8 +126,8 @@ def test_a_score_by_another_measure_is_not_taken_over(finished: Run) -> None:
     assert measured(finished, "finalization")["test_score"] == score["score"]
 
 
-def test_other_test_rows_are_refused_before_they_are_opened(finished: Run) -> None:
-    """Rows that the plan did not freeze get no key, and no opening is counted for them."""
+def test_finalization_refuses_other_test_rows(finished: Run) -> None:
+    """Rows that are not in the plan get no key, and no opening is counted."""
     cut(finished, "test.opened", after=False)
     with opened(finished) as ledger:
         before = len(ledger.entries)
@@ -136,8 +136,8 @@ def test_other_test_rows_are_refused_before_they_are_opened(finished: Run) -> No
         assert len(ledger.entries) == before
 
 
-def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
-    """A key judges no other model than the candidate, and gives the rows out a single time."""
+def test_test_key_opens_once_for_its_candidate(finished: Run) -> None:
+    """A key works for the candidate only, and opens the rows once."""
     from pipeline.building.builder import build_model, build_training_task
     from pipeline.data.load import load
     from pipeline.evaluation.evaluate import score_test
@@ -158,8 +158,8 @@ def test_a_key_opens_once_and_for_its_candidate_alone(finished: Run) -> None:
         sealed.read(key)
 
 
-def test_what_the_phase_wrote_is_vouched_for(finished: Run) -> None:
-    """Every exported form, the payload's manifest and the score's copy are in the ledger with their digests."""
+def test_finalization_records_its_files(finished: Run) -> None:
+    """Every exported file, the payload's manifest and the copy of the score are in the ledger with their digests."""
     kept = finished.state().finished["finalization"]["artifacts"]
 
     assert set(kept) == {"model.onnx", "model.torchscript.pt", "model.pt2", "manifest", "test_score"}
@@ -168,15 +168,15 @@ def test_what_the_phase_wrote_is_vouched_for(finished: Run) -> None:
     assert [f.split(":")[0] for f in faults(finished)[1]] == ["finalization/export/model.onnx"]
 
 
-def test_an_insufficient_model_is_not_finished(trained: Run) -> None:
+def test_finalization_refuses_an_insufficient_model(trained: Run) -> None:
     """Below its target the phase is refused, unless a named person waives the branch."""
     with pytest.raises(Refused, match="the branch is insufficient"):
         go(trained.path.parent, "phase=finalization", "run.name=digits")
     assert not trained.inside("finalization").exists() and not trained.state().test_opened
 
 
-def test_changed_weights_are_not_exported(finished: Run) -> None:
-    """A checkpoint that is not the candidate's stops the phase with the command that looks closer."""
+def test_finalization_refuses_changed_weights(finished: Run) -> None:
+    """Other weights than the candidate stop the phase with the command that verifies the run."""
     checkpoint = finished.path / finished.state().candidate["checkpoint"] / "weights.safetensors"
     raw = bytearray(checkpoint.read_bytes())
     raw[-1] ^= 1
@@ -186,8 +186,8 @@ def test_changed_weights_are_not_exported(finished: Run) -> None:
         go(finished.path.parent, "phase=finalization", "run.name=digits")
 
 
-def test_from_a_closed_gate_to_a_release_and_back(finished: Run, cli: Cli) -> None:
-    """Every waivable item waived, the owner's name typed: released; then taken back by the owner."""
+def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
+    """With every waivable item waived, the owner's signature releases the bundle; the owner withdraws it."""
     for name in errored(finished):
         code, out, _ = cli("waive", "digits", name, "--who", "Ada", "--why", WHY, "--expires", LATER)
         assert code == 0 and f"{name} waived by Ada until {LATER}" in " ".join(out.split())
@@ -228,8 +228,8 @@ def test_from_a_closed_gate_to_a_release_and_back(finished: Run, cli: Cli) -> No
         (["waive", "digits", "branch", "--who", "A", "--why", WHY, "--expires", LATER], 3, "no insufficient branch"),
     ],
 )
-def test_what_people_may_not_do(finished: Run, cli: Cli, words: list[str], code: int, says: str) -> None:
-    """A name, a reason, a day or an item that does not do is refused in one message, and nothing is recorded."""
+def test_approve_and_waive_refuse_wrong_input(finished: Run, cli: Cli, words: list[str], code: int, says: str) -> None:
+    """A wrong name, reason, date or item is refused in one message, and nothing is recorded."""
     before = finished.ledger_path.read_bytes()
 
     ended, _, err = cli(*words)
@@ -238,8 +238,8 @@ def test_what_people_may_not_do(finished: Run, cli: Cli, words: list[str], code:
     assert finished.ledger_path.read_bytes() == before
 
 
-def test_an_expired_waiver_closes_the_gate_again(finished: Run) -> None:
-    """A waiver holds through its last day and not after."""
+def test_expired_waiver_closes_the_gate(finished: Run) -> None:
+    """A waiver is valid through its last day and not after."""
     with opened(finished) as ledger:
         for name in errored(finished):
             data = {"phase": "finalization", "item": name, "who": "Ada", "why": WHY, "expires": LATER}
@@ -251,8 +251,8 @@ def test_an_expired_waiver_closes_the_gate_again(finished: Run) -> None:
     assert state.gate("finalization", last + timedelta(days=1)) == "closed"
 
 
-def test_a_waived_branch_leads_to_finalization(trained: Run, cli: Cli) -> None:
-    """Releasing below target needs a waiver of the branch by a named person, which leaves out the gates in between."""
+def test_waived_branch_leads_to_finalization(trained: Run, cli: Cli) -> None:
+    """A release below the target needs a waiver of the branch, which skips the gates in between."""
     with pytest.raises(Refused, match="gate diagnostics: is not open"):
         permits.export(trained)
 
@@ -287,18 +287,18 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_each_check_answers_no(
+def test_release_checks_fail(
     finished: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value wrong, the check that asks for it says so."""
+    """On real evidence with one wrong value, the check of that value fails."""
     item = judged(check, changed(measured(finished, "finalization"), **wrong), **bounds)
 
     assert item.outcome == outcome
     assert why in item.why
 
 
-def test_less_is_better_where_the_metric_says_so(finished: Run) -> None:
-    """For a loss-like metric the high end of the interval counts."""
+def test_target_on_test_uses_the_direction_of_the_metric(finished: Run) -> None:
+    """For a metric where lower is better, the upper end of the interval counts."""
     score = {"metric": "rmse", "value": 0.4, "low": 0.3, "high": 0.51, "n": 9, "greater_is_better": False}
     values = changed(measured(finished, "finalization"), test_score=score)
 

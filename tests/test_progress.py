@@ -69,16 +69,16 @@ def train(watch: TrainingProgress, clock: Clock, steps: range, seconds: float, p
 # --- in a pipe -------------------------------------------------------------------------------------------------------
 
 
-def test_a_short_training_is_silent_in_a_pipe() -> None:
-    """What takes less than two seconds says nothing."""
+def test_progress_in_a_pipe_hides_short_trainings() -> None:
+    """A training of less than two seconds prints nothing."""
     watch, clock, out = watched()
     train(watch, clock, range(1, 341), 0.005)
     watch.finish()
     assert out.getvalue() == ""
 
 
-def test_a_pipe_gets_a_line_per_ten_seconds_at_most() -> None:
-    """First, last, and ends of epochs at least ten seconds apart; whole lines, and no carriage return."""
+def test_progress_in_a_pipe_prints_a_line_per_ten_seconds() -> None:
+    """The lines are the first, the last, and ends of epochs at least ten seconds apart, without carriage returns."""
     watch, clock, out = watched()
     train(watch, clock, range(1, 341), 0.1)
     watch.finish()
@@ -90,8 +90,8 @@ def test_a_pipe_gets_a_line_per_ten_seconds_at_most() -> None:
     assert "(best 0.9)" in lines[1]
 
 
-def test_an_epoch_without_end_says_something_every_minute() -> None:
-    """A line a minute where no epoch ends."""
+def test_progress_prints_a_line_per_minute_in_a_long_epoch() -> None:
+    """A line is printed every minute where no epoch ends."""
     watch, clock, out = watched(steps_per_epoch=340)
     train(watch, clock, range(1, 341), 1.0, per_epoch=340)
     watch.finish()
@@ -100,8 +100,8 @@ def test_an_epoch_without_end_says_something_every_minute() -> None:
     assert all(55 <= b - a <= 75 for a, b in pairwise(steps[:-1]))
 
 
-def test_a_training_that_is_taken_up_says_so() -> None:
-    """It starts where it was, and what is left is reckoned from there."""
+def test_progress_shows_where_a_training_resumed() -> None:
+    """A resumed training prints its first step, and the time left is computed from there."""
     watch, clock, out = watched(start=120)
     assert out.getvalue() == "baseline: resumed at step 120 of 340\n"
     train(watch, clock, range(121, 239), 0.1)
@@ -109,8 +109,8 @@ def test_a_training_that_is_taken_up_says_so() -> None:
     assert watch.line().startswith("epoch 14/20  step 238/340  10 steps/s") and "0:00:11 left" in watch.line()
 
 
-def test_the_best_is_the_metrics_own() -> None:
-    """For an error the least is the best; a metric that was not measured is left out."""
+def test_progress_uses_the_direction_of_the_metric() -> None:
+    """For an error the lowest value is the best; a metric that was not measured is left out."""
     watch, clock, _ = watched(decides=RMSE)
     train(watch, clock, range(1, 18), 0.1)
     watch.validated(2, {"val/rmse": 2.0})
@@ -122,8 +122,8 @@ def test_the_best_is_the_metrics_own() -> None:
 # --- on a terminal ---------------------------------------------------------------------------------------------------
 
 
-def test_a_terminal_has_one_live_line_and_then_none() -> None:
-    """The bar is redrawn in its place; when training ends, by whatever, the line is wiped and the cursor is back."""
+def test_progress_on_a_terminal_is_one_live_line() -> None:
+    """The line is redrawn in place; at the end it is removed and the cursor is shown again."""
     threads = threading.active_count()
     watch, clock, out = watched(terminal=True)
     train(watch, clock, range(1, 200), 0.1)
@@ -136,8 +136,8 @@ def test_a_terminal_has_one_live_line_and_then_none() -> None:
     assert ended.endswith("\x1b[2K") and "\x1b[?25h" in ended
 
 
-def test_a_short_training_leaves_a_terminal_alone() -> None:
-    """What is over before the eye sees it draws nothing."""
+def test_progress_on_a_terminal_hides_short_trainings() -> None:
+    """A training of less than the update interval draws nothing."""
     watch, clock, out = watched(terminal=True)
     train(watch, clock, range(1, 341), 0.0005)
     watch.finish()
@@ -148,8 +148,8 @@ def test_a_short_training_leaves_a_terminal_alone() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0002, 0.01, 0.5])
-def test_it_asks_for_a_few_steps_a_second(seconds: float) -> None:
-    """Whatever a step takes, some three looks a second; and where steps are slow, each."""
+def test_progress_observes_a_few_steps_per_second(seconds: float) -> None:
+    """About three steps a second are observed, whatever a step takes; slow steps are all observed."""
     watch, clock, _ = watched(terminal=True, max_steps=10**6, steps_per_epoch=10**6)
     steps = max(20, int(20 / seconds))
     shown = train(watch, clock, range(1, steps + 1), seconds, per_epoch=10**6)
@@ -157,8 +157,8 @@ def test_it_asks_for_a_few_steps_a_second(seconds: float) -> None:
     assert len(shown) >= min(steps, 20 / 0.4)
 
 
-def test_it_follows_steps_that_become_slow() -> None:
-    """After a burst of fast steps it asks more often again."""
+def test_progress_adapts_to_slower_steps() -> None:
+    """After fast steps, slower steps are observed more often."""
     watch, clock, _ = watched(max_steps=10**6, steps_per_epoch=10**6)
     train(watch, clock, range(1, 20001), 0.0002, per_epoch=10**6)
     often = watch.every
@@ -166,8 +166,8 @@ def test_it_follows_steps_that_become_slow() -> None:
     assert often > 500 and watch.every < 30
 
 
-def test_a_look_is_cheap() -> None:
-    """A look at a terminal takes a few milliseconds at most, three times a second; the best of many."""
+def test_progress_update_is_cheap() -> None:
+    """The fastest of many updates on a terminal takes a few milliseconds at most."""
     watch, clock, _ = watched(terminal=True)
     train(watch, clock, range(1, 30), 0.5)
     taken = []
@@ -199,8 +199,8 @@ def test_phase_context_makes_progress_observers() -> None:
     assert Hooks(print).progress is None
 
 
-def test_a_narrow_terminal_is_told_in_short() -> None:
-    """In 80 columns epoch, speed, loss, metric and the time left are there, and nothing is cut off."""
+def test_progress_line_fits_a_narrow_terminal() -> None:
+    """80 columns have room for epoch, speed, loss, metric and the time left."""
     watch = TrainingProgress(
         Console(width=80), "baseline", metric_from_config({"metric": "accuracy", "kind": "classification"})
     )

@@ -81,8 +81,8 @@ def proven(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_every_format_is_the_model_at_every_batch_size(proven: dict[str, ExportResult], format: str) -> None:
-    """Each exported file answers as the model does, with rows at the edge, in batches of 1, 2, 7 and all."""
+def test_export_formats_match_the_model_at_every_batch_size(proven: dict[str, ExportResult], format: str) -> None:
+    """Each exported file computes the outputs of the model, also for edge rows, in batches of 1, 2, 7 and all rows."""
     found = proven[format].parity
     assert found is not None, proven[format].failure
     assert list(found["batches"]) == ["1", "2", "7", "all"]
@@ -92,8 +92,8 @@ def test_every_format_is_the_model_at_every_batch_size(proven: dict[str, ExportR
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_nothing_exports_without_a_permit(format: str, rows: np.ndarray, tmp_path: Path) -> None:
-    """An exporter refuses whatever is no permit, and writes nothing."""
+def test_export_needs_a_permit(format: str, rows: np.ndarray, tmp_path: Path) -> None:
+    """An exporter refuses anything but a permit, and writes nothing."""
     for pretender in (None, object(), "permit"):
         with pytest.raises(Refused, match="without an ExportPermit"):
             FORMATS[format][1](pretender, net(), rows, tmp_path / "model")  # type: ignore[arg-type]
@@ -101,8 +101,8 @@ def test_nothing_exports_without_a_permit(format: str, rows: np.ndarray, tmp_pat
 
 
 @pytest.mark.process
-def test_the_exported_file_answers_without_torch(proven: dict[str, ExportResult], rows: np.ndarray) -> None:
-    """onnxruntime answers golden rows in an isolated process in which torch cannot be imported."""
+def test_onnx_file_runs_without_torch(proven: dict[str, ExportResult], rows: np.ndarray) -> None:
+    """onnxruntime computes golden rows in a process in which torch cannot be imported."""
     exported = proven["onnx"].exported
     assert exported is not None
     question = json.dumps({"path": str(exported.path), "rows": rows[:5].tolist()})
@@ -112,8 +112,8 @@ def test_the_exported_file_answers_without_torch(proven: dict[str, ExportResult]
     np.testing.assert_allclose(golden, np.array(json.loads(answer.stdout)), rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_is_one_clean_file(proven: dict[str, ExportResult]) -> None:
-    """The ONNX file holds all its tensors, only standard operators, a free batch axis, and its opset is recorded."""
+def test_export_onnx_writes_one_clean_file(proven: dict[str, ExportResult]) -> None:
+    """The ONNX file has all its tensors, only standard operators and a free batch axis; its opset is recorded."""
     exported = proven["onnx"].exported
     assert exported is not None
     assert inspect_onnx(exported.path) == []
@@ -125,8 +125,8 @@ def test_onnx_is_one_clean_file(proven: dict[str, ExportResult]) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_no_file_tells_where_it_was_made(proven: dict[str, ExportResult], format: str) -> None:
-    """No byte of an exported file, nor of a member of an archive, names a path of this machine."""
+def test_exports_have_no_paths_of_the_machine(proven: dict[str, ExportResult], format: str) -> None:
+    """No exported file and no member of an archive has a path of this machine."""
     exported = proven[format].exported
     assert exported is not None
     blobs = {exported.path.name: exported.path.read_bytes()}
@@ -142,8 +142,8 @@ def test_no_file_tells_where_it_was_made(proven: dict[str, ExportResult], format
     assert told == []
 
 
-def test_no_rows_of_the_example_are_saved(permit: permits.ExportPermit, tmp_path: Path) -> None:
-    """The batch that a model is traced with does not travel in the file, and a view does not bring its base."""
+def test_exports_have_no_rows_of_the_example(permit: permits.ExportPermit, tmp_path: Path) -> None:
+    """The batch that a model is traced with is not saved, and neither is the base of a view."""
     secret = np.full((100_000, 8), 123.456, np.float32)
     for name, outcome in export_formats(
         permit, net(), secret[5:7], tmp_path, formats=["torchscript", "program"]
@@ -154,14 +154,14 @@ def test_no_rows_of_the_example_are_saved(permit: permits.ExportPermit, tmp_path
             assert not any(np.float32(123.456).tobytes() in archive.read(member) for member in archive.namelist())
 
 
-def test_exporting_again_gives_the_same_graph(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
+def test_export_onnx_is_deterministic(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
     """Two exports of one model are the same ONNX bytes."""
     first, second = (export_onnx(permit, net(), rows, tmp_path / name) for name in ("a.onnx", "b.onnx"))
     assert first.sha256 == second.sha256
 
 
-def test_the_model_is_left_as_it_was(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
-    """Every module's training flag and every buffer is what it was, also when parts of the model were frozen."""
+def test_export_leaves_the_model_unchanged(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
+    """Every module's training flag and every buffer is unchanged, also when parts of the model were frozen."""
     model = net().train()
     model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -170,10 +170,8 @@ def test_the_model_is_left_as_it_was(permit: permits.ExportPermit, rows: np.ndar
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_deprecations_are_recorded_and_not_shown(
-    permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path
-) -> None:
-    """TorchScript's deprecation stands in the file's facts and reaches nobody's screen."""
+def test_export_records_warnings(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
+    """TorchScript's deprecation warning is in the facts of the export, and is not shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         outcome = export_formats(permit, net(), rows, tmp_path, formats=["torchscript"])["torchscript"]
@@ -182,13 +180,13 @@ def test_deprecations_are_recorded_and_not_shown(
     assert any("torch.jit.trace" in said for said in outcome.exported.facts["warnings"])
 
 
-def test_one_row_is_enough_to_trace(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
+def test_export_traces_with_one_row(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
     """An example of a single row still gives a free batch axis."""
     exported = export_onnx(permit, net(), rows[:1], tmp_path / "m.onnx")
     assert parity.load_onnx(exported.path)(rows[:9]).shape == (9, 3)
 
 
-def test_a_nested_batch_keeps_its_names(permit: permits.ExportPermit, tmp_path: Path) -> None:
+def test_export_keeps_the_names_of_a_nested_batch(permit: permits.ExportPermit, tmp_path: Path) -> None:
     """A model that takes a dictionary exports to every format, one ONNX input per entry."""
     draw = np.random.default_rng(1)
     batch = {"words": draw.integers(1, 11, (12, 5)), "image": draw.normal(size=(12, 1, 4, 4)).astype(np.float32)}
@@ -198,10 +196,8 @@ def test_a_nested_batch_keeps_its_names(permit: permits.ExportPermit, tmp_path: 
     assert outcomes["onnx"].exported and outcomes["onnx"].exported.facts["inputs"] == ["input.words", "input.image"]
 
 
-def test_a_format_that_cannot_hold_the_model_says_so(
-    permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path
-) -> None:
-    """A model whose path depends on its data fails where it must, by name, and the other formats still come."""
+def test_export_formats_report_a_failed_format(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
+    """A model with data-dependent control flow fails in the formats that cannot have it; the others succeed."""
     outcomes = export_formats(permit, LooksAtItsData(), rows, tmp_path)
     assert outcomes["program"].failure.startswith("model: cannot be exported as program, got")
     assert not (tmp_path / "model.pt2").exists()
@@ -209,8 +205,8 @@ def test_a_format_that_cannot_hold_the_model_says_so(
     assert traced.parity is not None and not traced.parity["close"], "the trace froze one side of the branch"
 
 
-def test_outputs_must_be_one_tensor(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
-    """A model that answers with something else is refused before any exporter sees it."""
+def test_export_needs_one_output_tensor(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
+    """A model with another kind of output is refused before the exporter runs."""
 
     class Pair(nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,14 +216,16 @@ def test_outputs_must_be_one_tensor(permit: permits.ExportPermit, rows: np.ndarr
         export_onnx(permit, Pair(), rows, tmp_path / "m.onnx")
 
 
-def test_an_unknown_format_is_named(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
-    """A misspelt format is the user's error, with the nearest right one."""
+def test_export_formats_refuse_an_unknown_format(
+    permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path
+) -> None:
+    """A misspelt format is a UserError with the closest known format."""
     with pytest.raises(UserError, match=r"export.formats: is not a format, got 'onx'.*did you mean 'onnx'"):
         export_formats(permit, net(), rows, tmp_path, formats=["onx"])
 
 
-def test_inspection_finds_what_must_not_be_there(proven: dict[str, ExportResult], tmp_path: Path) -> None:
-    """External tensors, foreign operators and paths in metadata are each named."""
+def test_inspect_onnx_finds_forbidden_content(proven: dict[str, ExportResult], tmp_path: Path) -> None:
+    """External tensors, unknown operators and paths in metadata are each reported."""
     exported = proven["onnx"].exported
     assert exported is not None
     proto = onnx.load(str(exported.path))
@@ -241,8 +239,8 @@ def test_inspection_finds_what_must_not_be_there(proven: dict[str, ExportResult]
     assert "is not a valid ONNX model" in inspect_onnx(tmp_path / "no.onnx")[0]
 
 
-def test_serving_leaves_gradients_off() -> None:
-    """Inside, nothing records gradients and dropout is off; outside, both are as before."""
+def test_serving_disables_gradients() -> None:
+    """Inside the block gradients and dropout are off; after it, both are as before."""
     model = net().train()
     with serving(model) as still:
         assert not still.training and not still(torch.ones(1, 8)).requires_grad
@@ -253,15 +251,15 @@ finite = st.floats(-1e3, 1e3, width=32)
 
 
 @given(arrays(np.float32, (4, 3), elements=st.one_of(finite, st.just(np.nan), st.just(np.inf))))
-def test_anything_is_at_parity_with_itself(outputs: np.ndarray) -> None:
-    """Outputs agree with themselves, whatever they hold."""
+def test_compare_outputs_of_equal_arrays(outputs: np.ndarray) -> None:
+    """Any array is at parity with itself."""
     found = parity.compare_outputs(outputs, outputs.copy())
     assert (found["max_abs"], found["max_rel"], found["close"]) == (0.0, 0.0, True)
 
 
 @given(arrays(np.float64, (4, 3), elements=finite), st.floats(1e-3, 10))
-def test_parity_measures_the_distance(outputs: np.ndarray, shift: float) -> None:
-    """A shift of one element is found in full, and is out of tolerance when it exceeds it."""
+def test_compare_outputs_measures_the_distance(outputs: np.ndarray, shift: float) -> None:
+    """The shift of one element is the distance, and is out of tolerance when it exceeds it."""
     moved = outputs.copy()
     moved[2, 1] += shift
     found = parity.compare_outputs(outputs, moved, rtol=0.0, atol=1e-5)
@@ -269,8 +267,8 @@ def test_parity_measures_the_distance(outputs: np.ndarray, shift: float) -> None
     assert not found["close"]
 
 
-def test_a_nan_on_one_side_is_no_parity() -> None:
-    """Where only one side is NaN, or infinities differ in sign, the distance is infinite."""
+def test_compare_outputs_with_one_nan() -> None:
+    """Where only one value is NaN, or infinities differ in sign, the distance is infinite."""
     one, other = np.array([[1.0, np.nan]]), np.array([[1.0, 2.0]])
     assert parity.compare_outputs(one, other)["max_abs"] == np.inf
     assert not parity.compare_outputs(other, one)["close"]
@@ -278,8 +276,8 @@ def test_a_nan_on_one_side_is_no_parity() -> None:
     assert parity.compare_outputs(np.ones((2, 3)), np.ones((3, 2)))["shapes"] == [[2, 3], [3, 2]]
 
 
-def test_disagreements_carry_their_margin() -> None:
-    """When the best class differs, the reference's own margin says whether that was a tie."""
+def test_compare_outputs_measures_the_margin_of_disagreements() -> None:
+    """When the predicted class differs, the reference's margin shows whether it was a tie."""
     found = parity.compare_outputs(
         np.array([[1.0, 1.00001], [3.0, 0.0]]), np.array([[1.00002, 1.0], [3.0, 0.0]]), atol=1e-3
     )
@@ -287,16 +285,16 @@ def test_disagreements_carry_their_margin() -> None:
     assert found["worst_margin"] == pytest.approx(1e-5, rel=1e-3)
 
 
-def test_edge_rows_stay_among_the_values_that_exist() -> None:
-    """Floats get zeros, minimum and maximum per column; ids never get a value that no row had."""
+def test_edge_rows_stay_in_the_range_of_the_data() -> None:
+    """Floats get zeros, minimum and maximum per column; ids only values that occur."""
     batch: dict[str, Any] = {"x": np.array([[1.0, -2.0], [3.0, 5.0]]), "ids": np.array([[4, 7], [9, 5]])}
     edges = parity.edge_rows(batch)
     assert edges["x"].tolist() == [[0, 0], [1, -2], [3, 5]]
     assert edges["ids"].tolist() == [[4, 5], [4, 5], [9, 7]]
 
 
-def test_a_runner_whose_answer_depends_on_its_neighbours_is_found_out(rows: np.ndarray) -> None:
-    """Normalizing over the batch looks right in one batch and is caught at the others."""
+def test_compare_with_model_detects_dependence_on_the_batch(rows: np.ndarray) -> None:
+    """A model that normalizes over the batch matches in one batch and fails at other sizes."""
     model = nn.Linear(8, 3)
 
     def run(batch: np.ndarray) -> np.ndarray:

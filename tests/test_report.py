@@ -51,7 +51,7 @@ def text_of(path: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", "", path.read_text())))
 
 
-def test_the_page_tells_the_whole_run(tmp_path: Path) -> None:
+def test_report_shows_the_whole_run(tmp_path: Path) -> None:
     """Branch, gates, items, diagnosis, fixes, trials, people, revisions and what was not checked are all there."""
     words = text_of(write_report(mended(tmp_path / "runs").path))
     for expected in (
@@ -64,8 +64,8 @@ def test_the_page_tells_the_whole_run(tmp_path: Path) -> None:
         assert expected in words or expected.replace("( failed )", "(failed)") in words, expected
 
 
-def test_the_page_loads_nothing(tmp_path: Path) -> None:
-    """Self-contained: well-formed, no script, pictures as data, and a policy that forbids everything else."""
+def test_report_loads_nothing(tmp_path: Path) -> None:
+    """The page is well-formed, has no script, embeds its images, and its content policy forbids everything else."""
     run = mended(tmp_path)
     picture = plots.confusion_matrix(np.eye(2, dtype=int), ["a", "b"])
     files.write_bytes(run.inside("baseline", "confusion_matrix.png"), picture["png"])
@@ -75,8 +75,8 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     assert "default-src 'none'" in run.inside("report.html").read_text()
 
 
-def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
-    """Tags in names, reasons, diagnoses and metric names are shown, never obeyed."""
+def test_report_escapes_text_of_the_run(tmp_path: Path) -> None:
+    """Tags in names, reasons, diagnoses and metric names are shown as text."""
     run = baseline_done(tmp_path, branch="insufficient")
     evil = "<script>alert(1)</script>"
     cause = {**DIAGNOSIS["root_causes"][0], "evidence": [evil]}
@@ -93,8 +93,8 @@ def test_nothing_written_by_others_becomes_markup(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") >= 5
 
 
-def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
-    """Simple models beside the trained one, folds, classes, worst pairs and warnings, each in its section."""
+def test_report_shows_the_measures_of_the_baseline(tmp_path: Path) -> None:
+    """Baseline models, folds, classes, most confused pairs and warnings each have a section."""
     words = text_of(write_report(measured(baseline_done(tmp_path)).path))
     for expected in (
         "the trained model 0.95 0.9 to 0.98", "logistic regression as good 0.93 0.89 to 0.96", "(0.21 s)",
@@ -106,7 +106,7 @@ def test_what_the_baseline_measured_is_shown(tmp_path: Path) -> None:
         assert expected in words, expected
 
 
-def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
+def test_report_leaves_out_sections_without_measures(tmp_path: Path) -> None:
     """A baseline without folds, classes or warnings has no headings for them; a reason is shown."""
     only = {"score": None, "baseline_models": [], "cross_validation": {"not_applicable": "no time"}}
     words = text_of(write_report(measured(baseline_done(tmp_path), only).path))
@@ -114,16 +114,16 @@ def test_what_was_not_measured_has_no_section(tmp_path: Path) -> None:
     assert not [heading for heading in ("Baseline models", "Per class", "Warnings raised") if heading in words]
 
 
-def test_evidence_that_was_changed_is_not_shown(tmp_path: Path) -> None:
-    """What the ledger did not record is no measure of the baseline, and it is said."""
+def test_report_refuses_changed_evidence(tmp_path: Path) -> None:
+    """Evidence that is not as recorded is left out and listed as missing."""
     run = measured(baseline_done(tmp_path))
     files.write_json(run.inside("baseline", "evidence.json"), {"values": {**MEASURES, "worst_pairs": []}})
     words = text_of(write_report(run.path))
     assert "Baseline models" not in words and "baseline/evidence.json is not what the ledger recorded" in words
 
 
-def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
-    """A table of a thousand classes is cut to those of the lowest recall, and says how many it leaves out."""
+def test_report_shows_the_classes_of_lowest_recall(tmp_path: Path) -> None:
+    """A table of a thousand classes shows those of the lowest recall, and how many are left out."""
     row = MEASURES["per_class"][0]
     many = [{**row, "class": f"c{i}", "recall": i / 1000} for i in reversed(range(1000))]
     words = text_of(write_report(measured(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
@@ -133,14 +133,14 @@ def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "make", [lambda root: baseline_done(root), lambda root: baseline_done(root, branch="insufficient")]
 )
-def test_an_unfinished_run_has_a_page(tmp_path: Path, make: object) -> None:
-    """What has not happened yet is said, and nothing has to be there but the ledger."""
+def test_report_of_an_unfinished_run(tmp_path: Path, make: object) -> None:
+    """The page says what has not happened yet, and needs only the ledger."""
     run = make(tmp_path)  # type: ignore[operator]
     assert "gate finalization" in text_of(write_report(run.path))
 
 
-def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
-    """One ledger entry is enough."""
+def test_report_of_a_run_without_a_plan(tmp_path: Path) -> None:
+    """One ledger entry is enough for a page."""
     run = Run.at(tmp_path, "fresh")
     with opened(run, experiment="digits"):
         pass
@@ -148,8 +148,8 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     assert "There is no plan yet" in words and "The branch is not decided yet" in words
 
 
-def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
-    """A broken diagnosis or history is listed under what was not checked, and the rest is shown."""
+def test_report_lists_unreadable_files(tmp_path: Path) -> None:
+    """A broken diagnosis or history is listed as not checked, and the rest is shown."""
     run = mended(tmp_path)
     run.inside("diagnostics", "1", "diagnosis.json").write_text("{")
     run.inside("baseline", "history.npz").write_bytes(b"no history")
@@ -159,8 +159,8 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     assert "fixed, round 1" in words
 
 
-def test_a_waiver_that_is_over_waives_nothing(tmp_path: Path) -> None:
-    """An expired waiver stays on record, marked, and its item is shown as it was found."""
+def test_report_marks_expired_waivers(tmp_path: Path) -> None:
+    """An expired waiver is marked as such, and its item has its own outcome."""
     run = mended(tmp_path)
     with opened(run) as ledger:
         over = {"phase": "finalization", "item": "latency", "who": "Bob", "why": "a rehearsal", "expires": "2020-01-01"}
@@ -173,8 +173,8 @@ def test_a_waiver_that_is_over_waives_nothing(tmp_path: Path) -> None:
     assert f"verify {run.path.name}" not in page and f"verify ./{run.path.name}" in page
 
 
-def test_a_ledger_that_was_changed_gets_no_page(tmp_path: Path) -> None:
-    """A report of records that do not hold is refused, and none is written."""
+def test_report_refuses_a_changed_ledger(tmp_path: Path) -> None:
+    """A report of a changed ledger is refused, and no file is written."""
     run = mended(tmp_path)
     run.ledger_path.write_bytes(run.ledger_path.read_bytes().replace(b"Lovelace", b"Lovelacy"))
     with pytest.raises(Refused, match="the ledger was changed"):
@@ -214,8 +214,8 @@ def test_panels_show_the_loss_and_every_metric() -> None:
     assert loss.log and not accuracy.log
 
 
-def test_bounds_stand_where_they_belong() -> None:
-    """Target, trivial and simple models are drawn with the metric that decides, which comes first."""
+def test_panels_draw_references_with_the_deciding_metric() -> None:
+    """Target, trivial score and baseline models are drawn with the deciding metric, which comes first."""
     made = history()
     made.facts.update({"decides/roc_auc": 1.0, "baseline_model/ridge": 0.7, "best_epoch": 4.0})
     for epoch in range(1, 6):
@@ -226,15 +226,15 @@ def test_bounds_stand_where_they_belong() -> None:
 
 
 @pytest.mark.parametrize(("low", "high", "log"), [(0.02, 0.9, False), (4.0, 300.0, True), (1.0, 8.0, False)])
-def test_what_falls_far_is_drawn_on_a_logarithmic_axis(low: float, high: float, log: bool) -> None:
-    """A perplexity that falls from 300 to 4 is, a share never, nor what stays near."""
+def test_panels_choose_a_logarithmic_axis(low: float, high: float, log: bool) -> None:
+    """The axis is logarithmic for a perplexity that falls from 300 to 4, but not for a fraction or a small change."""
     made = History()
     made.log_epoch(1, {"val/m": high})
     made.log_epoch(2, {"val/m": low})
     assert panels(made)[0].log is log
 
 
-def test_loops_that_count_from_zero_look_the_same() -> None:
+def test_panels_count_epochs_from_their_start() -> None:
     """Epochs 0, 1, 2 and epochs 1, 2, 3 both end at 3."""
     ends = []
     for first in (0, 1):
@@ -245,8 +245,8 @@ def test_loops_that_count_from_zero_look_the_same() -> None:
     assert ends == [[1.0, 2.0, 3.0]] * 2
 
 
-def test_where_it_broke_is_marked() -> None:
-    """NaN is no point of the curve; the epoch of the first one is marked."""
+def test_panels_mark_the_first_nonfinite_epoch() -> None:
+    """NaN is not a point of the curve, and the epoch of the first NaN is marked."""
     loss, _ = panels(history(breaks_at=7))
     assert loss.nonfinite[0] == pytest.approx(0.7)
     assert all(np.isfinite(line.y).all() for line in loss.lines)
@@ -291,8 +291,8 @@ def test_figures_show_text_as_it_is() -> None:
     assert "<script" not in drawings and "&lt;script&gt;alert(1)&lt;/script&gt; over epochs" in drawings
 
 
-def test_pictures_are_pictures_and_repeat() -> None:
-    """PNG and SVG of curve and matrix, byte for byte the same when drawn again, empty histories included."""
+def test_figures_are_deterministic() -> None:
+    """PNG and SVG of curve and matrix have the same bytes when drawn again, also for an empty history."""
     matrix = np.diag([5, 3, 9])
     draws = (
         lambda: plots.learning_curve(history()),

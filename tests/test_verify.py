@@ -64,8 +64,8 @@ def begin(ledger: Ledger, phase: str, *, end: bool = False) -> int:
     return int(entry["seq"])
 
 
-def test_what_was_signed_is_released(released: Run) -> None:
-    """The attestation is about the payload on disk, and the ledger vouches for it."""
+def test_release_writes_the_attestation(released: Run) -> None:
+    """The attestation has the digest of the payload on disk, and the ledger has the digest of the attestation."""
     told = released.state().released
 
     assert told and told["subject"] == bundle_digest(released.inside("bundle", "payload"))
@@ -75,8 +75,8 @@ def test_what_was_signed_is_released(released: Run) -> None:
 
 
 @pytest.mark.parametrize("change", ["a byte", "one file more", "gone"])
-def test_a_payload_changed_after_the_signature_is_not_released(signed: Run, change: str) -> None:
-    """Whatever was put in the place of the signed bundle, it is refused, and verify says so as well."""
+def test_release_refuses_a_changed_payload(signed: Run, change: str) -> None:
+    """Any other payload than the signed one is refused, and verify reports it."""
     payload = signed.inside("bundle", "payload")
     if change == "a byte":
         path = payload / "weights.safetensors"
@@ -90,8 +90,8 @@ def test_a_payload_changed_after_the_signature_is_not_released(signed: Run, chan
     assert any(f.startswith("bundle/payload: ") for f in faults(signed)[1])
 
 
-def test_nothing_is_released_twice(released: Run) -> None:
-    """A released run says so; taken back by its owner, the same signature releases nothing."""
+def test_release_refuses_a_second_release(released: Run) -> None:
+    """A released run is not released again; after a rollback the old signature does not count."""
     subject = released.state().released["subject"]
     refused(released, f"it is released already, as {subject[:12]}")
     with opened(released) as ledger:
@@ -99,8 +99,8 @@ def test_nothing_is_released_twice(released: Run) -> None:
     refused(released, "the finalization gate is not open")
 
 
-def test_every_earlier_gate_is_asked_again(signed: Run) -> None:
-    """A gate that was open when the bundle was signed, and is not any more, holds the release back."""
+def test_release_evaluates_every_gate_again(signed: Run) -> None:
+    """A gate that is no longer open prevents the release of a signed bundle."""
     gate = signed.state().gates["baseline"]
     with opened(signed) as ledger:
         failed = {**vars(gate.items[0]), "outcome": "failed"}
@@ -112,22 +112,22 @@ def test_every_earlier_gate_is_asked_again(signed: Run) -> None:
     refused(signed, "the baseline gate is not open, it is closed")
 
 
-def test_the_branch_is_asked_again(signed: Run) -> None:
-    """A branch that leads to finalization only by a waiver holds no longer than the waiver."""
+def test_release_evaluates_the_branch_again(signed: Run) -> None:
+    """A branch that depends on a waiver prevents the release after the waiver has expired."""
     with opened(signed) as ledger:
         decided = {"phase": "baseline", "round": 1, "target": False, "trivial": True, "symptoms": []}
         ledger.append("branch.decided", {**decided, "branch": "insufficient"})
     refused(signed, "the branch is insufficient")
     with opened(signed) as ledger:
         waive(ledger, "baseline", "branch", utc_today().isoformat())
-    refused(signed, "the branch is insufficient, and no valid waiver", utc_today() + DAY)
+    refused(signed, "the branch is insufficient and has no valid waiver", utc_today() + DAY)
     with opened(signed) as ledger:
         release(signed, ledger)
     assert faults(signed)[1] == []
 
 
-def test_a_release_that_the_gates_did_not_allow_is_seen(finished: Run) -> None:
-    """An entry that says released behind a closed gate is told, and so is one about another bundle."""
+def test_verify_finds_a_release_that_the_gates_did_not_permit(finished: Run) -> None:
+    """A release behind a closed gate is reported, and so is one of another bundle."""
     with opened(finished) as ledger:
         seq = ledger.append("released", {"subject": "0" * 64, "attestation": {}})["seq"]
 
@@ -137,8 +137,8 @@ def test_a_release_that_the_gates_did_not_allow_is_seen(finished: Run) -> None:
     assert f"bundle: the payload {'0' * 12} that entry {seq} released is missing" in told
 
 
-def test_a_released_bundle_is_found_where_it_is_previous_release(released: Run) -> None:
-    """After another payload took its place, the released one is looked for beside it."""
+def test_verify_finds_a_replaced_release(released: Run) -> None:
+    """After another payload replaced it, the released one is found under previous."""
     payload, subject = released.inside("bundle", "payload"), released.state().released["subject"]
     shutil.copytree(payload, previous_release(released, subject) / "payload")
     shutil.rmtree(payload)
@@ -156,10 +156,10 @@ PRODUCTS = [
 
 @pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("what", ["is not the file that entry", "is missing, entry"])
-def test_every_product_is_covered(released: Run, product: str, what: str) -> None:
-    """A file that the ledger vouches for is told when it was changed, and when it is gone."""
+def test_verify_covers_every_file(released: Run, product: str, what: str) -> None:
+    """A recorded file is reported when it was changed, and when it is missing."""
     path = released.path / product
-    if "not there" in what:
+    if "missing" in what:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes() + b" ")
@@ -167,8 +167,8 @@ def test_every_product_is_covered(released: Run, product: str, what: str) -> Non
     assert any(f.startswith(f"{product}: ") and what in f for f in faults(released)[1])
 
 
-def test_the_candidates_file_is_covered(finished: Run) -> None:
-    """A {path, sha256} pair anywhere in an entry is held against the disk, the candidate's checkpoint too."""
+def test_verify_covers_the_weights_of_the_candidate(finished: Run) -> None:
+    """Every {path, sha256} pair in an entry is compared with the disk, also that of the candidate's checkpoint."""
     candidate = {k: v for k, v in finished.state().candidate.items() if k != "seq"}
     path = f"{candidate['checkpoint']}/weights.safetensors"
     with opened(finished) as ledger:
@@ -181,8 +181,8 @@ def test_the_candidates_file_is_covered(finished: Run) -> None:
     assert any(f.startswith(f"{path}: is not the file") for f in faults(finished)[1])
 
 
-def test_a_phase_that_was_cut_short_is_named(finished: Run) -> None:
-    """A file changed by a phase that began again and was killed is still told, with what mends it."""
+def test_verify_names_an_interrupted_phase(finished: Run) -> None:
+    """A file changed by a phase that was started again and killed is reported, with the remedy."""
     with opened(finished) as ledger:
         seq = begin(ledger, "finalization")
     shutil.rmtree(finished.inside("bundle", "payload"))
@@ -192,8 +192,8 @@ def test_a_phase_that_was_cut_short_is_named(finished: Run) -> None:
     assert len(told) == 1 and f"(entry {seq} started the finalization phase again, and it did not finish" in told[0]
 
 
-def test_what_a_later_run_of_a_phase_replaced_is_not_missed(finished: Run) -> None:
-    """A phase that ran again to its end answers for its newest files alone."""
+def test_verify_ignores_files_that_a_later_run_replaced(finished: Run) -> None:
+    """For a phase that ran again and finished, only the newest files count."""
     finished.inside("baseline", "history.npz").unlink()
     assert any(f.startswith("baseline/history.npz: ") for f in faults(finished)[1])
     with opened(finished) as ledger:
@@ -210,8 +210,8 @@ def far_away(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     time.tzset()
 
 
-def test_a_day_is_the_same_everywhere(far_away: None) -> None:
-    """Gates decide by the day in UTC, the day of the ledger's own times, wherever the machine stands."""
+def test_utc_today_does_not_depend_on_the_time_zone(far_away: None) -> None:
+    """Gates use the day in UTC, as the ledger does, in every time zone."""
     today = datetime.now(UTC).date()
     item = Item("a", "?", "failed")
 
@@ -221,8 +221,8 @@ def test_a_day_is_the_same_everywhere(far_away: None) -> None:
         assert decide([item], [waiver]) == gate
 
 
-def test_the_state_of_a_run_knows_the_same_day(signed: Run, far_away: None) -> None:
-    """What `state` says of a waiver's last day is what `verify` and `release` say."""
+def test_fold_uses_the_utc_day(signed: Run, far_away: None) -> None:
+    """`state`, `verify` and `release` agree on a waiver's last day."""
     today = datetime.now(UTC).date()
     with opened(signed) as ledger:
         decided = {"phase": "baseline", "round": 1, "target": False, "trivial": True, "symptoms": []}

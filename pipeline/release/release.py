@@ -19,12 +19,13 @@ def release_blocker(state: RunState, today: date) -> str | None:
     """Return why the records do not permit a release on that day, None where they do. Every gate is evaluated again."""
     if state.released:
         return f"it is released already, as {state.released['subject'][:12]}"
-    for phase in PHASES[:-1]:
-        if not state.passed(phase, today):
-            gate = "stale" if state.stale(phase) else state.gate(phase, today) or "not evaluated"
-            return f"the {phase} gate is not open, it is {gate}"
-    if not state.sufficient(today):
+    closed = next((phase for phase in PHASES[:-1] if not state.passed(phase, today)), None)
+    # Without a sufficient branch the next two gates are closed, too, but the branch is the reason.
+    if closed not in ("planning", "baseline") and not state.sufficient(today):
         return "the branch is insufficient and has no valid waiver"
+    if closed:
+        gate = "stale" if state.stale(closed) else state.gate(closed, today) or "not evaluated"
+        return f"the {closed} gate is not open, it is {gate}"
     if state.gate("finalization", today) != "open":
         return "the finalization gate is not open"
     return None
