@@ -211,7 +211,7 @@ def test_build_takes_methods_and_callable_instances(package: Path) -> None:
         ({"_target_": "our_pkg.broken.Net"}, "our_pkg.broken cannot be imported: ZeroDivisionError"),
         ({"_target_": "our_pkg.lacking.Net"}, "our_pkg.lacking cannot be imported: ModuleNotFoundError"),
         ({"_target_": "our_pkg.model.__name__"}, "is not allowed"),
-        ({"_target_": "our_pkg.model.nn"}, "is not allowed|nothing that can be called"),
+        ({"_target_": "our_pkg.model.nn"}, "is not allowed|cannot be called"),
         ({"_target_": "torch.nn.Linear", "_args_": 3}, "model._args_: is not a list"),
         ({"_target_": "gone_pkg.Net"}, "model._target_: "),
     ],

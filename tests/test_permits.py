@@ -72,9 +72,9 @@ def test_require_refuses_other_kind_of_permit(digits_permit: permits.TrainPermit
     from pipeline.data.load import load
 
     sealed = load(digits_permit.plan.config).test
-    with pytest.raises(Refused, match="without a TestKey"):
+    with pytest.raises(Refused, match="this needs a TestKey"):
         sealed.read(digits_permit)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="without an ExportPermit"):
+    with pytest.raises(Refused, match="this needs an ExportPermit"):
         permits.require(digits_permit, permits.ExportPermit)
 
 
