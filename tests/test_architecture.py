@@ -332,7 +332,7 @@ def test_logs_are_diagnosed_without_torch(tmp_path: Path) -> None:
 
 
 FRAMES_TO_THE_PHASE = ["main", "run_once", "execute_run", "run_phase", "run"]
-MAX_FRAMES_TO_THE_KERNEL = 13
+MAX_FRAMES_TO_THE_KERNEL = 10
 
 
 def test_call_depth_from_command_to_kernel(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
