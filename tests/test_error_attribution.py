@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from pipeline import error_attribution
 from pipeline.batching.source import batch_source
 from pipeline.building.builder import Schedule
-from pipeline.engine import loop, setup
+from pipeline.engine.loop import Training
 from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import attributed_to, is_internal
 from pipeline.errors import UserError
 from pipeline.import_guard import IMPORT_ROOT, NAMES
 from pipeline.run_store.job import Job
-from tests.trainings import PERMIT, Watcher, blobs, config, permitted
+from tests.trainings import PERMIT, Watcher, blobs, components_of, config, permitted, run
 
 __all__ = ["permitted"]
 
@@ -169,10 +169,10 @@ def with_scheduler(components: TrainingComponents) -> TrainingComponents:
 
 
 def with_augmentation(components: TrainingComponents) -> TrainingComponents:
-    order, batch = (lambda epoch: np.arange(100)), components.budget.batch
+    order, batch = (lambda epoch: np.arange(100)), components.budget.batch_size
     failing = [lambda inputs, draws: failure(inputs)]
     source = batch_source(components.train, order, seed=3, batch=batch, accumulate=1, device=CPU, augment=failing)
-    return replace(components, feed=source)
+    return replace(components, source=source)
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,14 @@ def test_training_names_the_part_and_the_users_line(change: Callable[..., Traini
     """Wherever the user's code fails in a training, the message holds its part, its file and its line."""
     failure.calls, job = 0, Job("", "trial")
     body = config(trainer__max_epochs=4)
-    components = change(setup.build_components(body, job, blobs(), 3, ()))
+    components = change(components_of(body, blobs(), job))
     with pytest.raises(UserError, match=f"^{message}{LINE}$"):
-        loop.Training(PERMIT[0], components, job).run((), None)
+        run(Training(PERMIT[0], components, job))
 
 
 def test_training_passes_on_the_error_of_an_observer() -> None:
     """An observer's own error is not attributed to the user's code."""
     failure.calls, job = 2, Job("", "trial")
-    training = loop.Training(PERMIT[0], setup.build_components(config(), job, blobs(), 3, ()), job)
+    training = Training(PERMIT[0], components_of(config(), blobs(), job), job)
     with pytest.raises(KeyError, match="a mistake of the user"):
-        training.run([FailingObserver(1)], None)
+        run(training, FailingObserver(1))
