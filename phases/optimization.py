@@ -1,4 +1,4 @@
-"""Optimization: which is the smallest change that provably fixes the run?
+"""Optimization: which is the smallest change that significantly improves the run?
 
 Needs the diagnosis of this round. Trains a control arm without change and each candidate cure on the same seeds,
 threads and budget of steps, in worker processes, and compares them pair by pair with an exact test, corrected for the

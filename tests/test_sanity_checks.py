@@ -161,7 +161,7 @@ FAULTS: list[tuple[str, Callable[..., Any], str, dict[str, Any], str, str]] = [
 def test_sanity_check_finds_the_planted_fault(
     context: Callable[..., CheckContext], fault: str, sanity_check: Any, check: str, bounds: Any, outcome: str, why: str
 ) -> None:
-    """A fault of the model only warns; a fault that falsifies its scores fails the item."""
+    """A fault of the model only warns; a fault that invalidates its scores fails the item."""
     item = item_of(context(fault), sanity_check, check, **bounds)
     assert (item.outcome, why in item.why) == (outcome, True), item
     causes = {"rows_independent": "normalization_misused", "evaluation_repeats": "eval_mode_missing"}

@@ -1,4 +1,4 @@
-"""Checks of the sanity checks' results. What they say about the model only warns; what falsifies its scores fails."""
+"""Checks of the sanity checks' results. A fault of the model only warns; one that invalidates scores fails."""
 
 from __future__ import annotations
 
