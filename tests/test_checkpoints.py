@@ -38,7 +38,7 @@ def steps(folder: Path) -> list[int]:
     return [generation.state_of(path)["step"] for path in generation.generations(folder)]
 
 
-def test_weights_digest_is_of_names_types_shapes_and_bytes() -> None:
+def test_weights_digest_depends_on_names_dtypes_shapes_and_bytes() -> None:
     """Each of the four changes it; order and files do not."""
     one = {"a": torch.zeros(2, 3), "b": torch.ones(())}
     assert weights.weights_digest(one) == weights.weights_digest(dict(reversed(one.items())))
@@ -61,14 +61,14 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_is_packed_comes_back_through_json(value: Any) -> None:
+def test_pack_round_trips_through_json(value: Any) -> None:
     """Tuples, infinities, keys that are numbers and floats to the last bit, whatever is nested in what."""
     packed = json.loads(json.dumps(codec.pack(value, "x", {}), allow_nan=False))
     back = codec.unpack(packed, {})
     assert back == value and repr(back) == repr(value)
 
 
-def test_tensors_are_named_by_their_path() -> None:
+def test_pack_names_tensors_by_path() -> None:
     """They stand beside the JSON, and a scheduler's Counter is one again."""
     tensors: dict[str, Tensor] = {}
     value = {"state": {0: {"exp_avg": torch.ones(2)}}, "milestones": Counter({3: 1}), "worst": -math.inf}
@@ -79,7 +79,7 @@ def test_tensors_are_named_by_their_path() -> None:
     assert isinstance(back["milestones"], Counter) and back["worst"] == -math.inf
 
 
-def test_what_no_file_can_hold_is_named() -> None:
+def test_pack_refuses_functions() -> None:
     """A function in a state is refused with its path, before anything is written."""
     with pytest.raises(UserError, match=r"scheduler\.lambdas\.0: cannot be stored in a checkpoint, got 'function'"):
         codec.pack({"lambdas": [lambda epoch: 1.0]}, "scheduler", {})
@@ -88,7 +88,7 @@ def test_what_no_file_can_hold_is_named() -> None:
 # --- generations ------------------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_round_trips(tmp_path: Path) -> None:
+def test_write_and_read_round_trip(tmp_path: Path) -> None:
     """Tensors, also tied and strided ones, state and history come back."""
     tied = torch.rand(3, 4)
     kept = {"a": tied, "b": tied, "c": tied.T, "n": torch.tensor(3)}
@@ -98,7 +98,7 @@ def test_a_snapshot_round_trips(tmp_path: Path) -> None:
     assert given.history and read.history and given.history.digest() == read.history.digest()
 
 
-def test_two_generations_of_a_training_are_kept_and_every_result(tmp_path: Path) -> None:
+def test_write_keeps_two_generations_and_every_result(tmp_path: Path) -> None:
     """The oldest makes room once the newest was read back; what a training gave stays."""
     generation.write(tmp_path, snapshot(1, role="best"))
     for step in range(2, 7):
@@ -107,7 +107,7 @@ def test_two_generations_of_a_training_are_kept_and_every_result(tmp_path: Path)
     assert not list(tmp_path.glob("checkpoints/.*"))
 
 
-def test_changed_weights_are_refused(tmp_path: Path) -> None:
+def test_load_refuses_changed_files(tmp_path: Path) -> None:
     """A flipped byte, a missing state and a pickle are not read as a checkpoint."""
     folder = generation.write(tmp_path, snapshot(1))
     path = folder / generation.WEIGHTS
@@ -130,9 +130,7 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=examples(25))  # each example waits for the disk, which takes 0.1 s
 @given(data=st.data())
-def test_a_torn_newest_falls_back_to_the_one_before(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_intact_skips_damaged_generation(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Any bit flipped or any tail cut off in any file of the newest is seen, and the older generation is found."""
     folder = tmp_path_factory.mktemp("torn")
     older, newest = (generation.write(folder, snapshot(step)) for step in (1, 2))
@@ -149,7 +147,7 @@ def test_a_torn_newest_falls_back_to_the_one_before(
     shutil.rmtree(folder)
 
 
-def test_another_training_is_not_found(tmp_path: Path) -> None:
+def test_intact_skips_other_trainings(tmp_path: Path) -> None:
     """A checkpoint of another seed, plan or machine is nobody's to take up."""
     generation.write(tmp_path, snapshot(1))
     assert [] == list(generation.intact(tmp_path, {"seed": 2}, "last"))
@@ -159,7 +157,7 @@ def test_another_training_is_not_found(tmp_path: Path) -> None:
 # --- beside training --------------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_is_what_it_was_when_it_was_taken(tmp_path: Path) -> None:
+def test_writer_writes_copy(tmp_path: Path) -> None:
     """Offered and then written while the tensors go on changing: copies are on disk."""
     moving, writer = torch.zeros(1000), Writer(tmp_path)
     writer.write(snapshot(1, **weights.tensors_of({"a": moving})))
@@ -170,7 +168,7 @@ def test_a_snapshot_is_what_it_was_when_it_was_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("k", range(1, 23))
-def test_a_disk_that_refuses_is_told_and_the_older_checkpoint_stands(tmp_path: Path, k: int) -> None:
+def test_writer_reports_full_disk_and_keeps_older_checkpoint(tmp_path: Path, k: int) -> None:
     """No space at the k-th system call: one message, raised to whoever trains, and nothing half-written is found."""
     generation.write(tmp_path, snapshot(1))
     calls = iter(range(1, 10_000))
@@ -193,7 +191,7 @@ def test_a_disk_that_refuses_is_told_and_the_older_checkpoint_stands(tmp_path: P
     assert generation.read(generation.write(tmp_path, snapshot(3))).step == 3
 
 
-def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+def test_write_refuses_missing_folder(tmp_path: Path) -> None:
     """A training whose run was deleted says so instead of leaving half a run behind."""
     with pytest.raises(UserError, match="the folder of this training is gone"):
         generation.write(tmp_path / "away", snapshot(1))

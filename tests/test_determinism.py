@@ -76,12 +76,12 @@ def task(model: nn.Module) -> Task:
     [(Puts(), ("put_",)), (PutsBackward(), ("put_",)), (nn.Linear(4, 3), ())],
     ids=["forward", "backward", "none"],
 )
-def test_operations_are_named(model: nn.Module, named: tuple[str, ...]) -> None:
+def test_varying_names_operations(model: nn.Module, named: tuple[str, ...]) -> None:
     """Those of the forward and of the backward pass, and none where every one has its kernel."""
     assert probe.nondeterministic_operations(model, task(model), *ROWS, nullcontext) == named
 
 
-def test_naming_them_leaves_no_trace() -> None:
+def test_varying_leaves_model_and_generators_unchanged() -> None:
     """Weights, running statistics, gradients, generators and torch's own switches are as before."""
     model = Puts()
     model.layer.weight.grad = torch.ones(3, 4)
@@ -97,7 +97,7 @@ def test_naming_them_leaves_no_trace() -> None:
     )  # fmt: skip
 
 
-def test_a_backward_pass_that_fails_is_said_at_planning() -> None:
+def test_varying_reports_failing_backward_pass() -> None:
     """What only the gradient does wrong is one message too."""
 
     class Fails(PutsBackward):
@@ -115,7 +115,7 @@ def test_a_backward_pass_that_fails_is_said_at_planning() -> None:
 
 
 @pytest.mark.parametrize(("share", "count"), [("150000 100000", 2), ("max 100000", 64), ("50000 100000", 1), ("", 64)])
-def test_a_container_uses_its_share_of_the_cores(
+def test_cores_respect_container_quota(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, share: str, count: int
 ) -> None:
     """Threads and parallel trials are counted by what the process may use, not by what the machine has."""
@@ -129,7 +129,7 @@ def test_a_container_uses_its_share_of_the_cores(
 
 
 @pytest.mark.parametrize("model", [Puts(), PutsBackward()], ids=["forward", "backward"])
-def test_strict_training_ends_in_one_message(model: nn.Module) -> None:
+def test_deterministic_names_operation_and_line(model: nn.Module) -> None:
     """With policy true the operation, the user's line and the way out are named."""
     chosen = task(model)
     with options.deterministic(True), pytest.raises(RuntimeError) as caught:
@@ -148,7 +148,7 @@ def test_strict_training_ends_in_one_message(model: nn.Module) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
 @pytest.mark.parametrize("rule", ["warn", False])
-def test_other_policies_train_on(rule: bool | str) -> None:
+def test_deterministic_false_and_warn_allow_operation(rule: bool | str) -> None:
     """What may vary is allowed to."""
     model = Puts()
     with options.deterministic(rule):
@@ -169,7 +169,7 @@ def test_other_policies_train_on(rule: bool | str) -> None:
         (False, ["put_"], "passed", "trainer.deterministic=false does not require reproducibility, and put_ will vary"),
     ],
 )
-def test_what_the_gate_makes_of_it(policy: Any, operations: list[str], outcome: str, why: str) -> None:
+def test_determinism_check_outcome(policy: Any, operations: list[str], outcome: str, why: str) -> None:
     """Only a plan that requires bit-reproducible training on a device that lacks it closes the gate."""
     evidence = {"determinism": {"policy": policy, "operations": operations}}
     item = judged("environment.deterministic_kernels", evidence, max_operations=0)
@@ -192,7 +192,7 @@ class Puts(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
-def test_a_run_is_stopped_before_it_trains_or_says_what_varies(
+def test_planning_reports_nondeterministic_operations(
     cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Policy true closes gate 1 and exits 3; warn opens it and the plan names what was allowed."""

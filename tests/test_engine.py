@@ -39,13 +39,13 @@ __all__ = ["permitted"]
 # --- seeds, order, threads -------------------------------------------------------------------------------------------
 
 
-def test_seeds_derive_from_their_purpose_alone() -> None:
+def test_derive_depends_on_seed_and_purpose() -> None:
     """Equal paths give equal 63-bit seeds; a trial's seed is the one that jobs derive."""
     assert derive(7, "init") == derive(7, "init") != derive(7, "step") != derive(8, "step")
     assert run_seed(7, 3) == derive(7, "trial", 3) and 0 <= derive(7, "a", 1) < 2**63
 
 
-def test_seeded_leaves_the_process_as_it_was() -> None:
+def test_seeded_restores_generators() -> None:
     """Inside the block draws repeat; outside they go on as if nothing had happened."""
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
     with seeded(5):
@@ -57,7 +57,7 @@ def test_seeded_leaves_the_process_as_it_was() -> None:
     assert np.array_equal(before[1], np.random.get_state()[1])  # type: ignore[index]
 
 
-def test_reseed_is_what_manual_seed_does() -> None:
+def test_reseed_equals_manual_seed() -> None:
     """The cheap way and the public way draw the same numbers."""
     with seeded(0):
         reseed(99, CPU)
@@ -66,7 +66,7 @@ def test_reseed_is_what_manual_seed_does() -> None:
         assert torch.equal(cheap, torch.rand(4))
 
 
-def test_threads_follow_the_rule_and_are_given_back() -> None:
+def test_threads_follow_rule_and_are_restored() -> None:
     """A number stands; auto is one for a small model and the cores for a large one; the process keeps its own."""
     assert (3, 1, 8, 16) == (
         threads(3, 5),
@@ -84,7 +84,7 @@ def test_threads_follow_the_rule_and_are_given_back() -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"model__dropout": 0.3}, {"trainer__accumulate_grad_batches": 2}])
-def test_equal_jobs_give_equal_trainings(change: Changed) -> None:
+def test_fit_is_reproducible(change: Changed) -> None:
     """Weights and history are bit-identical, whatever the process drew in between."""
     data = blobs()
     first = train(config(**change), data)
@@ -95,7 +95,7 @@ def test_equal_jobs_give_equal_trainings(change: Changed) -> None:
     assert other.weights_digest != first.weights_digest
 
 
-def test_a_training_learns_and_says_what_it_measured() -> None:
+def test_fit_learns_and_records_history() -> None:
     """The score is that of the best epoch; the history has its columns and facts."""
     done = train(config(trainer__max_epochs=12), blobs())
     history = done.history
@@ -109,12 +109,12 @@ def test_a_training_learns_and_says_what_it_measured() -> None:
     assert math.log(3) == pytest.approx(history.facts["loss_expected"]) and 67 == history.facts["parameters"]
 
 
-def test_the_last_partial_batch_is_trained_on() -> None:
+def test_fit_uses_last_partial_batch() -> None:
     """37 rows in batches of 16 are three steps."""
     assert 3 == train(config(trainer__max_epochs=1), blobs(37)).steps
 
 
-def test_accumulated_batches_are_one_large_batch() -> None:
+def test_accumulation_equals_large_batch() -> None:
     """A window's gradient is that of its rows together, also where its last batch is smaller."""
     data = blobs(41)
     one = train(config(loader__batch_size=48), data)
@@ -127,14 +127,14 @@ def test_accumulated_batches_are_one_large_batch() -> None:
 @pytest.mark.parametrize(
     ("job", "steps", "stopped"), [({"max_steps": 5}, 5, "budget"), ({"max_steps": 10**6}, 21, "done"), ({}, 21, "done")]
 )
-def test_budgets_count_in_steps(job: Changed, steps: int, stopped: str) -> None:
+def test_job_budget_limits_steps(job: Changed, steps: int, stopped: str) -> None:
     """A job's steps cut an epoch short; its partial epoch is measured; more steps than planned change nothing."""
     done = train(config(), blobs(), **job)
     assert (steps, stopped) == (done.steps, done.stop_reason)
     assert math.ceil(steps / 7) == len(done.history.series("val/loss")[0])
 
 
-def test_a_shorter_budget_is_a_prefix() -> None:
+def test_shorter_budget_gives_same_first_steps() -> None:
     """The first steps are the same whatever comes later."""
     data = blobs()
     short, long = (
@@ -143,19 +143,19 @@ def test_a_shorter_budget_is_a_prefix() -> None:
     assert short.tolist() == long[:5].tolist()
 
 
-def test_the_clock_stops_and_says_so() -> None:
+def test_time_limit_stops_training() -> None:
     """No time, no steps: the weights are the first ones and the event is on record."""
     done = train(config(trainer__max_minutes=1e-9), blobs())
     assert ("clock", 0) == (done.stop_reason, done.steps) and "clock" == done.history.events[0]["kind"]
 
 
-def test_patience_ends_a_training_without_progress() -> None:
+def test_patience_stops_training() -> None:
     """A rate that moves nothing for the better stops after the epochs of patience."""
     done = train(config(optimizer__lr=0.0, trainer__max_epochs=50, trainer__patience=2), blobs())
     assert 3 == len(done.history.series("val/loss")[0]) and "early_stop" == done.history.events[-1]["kind"]
 
 
-def test_the_proof_fits_one_batch() -> None:
+def test_overfit_check_fits_one_batch() -> None:
     """One batch alone, without dropout and scheduler, is learnt by heart; nothing is judged on validation."""
     body = config(
         model__dropout=0.5,
@@ -169,7 +169,7 @@ def test_the_proof_fits_one_batch() -> None:
     assert 0.02 == pytest.approx(done.history.series("lr")[1].min())
 
 
-def test_a_balanced_sampler_and_an_unshuffled_loader_are_real() -> None:
+def test_loader_options_change_training() -> None:
     """The loader's options change what is trained on, and nothing breaks."""
     data = blobs()
     digests = {train(config(loader=loader), data).weights_digest for loader in LOADERS}
@@ -191,13 +191,13 @@ LOADERS: list[Changed] = [
         ({"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "mode": "max", "patience": 99}, False),
     ],
 )
-def test_schedulers_step_once_per_epoch(scheduler: Changed, falls: bool) -> None:
+def test_scheduler_steps_once_per_epoch(scheduler: Changed, falls: bool) -> None:
     """The rate of an epoch is on record with its steps."""
     rates = train(config(scheduler=scheduler), blobs()).history.series("lr")[1]
     assert 1 == len(set(rates[:7])) and falls == (rates[-1] < rates[0])
 
 
-def test_clipping_bounds_what_moves_the_weights() -> None:
+def test_clipping_bounds_update() -> None:
     """With plain SGD the step's length is at most rate times bound."""
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     body = config(optimizer=sgd, trainer__gradient_clip_val=0.01)
@@ -207,7 +207,7 @@ def test_clipping_bounds_what_moves_the_weights() -> None:
     assert 0.01 == pytest.approx(length, rel=1e-3)
 
 
-def test_observers_see_their_steps_and_change_nothing() -> None:
+def test_observers_see_their_steps_and_do_not_change_training() -> None:
     """Every third step, before and after; the training is the same without them."""
     watcher, data = Watcher(3), blobs(48)
     watched = train(config(), data, watcher)
@@ -225,7 +225,7 @@ def poisoned(data: Data, value: float = math.nan) -> Data:
     return replace(data, train=replace(data.train, X=X))
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_moves_a_weight() -> None:
+def test_nonfinite_loss_stops_before_update() -> None:
     """The history shows the NaN, the event its step, and the weights are finite."""
     done = train(config(), poisoned(blobs()))
     step, losses = done.steps, done.history.series("train/loss")[1]
@@ -246,7 +246,7 @@ class Sharp(nn.Module):
         return (x.abs() * self.weight).sqrt()[:, :3]
 
 
-def test_a_gradient_that_is_not_finite_is_told_from_a_loss() -> None:
+def test_guard_distinguishes_nonfinite_gradient_from_loss() -> None:
     """The loss was finite and stands in the event; the update is withheld all the same."""
     guard = Guard(torch.optim.SGD(Sharp().parameters(), lr=0.1), None, deferred=False)
     (parameter,) = guard.parameters
@@ -257,14 +257,14 @@ def test_a_gradient_that_is_not_finite_is_told_from_a_loss() -> None:
     assert NonfiniteStep(1, "gradient", 0.0) == bad and math.isnan(losses[0])
 
 
-def test_a_norm_that_overflows_is_no_reason_to_stop() -> None:
+def test_guard_allows_gradients_with_overflowing_norm() -> None:
     """Gradients of 1e30 are finite, though the square of their norm is not."""
     guard = Guard(torch.optim.SGD([p := nn.Parameter(torch.ones(4))], lr=0.1), None, deferred=False)
     p.grad = torch.full((4,), 1e30)
     assert guard.check_and_clip(torch.tensor(1.0))
 
 
-def test_a_deferred_flag_stops_the_same_training_at_the_same_step() -> None:
+def test_deferred_guard_stops_at_same_step() -> None:
     """Where the flag stays on the device, weights, losses and events are those of a host that looks at every step."""
     data = poisoned(blobs(400))
     body = config(trainer__max_epochs=4)
@@ -278,7 +278,7 @@ def test_a_deferred_flag_stops_the_same_training_at_the_same_step() -> None:
     assert immediate.history.digest() == later.history.digest()
 
 
-def test_a_training_that_is_nan_from_the_start_has_no_score() -> None:
+def test_fit_without_finite_metric_has_no_score() -> None:
     """Features that are infinite in validation too leave no score, and NaN in the history."""
     data = blobs()
     bad = poisoned(data, math.inf)
@@ -290,7 +290,7 @@ def test_a_training_that_is_nan_from_the_start_has_no_score() -> None:
 # --- behind the permit -----------------------------------------------------------------------------------------------
 
 
-def test_fit_trains_what_was_planned(digits_permit: TrainPermit, tmp_path: Path) -> None:
+def test_fit_trains_planned_job(digits_permit: TrainPermit, tmp_path: Path) -> None:
     """A real permit trains the real digits; the checkpoint holds the model's own weights, and a repeat is identical."""
     job = Job(digits_permit.plan.digest, "baseline")
     done = fit(digits_permit, job, folder=tmp_path)
@@ -317,13 +317,13 @@ def test_fit_reaches_kernel_in_five_frames(digits_permit: TrainPermit, monkeypat
 
 
 @pytest.mark.parametrize("permit", [None, "permit", object(), types.SimpleNamespace(plan=None)])
-def test_nothing_trains_without_a_permit(permit: Any) -> None:
+def test_fit_requires_permit(permit: Any) -> None:
     """Whatever is not a TrainPermit is refused before anything is built."""
     with pytest.raises(Refused, match="TrainPermit"):
         fit(permit, Job("", "baseline"))
 
 
-def test_a_job_of_another_plan_is_refused(digits_permit: TrainPermit) -> None:
+def test_fit_refuses_job_of_another_plan(digits_permit: TrainPermit) -> None:
     """The digest ties a job to what was planned."""
     with pytest.raises(Refused, match="job: is of another plan"):
         fit(digits_permit, Job("0" * 64, "baseline"))
@@ -332,7 +332,7 @@ def test_a_job_of_another_plan_is_refused(digits_permit: TrainPermit) -> None:
 # --- the same bits, sooner --------------------------------------------------------------------------------------------
 
 
-def test_the_short_way_back_gives_the_same_gradients() -> None:
+def test_backward_equals_tensor_backward() -> None:
     """Bit for bit those of `Tensor.backward`, added to what is there."""
     model, data = builder.build_model(config(), (), 3, blobs()), blobs()
     gradients = []
@@ -358,7 +358,7 @@ class Flat(nn.Module):
 
 
 @pytest.mark.parametrize("view", [True, False])
-def test_images_are_laid_out_as_the_model_takes_them(
+def test_channels_last_is_used_where_model_runs_in_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, view: bool
 ) -> None:
     """channels_last where it works, else as it was; either way it trains, and a stopped training is taken up."""
@@ -379,7 +379,7 @@ def test_images_are_laid_out_as_the_model_takes_them(
     assert train(body, data, folder=tmp_path).weights_digest == done.weights_digest
 
 
-def test_a_budget_in_steps_ends_where_it_says() -> None:
+def test_trainer_max_steps_ends_inside_epoch() -> None:
     """`max_steps` ends inside an epoch, which is measured there; it is no cut but the plan itself."""
     done = train(config(trainer__max_steps=10), blobs())
     assert (10, "done") == (done.steps, done.stop_reason)
@@ -389,7 +389,7 @@ def test_a_budget_in_steps_ends_where_it_says() -> None:
 # --- found by looking hard --------------------------------------------------------------------------------------------
 
 
-def test_a_look_between_the_nan_and_its_flag_changes_nothing(tmp_path: Path) -> None:
+def test_deferred_guard_is_independent_of_checkpoints(tmp_path: Path) -> None:
     """Where the flag waits on the device, checkpoints in between end training at the same step, with the same loss."""
     data, job = poisoned(blobs(400)), Job("", "trial")
     left = []
@@ -406,7 +406,7 @@ def test_a_look_between_the_nan_and_its_flag_changes_nothing(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("more", [{}, {"ignore_index": 1}, {"reduction": "sum"}])
 @pytest.mark.parametrize("class_weights", ["none", [10.0, 1.0, 0.1]])
-def test_a_window_of_batches_is_one_large_batch(more: Changed, class_weights: Any) -> None:
+def test_accumulation_equals_large_batch_with_weighted_loss(more: Changed, class_weights: Any) -> None:
     """Also where classes weigh differently, where targets are ignored, and where the loss sums."""
     same = {
         "loss": {"_target_": "torch.nn.CrossEntropyLoss", **more},
@@ -435,7 +435,7 @@ class Words(nn.Module):
         return out
 
 
-def test_sparse_gradients_train(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_supports_sparse_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """An optimizer that takes them is neither fused nor stopped by the guard."""
     monkeypatch.setattr("pipeline.models.mlp.Words", Words, raising=False)
     monkeypatch.setattr(Words, "__module__", "pipeline.models.mlp")
@@ -451,7 +451,7 @@ class Lazy(nn.Sequential):
         super().__init__(nn.LazyLinear(3))
 
 
-def test_lazy_modules_draw_their_weights_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lazy_modules_are_initialized_from_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two master seeds are two models, and one is one."""
     monkeypatch.setattr("pipeline.models.mlp.Lazy", Lazy, raising=False)
     monkeypatch.setattr(Lazy, "__module__", "pipeline.models.mlp")
@@ -460,14 +460,14 @@ def test_lazy_modules_draw_their_weights_from_the_seed(monkeypatch: pytest.Monke
     assert first == again != other
 
 
-def test_a_balanced_sampler_needs_classes() -> None:
+def test_balanced_sampler_requires_classes() -> None:
     """Asked for where targets are values, it is refused and not passed over."""
     regression = {**REGRESSION, "loader": {"batch_size": 16, "shuffle": True, "sampler": "balanced"}}
     with pytest.raises(UserError, match=r"loader\.sampler: balanced needs classes"):
         train(config(**regression), blobs(kind="regression"))
 
 
-def test_clipping_keeps_the_direction_of_huge_gradients() -> None:
+def test_clipping_keeps_direction_of_huge_gradients() -> None:
     """Finite numbers whose squares overflow are scaled to the norm, not to nothing."""
     guard = Guard(torch.optim.SGD([p := nn.Parameter(torch.ones(4))], lr=1.0), 2.0, deferred=False)
     p.grad = torch.full((4,), 1e30)

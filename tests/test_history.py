@@ -39,7 +39,7 @@ def histories(draw: st.DrawFn) -> History:
 
 
 @given(histories())
-def test_round_trip(history: History) -> None:
+def test_history_round_trips(history: History) -> None:
     """What is saved is what is loaded: names, indices, values with their NaNs, facts, events, digest."""
     again = History.from_bytes(history.to_bytes())
 
@@ -53,7 +53,7 @@ def test_round_trip(history: History) -> None:
 
 
 @given(histories(), names, numbers)
-def test_digest_sees_every_measurement(history: History, name: str, value: float) -> None:
+def test_digest_depends_on_every_measurement(history: History, name: str, value: float) -> None:
     """One more number changes the digest, unless it is a time."""
     before = history.digest()
     index, _ = history.series(name)
@@ -70,7 +70,7 @@ def test_digest_sees_every_measurement(history: History, name: str, value: float
     assert after == history.digest()
 
 
-def test_digest_is_blind_to_the_order_of_logging_and_of_nan_bits() -> None:
+def test_digest_ignores_logging_order_and_nan_bits() -> None:
     """Two runs that measured the same have the same digest."""
     a, b = History(), History()
     a.log_step(0, {"lr": 1.0, "train/loss": math.nan})
@@ -81,7 +81,7 @@ def test_digest_is_blind_to_the_order_of_logging_and_of_nan_bits() -> None:
     assert a.digest() == b.digest()
 
 
-def test_absent_is_not_nan() -> None:
+def test_series_leaves_out_steps_without_measurement() -> None:
     """A column has its own index; a step at which it was not logged is not there."""
     history = History()
     history.log_step(0, {"train/loss": 1.0, "grad_norm": 2.0})
@@ -103,7 +103,7 @@ def test_series_prefers_steps() -> None:
     assert [1.0] == history.series("train/loss")[1].tolist()
 
 
-def test_the_same_index_again_replaces() -> None:
+def test_log_step_replaces_last_value() -> None:
     """Logging the last index again corrects it; going back is refused and changes nothing."""
     history = History()
     history.log_step(3, {"lr": 1.0})
@@ -117,7 +117,7 @@ def test_the_same_index_again_replaces() -> None:
     assert ([3], [2.0]) == tuple(x.tolist() for x in history.series("lr"))
 
 
-def test_values_are_float32() -> None:
+def test_history_stores_float32() -> None:
     """Values beyond float32 become infinite rather than being refused: a run that explodes is still recorded."""
     history = History()
     history.log_step(0, {"train/loss": 1e300})
@@ -126,7 +126,7 @@ def test_values_are_float32() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 200])
-def test_broken_files_are_one_message(cut: int) -> None:
+def test_from_bytes_refuses_broken_files(cut: int) -> None:
     """A file that is not a history is named, with what was expected."""
     history = History()
     history.log_step(0, {"lr": 1.0})
@@ -135,7 +135,7 @@ def test_broken_files_are_one_message(cut: int) -> None:
         History.from_bytes(history.to_bytes()[:cut], "runs/x.npz")
 
 
-def test_pickles_are_never_loaded() -> None:
+def test_from_bytes_refuses_pickles() -> None:
     """An npz that holds a pickled object is refused."""
     buffer = io.BytesIO()
     np.savez(buffer, index=np.array([print], object), values=np.zeros(1, np.float32), meta=np.zeros(1, np.uint8))
@@ -144,7 +144,7 @@ def test_pickles_are_never_loaded() -> None:
         History.from_bytes(buffer.getvalue())
 
 
-def test_columns_that_do_not_add_up_are_refused() -> None:
+def test_from_bytes_refuses_inconsistent_columns() -> None:
     """A table whose columns overlap or go back is not loaded."""
     history = History()
     history.log_step(0, {"a": 1.0})
@@ -159,7 +159,7 @@ def test_columns_that_do_not_add_up_are_refused() -> None:
         History.from_bytes(buffer.getvalue())
 
 
-def test_file(tmp_path: Path) -> None:
+def test_load_reads_file(tmp_path: Path) -> None:
     """A history goes through a file; a missing one is named."""
     history = History()
     history.log_epoch(0, {"val/loss": 0.5})
@@ -171,7 +171,7 @@ def test_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_loads_without_torch() -> None:
+def test_history_loads_without_torch() -> None:
     """Reading a history imports neither torch nor anything that does."""
     code = "import sys, pipeline.history; print('torch' in sys.modules)"
     root = Path(__file__).parent.parent

@@ -105,7 +105,7 @@ FIRST, *OTHERS = VARIANTS
 
 
 @pytest.mark.parametrize("variant", [FIRST, *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)])
-def test_a_killed_training_gives_the_same_bits(attempts: Attempts, own_folder: Path, variant: str) -> None:
+def test_training_resumes_with_same_bits_after_kill(attempts: Attempts, own_folder: Path, variant: str) -> None:
     """SIGKILL to the whole group at uniformly random instants, again and again; then the run ends as the calm one."""
     import random
 

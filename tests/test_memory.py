@@ -32,7 +32,7 @@ NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="t
         (ValueError("not enough memory of the past"), False),
     ],
 )
-def test_which_errors_are_a_want_of_memory(error: Exception, is_one: bool) -> None:
+def test_out_of_memory_recognizes_errors(error: Exception, is_one: bool) -> None:
     """What the allocators of all devices say is known, and nothing else is taken for it."""
     assert out_of_memory(error) is is_one
 
@@ -41,7 +41,7 @@ def test_which_errors_are_a_want_of_memory(error: Exception, is_one: bool) -> No
     ("room", "size", "fits"),
     [(100, 512, 64), (511, 512, 256), (1, 512, 1), (0, 512, None), (9, 1, None), (600, 1077, 539)],
 )
-def test_the_largest_halving_that_fits(room: int, size: int, fits: int | None) -> None:
+def test_fitting_finds_largest_batch(room: int, size: int, fits: int | None) -> None:
     """Batches are halved until one fits; the one that failed is not tried again."""
     tried = []
 
@@ -54,7 +54,7 @@ def test_the_largest_halving_that_fits(room: int, size: int, fits: int | None) -
     assert size not in tried and len(tried) <= 9
 
 
-def test_another_error_on_the_way_gets_out() -> None:
+def test_fitting_raises_other_errors() -> None:
     """A smaller batch that fails for another reason is that error."""
 
     def try_size(rows: int) -> None:
@@ -116,7 +116,7 @@ def said(rows: int, doing: str = "train") -> str:
 
 @pytest.mark.process
 @NEEDS_PROC
-def test_a_step_that_does_not_fit_names_the_batch_that_does() -> None:
+def test_step_error_names_batch_size_that_fits() -> None:
     """The message holds a batch size that was tried, and the accumulation that keeps the update as it was."""
     told = said(65536)
     start, expected = "loader.batch_size: the step does not fit the memory of the cpu, got 65536; expected at most ", 0
@@ -128,7 +128,7 @@ def test_a_step_that_does_not_fit_names_the_batch_that_does() -> None:
 
 @pytest.mark.process
 @NEEDS_PROC
-def test_an_evaluation_that_does_not_fit_is_a_message_too() -> None:
+def test_attributed_to_reports_memory_of_evaluation() -> None:
     """It says how much was asked for; there is no batch size to change."""
     told = said(65536, "evaluate")
     assert told.startswith("model: needs more memory than there is, got '") and "bytes" in told and "  Do: " in told

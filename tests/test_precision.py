@@ -35,7 +35,7 @@ ROWS = torch.randn(2, 4), torch.tensor([0, 2])
 @pytest.mark.parametrize(
     ("precision", "dtype"), [(32, torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)]
 )
-def test_in_which_numbers_a_pass_computes(precision: Any, dtype: torch.dtype) -> None:
+def test_autocast_sets_dtype_of_outputs(precision: Any, dtype: torch.dtype) -> None:
     """Outputs are in the precision asked for; weights, gradients and the loss stay float32."""
     model = nn.Linear(4, 3)
     with autocast(precision, CPU)():
@@ -45,7 +45,7 @@ def test_in_which_numbers_a_pass_computes(precision: Any, dtype: torch.dtype) ->
     assert model.weight.grad is not None and model.weight.grad.dtype == model.weight.dtype == torch.float32
 
 
-def test_full_precision_costs_nothing() -> None:
+def test_autocast_is_null_context_for_32() -> None:
     """Nothing is entered for 32."""
     assert autocast(32, CPU) is autocast("32", CPU) is contextlib.nullcontext
 
@@ -53,7 +53,7 @@ def test_full_precision_costs_nothing() -> None:
 # --- the loss scale --------------------------------------------------------------------------------------------------
 
 
-def test_the_scale_changes_no_bit_of_a_gradient() -> None:
+def test_loss_scale_keeps_gradient_bits() -> None:
     """What is multiplied by a power of two and divided by it again is what it was."""
     scale, weight = LossScale(), torch.randn(50, requires_grad=True)
     loss = (weight**2).sum()
@@ -64,7 +64,7 @@ def test_the_scale_changes_no_bit_of_a_gradient() -> None:
     assert torch.equal(weight.grad, plain)
 
 
-def test_the_scale_saves_gradients_that_float16_loses() -> None:
+def test_loss_scale_preserves_small_gradients() -> None:
     """A gradient of 1e-9 is zero in float16; scaled it comes through."""
     model, small = nn.Linear(4, 1, bias=False), torch.full((1, 4), 1e-3)
 
@@ -82,7 +82,7 @@ def test_the_scale_saves_gradients_that_float16_loses() -> None:
     assert torch.allclose(gradient(LossScale()), torch.full((1, 4), 1e-8), rtol=1e-2)
 
 
-def test_the_scale_follows_the_gradients() -> None:
+def test_loss_scale_adapts_to_gradients() -> None:
     """Halved by a step that overflowed, doubled after 2000 that did not, never below 1."""
     scale = LossScale()
     scale.update(False)
@@ -95,7 +95,7 @@ def test_the_scale_follows_the_gradients() -> None:
     assert (scale.value, scale.can_decrease) == (1.0, False)
 
 
-def test_the_scale_goes_on_where_it_was() -> None:
+def test_loss_scale_restores_state() -> None:
     """Its state is plain numbers, and a scale that was given them behaves like the one that had them."""
     scale, other = LossScale(), LossScale(2.0)
     for finite in (False, True, True):
@@ -118,7 +118,7 @@ class Sorts(nn.Module):
         return torch.zeros(len(x), 3).scatter(1, torch.tensor([[2, 1, 0]] * len(x)), self.layer(x))
 
 
-def test_a_model_that_needs_full_precision_is_named() -> None:
+def test_probe_names_precision_that_does_not_run() -> None:
     """The probe says that it is the precision, and gives torch's words; a model that fails in any is the model."""
     model = Sorts()
     probe.probe_rows(model, task(model), *ROWS, 3, precision=32)
@@ -148,7 +148,7 @@ def test_a_model_that_needs_full_precision_is_named() -> None:
         ("trainer", "on_spike", "stop", False),
     ],
 )
-def test_what_this_version_carries_out(section: str, key: str, value: Any, built: bool) -> None:
+def test_require_built_refuses_unsupported_values(section: str, key: str, value: Any, built: bool) -> None:
     """An option is carried out or refused by its key, never ignored."""
     config: dict[str, Any] = {"trainer": {}, "loader": {}}
     config[section][key] = value
@@ -157,7 +157,7 @@ def test_what_this_version_carries_out(section: str, key: str, value: Any, built
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU here")
-def test_a_missing_apple_gpu_is_said() -> None:
+def test_device_for_reports_missing_mps() -> None:
     """`mps` is refused where there is none, and `auto` never needs it."""
     with pytest.raises(UserError, match=r"\.accelerator: no Apple GPU is available, got 'mps'; expected auto or cpu"):
         probe.device_for("mps")
@@ -176,7 +176,7 @@ NOISES = {
 
 @pytest.mark.parametrize("source", NOISES)
 @pytest.mark.parametrize("where", ["model", "loss"])
-def test_the_probe_sees_who_draws(source: str, where: str) -> None:
+def test_probe_reports_random_generators(source: str, where: str) -> None:
     """Draws of model or loss are seen, and which generators they are from; all of them stand as before."""
     noisy, quiet = NOISES[source], NOISES["nothing"]
     model = nn.Linear(4, 3)
@@ -192,7 +192,7 @@ def test_the_probe_sees_who_draws(source: str, where: str) -> None:
     assert before[2] == np.random.get_state()[1].tobytes()  # type: ignore[index, union-attr]
 
 
-def test_a_step_draws_from_its_seed() -> None:
+def test_reseed_seeds_global_generators_on_request() -> None:
     """With `global_rng` Python and NumPy start from the seed too; without it they go on."""
 
     def draws(global_rng: bool) -> tuple[float, float, float]:

@@ -85,7 +85,7 @@ MORE: dict[str, tuple[dict[str, str], list[str], bool, bool]] = {
 }
 
 
-def test_one_digest_over_fresh_processes(own_folder: Path) -> None:
+def test_training_gives_same_digest_in_fresh_processes(own_folder: Path) -> None:
     """Hash seed, folder, time zone, workers, cadence of checkpoints, observers and tracker change no bit."""
     cells = {**QUICK, **MORE} if EVERY else QUICK
     left = {name: cell(own_folder, name, *kind) for name, kind in cells.items()}
@@ -93,7 +93,7 @@ def test_one_digest_over_fresh_processes(own_folder: Path) -> None:
     print(f"{len(left)} fresh processes, one digest")
 
 
-def test_another_seed_is_another_training(own_folder: Path) -> None:
+def test_training_with_another_seed_differs(own_folder: Path) -> None:
     """The comparison above can fail: a changed seed changes what is left."""
     first = cell(own_folder, "first", {}, ["trainer.max_epochs=1"], True, False)
     other = cell(own_folder, "other", {}, ["trainer.max_epochs=1", "seed=6"], True, False)

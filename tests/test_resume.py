@@ -92,7 +92,7 @@ def everything(folder: Path) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_training_stopped_at_any_step_is_taken_up(tmp_path: Path, name: str) -> None:
+def test_training_resumes_from_any_step(tmp_path: Path, name: str) -> None:
     """Stopped inside an epoch, at its end and once more later: the same weights, optimizer state and history."""
     body, data = config(**{**HARD, **CHANGES[name]}), blobs()
     (calm := tmp_path / "calm").mkdir()
@@ -108,7 +108,7 @@ def test_a_training_stopped_at_any_step_is_taken_up(tmp_path: Path, name: str) -
         assert everything(folder) == everything(calm)
 
 
-def test_a_finished_training_is_not_made_again(tmp_path: Path) -> None:
+def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
     """The same job in the same folder gives the same result without a step."""
     first = train(config(), blobs(), folder=tmp_path)
     second = train(config(), blobs(), folder=tmp_path)
@@ -117,14 +117,14 @@ def test_a_finished_training_is_not_made_again(tmp_path: Path) -> None:
     assert torch.equal(next(first.model.parameters()), next(second.model.parameters()))
 
 
-def test_another_seed_or_plan_begins_anew(tmp_path: Path) -> None:
+def test_training_with_another_seed_does_not_resume(tmp_path: Path) -> None:
     """Checkpoints are taken up by the training that wrote them, and by no other."""
     with pytest.raises(Interrupted):
         train(config(), blobs(), Stop(5), folder=tmp_path)
     assert train(config(), blobs(), folder=tmp_path, seed_index=1).resumed_at == 0
 
 
-def test_checkpoints_come_when_they_are_due_and_change_nothing(tmp_path: Path) -> None:
+def test_checkpoints_do_not_change_training(tmp_path: Path) -> None:
     """Every second step or never: the same weights and history; two of them are kept."""
     (often := tmp_path / "often").mkdir()
     (never := tmp_path / "never").mkdir()
@@ -135,7 +135,7 @@ def test_checkpoints_come_when_they_are_due_and_change_nothing(tmp_path: Path) -
     assert roles == ["last", "last", "best"]
 
 
-def test_sigusr1_writes_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
+def test_sigusr1_writes_checkpoint(tmp_path: Path) -> None:
     """A scheduler's warning leaves a checkpoint of that step; the training ends as if nothing had been."""
     done = train(config(), blobs(), Stop(3, signal.SIGUSR1), folder=tmp_path)
     seen = [generation.state_of(path).get("step") for path in generation.generations(tmp_path)]
@@ -143,9 +143,9 @@ def test_sigusr1_writes_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     assert done.weights_digest == train(config(), blobs()).weights_digest
 
 
-def test_a_second_request_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_stop_request_ends_training_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who insists is let go at once, with what was written before."""
-    monkeypatch.setattr(interrupt, "ONE_REQUEST", 0.0)
+    monkeypatch.setattr(interrupt, "REPEAT_SECONDS", 0.0)
 
     class Slow(Stop):
         def after_update(self, step: int) -> None:
@@ -160,7 +160,7 @@ def test_a_second_request_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monk
     assert not isinstance(stopped.value, Interrupted)
 
 
-def test_training_in_a_thread_hears_no_signal(tmp_path: Path) -> None:
+def test_training_in_thread_ignores_signals(tmp_path: Path) -> None:
     """Signals are the main thread's; elsewhere training just runs."""
     done: list[Any] = []
     thread = threading.Thread(target=lambda: done.append(train(config(), blobs(), folder=tmp_path)))
@@ -169,7 +169,7 @@ def test_training_in_a_thread_hears_no_signal(tmp_path: Path) -> None:
     assert done[0].stop_reason == "done"
 
 
-def test_a_full_disk_stops_training_and_its_last_checkpoint_serves(tmp_path: Path) -> None:
+def test_training_resumes_after_full_disk(tmp_path: Path) -> None:
     """The message names the file; with room again the training goes on from the checkpoint before."""
     from pipeline.run_store import files
 
@@ -226,7 +226,7 @@ class Noisy:
         {"loader__augment": [{"_target_": "pipeline.models.mlp.Noisy"}]},
     ],
 )
-def test_whoever_draws_or_counts_is_taken_up(monkeypatch: Any, tmp_path: Path, changed: Changed) -> None:
+def test_training_with_random_numbers_or_counters_resumes(monkeypatch: Any, tmp_path: Path, changed: Changed) -> None:
     """Models that draw in validation, steps with a memory, augmentations that ask torch: the same bits."""
     for kind in (Drawing, Counting, Noisy):
         monkeypatch.setattr(f"pipeline.models.mlp.{kind.__name__}", kind, raising=False)
@@ -241,7 +241,7 @@ def test_whoever_draws_or_counts_is_taken_up(monkeypatch: Any, tmp_path: Path, c
     assert everything(stopped) == everything(calm)
 
 
-def test_state_that_no_file_can_hold_is_said_before_the_first_step(tmp_path: Path) -> None:
+def test_training_refuses_state_that_cannot_be_stored(tmp_path: Path) -> None:
     """A scheduler that keeps a lock is refused with its path, and nothing was trained."""
     watcher = Watcher(1)
     made = config(scheduler={"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1})
@@ -276,7 +276,7 @@ class Weights(Watcher):
 
 
 @pytest.mark.parametrize("step", [1, 17, 18, 30])
-def test_any_step_is_made_again(made: tuple[Run, Fit], digits_permit: permits.TrainPermit, step: int) -> None:
+def test_replay_repeats_any_step(made: tuple[Run, Fit], digits_permit: permits.TrainPermit, step: int) -> None:
     """Weights before and behind it, its loss and its rows are those of the training."""
     run, done = made
     seen = Weights()
@@ -289,7 +289,7 @@ def test_any_step_is_made_again(made: tuple[Run, Fit], digits_permit: permits.Tr
     assert len(again.rows) == (64 if step % 17 else 1077 - 16 * 64)
 
 
-def test_a_step_is_reached_from_the_nearest_checkpoint(digits_permit: permits.TrainPermit) -> None:
+def test_replay_starts_from_nearest_checkpoint(digits_permit: permits.TrainPermit) -> None:
     """A checkpoint before the step shortens the way, one at or behind it does not count."""
     run, job = digits_permit.run, Job(digits_permit.plan.digest, "baseline")
     (folder := run.inside("baseline")).mkdir(exist_ok=True)
@@ -302,13 +302,13 @@ def test_a_step_is_reached_from_the_nearest_checkpoint(digits_permit: permits.Tr
     assert (late.weights_after, early.weights_after) == (seen.after[25], seen.after[20])
 
 
-def test_a_replay_is_not_pressed_for_time(digits_permit: permits.TrainPermit) -> None:
+def test_replay_has_no_time_limit(digits_permit: permits.TrainPermit) -> None:
     """A step of a training that the clock would have stopped before is made again all the same."""
     job = Job(digits_permit.plan.digest, "trial", Delta(overrides={"trainer.max_minutes": 1e-9}))
     assert replay(digits_permit.run, 5, job).step == 5
 
 
-def test_observers_see_the_step_and_no_other(made: tuple[Run, Fit]) -> None:
+def test_replay_shows_observers_one_step(made: tuple[Run, Fit]) -> None:
     """Hooks of one's own are shown the one step."""
     watcher = Watcher(1)
     replay(made[0], 9, observers=[watcher])
@@ -316,13 +316,13 @@ def test_observers_see_the_step_and_no_other(made: tuple[Run, Fit]) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 10_000])
-def test_a_step_that_never_was_is_refused(made: tuple[Run, Fit], step: int) -> None:
+def test_replay_refuses_missing_step(made: tuple[Run, Fit], step: int) -> None:
     """The steps that there are stand in the message."""
     with pytest.raises(UserError, match=r"step: is not a step of this training, got '?-?\d+'?; expected 1 to 51"):
         replay(made[0], step)
 
 
-def test_replay_names_the_module_where_it_broke(digits_permit: permits.TrainPermit) -> None:
+def test_replay_names_module_of_first_nonfinite_tensor(digits_permit: permits.TrainPermit) -> None:
     """A rate that throws the weights to the edge of float32: the next step overflows in the layer that multiplies."""
     job = Job(digits_permit.plan.digest, "trial", Delta(overrides={"optimizer.lr": 1e36}))
     done = fit(digits_permit, job)
@@ -356,7 +356,7 @@ tracking: {kind: none}
 """
 
 
-def test_a_baseline_that_ends_in_nan_names_the_row(own_folder: Path, cli: Any) -> None:
+def test_baseline_names_nonfinite_row(own_folder: Path, cli: Any) -> None:
     """The row with the hole is named on the way, in the evidence and in the incident."""
     (own_folder / "conf" / "experiment").mkdir(parents=True)
     (own_folder / "holed.py").write_text(PACKAGE)

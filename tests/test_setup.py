@@ -61,19 +61,19 @@ def probed(model: nn.Module, body: Changed, data: Data, loss: Any = None) -> str
         (lambda out: out @ out, "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
     ],
 )
-def test_outputs_that_do_not_fit_are_named_before_the_first_step(way: Callable[[Tensor], Any], message: str) -> None:
+def test_probe_names_outputs_that_do_not_fit(way: Callable[[Tensor], Any], message: str) -> None:
     """One message with shapes got and expected, or the user's own line and words."""
     told = probed(Broken(way), config(), blobs())
     assert message in told and "\n" not in told
     assert "Error" not in message or f"{__file__}:" in told
 
 
-def test_a_model_without_anything_to_train_is_refused() -> None:
+def test_probe_refuses_model_without_trainable_parameters() -> None:
     """Frozen parameters are counted, and the command that unfreezes them is given."""
     assert "2 parameters, none of which requires a gradient" in probed(Broken(lambda x: x, False), config(), blobs())
 
 
-def test_a_wrong_input_width_names_the_layer() -> None:
+def test_probe_names_layer_with_wrong_input_width() -> None:
     """Where no line is the user's, the layer is."""
     told = probed(nn.Sequential(nn.Linear(9, 3)), config(), blobs())
     assert told.startswith("model: fails in Linear(in_features=9") and "shapes cannot be multiplied" in told
@@ -88,7 +88,7 @@ def test_a_wrong_input_width_names_the_layer() -> None:
         (lambda out, y: out.nonsense, "AttributeError: 'Tensor' object has no attribute 'nonsense'"),
     ],
 )
-def test_a_loss_that_does_not_fit_is_named(loss: Any, message: str) -> None:
+def test_probe_names_loss_that_does_not_fit(loss: Any, message: str) -> None:
     """The loss is blamed for its own result and its own exception."""
     assert message in probed(Broken(lambda x: x), config(), blobs(), loss)
 
@@ -130,7 +130,7 @@ class Curious(Watcher):
         raise KeyError("an observer's own fault")
 
 
-def test_the_part_that_fails_is_the_part_that_is_named() -> None:
+def test_training_names_part_that_fails() -> None:
     """Loss, optimizer and backward pass are told apart; an observer's fault is not the user's."""
     data, job = blobs(), Job("", "trial")
 
@@ -150,7 +150,7 @@ def test_the_part_that_fails_is_the_part_that_is_named() -> None:
         run(failing(), Curious(1))
 
 
-def test_a_failure_in_the_middle_names_the_users_line() -> None:
+def test_training_names_line_of_late_failure() -> None:
     """An exception at a later step is the user's line, not a traceback through the loop."""
 
     def late(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def test_a_failure_in_the_middle_names_the_users_line() -> None:
         run(training)
 
 
-def test_the_probe_leaves_no_trace() -> None:
+def test_probe_leaves_model_unchanged() -> None:
     """Running statistics and gradients are as before two rows went through."""
     body = config(model__normalization="batch")
     model = builder.build_model(body, (), 3, blobs())
@@ -179,7 +179,7 @@ def test_the_probe_leaves_no_trace() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_planning_probes_the_whole_config() -> None:
+def test_probe_checks_whole_config() -> None:
     """The count of parameters comes back, and a config that cannot train is refused."""
     assert probe.ConfigProbe(67, ()) == probe.probe(config(), blobs())
     with pytest.raises(UserError, match="outputs do not fit"):
@@ -203,14 +203,14 @@ def test_planning_probes_the_whole_config() -> None:
         ({"scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 0}}, "scheduler"),
     ],
 )
-def test_what_cannot_be_is_one_message(changed: Changed, message: str) -> None:
+def test_build_components_names_wrong_key(changed: Changed, message: str) -> None:
     """Options that are not built and pieces that cannot be are named by their key."""
     with pytest.raises(UserError, match=message):
         train(config(**changed), blobs())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the card that must be missing")
-def test_a_missing_card_is_said() -> None:
+def test_device_for_reports_missing_cuda() -> None:
     """Asking for a device that is not there is the user's input."""
     with pytest.raises(UserError, match=r"trainer\.accelerator: no CUDA device is available"):
         train(config(trainer__accelerator="cuda"), blobs())
@@ -219,7 +219,7 @@ def test_a_missing_card_is_said() -> None:
 # --- building --------------------------------------------------------------------------------------------------------
 
 
-def test_first_weights_depend_on_the_seed_alone() -> None:
+def test_build_model_depends_on_seed_alone() -> None:
     """Whatever was drawn before, the same seed gives the same model."""
     first = weights.weights_digest(builder.build_model(config(), (), 3, blobs()).state_dict())
     torch.rand(9)
@@ -227,7 +227,7 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
     assert first != weights.weights_digest(builder.build_model(config(), (), 4, blobs()).state_dict())
 
 
-def test_init_from_starts_from_a_file(tmp_path: Path) -> None:
+def test_build_model_loads_init_from(tmp_path: Path) -> None:
     """Weights of an earlier training are where the next one starts; others are refused with names and shapes."""
     model = builder.build_model(config(), (), 9, blobs())
     saved = (
@@ -240,14 +240,14 @@ def test_init_from_starts_from_a_file(tmp_path: Path) -> None:
         builder.build_model(config(model__init_from=str(saved), model__out_features=5), (), 3, blobs())
 
 
-def test_surgery_is_done_on_the_built_model() -> None:
+def test_surgery_changes_built_model() -> None:
     """The config's list changes the model, and a job's is appended to it."""
     body = config(surgery=[{"swap_activation": {"from": "ReLU", "to": "Tanh"}}])
     done = train(body, blobs(), delta=Delta(surgery=({"set_dropout": {"p": 0.1}},)))
     assert {"Tanh", "Dropout"} <= {type(m).__name__ for m in done.model.modules()}
 
 
-def test_optimizers_are_fused_unless_the_user_chose() -> None:
+def test_build_optimizer_fuses_by_default() -> None:
     """Fused where nothing was said; what the user says stands; other optimizers are left alone."""
     model = nn.Linear(2, 2)
     assert builder.build_optimizer(config(), model).defaults["fused"]
@@ -258,7 +258,7 @@ def test_optimizers_are_fused_unless_the_user_chose() -> None:
     assert "fused" not in builder.build_optimizer(config(optimizer=rmsprop), model).defaults
 
 
-def test_optimizer_groups_take_parameters_by_name() -> None:
+def test_build_optimizer_groups_parameters_by_name() -> None:
     """The first pattern that matches takes a parameter; frozen ones are in no group."""
     body = config(optimizer__groups=[{"match": "head.*", "lr": 0.5}], surgery=[{"freeze": {"match": "*.bias"}}])
     optimizer = builder.build_optimizer(body, builder.build_model(body, (), 3, blobs()))
@@ -270,14 +270,14 @@ def test_optimizer_groups_take_parameters_by_name() -> None:
     ("loss", "asked", "expected"),
     [("CrossEntropyLoss", "balanced", [2.0, 2 / 3]), ("NLLLoss", [1, 3], [1, 3]), ("CrossEntropyLoss", "none", None)],
 )
-def test_class_weights_reach_the_loss(loss: str, asked: Any, expected: list[float] | None) -> None:
+def test_build_loss_sets_class_weights(loss: str, asked: Any, expected: list[float] | None) -> None:
     """Balanced weights are rows / (classes · rows of the class); a list is taken as it is."""
     body = config(loss={"_target_": f"torch.nn.{loss}"}, task__class_weights=asked)
     weight = builder.build_loss(body, (), {"0": 25, "1": 75}).weight
     assert expected == (None if weight is None else pytest.approx(weight.tolist()))
 
 
-def test_class_weights_of_binary_losses_and_of_others() -> None:
+def test_build_loss_weights_binary_loss_and_refuses_others() -> None:
     """Two classes weigh positives against negatives; a loss that takes no weights is named."""
     binary = config(loss={"_target_": "torch.nn.BCEWithLogitsLoss"}, task__class_weights="balanced")
     assert 4.0 == pytest.approx(float(builder.build_loss(binary, (), {"0": 80, "1": 20}).pos_weight))
@@ -285,7 +285,7 @@ def test_class_weights_of_binary_losses_and_of_others() -> None:
         builder.build_loss(config(loss={"_target_": "torch.nn.MSELoss"}, task__class_weights=[1, 2]))
 
 
-def test_regression_outputs_of_the_wrong_width_are_refused() -> None:
+def test_probe_refuses_regression_outputs_of_wrong_width() -> None:
     """torch would broadcast them without a word."""
     told = probed(Broken(lambda x: x), config(**REGRESSION), blobs(kind="regression"))
     assert "model: outputs do not fit the targets, got 'shape [B, 3]'" in told
@@ -305,7 +305,7 @@ class Growing(nn.Module):
         return out
 
 
-def test_a_buffer_that_grows_is_refused() -> None:
+def test_probe_refuses_growing_buffer() -> None:
     """What no checkpoint could restore is said before the first step."""
     told = probed(Growing(), config(), blobs())
     assert "model: buffer seen changes its shape in a step, got '[0, 4], then [2, 4]'" in told

@@ -288,7 +288,7 @@ def test_stepper_raises_torchs_error_for_sparse_gradients(digits_permit: TrainPe
 
 def test_stepper_requires_permit() -> None:
     """The one place that changes weights checks the permit itself."""
-    with pytest.raises(Refused, match="without a TrainPermit"):
+    with pytest.raises(Refused, match="needs a TrainPermit"):
         Stepper(None, AdamW(net().parameters()))  # type: ignore[arg-type]
 
 

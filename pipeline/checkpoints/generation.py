@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor
 
@@ -29,21 +29,48 @@ MAX_LAST = 2  # generations with the role `last` that are kept
 SCHEMA = 3
 
 
+class CheckpointState(TypedDict, total=False):
+    """The content of `state.json`. What is not JSON, such as NaN or a tuple, is packed by `codec`."""
+
+    role: str
+    identity: dict[str, object]  # what must be equal for a training to resume from this checkpoint
+    step: int
+    epoch: int
+    seed: int
+    # role `last`
+    ended: bool
+    stop_reason: str | None
+    seconds: float
+    best: object
+    lowest_val_loss: object
+    others: dict[str, object]  # optimizer, scheduler and all other state besides the weights
+    # role `best`
+    plan_digest: str
+    purpose: str
+    metric: str
+    value: object
+    # added when the checkpoint is written
+    weights_digest: str
+    schema: int
+    files: dict[str, str]  # digests of the other files of the generation
+    digest: str  # of everything above
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """A copy of a training at one step; later training does not change it.
 
-    `state` is plain JSON with a `role`. `parts` are tensors by name, grouped by the stem of their file; `weights` is
+    `parts` are tensors by name, grouped by the stem of their file; `weights` is
     one of the stems.
     """
 
-    state: Mapping[str, Any]
+    state: CheckpointState
     parts: Mapping[str, Mapping[str, Tensor]]
     history: History | None = field(default=None, repr=False)
 
     @property
     def step(self) -> int:
-        return int(self.state["step"])
+        return self.state["step"]
 
 
 def generations(folder: Path) -> list[Path]:
@@ -111,14 +138,14 @@ def _role(generation: Path) -> str | None:
         return None
 
 
-def state_of(generation: Path, *, verify: bool = False) -> dict[str, Any]:
+def state_of(generation: Path, *, verify: bool = False) -> CheckpointState:
     """Return a generation's state. Raises UserError if it cannot be read and Refused if it was changed.
 
     With `verify` all other files of the generation are compared with their digests, too.
     """
     path = generation / STATE
     try:
-        state: dict[str, Any] = json.loads(path.read_text())
+        state: CheckpointState = json.loads(path.read_text())
         digests, _, _, recorded = dict(state["files"]), state["role"], state["weights_digest"], state["digest"]
         if state["schema"] != SCHEMA:
             raise ValueError(state["schema"])
@@ -133,7 +160,7 @@ def state_of(generation: Path, *, verify: bool = False) -> dict[str, Any]:
     return state
 
 
-def load(generation: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(generation: Path) -> tuple[dict[str, Tensor], CheckpointState]:
     """Return weights and state of a generation.
 
     Raises UserError if a file is missing, and Refused if the weights do not have the recorded digest.
@@ -155,7 +182,7 @@ def read(generation: Path) -> Snapshot:
     return Snapshot(state, parts, history)
 
 
-def intact(folder: Path, identity: Mapping[str, Any], role: str) -> Iterator[Path]:
+def intact(folder: Path, identity: Mapping[str, object], role: str) -> Iterator[Path]:
     """Yield the generations of a role and identity whose files are unchanged, newest first."""
     for path in reversed(generations(folder)):
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +12,12 @@ from torch import Tensor
 from pipeline.errors import UserError, fault
 
 
-def tensors_of(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensors_of(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
     """Return contiguous CPU copies of a state dict's tensors, which later training does not change."""
     return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in state_dict.items() if isinstance(t, Tensor)}
 
 
-def weights_digest(state_dict: Mapping[str, Any]) -> str:
+def weights_digest(state_dict: Mapping[str, object]) -> str:
     """Return the SHA-256 (hex) over sorted (name, dtype, shape, bytes); it does not depend on a file format."""
     sha = hashlib.sha256()
     for name in sorted(state_dict):

@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
 from pipeline.checkpoints import codec
-from pipeline.checkpoints.generation import Snapshot
+from pipeline.checkpoints.generation import CheckpointState, Snapshot
 from pipeline.evaluation.task import Task
+from pipeline.evaluation.trivial_baseline import TrivialBaseline
 from pipeline.history import History
 from pipeline.results import Score
 
@@ -62,7 +63,7 @@ class Progress:
             self.lowest_val_loss, self.lowest_val_loss_epoch = val_loss, epoch
         return epoch - self.lowest_val_loss_epoch
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> CheckpointState:
         """Return the JSON form for a checkpoint; history and best weights are stored in files of their own."""
         best = self.best
         return {
@@ -81,14 +82,14 @@ class Progress:
         state = snapshot.state
         lowest, lowest_epoch = codec.unpack(state["lowest_val_loss"], {})
         progress = cls(
-            step=int(state["step"]),
-            epoch=int(state["epoch"]),
-            ended=bool(state["ended"]),
-            stop_reason=state["stop_reason"],
+            step=state["step"],
+            epoch=state["epoch"],
+            ended=state["ended"],
+            stop_reason=cast("StopReason | None", state["stop_reason"]),
             lowest_val_loss=lowest,
             lowest_val_loss_epoch=lowest_epoch,
             history=snapshot.history or History(),
-            earlier_seconds=float(state["seconds"]),
+            earlier_seconds=state["seconds"],
         )
         if state["best"]:
             epoch, step, value = codec.unpack(state["best"], {})
@@ -116,5 +117,5 @@ class Fit:
     weights_digest: str
     checkpoint: Path | None
     seconds: float
+    baseline_score: TrivialBaseline
     resumed_at: int = 0
-    baseline_score: Mapping[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints import codec, generation
-from pipeline.checkpoints.generation import Snapshot
+from pipeline.checkpoints.generation import CheckpointState, Snapshot
 from pipeline.checkpoints.weights import tensors_of
 from pipeline.engine.progress import Progress, WeightsSnapshot
 from pipeline.engine.setup import TrainingComponents
@@ -26,7 +26,7 @@ from pipeline.run_store.job import Job
 LAST, BEST = "last", "best"  # roles of a checkpoint: to resume from, and the result of the training
 
 
-def identity(components: TrainingComponents, job: Job) -> dict[str, Any]:
+def identity(components: TrainingComponents, job: Job) -> dict[str, object]:
     """Return what must be equal for a bit-identical continuation: the job, torch, the device and the threads."""
     return {
         **plain(job.to_json()),
@@ -37,7 +37,7 @@ def identity(components: TrainingComponents, job: Job) -> dict[str, Any]:
     }
 
 
-def _state_besides_weights(components: TrainingComponents) -> dict[str, Any]:
+def _state_besides_weights(components: TrainingComponents) -> dict[str, object]:
     """Return all state that training changes, apart from the model's tensors: optimizer, scheduler, loss, buffers."""
     model, task = components.model, components.task
     saved = model.state_dict()
@@ -52,7 +52,7 @@ def _state_besides_weights(components: TrainingComponents) -> dict[str, Any]:
     }
 
 
-def pack_state(components: TrainingComponents) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def pack_state(components: TrainingComponents) -> tuple[dict[str, object], dict[str, Tensor]]:
     """Return the state besides the weights as JSON and the tensors it refers to, which are not copied.
 
     Raises UserError for state that cannot be stored in a file.
@@ -70,13 +70,14 @@ def take_snapshot(components: TrainingComponents, job: Job, progress: Progress) 
     parts: dict[str, Mapping[str, Tensor]] = {"weights": weights, "training": tensors_of(tensors)}
     if best and best.step != progress.step:
         parts["best"] = best.weights
-    state = {"role": LAST, "identity": identity(components, job), **progress.to_state(), "others": packed}
+    state: CheckpointState = {"role": LAST, "identity": identity(components, job), "others": packed}
+    state.update(progress.to_state())
     return Snapshot(state, parts, progress.history.copy())
 
 
 def _result_snapshot(components: TrainingComponents, job: Job, best: WeightsSnapshot) -> Snapshot:
     """Return the result of the training: the best weights, and when they were reached."""
-    state = {
+    state: CheckpointState = {
         "role": BEST,
         "identity": identity(components, job),
         "plan_digest": job.plan_digest,

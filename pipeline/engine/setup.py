@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ from pipeline.engine.budget import StepBudget, overfit_budget, planned_budget
 from pipeline.engine.guard import Guard
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import Task, expected_loss
-from pipeline.evaluation.trivial_baseline import score_trivial_baseline
+from pipeline.evaluation.trivial_baseline import TrivialBaseline, score_trivial_baseline
 from pipeline.run_store.job import Job
 from pipeline.runtime.precision import LossScale, autocast
 from pipeline.runtime.seeds import derive
@@ -61,7 +61,7 @@ class TrainingComponents:
     train: Split
     train_eval_rows: Split
     val: Split
-    baseline_score: Mapping[str, Any]
+    baseline_score: TrivialBaseline
     batches: BatchSource
     uses_global_rng: bool
     autocast: Callable[[], AbstractContextManager[None]]

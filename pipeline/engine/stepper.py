@@ -7,8 +7,8 @@ and SGD the kernel is called directly, with the arguments that torch would pass;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -128,12 +128,34 @@ def _has_hooks(optimizer: Any) -> bool:
     )
 
 
+class ParamGroup(TypedDict, total=False):
+    """The keys of torch's parameter groups that are read here."""
+
+    params: list[Any]
+    lr: float | Tensor
+    weight_decay: float
+    maximize: bool
+    fused: bool | None
+    foreach: bool | None
+    differentiable: bool
+    capturable: bool
+    # Adam and AdamW
+    betas: tuple[float | Tensor, float | Tensor]
+    eps: float
+    amsgrad: bool
+    decoupled_weight_decay: bool
+    # SGD
+    momentum: float
+    dampening: float
+    nesterov: bool
+
+
 class _KernelCall(NamedTuple):
     """A kernel, its lists of tensors and its options; the caller adds `grad_scale` and `found_inf`."""
 
     kernel: Callable[..., None]
     lists: tuple[Sequence[Any], ...]
-    options: dict[str, Any]
+    options: dict[str, float | Tensor]
 
 
 class _Group:
@@ -141,12 +163,14 @@ class _Group:
 
     names: tuple[str, ...] = ()  # state tensors that have the memory layout of their parameter
 
-    def __init__(self, optimizer: Any, group: dict[str, Any]) -> None:
+    def __init__(self, optimizer: Any, group: ParamGroup) -> None:
         self.group, self.all_params, self.count = group, group["params"], len(group["params"])
         self.has_state = self.init_state(optimizer)
         self.params: list[Any] = [p for p in self.all_params if p.grad is not None]
         self.without_grad = [p for p in self.all_params if p.grad is None]
-        self.states: list[dict[str, Any]] = [optimizer.state[p] for p in self.params] if self.has_state else []
+        self.states: list[dict[str, Tensor | None]] = (
+            [optimizer.state[p] for p in self.params] if self.has_state else []
+        )
         for p, state in zip(self.params, self.states, strict=False):
             _match_layout(p, state, self.names)
         self.read_state()
@@ -161,7 +185,7 @@ class _Group:
         self.state: dict[str, list[Any]] = {name: [s.get(name) for s in self.states] for name in (*self.names, "step")}
 
     @staticmethod
-    def has_known_options(group: Mapping[str, Any]) -> bool:
+    def has_known_options(group: ParamGroup) -> bool:
         """Whether the direct call supports the options of this group."""
         raise NotImplementedError
 
@@ -211,7 +235,7 @@ class _AdamGroup(_Group):
         return True
 
     @staticmethod
-    def has_known_options(group: Mapping[str, Any]) -> bool:
+    def has_known_options(group: ParamGroup) -> bool:
         if not group["fused"] or group["capturable"] or group["differentiable"] or group["foreach"]:
             return False
         beta1, beta2 = group["betas"]
@@ -254,7 +278,7 @@ class _SGDGroup(_Group):
         return bool(self.group["momentum"] != 0)
 
     @staticmethod
-    def has_known_options(group: Mapping[str, Any]) -> bool:
+    def has_known_options(group: ParamGroup) -> bool:
         return bool(group["fused"]) and not (group["differentiable"] or isinstance(group["lr"], Tensor))
 
     def fits_one_call(self, found_inf: Tensor | None) -> bool:
@@ -286,7 +310,7 @@ class _SGDGroup(_Group):
         )
 
 
-def _match_layout(p: Tensor, state: dict[str, Any], names: tuple[str, ...]) -> None:
+def _match_layout(p: Tensor, state: dict[str, Tensor | None], names: tuple[str, ...]) -> None:
     """Convert state tensors to the memory layout of their parameter, with the same values."""
     for name in names:
         tensor = state.get(name)
