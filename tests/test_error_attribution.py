@@ -172,7 +172,7 @@ def with_augmentation(components: TrainingComponents) -> TrainingComponents:
     order, batch = (lambda epoch: np.arange(100)), components.budget.batch_size
     failing = [lambda inputs, draws: failure(inputs)]
     source = batch_source(components.train, order, seed=3, batch=batch, accumulate=1, device=CPU, augment=failing)
-    return replace(components, source=source)
+    return replace(components, batches=source)
 
 
 @pytest.mark.parametrize(
