@@ -121,6 +121,7 @@ def _is_filled(value: object) -> bool:
 def _treatments(ctx: PhaseContext, data: Data) -> dict[str, object]:
     """What the plan does about rare classes, missing values and the scale of targets."""
     weights, sampler = ctx.config["task"].get("class_weights"), ctx.config["loader"].get("sampler")
+    # In the form of the override that sets it, since the gate shows it to the user.
     imbalance = [] if sampler in (None, "none") else [f"loader.sampler={sampler}"]
     if weights not in (None, "none"):
         imbalance.append(f"task.class_weights={weights}")
@@ -268,6 +269,7 @@ def run(ctx: PhaseContext) -> Evidence:
     """
     config = ctx.config
     declared = _declared(ctx)
+    # Gate 1 closes without a seed; splits or a model made by an arbitrary seed would only look like results.
     if config["seed"] is None:
         return Evidence({**declared, "facts": {"trust": _trusted(ctx)}})
 

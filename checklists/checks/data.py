@@ -42,7 +42,7 @@ def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float, m
     if measured is None:
         return Result("not_applicable", why="no floating-point features, or too few rows, to measure distances")
     share, expected = measured["share"], measured["expected"]
-    bound = max(max_share, max_ratio * expected)
+    bound = max(max_share, max_ratio * expected)  # the estimate of chance is rough, and few copies are harmless
     if share > bound and measured["p_value"] < max_p_value:
         pairs = ", ".join(f"{val} and train {train}" for val, train in measured["pairs"][:3])
         why = f"validation rows are almost equal to train rows: {pairs}; keep copies of a row in one split"
@@ -115,6 +115,7 @@ def data_digests(evidence: Evidence, *, min_rows: int, required: list[str], reco
 def split_integrity(evidence: Evidence, *, max_shared_fraction: float) -> Result:
     """Passing proves that the splits are, row for row, those that planning froze, and still disjoint."""
     digests = evidence["digests"]
+    # Digests are compared, not the rows: the check holds on any machine that has the evidence.
     changed = [split for split, planned in evidence["planned_digests"].items() if digests.get(split) != planned]
     if changed:
         return Result("failed", len(changed), 0, "splits", f"not the planned rows: {', '.join(changed)}")

@@ -60,6 +60,7 @@ def resources(evidence: Evidence, *, max_memory: float, max_disk: float, max_rat
     """
     cost = evidence["resources"]
     megabytes = {key: f"{cost[key] / 1e6:,.0f} MB" for key in ("memory", "disk", "disk_free")}
+    # Where the system does not report its memory, only `fits` can show that a step is too large.
     memory = None if cost["available"] is None else cost["memory"] / max(cost["available"], 1)
     if cost["fits"] is not None or (memory is not None and memory > max_memory):
         available = (cost["available"] or 0) / 1e6

@@ -28,6 +28,7 @@ def label_codes(evidence: Evidence, *, max_unused: int) -> Result:
     if len(unused) > max_unused:
         why = f"no row of any split has code {format_list(unused)} of 0 .. {classes - 1}: are labels shifted or scaled?"
         return Result("failed", len(unused), max_unused, "codes", why, cause="labels_misencoded")
+    # A class that only one of both has may be rare; two classes that each has alone point to two encodings.
     only_val, only_train = labels["missing_in_train"]["val"], labels["missing_in_val"]
     if only_val and only_train:
         why = f"validation has classes that train lacks ({format_list(only_val)}), and train has classes that "
@@ -103,6 +104,7 @@ def enough_rows(
         why = f"{smallest} is the smallest split; {NO_CLASSES}"
         why += f"; {_format_unreliable(slices, reliable_rows)}" if slices else ""
         return Result("passed", rows[smallest], min_rows, "rows", why)
+    # The checks go from the coarsest fault to the finest: split, slice, class.
     classes: list[Support] = [
         (count, split, name) for split, counts in labels["counts"].items() for name, count in counts.items()
     ]

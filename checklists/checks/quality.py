@@ -25,6 +25,7 @@ def data_finite(evidence: Evidence, *, max_rows: int) -> Result:
         return Result("passed", 0, max_rows, "rows", "every value of train and validation is finite")
     where = f"{worst} rows {format_list(counts['first_rows'])} in {format_list(counts['columns'])}"
     why = f"{counts['missing']} missing and {counts['infinite']} infinite values: {where}"
+    # Imputation fills NaN; an infinite value is a fault of the data, and a missing target cannot be learned.
     treatable = not any(split["infinite"] or split["in_targets"] for split in measured.values())
     if treatable and evidence["treatments"]["missing_values"]:
         return Result("passed", rows, max_rows, "rows", f"{why}; the model gives finite outputs for such rows")
@@ -58,6 +59,7 @@ def values_plausible(
     if constant["features"] and constant["count"] == constant["features"]:
         why, bound = "no feature is informative: each has one value in all train rows", constant["features"] - 1
         return Result("failed", constant["count"], bound, "constant features", why, cause="inputs_uninformative")
+    # Outliers of validation count too: they dominate its loss, by which checkpoints are chosen.
     columns = [(split, outlier) for split, outliers in quality["outliers"].items() for outlier in outliers]
     dominated = [
         (split, outlier)

@@ -41,6 +41,8 @@ def representative(
             why = f"the targets of {split} differ in distribution from those of train; split again, stratified"
             return Result("failed", shift["distance"], max_target_shift, "beyond chance", why, cause="split_shift")
     production = measured["production"]
+    # A distance must be large and not explained by chance: in large data any trifle is significant, in small data
+    # large distances occur by chance.
     bounds: list[tuple[str, FeatureShift | None, float]] = [
         ("validation", measured["features"], max_feature_shift),
         ("production", production, max_production_shift),

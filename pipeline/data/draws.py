@@ -24,10 +24,8 @@ def _signed(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
-_ROW, _DRAW = (
-    _signed(0x9E3779B97F4A7C15),
-    _signed(0xD1342543DE82EF95),
-)  # odd, so that no two counters collide
+# Odd multipliers are invertible modulo 2^64, so that different rows, and different draws, have different counters.
+_ROW, _DRAW = _signed(0x9E3779B97F4A7C15), _signed(0xD1342543DE82EF95)
 _FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)  # the multipliers of splitmix64
 _FIELDS = 0x3FF | 0x3FF << 20 | 0x3FF << 40  # the low ten bits of each of three fields of 20 bits
 # Teichroew's polynomial: from the sum of twelve uniform numbers to a normal one (Knuth, TAOCP 2, 3.4.1).

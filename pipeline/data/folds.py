@@ -18,6 +18,7 @@ def assign_folds(train: Split, n_folds: int) -> NDArray[np.int64]:
 
     digests, groups = np.array(train.row_digests, dtype=str), train.row_metadata.groups
     _, together = np.unique(digests if groups is None else connected_groups(digests, groups), return_inverse=True)
+    # Equal rows count as one group: in two folds they would leak from training into the evaluation.
     sizes = np.bincount(together)
     if not 2 <= n_folds <= len(sizes):
         what = "rows" if groups is None else "groups"

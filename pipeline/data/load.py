@@ -60,6 +60,7 @@ def seal(source: object, kind: str) -> Data:
 
     The targets of an autoencoder are its features; whatever else is given as targets is ignored.
     """
+    # Faults are collected and raised together, so that the user corrects the data once.
     members = dict(source) if isinstance(source, Mapping) else vars(source) if hasattr(source, "__dict__") else {}
     values = {name: members.get(name, getattr(source, name, None)) for name in (*SPLITS, *OPTIONAL)}
     got = ", ".join(map(str, members)) or type(source).__name__
@@ -74,6 +75,7 @@ def seal(source: object, kind: str) -> Data:
     pairs = {name: pair for name, pair in loaded.items() if pair is not None}
     faults += _disagreements(pairs, names["class_names"], names["feature_names"])
     X = pairs["train"].X if "train" in pairs else None
+    # Only rows [N, F] have columns that can be categorical.
     width = X.shape[1] if isinstance(X, Tensor) and X.ndim == 2 else None
     categories = read_categories(values["categories"], width, names["feature_names"], faults)
     production = _load_production(values["production"], X, faults)

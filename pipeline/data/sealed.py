@@ -1,4 +1,4 @@
-"""The sealed test set: its counts, digests and schema are open, its rows are only given for a key."""
+"""The sealed test set: its counts, digests and schema are open, its rows can be read only with a key."""
 
 from __future__ import annotations
 

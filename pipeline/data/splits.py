@@ -183,10 +183,12 @@ def split_indices(
     targets, features = np.asarray(y), np.asarray(X)
     with np.errstate(over="ignore"):
         features = features.astype(np.float32) if features.dtype.kind in "iuf" else features
+    # The unit that is assigned to a split is a set of equal rows, or a set of rows connected by groups.
     units = np.array(row_digests(features), dtype=str)
     units = units if groups is None else connected_groups(units, groups)
     _, first, group, sizes = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
     strata = _strata(targets[first])
+    # Raw words of Philox: their values are specified, while NumPy may change the methods of its generators.
     draws = np.random.Philox(np.random.SeedSequence(derive(seed, "split"))).random_raw(len(targets))
     split_of_group = np.zeros(len(first), np.int8)  # 0 train, 1 val, 2 test
     # The quota of a split is the share of all rows in the strata so far, not of each stratum alone: rounding errors of

@@ -24,6 +24,7 @@ def apply_row_changes(train: Split, changes: Mapping[str, object], seed: int) ->
         if name == "inputs" and how == "zeroed":
             train = Split(train.name, map_leaves(torch.zeros_like, train.X), train.y)
         elif name == "targets" and how == "shuffled":
+            # A permutation keeps the class counts: only the relation to the features is lost.
             order = np.random.default_rng(derive(seed, "shuffled")).permutation(len(train))
             train = Split(train.name, train.X, train.y[torch.from_numpy(order)])
         elif name == "without_fold" and isinstance(how, Sequence):

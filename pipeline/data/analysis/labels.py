@@ -75,6 +75,7 @@ def contradictions(digests: Sequence[str], y: Tensor) -> Contradictions:
     labels = y.detach().cpu().numpy()
     _, group = np.unique(np.array(digests, dtype=str), return_inverse=True)
     group = group.reshape(-1)
+    # A group of equal rows contradicts itself if its lowest label is not its highest.
     lowest = np.full(len(labels), np.iinfo(np.int64).max)
     highest = np.full(len(labels), np.iinfo(np.int64).min)
     np.minimum.at(lowest, group, labels)

@@ -53,6 +53,7 @@ def shared_groups(data: Data) -> SharedGroups | None:
     groups = {"train": set(id_digests(train)), "val": set(id_digests(val)), "test": set(data.test.groups)}
     pairs = (("train", "val"), ("train", "test"), ("val", "test"))
     in_both = {f"{a} and {b}": groups[a] & groups[b] for a, b in pairs}
+    # A shared group is always in train or validation, whose names are known.
     shared = sorted(names[digest] for digest in set().union(*in_both.values()))
     return {
         "groups": len(set().union(*groups.values())),

@@ -119,6 +119,7 @@ class FloatColumns:
     def nonfinite_columns(self) -> Array:
         """The numbers of the columns with a value that is not finite."""
         with np.errstate(invalid="ignore"):
+            # A sum is finite only if all its terms are, and needs no array of booleans as large as the values.
             return np.flatnonzero(~np.isfinite(self.values.sum(axis=0, dtype=np.float64)))
 
     def finite_values(self) -> Array:
@@ -251,6 +252,7 @@ def outliers(parts: list[FloatColumns], scales: list[ColumnScale]) -> list[Outli
     nearest of them over that of the farthest other row: in a long tail it is about 1, since one row follows another.
     """
     columns = [outlier for part, scale in zip(parts, scales, strict=True) for outlier in _part_outliers(part, scale)]
+    # Far, heavy and few: the columns most likely to close the gate are named first.
     columns.sort(key=lambda outlier: -outlier["distance"] * outlier["weight"] / outlier["share"])
     return columns[:MAX_SHOWN]
 
@@ -265,7 +267,7 @@ def _part_outliers(part: FloatColumns, scale: ColumnScale) -> list[Outlier]:
     for column in np.argsort(-distance, kind="stable")[:MAX_EXAMINED].tolist():
         if distance[column] > 0:
             away = np.nan_to_num(np.abs(values[:, column].astype(np.float64) - scale.center[column]))
-            far = np.flatnonzero(away >= away.max() / 2)
+            far = np.flatnonzero(away >= away.max() / 2)  # an outlier may have copies, or neighbours
             next_farthest = np.delete(away, far).max(initial=0.0)
             columns.append(
                 {

@@ -136,6 +136,7 @@ def feature_shift(train: Tree, other: Tree, names: Sequence[str] | None = None) 
         train_values, other_values = (t.reshape(len(t), -1) for t in (tensor, named_leaves(other, "X")[name]))
         total += train_values.shape[1]
         columns = _sample(rng, train_values.shape[1], MAX_NUMBERS // MIN_ROWS)
+        # Wide data are compared on fewer rows: enough to see a large shift in one of many columns.
         rows = max(MIN_ROWS, min(MAX_ROWS, MAX_NUMBERS // len(columns)))
         first, second = (values[_sample(rng, len(values), rows)].numpy() for values in (train_values, other_values))
         width = max(1, BLOCK // (len(first) + len(second)))
@@ -165,7 +166,7 @@ def compare_columns(first: Array, second: Array) -> tuple[Array, Array]:
 
     n, m = len(first), len(second)
     both = np.concatenate([first, second]).astype(np.float64)
-    both[np.isnan(both)] = np.inf
+    both[np.isnan(both)] = np.inf  # missing values become one value, sorted last
     order = np.argsort(both, axis=0, kind="stable")
     ordered = np.take_along_axis(both, order, axis=0)
     difference = np.cumsum(np.where(order < n, 1 / n, -1 / m), axis=0)  # of the two distribution functions

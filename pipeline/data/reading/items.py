@@ -42,6 +42,7 @@ def read_item(dataset: MapDataset, index: int, where: str, *, seed: int, epoch: 
     `isolated_reading()`. Raises UserError naming the row if it cannot be read or is not a pair.
     """
     draw = derive(seed, "item", epoch, index)
+    # The user's transforms may use any of the three generators.
     random.seed(draw)
     np.random.seed(draw % 2**32)
     torch.default_generator.manual_seed(draw)

@@ -97,6 +97,7 @@ def _ids(value: object, where: str, faults: list[str]) -> Array | None:
         faults.append(fault(f"{where}[{missing[0]}]", f"{what} is missing", expected="a value in every row"))
         return None
     texts = array.astype(str)
+    # pandas reads a column of integers with a gap as floats, in one split but not in another.
     if array.dtype.kind in "fO":
         whole = [
             str(int(v)) if isinstance(v, float) and v.is_integer() else text

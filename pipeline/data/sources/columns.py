@@ -110,6 +110,7 @@ def _numeric_features(
     table: Table, names: Sequence[str], options: TableOptions
 ) -> tuple[NDArray[np.float64], dict[int, list[str]]]:
     """Every feature as a number [N, F]: values, NaN where missing, or codes; and all categories by their column."""
+    # All categories of the table get codes here; which of them train has depends on the split, see `_recode`.
     X, categories = np.empty((len(table), len(names))), dict[int, list[str]]()
     for column, name in enumerate(names):
         values = None if name in options.categories else parse_numbers(table, name, "features")

@@ -90,7 +90,7 @@ def decode_text(path: str, raw: bytes, encoding: str, delimiter: str | None = No
         before = raw[: error.start]
         row, line = before.count(b"\n") + 1, before.rpartition(b"\n")[2].decode("latin-1")
         column = _format_column(raw, line, row, delimiter) if delimiter else ""
-        likely = _BYTE_ORDER_MARKS.get(raw[:2], "cp1252")
+        likely = _BYTE_ORDER_MARKS.get(raw[:2], "cp1252")  # what spreadsheets on Windows write
         what = f"byte {error.start} (0x{raw[error.start]:02x}) is not valid {encoding}"
         do = f"python -m pipeline ... data.encoding={likely}"
         raise UserError(fault(f"{path}: row {row}{column}", what, expected=f"text in {encoding}", do=do)) from error
@@ -144,6 +144,7 @@ def _cells(column: Sequence[str], na: frozenset[str]) -> Sequence[str | None]:
 
 def _read_rows(path: str, delimiter: str, encoding: str) -> tuple[list[str], list[NumberedRow]]:
     """Header and rows of one file. Raises UserError if a row does not have as many cells as the header."""
+    # A wrong delimiter or encoding is the most frequent mistake: both are reported before ragged rows are.
     text = decode_text(path, read_bytes(path), encoding, delimiter)
     rows = _parse_rows(path, text, delimiter)
     if not rows:
@@ -166,6 +167,7 @@ def _read_rows(path: str, delimiter: str, encoding: str) -> tuple[list[str], lis
 def _parse_rows(path: str, text: str, delimiter: str) -> list[NumberedRow]:
     """Every row that is not blank, with the number of its first line."""
     previous_limit = csv.field_size_limit(_MAX_CELL)
+    # newline="" leaves line breaks inside quotes unchanged; strict refuses quotes that are not closed.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows, line = list[NumberedRow](), 1
     try:
@@ -194,9 +196,9 @@ def _check_header(path: str, header: list[str], delimiter: str) -> None:
         if not name:
             expected = "a name for every column, also for an index, which is not a feature"
             raise UserError(fault(f"{path}: row 1, column {number}", "has no name", expected=expected))
-    seen: set[str] = set()
+    previous: set[str] = set()
     for name in header:
-        if name in seen:
+        if name in previous:
             expected = "different names"
             raise UserError(fault(f"{path}: row 1, column '{name}'", "name occurs twice", expected=expected))
-        seen.add(name)
+        previous.add(name)

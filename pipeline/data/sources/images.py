@@ -93,7 +93,7 @@ def _decode_images(files: Sequence[Path], channels: int, size: Sequence[int] | N
             reason = str(error).replace(f" {str(file)!r}", "")
             faults.append(fault(str(file), f"cannot be decoded ({reason})", expected="an image"))
             continue
-        if size is not None:
+        if size is not None:  # Pillow has (width, height)
             image = image.resize((int(size[1]), int(size[0])))
         array = np.asarray(image, np.float32).reshape(image.height, image.width, channels) / 255
         shape = shape or array.shape[:2]
@@ -102,7 +102,7 @@ def _decode_images(files: Sequence[Path], channels: int, size: Sequence[int] | N
             what, expected = "differs in height and width", f"{shape} as {files[0].name}"
             faults.append(fault(str(file), what, got=array.shape[:2], expected=expected, do=do))
             continue
-        arrays.append(array.transpose(2, 0, 1))
+        arrays.append(array.transpose(2, 0, 1))  # channels first, as torch expects
     if len(faults) > MAX_FAULTS:
         rest = f"{len(faults) - MAX_FAULTS} more images cannot be decoded or differ in size"
         faults = [*faults[:MAX_FAULTS], fault("data.path", rest)]

@@ -22,6 +22,7 @@ def class_ids(
     """
     cells = table.complete_column(label, "label")
     names = sorted(set(cells), key=_numbers_first) if class_names is None else [str(name) for name in class_names]
+    # Declared names fix the order of classes, so that ids stay the same if a class is absent from this table.
     ids = {name: i for i, name in enumerate(names)}
     for row, cell in enumerate(cells):
         if cell not in ids:

@@ -105,7 +105,7 @@ def _labels(
         return y
     if rows.shape[1] != 1:
         raise UserError(fault(f"{path}: {where}", "is not class ids", got=f"shape {y.shape}", expected="[N]"))
-    ids = rows[:, 0]
+    ids = rows[:, 0]  # a column [N, 1] of labels is accepted
     highest = np.inf if class_names is None else len(class_names) - 1
     valid = (ids == np.round(ids)) & (ids >= 0) & (ids <= highest)
     if not valid.all():

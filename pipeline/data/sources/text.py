@@ -118,6 +118,7 @@ def _cut_windows(part: NDArray[np.int64], context: int) -> Windows:
 
 def _merge_repeated(windows: list[Windows], path: str) -> list[Windows]:
     """All windows, each moved to the first split that contains an equal one, so that no two splits share a window."""
+    # A phrase that repeats, such as a licence header, would otherwise leak from train into test.
     X, y = (np.concatenate([pair[k] for pair in windows]) for k in (0, 1))
     split = np.repeat(np.arange(len(windows)), [len(pair[0]) for pair in windows])
     _, first, group = np.unique(np.array(row_digests(X), dtype=str), return_index=True, return_inverse=True)
