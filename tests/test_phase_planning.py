@@ -1,4 +1,4 @@
-"""Planning: what it freezes, what its gate asks, and that nothing trains before it is open."""
+"""Planning: what it freezes, what its gate checks, and that nothing trains before the gate is open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import SMALL, go
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
-    """Every optimizer step of this process, counted at torch itself."""
+    """Every optimizer step of this process, recorded by torch itself."""
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     taken: list[object] = []
@@ -32,8 +32,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     handle.remove()
 
 
-def test_what_planning_freezes(planned: Run) -> None:
-    """The plan holds the resolved config, five checklists with numbers in them, and the facts that were measured."""
+def test_plan_freezes_config_checklists_and_facts(planned: Run) -> None:
+    """The plan holds the resolved config, five checklists with their thresholds, and the measured facts."""
     plan = plans.load(planned)
 
     assert plan.revision == 1 and plan.seed == 1
@@ -47,8 +47,8 @@ def test_what_planning_freezes(planned: Run) -> None:
     assert "run" not in plan.config and "trust" not in plan.config and "phase" not in plan.config
 
 
-def test_the_gate_is_open_on_honest_facts(planned: Run) -> None:
-    """Nineteen items, all satisfied, the seed first; digits name neither groups nor times."""
+def test_gate_opens_for_digits(planned: Run) -> None:
+    """Nineteen items are satisfied, the seed first; digits declare neither groups nor times."""
     items = planned.state().gates["planning"].items
 
     assert [i.id for i in items] == [
@@ -61,8 +61,8 @@ def test_the_gate_is_open_on_honest_facts(planned: Run) -> None:
     assert "attested by Example Owner" in items[1].why
 
 
-def test_planning_again_changes_nothing(planned: Run) -> None:
-    """The same words plan the same: the revision stays, the gate is judged anew."""
+def test_planning_again_keeps_the_revision(planned: Run) -> None:
+    """The same overrides give the same plan: the revision stays, and the gate is judged again."""
     before = planned.state()
 
     run, gate, _ = go(planned.path.parent, "phase=planning", *SMALL)
@@ -71,21 +71,21 @@ def test_planning_again_changes_nothing(planned: Run) -> None:
     assert run.state().seq > before.seq
 
 
-def test_without_a_seed_nothing_trains(own_folder: Any, steps: list[object]) -> None:
-    """With seed=null the gate is closed, no permit exists, and not one optimizer step is made."""
+def test_gate_without_a_seed_is_closed(own_folder: Any, steps: list[object]) -> None:
+    """With seed=null the gate is closed, there is no permit, and no optimizer step is made."""
     run, gate, advice = go(own_folder, "phase=baseline", *SMALL, "seed=null")
     outcomes = {i.id: i.outcome for i in run.state().gates["planning"].items}
 
     assert (gate, advice.exit_code, steps) == ("closed", 3, [])
-    said = {k: outcomes.pop(k) for k in ("seeds_fixed", "metric_and_target", "problem_card")}
-    assert said == {"seeds_fixed": "failed", "metric_and_target": "passed", "problem_card": "passed"}
+    declared = {k: outcomes.pop(k) for k in ("seeds_fixed", "metric_and_target", "problem_card")}
+    assert declared == {"seeds_fixed": "failed", "metric_and_target": "passed", "problem_card": "passed"}
     assert set(outcomes.values()) == {"errored"}
     with pytest.raises(Refused, match="gate planning: is not open"):
         permits.train(run)
 
 
-def test_a_seed_later_opens_the_gate(own_folder: Any) -> None:
-    """What was typed is remembered: only the seed has to be added."""
+def test_gate_opens_when_a_seed_is_added(own_folder: Any) -> None:
+    """Earlier overrides are remembered: only the seed has to be added."""
     go(own_folder, "phase=planning", *SMALL, "seed=null")
 
     run, gate, _ = go(own_folder, "phase=planning", "run.name=digits", "seed=5")
@@ -96,7 +96,7 @@ def test_a_seed_later_opens_the_gate(own_folder: Any) -> None:
     assert run.state().revisions[1]["changed"]["seed"] == [None, 5]
 
 
-def test_planning_makes_no_step(own_folder: Any, steps: list[object]) -> None:
+def test_planning_makes_no_optimizer_step(own_folder: Any, steps: list[object]) -> None:
     """Planning probes the model and the loss, and trains nothing."""
     torch.manual_seed(0)
 
@@ -105,8 +105,8 @@ def test_planning_makes_no_step(own_folder: Any, steps: list[object]) -> None:
     assert steps == []
 
 
-def test_looks_at_the_test_rows_are_counted_across_plans(finished: Run) -> None:
-    """A plan made after the test rows were read says how often they were, and may go on while that is seldom."""
+def test_test_openings_are_counted_across_plans(finished: Run) -> None:
+    """A plan made after the test rows were read records how often, and passes while that is rare."""
     run, gate, _ = go(finished.path.parent, "phase=planning", "run.name=digits", "task.target=0.4")
     item = next(i for i in run.state().gates["planning"].items if i.id == "test_sealed")
 
@@ -117,7 +117,7 @@ def test_looks_at_the_test_rows_are_counted_across_plans(finished: Run) -> None:
 CARD = {"required": ["purpose", "owner"], "recommended": ["population", "risks"]}
 IDENTIFIED = {"min_rows": 2, "required": ["source"], "recommended": ["licence"]}
 ROOM = {"max_memory": 0.9, "max_disk": 0.9, "max_ratio": 2}
-WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+CHANGED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("environment.seeds_fixed", {"seed": None}, {}, "failed", "add seed=1"),
     ("environment.seeds_fixed", {"seed": ...}, {}, "errored", "evidence 'seed' was not measured"),
     ("problem.metric_and_target", {"target": None}, {}, "failed", "task.target=NUMBER"),
@@ -158,19 +158,19 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), WRONG)
-def test_what_each_check_answers(
+@pytest.mark.parametrize(("check", "wrong", "bounds", "outcome", "why"), CHANGED)
+def test_checks_of_the_planning_gate(
     planned: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
-    """On the real evidence with one value changed, the check that asks for it says so."""
+    """On real evidence with one value changed, the check of that value reports it."""
     item = judged(check, changed(measured(planned, "planning"), **wrong), **bounds)
 
     assert item.outcome == outcome
     assert why in item.why
 
 
-def test_leaks_are_named_by_their_cause(planned: Run) -> None:
-    """Shared rows and a missing validation split carry the id of their cause."""
+def test_leakage_has_a_cause(planned: Run) -> None:
+    """Shared rows and a missing validation split have the id of their cause."""
     values = measured(planned, "planning")
     leaking = judged("data.splits_disjoint", changed(values, shared_fraction__test=0.1), max_shared_fraction=0.0)
     lacking = judged("data.data_digests", changed(values, rows__val=0), **IDENTIFIED)
@@ -179,7 +179,7 @@ def test_leaks_are_named_by_their_cause(planned: Run) -> None:
     assert lacking.cause == "validation_missing"
 
 
-# --- faults of the data, planted -------------------------------------------------------------------------------------
+# --- planted faults of the data --------------------------------------------------------------------------------------
 
 PACKAGE = """
 import numpy as np
@@ -197,63 +197,63 @@ def rows(fault="", **_):
     if fault in ("imbalance", "rare"):
         keep = (y != 3) | (np.cumsum(y == 3) <= (8 if fault == "imbalance" else 3))
         X, y = X[keep], y[keep]
-    if fault == "unlearned":
+    if fault == "class not in train":
         X, y = X[y != 3], y[y != 3]
     if fault == "outlier":
         X[5, 20] = 1e6
-    if fault == "outlier in a still pixel":
+    if fault == "outlier in a constant pixel":
         X[5, 0] = 1e6
     if fault == "outlier in validation":
         V[5, 20] = -1e6
-    if fault == "hole":
+    if fault == "missing value":
         X[77, 20] = np.nan
     if fault == "infinite":
         V[7, 20] = np.inf
-    if fault == "nothing varies":
+    if fault == "all constant":
         X[:] = np.arange(64)
     if fault == "small":
         V, v = V[:15], v[:15]
-    given = {**data, "train": (X, y), "val": (V, v)}
+    source = {**data, "train": (X, y), "val": (V, v)}
     if fault in ("shifted", "spread"):
-        del given["class_names"]
-        for side in ("train", "val", "test"):
-            A, a = given[side]
-            given[side] = (A, a + 1 if fault == "shifted" else 2 * a)
+        del source["class_names"]
+        for split in ("train", "val", "test"):
+            A, a = source[split]
+            source[split] = (A, a + 1 if fault == "shifted" else 2 * a)
     if fault == "divided":
-        for side in ("train", "val", "test"):
-            given[side] = (given[side][0], given[side][1] // 2)
-    if fault == "two codes":
-        del given["class_names"]
-        given["val"] = (V, v + 1)
-    sizes = {side: len(given[side][1]) for side in ("train", "val", "test")}
-    if fault == "group on two sides":
-        given["groups"] = {side: [f"{side}-{i // 9}" for i in range(n)] for side, n in sizes.items()}
-        given["groups"]["test"][5] = "train-7"
+        for split in ("train", "val", "test"):
+            source[split] = (source[split][0], source[split][1] // 2)
+    if fault == "two encodings":
+        del source["class_names"]
+        source["val"] = (V, v + 1)
+    sizes = {split: len(source[split][1]) for split in ("train", "val", "test")}
+    if fault == "group in two splits":
+        source["groups"] = {split: [f"{split}-{i // 9}" for i in range(n)] for split, n in sizes.items()}
+        source["groups"]["test"][5] = "train-7"
     if fault == "future":
-        given["times"] = {side: at + np.arange(n) for (side, n), at in zip(sizes.items(), (0, 2000, 3000))}
-        given["times"]["train"][77] = 2500
+        source["times"] = {split: at + np.arange(n) for (split, n), at in zip(sizes.items(), (0, 2000, 3000))}
+        source["times"]["train"][77] = 2500
     if fault == "slice without support":
-        left = {side: np.arange(n) < (3 if side == "test" else 90) for side, n in sizes.items()}
-        given["slices"] = {"left-handed": left}
-    if fault == "other field":
-        given["production"] = np.clip(V * 0.6 + 0.1, 0, 1)
-    if fault == "field of torn rows":
-        draw = np.random.default_rng(0)
-        given["production"] = np.stack([draw.permutation(V[:, c]) for c in range(64)], 1)
+        left = {split: np.arange(n) < (3 if split == "test" else 90) for split, n in sizes.items()}
+        source["slices"] = {"left-handed": left}
+    if fault == "shifted production":
+        source["production"] = np.clip(V * 0.6 + 0.1, 0, 1)
+    if fault == "production with shuffled columns":
+        rng = np.random.default_rng(0)
+        source["production"] = np.stack([rng.permutation(V[:, c]) for c in range(64)], 1)
     if fault == "declared":
-        given["representative"] = "only the left-handed wrote"
+        source["representative"] = "only the left-handed wrote"
     if fault == "validation not scaled":
-        given["val"] = (V * 16, v)
+        source["val"] = (V * 16, v)
     if fault == "validation of other classes":
         keep = (v < 4) | (np.arange(len(v)) % 6 == 0)
-        given["val"] = (V[keep], v[keep])
-    if fault == "whole":
-        given["groups"] = {side: [f"{side}-{i // 9}" for i in range(n)] for side, n in sizes.items()}
-        given["times"] = {s: np.array([f"20{21 + y}-05-31"] * sizes[s], "datetime64[D]") for y, s in enumerate(sizes)}
-        given["slices"] = {"hand": {side: np.arange(n) % 2 for side, n in sizes.items()}}
-        given["production"] = V[::2]
-        given["previous_tasks"] = {"older": (X[:50], y[:50])}
-    return given
+        source["val"] = (V[keep], v[keep])
+    if fault == "all metadata":
+        source["groups"] = {split: [f"{split}-{i // 9}" for i in range(n)] for split, n in sizes.items()}
+        source["times"] = {s: np.array([f"20{21 + y}-05-31"] * sizes[s], "datetime64[D]") for y, s in enumerate(sizes)}
+        source["slices"] = {"hand": {split: np.arange(n) % 2 for split, n in sizes.items()}}
+        source["production"] = V[::2]
+        source["previous_tasks"] = {"older": (X[:50], y[:50])}
+    return source
 """
 
 PLANTED = {
@@ -262,42 +262,42 @@ PLANTED = {
     "contradiction": ("labels_consistent", "label_noise"),
     "imbalance": ("imbalance_treated", "class_imbalance"),
     "rare": ("enough_rows", "too_little_data"),
-    "unlearned": ("enough_rows", "split_shift"),
+    "class not in train": ("enough_rows", "split_shift"),
     "small": ("enough_rows", "validation_missing"),
     "outlier": ("values_plausible", "outliers"),
-    "outlier in a still pixel": ("values_plausible", "outliers"),
+    "outlier in a constant pixel": ("values_plausible", "outliers"),
     "outlier in validation": ("values_plausible", "outliers"),
-    "nothing varies": ("values_plausible", "inputs_uninformative"),
-    "hole": ("data_finite", "nonfinite_inputs"),
+    "all constant": ("values_plausible", "inputs_uninformative"),
+    "missing value": ("data_finite", "nonfinite_inputs"),
     "infinite": ("data_finite", "nonfinite_inputs"),
     "shifted": ("label_codes", "labels_misencoded"),
     "spread": ("label_codes", "labels_misencoded"),
     "divided": ("label_codes", "labels_misencoded"),
-    "two codes": ("label_codes", "labels_misencoded"),
-    "group on two sides": ("splits_independent", "data_leakage"),
+    "two encodings": ("label_codes", "labels_misencoded"),
+    "group in two splits": ("splits_independent", "data_leakage"),
     "future": ("splits_independent", "data_leakage"),
     "slice without support": ("enough_rows", "validation_missing"),
-    "other field": ("representative", "split_shift"),
-    "field of torn rows": ("representative", "split_shift"),
+    "shifted production": ("representative", "split_shift"),
+    "production with shuffled columns": ("representative", "split_shift"),
     "declared": ("declared_representative", "split_shift"),
     "validation not scaled": ("representative", "split_shift"),
     "validation of other classes": ("representative", "split_shift"),
 }
-FOR_NO_ONE_TO_WAIVE = ("splits_disjoint", "declared_representative")
-WORDS = ("phase=planning", "experiment=digits", "tracking=none", "trust=[planted]", "data._target_=planted.rows")
-WIDER = {"shifted": 11, "spread": 19, "two codes": 11}
+NOT_WAIVABLE = ("splits_disjoint", "declared_representative")
+OVERRIDES = ("phase=planning", "experiment=digits", "tracking=none", "trust=[planted]", "data._target_=planted.rows")
+WIDER = {"shifted": 11, "spread": 19, "two encodings": 11}
 
 
 @pytest.fixture
 def plan(own_folder: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`plan("leak")` plans the digits with that fault: the gate and its items that did not pass, by id."""
+    """`plan("leak")` plans the digits with that fault and returns the gate and the items that did not pass, by id."""
     (own_folder / "planted.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(own_folder)
     monkeypatch.delitem(sys.modules, "planted", raising=False)
 
-    def planned(fault: str, *words: str) -> tuple[str, dict[str, Any]]:
+    def planned(fault: str, *overrides: str) -> tuple[str, dict[str, Any]]:
         wider = [f"model.out_features={WIDER[fault]}"] if fault in WIDER else []
-        run, gate, _ = go(own_folder, *WORDS, f"+data.fault={fault}", *wider, *words)
+        run, gate, _ = go(own_folder, *OVERRIDES, f"+data.fault={fault}", *wider, *overrides)
         items = run.state().gates["planning"].items
         return gate, {i.id: i for i in items if i.outcome not in ("passed", "not_applicable")}
 
@@ -305,26 +305,26 @@ def plan(own_folder: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_fault_closes_the_gate_with_its_cause(plan: Any, steps: list[object], fault: str) -> None:
-    """Whatever is wrong with the data is named by its cause, by an item a person may waive if it can be argued."""
+def test_planted_fault_closes_the_gate(plan: Any, steps: list[object], fault: str) -> None:
+    """Each fault of the data closes the gate with its cause, by an item that can be waived if that can be justified."""
     item, cause = PLANTED[fault]
     gate, failed = plan(fault)
 
     assert gate == "closed" and steps == []
     outcome = "inconclusive" if fault == "slice without support" else "failed"
     assert (failed[item].outcome, failed[item].cause) == (outcome, cause)
-    assert failed[item].waivable == (item not in FOR_NO_ONE_TO_WAIVE) and failed[item].why
+    assert failed[item].waivable == (item not in NOT_WAIVABLE) and failed[item].why
 
 
-def test_one_fault_closes_one_item(plan: Any) -> None:
-    """A hole, a contradiction, an outlier and an imbalance are each told once."""
-    for fault in ("hole", "contradiction", "outlier", "imbalance", "near leak", "future", "declared"):
+def test_planted_fault_closes_one_item(plan: Any) -> None:
+    """Each fault is reported by one item only."""
+    for fault in ("missing value", "contradiction", "outlier", "imbalance", "near leak", "future", "declared"):
         assert list(plan(fault, f"run.name={fault.replace(' ', '_')}")[1]) == [PLANTED[fault][0]]
 
 
-def test_what_is_said_beside_the_rows_is_kept(plan: Any, own_folder: Any) -> None:
-    """Groups, times, slices, the field and earlier tasks that raise no doubt pass, and stand in plan and manifest."""
-    assert plan("whole") == ("open", {})
+def test_row_metadata_is_recorded(plan: Any, own_folder: Any) -> None:
+    """Groups, times, slices, production data and earlier tasks without faults pass, and are in plan and manifest."""
+    assert plan("all metadata") == ("open", {})
 
     run = Run.find("digits", own_folder)
     facts = plans.load(run).facts["data"]
@@ -340,8 +340,8 @@ def test_what_is_said_beside_the_rows_is_kept(plan: Any, own_folder: Any) -> Non
     assert "180 rows of production" in items["representative"]
 
 
-def test_the_manifest_tells_every_row_again(planned: Run) -> None:
-    """Source, licence, ranges and a digest of each row stand in files that the ledger vouches for."""
+def test_manifest_identifies_every_row(planned: Run) -> None:
+    """Source, licence, ranges and a digest of each row are in files that the ledger records."""
     known = json.loads(planned.inside("planning", "manifest.json").read_text())
     rows = planned.inside("planning", "rows.txt").read_text().splitlines()
 
@@ -350,8 +350,8 @@ def test_the_manifest_tells_every_row_again(planned: Run) -> None:
     assert set(planned.state().finished["planning"]["artifacts"]) == {"manifest", "rows"}
 
 
-def test_nothing_that_is_timed_is_part_of_the_plan(planned: Run) -> None:
-    """What a step took is evidence; the plan holds the budget in steps and no seconds."""
+def test_plan_contains_no_timing(planned: Run) -> None:
+    """The time of a step is evidence; the plan has the budget in steps and no seconds."""
     cost = measured(planned, "planning")["resources"]
 
     assert cost["steps"] == 51 and 0 < cost["minutes"] < 1
@@ -363,25 +363,25 @@ def test_nothing_that_is_timed_is_part_of_the_plan(planned: Run) -> None:
 @pytest.mark.parametrize(
     "word", ["loader.sampler=balanced", "task.class_weights=balanced", "task.metric=balanced_accuracy"]
 )
-def test_a_named_treatment_opens_the_gate(plan: Any, word: str) -> None:
-    """An imbalance that the plan does something about is no reason to stop."""
+def test_imbalance_treatment_opens_the_gate(plan: Any, word: str) -> None:
+    """The gate accepts an imbalance that the plan treats."""
     assert plan("imbalance", word) == ("open", {})
 
 
-def test_a_waiver_lets_a_fault_pass_by_name(plan: Any, own_folder: Any, cli: Any) -> None:
-    """The owner may train on holed rows; the outcome stays on record."""
-    assert plan("hole", "run.root=runs")[0] == "closed"
-    words = ("--root", own_folder, "--who", "Ada", "--why", "the holes are wanted", "--expires", "9999-12-31")
-    assert cli("waive", "digits", "data_finite", *words)[0] == 0
+def test_waiver_opens_the_gate(plan: Any, own_folder: Any, cli: Any) -> None:
+    """The owner may train on rows with missing values; the outcome stays on record."""
+    assert plan("missing value", "run.root=runs")[0] == "closed"
+    arguments = ("--root", own_folder, "--who", "Ada", "--why", "they are intended", "--expires", "9999-12-31")
+    assert cli("waive", "digits", "data_finite", *arguments)[0] == 0
     run = Run.find("digits", own_folder)
     assert run.state().gate("planning") == "open"
     assert permits.train(run)
 
 
-HOLED = """
+TOLERANT = """
 from torch import nn
 
-class Patient(nn.Module):
+class Tolerant(nn.Module):
     def __init__(self, **_):
         super().__init__()
         self.layer = nn.Linear(64, 10)
@@ -391,16 +391,16 @@ class Patient(nn.Module):
 """
 
 
-def test_a_model_that_answers_holes_opens_the_gate(plan: Any, own_folder: Any) -> None:
-    """Missing features are the model's affair where it shows that it answers them; infinite ones are nobody's."""
-    (own_folder / "planted.py").write_text(PACKAGE + HOLED)
-    assert plan("hole", "model._target_=planted.Patient") == ("open", {})
-    gate, failed = plan("infinite", "model._target_=planted.Patient")
+def test_model_that_handles_missing_values_opens_the_gate(plan: Any, own_folder: Any) -> None:
+    """Missing features pass if the model gives finite outputs for them; infinite ones never do."""
+    (own_folder / "planted.py").write_text(PACKAGE + TOLERANT)
+    assert plan("missing value", "model._target_=planted.Tolerant") == ("open", {})
+    gate, failed = plan("infinite", "model._target_=planted.Tolerant")
     assert gate == "closed" and failed["data_finite"].cause == "nonfinite_inputs"
 
 
-class Half(torch.nn.Module):
-    """Answers holes of its first feature, and those of no other."""
+class FirstFeatureOnly(torch.nn.Module):
+    """Handles missing values of its first feature only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -410,29 +410,31 @@ class Half(torch.nn.Module):
         return self.layer(torch.cat([x[:, :1].nan_to_num(), x[:, 1:]], 1))
 
 
-@pytest.mark.parametrize(("column", "answers"), [(0, True), (1, False)])
-def test_a_hole_of_every_feature_is_tried(monkeypatch: pytest.MonkeyPatch, column: int, answers: bool) -> None:
-    """However late in the rows it stands."""
+@pytest.mark.parametrize(("column", "handled"), [(0, True), (1, False)])
+def test_handles_missing_values_tries_every_feature(
+    monkeypatch: pytest.MonkeyPatch, column: int, handled: bool
+) -> None:
+    """The model is tried on a missing value of every feature, however late its row is."""
     X = np.ones((90, 2))
     X[:10, 0] = X[80, column] = np.nan
-    data = seal({side: (X, np.arange(90) % 2) for side in ("train", "val", "test")}, "classification")
-    monkeypatch.setattr("pipeline.building.builder.build_model", lambda *_: Half())
-    assert planning._handles_missing_values({"seed": 1}, data, ()) is answers
+    data = seal({split: (X, np.arange(90) % 2) for split in ("train", "val", "test")}, "classification")
+    monkeypatch.setattr("pipeline.building.builder.build_model", lambda *_: FirstFeatureOnly())
+    assert planning._handles_missing_values({"seed": 1}, data, ()) is handled
 
 
-def test_holes_that_are_imputed_open_the_gate(plan: Any) -> None:
-    """Preprocessing is part of the model, which thereby answers rows with holes; infinite ones it does not."""
-    assert plan("hole", "preprocess.impute=median") == ("open", {})
+def test_imputation_opens_the_gate(plan: Any) -> None:
+    """Preprocessing is part of the model, which thus handles missing values; infinite ones it does not."""
+    assert plan("missing value", "preprocess.impute=median") == ("open", {})
     assert plan("infinite", "preprocess.impute=median", "run.name=infinite")[0] == "closed"
 
 
-def test_what_closes_nothing_is_said(planned: Run) -> None:
-    """Constant pixels stand in the reason of a passed item."""
+def test_values_plausible_names_constant_features(planned: Run) -> None:
+    """Constant pixels are named in the reason of a passed item."""
     item = next(i for i in planned.state().gates["planning"].items if i.id == "values_plausible")
     assert item.outcome == "passed" and "5 constant features (pixel_0_0" in item.why
 
 
-ASIDES: list[tuple[str, dict[str, Any], str]] = [
+NOTES: list[tuple[str, dict[str, Any], str]] = [
     ("quality.values_plausible", {"quality__duplicates__train": 3}, "duplicate rows: 3 in train"),
     ("quality.values_plausible", {"quality__duplicates__train": 200}, "many rows are duplicates"),
     ("quality.values_plausible", {"quality__constant__targets_std": 900.0}, "targets_not_scaled"),
@@ -440,16 +442,16 @@ ASIDES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "wrong", "why"), ASIDES)
-def test_asides_stand_in_the_reason(planned: Run, check: str, wrong: dict[str, Any], why: str) -> None:
-    """Duplicates, the scale of targets and classes of few rows close nothing, and are told."""
+@pytest.mark.parametrize(("check", "wrong", "why"), NOTES)
+def test_checks_name_what_does_not_close_the_gate(planned: Run, check: str, wrong: dict[str, Any], why: str) -> None:
+    """Duplicates, the scale of targets and classes of few rows are named in the reason of a passed item."""
     bounds = next(i["with"] for i in plans.load(planned).checklists["planning"] if i["check"] == check)
     item = judged(check, changed(measured(planned, "planning"), **wrong), **bounds)
     assert item.outcome == "passed" and why in item.why
 
 
-def test_values_are_not_asked_for_classes(planned: Run) -> None:
-    """Items on labels do not apply to targets that are no classes."""
+def test_label_checks_do_not_apply_to_values(planned: Run) -> None:
+    """Items on labels are not applicable to targets that are not classes."""
     values = changed(measured(planned, "planning"), quality__labels=None, quality__contradictions=None)
     for question in plans.load(planned).checklists["planning"]:
         if question["check"] in ("labels.label_codes", "labels.labels_consistent", "labels.imbalance_treated"):

@@ -1,10 +1,11 @@
-"""Sources of data: tables, arrays, pictures and text, read the same way twice, and each fault told by its place."""
+"""Data sources: tables, arrays, images and text are read reproducibly, and every fault names its place."""
 
 from __future__ import annotations
 
 import csv
 import datetime
 import importlib.util
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pipeline.errors import UserError
 from tests.conftest import SHORT, examples, go
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDES = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 QUICK = settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -41,24 +42,24 @@ def write(folder: Path, rows: list[list[Any]], delimiter: str = ",") -> str:
 
 
 def people(n: int = 60) -> list[list[Any]]:
-    """A header and rows: an age that differs, a town, and a label of two classes."""
+    """A header and rows: an age, a town, and a label of two classes."""
     return [["age", "town", "y"], *([20 + i, "Bern" if i % 3 else "Rome", "yes" if i % 2 else "no"] for i in range(n))]
 
 
 def changed(row: int, column: int, cell: Any) -> list[list[Any]]:
     rows = people()
-    rows[row - 1][column] = cell  # row 1 is the header, as in the messages
+    rows[row - 1][column] = cell  # row 1 is the header, as in messages
     return rows
 
 
-def told(call: Any, *args: Any, **options: Any) -> str:
+def error_of(call: Any, *args: Any, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         call(*args, **options)
     return str(caught.value)
 
 
 def together(data: dict[str, Any], part: int) -> np.ndarray:
-    return np.concatenate([data[side][part] for side in SIDES])
+    return np.concatenate([data[split][part] for split in SPLITS])
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -66,16 +67,16 @@ def together(data: dict[str, Any], part: int) -> np.ndarray:
 
 @QUICK
 @given(table=st.lists(st.tuples(FLOATS, FLOATS, st.integers(-9, 9)), min_size=9, max_size=40, unique_by=lambda r: r[0]))
-def test_a_table_that_is_written_is_read_back(tmp_path: Path, table: list[tuple[float, float, int]]) -> None:
-    """Numbers come back to the bit, each row once, and targets stay with their features."""
+def test_csv_table_reads_back_what_was_written(tmp_path: Path, table: list[tuple[float, float, int]]) -> None:
+    """Numbers are read exactly, each row once, and targets stay with their features."""
     path = write(tmp_path, [["a", "b", "value"], *map(list, table)])
     data = csv_table(path, "value", label_kind="values")
-    found = np.column_stack([together(data, 0), together(data, 1)]).astype(np.float32)
-    assert sorted(map(tuple, np.array(table, np.float32).tolist())) == sorted(map(tuple, found.tolist()))
+    rows = np.column_stack([together(data, 0), together(data, 1)]).astype(np.float32)
+    assert sorted(map(tuple, np.array(table, np.float32).tolist())) == sorted(map(tuple, rows.tolist()))
 
 
-def test_what_a_table_becomes(tmp_path: Path) -> None:
-    """Text is coded, labels are named in order, and the loader takes it all."""
+def test_csv_table_codes_text_and_labels(tmp_path: Path) -> None:
+    """Text columns are coded, labels are named in order, and the loader accepts the result."""
     data = csv_table(write(tmp_path, people()), "y")
     assert ["age", "town"] == data["feature_names"] and ["no", "yes"] == data["class_names"]
     assert {"town": ["<unknown>", "Bern", "Rome"]} == data["categories"]
@@ -85,56 +86,59 @@ def test_what_a_table_becomes(tmp_path: Path) -> None:
     assert ["age"] == shifted["feature_names"] and np.array_equal(shifted["val"][1], data["val"][1])
 
 
-def test_labels_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
-    """Ten comes behind nine, and names given by the user decide instead."""
+def test_csv_table_sorts_numeric_labels_by_value(tmp_path: Path) -> None:
+    """Ten comes after nine; declared class names take precedence."""
     rows = [["a", "y"], *([i, i % 11] for i in range(66))]
     assert [str(i) for i in range(11)] == csv_table(write(tmp_path, rows), "y")["class_names"]
     backwards = csv_table(write(tmp_path, people()), "y", class_names=["yes", "no"])
     assert ["yes", "no"] == backwards["class_names"]
 
 
-def test_categories_that_train_never_had_are_unknown(tmp_path: Path) -> None:
-    """Code 0 is for the new and the missing; the codes of train do not move because of them."""
+def test_csv_table_codes_new_categories_as_unknown(tmp_path: Path) -> None:
+    """Code 0 is for new and missing categories; the codes of train do not depend on them."""
     towns = ["Bern", "Rome"] * 6 + ["Oslo", "", "Bern", "Oslo", "Rome", ""]
-    sides = ["train"] * 12 + ["val"] * 3 + ["test"] * 3
-    rows = [["town", "n", "where", "y"], *([t, i, s, i % 2] for i, (t, s) in enumerate(zip(towns, sides, strict=True)))]
+    splits = ["train"] * 12 + ["val"] * 3 + ["test"] * 3
+    rows = [
+        ["town", "n", "where", "y"],
+        *([t, i, s, i % 2] for i, (t, s) in enumerate(zip(towns, splits, strict=True))),
+    ]
     data = csv_table(write(tmp_path, rows), "y", split="where")
     assert {"town": ["<unknown>", "Bern", "Rome"]} == data["categories"]
     assert [0, 0, 1] == data["val"][0][:, 0].tolist() and [0, 2, 0] == data["test"][0][:, 0].tolist()
 
 
-def test_missing_values_stay_missing(tmp_path: Path) -> None:
-    """NaN and infinity go through to whoever treats them later; a missing category is the unknown one."""
+def test_csv_table_keeps_missing_values(tmp_path: Path) -> None:
+    """NaN and infinities are kept; a missing category is unknown."""
     data = csv_table(write(tmp_path, changed(17, 0, "NA")), "y")
     assert 1 == np.isnan(together(data, 0)).sum()
     assert np.isinf(together(csv_table(write(tmp_path, changed(17, 0, "inf")), "y"), 0)).any()
     assert 0 in together(csv_table(write(tmp_path, changed(17, 1, "")), "y"), 0)[:, 1]
 
 
-# --- sides -----------------------------------------------------------------------------------------------------------
+# --- splits ----------------------------------------------------------------------------------------------------------
 
 
 @QUICK
 @given(st.integers(20, 120), st.integers(6, 15), st.integers(0, 99))
-def test_a_group_is_on_one_side(rows: int, groups: int, seed: int) -> None:
-    """No two sides share a group, nor a row."""
-    draw = np.random.default_rng(seed)
-    group, X = np.r_[np.arange(groups), draw.integers(0, groups, rows)], draw.normal(size=(rows + groups, 1))
-    X[0], X[1] = X[2], X[3]  # equal rows of different groups bind these together
-    sides = split_indices(X, draw.integers(0, 2, len(X)), groups=group, seed=seed)
+def test_split_indices_keeps_groups_together(rows: int, groups: int, seed: int) -> None:
+    """No two splits share a group or a row."""
+    rng = np.random.default_rng(seed)
+    group, X = np.r_[np.arange(groups), rng.integers(0, groups, rows)], rng.normal(size=(rows + groups, 1))
+    X[0], X[1] = X[2], X[3]  # equal rows of two groups keep both groups in one split
+    indices = split_indices(X, rng.integers(0, 2, len(X)), groups=group, seed=seed)
     for by in (group, np.array(row_digests(X))):
-        seen = [set(by[rows].tolist()) for rows in sides.values()]
-        assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
-    assert list(range(len(X))) == sorted(np.concatenate(list(sides.values())).tolist())
+        shared = [set(by[rows].tolist()) for rows in indices.values()]
+        assert not any(a & b for a, b in combinations(shared, 2))
+    assert list(range(len(X))) == sorted(np.concatenate(list(indices.values())).tolist())
 
 
 @QUICK
 @given(st.integers(0, 999))
-def test_rows_that_become_equal_are_on_one_side(tmp_path: Path, seed: int) -> None:
-    """Categories that train does not know make no row of one side equal to one of another."""
-    draw = np.random.default_rng(seed)
-    words = [f"w{number}" for number in draw.integers(0, 30, 80)]
-    cells = [["" if draw.random() < 0.2 else c for c in row] for row in draw.integers(0, 3, (80, 2)).tolist()]
+def test_csv_table_keeps_rows_together_that_coding_makes_equal(tmp_path: Path, seed: int) -> None:
+    """Categories that train does not have make no row of one split equal to a row of another."""
+    rng = np.random.default_rng(seed)
+    words = [f"w{number}" for number in rng.integers(0, 30, 80)]
+    cells = [["" if rng.random() < 0.2 else c for c in row] for row in rng.integers(0, 3, (80, 2)).tolist()]
     cells = [[word, *row] for word, row in zip(words, cells, strict=True)]
     rows = [["a", "b", "c", "who", "y"], *([*r, i % 25, i % 2] for i, r in enumerate(cells))]
     for column, apart in (("group", "who"), ("ignore", ["who"])):
@@ -149,16 +153,16 @@ def test_rows_that_become_equal_are_on_one_side(tmp_path: Path, seed: int) -> No
 
 @QUICK
 @given(st.lists(st.integers(0, 40), min_size=5, max_size=90).filter(lambda t: len(set(t)) >= 3))
-def test_sides_by_time_are_in_order(times: list[int]) -> None:
-    """Every row of train is older than any of val, these older than any of test, and no side is empty."""
+def test_time_indices_are_in_order(times: list[int]) -> None:
+    """Every train row is older than any of val, these are older than any of test, and no split is empty."""
     t = np.array(times, float)
-    sides = time_indices(t)
-    assert t[sides["train"]].max() < t[sides["val"]].min() and t[sides["val"]].max() < t[sides["test"]].min()
-    assert len(t) == sum(map(len, sides.values()))
+    indices = time_indices(t)
+    assert t[indices["train"]].max() < t[indices["val"]].min() and t[indices["val"]].max() < t[indices["test"]].min()
+    assert len(t) == sum(map(len, indices.values()))
 
 
-def test_columns_that_divide_rows_are_no_features(tmp_path: Path) -> None:
-    """Group, time and side stand apart, and only one of them divides."""
+def test_csv_table_excludes_split_columns_from_features(tmp_path: Path) -> None:
+    """Group and time are not features, and only one of them can divide the rows."""
     days = [str(datetime.date(2024, 1, 1) + datetime.timedelta(days=i)) for i in range(60)]
     rows = [
         ["day", "who", *people()[0]],
@@ -169,12 +173,12 @@ def test_columns_that_divide_rows_are_no_features(tmp_path: Path) -> None:
     assert ["age", "town"] == newest["feature_names"]
     assert newest["train"][0][:, 0].max() < newest["val"][0][:, 0].min() < newest["test"][0][:, 0].min()
     by_person = csv_table(path, "y", group="who", ignore=["day"])
-    people_of = [set((by_person[side][0][:, 0] % 20).tolist()) for side in SIDES]  # ages are 20 + i, persons i % 20
+    people_of = [set((by_person[split][0][:, 0] % 20).tolist()) for split in SPLITS]  # ages are 20 + i, persons i % 20
     assert not people_of[0] & people_of[1] and not people_of[0] & people_of[2]
     assert people_of[1] == {int(who) for who in by_person["groups"]["val"]} and "groups" not in newest
     assert newest["times"]["train"].max() < newest["times"]["val"].min() < newest["times"]["test"].min()
-    assert "one way only, got 'group and time'" in told(csv_table, path, "y", group="who", time="day")
-    assert "row 3, column 'day': is not a time" in told(
+    assert "one way only, got 'group and time'" in error_of(csv_table, path, "y", group="who", time="day")
+    assert "row 3, column 'day': is not a time" in error_of(
         csv_table, write(tmp_path, _with(rows, 3, 0, "soon")), "y", time="day"
     )
 
@@ -183,21 +187,21 @@ def _with(rows: list[list[Any]], row: int, column: int, cell: Any) -> list[list[
     return [[cell if (i, j) == (row - 1, column) else c for j, c in enumerate(r)] for i, r in enumerate(rows)]
 
 
-def test_three_files_are_three_sides(tmp_path: Path) -> None:
+def test_csv_table_reads_three_files_as_splits(tmp_path: Path) -> None:
     """Columns are matched by name; a fault in the third file names that file."""
     header, *body = people(12)
     paths = []
-    for k, side in enumerate(SIDES):
-        (tmp_path / side).mkdir()
+    for k, split in enumerate(SPLITS):
+        (tmp_path / split).mkdir()
         mixed = [[r[2], r[0], r[1]] if k == 1 else r for r in [header, *body[4 * k : 4 * k + 4]]]
-        paths.append(write(tmp_path / side, mixed))
+        paths.append(write(tmp_path / split, mixed))
     data = csv_table(paths[0], "y", val_path=paths[1], test_path=paths[2])
     assert [24, 25, 26, 27] == data["val"][0][:, 0].tolist() and [0, 1, 0, 1] == data["val"][1].tolist()
     Path(paths[2]).write_text("age,town,y\n1,Bern\n")
-    assert f"{paths[2]}: row 2, column 'y': has 2 cells" in told(
+    assert f"{paths[2]}: row 2, column 'y': has 2 cells" in error_of(
         csv_table, *paths[:1], "y", val_path=paths[1], test_path=paths[2]
     )
-    assert "data.test_path: is not given" in told(csv_table, paths[0], "y", val_path=paths[1])
+    assert "data.test_path: is not given" in error_of(csv_table, paths[0], "y", val_path=paths[1])
 
 
 # --- tables that do not fit -------------------------------------------------------------------------------------------
@@ -222,12 +226,12 @@ def test_three_files_are_three_sides(tmp_path: Path) -> None:
         ('a,b,y\n"x\n\nz",1,0\n2,1,\n3,1,1\n3,2,1\n', "t.csv: row 5, column 'y': label is missing"),
     ],
 )  # fmt: skip
-def test_a_table_that_does_not_fit_is_one_message(tmp_path: Path, text: str, message: str) -> None:
-    """The message names file, row and column, rows as an editor counts lines."""
-    (tmp_path / "t.csv").write_text(text)  # the tests stand in tmp_path
-    said = told(csv_table, "t.csv", "y")
-    assert message in said
-    assert 1 == len(said.splitlines())
+def test_csv_table_names_file_row_and_column(tmp_path: Path, text: str, message: str) -> None:
+    """The message is one line; rows are counted like the lines of an editor."""
+    (tmp_path / "t.csv").write_text(text)  # tmp_path is the working directory of the tests
+    reported = error_of(csv_table, "t.csv", "y")
+    assert message in reported
+    assert 1 == len(reported.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -246,73 +250,75 @@ def test_a_table_that_does_not_fit_is_one_message(tmp_path: Path, text: str, mes
         (17, 0, "3", {"val": 0.6, "test": 0.5}, "data: shares of val and test"),
     ],
 )  # fmt: skip
-def test_a_cell_or_an_option_that_does_not_fit(
+def test_csv_table_names_a_bad_cell_or_option(
     tmp_path: Path, row: int, column: int, cell: str, options: dict[str, Any], message: str
 ) -> None:
-    """What is wrong with one cell or one option is told by its place."""
-    assert message in told(csv_table, write(tmp_path, changed(row, column, cell)), "y", **options)
+    """A fault of one cell or option names its place."""
+    assert message in error_of(csv_table, write(tmp_path, changed(row, column, cell)), "y", **options)
 
 
-def test_a_wrong_encoding_is_told_by_its_byte(tmp_path: Path) -> None:
-    """Byte, row and column are named; the right encoding reads it, and a byte order mark is no part of a name."""
+def test_csv_table_names_the_byte_of_a_wrong_encoding(tmp_path: Path) -> None:
+    """Byte, row and column are named; the right encoding is read, and a byte order mark is not part of a name."""
     path = write(tmp_path, changed(17, 1, "Zürich"))
     text = Path(path).read_text()
     Path(path).write_bytes(raw := text.encode("cp1252"))
-    said = told(csv_table, path, "y")
-    assert f"{path}: row 17, column 'town': byte {raw.index(0xFC)} (0xfc) is not valid utf-8" in said
-    assert said.endswith("data.encoding=cp1252")
+    message = error_of(csv_table, path, "y")
+    assert f"{path}: row 17, column 'town': byte {raw.index(0xFC)} (0xfc) is not valid utf-8" in message
+    assert message.endswith("data.encoding=cp1252")
     assert ["age", "town"] == csv_table(path, "y", encoding="cp1252")["feature_names"]
     Path(path).write_text(text, encoding="utf-8-sig")
     assert ["age", "town"] == csv_table(path, "y")["feature_names"]
     Path(path).write_text(text, encoding="utf-16")
-    assert "data.encoding=utf-16" in told(csv_table, path, "y")
+    assert "data.encoding=utf-16" in error_of(csv_table, path, "y")
 
 
-def test_a_program_is_no_table(tmp_path: Path) -> None:
-    """Bytes that are no text, and no rows of cells either, are told as bytes."""
+def test_csv_table_refuses_a_binary_file(tmp_path: Path) -> None:
+    """A file that is neither text nor a table is reported by its first invalid byte."""
     (tmp_path / "t.csv").write_bytes(b"\x7fELF\r\x00,a\r\xff\n1,2\n\r\xfe")
-    assert "t.csv: row 1: byte 9 (0xff) is not valid utf-8" in told(csv_table, "t.csv", "y")
+    assert "t.csv: row 1: byte 9 (0xff) is not valid utf-8" in error_of(csv_table, "t.csv", "y")
 
 
-def test_a_table_of_a_hundred_thousand_columns_is_read(tmp_path: Path) -> None:
-    """Width alone is no reason to fail, and a wrong label does not print every name."""
+def test_csv_table_reads_a_hundred_thousand_columns(tmp_path: Path) -> None:
+    """A wide table is read, and a wrong label does not print every name."""
     width = 100_000
     names = ",".join(["y", *(f"c{i}" for i in range(width))])
     lines = [",".join([str(i % 2), *[str(i)] * width]) for i in range(6)]
     (tmp_path / "wide.csv").write_text("\n".join([names, *lines]))
     assert (2, width) == csv_table("wide.csv", "y")["train"][0].shape
-    assert "expected one of its 100001 columns" in (said := told(csv_table, "wide.csv", "z")) and len(said) < 500
+    assert (
+        "expected one of its 100001 columns" in (message := error_of(csv_table, "wide.csv", "z")) and len(message) < 500
+    )
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    """No path, or a wrong one, is a message about the key."""
+def test_readers_name_a_missing_path(tmp_path: Path) -> None:
+    """A path that is not given, or does not exist, is a message about the key."""
     for reader in (lambda p: csv_table(p, "y"), npz, image_folder, text_windows):
-        assert "data.path: is not given" in told(reader, None)
-        assert "data.path: cannot be read (No such file" in told(reader, "nowhere")
-    assert "data.label: is not given" in told(csv_table, write(tmp_path, people()), None)
+        assert "data.path: is not given" in error_of(reader, None)
+        assert "data.path: cannot be read (No such file" in error_of(reader, "nowhere")
+    assert "data.label: is not given" in error_of(csv_table, write(tmp_path, people()), None)
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
-    """Where pyarrow is installed, the table is that of the CSV; elsewhere the message says how to go on."""
+def test_parquet_table_needs_pyarrow(tmp_path: Path) -> None:
+    """With pyarrow the table equals that of the CSV; without it the message says what to install."""
     if importlib.util.find_spec("pyarrow") is None:
-        assert "Do: pip install pyarrow" in told(parquet_table, "t.parquet", "y")
+        assert "Do: pip install pyarrow" in error_of(parquet_table, "t.parquet", "y")
         return
     tables, parquet = (importlib.import_module(f"pyarrow.{name}") for name in ("csv", "parquet"))
     parquet.write_table(tables.read_csv(write(tmp_path, people())), "t.parquet")
     read, other = parquet_table("t.parquet", "y"), csv_table(write(tmp_path, people()), "y")
-    assert all(np.array_equal(read[side][0], other[side][0]) for side in SIDES)
+    assert all(np.array_equal(read[split][0], other[split][0]) for split in SPLITS)
 
 
-# --- arrays, pictures, text -------------------------------------------------------------------------------------------
+# --- arrays, images, text ---------------------------------------------------------------------------------------------
 
 
-def test_arrays_of_npz(tmp_path: Path) -> None:
-    """X and y are divided; sides that are divided already stay so."""
+def test_npz_reads_arrays_and_splits(tmp_path: Path) -> None:
+    """X and y are divided; arrays that are already divided are kept."""
     X, y = np.arange(60.0).reshape(30, 2), np.arange(30) % 3
     np.savez(tmp_path / "a.npz", X=X, y=y)
     assert (18, 2) == npz("a.npz", class_names=["a", "b", "c"])["train"][0].shape
     np.savez(
-        tmp_path / "b.npz", **{f"{n}_{s}": (X if n == "X" else y)[k::3] for n in "Xy" for k, s in enumerate(SIDES)}
+        tmp_path / "b.npz", **{f"{n}_{s}": (X if n == "X" else y)[k::3] for n in "Xy" for k, s in enumerate(SPLITS)}
     )
     assert X[1::3].tolist() == npz("b.npz", label_kind="values")["val"][0].tolist()
 
@@ -334,15 +340,15 @@ def test_arrays_of_npz(tmp_path: Path) -> None:
         ({"X": np.eye(4), "labels": [1, 1]}, "a.npz: has no such array, got 'y'"),
     ],
 )
-def test_arrays_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+def test_npz_names_a_bad_array(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     """File, array and row are named; objects are never unpickled."""
     np.savez(tmp_path / "a.npz", **arrays)
-    assert message in told(npz, "a.npz", class_names=["a", "b"])
+    assert message in error_of(npz, "a.npz", class_names=["a", "b"])
     (tmp_path / "a.npz").write_bytes(b"text")
-    assert "data.path: is not an NPZ file" in told(npz, "a.npz")
+    assert "data.path: is not an NPZ file" in error_of(npz, "a.npz")
 
 
-def pictures(folder: Path, size: int = 4) -> Path:
+def write_images(folder: Path, size: int = 4) -> Path:
     for i in range(16):
         place = folder / ("cat" if i % 2 else "dog")
         place.mkdir(parents=True, exist_ok=True)
@@ -350,57 +356,59 @@ def pictures(folder: Path, size: int = 4) -> Path:
     return folder
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    """Folders are classes, values run from 0 to 1, and given sides are kept."""
-    data = image_folder(str(pictures(tmp_path / "all")))
+def test_image_folder_reads_classes_and_splits(tmp_path: Path) -> None:
+    """Folders are classes, values are in 0..1, and subfolders for the splits are kept."""
+    data = image_folder(str(write_images(tmp_path / "all")))
     assert ["cat", "dog"] == data["class_names"] and (3, 5, 4) == data["train"][0].shape[1:]
     assert np.isclose(together(data, 0)[:, 0].max(), 150 / 255)
-    for side in SIDES:
-        pictures(tmp_path / "given" / side)
-    grey = image_folder(str(tmp_path / "given"), channels=1, size=[2, 3])
-    assert [(16, 1, 2, 3)] * 3 == [grey[side][0].shape for side in SIDES]
+    for split in SPLITS:
+        write_images(tmp_path / "splits" / split)
+    grey = image_folder(str(tmp_path / "splits"), channels=1, size=[2, 3])
+    assert [(16, 1, 2, 3)] * 3 == [grey[split][0].shape for split in SPLITS]
 
 
-def test_pictures_that_do_not_decode_are_named(tmp_path: Path) -> None:
-    """Every one is told, up to five; so is one of another size, and a class without pictures."""
-    folder = pictures(tmp_path / "all")
+def test_image_folder_names_bad_images(tmp_path: Path) -> None:
+    """Files that do not decode, images of another size and classes without images are named."""
+    folder = write_images(tmp_path / "all")
     (folder / "cat" / "1.png").write_bytes(b"no picture")
     Image.new("RGB", (9, 9)).save(folder / "dog" / "2.png")
-    said = told(image_folder, str(folder)).splitlines()
-    assert f"{folder / 'cat' / '1.png'}: cannot be decoded (cannot identify image file)" in said[0]
-    assert "2.png: differs in height and width, got (9, 9); expected (5, 4)" in said[1] and 2 == len(said)
+    message = error_of(image_folder, str(folder)).splitlines()
+    assert f"{folder / 'cat' / '1.png'}: cannot be decoded (cannot identify image file)" in message[0]
+    assert "2.png: differs in height and width, got (9, 9); expected (5, 4)" in message[1] and 2 == len(message)
     (folder / "empty").mkdir()
-    assert f"{folder / 'empty'}: class has no image" in told(image_folder, str(folder))
+    assert f"{folder / 'empty'}: class has no image" in error_of(image_folder, str(folder))
 
 
 @pytest.mark.parametrize("tokens", ["byte", "char"])
-def test_text_is_cut_into_windows(tmp_path: Path, tokens: str) -> None:
-    """Targets are the inputs one place on, sides follow each other, and no window stands on two sides."""
+def test_text_windows_cuts_text_without_overlap(tmp_path: Path, tokens: str) -> None:
+    """Targets are the inputs shifted by one, splits follow each other, and no window is in two splits."""
     (tmp_path / "t.txt").write_text("".join(f"{i} größer; " for i in range(400)) + "Ω" * 40)
     data = text_windows("t.txt", context=16, tokens=tokens)
-    for side in SIDES:
-        X, y = data[side]
+    for split in SPLITS:
+        X, y = data[split]
         assert X.shape == y.shape and np.array_equal(X[:, 1:], y[:, :-1]) and len(X)
-    digests = [set(row_digests(data[side][0])) for side in SIDES]
-    assert not (digests[0] & digests[1] or digests[0] & digests[2] or digests[1] & digests[2])
+    digests = [set(row_digests(data[split][0])) for split in SPLITS]
+    assert not any(a & b for a, b in combinations(digests, 2))
     assert (tokens == "char") == bool((data["test"][0] == 0).any())  # train never had an omega
     last = text_windows("t.txt", context=16, tokens=tokens, targets="last")
     assert np.array_equal(last["val"][1], data["val"][1][:, -1])
     assert data["vocabulary"] == seal(last, "classification").classes
 
 
-def test_text_that_does_not_fit(tmp_path: Path) -> None:
-    """Too short, always the same, or in another encoding: one message each."""
+def test_text_windows_refuses_unusable_text(tmp_path: Path) -> None:
+    """A text that is too short, repeats itself or has another encoding gives one message."""
     (tmp_path / "t.txt").write_text("short")
-    assert "t.txt: text is shorter than the context, got '5 bytes, 3 of them for train" in told(text_windows, "t.txt")
+    assert "t.txt: text is shorter than the context, got '5 bytes, 3 of them for train" in error_of(
+        text_windows, "t.txt"
+    )
     (tmp_path / "t.txt").write_text("a" * 2000)
-    assert "every window of val also occurs earlier" in told(text_windows, "t.txt", context=8)
+    assert "every window of val also occurs earlier" in error_of(text_windows, "t.txt", context=8)
     (tmp_path / "t.txt").write_bytes(b"fine\nf\xfcr")
-    assert "t.txt: row 2: byte 6 (0xfc) is not valid utf-8" in told(text_windows, "t.txt", tokens="char")
-    assert "data.tokens: unknown value, got 'word'" in told(text_windows, "t.txt", tokens="word")
+    assert "t.txt: row 2: byte 6 (0xfc) is not valid utf-8" in error_of(text_windows, "t.txt", tokens="char")
+    assert "data.tokens: unknown value, got 'word'" in error_of(text_windows, "t.txt", tokens="word")
 
 
-# --- what is bundled, and experiments ---------------------------------------------------------------------------------
+# --- bundled data and experiments -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -412,8 +420,8 @@ def test_text_that_does_not_fit(tmp_path: Path) -> None:
         ("diabetes", 442, 10, "regression"),
     ],
 )
-def test_bundled_tables(name: str, rows: int, features: int, kind: str) -> None:
-    """Every row is there once, as it was measured, and sides share none."""
+def test_bundled_tables_have_every_row_once(name: str, rows: int, features: int, kind: str) -> None:
+    """Every row occurs once, with raw values, and splits share none."""
     data = getattr(bundled, name)()
     sealed = seal(data, kind)
     assert (rows, features) == together(data, 0).shape and features == len(data["feature_names"])
@@ -421,18 +429,18 @@ def test_bundled_tables(name: str, rows: int, features: int, kind: str) -> None:
     assert not any(shared_fractions(sealed).values())
 
 
-def test_digits_as_pictures() -> None:
-    """The same rows on the same sides, in another shape."""
+def test_digits_as_images() -> None:
+    """The same rows are in the same splits, in another shape."""
     flat, image = digits(), digits(image=True)
     assert (1077, 1, 8, 8) == image["train"][0].shape
     assert np.array_equal(flat["val"][0], image["val"][0].reshape(-1, 64))
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "csv"])
-def test_an_experiment_is_planned_and_baselined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """One command opens both gates, and two epochs are enough to be measured."""
+def test_experiment_passes_planning_and_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """One command opens both gates after two epochs."""
     monkeypatch.setattr("pipeline.evaluation.intervals.RESAMPLES", 50)  # a thousand take seconds for balanced accuracy
-    words = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}"] if name == "csv" else []
+    overrides = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}"] if name == "csv" else []
     quick = ("trainer.max_epochs=2", "tracking=none", "phases.baseline.overfit_steps=20", *SHORT)
-    run, gate, _ = go(tmp_path, "phase=baseline", f"experiment={name}", *quick, *words)
+    run, gate, _ = go(tmp_path, "phase=baseline", f"experiment={name}", *quick, *overrides)
     assert "open" == gate == run.state().gate("planning")
