@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import ErrorDetails
+
 from pipeline.config.override_keys import SHOW, leaves, unknown_key
 from pipeline.errors import fault, nearest
 from pipeline.results import PHASES
@@ -33,9 +35,9 @@ EXPECTED = {
 BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
 
-def format_errors(errors: Iterable[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+def format_errors(errors: Iterable[ErrorDetails], config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
     """One message per key that is wrong, in the order of the config's sections."""
-    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    by_key: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         by_key.setdefault(_dotted_key(error, config), []).append(error)
     return [_format_error(key, group, config, known) for key, group in by_key.items() if not _has_inner(key, by_key)]
@@ -46,7 +48,7 @@ def _has_inner(where: str, keys: Iterable[str]) -> bool:
     return any(key.startswith(f"{where}.") for key in keys)
 
 
-def _dotted_key(error: Mapping[str, Any], config: Any) -> str:
+def _dotted_key(error: ErrorDetails, config: Any) -> str:
     """The dotted key of an error, without the names of a union's branches, which are not in the config."""
     path, node = [], config
     for part in error["loc"]:
@@ -62,7 +64,7 @@ def _look_up(config: Any, where: str) -> Any:
     return dict(leaves(config)).get(where)
 
 
-def _format_error(where: str, errors: list[Mapping[str, Any]], config: Mapping[str, Any], known: Sequence[str]) -> str:
+def _format_error(where: str, errors: list[ErrorDetails], config: Mapping[str, Any], known: Sequence[str]) -> str:
     kinds = [error["type"] for error in errors]
     got = _look_up(config, where)
     if "extra_forbidden" in kinds:

@@ -11,12 +11,13 @@ from pipeline.results import plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.plan import Plan
+from pipeline.run_store.records import ChecklistItem
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import fold
 
 MAX_SHOWN = 5  # changes that are listed in the one line about a new revision
 
-Checklists = dict[str, list[dict[str, Any]]]
+Checklists = dict[str, list[ChecklistItem]]
 
 
 def freeze(run: Run, ledger: Ledger, request: RunRequest, checklists: Checklists, facts: dict[str, Any]) -> Plan:

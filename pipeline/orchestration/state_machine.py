@@ -15,12 +15,12 @@ from typing import Any
 
 from pipeline.errors import FivegateError, Refused, fault
 from pipeline.orchestration.phase import Hooks, PhaseContext, Registry, RunRequest
-from pipeline.orchestration.plan_revision import format_revision, freeze
+from pipeline.orchestration.plan_revision import Checklists, format_revision, freeze
 from pipeline.results import PHASES, ROUNDED, Evidence, GateState, plain
 from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import branch
-from pipeline.run_store.ledger import SCHEMA, Ledger
+from pipeline.run_store.ledger import SCHEMA, Entry, Ledger
 from pipeline.run_store.next_step import next_step, obstacle
 from pipeline.run_store.plan import Plan
 from pipeline.run_store.records import FileRecord
@@ -88,7 +88,7 @@ def _refuse_unless_ready(state: RunState, phase: str, root: str) -> None:
         raise Refused(fault(f"phase={phase}", f"cannot run: {why} ({step.why})", do=step.command))
 
 
-def _read_checklists(registry: Registry, config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _read_checklists(registry: Registry, config: Mapping[str, Any]) -> Checklists:
     """The items of all phases with their thresholds, as the plan freezes them."""
     paths = {p: registry.checklists / f"{config['phases'][p]['checklist']}.yaml" for p in PHASES}
     return {p: checklist.read(path, config, registry.check) for p, path in paths.items()}
@@ -146,7 +146,8 @@ def _decide_gate(
         "subject": evidence.get("subject"),
     }
     # The state is computed by the same fold that every later reader uses, on the ledger with the new entry.
-    state = fold([*ledger.entries, {"kind": "gate.decided", "data": decision, "seq": len(ledger.entries), "hash": ""}])
+    entry = Entry(seq=len(ledger.entries), time="", kind="gate.decided", data=decision, prev=ledger.head, hash="")
+    state = fold([*ledger.entries, entry])
     gate = state.gate(phase)
     assert gate is not None
     ledger.append("gate.decided", {**decision, "state": gate})

@@ -11,14 +11,18 @@ from pipeline.release.bundle import bundle_digest, previous_release
 from pipeline.release.release import release_blocker
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
-from pipeline.run_store.ledger import Entry, scan_ledger
+from pipeline.run_store.ledger import Entry, refuse_other_schema, scan_ledger
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import fold
 
 
 def faults(run: Run) -> tuple[int, list[str]]:
-    """Return the number of intact ledger entries, and everything that is not as recorded. Changes nothing."""
+    """Return the number of intact ledger entries, and everything that is not as recorded. Changes nothing.
+
+    Raises Refused for a run of another schema.
+    """
     scan = scan_ledger(run.ledger_path)
+    refuse_other_schema(run.ledger_path, scan.entries)
     if scan.fault:
         return len(scan.entries), [f"ledger.jsonl: {scan.fault}"]
     entries, state = scan.entries, fold(scan.entries)

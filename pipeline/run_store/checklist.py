@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import UserError, fault
 from pipeline.results import Evidence, Result, plain
 from pipeline.run_store.gate import Item
+from pipeline.run_store.records import ChecklistItem
 
 Check = Callable[..., Result]
 FindCheck = Callable[[str], Check]
@@ -35,7 +36,7 @@ INDISPENSABLE = {
 RELEASE_QUESTIONS = 24
 
 
-def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[str, Any]]:
+def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[ChecklistItem]:
     """Read the items of a checklist and resolve their thresholds against the config, as the plan freezes them.
 
     Raises UserError with every fault of the file: unknown keys, an item without an answer, a check that does not
@@ -53,7 +54,7 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
     try:
         whole = OmegaConf.merge(OmegaConf.create(dict(config)), OmegaConf.load(path))
         resolved: Any = OmegaConf.to_container(whole, resolve=True)
-        items: list[dict[str, Any]] = resolved["items"]
+        items: list[ChecklistItem] = resolved["items"]
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, TypeError) as error:
         raise UserError(fault(path.name, "cannot be read as a checklist", got=str(error).splitlines()[0])) from error
     faults = [f for item in items for f in _faults(path.name, item, find)]
@@ -63,10 +64,11 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[dict[st
     faults += _missing_faults(path, ids, items)
     if faults:
         raise UserError(*faults)
-    return [plain({"waivable": True, "with": {}, **item}) for item in items]
+    complete: list[ChecklistItem] = [plain({"waivable": True, "with": {}, **item}) for item in items]
+    return complete
 
 
-def _missing_faults(path: Path, ids: list[str], items: list[dict[str, Any]]) -> list[str]:
+def _missing_faults(path: Path, ids: list[str], items: list[ChecklistItem]) -> list[str]:
     """A message for each indispensable item that an edited checklist does not have."""
     missing = [i for i in INDISPENSABLE.get(path.stem, ()) if i not in ids]
     faults = [fault(f"{path.name}:{i}", "is missing, and no configuration can remove it") for i in missing]
@@ -79,7 +81,7 @@ def _missing_faults(path: Path, ids: list[str], items: list[dict[str, Any]]) -> 
     return faults
 
 
-def _faults(file: str, item: Mapping[str, Any], find: FindCheck) -> list[str]:
+def _faults(file: str, item: ChecklistItem, find: FindCheck) -> list[str]:
     where = f"{file}:{item.get('id', '?')}"
     faults = [fault(where, "unknown key", got=k, among=KEYS) for k in item if k not in KEYS]
     faults += [fault(where, f"'{k}' is missing") for k in ("id", "ask") if not item.get(k)]
@@ -90,7 +92,7 @@ def _faults(file: str, item: Mapping[str, Any], find: FindCheck) -> list[str]:
     return faults
 
 
-def _binding_faults(where: str, item: Mapping[str, Any], find: FindCheck) -> list[str]:
+def _binding_faults(where: str, item: ChecklistItem, find: FindCheck) -> list[str]:
     try:
         check = find(item["check"])
     except UserError as error:
@@ -128,7 +130,7 @@ def _call(check: Check, evidence: Evidence, thresholds: Mapping[str, Any]) -> Re
     return results[0] if results else Result("errored", why=f"the check gave no answer within {TIMEOUT_S:.0f} s")
 
 
-def _answer(item: Mapping[str, Any], evidence: Evidence, find: FindCheck) -> Result:
+def _answer(item: ChecklistItem, evidence: Evidence, find: FindCheck) -> Result:
     if item.get("not_built"):
         return Result("errored", why=f"not built: {item['not_built']}")
     if item.get("sign_off"):
@@ -136,7 +138,7 @@ def _answer(item: Mapping[str, Any], evidence: Evidence, find: FindCheck) -> Res
     return _call(find(item["check"]), evidence, item["with"])
 
 
-def judge(items: list[dict[str, Any]], evidence: Evidence, find: FindCheck) -> list[Item]:
+def judge(items: list[ChecklistItem], evidence: Evidence, find: FindCheck) -> list[Item]:
     """Evaluate every item on the evidence, in the order of the checklist."""
     evaluated = []
     for item in items:

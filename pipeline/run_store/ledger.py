@@ -11,14 +11,24 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.errors import Refused, fault
 from pipeline.results import canonical, digest, plain
 from pipeline.run_store import files
 from pipeline.run_store.lock import RunLock
 
-Entry = dict[str, Any]
+
+class Entry(TypedDict):
+    """One line of the ledger."""
+
+    seq: int
+    time: str
+    kind: str
+    data: dict[str, Any]
+    prev: str
+    hash: str
+
 
 SCHEMA = 2  # of the ledger, the plan and the evidence files: raised when a key of any of them changes its meaning
 GENESIS = "0" * 64
@@ -60,7 +70,7 @@ def _entry_fault(line: bytes, seq: int, prev: str) -> tuple[Entry | None, str | 
         return None, "does not follow the entry before it"
     if entry["kind"] not in KINDS:
         return None, f"is of the unknown kind {entry['kind']!r}"
-    return entry, None
+    return Entry(**entry), None  # type: ignore[typeddict-item]  # the six fields were checked above
 
 
 def _is_torn(tail: bytes) -> bool:
@@ -160,14 +170,15 @@ class Ledger:
         self._need_lock()
         if self._dirty:
             self._heal()
-        body = {
-            "seq": len(self.entries),
-            "time": datetime.now(UTC).isoformat(timespec="microseconds"),
-            "kind": kind,
-            "data": plain(data),
-            "prev": self.head,
-        }
-        entry = {**body, "hash": digest(body)}
+        entry = Entry(
+            seq=len(self.entries),
+            time=datetime.now(UTC).isoformat(timespec="microseconds"),
+            kind=kind,
+            data=plain(data),
+            prev=self.head,
+            hash="",
+        )
+        entry["hash"] = digest({name: value for name, value in entry.items() if name != "hash"})
         self._dirty = True  # an incomplete write leaves a torn tail, which the next append repairs
         files.append_line(self.path, canonical(entry).encode() + b"\n")
         self._dirty = False

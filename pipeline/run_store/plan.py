@@ -15,6 +15,7 @@ from pipeline.errors import Refused, UserError, fault
 from pipeline.results import digest, plain
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA
+from pipeline.run_store.records import ChecklistItem
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -28,7 +29,7 @@ class Plan:
 
     revision: int
     config: dict[str, Any]
-    checklists: dict[str, list[dict[str, Any]]]
+    checklists: dict[str, list[ChecklistItem]]
     facts: dict[str, Any]
 
     @property

@@ -1,10 +1,25 @@
-"""The data of ledger entries that the state of a run keeps. `seq` is the number of the entry."""
+"""The items of checklists, and the data of ledger entries; `seq` is the number of the entry."""
 
 from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
 from pipeline.results import Branch
+
+ChecklistItem = TypedDict(
+    "ChecklistItem",
+    {
+        "id": str,
+        "ask": str,
+        "check": str,
+        "sign_off": str,
+        "not_built": str,
+        "with": dict[str, Any],  # the thresholds of the check
+        "waivable": bool,
+        "needs": list[str],
+    },
+    total=False,
+)
 
 
 class FileRecord(TypedDict):
