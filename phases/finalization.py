@@ -50,7 +50,7 @@ def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> C
     from pipeline.checkpoints.weights import weights_digest
 
     config = Job.from_json(record["job"]).config(ctx.config)
-    model = build_model(config, ctx.trust, seed=0, data=data)
+    model = build_model(config, ctx.trust, seed=0, data=data)  # any seed: the weights are loaded below
     weights, _ = load(ctx.run.path / record["checkpoint"])
     if weights_digest(weights) != record["weights"]:
         do = f"python -m pipeline verify {ctx.run.name}"
@@ -71,6 +71,7 @@ def _test_score(ctx: PhaseContext, candidate: Candidate, data: Data) -> ScoreRec
     records = [e["data"] for e in ctx.ledger.entries if e["kind"] == "test.scored"]
     scores: list[ScoreRecord] = [record["score"] for record in records if about.items() <= record.items()]
     if not scores:
+        # The key is made after its entry in the ledger: no crash leaves rows that were read and not recorded.
         key = permits.test(ctx.run, ctx.ledger, data.test.digest)
         scoring = build_training_task(candidate.config, candidate.model, ctx.trust)
         evaluation = score_test(candidate.model, data.test, key, scoring, ctx.plan.seed)

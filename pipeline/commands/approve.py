@@ -58,6 +58,7 @@ def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
     signed = []
     for phase, gate, item in waiting:
         require_role(run, state, str(item.sign_off), who, f"may not sign {item.id}")
+        # A signature belongs to the digest of a bundle: without one it would hold for any later bundle.
         if gate.subject is None:
             do = f"python -m pipeline status {tables.command_argument(run)}"
             raise Refused(fault(item.id, "there is no bundle to sign yet", do=do))

@@ -28,6 +28,7 @@ def _what_to_do(run: str, item: Item) -> str:
         return f"python -m pipeline approve {run} --who NAME"
     if item.waivable:
         waive = f"python -m pipeline waive {run} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
+        # An item without a check fails in every run, so that running the phase again cannot help.
         if item.why.startswith("not built"):
             return f"no run can answer it in this version; a named person may waive it: {waive}"
         return f"fix it and run the phase again, or: {waive}"

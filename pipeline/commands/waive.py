@@ -12,7 +12,7 @@ from pipeline.run_store.gate import utc_today
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
 
-MIN_WHY_CHARS = 10
+MIN_WHY_CHARS = 10  # shorter texts such as `ok` tell a later reader nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

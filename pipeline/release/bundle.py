@@ -74,6 +74,7 @@ def write_payload(permit: ExportPermit, contents: Mapping[str, bytes | Path]) ->
         records = {name: describe(temporary / name) for name in sorted(contents)}
         source = {"run": permit.run.name, "plan": permit.plan.digest}
         files.write_json(temporary / MANIFEST, {"schema": 1, "source": source, "files": records})
+        # Before the rename: a crash between the two leaves the released payload in both places.
         _save_released(permit.run, bundle_digest(temporary))
         files.commit_folder(temporary, final)
     finally:
@@ -124,6 +125,7 @@ def check_layout(payload: Path) -> list[str]:
     names = {entry.name for entry in entries}
     faults = [f"{name}: is missing" for name in REQUIRED if name not in names]
     for entry in entries:
+        # A link could lead out of the bundle, and its target can change after the signature.
         if entry.is_symlink() or not entry.is_file():
             faults.append(f"{entry.name}: is not a plain file")
         elif entry.name not in (*REQUIRED, *OPTIONAL):
@@ -164,6 +166,7 @@ def _format_faults(path: Path) -> list[str]:
 
 
 def _forbidden_format(start: bytes) -> str | None:
+    # Pickle protocols 2 to 5; protocols 0 and 1 have no such signature.
     if len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5:
         return "a pickle, which runs code when it is loaded"
     return next((what for magic, what in _FORBIDDEN.items() if start.startswith(magic)), None)
@@ -178,6 +181,7 @@ def _archive_faults(path: Path) -> list[str]:
         return [f"{path.name}: is not a torch archive"]
     if broken:
         return [f"{path.name}: its member '{broken}' is damaged"]
+    # torch names the root folder of an archive after the file that it was first saved to.
     rootless = ["/" + name.split("/", 1)[-1] for name in members]
     if not all(any(name.startswith(part) for name in rootless) for part in ARCHIVES[path.name]):
         return [f"{path.name}: is a zip archive, but not the torch archive of that name"]
@@ -186,6 +190,7 @@ def _archive_faults(path: Path) -> list[str]:
 
 
 def _is_safetensors(path: Path, start: bytes) -> bool:
+    # The format: eight bytes with the length of a JSON header, the header, the tensors.
     header = int.from_bytes(start[:8], "little")
     return start[8:9] == b"{" and 8 + header <= path.stat().st_size
 

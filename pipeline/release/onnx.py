@@ -44,7 +44,7 @@ def _write(model: nn.Module, batch: Batch) -> tuple[bytes, ExportFacts]:
         dynamic_shapes=(map_leaves(batch, lambda _: {0: rows}),),
         input_names=list(named_leaves(batch)),
         output_names=["output"],
-        external_data=False,
+        external_data=False,  # one file: a bundle has no place for files with tensors
         verbose=False,
     )
     assert program is not None
@@ -53,7 +53,7 @@ def _write(model: nn.Module, batch: Batch) -> tuple[bytes, ExportFacts]:
         raise FivegateError(f"model: {proto.ByteSize()} bytes do not fit one ONNX file (2 GB)")
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
-    faults = _faults(proto)
+    faults = _faults(proto)  # what `verify` would report of the released file
     assert not faults, faults
     facts = ExportFacts(exporter="torch.onnx dynamo", onnx=onnx.__version__, opset=_opsets(proto), ir=proto.ir_version)
     return proto.SerializeToString(deterministic=True), facts

@@ -14,7 +14,7 @@ from pipeline.release.exported import Batch, Leaf, map_leaves, named_leaves, row
 Outputs = np.ndarray
 Runner = Callable[[Batch], Outputs]
 
-BATCH_SIZES = (1, 2, 7)
+BATCH_SIZES = (1, 2, 7)  # a squeezed batch axis fails at 1; 2 is the size of the trace, 7 is another one
 SMALL_ROWS = 256  # rows for small batches, which test the batch axis and not the values
 
 
@@ -58,6 +58,7 @@ def compare_outputs(reference: Outputs, candidate: Outputs, rtol: float = 1e-3, 
     )
     if reference.shape != candidate.shape:
         return {**result, "shapes": [list(reference.shape), list(candidate.shape)]}
+    # `inf - inf` is NaN, so that equal infinities are found by comparison, not by distance.
     same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = np.where(same, 0.0, np.abs(reference - candidate))
@@ -105,6 +106,7 @@ def load_onnx(path: Path) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # One thread, so that sums have one order and the parity is the same on every machine.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

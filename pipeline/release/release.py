@@ -64,6 +64,7 @@ def release(run: Run, ledger: Ledger, today: date | None = None) -> None:
     Raises Refused unless every gate and the branch permit it today, and the payload on disk is the one that was signed.
     """
     state = fold(ledger.entries)
+    # Not as of the signature: a waiver may have expired between the signature and the release.
     why = release_blocker(state, today or utc_today())
     if why:
         do = f"python -m pipeline status {run.name} --gate finalization"

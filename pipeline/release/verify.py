@@ -86,6 +86,7 @@ def _gate_faults(entries: list[Entry]) -> Iterator[str]:
     for index, entry in enumerate(entries):
         if entry["kind"] == "gate.decided":
             phase, recorded = entry["data"]["phase"], entry["data"]["state"]
+            # On the entry's own day: a waiver that has expired since was valid then.
             derived = fold(entries[: index + 1]).gate(phase, date.fromisoformat(entry["time"][:10]))
             if derived != recorded:
                 yield f"entry {entry['seq']}: gate {phase} is recorded as {recorded}, its items give {derived}"
