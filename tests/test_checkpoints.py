@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back bit by bit or not at all; an older one serves where the newest is torn."""
+"""Checkpoints are read bit by bit as they were written, or refused; an older one serves if the newest is damaged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IDENTITY = {"seed": 1}
 
 
 def snapshot(step: int = 1, role: str = "last", **tensors: Tensor) -> Snapshot:
-    """One at a step, with a history of one loss."""
+    """Return a snapshot at a step, with a history of one loss."""
     history = History()
     history.log_step(step, {"train/loss": 0.5})
     state = {"role": role, "step": step, "identity": IDENTITY}
@@ -39,7 +39,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def test_weights_digest_depends_on_names_dtypes_shapes_and_bytes() -> None:
-    """Each of the four changes it; order and files do not."""
+    """The digest depends on each of the four, but not on their order or on a file."""
     one = {"a": torch.zeros(2, 3), "b": torch.ones(())}
     assert weights.weights_digest(one) == weights.weights_digest(dict(reversed(one.items())))
     others: list[dict[str, Tensor]] = [
@@ -51,7 +51,7 @@ def test_weights_digest_depends_on_names_dtypes_shapes_and_bytes() -> None:
     assert 5 == len({weights.weights_digest(o) for o in [one, *others]})
 
 
-# --- state as JSON ----------------------------------------------------------------------------------------------------
+# --- state as JSON ---------------------------------------------------------------------------------------------------
 
 NUMBERS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 KEYS = st.text() | st.integers()
@@ -62,14 +62,14 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_pack_round_trips_through_json(value: Any) -> None:
-    """Tuples, infinities, keys that are numbers and floats to the last bit, whatever is nested in what."""
+    """Tuples, infinities, numeric keys and floats are restored exactly, nested in any way."""
     packed = json.loads(json.dumps(codec.pack(value, "x", {}), allow_nan=False))
     back = codec.unpack(packed, {})
     assert back == value and repr(back) == repr(value)
 
 
 def test_pack_names_tensors_by_path() -> None:
-    """They stand beside the JSON, and a scheduler's Counter is one again."""
+    """Tensors are stored separately from the JSON, and a scheduler's Counter is restored as a Counter."""
     tensors: dict[str, Tensor] = {}
     value = {"state": {0: {"exp_avg": torch.ones(2)}}, "milestones": Counter({3: 1}), "worst": -math.inf}
     packed = json.loads(json.dumps(codec.pack(value, "optimizer", tensors)))
@@ -80,16 +80,16 @@ def test_pack_names_tensors_by_path() -> None:
 
 
 def test_pack_refuses_functions() -> None:
-    """A function in a state is refused with its path, before anything is written."""
+    """A function in a state is refused with its path before anything is written."""
     with pytest.raises(UserError, match=r"scheduler\.lambdas\.0: cannot be stored in a checkpoint, got 'function'"):
         codec.pack({"lambdas": [lambda epoch: 1.0]}, "scheduler", {})
 
 
-# --- generations ------------------------------------------------------------------------------------------------------
+# --- generations -----------------------------------------------------------------------------------------------------
 
 
 def test_write_and_read_round_trip(tmp_path: Path) -> None:
-    """Tensors, also tied and strided ones, state and history come back."""
+    """Tensors, also tied and strided ones, state and history are restored."""
     tied = torch.rand(3, 4)
     kept = {"a": tied, "b": tied, "c": tied.T, "n": torch.tensor(3)}
     given = snapshot(7, **weights.tensors_of(kept))
@@ -99,7 +99,7 @@ def test_write_and_read_round_trip(tmp_path: Path) -> None:
 
 
 def test_write_keeps_two_generations_and_every_result(tmp_path: Path) -> None:
-    """The oldest makes room once the newest was read back; what a training gave stays."""
+    """The oldest generation is removed after the newest was verified; results are kept."""
     generation.write(tmp_path, snapshot(1, role="best"))
     for step in range(2, 7):
         generation.write(tmp_path, snapshot(step))
@@ -108,7 +108,7 @@ def test_write_keeps_two_generations_and_every_result(tmp_path: Path) -> None:
 
 
 def test_load_refuses_changed_files(tmp_path: Path) -> None:
-    """A flipped byte, a missing state and a pickle are not read as a checkpoint."""
+    """Changed bytes, a missing state and a pickle are refused."""
     folder = generation.write(tmp_path, snapshot(1))
     path = folder / generation.WEIGHTS
     whole = path.read_bytes()
@@ -131,7 +131,7 @@ def test_load_refuses_changed_files(tmp_path: Path) -> None:
 @settings(max_examples=examples(25))  # each example waits for the disk, which takes 0.1 s
 @given(data=st.data())
 def test_intact_skips_damaged_generation(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Any bit flipped or any tail cut off in any file of the newest is seen, and the older generation is found."""
+    """A flipped bit or a truncated file in the newest generation is detected, and the older one is used."""
     folder = tmp_path_factory.mktemp("torn")
     older, newest = (generation.write(folder, snapshot(step)) for step in (1, 2))
     file = data.draw(st.sampled_from(sorted(path for path in newest.iterdir())))
@@ -141,24 +141,24 @@ def test_intact_skips_damaged_generation(data: st.DataObject, tmp_path_factory: 
         file.write_bytes(whole[:at])
     else:
         file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << data.draw(st.integers(0, 7)))]) + whole[at + 1 :])
-    found = list(generation.intact(folder, IDENTITY, "last"))
-    same = file.name == generation.STATE and found == [newest, older]  # JSON says the same with other spaces
-    assert same or found == [older]
+    intact = list(generation.intact(folder, IDENTITY, "last"))
+    same = file.name == generation.STATE and intact == [newest, older]  # equal JSON with other spaces
+    assert same or intact == [older]
     shutil.rmtree(folder)
 
 
 def test_intact_skips_other_trainings(tmp_path: Path) -> None:
-    """A checkpoint of another seed, plan or machine is nobody's to take up."""
+    """A checkpoint of another seed, plan or machine is not used."""
     generation.write(tmp_path, snapshot(1))
     assert [] == list(generation.intact(tmp_path, {"seed": 2}, "last"))
     assert [] == list(generation.intact(tmp_path, IDENTITY, "best"))
 
 
-# --- beside training --------------------------------------------------------------------------------------------------
+# --- writer ----------------------------------------------------------------------------------------------------------
 
 
 def test_writer_writes_copy(tmp_path: Path) -> None:
-    """Offered and then written while the tensors go on changing: copies are on disk."""
+    """A snapshot on disk does not contain changes made after it was taken."""
     moving, writer = torch.zeros(1000), Writer(tmp_path)
     writer.write(snapshot(1, **weights.tensors_of({"a": moving})))
     moving += 1
@@ -169,7 +169,7 @@ def test_writer_writes_copy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", range(1, 23))
 def test_writer_reports_full_disk_and_keeps_older_checkpoint(tmp_path: Path, k: int) -> None:
-    """No space at the k-th system call: one message, raised to whoever trains, and nothing half-written is found."""
+    """If the k-th system call finds no space, the loop gets one error, and no partial checkpoint is used."""
     generation.write(tmp_path, snapshot(1))
     calls = iter(range(1, 10_000))
 
@@ -186,13 +186,13 @@ def test_writer_reports_full_disk_and_keeps_older_checkpoint(tmp_path: Path, k: 
     with pytest.raises(UserError, match="No space"):
         writer.raise_error()
     writer.close()
-    found = [generation.state_of(path)["step"] for path in generation.intact(tmp_path, IDENTITY, "last")]
-    assert found in ([1], [2, 1])  # the last calls only clear up behind a commit
+    intact_steps = [generation.state_of(path)["step"] for path in generation.intact(tmp_path, IDENTITY, "last")]
+    assert intact_steps in ([1], [2, 1])  # the last calls only clean up after the commit
     assert generation.read(generation.write(tmp_path, snapshot(3))).step == 3
 
 
 def test_write_refuses_missing_folder(tmp_path: Path) -> None:
-    """A training whose run was deleted says so instead of leaving half a run behind."""
+    """Writing to a deleted run is an error and does not create the folder again."""
     with pytest.raises(UserError, match="the folder of this training is gone"):
         generation.write(tmp_path / "away", snapshot(1))
     assert not (tmp_path / "away").exists()

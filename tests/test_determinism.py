@@ -1,4 +1,4 @@
-"""Determinism: operations without a deterministic kernel are named at planning; a gate or the plan answers for them."""
+"""Determinism: planning names operations without a deterministic kernel, and the gate follows the plan's policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = torch.randn(2, 4), torch.tensor([0, 2])
 
 
 class Puts(nn.Module):
-    """A model with an operation whose writes may collide: torch has no deterministic kernel for it on any device."""
+    """A model with an operation that has no deterministic kernel on any device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Puts(nn.Module):
 
 
 class _Backward(torch.autograd.Function):
-    """The identity, whose gradient takes the same operation."""
+    """The identity, with that operation in its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -52,7 +52,7 @@ class _Backward(torch.autograd.Function):
 
 
 class PutsBackward(nn.Module):
-    """A model that only its backward pass betrays."""
+    """A model with that operation only in its backward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ def task(model: nn.Module) -> Task:
     ids=["forward", "backward", "none"],
 )
 def test_varying_names_operations(model: nn.Module, named: tuple[str, ...]) -> None:
-    """Those of the forward and of the backward pass, and none where every one has its kernel."""
+    """Operations of the forward and of the backward pass are named; a deterministic model has none."""
     assert probe.nondeterministic_operations(model, task(model), *ROWS, nullcontext) == named
 
 
 def test_varying_leaves_model_and_generators_unchanged() -> None:
-    """Weights, running statistics, gradients, generators and torch's own switches are as before."""
+    """Weights, running statistics, gradients, generators and torch's switches are unchanged."""
     model = Puts()
     model.layer.weight.grad = torch.ones(3, 4)
     before = weights_digest(model.state_dict()), torch.get_rng_state()
@@ -98,7 +98,7 @@ def test_varying_leaves_model_and_generators_unchanged() -> None:
 
 
 def test_varying_reports_failing_backward_pass() -> None:
-    """What only the gradient does wrong is one message too."""
+    """An error that only the backward pass raises is one message."""
 
     class Fails(PutsBackward):
         def forward(self, x: Tensor) -> Tensor:
@@ -130,14 +130,16 @@ def test_cores_respect_container_quota(
 
 @pytest.mark.parametrize("model", [Puts(), PutsBackward()], ids=["forward", "backward"])
 def test_deterministic_names_operation_and_line(model: nn.Module) -> None:
-    """With policy true the operation, the user's line and the way out are named."""
+    """With the policy true the message has the operation, the user's line and the alternative."""
     chosen = task(model)
     with options.deterministic(True), pytest.raises(RuntimeError) as caught:
         chosen.forward(model, *ROWS)[1].backward()
-    told = str(attributed(caught.value, model, chosen))
+    message = str(attributed(caught.value, model, chosen))
 
-    assert re.match(rf"trainer.deterministic: put_ at {__file__}:\d+ has no deterministic kernel, got 'true'; ", told)
-    assert told.endswith("  Do: trainer.deterministic=warn") and "\n" not in told
+    assert re.match(
+        rf"trainer.deterministic: put_ at {__file__}:\d+ has no deterministic kernel, got 'true'; ", message
+    )
+    assert message.endswith("  Do: trainer.deterministic=warn") and "\n" not in message
     with (
         options.deterministic(True),
         pytest.raises(UserError, match="has no deterministic kernel"),
@@ -149,7 +151,7 @@ def test_deterministic_names_operation_and_line(model: nn.Module) -> None:
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
 @pytest.mark.parametrize("rule", ["warn", False])
 def test_deterministic_false_and_warn_allow_operation(rule: bool | str) -> None:
-    """What may vary is allowed to."""
+    """With false and warn the operation is allowed."""
     model = Puts()
     with options.deterministic(rule):
         task(model).forward(model, *ROWS)[1].backward()
@@ -170,7 +172,7 @@ def test_deterministic_false_and_warn_allow_operation(rule: bool | str) -> None:
     ],
 )
 def test_determinism_check_outcome(policy: Any, operations: list[str], outcome: str, why: str) -> None:
-    """Only a plan that requires bit-reproducible training on a device that lacks it closes the gate."""
+    """The gate closes only if the plan requires determinism and the model has such operations."""
     evidence = {"determinism": {"policy": policy, "operations": operations}}
     item = judged("environment.deterministic_kernels", evidence, max_operations=0)
     assert (item.outcome, item.value) == (outcome, len(operations)) and item.why.startswith(why)
@@ -195,7 +197,7 @@ class Puts(nn.Module):
 def test_planning_reports_nondeterministic_operations(
     cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Policy true closes gate 1 and exits 3; warn opens it and the plan names what was allowed."""
+    """With true gate 1 is closed and the exit code is 3; with warn it opens, and the plan names the operations."""
     (own_folder / "varies.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(own_folder)
     words = ["experiment=digits", "tracking=none", "trust=[varies]", "model._target_=varies.Puts"]

@@ -1,6 +1,6 @@
-"""Killed at any instant, with its workers, a training is taken up and gives the same bits: weights, optimizer, history.
+"""Training that is killed at any instant, with its workers, resumes and ends with the same weights and history.
 
-FIVEGATE_KILLS says how many SIGKILLs: 6 in `make test-process`, 300 in `make test-crash`.
+FIVEGATE_KILLS is the number of SIGKILLs: 6 in `make test-process`, 300 in `make test-crash`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ for line in sys.stdin:
 
 
 class Attempts:
-    """Runs a command in a fresh process group, and kills that after so many seconds."""
+    """Runs a command in a new process group, which is killed after so many seconds."""
 
     def __init__(self, folder: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -86,7 +86,7 @@ class Attempts:
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """Every bit that a training leaves, apart from how long it took, and what was made of it."""
+    """Return digests of everything that a training leaves, apart from times."""
     state = run.state()
     assert state.candidate
     gates = {phase: state.gate(phase) for phase in ("planning", "baseline")}
@@ -106,7 +106,7 @@ FIRST, *OTHERS = VARIANTS
 
 @pytest.mark.parametrize("variant", [FIRST, *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)])
 def test_training_resumes_with_same_bits_after_kill(attempts: Attempts, own_folder: Path, variant: str) -> None:
-    """SIGKILL to the whole group at uniformly random instants, again and again; then the run ends as the calm one."""
+    """After SIGKILL at random instants, again and again, the run ends as an undisturbed one."""
     import random
 
     draw = random.Random(KILLS)

@@ -1,4 +1,4 @@
-"""Memory: a step that does not fit says how many rows would, found by trying."""
+"""Memory: if a step does not fit, the message names the batch size that does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="t
     ],
 )
 def test_out_of_memory_recognizes_errors(error: Exception, is_one: bool) -> None:
-    """What the allocators of all devices say is known, and nothing else is taken for it."""
+    """The messages of the allocators of all devices are recognized, and no other errors."""
     assert out_of_memory(error) is is_one
 
 
@@ -42,7 +42,7 @@ def test_out_of_memory_recognizes_errors(error: Exception, is_one: bool) -> None
     [(100, 512, 64), (511, 512, 256), (1, 512, 1), (0, 512, None), (9, 1, None), (600, 1077, 539)],
 )
 def test_fitting_finds_largest_batch(room: int, size: int, fits: int | None) -> None:
-    """Batches are halved until one fits; the one that failed is not tried again."""
+    """Batches are halved until one fits, and the size that failed is not tried again."""
     tried = []
 
     def try_size(rows: int) -> None:
@@ -55,7 +55,7 @@ def test_fitting_finds_largest_batch(room: int, size: int, fits: int | None) -> 
 
 
 def test_fitting_raises_other_errors() -> None:
-    """A smaller batch that fails for another reason is that error."""
+    """An error of another kind in a smaller batch is raised."""
 
     def try_size(rows: int) -> None:
         raise ValueError(rows)
@@ -104,8 +104,8 @@ except Exception as error:
 """
 
 
-def said(rows: int, doing: str = "train") -> str:
-    """What a process with 200 MB to spare says of a step with so many rows, 32 kB each before it goes backward."""
+def step_message(rows: int, doing: str = "train") -> str:
+    """Return the error of a step with so many rows of 32 kB each, in a process with 200 MB to spare."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(rows), doing], env=environment, capture_output=True, text=True, timeout=60
@@ -117,18 +117,22 @@ def said(rows: int, doing: str = "train") -> str:
 @pytest.mark.process
 @NEEDS_PROC
 def test_step_error_names_batch_size_that_fits() -> None:
-    """The message holds a batch size that was tried, and the accumulation that keeps the update as it was."""
-    told = said(65536)
+    """The message has a batch size that was tried, and the accumulation that keeps the update the same."""
+    message = step_message(65536)
     start, expected = "loader.batch_size: the step does not fit the memory of the cpu, got 65536; expected at most ", 0
-    assert told.startswith(start) and "\n" not in told
-    expected = int(told.removeprefix(start).split(",")[0])
+    assert message.startswith(start) and "\n" not in message
+    expected = int(message.removeprefix(start).split(",")[0])
     assert 1024 <= expected <= 8192 and expected & (expected - 1) == 0
-    assert told.endswith(f"Do: loader.batch_size={expected} trainer.accumulate_grad_batches={2 * 65536 // expected}")
+    assert message.endswith(f"Do: loader.batch_size={expected} trainer.accumulate_grad_batches={2 * 65536 // expected}")
 
 
 @pytest.mark.process
 @NEEDS_PROC
 def test_attributed_to_reports_memory_of_evaluation() -> None:
-    """It says how much was asked for; there is no batch size to change."""
-    told = said(65536, "evaluate")
-    assert told.startswith("model: needs more memory than there is, got '") and "bytes" in told and "  Do: " in told
+    """The message has the requested memory; there is no batch size to change."""
+    message = step_message(65536, "evaluate")
+    assert (
+        message.startswith("model: needs more memory than there is, got '")
+        and "bytes" in message
+        and "  Do: " in message
+    )

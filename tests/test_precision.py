@@ -1,4 +1,4 @@
-"""Precision: half-precision passes over float32 weights, a loss scale that is exact, and what cannot run is said."""
+"""Precision: mixed-precision passes with float32 weights, an exact loss scale, and refusal of what cannot run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROWS = torch.randn(2, 4), torch.tensor([0, 2])
     ("precision", "dtype"), [(32, torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)]
 )
 def test_autocast_sets_dtype_of_outputs(precision: Any, dtype: torch.dtype) -> None:
-    """Outputs are in the precision asked for; weights, gradients and the loss stay float32."""
+    """Outputs have the requested precision; weights, gradients and the loss stay float32."""
     model = nn.Linear(4, 3)
     with autocast(precision, CPU)():
         outputs, loss = task(model).forward(model, *ROWS)
@@ -46,7 +46,7 @@ def test_autocast_sets_dtype_of_outputs(precision: Any, dtype: torch.dtype) -> N
 
 
 def test_autocast_is_null_context_for_32() -> None:
-    """Nothing is entered for 32."""
+    """For 32 the context is `nullcontext`."""
     assert autocast(32, CPU) is autocast("32", CPU) is contextlib.nullcontext
 
 
@@ -54,7 +54,7 @@ def test_autocast_is_null_context_for_32() -> None:
 
 
 def test_loss_scale_keeps_gradient_bits() -> None:
-    """What is multiplied by a power of two and divided by it again is what it was."""
+    """Multiplying and dividing by a power of two is exact."""
     scale, weight = LossScale(), torch.randn(50, requires_grad=True)
     loss = (weight**2).sum()
     (plain,) = torch.autograd.grad(loss, weight, retain_graph=True)
@@ -65,7 +65,7 @@ def test_loss_scale_keeps_gradient_bits() -> None:
 
 
 def test_loss_scale_preserves_small_gradients() -> None:
-    """A gradient of 1e-9 is zero in float16; scaled it comes through."""
+    """A gradient of 1e-9 is zero in float16 without a loss scale."""
     model, small = nn.Linear(4, 1, bias=False), torch.full((1, 4), 1e-3)
 
     def gradient(scale: LossScale | None) -> Tensor:
@@ -83,7 +83,7 @@ def test_loss_scale_preserves_small_gradients() -> None:
 
 
 def test_loss_scale_adapts_to_gradients() -> None:
-    """Halved by a step that overflowed, doubled after 2000 that did not, never below 1."""
+    """The scale is halved after an overflow, doubled after 2000 finite steps, and never below 1."""
     scale = LossScale()
     scale.update(False)
     assert (scale.value, scale.can_decrease) == (INITIAL_SCALE / 2, True)
@@ -96,7 +96,7 @@ def test_loss_scale_adapts_to_gradients() -> None:
 
 
 def test_loss_scale_restores_state() -> None:
-    """Its state is plain numbers, and a scale that was given them behaves like the one that had them."""
+    """The state is plain numbers, and a scale restored from it behaves like the original."""
     scale, other = LossScale(), LossScale(2.0)
     for finite in (False, True, True):
         scale.update(finite)
@@ -104,7 +104,7 @@ def test_loss_scale_restores_state() -> None:
     assert scale.state() == other.state() == {"value": INITIAL_SCALE / 2, "finite_steps": 2}
 
 
-# --- what cannot run -------------------------------------------------------------------------------------------------
+# --- unsupported -----------------------------------------------------------------------------------------------------
 
 
 class Sorts(nn.Module):
@@ -119,7 +119,7 @@ class Sorts(nn.Module):
 
 
 def test_probe_names_precision_that_does_not_run() -> None:
-    """The probe says that it is the precision, and gives torch's words; a model that fails in any is the model."""
+    """The probe names the precision only if the model runs in float32."""
     model = Sorts()
     probe.probe_rows(model, task(model), *ROWS, 3, precision=32)
     with pytest.raises(
@@ -149,7 +149,7 @@ def test_probe_names_precision_that_does_not_run() -> None:
     ],
 )
 def test_require_built_refuses_unsupported_values(section: str, key: str, value: Any, built: bool) -> None:
-    """An option is carried out or refused by its key, never ignored."""
+    """An unsupported value is refused with its key, never ignored."""
     config: dict[str, Any] = {"trainer": {}, "loader": {}}
     config[section][key] = value
     with contextlib.nullcontext() if built else pytest.raises(UserError, match=rf"{section}\.{key}: is not built"):
@@ -158,13 +158,13 @@ def test_require_built_refuses_unsupported_values(section: str, key: str, value:
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU here")
 def test_device_for_reports_missing_mps() -> None:
-    """`mps` is refused where there is none, and `auto` never needs it."""
+    """`mps` is refused where there is none, and `auto` never chooses it then."""
     with pytest.raises(UserError, match=r"\.accelerator: no Apple GPU is available, got 'mps'; expected auto or cpu"):
         probe.device_for("mps")
     assert probe.device_for("auto").type in ("cpu", "cuda") and probe.device_for("cpu") == CPU
 
 
-# --- who draws at random ---------------------------------------------------------------------------------------------
+# --- random generators -----------------------------------------------------------------------------------------------
 
 NOISES = {
     "nothing": lambda x: x,
@@ -177,7 +177,7 @@ NOISES = {
 @pytest.mark.parametrize("source", NOISES)
 @pytest.mark.parametrize("where", ["model", "loss"])
 def test_probe_reports_random_generators(source: str, where: str) -> None:
-    """Draws of model or loss are seen, and which generators they are from; all of them stand as before."""
+    """The probe reports which generators model and loss draw from, and restores all of them."""
     noisy, quiet = NOISES[source], NOISES["nothing"]
     model = nn.Linear(4, 3)
     model.register_forward_hook(lambda module, inputs, out: (noisy if where == "model" else quiet)(out))
@@ -193,7 +193,7 @@ def test_probe_reports_random_generators(source: str, where: str) -> None:
 
 
 def test_reseed_seeds_global_generators_on_request() -> None:
-    """With `global_rng` Python and NumPy start from the seed too; without it they go on."""
+    """With `global_rng` Python's and NumPy's generators are seeded, too; without it they continue."""
 
     def draws(global_rng: bool) -> tuple[float, float, float]:
         reseed(2**62 + 5, CPU, global_rng)

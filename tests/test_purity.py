@@ -1,4 +1,4 @@
-"""A training is a pure function of its plan: fresh processes that differ in all else leave the same bits.
+"""Training is a pure function of its plan: new processes that differ in everything else give the same bits.
 
 FIVEGATE_KILLS above 10, as in `make test-crash`, tries every cell;
 `make test-process` tries four that differ in everything.
@@ -49,7 +49,7 @@ print("LEFT", json.dumps({**trace(folder), "history": done.history.digest()}, so
 
 
 def cell(folder: Path, name: str, environment: dict[str, str], words: list[str], watched: bool, tracked: bool) -> str:
-    """What a training in a fresh process of this kind leaves."""
+    """Return what a training in a new process of this kind leaves."""
     place = folder / name
     place.mkdir()
     settle(place)
@@ -86,7 +86,7 @@ MORE: dict[str, tuple[dict[str, str], list[str], bool, bool]] = {
 
 
 def test_training_gives_same_digest_in_fresh_processes(own_folder: Path) -> None:
-    """Hash seed, folder, time zone, workers, cadence of checkpoints, observers and tracker change no bit."""
+    """Hash seed, folder, time zone, workers, checkpoint interval, observers and tracker change no bit."""
     cells = {**QUICK, **MORE} if EVERY else QUICK
     left = {name: cell(own_folder, name, *kind) for name, kind in cells.items()}
     assert len(set(left.values())) == 1, left
@@ -94,7 +94,7 @@ def test_training_gives_same_digest_in_fresh_processes(own_folder: Path) -> None
 
 
 def test_training_with_another_seed_differs(own_folder: Path) -> None:
-    """The comparison above can fail: a changed seed changes what is left."""
+    """The comparison can fail: another seed gives another result."""
     first = cell(own_folder, "first", {}, ["trainer.max_epochs=1"], True, False)
     other = cell(own_folder, "other", {}, ["trainer.max_epochs=1", "seed=6"], True, False)
     assert first != other

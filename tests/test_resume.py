@@ -1,4 +1,4 @@
-"""Taking up: a training stopped anywhere goes on to the same bits, and any step of it can be made again."""
+"""Resuming: a training that was stopped at any step ends with the same bits, and any step can be repeated."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CHANGES: dict[str, Changed] = {
 
 
 class Stop(Watcher):
-    """An observer that asks for a stop at a step, by the signal that no shell sets to be ignored."""
+    """An observer that sends a signal at a step: SIGTERM, which no shell sets to be ignored."""
 
     def __init__(self, at: int, number: int = signal.SIGTERM) -> None:
         super().__init__(1)
@@ -77,8 +77,8 @@ class Stop(Watcher):
             os.kill(os.getpid(), self.number)
 
 
-def everything(folder: Path) -> tuple[Any, ...]:
-    """The bits of the last generation: weights, optimizer and schedule, history."""
+def last_generation_digests(folder: Path) -> tuple[Any, ...]:
+    """Return digests of the last generation: weights, optimizer and scheduler, history."""
     last = [p for p in generation.generations(folder) if generation.state_of(p)["role"] == "last"][-1]
     read = generation.read(last)
     assert read.history
@@ -93,19 +93,19 @@ def everything(folder: Path) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_training_resumes_from_any_step(tmp_path: Path, name: str) -> None:
-    """Stopped inside an epoch, at its end and once more later: the same weights, optimizer state and history."""
+    """Stopped inside an epoch, at its end and repeatedly, training gives the same weights, state and history."""
     body, data = config(**{**HARD, **CHANGES[name]}), blobs()
-    (calm := tmp_path / "calm").mkdir()
-    done = train(body, data, folder=calm)
-    assert done.stop_reason == "done" and done.resumed_at == 0
-    for stops in ((1,), (4,), (done.steps - 1,), (2, 3, 7)):
+    (undisturbed := tmp_path / "undisturbed").mkdir()
+    fit_result = train(body, data, folder=undisturbed)
+    assert fit_result.stop_reason == "done" and fit_result.resumed_at == 0
+    for stops in ((1,), (4,), (fit_result.steps - 1,), (2, 3, 7)):
         (folder := tmp_path / "-".join(map(str, stops))).mkdir()
         for at in stops:
             with pytest.raises(Interrupted, match=rf"at step {at} of \d+, epoch \d+; a checkpoint is written"):
                 train(body, data, Stop(at), folder=folder)
         again = train(body, data, folder=folder)
-        assert again.resumed_at == stops[-1] and again.score == done.score
-        assert everything(folder) == everything(calm)
+        assert again.resumed_at == stops[-1] and again.score == fit_result.score
+        assert last_generation_digests(folder) == last_generation_digests(undisturbed)
 
 
 def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
@@ -118,33 +118,33 @@ def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_training_with_another_seed_does_not_resume(tmp_path: Path) -> None:
-    """Checkpoints are taken up by the training that wrote them, and by no other."""
+    """Only the training that wrote a checkpoint resumes from it."""
     with pytest.raises(Interrupted):
         train(config(), blobs(), Stop(5), folder=tmp_path)
     assert train(config(), blobs(), folder=tmp_path, seed_index=1).resumed_at == 0
 
 
 def test_checkpoints_do_not_change_training(tmp_path: Path) -> None:
-    """Every second step or never: the same weights and history; two of them are kept."""
+    """Checkpoints at every second step or never give the same weights and history; two are kept."""
     (often := tmp_path / "often").mkdir()
     (never := tmp_path / "never").mkdir()
     train(config(trainer__checkpoint_steps=2), blobs(), folder=often)
     train(config(trainer__checkpoint_steps=None), blobs(), folder=never)
-    assert everything(often) == everything(never)
+    assert last_generation_digests(often) == last_generation_digests(never)
     roles = [generation.state_of(path)["role"] for path in generation.generations(often)]
     assert roles == ["last", "last", "best"]
 
 
 def test_sigusr1_writes_checkpoint(tmp_path: Path) -> None:
-    """A scheduler's warning leaves a checkpoint of that step; the training ends as if nothing had been."""
-    done = train(config(), blobs(), Stop(3, signal.SIGUSR1), folder=tmp_path)
+    """SIGUSR1, which a cluster sends as a warning, leaves a checkpoint, and training continues."""
+    fit_result = train(config(), blobs(), Stop(3, signal.SIGUSR1), folder=tmp_path)
     seen = [generation.state_of(path).get("step") for path in generation.generations(tmp_path)]
-    assert 3 in seen and done.stop_reason == "done"
-    assert done.weights_digest == train(config(), blobs()).weights_digest
+    assert 3 in seen and fit_result.stop_reason == "done"
+    assert fit_result.weights_digest == train(config(), blobs()).weights_digest
 
 
 def test_second_stop_request_ends_training_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who insists is let go at once, with what was written before."""
+    """A second request raises KeyboardInterrupt without another checkpoint."""
     monkeypatch.setattr(interrupt, "REPEAT_SECONDS", 0.0)
 
     class Slow(Stop):
@@ -161,16 +161,16 @@ def test_second_stop_request_ends_training_at_once(tmp_path: Path, monkeypatch: 
 
 
 def test_training_in_thread_ignores_signals(tmp_path: Path) -> None:
-    """Signals are the main thread's; elsewhere training just runs."""
-    done: list[Any] = []
-    thread = threading.Thread(target=lambda: done.append(train(config(), blobs(), folder=tmp_path)))
+    """Only the main thread receives signals; in another thread training runs normally."""
+    fit_result: list[Any] = []
+    thread = threading.Thread(target=lambda: fit_result.append(train(config(), blobs(), folder=tmp_path)))
     thread.start()
     thread.join()
-    assert done[0].stop_reason == "done"
+    assert fit_result[0].stop_reason == "done"
 
 
 def test_training_resumes_after_full_disk(tmp_path: Path) -> None:
-    """The message names the file; with room again the training goes on from the checkpoint before."""
+    """The message has the system's error; with free space training resumes from the checkpoint before."""
     from pipeline.run_store import files
 
     body = config(trainer__checkpoint_steps=4)
@@ -187,7 +187,7 @@ def test_training_resumes_after_full_disk(tmp_path: Path) -> None:
 
 
 class Drawing(nn.Module):
-    """Forgets that dropout has a mode, and asks NumPy in validation."""
+    """A model with dropout in eval mode that also draws from NumPy in validation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class Drawing(nn.Module):
 
 
 class Counting(nn.Module):
-    """A step of one's own with a buffer that moves."""
+    """A user's step with a buffer that changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Counting(nn.Module):
 
 
 class Noisy:
-    """An augmentation that draws from torch itself."""
+    """An augmentation that draws from torch's generator."""
 
     def __call__(self, inputs: Tensor, draws: Any) -> Tensor:
         return inputs + torch.randn_like(inputs)
@@ -227,37 +227,37 @@ class Noisy:
     ],
 )
 def test_training_with_random_numbers_or_counters_resumes(monkeypatch: Any, tmp_path: Path, changed: Changed) -> None:
-    """Models that draw in validation, steps with a memory, augmentations that ask torch: the same bits."""
+    """Models that draw in validation, steps with a buffer and augmentations that draw from torch give the same bits."""
     for kind in (Drawing, Counting, Noisy):
         monkeypatch.setattr(f"pipeline.models.mlp.{kind.__name__}", kind, raising=False)
         monkeypatch.setattr(kind, "__module__", "pipeline.models.mlp")
-    (calm := tmp_path / "calm").mkdir()
+    (undisturbed := tmp_path / "undisturbed").mkdir()
     (stopped := tmp_path / "stopped").mkdir()
-    train(config(**changed), blobs(), folder=calm)
+    train(config(**changed), blobs(), folder=undisturbed)
     for at in (3, 7, 14):
         with pytest.raises(Interrupted):
             train(config(**changed), blobs(), Stop(at), folder=stopped)
     train(config(**changed), blobs(), folder=stopped)
-    assert everything(stopped) == everything(calm)
+    assert last_generation_digests(stopped) == last_generation_digests(undisturbed)
 
 
 def test_training_refuses_state_that_cannot_be_stored(tmp_path: Path) -> None:
-    """A scheduler that keeps a lock is refused with its path, and nothing was trained."""
+    """A scheduler that keeps a lock is refused with its path before the first step."""
     watcher = Watcher(1)
-    made = config(scheduler={"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1})
+    body = config(scheduler={"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.optim.lr_scheduler.StepLR.state_dict", lambda self: {"lock": threading.Lock()})
         with pytest.raises(UserError, match=r"schedule\.lock: cannot be stored in a checkpoint, got 'lock'"):
-            train(made, blobs(), watcher, folder=tmp_path)
+            train(body, blobs(), watcher, folder=tmp_path)
     assert 1 not in watcher.seen
 
 
-# --- replay -----------------------------------------------------------------------------------------------------------
+# --- replay ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def made(digits_permit: permits.TrainPermit) -> tuple[Run, Fit]:
-    """The planned digits, trained in the place where a baseline trains."""
+def trained_run(digits_permit: permits.TrainPermit) -> tuple[Run, Fit]:
+    """Return the planned digits run, trained in the folder of the baseline."""
     run = digits_permit.run
     folder = run.inside("baseline")
     folder.mkdir(exist_ok=True)
@@ -265,7 +265,7 @@ def made(digits_permit: permits.TrainPermit) -> tuple[Run, Fit]:
 
 
 class Weights(Watcher):
-    """Remembers the weights behind each step."""
+    """Records a digest of the weights after each step."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -276,21 +276,21 @@ class Weights(Watcher):
 
 
 @pytest.mark.parametrize("step", [1, 17, 18, 30])
-def test_replay_repeats_any_step(made: tuple[Run, Fit], digits_permit: permits.TrainPermit, step: int) -> None:
-    """Weights before and behind it, its loss and its rows are those of the training."""
-    run, done = made
+def test_replay_repeats_any_step(trained_run: tuple[Run, Fit], digits_permit: permits.TrainPermit, step: int) -> None:
+    """Weights before and after the step, its loss and its rows are those of the training."""
+    run, fit_result = trained_run
     seen = Weights()
     fit(digits_permit, Job(digits_permit.plan.digest, "baseline"), [seen])
     again = replay(run, step)
     assert again.weights_after == seen.after[step] and again.origin is None
     assert step == 1 or again.weights_before == seen.after[step - 1]
-    at = done.history.series("train/loss")[0].tolist().index(step)
-    assert again.loss == pytest.approx(float(done.history.series("train/loss")[1][at]))
+    at = fit_result.history.series("train/loss")[0].tolist().index(step)
+    assert again.loss == pytest.approx(float(fit_result.history.series("train/loss")[1][at]))
     assert len(again.rows) == (64 if step % 17 else 1077 - 16 * 64)
 
 
 def test_replay_starts_from_nearest_checkpoint(digits_permit: permits.TrainPermit) -> None:
-    """A checkpoint before the step shortens the way, one at or behind it does not count."""
+    """Replay starts from a checkpoint before the step, not from one at the step or after it."""
     run, job = digits_permit.run, Job(digits_permit.plan.digest, "baseline")
     (folder := run.inside("baseline")).mkdir(exist_ok=True)
     with pytest.raises(Interrupted):
@@ -303,34 +303,34 @@ def test_replay_starts_from_nearest_checkpoint(digits_permit: permits.TrainPermi
 
 
 def test_replay_has_no_time_limit(digits_permit: permits.TrainPermit) -> None:
-    """A step of a training that the clock would have stopped before is made again all the same."""
+    """A step that training did not reach within its time limit can be replayed."""
     job = Job(digits_permit.plan.digest, "trial", Delta(overrides={"trainer.max_minutes": 1e-9}))
     assert replay(digits_permit.run, 5, job).step == 5
 
 
-def test_replay_shows_observers_one_step(made: tuple[Run, Fit]) -> None:
-    """Hooks of one's own are shown the one step."""
+def test_replay_shows_observers_one_step(trained_run: tuple[Run, Fit]) -> None:
+    """An observer sees only the replayed step."""
     watcher = Watcher(1)
-    replay(made[0], 9, observers=[watcher])
+    replay(trained_run[0], 9, observers=[watcher])
     assert watcher.seen == ["start", 9]
 
 
 @pytest.mark.parametrize("step", [0, 10_000])
-def test_replay_refuses_missing_step(made: tuple[Run, Fit], step: int) -> None:
-    """The steps that there are stand in the message."""
+def test_replay_refuses_missing_step(trained_run: tuple[Run, Fit], step: int) -> None:
+    """The message has the range of existing steps."""
     with pytest.raises(UserError, match=r"step: is not a step of this training, got '?-?\d+'?; expected 1 to 51"):
-        replay(made[0], step)
+        replay(trained_run[0], step)
 
 
 def test_replay_names_module_of_first_nonfinite_tensor(digits_permit: permits.TrainPermit) -> None:
-    """A rate that throws the weights to the edge of float32: the next step overflows in the layer that multiplies."""
+    """With an extreme learning rate the next step overflows in a layer, which is named with its train rows."""
     job = Job(digits_permit.plan.digest, "trial", Delta(overrides={"optimizer.lr": 1e36}))
-    done = fit(digits_permit, job)
-    assert done.stop_reason == "nonfinite"
-    again = replay(digits_permit.run, done.steps, job)
+    fit_result = fit(digits_permit, job)
+    assert fit_result.stop_reason == "nonfinite"
+    again = replay(digits_permit.run, fit_result.steps, job)
     assert again.origin and again.origin.what == "output" and again.origin.module.startswith(("body.", "head"))
     assert again.origin.rows and set(again.origin.rows) <= set(again.rows)
-    assert again.weights_before == again.weights_after == weights_digest(done.model.state_dict())
+    assert again.weights_before == again.weights_after == weights_digest(fit_result.model.state_dict())
 
 
 PACKAGE = """
@@ -357,7 +357,7 @@ tracking: {kind: none}
 
 
 def test_baseline_names_nonfinite_row(own_folder: Path, cli: Any) -> None:
-    """The row with the hole is named on the way, in the evidence and in the incident."""
+    """The row with the NaN is named in the output, in the evidence and in the diagnosis."""
     (own_folder / "conf" / "experiment").mkdir(parents=True)
     (own_folder / "holed.py").write_text(PACKAGE)
     (own_folder / "conf" / "experiment" / "holed.yaml").write_text(EXPERIMENT)
@@ -369,8 +369,8 @@ def test_baseline_names_nonfinite_row(own_folder: Path, cli: Any) -> None:
     code, out, _ = cli("phase=baseline", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     assert "the first tensor that is not finite: inputs, train rows 77" in out
     run = Run(own_folder / "runs" / "holed")
-    found = json.loads((run.path / run.state().finished["baseline"]["evidence"]["path"]).read_text())["values"]
-    assert found["first_nonfinite"]["rows"] == [77]
+    evidence = json.loads((run.path / run.state().finished["baseline"]["evidence"]["path"]).read_text())["values"]
+    assert evidence["first_nonfinite"]["rows"] == [77]
     cli("phase=diagnostics", "run.name=holed")
-    told = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
-    assert "the first non-finite tensor is inputs, in train rows 77" in told["confidence_statement"]
+    diagnosis = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
+    assert "the first non-finite tensor is inputs, in train rows 77" in diagnosis["confidence_statement"]

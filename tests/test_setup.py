@@ -1,4 +1,4 @@
-"""Before the first step: what does not fit is named, and what is built is what the config says."""
+"""Before the first step: parts that do not fit are named, and components are built as the config says."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CPU = torch.device("cpu")
 __all__ = ["permitted"]
 
 
-# --- what does not fit -----------------------------------------------------------------------------------------------
+# --- parts that do not fit -------------------------------------------------------------------------------------------
 
 
 class Broken(nn.Module):
-    """A user's model that fails in the way it is told to."""
+    """A user's model that fails in a given way."""
 
     def __init__(self, way: Callable[[Tensor], Any], trained: bool = True) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Broken(nn.Module):
         return self.way(self.layer(x))
 
 
-def probed(model: nn.Module, body: Changed, data: Data, loss: Any = None) -> str:
+def probe_error(model: nn.Module, body: Changed, data: Data, loss: Any = None) -> str:
     loss = loss or builder.build_loss(body)
     task = build_task(body, loss, model)
     with pytest.raises(UserError) as caught:
@@ -62,21 +62,23 @@ def probed(model: nn.Module, body: Changed, data: Data, loss: Any = None) -> str
     ],
 )
 def test_probe_names_outputs_that_do_not_fit(way: Callable[[Tensor], Any], message: str) -> None:
-    """One message with shapes got and expected, or the user's own line and words."""
-    told = probed(Broken(way), config(), blobs())
-    assert message in told and "\n" not in told
-    assert "Error" not in message or f"{__file__}:" in told
+    """One message names the shapes, or the user's own line and error."""
+    error = probe_error(Broken(way), config(), blobs())
+    assert message in error and "\n" not in error
+    assert "Error" not in message or f"{__file__}:" in error
 
 
 def test_probe_refuses_model_without_trainable_parameters() -> None:
-    """Frozen parameters are counted, and the command that unfreezes them is given."""
-    assert "2 parameters, none of which requires a gradient" in probed(Broken(lambda x: x, False), config(), blobs())
+    """The message has the number of frozen parameters."""
+    assert "2 parameters, none of which requires a gradient" in probe_error(
+        Broken(lambda x: x, False), config(), blobs()
+    )
 
 
 def test_probe_names_layer_with_wrong_input_width() -> None:
-    """Where no line is the user's, the layer is."""
-    told = probed(nn.Sequential(nn.Linear(9, 3)), config(), blobs())
-    assert told.startswith("model: fails in Linear(in_features=9") and "shapes cannot be multiplied" in told
+    """If no line belongs to the user, the message names the layer."""
+    error = probe_error(nn.Sequential(nn.Linear(9, 3)), config(), blobs())
+    assert error.startswith("model: fails in Linear(in_features=9") and "shapes cannot be multiplied" in error
 
 
 @pytest.mark.parametrize(
@@ -89,12 +91,12 @@ def test_probe_names_layer_with_wrong_input_width() -> None:
     ],
 )
 def test_probe_names_loss_that_does_not_fit(loss: Any, message: str) -> None:
-    """The loss is blamed for its own result and its own exception."""
-    assert message in probed(Broken(lambda x: x), config(), blobs(), loss)
+    """The message names the loss for its own result and its own exception."""
+    assert message in probe_error(Broken(lambda x: x), config(), blobs(), loss)
 
 
 class OwnLoss:
-    """A loss of one's own that fails from its third call on."""
+    """A user's loss that fails from its third call on."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -105,7 +107,7 @@ class OwnLoss:
 
 
 class Odd(torch.optim.SGD):
-    """An optimizer that cannot step."""
+    """An optimizer whose `step` fails."""
 
     def step(self, closure: Any = None) -> Any:
         raise ValueError("no step today")
@@ -131,7 +133,7 @@ class Curious(Watcher):
 
 
 def test_training_names_part_that_fails() -> None:
-    """Loss, optimizer and backward pass are told apart; an observer's fault is not the user's."""
+    """Loss, optimizer and backward pass are named; the error of an observer is raised unchanged."""
     data, job = blobs(), Job("", "trial")
 
     def failing(**changed: Any) -> Training:
@@ -151,7 +153,7 @@ def test_training_names_part_that_fails() -> None:
 
 
 def test_training_names_line_of_late_failure() -> None:
-    """An exception at a later step is the user's line, not a traceback through the loop."""
+    """The message of an exception at a later step has the user's line."""
 
     def late(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
         calls.append(len(out))
@@ -167,7 +169,7 @@ def test_training_names_line_of_late_failure() -> None:
 
 
 def test_probe_leaves_model_unchanged() -> None:
-    """Running statistics and gradients are as before two rows went through."""
+    """Running statistics and gradients are the same before and after the probe."""
     body = config(model__normalization="batch")
     model = builder.build_model(body, (), 3, blobs())
     before = weights.weights_digest(model.state_dict())
@@ -180,7 +182,7 @@ def test_probe_leaves_model_unchanged() -> None:
 
 
 def test_probe_checks_whole_config() -> None:
-    """The count of parameters comes back, and a config that cannot train is refused."""
+    """The probe counts the parameters, and refuses a config that cannot train."""
     assert probe.ConfigProbe(67, ()) == probe.probe(config(), blobs())
     with pytest.raises(UserError, match="outputs do not fit"):
         probe.probe(config(model__out_features=2), blobs())
@@ -204,14 +206,14 @@ def test_probe_checks_whole_config() -> None:
     ],
 )
 def test_build_components_names_wrong_key(changed: Changed, message: str) -> None:
-    """Options that are not built and pieces that cannot be are named by their key."""
+    """Options that are not built and parts that cannot be built are named by their key."""
     with pytest.raises(UserError, match=message):
         train(config(**changed), blobs())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the card that must be missing")
 def test_device_for_reports_missing_cuda() -> None:
-    """Asking for a device that is not there is the user's input."""
+    """A device that this machine does not have is an error of the user's input."""
     with pytest.raises(UserError, match=r"trainer\.accelerator: no CUDA device is available"):
         train(config(trainer__accelerator="cuda"), blobs())
 
@@ -220,7 +222,7 @@ def test_device_for_reports_missing_cuda() -> None:
 
 
 def test_build_model_depends_on_seed_alone() -> None:
-    """Whatever was drawn before, the same seed gives the same model."""
+    """The same seed gives the same model, whatever was drawn before."""
     first = weights.weights_digest(builder.build_model(config(), (), 3, blobs()).state_dict())
     torch.rand(9)
     assert first == weights.weights_digest(builder.build_model(config(), (), 3, blobs()).state_dict())
@@ -228,7 +230,7 @@ def test_build_model_depends_on_seed_alone() -> None:
 
 
 def test_build_model_loads_init_from(tmp_path: Path) -> None:
-    """Weights of an earlier training are where the next one starts; others are refused with names and shapes."""
+    """Training starts from the weights of a file; weights that do not fit are refused with names and shapes."""
     model = builder.build_model(config(), (), 9, blobs())
     saved = (
         generation.write(tmp_path, Snapshot({"role": "best"}, {"weights": weights.tensors_of(model.state_dict())}))
@@ -241,14 +243,14 @@ def test_build_model_loads_init_from(tmp_path: Path) -> None:
 
 
 def test_surgery_changes_built_model() -> None:
-    """The config's list changes the model, and a job's is appended to it."""
+    """The config's list changes the model, and a job's list is appended to it."""
     body = config(surgery=[{"swap_activation": {"from": "ReLU", "to": "Tanh"}}])
-    done = train(body, blobs(), delta=Delta(surgery=({"set_dropout": {"p": 0.1}},)))
-    assert {"Tanh", "Dropout"} <= {type(m).__name__ for m in done.model.modules()}
+    fit_result = train(body, blobs(), delta=Delta(surgery=({"set_dropout": {"p": 0.1}},)))
+    assert {"Tanh", "Dropout"} <= {type(m).__name__ for m in fit_result.model.modules()}
 
 
 def test_build_optimizer_fuses_by_default() -> None:
-    """Fused where nothing was said; what the user says stands; other optimizers are left alone."""
+    """torch's Adam, AdamW and SGD are fused unless the config sets an implementation; others are left alone."""
     model = nn.Linear(2, 2)
     assert builder.build_optimizer(config(), model).defaults["fused"]
     assert not builder.build_optimizer(config(optimizer__fused=False), model).defaults["fused"]
@@ -259,7 +261,7 @@ def test_build_optimizer_fuses_by_default() -> None:
 
 
 def test_build_optimizer_groups_parameters_by_name() -> None:
-    """The first pattern that matches takes a parameter; frozen ones are in no group."""
+    """The first pattern that matches takes a parameter; frozen parameters are in no group."""
     body = config(optimizer__groups=[{"match": "head.*", "lr": 0.5}], surgery=[{"freeze": {"match": "*.bias"}}])
     optimizer = builder.build_optimizer(body, builder.build_model(body, (), 3, blobs()))
     assert [0.5, 0.02] == [g["lr"] for g in optimizer.param_groups]
@@ -271,14 +273,14 @@ def test_build_optimizer_groups_parameters_by_name() -> None:
     [("CrossEntropyLoss", "balanced", [2.0, 2 / 3]), ("NLLLoss", [1, 3], [1, 3]), ("CrossEntropyLoss", "none", None)],
 )
 def test_build_loss_sets_class_weights(loss: str, asked: Any, expected: list[float] | None) -> None:
-    """Balanced weights are rows / (classes · rows of the class); a list is taken as it is."""
+    """Balanced weights are rows / (classes · rows of the class); a list is used as it is."""
     body = config(loss={"_target_": f"torch.nn.{loss}"}, task__class_weights=asked)
     weight = builder.build_loss(body, (), {"0": 25, "1": 75}).weight
     assert expected == (None if weight is None else pytest.approx(weight.tolist()))
 
 
 def test_build_loss_weights_binary_loss_and_refuses_others() -> None:
-    """Two classes weigh positives against negatives; a loss that takes no weights is named."""
+    """In a binary loss the weight applies to the positive class; a loss without weights is refused."""
     binary = config(loss={"_target_": "torch.nn.BCEWithLogitsLoss"}, task__class_weights="balanced")
     assert 4.0 == pytest.approx(float(builder.build_loss(binary, (), {"0": 80, "1": 20}).pos_weight))
     with pytest.raises(UserError, match="this loss takes no weights, got 'MSELoss'"):
@@ -286,13 +288,13 @@ def test_build_loss_weights_binary_loss_and_refuses_others() -> None:
 
 
 def test_probe_refuses_regression_outputs_of_wrong_width() -> None:
-    """torch would broadcast them without a word."""
-    told = probed(Broken(lambda x: x), config(**REGRESSION), blobs(kind="regression"))
-    assert "model: outputs do not fit the targets, got 'shape [B, 3]'" in told
+    """Without the check torch would broadcast them silently."""
+    error = probe_error(Broken(lambda x: x), config(**REGRESSION), blobs(kind="regression"))
+    assert "model: outputs do not fit the targets, got 'shape [B, 3]'" in error
 
 
 class Growing(nn.Module):
-    """Keeps every row it ever saw."""
+    """A model with a buffer that keeps every row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,6 +308,6 @@ class Growing(nn.Module):
 
 
 def test_probe_refuses_growing_buffer() -> None:
-    """What no checkpoint could restore is said before the first step."""
-    told = probed(Growing(), config(), blobs())
-    assert "model: buffer seen changes its shape in a step, got '[0, 4], then [2, 4]'" in told
+    """A buffer that no checkpoint could restore is refused before the first step."""
+    error = probe_error(Growing(), config(), blobs())
+    assert "model: buffer seen changes its shape in a step, got '[0, 4], then [2, 4]'" in error

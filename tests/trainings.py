@@ -1,4 +1,4 @@
-"""Small trainings: a complete config, three clouds of points, and the loop under a real permit."""
+"""Small trainings for tests: a complete config, three clouds of points, and the loop under a real permit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REGRESSION: Changed = {
 
 
 def config(**changed: Any) -> dict[str, Any]:
-    """A small complete config; `section__key=value` changes one key, `section=...` a whole section."""
+    """Return a small complete config; `section__key=value` changes one key, `section=...` a whole section."""
     body: dict[str, Any] = {
         "seed": 3,
         "task": {"kind": "classification", "metric": "accuracy", "target": 0.9, "predict": "auto"},
@@ -62,12 +62,12 @@ PERMIT: list[permits.TrainPermit] = []
 
 @pytest.fixture(autouse=True, scope="module")
 def permitted(_planned: Path) -> None:
-    """The real permit of a planned run, without which not even the bare loop makes a step."""
+    """Issue the permit of a planned run, which the training loop requires."""
     PERMIT[:] = [permits.train(Run(_planned))]
 
 
 def blobs(rows: int = 100, kind: str = "classification", seed: int = 0) -> Data:
-    """Three clouds of points, or a linear target; 37 rows leave a partial last batch."""
+    """Return three clouds of points, or a linear target; 37 rows leave a partial last batch."""
     draw = np.random.default_rng(seed)
 
     def part(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ def blobs(rows: int = 100, kind: str = "classification", seed: int = 0) -> Data:
 def train(
     body: Mapping[str, Any], data: Data, *observers: Any, purpose: str = "trial", folder: Path | None = None, **job: Any
 ) -> Fit:
-    """The loop under a real permit, on a config that no run has planned."""
+    """Train under a real permit with a config that no run has planned."""
     trial = Job("", purpose, **job)
     typed = TrainingConfig.from_mapping(trial.config(body))
     seed = run_seed(typed.seed, trial.seed_index)
@@ -91,7 +91,7 @@ def train(
 
 
 def components_of(body: Mapping[str, Any], data: Data, job: Job) -> TrainingComponents:
-    """The components of a training with seed 3, for tests that replace one of them."""
+    """Build the components of a training with seed 3, for tests that replace one of them."""
     return build_components(TrainingConfig.from_mapping(body), job, data, 3, ())
 
 
@@ -104,7 +104,7 @@ def run(training: Training, *observers: Any, folder: Path | None = None) -> Fit:
 
 
 class Watcher:
-    """An observer that notes what it is shown."""
+    """An observer that records its calls."""
 
     def __init__(self, every: int) -> None:
         self.every, self.seen = every, list[Any]()
