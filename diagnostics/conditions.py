@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagnostics.schema import ObservationRecord, TimeRecord
-from diagnostics.signals import SIGNALS, Curve, curve_limits, description
+from diagnostics.signals import MIN_POINTS, SIGNALS, Curve, curve_limits, description
 from pipeline.history import History
+from pipeline.results import counted
 
 PREFIXES = 50  # number of prefixes of the run that are tried first to find since when a condition holds
 
@@ -62,13 +63,12 @@ class Observation:
         return self.condition.holds(self.value)
 
     def sentence(self) -> str:
-        """Return the observation as one line of text: curves, signal, value, window, bound and time."""
+        """Return the observation as one line of text: signal with its curves, value, window, bound and time."""
         window = "" if self.condition.last == 1 else f", over the last {self.condition.last:.0%} of the run"
         step = self.since["step"] if self.since else None
         since = f", since step {step}" if step is not None else ""
-        curves = " against ".join(self.of) if len(self.of) == 2 else self.of[0]
-        value = f"{description(self.condition.signal)} is {self.value:.3g}{window}"
-        return f"{curves}: {value} ({self.condition.bound}{since})"
+        signal = description(self.condition.signal, self.of)
+        return f"{signal} is {self.value:.3g}{window} ({self.condition.bound}{since})"
 
     def to_json(self) -> ObservationRecord:
         """Return the observation as diagnosis.json stores it."""
@@ -144,17 +144,34 @@ def _evaluate_on_columns(condition: Condition, view: HistoryView, names: tuple[s
     recorded = tuple(name for name in names if len(curves[name][1]))
     missing = [name for name in names[:required] if name not in recorded] or ([] if recorded else list(names))
     if missing:
-        return Observation(condition, math.nan, names, why=f"{' and '.join(missing)} not recorded")
+        return Observation(condition, math.nan, names, why=_format_missing(missing))
     values = [curves[name][1] for name in recorded]
     value = _signal_value(condition, values, 1.0)
     if math.isnan(value):
-        return Observation(condition, value, recorded, why=f"{recorded[0]} is too short or not finite")
+        return Observation(condition, value, recorded, why=_format_unmeasurable(condition, recorded, values))
     since = None
     if condition.holds(value):
         share = _share_since_holding(condition, values)
         index = curves[recorded[0]][0]
         since = view.time(recorded[0], int(index[max(1, math.ceil(share * len(index))) - 1]))
     return Observation(condition, value, recorded, since)
+
+
+def _format_missing(names: Sequence[str]) -> str:
+    """Return which measurements the log does not have, for example `the log has no target`."""
+    readable = {"trivial": "trivial-baseline score"}
+    return "the log has " + " and ".join(f"no {readable.get(name, name)}" for name in names)
+
+
+def _format_unmeasurable(condition: Condition, names: Sequence[str], curves: Sequence[Curve]) -> str:
+    """Return why the signal has no value on curves that were recorded: non-finite values, too few points, or others."""
+    windows = [y[-max(1, math.ceil(condition.last * len(y))) :] for y in curves]
+    for name, window in zip(names, windows, strict=True):
+        if not np.isfinite(window).all():
+            return f"{name} has values that are NaN or infinite"
+    if len(windows[0]) < MIN_POINTS.get(condition.signal, 1):
+        return f"{names[0]} is too short: {counted(len(windows[0]), 'point')}"
+    return f"the values of {names[0]} do not define the signal"
 
 
 def _signal_value(condition: Condition, curves: list[Curve], share: float) -> float:

@@ -115,10 +115,16 @@ class Diagnosis:
             files.write_json(path / "diagnosis.json", self.to_json())
             files.write_text(path / "incident.md", self.incident())
 
+    def _no_symptom(self) -> str:
+        """Return that no symptom was found, with the number of playbooks whose measurements were complete."""
+        undecided = {gap["what"] for gap in self.not_checked if gap["what"].startswith("symptom ")}
+        total = len(self.evaluated)
+        return f"No symptom found ({total - len(undecided)} of {total} playbooks could be evaluated)"
+
     def incident(self) -> str:
         """Return the diagnosis as one Markdown page: observations, causes, changes to try, and what was not checked."""
         if not self.symptoms:
-            parts = ["# No symptom found", self.confidence_statement]
+            parts = [f"# {self._no_symptom()}", self.confidence_statement]
         else:
             parts = [f"# {self.symptoms[0].title}", self.confidence_statement, "## What was observed"]
             for symptom in self.symptoms:
@@ -144,7 +150,7 @@ class Diagnosis:
             f"<td>{escape('; '.join(c.evidence[:2]))}</td><td>{escape(c.fix)}</td></tr>"
             for c in self.root_causes
         )
-        caption = ", ".join(s.title for s in self.symptoms) or "No symptom found"
+        caption = ", ".join(s.title for s in self.symptoms) or self._no_symptom()
         head = "<tr><th>cause</th><th>confidence</th><th>evidence</th><th>fix</th></tr>" if rows else ""
         table = f"<table><caption>{escape(caption)}</caption>{head}{rows}</table>"
         return f"{table}<p>{escape(self.confidence_statement)}</p>"

@@ -3,14 +3,14 @@
 Parameters are curves: float64 arrays in order of measurement, never empty, already cut to the window that the playbook
 asks for; a fact is a curve of one point. A signal returns NaN where it cannot be computed, and no bound holds for NaN.
 Signals are ratios, shares and counts, so that one bound fits losses of any scale. The first line of a docstring is
-printed after the names of the curves when an observation is shown.
+the text of an observation: `{0}` and `{1}` stand for the names of the curves, `{start}` for what the initial value is.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,19 @@ Curve = NDArray[np.float64]
 Signal = Callable[..., float]
 
 NOT_MEASURABLE = math.nan
+# Fewest points of the first curve, for messages; every other signal needs one.
+MIN_POINTS = {
+    "max_over_first": 3,
+    "median_over_max": 3,
+    "remaining": 3,
+    "slope": 4,
+    "rise_from_best": 4,
+    "since_best": 4,
+}
 
 
 def nonfinite(*curves: Curve) -> float:
-    """number of values that are NaN or infinite
+    """number of values of {0} that are NaN or infinite
 
     At least 0, counted over all curves. Measurable from one point on; never NaN.
     """
@@ -30,7 +39,7 @@ def nonfinite(*curves: Curve) -> float:
 
 
 def first(y: Curve) -> float:
-    """first value
+    """first value of {0}
 
     In the unit of the curve; NaN if that value is not finite.
     """
@@ -38,7 +47,7 @@ def first(y: Curve) -> float:
 
 
 def level(y: Curve) -> float:
-    """value at the end (median of the last tenth)
+    """final value of {0} (median of the last tenth)
 
     In the unit of the curve. The median ignores a single outlier. NaN if the last tenth contains a non-finite value.
     """
@@ -46,7 +55,7 @@ def level(y: Curve) -> float:
 
 
 def maximum(y: Curve) -> float:
-    """largest value
+    """largest value of {0}
 
     In the unit of the curve. Ignores NaN values, counts infinity. NaN if every value is NaN.
     """
@@ -55,7 +64,7 @@ def maximum(y: Curve) -> float:
 
 
 def max_over_first(y: Curve) -> float:
-    """largest value divided by the first
+    """largest value of {0} divided by its first value
 
     A ratio, at least 1. Ignores NaN values, counts infinity. NaN for fewer than three numbers and if the first number
     is not positive and finite.
@@ -67,7 +76,7 @@ def max_over_first(y: Curve) -> float:
 
 
 def median_over_max(y: Curve) -> float:
-    """median divided by the largest value
+    """median of {0} divided by its largest value
 
     A ratio, 0 to 1 for a positive curve: 1 for a constant, 0.5 for a line or a cosine that ends at zero. NaN for
     non-finite values, for fewer than three values and if the largest value is not positive.
@@ -78,7 +87,7 @@ def median_over_max(y: Curve) -> float:
 
 
 def ratio(a: Curve, b: Curve) -> float:
-    """ratio of their values at the end
+    """final {0} / {1}
 
     A ratio of the two levels; NaN if either is not finite or the second is 0.
     """
@@ -87,18 +96,18 @@ def ratio(a: Curve, b: Curve) -> float:
 
 
 def remaining(y: Curve, *start: Curve) -> float:
-    """share of the initial loss that remains at the end
+    """final value of {0} divided by {start}
 
-    At least 0: 1 is no better than random guessing, above 1 is worse. The initial loss is the first finite value of
-    the curves `start` (the loss of random guessing), else the curve's own first value. NaN for fewer than three points,
-    a non-finite end and an initial loss that is not positive.
+    At least 0. For a loss, 1 is no better than random guessing, above 1 is worse. The initial value is the first finite
+    value of the curves `start` (the loss of random guessing), else the curve's own first value. NaN for fewer than
+    three points, a non-finite end and an initial value that is not positive.
     """
     initial = next((float(s[0]) for s in (*start, y) if len(s) and np.isfinite(s[0])), 0.0)
     return level(y) / initial if len(y) >= 3 and initial > 0 else NOT_MEASURABLE
 
 
 def slope(y: Curve) -> float:
-    """relative change along a fitted line
+    """relative change of {0} along a fitted line
 
     About -2 to 2 for a positive curve: the change of a least-squares line over the window, divided by the mean absolute
     value. NaN for non-finite values and for fewer than four points.
@@ -111,7 +120,7 @@ def slope(y: Curve) -> float:
 
 
 def rise_from_best(y: Curve, *start: Curve) -> float:
-    """share of its improvement that was lost again after the minimum
+    """share of its improvement that {0} lost again after its minimum
 
     At least 0: 0 ends at the minimum, 1 ends where the curve began. The improvement is counted from the first value of
     `start` if that is given and higher, else from the curve's own first value. NaN for fewer than four points, for
@@ -125,7 +134,7 @@ def rise_from_best(y: Curve, *start: Curve) -> float:
 
 
 def since_best(y: Curve) -> float:
-    """share of the run that came after the minimum
+    """share of the run after the minimum of {0}
 
     0 to 1. NaN for fewer than four points and for non-finite values.
     """
@@ -135,7 +144,7 @@ def since_best(y: Curve) -> float:
 
 
 def gap(train: Curve, val: Curve) -> float:
-    """difference at the end as a share of the initial training loss
+    """final {1} minus final {0}, as a share of the initial {0}
 
     (val - train) / first train value; positive if validation is worse. NaN if a level is not finite and if the first
     train value is not positive.
@@ -148,7 +157,7 @@ def gap(train: Curve, val: Curve) -> float:
 
 
 def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
-    """share of the distance between the trivial baseline and the target that is still missing
+    """share of the distance from the trivial baseline to the target that {0} has not covered
 
     1 is no better than the trivial baseline, 0 reaches the target, below 0 exceeds it, whatever the metric's direction
     or unit. The score is the best value of its curve. NaN if target and trivial baseline are equal and for non-finite
@@ -179,6 +188,9 @@ def curve_limits(name: str) -> tuple[int, float]:
     return required, math.inf if variadic else required
 
 
-def description(name: str) -> str:
-    """Return the words that an observation uses for the signal: the first line of its docstring."""
-    return (inspect.getdoc(SIGNALS[name]) or name).splitlines()[0]
+def description(name: str, curves: Sequence[str]) -> str:
+    """Return the words that an observation uses for the signal of these curves: the first line of its docstring."""
+    template = (inspect.getdoc(SIGNALS[name]) or name).splitlines()[0]
+    if curve_limits(name)[0] == 0:
+        return template.format(", ".join(curves))
+    return template.format(*curves, start=curves[1] if len(curves) > 1 else "its initial value")

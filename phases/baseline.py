@@ -151,7 +151,7 @@ def _score_baseline_models(
     values = {score["name"]: score["value"] for score in scores if "value" in score}
     fit_result.history.facts.update({f"baseline_model/{name}": value for name, value in values.items()})
     if values:
-        ctx.log(f"baseline: baseline models: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}")
+        ctx.log(f"baseline: other models: {', '.join(f'{name} {value:.4g}' for name, value in values.items())}")
     return scores
 
 

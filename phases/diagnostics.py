@@ -38,8 +38,11 @@ def run(ctx: PhaseContext) -> Evidence:
     document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
     files.write_json(document, record)
     files.write_text(page, diagnosis.incident())
+    if record["root_causes"]:
+        ctx.log("diagnostics: candidate causes with confidence")
     for cause in record["root_causes"][:3]:
-        ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {cause['evidence'][0] if cause['evidence'] else ''}")
+        evidence = cause["evidence"][0] if cause["evidence"] else "no supporting measurement"
+        ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {evidence}")
     return Evidence(
         {
             "history": ctx.run.relative(path) if path else None,

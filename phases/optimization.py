@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.engine.budget import extended_steps
 from pipeline.orchestration.phase import PhaseContext
-from pipeline.results import Artifact, Evidence, Score, digest, plain
+from pipeline.results import Artifact, Evidence, Score, counted, digest, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
@@ -154,8 +154,13 @@ def _step_budget(ctx: PhaseContext, arms: Sequence[Arm]) -> int:
     return extended_steps(max_steps, planned, epochs)
 
 
-def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> dict[str, Trial]:
-    """Train every job, record start and end of each in the ledger, and print a line per `columns` jobs."""
+def _train(
+    ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int, label: str | None = None
+) -> dict[str, Trial]:
+    """Train every job, record start and end of each in the ledger, and print a line per `columns` jobs.
+
+    A line begins with `label`, or with the index of the seed.
+    """
     threads = int(_frozen_plan(ctx).facts["threads"])
     line: list[str] = []
 
@@ -164,8 +169,7 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
         ctx.ledger.append("job.finished", {**end, "weights": trial.result.get("weights")})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         if len(line) == columns:
-            seed = f"seed {trial.job.seed_index}" if trial.job.seed_index else "master"
-            ctx.log(f"  {seed:<8}  " + "  ".join(line))
+            ctx.log(f"  {label or f'seed {trial.job.seed_index}':<8}  " + "  ".join(line).rstrip())
             line.clear()
 
     for name, job in jobs:
@@ -178,9 +182,9 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
 def _run_study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
     """Train every arm on every seed, compare them, and record the choice. Without a candidate nothing is trained."""
     seeds, trained = int(ctx.settings["seeds_per_arm"]), list(arms) if len(arms) > 1 else []
-    ctx.log(f"optimization, round {ctx.round}: a control and {len(arms) - 1} candidate(s), {seeds} seeds each")
+    ctx.log(f"optimization, round {ctx.round}: a control and {counted(len(arms) - 1, 'candidate')}, {seeds} seeds each")
     for arm in arms[1:]:
-        ctx.log(f"  {arm.id}: {arm.delta.describe()}, a cure of {arm.cause}")
+        ctx.log(f"  {arm.id}: {arm.delta.describe()}, fix for {arm.cause}")
     if trained:
         ctx.log("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in trained))
     plan, budget = _frozen_plan(ctx).digest, _step_budget(ctx, trained)
@@ -268,9 +272,9 @@ def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Tria
         return _unchanged_outcome(ctx, start), None
     arm = next(a for a in study.arms if a.id == winner["id"])
     job = Job(_frozen_plan(ctx).digest, FIXED, arm.delta, 0, study.budget)
-    fixed = _train(ctx, [(FIXED, job)], 1)[FIXED]
+    fixed = _train(ctx, [(FIXED, job)], 1, f"{arm.id} retrained with the plan's seed:")[FIXED]
     if fixed.died:
-        ctx.log(f"not adopted: {winner['change']} won, but its training on the master seed died: {fixed.died}")
+        ctx.log(f"not adopted: {winner['change']} won, but its training with the plan's seed died: {fixed.died}")
         return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed
     outcome = _fixed_outcome(ctx, fixed)
     _write_documents(ctx, study.trials["control-1"], fixed, _criteria(winner, outcome))
@@ -282,7 +286,7 @@ def _count_untried(ctx: PhaseContext, study: Study, diagnosis: Diagnosis, start:
     """Return the number of cures left for a next round that starts from the same change."""
     left = len(untried(diagnosis, start, tried | {digest(arm.delta) for arm in study.arms}))
     if study.winner is None:
-        ctx.log(f"no candidate is significantly better than the control; {left or 'no'} untried cure(s) left")
+        ctx.log(f"no candidate is significantly better than the control; {counted(left, 'untried cure')} left")
     return left
 
 

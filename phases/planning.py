@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pipeline.errors import Refused
 from pipeline.orchestration.phase import PhaseContext
-from pipeline.results import Artifact, Evidence
+from pipeline.results import Artifact, Evidence, counted
 from pipeline.run_store import files
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _cost(ctx: PhaseContext, probe_result: ConfigProbe, data: Data, budget: Budg
 def _log_summary(ctx: PhaseContext, facts: PlanFacts, cost: TrainingCost) -> None:
     """Logs the rows, the model and the estimated cost in two lines, and the nondeterministic operations, if any."""
     rows = ", ".join(f"{split_facts['rows']} {split}" for split, split_facts in facts["splits"].items())
-    ctx.log(f"planning: {rows} rows; {facts['parameters']:,} parameters; {facts['threads']} thread(s)")
+    ctx.log(f"planning: {rows} rows; {facts['parameters']:,} parameters; {counted(facts['threads'], 'thread')}")
     minutes = cost["minutes"]
     duration = "time unknown" if minutes is None else f"about {minutes:.2g} minutes"
     duration = f"about {max(60 * minutes, 1):.0f} s" if minutes is not None and minutes < 0.1 else duration

@@ -34,7 +34,7 @@ COMMANDS = (
     "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
     "diagnose", "preflight",
 )  # fmt: skip
-NOT_BUILT = {"drift": "python -m pipeline report RUN"}
+NOT_BUILT = ("drift",)
 HELP = """\
 Fivegate: a PyTorch training pipeline of five phases, each with an exit gate.
 
@@ -48,7 +48,8 @@ Fivegate: a PyTorch training pipeline of five phases, each with an exit gate.
   logs     python -m pipeline diagnose PATH [--out DIR]
   check    python -m pipeline preflight my_pkg.model:Net my_pkg.data:load [overrides] [--junit FILE]   creates no run
 
-  exit     0 done, 1 fault, 2 wrong input, 3 gate closed or check failed, 4 a person must decide, 130 interrupted
+  exit     0 done, 1 internal error, 2 wrong input, 3 gate closed or check failed, 4 a person must decide,
+           130 interrupted
 """
 
 
@@ -230,10 +231,10 @@ def select_command(argv: Sequence[str]) -> Callable[[], int]:
     if name == "worker":
         return partial(run_worker, argv[1:])
     if name in NOT_BUILT:
-        raise UserError(fault(name, "is not built in this version", do=NOT_BUILT[name]))
+        raise UserError(fault(name, "is not built in this version"))
     if name.isalpha() and name != "help":
         known, do = (*COMMANDS, *NOT_BUILT, "worker"), "python -m pipeline --help"
-        raise UserError(fault("command", "there is no such command", got=name, among=known, do=do))
+        raise UserError(fault("command", "unknown command", got=name, among=known, do=do))
     from pipeline.config.arguments import parse
 
     arguments = parse(argv)

@@ -24,6 +24,11 @@ OUTCOMES: tuple[str, ...] = get_args(Outcome)
 CEILINGS = {"inference": 0.70, "report": 0.70, "research": 0.85, "observation": 0.95, "definition": 0.95}
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is not 1; 0 is written as "no"."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
 def plain(value: Any) -> Any:
     """The value as JSON can hold it; NaN and infinities become the strings "nan", "inf", "-inf".
 

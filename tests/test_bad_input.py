@@ -57,7 +57,7 @@ BAD = [
     (["trust=[no_such_package_here]"], ["trust: there is no such package"]),
     (["trust=[torch]"], ["trust"]),
     (["task.metric=acuracy"], ["accuracy"]),
-    (["phase=trainig"], ["phase: there is no such phase, got 'trainig'"]),
+    (["phase=trainig"], ["phase: unknown phase, got 'trainig'"]),
     (["export.formats=[onx]"], ["export.formats"]),
     (["trainer.accelerator=cuda"], ["trainer.accelerator: no CUDA device is available"]),
     (
@@ -202,7 +202,7 @@ def test_later_phases_work_from_the_frozen_plan(cli: Cli, trained: Run) -> None:
 
 def test_overrides_of_default_experiment_are_compared(cli: Cli, trained: Run) -> None:
     """Without a name the words speak of the default experiment's run, and are held against its plan."""
-    refused(cli("phase=baseline", "task.target=0.5"), 2, "task.target: is a goalpost")
+    refused(cli("phase=baseline", "task.target=0.5"), 2, "task.target: is part of the frozen plan")
     refused(cli("phase=diagnostics", "optimizer.lr=7"), 2, "optimizer.lr: differs")
 
 
@@ -231,7 +231,9 @@ def test_changed_checklist_is_refused(cli: Cli, trained: Run, monkeypatch: pytes
     monkeypatch.setattr(checklist, "read", laxer)
     ended = cli("phase=baseline", "run.name=digits", "optimizer.lr=0.002")
 
-    refused(ended, 2, "checklists.baseline.one_batch_tried.with.min_steps: is a goalpost", "phase=planning")
+    refused(
+        ended, 2, "checklists.baseline.one_batch_tried.with.min_steps: is part of the frozen plan", "phase=planning"
+    )
     assert len(trained.state().revisions) == 1
 
 

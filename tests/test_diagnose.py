@@ -55,7 +55,7 @@ def test_diagnose_names_learning_rate_first_when_loss_explodes() -> None:
     ]
     assert "Lower the learning rate: optimizer.lr 1 → 0.1" == diagnosis.root_causes[0].fix == diagnosis.quick_wins[0]
     assert (
-        "train/loss: largest value divided by the first is 177 (above 3, since step 2)"
+        "largest value of train/loss divided by its first value is 177 (above 3, since step 2)"
         in diagnosis.root_causes[0].evidence
     )
 
@@ -126,7 +126,7 @@ def test_diagnose_lowers_confidence_with_less_evidence() -> None:
     assert ["learning_rate_too_high"] * 3 == [c.issue for c in first]
     assert first[0].confidence.value > first[1].confidence.value > first[2].confidence.value
     assert ["research", "research", "report"] == [c.confidence.basis for c in first]
-    assert any("update_ratio not recorded" in gap["why"] for gap in partial.not_checked)
+    assert any("the log has no update_ratio" in gap["why"] for gap in partial.not_checked)
 
 
 def test_diagnose_rules_out_contradicted_causes() -> None:

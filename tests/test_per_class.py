@@ -63,10 +63,9 @@ def test_format_class_report_names_the_lowest_recall() -> None:
     """The class with the lowest recall and the pairs; classes without rows do not count; a target needs a name."""
     report = class_report(np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), ["cat", "dog", "fox"])
     assert format_class_report(report).startswith("class with the lowest recall: cat, recall 0.333 (95 % interval")
-    assert format_class_report(report).endswith("most confused, true → predicted: cat → dog 2× (67%)")
-    assert "no class is confused with another" in format_class_report(
-        class_report(np.array([0]), np.array([0]), ["cat"])
-    )
+    assert format_class_report(report).endswith("most confused (true → predicted): cat → dog (2 rows, 67 %)")
+    perfect = class_report(np.array([0, 1]), np.array([0, 1]), ["cat", "dog"])
+    assert format_class_report(perfect) == "recall is 1 for every class"
     with pytest.raises(ValueError, match="class 2 has no name among 2"):
         class_report(np.array([2]), np.array([0]), ["cat", "dog"])
 
@@ -77,4 +76,4 @@ def test_class_report_counts_predictions_outside_the_classes() -> None:
     assert report["classes"] == ["cat", "dog", "no class"]
     assert report["matrix"].tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
     assert [row["support"] for row in report["per_class"]] == [2, 1, 0]
-    assert "dog → no class 1× (100%)" in format_class_report(report)
+    assert "dog → no class (1 row, 100 %)" in format_class_report(report)

@@ -64,7 +64,7 @@ def test_phase_accepts_sufficient_run(finished: Run) -> None:
 
 def test_phase_refuses_missing_run(own_folder: Any) -> None:
     """Without a run the message names the command that starts one, and no run is created."""
-    with pytest.raises(UserError, match=r"there is no such run, got 'digits'.*Do: .*phase=baseline"):
+    with pytest.raises(UserError, match=r"no such run, got 'digits'.*Do: .*phase=baseline"):
         go(own_folder, "phase=diagnostics", *SMALL)
 
 

@@ -274,7 +274,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("release.lineage", {"lineage__data": {}}, {"needs": ["data", "seed"]}, "failed", "unknown: data"),
     ("release.lineage", {"lineage": ...}, {"needs": ["seed"]}, "errored", "was not measured"),
     ("release.target_on_test", {"test_score__value": 0.4}, BOUND, "failed", "margin 0.02"),
-    ("release.target_on_test", {"test_score__low": 0.4}, BOUND, "inconclusive", "0.4 to"),
+    ("release.target_on_test", {"test_score__low": 0.4}, BOUND, "inconclusive", "lower 95 % bound 0.4 is below 0.48"),
     ("release.target_on_test", {"test_score__greater_is_better": False}, BOUND, "failed", "95 %"),
     ("release.target_on_test", {}, {"target": 0.5, "margin": None}, "inconclusive", "no margin"),
     ("release.parity", {"parity__onnx": {"error": "no such operator"}}, PARITY, "failed", "no such operator"),

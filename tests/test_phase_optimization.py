@@ -388,7 +388,7 @@ def test_choice_justified_if_lower_is_better() -> None:
 
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
-    ("study.candidates_from_causes", {"causes": ["dead_relu"]}, {}, "failed", "is not a cure of a named cause"),
+    ("study.candidates_from_causes", {"causes": ["dead_relu"]}, {}, "failed", "does not fix a named cause"),
     ("study.candidates_from_causes", {"arms": [arm(cure="more_layers")]}, {}, "failed", "more_layers"),
     ("study.candidates_from_causes", {"arms": ...}, {}, "errored", "'arms' was not measured"),
     ("study.arms_compared_fairly", {"arms": []}, {}, "not_applicable", "no candidate"),

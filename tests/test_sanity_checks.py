@@ -221,7 +221,7 @@ def test_lr_range_test_suggests_the_steepest_fall() -> None:
     assert suggestion["suggested"] is not None and 0.004 < suggestion["suggested"] < 0.02
     assert suggestion["diverges"] is not None and 0.3 < suggestion["diverges"] < 1.5
     line = format_range_test({"planned": 1.0, **suggestion})
-    assert "suggests 0.0" in line and "above its start from" in line
+    assert "suggests 0.0" in line and "exceeds its initial value above a rate of" in line
 
 
 @pytest.mark.parametrize(

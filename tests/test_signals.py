@@ -124,14 +124,19 @@ def test_since_of_epoch_column_and_fact() -> None:
     ).since
 
 
+NO_GOAL = "the log has no target and no trivial-baseline score"
+
+
 def test_unmeasured_condition_says_why() -> None:
     """A missing curve, a short one and an unmatched wildcard each say why, and no bound holds."""
-    view = make_view(train__loss=[1.0])
+    view = make_view(train__loss=[1.0], val__acc=[math.nan, 1.0, 1.0, 1.0])
     for condition, why in [
-        (Condition("level", ("val/loss",), below=9), "val/loss not recorded"),
-        (Condition("slope", ("train/loss",), below=9), "train/loss is too short or not finite"),
+        (Condition("level", ("val/loss",), below=9), "the log has no val/loss"),
+        (Condition("slope", ("train/loss",), below=9), "train/loss is too short: 1 point"),
+        (Condition("slope", ("val/acc",), below=9), "val/acc has values that are NaN or infinite"),
+        (Condition("shortfall", ("train/loss", "target", "trivial"), above=0), NO_GOAL),
         (Condition("level", ("dead/*",), above=0), "no column dead/* was recorded"),
-        (Condition("gap", ("train/loss", "val/loss"), above=0), "val/loss not recorded"),
+        (Condition("gap", ("train/loss", "val/loss"), above=0), "the log has no val/loss"),
     ]:
         observation = evaluate_condition(condition, view)
         assert (False, False, why) == (observation.holds, observation.measured, observation.why)
@@ -169,4 +174,6 @@ def test_observation_sentence_has_value_bound_and_time() -> None:
         Condition("max_over_first", ("train/loss",), above=3), make_view(train__loss=[1.0, 2.0, 8.0, 8.0])
     )
 
-    assert "train/loss: largest value divided by the first is 8 (above 3, since step 2)" == observation.sentence()
+    assert (
+        "largest value of train/loss divided by its first value is 8 (above 3, since step 2)" == observation.sentence()
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.results import Evidence, Result
+from pipeline.results import Evidence, Result, counted
 
 if TYPE_CHECKING:
     from pipeline.data.analysis.leakage import SharedGroups, TimeOverlap
@@ -58,8 +58,8 @@ def test_sealed(evidence: Evidence, *, max_openings: int) -> Result:
         return Result("failed", False, True, why="the test rows can be read without a key")
     if openings > max_openings:
         why = "the test rows were read too often in this run: use new test rows and another run.name"
-        return Result("failed", openings, max_openings, "openings", why)
-    return Result("passed", openings, max_openings, "openings", f"{evidence['rows']['test']} rows sealed")
+        return Result("failed", openings, max_openings, "times read", why)
+    return Result("passed", openings, max_openings, "times read", f"{evidence['rows']['test']} rows sealed")
 
 
 def splits_independent(evidence: Evidence) -> Result:
@@ -106,7 +106,7 @@ def data_digests(evidence: Evidence, *, min_rows: int, required: list[str], reco
         why = f"the {' and '.join(missing)} of the data is not declared; add {do}, or return it with the data"
         return Result("failed", sum(rows.values()), min_rows, "rows", why)
     why = f"{', '.join(f'{split} {count}' for split, count in rows.items())}, from {manifest['source']}"
-    why += f", {len(manifest['files'])} file(s) by SHA-256" if manifest["files"] else ""
+    why += f", {counted(len(manifest['files']), 'file')} by SHA-256" if manifest["files"] else ""
     notes = [f"{key}: {manifest[key]}" for key in recommended if manifest[key]]
     notes += [f"{key} not declared: add data.{key}=..., or return it with the data" for key in open_entries]
     return Result("passed", sum(rows.values()), min_rows, "rows", "; ".join([why, *notes]))
@@ -126,10 +126,10 @@ def test_opened_once(evidence: Evidence, *, max_candidates: int) -> Result:
     """Passing proves that the test rows were read once for this candidate, and by few candidates in all."""
     openings, candidates = evidence["openings_for_candidate"], evidence["candidates_that_opened"]
     if openings != 1:
-        return Result("failed", openings, 1, "openings", "the test rows were read more than once for this candidate")
+        return Result("failed", openings, 1, "times read", "the test rows were read more than once for this candidate")
     if candidates > max_candidates:
         return Result("failed", candidates, max_candidates, "candidates", "too many models have seen the test rows")
-    return Result("passed", openings, 1, "openings", f"candidate {candidates} of at most {max_candidates}")
+    return Result("passed", openings, 1, "times read", f"candidate {candidates} of at most {max_candidates}")
 
 
 # Named like their checklist items; pytest must not collect them as tests.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pipeline.results import Evidence, Result
+from pipeline.results import Evidence, Result, counted
 
 if TYPE_CHECKING:
     from pipeline.building.resource_estimate import TrainingCost
@@ -46,9 +46,9 @@ def environment_recorded(evidence: Evidence, *, required: list[str]) -> Result:
     environment = evidence["environment"]
     missing = [name for name in required if environment.get(name) in (None, "")]
     if missing:
-        return Result("failed", len(missing), 0, "facts", f"not recorded: {', '.join(missing)}")
-    why = f"torch {environment['torch']}, {environment['threads']} thread(s)"
-    return Result("passed", len(required), len(required), "facts", why)
+        return Result("failed", len(missing), 0, "facts missing", f"not recorded: {', '.join(missing)}")
+    why = f"torch {environment['torch']}, {counted(environment['threads'], 'thread')}"
+    return Result("passed", len(required), len(required), "facts recorded", why)
 
 
 def resources(evidence: Evidence, *, max_memory: float, max_disk: float, max_ratio: float) -> Result:

@@ -73,10 +73,10 @@ def values_plausible(
         split, worst = max(dominated, key=lambda column: column[1]["distance"])
         why = f"{worst['column']}: {split} rows {format_list(worst['first_rows'])} have {worst['weight']:.0%} of all "
         why += "squared distances from the median; clip, correct or remove them"
-        return Result("failed", worst["distance"], max_distance, "usual distances", why, cause="outliers")
+        return Result("failed", worst["distance"], max_distance, "robust standard deviations", why, cause="outliers")
     largest = max((outlier["distance"] for _, outlier in columns), default=0.0)
     why = "; ".join(_notes(evidence, many_duplicates)) or "all columns vary"
-    return Result("passed", largest, max_distance, "usual distances", why)
+    return Result("passed", largest, max_distance, "robust standard deviations", why)
 
 
 def _notes(evidence: Evidence, many_duplicates: float) -> list[str]:

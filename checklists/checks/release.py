@@ -24,12 +24,19 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
     sign = 1 if score["greater_is_better"] else -1
     bound = score["low"] if sign > 0 else score["high"]
     why = f"95 % interval {score['low']:.3g} to {score['high']:.3g}, n = {score['n']}"
+    worse, end = ("below", "lower") if sign > 0 else ("above", "upper")
     reached = sign * score["value"] >= sign * target
+    if not reached:
+        why = f"test {score['metric']} {score['value']:.4g} is {worse} the target {target:g}; {why}"
     if margin is None:
         no_margin = f"{why}; no margin is declared: add plan.margins.target=NUMBER with phase=planning"
         return Result("inconclusive" if reached else "failed", score["value"], target, score["metric"], no_margin)
-    why += f", margin {margin:g}"
     certain = sign * bound >= sign * target - margin
+    if reached and not certain:
+        limit = f"{target - sign * margin:g} (target {target:g} {'minus' if sign > 0 else 'plus'} margin {margin:g})"
+        why = f"{end} 95 % bound {bound:.3g} is {worse} {limit}; n = {score['n']}"
+    else:
+        why += f", margin {margin:g}"
     outcome: Outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
     return Result(outcome, score["value"], target, score["metric"], why)
 

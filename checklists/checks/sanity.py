@@ -70,9 +70,9 @@ def chance_on_shuffled_labels(evidence: Evidence, *, clear: float, shuffles: int
     score = f"{values['metric']} {values['value']:.3g} on validation, chance {values['chance']:.3g} (n = {values['n']})"
     if above <= clear or times < shuffles:
         lowest = f"; the lowest of {times} shuffles" if times > 1 else ""
-        return Result("passed", above, clear, "half widths", score + lowest)
+        return Result("passed", above, clear, "interval half-widths above chance", score + lowest)
     why = f"{score}, the lowest of {times} shuffles: a model trained on shuffled labels knows the right ones"
-    return Result("failed", above, clear, "half widths", why, "data_leakage")
+    return Result("failed", above, clear, "interval half-widths above chance", why, "data_leakage")
 
 
 def gradients_reach(evidence: Evidence, *, named: int) -> Result:

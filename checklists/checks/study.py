@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from pipeline.repair.causes import load as load_causes
-from pipeline.results import Evidence, Outcome, Result
+from pipeline.results import Evidence, Outcome, Result, counted
 
 
 class TrialEvidence(TypedDict):
@@ -27,7 +27,7 @@ def candidates_from_causes(evidence: Evidence) -> Result:
     named, known = set(evidence["causes"]), load_causes()
     for arm in evidence["arms"]:
         if arm["cause"] not in named or arm["cure"] not in known[arm["cause"]].cures:
-            return Result("failed", arm["id"], why=f"{arm['cure']} is not a cure of a named cause")
+            return Result("failed", arm["id"], why=f"{arm['cure']} does not fix a named cause")
     changes = ", ".join(arm["change"] for arm in evidence["arms"])
     return Result("passed", len(evidence["arms"]), unit="candidates", why=changes)
 
@@ -85,7 +85,7 @@ def enough_seeds(evidence: Evidence, *, alpha: float) -> Result:
         return Result("not_applicable", pairs, unit="pairs", why="there is no candidate to test")
     smallest = candidates * 2 / 2**pairs
     outcome: Outcome = "passed" if smallest < alpha else "failed"
-    return Result(outcome, smallest, alpha, "smallest p", f"{pairs} pairs, {candidates} candidate(s), Holm")
+    return Result(outcome, smallest, alpha, "smallest p", f"{pairs} pairs, {counted(candidates, 'candidate')}, Holm")
 
 
 def every_trial_recorded(evidence: Evidence) -> Result:
@@ -102,7 +102,7 @@ def chosen_on_validation(evidence: Evidence) -> Result:
     splits = sorted(set(evidence["score_splits"]))
     if splits not in ([], ["val"]) or evidence["test_opened"]:
         return Result("failed", splits, "val", why="another split was used for the choice")
-    return Result("passed", evidence["test_opened"], 0, "test openings", "validation alone")
+    return Result("passed", evidence["test_opened"], 0, "times read", "validation alone")
 
 
 def choice_justified(evidence: Evidence, *, alpha: float) -> Result:

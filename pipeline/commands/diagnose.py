@@ -1,4 +1,4 @@
-"""`diagnose PATH`: name the likely causes of a failed training from its logs alone, wherever it ran."""
+"""`diagnose PATH`: rank the likely causes of a failed run from its logs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ def run(args: argparse.Namespace, read: Callable[[Path], History], diagnose: Cal
         raise UserError(*(fault(f"--{name}", what, got=getattr(args, name), do=do) for name in unavailable))
     diagnosis = diagnose(read(Path(args.path)))
     if args.out:
-        diagnosis.save(Path(args.out))
+        folder = Path(args.out)
+        diagnosis.save(folder)
+        names = [folder] if folder.suffix else [folder / "diagnosis.json", folder / "incident.md"]
+        console = tables.console(stderr=args.json)  # standard output is JSON then
+        console.print(f"wrote {' and '.join(map(str, names))}", markup=False, soft_wrap=True)
     if args.json:
         import json
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from pipeline.errors import UserError, fault
 from pipeline.reporting import tables
-from pipeline.results import PHASES
+from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
 from pipeline.run_store.next_step import next_step
@@ -29,15 +30,16 @@ def _what_to_do(run: str, item: Item) -> str:
     if item.waivable:
         waive = f"python -m pipeline waive {run} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
         # An item without a check fails in every run, so that running the phase again cannot help.
-        if item.why.startswith("not built"):
-            return f"no run can answer it in this version; a named person may waive it: {waive}"
-        return f"fix it and run the phase again, or: {waive}"
-    return "fix it and run the phase again; it cannot be waived"
+        if tables.is_not_built(item):
+            return f"not built in this version; to continue, a named person can waive it: {waive}"
+        return f"fix it and rerun the phase, or waive it: {waive}"
+    return "fix it and rerun the phase; it cannot be waived"
 
 
 def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     """Return a paragraph with the question, the value, the reason, waivers and signatures, and what to do."""
-    lines = [f"{phase}/{item.id}: {item.outcome}", f"  question: {item.ask}"]
+    outcome = tables.NOT_BUILT if tables.is_not_built(item) else item.outcome
+    lines = [f"{phase}/{item.id}: {outcome}", f"  question: {item.ask}"]
     if item.value is not None:
         lines.append(f"  value:    {tables.format_value(item)}")
     if item.why:
@@ -52,6 +54,15 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     if not tables.satisfied(item, state, phase):
         lines.append(f"  do:       {_what_to_do(tables.command_argument(run), item)}")
     return "\n".join(lines)
+
+
+def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:
+    """Return one paragraph for the items of a gate that are not built, with the command that waives one of them."""
+    place = tables.command_argument(run)
+    waive = f"python -m pipeline waive {place} ITEM --who NAME --why '...' --expires YYYY-MM-DD"
+    lines = [f"{phase}: {counted(len(items), 'item')} not built in this version"]
+    lines += [f"  {item.id}: {item.ask}" for item in items]
+    return "\n".join([*lines, f"  do:       to continue, a named person can waive each of them: {waive}"])
 
 
 def _format_planned_item(run: Run, state: RunState, name: str) -> str:
@@ -76,8 +87,12 @@ def run(args: argparse.Namespace) -> int:
             return 0
     else:
         shown = [(p, i) for p, i in items if not tables.satisfied(i, state, p)]
+    not_built = [] if args.item else [(p, i) for p, i in shown if tables.is_not_built(i)]
     for phase, item in shown:
-        print(format_item(run, state, phase, item) + "\n")
+        if (phase, item) not in not_built:
+            print(format_item(run, state, phase, item) + "\n")
+    for phase in dict.fromkeys(phase for phase, _ in not_built):
+        print(_format_not_built(run, phase, [i for p, i in not_built if p == phase]) + "\n")
     if not shown:
         print("every evaluated item is satisfied\n")
     tables.console().print(tables.branch_line(state))

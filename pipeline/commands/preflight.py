@@ -80,7 +80,7 @@ def _show(report: PreflightReport) -> None:
         for item in phase_items:
             value = f"{tables.number(item.value)} {item.unit}".strip() if item.value is not None else ""
             why = escape(item.why + (f" ({item.cause})" if item.cause else ""))
-            outcome = "[yellow]! passed[/]" if item in report.warnings else tables.OUTCOMES[item.outcome]
+            outcome = "[yellow]⚠ passed[/]" if item in report.warnings else tables.OUTCOMES[item.outcome]
             table.add_row(item.id, outcome, escape(value), escape(tables.number(item.bound)), why)
     console.print(table)
     outcomes = [item.outcome for phase_items in report.items.values() for item in phase_items]

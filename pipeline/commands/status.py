@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
-from pipeline.results import PHASES, plain
+from pipeline.results import PHASES, counted, plain
 from pipeline.run_store import plan as plans
-from pipeline.run_store.next_step import DEFAULT_ROOT, next_step
+from pipeline.run_store.gate import Item
+from pipeline.run_store.next_step import DEFAULT_ROOT, SEED_ITEM, next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -25,8 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def cannot_pass(plan: plans.Plan, phase: str, run: str, root: str = DEFAULT_ROOT) -> dict[str, str]:
-    """Return why items of the gate cannot pass as planned, by id, with the command that helps where there is one."""
+def cannot_pass(
+    plan: plans.Plan, phase: str, run: str, root: str = DEFAULT_ROOT, signable: bool = False
+) -> dict[str, str]:
+    """Return why items of the gate cannot pass as planned, by id, with the command that helps where there is one.
+
+    A signature can be given (`signable`) only when the phase has run.
+    """
     place = "" if root == DEFAULT_ROOT else f" run.root={root}"
     signer = run if root == DEFAULT_ROOT else f"{root}/{run}"
     reasons_of = {}
@@ -39,10 +46,27 @@ def cannot_pass(plan: plans.Plan, phase: str, run: str, root: str = DEFAULT_ROOT
             values = " ".join(f"{key}=VALUE" for key in missing)
             reasons.append(f"add: python -m pipeline phase=planning run.name={run}{place} {values}")
         if item.get("sign_off"):
-            reasons.append(f"waits for the {item['sign_off']}: python -m pipeline approve {signer} --who NAME")
+            when = f": python -m pipeline approve {signer} --who NAME" if signable else f" after phase={phase}"
+            reasons.append(f"needs the {item['sign_off']}'s signature{when}")
         if reasons:
             reasons_of[item["id"]] = "; ".join(reasons)
     return reasons_of
+
+
+def _count_reasons(plan: plans.Plan, phase: str, lacking: Mapping[str, str]) -> str:
+    """Return how many of the items that cannot pass lack each thing; an item counts once, by what is hardest to add."""
+    items = [item for item in plan.checklists[phase] if item["id"] in lacking]
+    not_built = sum(bool(item.get("not_built")) for item in items)
+    config = sum("add: " in lacking[item["id"]] and not item.get("not_built") for item in items)
+    signature = len(items) - not_built - config
+    parts = []
+    if not_built:
+        parts.append(f"{not_built} {'is' if not_built == 1 else 'are'} not built in this version")
+    if config:
+        parts.append(f"{config} {'needs' if config == 1 else 'need'} a config value")
+    if signature:
+        parts.append(f"{signature} {'needs' if signature == 1 else 'need'} a signature")
+    return ", ".join(parts)
 
 
 def _lookup(config: object, key: str) -> object:
@@ -84,24 +108,36 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     else:
         for item in items:
             console.print(f"  … {item['id']}  [dim]{item['ask']}[/]", soft_wrap=True)
-    lacking = cannot_pass(plan, phase, run.name, run.shown_root)
-    console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet" + (":" if lacking else ""))
+    signable = gate is not None and not state.stale(phase)
+    lacking = cannot_pass(plan, phase, run.name, run.shown_root, signable)
+    reasons = f": {_count_reasons(plan, phase, lacking)}" if lacking else ""
+    console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet{reasons}")
     for name, why in lacking.items():
         console.print(f"  {name}: {why}", soft_wrap=True)
 
 
 def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
-    """Print the items of a gate that are not satisfied; those that are not built share one line."""
+    """Print the items of a gate that are not satisfied; those that are not built, or not evaluated, share one line."""
     items = state.gates[phase].items if phase in state.gates else ()
     unsatisfied = [i for i in items if not tables.satisfied(i, state, phase)]
-    not_built = [i for i in unsatisfied if i.why.startswith("not built")]
+    not_built = [i for i in unsatisfied if tables.is_not_built(i)]
+    skipped = _not_evaluated(unsatisfied) if phase == PHASES[0] else []
     if not unsatisfied:
         return
     console.print(f"\n[bold]{phase}[/]: items that did not pass")
-    console.print(tables.items_table(phase, [i for i in unsatisfied if i not in not_built], state))
+    console.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
+    if skipped:
+        console.print(f"{counted(len(skipped), 'item')} not evaluated, since planning stopped at {SEED_ITEM}")
     if not_built:
         names = ", ".join(i.id for i in not_built)
-        console.print(f"! errored, not built in this version ({len(not_built)}): {names}", style="red", highlight=False)
+        console.print(f"– not built in this version ({len(not_built)}): {names}", highlight=False)
+
+
+def _not_evaluated(items: Sequence[Item]) -> list[Item]:
+    """Return the items that have no evidence because planning stopped early: it examines no data without a seed."""
+    if not any(item.id == SEED_ITEM and item.outcome == "failed" for item in items):
+        return []
+    return [item for item in items if item.outcome == "errored" and item.why.endswith("was not measured")]
 
 
 def show(run: Run, state: RunState) -> None:

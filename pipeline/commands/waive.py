@@ -1,4 +1,4 @@
-"""`waive RUN ITEM --who --why --expires`: accept an item, or the branch, as it is, as a named person, until a date."""
+"""`waive RUN ITEM --who --why --expires`: waive a failed item, or the branch, until a day."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
     parser.add_argument("item", metavar="ITEM", help="an item's id, or 'branch' to continue below the target")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
-    parser.add_argument("--who", help="your name (a terminal asks for it)")
+    parser.add_argument("--who", help="your name as in plan.owner or plan.approvers (asked for in a terminal)")
     parser.add_argument("--why", default="", help="why this is acceptable")
-    parser.add_argument("--expires", default="", help="the last day of the waiver, as YYYY-MM-DD")
+    parser.add_argument("--expires", default="", help="expiry date, inclusive, as YYYY-MM-DD")
 
 
 def _phase_of(run: Run, state: RunState, name: str) -> str:

@@ -95,7 +95,7 @@ def _refuse_other_rows(permit: permits.TrainPermit, data: Data) -> None:
     digests = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}
     faults = [
         fault(f"data.{name}", "are not the rows that the plan froze", got=digests[name][:12], expected=digest[:12],
-              do=f"python -m pipeline phase=planning run.name={permit.run.name}")
+              do=f"python -m pipeline phase=planning {permit.run.overrides}")
         for name, digest in frozen.items()
         if digests[name] != digest
     ]  # fmt: skip

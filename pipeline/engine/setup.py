@@ -196,7 +196,7 @@ def build_components(
         train=train,
         train_eval_rows=train.take(torch.from_numpy(train_eval_rows)),
         val=data.val,
-        baseline_score=score_trivial_baseline(task, train, data.val, class_count, model),
+        baseline_score=score_trivial_baseline(task, train, data.val, class_count, model, data.class_names or ()),
         batches=batch_source(
             train,
             _repeated_rows(len(train), budget) if is_overfit_check else _row_order(loader, seed, train),

@@ -9,6 +9,8 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.results import counted
+
 WORST = 5  # pairs in the evidence
 SHOWN = 3  # pairs in a line of text
 NO_CLASS = "no class"
@@ -131,12 +133,17 @@ def format_class_report(report: ClassReport) -> str:
         return "no label has a row"
     lowest = min(rows, key=lambda row: row["recall"])
     kind = "label" if report["matrix"] is None else "class"
+    if lowest["recall"] == 1:
+        return f"recall is 1 for every {kind}"
     line = (
         f"{kind} with the lowest recall: {lowest['class']}, recall {lowest['recall']:.3g} "
         f"(95 % interval {lowest['recall_low']:.2g} to {lowest['recall_high']:.2g}, {lowest['support']} rows)"
     )
     pairs = report["worst_pairs"][:SHOWN]
     if not pairs:
-        return line if report["matrix"] is None else f"{line}; no class is confused with another"
-    shown = (f"{pair['true']} → {pair['predicted']} {pair['count']}× ({pair['share']:.0%})" for pair in pairs)
-    return f"{line}; most confused, true → predicted: {', '.join(shown)}"
+        return line
+    shown = (
+        f"{pair['true']} → {pair['predicted']} ({counted(pair['count'], 'row')}, {100 * pair['share']:.0f} %)"
+        for pair in pairs
+    )
+    return f"{line}; most confused (true → predicted): {', '.join(shown)}"

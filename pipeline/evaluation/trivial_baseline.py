@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
@@ -24,7 +25,9 @@ class TrivialBaseline(TypedDict):
     how: str
 
 
-def _constant(y: Tensor, rows: int, classes: int | None, takes: str, kind: str) -> tuple[Tensor, str]:
+def _constant(
+    y: Tensor, rows: int, classes: int | None, takes: str, kind: str, class_names: Sequence[str]
+) -> tuple[Tensor, str]:
     """Return the constant outputs for `rows` rows, in the form that the loss takes, and a description of them."""
     if kind == "multilabel":
         shares = y.mean(dim=0, keepdim=True)
@@ -40,11 +43,17 @@ def _constant(y: Tensor, rows: int, classes: int | None, takes: str, kind: str) 
     counts = torch.bincount(y, minlength=classes or 0).float()
     shares = counts / counts.sum()
     outputs = shares if takes == "probabilities" else shares.clamp_min(SMALLEST_SHARE).log()
-    return outputs.expand(rows, -1), f"majority class {int(counts.argmax())}"
+    majority = int(counts.argmax())
+    return outputs.expand(rows, -1), f"majority class {class_names[majority] if class_names else majority}"
 
 
 def score_trivial_baseline(
-    task: Task, train: Split, val: Split, classes: int | None, model: nn.Module | None = None
+    task: Task,
+    train: Split,
+    val: Split,
+    classes: int | None,
+    model: nn.Module | None = None,
+    class_names: Sequence[str] = (),
 ) -> TrivialBaseline:
     """Return the deciding metric of the majority class (the mean, the token frequencies) on validation.
 
@@ -53,7 +62,7 @@ def score_trivial_baseline(
     """
     name, n = task.metric.name, len(val)
     if task.kind != "custom" and task.metric.needs != "step" and isinstance(train.y, Tensor):
-        outputs, how = _constant(train.y, n, classes, task.takes, task.kind)
+        outputs, how = _constant(train.y, n, classes, task.takes, task.kind, class_names)
         return {"metric": name, "n": n, "value": task.deciding_value(outputs, val.y), "how": how}
     if model is None:
         return {"metric": name, "n": n, "value": math.nan, "how": "no untrained model to measure"}

@@ -90,7 +90,7 @@ class PhaseContext:
     def _verified_path(self, phase: str, record: FileRecord) -> Path:
         path = self.run.path / record["path"]
         if not path.is_file() or files.sha256(path) != record["sha256"]:
-            do = f"restore it, or run the phase again: python -m pipeline phase={phase} run.name={self.run.name}"
+            do = f"restore it, or run the phase again: python -m pipeline phase={phase} {self.run.overrides}"
             raise Refused(fault(record["path"], "is not the file that the ledger recorded", do=do))
         return path
 

@@ -67,8 +67,8 @@ def _refuse_moved_goalposts(run: Run, previous: Plan, plan: Plan) -> None:
     """Raise UserError when questions, thresholds or rows changed although only a hyperparameter was to change."""
     moved = plans.differences(_goalposts(previous), plain(_goalposts(plan)))
     if moved:
-        do = f"python -m pipeline phase=planning run.name={run.name}"
-        what = "is a goalpost of the frozen plan and moves only by an explicit phase=planning"
+        do = f"python -m pipeline phase=planning {run.overrides}"
+        what = "is part of the frozen plan and changes only with phase=planning"
         raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in moved.items()))
 
 

@@ -45,7 +45,7 @@ def resolve_request(overrides: Sequence[str], config_dirs: Sequence[str | Path])
     phase = override_value(overrides, "phase") or "auto"
     if phase not in (*PHASES, "auto"):
         do = "python -m pipeline --help"
-        raise UserError(fault("phase", "there is no such phase", got=phase, among=(*PHASES, "auto"), do=do))
+        raise UserError(fault("phase", "unknown phase", got=phase, among=(*PHASES, "auto"), do=do))
     dirs = [str(Path(d).resolve()) for d in config_dirs]
     run, config = _find_run(overrides, dirs)
     if not run.exists() or run.state().plan is None:
@@ -126,7 +126,7 @@ def _refuse_new_trust(run: Run, state: RunState, overrides: Sequence[str]) -> No
     trust = override_value(overrides, "trust")
     trusted = [grant["package"] for grant in state.trust]
     if trust is not None and sorted(n.strip() for n in trust.strip("[]").split(",") if n.strip()) != sorted(trusted):
-        do = f"python -m pipeline phase=baseline run.name={run.name} 'trust={trust}'"
+        do = f"python -m pipeline phase=baseline {run.overrides} 'trust={trust}'"
         expected = f"nothing, or the packages trusted so far ({', '.join(trusted) or 'none'})"
         raise UserError(fault("trust", "must be granted before training", got=trust, expected=expected, do=do))
 
@@ -139,9 +139,9 @@ def _refuse_differences(run: Run, phase: str, changing: list[str], dirs: list[st
     after = _compose([o for o in stored if key_of(o) not in overridden] + changing, dirs)
     changes = plans.changed_config(before, after)
     if changes:
-        what = f"differs from the frozen plan, and phase={phase} works from that"
+        what = f"differs from the frozen plan, which phase={phase} uses"
         planner = "planning" if plans.moved_goalposts(changes) else "baseline"
-        do = " ".join([f"python -m pipeline phase={planner} run.name={run.name}", *changing])
+        do = " ".join([f"python -m pipeline phase={planner} {run.overrides}", *changing])
         raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in changes.items()))
 
 
@@ -149,6 +149,6 @@ def _refuse_moved_goalposts(run: Run, overrides: list[str], changes: Changes) ->
     """Raise UserError when a change concerns the seed, a target, a limit, a split or a threshold."""
     moved = plans.moved_goalposts(changes)
     if moved:
-        do = " ".join([f"python -m pipeline phase=planning run.name={run.name}", *overrides])
-        what = "is a goalpost of the frozen plan and moves only by an explicit phase=planning"
+        do = " ".join([f"python -m pipeline phase=planning {run.overrides}", *overrides])
+        what = "is part of the frozen plan and changes only with phase=planning"
         raise UserError(*(fault(k, what, got=changes[k][1], expected=str(changes[k][0]), do=do) for k in moved))

@@ -38,7 +38,7 @@ def _signed_subject(run: Run, state: RunState) -> str:
     on_disk = bundle_digest(payload) if payload.is_dir() else "nothing"
     if subject is None or on_disk != subject:
         what = "is not the bundle that was evaluated and signed"
-        do = f"python -m pipeline phase=finalization run.name={run.name}"
+        do = f"python -m pipeline phase=finalization {run.overrides}"
         expected = f"digest {subject[:12]}" if subject else "the digest of a bundle"
         raise Refused(fault("bundle/payload", what, got=on_disk[:12], expected=expected, do=do))
     return subject

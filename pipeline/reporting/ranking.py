@@ -113,7 +113,9 @@ def _print(rows: Sequence[RankedRun]) -> None:
     longest = max((len(override) for own in overrides for override in own), default=0)
     # Wide enough for the longest override, so that a line breaks between two of them.
     table.add_column("overrides", overflow="fold", min_width=min(longest, OVERRIDES_WIDTH))
-    for place, (row, own) in enumerate(zip(rows, overrides, strict=True), 1):
+    keys = [_sort_key(row) for row in rows]
+    for row, own, key in zip(rows, overrides, keys, strict=True):
+        place = keys.index(key) + 1  # equal scores share a rank
         score = row["score"]
         value = f"{score['value']:.4f}" if score else "–"
         interval = f"{score['low']:.3f} to {score['high']:.3f}" if score else ""

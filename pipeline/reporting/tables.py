@@ -27,6 +27,7 @@ OUTCOMES = {
     "signed": "[green]✓ signed[/]",
 }
 GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan]pending[/]"}
+NOT_BUILT = "not built"  # label of an item that this version cannot answer; its recorded outcome is `errored`
 VALUE_CHARS = 24  # of a value in a table; a longer one is cut
 
 
@@ -92,14 +93,19 @@ def satisfied(item: Item, state: RunState, phase: str) -> bool:
     return gates.satisfied(item, state.valid_waivers(phase), state.valid_sign_offs(phase), subject, gates.utc_today())
 
 
+def is_not_built(item: Item) -> bool:
+    """Return whether this version cannot answer the item; such an item is recorded as errored."""
+    return item.outcome == "errored" and item.why.startswith(NOT_BUILT)
+
+
 def format_outcome(item: Item, state: RunState, phase: str) -> str:
     """Return the item's outcome, or the valid signature or waiver that lies over it, as console markup."""
     if item.outcome not in ("passed", "not_applicable"):
         if any(s.item == item.id for s in state.valid_sign_offs(phase)):
             return OUTCOMES["signed"]
         if any(w.item == item.id for w in state.valid_waivers(phase)):
-            return f"{OUTCOMES['waived']} [dim]({item.outcome})[/]"
-    return OUTCOMES[item.outcome]
+            return f"{OUTCOMES['waived']} [dim]({NOT_BUILT if is_not_built(item) else item.outcome})[/]"
+    return f"[dim]– {NOT_BUILT}[/]" if is_not_built(item) else OUTCOMES[item.outcome]
 
 
 def format_value(item: Item) -> str:

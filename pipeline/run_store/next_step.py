@@ -12,6 +12,7 @@ from pipeline.results import PHASES, ROUNDED
 from pipeline.run_store.state import RunState
 
 DEFAULT_ROOT = "runs"  # where runs are stored unless run.root names another folder
+SEED_ITEM = "seeds_fixed"  # the item of planning without which the phase evaluates no other evidence
 NEEDS = {"baseline": PHASES[:1], "optimization": PHASES[:3], "finalization": PHASES[:4]}
 
 
@@ -51,6 +52,7 @@ def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
     if state.released:
         return NextStep(None, "released", f"python -m pipeline verify {run}")
     phase, why = _due_phase(state)
+    place = "" if root == DEFAULT_ROOT else f" run.root={root}"
     gate = state.gate(phase)
     blocked = gate in ("closed", "pending")
     # The only obstacle of a phase that is due is the number of rounds; a blocked optimization is explained first.
@@ -61,10 +63,16 @@ def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
     if gate == "pending":
         approve = f"python -m pipeline approve {run} --who NAME"
         return NextStep(None, f"the {phase} gate waits for a person", approve, 4)
+    if gate == "closed" and phase == PHASES[0] and _lacks_seed(state):
+        plan = f"python -m pipeline phase={phase} run.name={state.name}{place} seed=1"
+        return NextStep(None, "the planning gate is closed: there is no seed", plan, 3)
     if gate == "closed":
         return NextStep(None, f"the {phase} gate is closed", f"python -m pipeline explain {run} --gate {phase}", 3)
-    place = "" if root == DEFAULT_ROOT else f" run.root={root}"
     return NextStep(phase, why, f"python -m pipeline phase={phase} run.name={state.name}{place}")
+
+
+def _lacks_seed(state: RunState) -> bool:
+    return any(item.id == SEED_ITEM and item.outcome == "failed" for item in state.gates["planning"].items)
 
 
 def _due_phase(state: RunState) -> tuple[str, str]:
@@ -86,4 +94,4 @@ def _due_phase(state: RunState) -> tuple[str, str]:
             return phase, "the plan asks for it before finalization"
     if state.gate("finalization") == "open":
         return "finalization", "every question is answered: the bundle can be released"
-    return "finalization", "the model is good enough to be finished"
+    return "finalization", "finalize the model"

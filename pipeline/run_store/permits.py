@@ -57,7 +57,7 @@ class TestKey(_Permit):
         """Use the key for rows of this digest. Raises Refused for a used key and for other rows."""
         _need_planned_rows(self.plan, rows)
         if self._spent:
-            do = f"python -m pipeline phase=finalization run.name={self.run.name}"
+            do = f"python -m pipeline phase=finalization {self.run.overrides}"
             raise Refused(fault("permit", "this key to the test rows was used before", expected="a new one", do=do))
         self._spent = True
 
@@ -112,7 +112,7 @@ def train(run: Run) -> TrainPermit:
 def _need_candidate(run: Run, state: RunState) -> CandidateRecord:
     _need_open(run, state, "planning", "baseline", "diagnostics", "optimization")
     if not state.candidate or not state.sufficient():
-        do = f"python -m pipeline phase=auto run.name={run.name}"
+        do = f"python -m pipeline phase=auto {run.overrides}"
         raise Refused(
             fault(run.name, "there is no model that may be finalized", expected="a sufficient candidate", do=do)
         )

@@ -66,7 +66,7 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     known = {r["revision"]: r for r in state.revisions}
     if not known:
         raise UserError(
-            fault(run.name, "there is no plan yet", do=f"python -m pipeline phase=planning run.name={run.name}")
+            fault(run.name, "there is no plan yet", do=f"python -m pipeline phase=planning {run.overrides}")
         )
     record = known.get(revision or max(known))
     if record is None:
@@ -80,7 +80,7 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         intact = False
     if not intact:
-        do = f"restore {path} or plan again: python -m pipeline phase=planning run.name={run.name}"
+        do = f"restore {path} or plan again: python -m pipeline phase=planning {run.overrides}"
         raise Refused(
             fault(
                 str(path), "is not the plan that the ledger recorded", expected=f"digest {record['digest'][:12]}", do=do

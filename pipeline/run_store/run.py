@@ -13,6 +13,7 @@ from pipeline.errors import UserError, fault
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA, Ledger, read_ledger
 from pipeline.run_store.lock import RunLock
+from pipeline.run_store.next_step import DEFAULT_ROOT
 from pipeline.run_store.state import RunState, fold
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
@@ -51,6 +52,12 @@ class Run:
         root = self.path.parent
         return root.relative_to(Path.cwd()).as_posix() if root.is_relative_to(Path.cwd()) else str(root)
 
+    @property
+    def overrides(self) -> str:
+        """The overrides that name the run in a printed command: `run.name`, and `run.root` outside the default root."""
+        place = "" if self.shown_root == DEFAULT_ROOT else f" run.root={self.shown_root}"
+        return f"run.name={self.name}{place}"
+
     def exists(self) -> bool:
         return self.ledger_path.exists()
 
@@ -70,16 +77,18 @@ class Run:
         return cls(Path(root).resolve() / check_name(name))
 
     @classmethod
-    def find(cls, name: str | Path, root: str | Path = "runs") -> Run:
+    def find(cls, name: str | Path, root: str | Path = DEFAULT_ROOT) -> Run:
         """The run of this directory or name. Raises UserError that names the most similar run."""
         direct = Path(name)
         for path in (direct, Path(root) / direct):
             if (path / "ledger.jsonl").is_file():
                 return cls(path.resolve())
         known = sorted(p.parent.name for p in Path(root).glob("*/ledger.jsonl"))
-        do = "python -m pipeline phase=baseline experiment=digits" if not known else "python -m pipeline status"
+        default = Path(root) == Path(DEFAULT_ROOT)
+        start = "python -m pipeline phase=baseline experiment=digits" + ("" if default else f" run.root={root}")
+        do = start if not known else "python -m pipeline status" + ("" if default else f" --root {root}")
         expected = None if known else f"a run directory, or the name of a run under {root}/ (there is none yet)"
-        raise UserError(fault("RUN", "there is no such run", got=str(name), expected=expected, among=known, do=do))
+        raise UserError(fault("RUN", "no such run", got=str(name), expected=expected, among=known, do=do))
 
 
 @contextmanager

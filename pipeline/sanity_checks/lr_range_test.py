@@ -102,6 +102,10 @@ def format_range_test(result: Mapping[str, Any]) -> str:
     plan = f"learning rate {result['planned']:.3g} is planned"
     if result["suggested"] is None:
         return f"{plan}; the range test suggests none, since at no rate does the loss fall by more than it varies"
-    end = f"; above its start from {result['diverges']:.2g} on" if result["diverges"] is not None else ""
-    fall = f"loss falls from {result['start']:.3g} to {result['lowest']:.3g}{end}"
+    end = (
+        f" and exceeds its initial value above a rate of {result['diverges']:.2g}"
+        if result["diverges"] is not None
+        else ""
+    )
+    fall = f"the loss falls from {result['start']:.3g} to {result['lowest']:.3g}{end}"
     return f"{plan}; the range test suggests {result['suggested']:.2g} ({fall})"

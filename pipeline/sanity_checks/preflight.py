@@ -84,13 +84,17 @@ def preflight(registry: Registry, model: str, data: str, overrides: Sequence[str
     began = time.perf_counter()
     targets = _dotted_names(model, data, overrides)
     messages: list[str] = []
+
+    def log(text: str) -> None:
+        messages.append(text.replace("planning:", "preflight:", 1) if text.startswith("planning:") else text)
+
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="preflight-"))
         stack.callback(files.remove_folder, root)
         stack.callback(_restore_path, list(sys.path))
         packages = _trust_packages(targets)
         run_overrides, inferred = _prepare_experiment(root, targets, packages, overrides, seed)
-        items = _run_phases(registry, Hooks(log=messages.append), run_overrides, root)
+        items = _run_phases(registry, Hooks(log=log), run_overrides, root)
     return PreflightReport(items, inferred, messages, time.perf_counter() - began)
 
 
