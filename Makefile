@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash coverage lint check bench bench-faults verify-faults lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash coverage lint check bench mutants bench-faults verify-faults lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.

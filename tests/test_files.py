@@ -43,6 +43,41 @@ def test_write_bytes_is_read_again(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def synced_paths(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files and folders that are synced to the disk from now on, in order; the real call runs."""
+    paths: list[Path] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        paths.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return paths
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of open files from /proc")
+def test_writes_sync_the_file_and_then_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file and its name outlast a power cut: what is written is synced before the folder that holds its name."""
+    paths = synced_paths(monkeypatch)
+
+    files.write_text(tmp_path / "file", "text")
+    assert len(paths) == 2 and paths[0].parent == tmp_path and paths[1] == tmp_path
+
+    paths.clear()
+    files.append_line(tmp_path / "log", b"line\n")  # a new name
+    files.append_line(tmp_path / "log", b"line\n")
+    files.truncate(tmp_path / "log", 5)
+    assert paths == [tmp_path / "log", tmp_path, tmp_path / "log", tmp_path / "log"]
+
+    paths.clear()
+    temporary = tmp_path / ".folder.tmp"
+    temporary.mkdir()
+    (temporary / "inside").write_text("text")
+    files.commit_folder(temporary, tmp_path / "folder")
+    assert paths == [temporary / "inside", temporary, tmp_path]
+
+
 @pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EIO"])
 def test_write_failure_changes_nothing(tmp_path: Path, error: str) -> None:
     """Whichever call of a write the disk refuses: the old content stands, and one message says why."""
