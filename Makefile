@@ -81,6 +81,9 @@ lint: $(READY)  ## ruff, mypy, import-linter
 
 check: lint test  ## lint, then test
 
+mutants: $(READY)  ## make 60 small changes to the code and print those that its tests miss: ARGS='--unit ledger'
+	@$(VENV)/bin/python benchmarks/mutants.py $(ARGS)
+
 bench-faults: $(READY)  ## count what Fivegate says of each case of the fault benchmark: ARGS='--sample 5 --repairs'
 	@$(VENV)/bin/python benchmarks/faults/bench.py $(ARGS)
 

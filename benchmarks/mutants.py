@@ -1,8 +1,8 @@
-"""Which small faults in the code do its tests miss?  `make mutants`
+"""Which small changes of the code do its tests miss?  `make mutants`
 
-Each mutant changes one expression or statement of a module (a comparison turned round, a condition negated, a constant
-moved by one, a call left out) in a copy of the checkout, and runs the tests of that unit against it. A mutant that the
-tests do not notice is printed as SURVIVED: either a test is missing, or the change makes no difference. Judges nothing.
+Each mutant changes one expression or statement of a module (inverts a comparison, negates a condition, adds one to a
+constant, removes a call) in a copy of the checkout, and runs the tests of that unit. A mutant that no test notices is
+printed as SURVIVED: either a test is missing, or the change makes no difference. The command judges nothing.
 
     benchmarks/mutants.py --count 60 --seed 1     the default
     benchmarks/mutants.py --unit ledger           mutants of one unit alone
@@ -27,9 +27,9 @@ from queue import SimpleQueue
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = (".git", ".venv", "runs", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "*.egg-info")
 NO_TESTS = 5  # the exit code of pytest where every test is deselected
-SECONDS = 300  # a mutant whose tests take longer has changed what they see: it counts as killed
+SECONDS = 300  # a mutant whose tests take longer counts as killed
 
-# Modules, and the tests that answer for them. The fast ones come first, since the first failure ends a mutant.
+# The modules of each unit, and the tests of these modules, fast ones first: the first failure ends a mutant.
 UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ledger": (
         ("pipeline/run_store/ledger.py", "pipeline/run_store/lock.py", "pipeline/run_store/files.py"),
@@ -53,7 +53,7 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "release": (
         ("pipeline/release/bundle.py", "pipeline/release/verify.py", "pipeline/release/release.py",
          "pipeline/release/parity.py"),
-        ("test_bundle", "test_verify", "test_export", "test_phase_finalization"),
+        ("test_bundle", "test_verify", "test_release_exports", "test_phase_finalization"),
     ),
 }  # fmt: skip
 
