@@ -249,7 +249,7 @@ def test_make_lists_its_targets() -> None:
     """`make help` names exactly the targets that are promised."""
     promised = (
         "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
-        "lint check bench-faults verify-faults bench lock help"
+        "lint check mutants bench-faults verify-faults bench lock help"
     )
     done = make(["help"], ROOT)
     assert re.findall(r"^  make (\S+)", done.stdout, re.M) == promised.split()
