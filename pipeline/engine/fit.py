@@ -82,8 +82,10 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
             # Inputs that are all zero have no spread to standardize by.
             preprocess_data = planned_data if job.delta.train_rows.get("inputs") == "zeroed" else data
         components = build_components(config, job, data, seed, trust, preprocess_data)
+        # On a GPU torch's own allocator keeps freed memory.
         if components.device.type == "cpu":
             keep_freed_memory()
+        # Planning recorded the thread count, since results depend on it.
         rule = plan.facts.get("threads") or config.trainer.threads
         stack.enter_context(running_on(threads(rule, components.parameters)))
         yield components

@@ -122,6 +122,7 @@ class Guard:
         if not self.losses:
             return [], None
         if self.deferred:
+            # One transfer for all losses since the last call, since each transfer waits for the device.
             losses = torch.stack([t for t in self.losses if isinstance(t, Tensor)]).tolist()
             if withheld:
                 losses = losses[: int(self.finite_steps.item()) - self.losses_read + 1]

@@ -151,6 +151,7 @@ class Training:
         """Make the next step from its batches; return False if its update was withheld as non-finite."""
         components, guard, scale = self.components, self.guard, self.components.loss_scale
         self.progress.step = step = self.progress.step + 1
+        # Dropout and noise depend on the step alone, so that a resumed training draws the same numbers.
         reseed((step_seed + step) & SEED_MASK, components.device, components.uses_global_rng)
         guard.zero_grad()
         outputs, loss = self._forward_backward(batches)
@@ -162,6 +163,7 @@ class Training:
             inputs, targets, outputs = preprocess_batch(self.model, last.inputs, last.targets, outputs)
             for observer in observers:
                 observer.before_update(step, inputs, targets, outputs, loss)
+        # Observers came first: they see unclipped gradients, also those of a step that is withheld.
         if not guard.check_and_clip(loss):
             return scale is not None and self._lower_loss_scale(loss)
         self.stepper()

@@ -91,11 +91,13 @@ class _Trace:
         if nonfinite.ndim == 0 or len(nonfinite) != len(self.rows):
             return ()
         per_row = nonfinite.flatten(1).any(1) if nonfinite.ndim > 1 else nonfinite
+        # `rows` are numbers in the train split; the tensor only knows positions in the batch.
         rows = [self.rows[i] for i in per_row.nonzero().flatten().tolist()]
         return tuple(rows[:MAX_ROWS])
 
     def add_hooks(self, model: nn.Module, batches: Sequence[Batch]) -> None:
         """Inspect the output of every module and the gradient of every output."""
+        # Accumulated batches pass through the model one after the other, each with rows of its own.
         batch_rows = iter([batch.rows.tolist() for batch in batches])
 
         def next_batch(*_: object) -> None:

@@ -68,6 +68,7 @@ def take_snapshot(components: TrainingComponents, job: Job, progress: Progress) 
     packed, tensors = pack_state(components)
     weights, best = tensors_of(components.model.state_dict()), progress.best
     parts: dict[str, Mapping[str, Tensor]] = {"weights": weights, "training": tensors_of(tensors)}
+    # The best weights are only stored if they are not the weights of this step.
     if best and best.step != progress.step:
         parts["best"] = best.weights
     state: CheckpointState = {"role": LAST, "identity": identity(components, job), "others": packed}
@@ -130,6 +131,7 @@ def restore(components: TrainingComponents, snapshot: Snapshot) -> Progress:
     state = {name: codec.unpack(part, tensors) for name, part in snapshot.state["others"].items()}
     model.load_state_dict({**snapshot.parts["weights"], **state["model"]})
     with torch.no_grad():
+        # Buffers that `state_dict` leaves out, such as non-persistent ones.
         for name, buffer in model.named_buffers():
             if name in state["buffers"]:
                 buffer.copy_(state["buffers"][name])

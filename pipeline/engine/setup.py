@@ -98,6 +98,7 @@ class TrainingComponents:
 def _single_batch(model: nn.Module, train: Split, size: int, seed: int) -> Split:
     """Return the one batch of the overfit check, and turn off dropout, which is meant to prevent overfitting."""
     for module in model.modules():
+        # torch's private base class of all dropout layers
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     return train.take(torch.from_numpy(epoch_order(seed, 1, len(train))[:size]))
@@ -184,6 +185,7 @@ def build_components(
     loss_scale = LossScale() if trainer.precision == "16-mixed" else None
     # A fused optimizer on a GPU reads the flag of a non-finite step there, so that no step waits for the device.
     deferred = device.type != "cpu" and bool(optimizer.defaults.get("fused")) and loss_scale is None
+    # Metrics on a fixed sample of train rows are comparable from epoch to epoch and cost no more than validation.
     train_eval_rows = epoch_order(derive(seed, "train_side"), 0, len(train))[: len(data.val)]
     return TrainingComponents(
         config=config,

@@ -214,6 +214,7 @@ class _Group:
         params = self.group["params"]
         if params is not self.all_params or len(params) != self.count:
             return None
+        # A parameter with its first gradient belongs in the lists from now on.
         for p in self.without_grad:
             if p.grad is not None:
                 return None
@@ -231,6 +232,7 @@ class _AdamGroup(_Group):
     names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def init_state(self, optimizer: Any) -> bool:
+        # torch's own initialization; it also fills lists, which are not needed here.
         optimizer._init_group(self.group, [], [], [], [], [], [])
         return True
 
@@ -290,6 +292,7 @@ class _SGDGroup(_Group):
 
     def kernel_call(self, gradients: list[Tensor]) -> _KernelCall:
         group = self.group
+        # The first step writes the momentum buffers instead of reading them.
         first = self.has_state and self.state["momentum_buffer"][0] is None
         if first:
             for p, state in zip(self.params, self.states, strict=True):
