@@ -132,7 +132,7 @@ def test_baseline_models_give_a_reason_for_what_they_cannot_fit() -> None:
     """Nested inputs, Datasets, other task kinds and a single class have a reason, and nothing is raised."""
     data = blobs()
     nested = replace(data, train=Split("train", {"a": data.train.X}, data.train.y))
-    items = replace(data, train=replace(data.train, items=object()))
+    items = replace(data, train=replace(data.train, dataset=object()))
     for rows, why in ((nested, "nested"), (items, "reads its rows again")):
         assert all(why in score["not_applicable"] for score in score_baseline_models(task_of(), rows, 3, 2.0))
     for kind, why in (

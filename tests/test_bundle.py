@@ -81,7 +81,7 @@ def test_check_layout_accepts_a_written_payload(payload: Path, permit: permits.E
 
 def test_write_payload_needs_a_permit(tmp_path: Path) -> None:
     """A bundle cannot be written without an export permit."""
-    with pytest.raises(Refused, match="without an ExportPermit"):
+    with pytest.raises(Refused, match="this needs an ExportPermit"):
         write_payload(None, {})  # type: ignore[arg-type]
 
 

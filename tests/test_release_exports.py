@@ -95,7 +95,7 @@ def test_export_formats_match_the_model_at_every_batch_size(proven: dict[str, Ex
 def test_export_needs_a_permit(format: str, rows: np.ndarray, tmp_path: Path) -> None:
     """An exporter refuses anything but a permit, and writes nothing."""
     for pretender in (None, object(), "permit"):
-        with pytest.raises(Refused, match="without an ExportPermit"):
+        with pytest.raises(Refused, match="this needs an ExportPermit"):
             FORMATS[format][1](pretender, net(), rows, tmp_path / "model")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
