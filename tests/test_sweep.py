@@ -286,6 +286,7 @@ def test_sweep_runs_no_more_jobs_at_a_time_than_allowed(launcher: str, own_folde
 
 
 @pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_sweep_launchers_give_the_same_weights(launcher: str) -> None:
     """Side by side, killed and gone on with, or one after the other: the same runs, and nothing but them under root."""
