@@ -111,7 +111,7 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     signable = gate is not None and not state.stale(phase)
     lacking = cannot_pass(plan, phase, run.name, run.shown_root, signable)
     reasons = f": {_count_reasons(plan, phase, lacking)}" if lacking else ""
-    console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet{reasons}")
+    console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet{reasons}", soft_wrap=True)
     for name, why in lacking.items():
         console.print(f"  {name}: {why}", soft_wrap=True)
 
