@@ -42,7 +42,7 @@ class FirstNonfinite(TypedDict):
 
 
 class BranchInputs(TypedDict):
-    """What the branch is decided on: target reached, better than the trivial baseline, ids of blocking symptoms."""
+    """What the branch is decided on: target reached, shown to beat the trivial baseline, ids of blocking symptoms."""
 
     target: bool
     trivial: bool

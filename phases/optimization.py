@@ -59,7 +59,7 @@ class TrialMeasurements(TypedDict):
 
 
 class BranchInputs(TypedDict):
-    """What the branch is decided on: target reached, better than the trivial baseline, ids of blocking symptoms."""
+    """What the branch is decided on: target reached, shown to beat the trivial baseline, ids of blocking symptoms."""
 
     target: bool
     trivial: bool

@@ -17,6 +17,7 @@ ROUNDED = ("diagnostics", "optimization")  # phases that a sufficient run skips 
 Outcome = Literal["passed", "failed", "inconclusive", "errored", "pending", "not_applicable"]
 GateState = Literal["open", "closed", "pending"]
 Branch = Literal["sufficient", "insufficient"]
+Comparison = Literal["better", "as good", "worse"]
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
@@ -137,8 +138,27 @@ class Score:
         return self.value >= target if self.greater_is_better else self.value <= target
 
     def beats(self, other: float) -> bool:
-        """Whether the value is better than another one; NaN never is."""
-        return self.value > other if self.greater_is_better else self.value < other
+        """Whether the score is shown to be better than another value, which its 95 % interval must not contain.
+
+        Without an interval the value alone decides. NaN is never better.
+        """
+        return compare_with_score(other, asdict(self)) == "worse"
+
+
+def compare_with_score(value: object, score: Mapping[str, Any]) -> Comparison | None:
+    """Return how another value of the metric compares with a score: better or worse only outside its 95 % interval.
+
+    `score` is a `Score` as a mapping, also one read from JSON. Without an interval only an equal value is as good.
+    None where one of the two is not a number.
+    """
+    other, measured = float(str(value)), float(str(score["value"]))
+    if math.isnan(other) or math.isnan(measured):
+        return None
+    ends = [float(str(score.get(end, math.nan))) for end in ("low", "high")]
+    bounds = [measured, *(end for end in ends if not math.isnan(end))]
+    if min(bounds) <= other <= max(bounds):
+        return "as good"
+    return "better" if (other > measured) == bool(score.get("greater_is_better", True)) else "worse"
 
 
 @dataclass(frozen=True)

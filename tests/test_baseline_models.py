@@ -222,13 +222,16 @@ ERROR = {"metric": "rmse", "value": 1.0, "low": 0.8, "high": 1.2, "greater_is_be
 @pytest.mark.parametrize(
     ("score", "value", "outcome", "why"),
     [
-        (SCORE, 0.96, "passed", "warning: ridge is better than the trained model, 0.95"),
+        (SCORE, 0.99, "passed", "warning: ridge is better than the trained model, 0.95"),
+        (SCORE, 0.96, "passed", "warning: ridge scores better than the trained model, 0.95, but within its 95 %"),
         (SCORE, 0.91, "passed", "ridge is as good as the trained model, 0.95, within its 95 % interval"),
         (SCORE, 0.85, "passed", "the trained model is better, 0.95"),
-        (ERROR, 0.9, "passed", "warning: ridge is better"),
+        (ERROR, 0.7, "passed", "warning: ridge is better"),
+        (ERROR, 0.9, "passed", "warning: ridge scores better than the trained model, 1, but within its 95 %"),
         (ERROR, 1.1, "passed", "ridge is as good as"),
         (ERROR, 1.3, "passed", "the trained model is better"),
         (None, 0.9, "passed", "has no score to compare"),
+        ({**SCORE, "value": math.nan}, 0.9, "passed", "the score of the trained model is not a number"),
         (SCORE, None, "failed", "neither a score nor a reason: ridge"),
         (SCORE, math.nan, "not_applicable", "ridge: its score is not a number"),
     ],

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.results import OUTCOMES, Outcome, Result, Score
-from pipeline.run_store.gate import Item, SignOff, Waiver, branch, decide
+from pipeline.results import OUTCOMES, Outcome, Result, Score, compare_with_score
+from pipeline.run_store.gate import Item, SignOff, Waiver, branch, branch_conditions, decide
 
 TODAY = date(2030, 5, 5)
 OUTCOME = st.sampled_from(get_args(Outcome))
@@ -90,6 +90,56 @@ def test_score_nan_reaches_and_beats_nothing() -> None:
     for greater in (True, False):
         score = Score("val", "m", float("nan"), 0.0, 1.0, 5, greater)
         assert not score.reaches(0.0) and not score.beats(0.0)
+
+
+@pytest.mark.parametrize(
+    ("greater", "low", "high", "trivial", "better"),
+    [
+        (True, 0.45, 0.65, 0.5, False),
+        (True, 0.5, 0.65, 0.5, False),
+        (True, 0.51, 0.65, 0.5, True),
+        (False, 0.45, 0.65, 0.6, False),
+        (False, 0.45, 0.59, 0.6, True),
+        (True, float("nan"), float("nan"), 0.5, True),
+        (True, float("nan"), float("nan"), 0.55, False),
+        (True, 0.51, 0.65, float("nan"), False),
+    ],
+)
+def test_score_beats_only_what_lies_outside_its_interval(
+    greater: bool, low: float, high: float, trivial: float, better: bool
+) -> None:
+    """0.55 is shown to be better than another value if its 95 % interval does not contain it; the value decides
+    where there is no interval."""
+    assert Score("val", "m", 0.55, low, high, 100, greater).beats(trivial) is better
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_compare_with_score_is_symmetric_in_direction(value: float, low: float, high: float, greater: bool) -> None:
+    """A value outside the interval is better in one direction and worse in the other; inside it is as good in both."""
+    low, high = sorted((low, high))
+    score = {"value": (low + high) / 2, "low": low, "high": high, "greater_is_better": greater}
+    opposite = {"better": "worse", "worse": "better", "as good": "as good"}
+    rank = compare_with_score(value, score)
+
+    assert rank and compare_with_score(value, {**score, "greater_is_better": not greater}) == opposite[rank]
+    assert (rank == "as good") == (low <= value <= high)
+
+
+def test_compare_with_score_reads_json() -> None:
+    """In JSON NaN is a string: an interval that is missing leaves the value to decide, a missing score nothing."""
+    score = {"value": 0.5, "low": "nan", "high": "nan", "greater_is_better": True}
+
+    assert [compare_with_score(value, score) for value in (0.4, 0.5, 0.6)] == ["worse", "as good", "better"]
+    assert compare_with_score(0.4, {**score, "value": "nan"}) is None and compare_with_score("nan", score) is None
+
+
+def test_branch_conditions_do_not_claim_what_was_not_shown() -> None:
+    """Each fact of a branch has its words; a score whose interval contains the trivial one is not called worse."""
+    missed = {"target": False, "trivial": False, "symptoms": ["nan_loss"]}
+    good = {"target": True, "trivial": True, "symptoms": []}
+
+    assert branch_conditions(missed) == ["target missed", "not shown to be better than trivial", "symptoms: nan_loss"]
+    assert branch_conditions(good) == ["target reached", "better than trivial", "symptoms: none"]
 
 
 def test_result_not_applicable_needs_reason() -> None:

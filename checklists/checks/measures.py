@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pipeline.results import Evidence, Result
+from pipeline.results import Evidence, Result, compare_with_score
 
 if TYPE_CHECKING:
     from pipeline.evaluation.baseline_models import BaselineScore
@@ -42,12 +42,16 @@ def _compared(best: BaselineScore, evidence: Evidence) -> str:
     score, value = evidence["score"], best["value"]
     if score is None:
         return "; the trained model has no score to compare"
-    sign = 1 if score["greater_is_better"] else -1
-    ahead, lower = sign * (value - score["value"]), score["low"] if sign > 0 else score["high"]
-    if ahead > 0:
-        return f"; warning: {best['name']} is better than the trained model, {score['value']:.4g}"
-    if ahead == 0 or (math.isfinite(lower) and sign * (value - lower) >= 0):
-        return f"; {best['name']} is as good as the trained model, {score['value']:.4g}, within its 95 % interval"
+    rank, trained = compare_with_score(value, score), f"the trained model, {score['value']:.4g}"
+    if rank == "better":
+        return f"; warning: {best['name']} is better than {trained}"
+    if rank is None:
+        return "; the score of the trained model is not a number"
+    ahead = (value > score["value"]) == score["greater_is_better"] and value != score["value"]
+    if rank == "as good" and ahead:
+        return f"; warning: {best['name']} scores better than {trained}, but within its 95 % interval"
+    if rank == "as good":
+        return f"; {best['name']} is as good as {trained}, within its 95 % interval"
     return f"; the trained model is better, {score['value']:.4g}"
 
 

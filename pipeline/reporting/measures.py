@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.reporting.tables import number
+from pipeline.results import compare_with_score
 from pipeline.run_store import files
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
@@ -131,15 +132,9 @@ def _as_float(value: Figure, otherwise: float) -> float:
 
 
 def _compare(value: Figure, score: Mapping[str, Any] | None) -> str:
-    """Return `better` for a baseline model ahead of the trained one, `as good` for one in its interval, else ""."""
-    baseline, trained = _as_float(value, math.nan), _as_float(score["value"], math.nan) if score else math.nan
-    if score is None or math.isnan(baseline) or math.isnan(trained):
-        return ""
-    sign = 1 if score["greater_is_better"] else -1
-    if sign * (baseline - trained) > 0:
-        return "better"
-    bound = _as_float(score["low"] if sign > 0 else score["high"], trained)
-    return "as good" if sign * (baseline - bound) >= 0 else ""
+    """Return `better` for a baseline model ahead of the trained one's interval, `as good` for one in it, else ""."""
+    rank = compare_with_score(value, score) if score is not None and value is not None else None
+    return rank if rank in ("better", "as good") else ""
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from pipeline.reporting.tables import command_argument, in_words, number, phase_
 from pipeline.results import PHASES
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
-from pipeline.run_store.gate import Item, SignOff, Waiver
+from pipeline.run_store.gate import Item, SignOff, Waiver, branch_conditions
 from pipeline.run_store.ledger import Entry, read_ledger
 from pipeline.run_store.next_step import NextStep, next_step
 from pipeline.run_store.run import Run
@@ -93,7 +93,7 @@ def write_report(run_dir: Path) -> Path:
 
     templates = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=number, words=in_words, kind=reference_kind)
+    environment.filters.update(number=number, words=in_words, conditions=branch_conditions, kind=reference_kind)
     html = environment.get_template(TEMPLATE).render(vars(collect(Run(Path(run_dir).resolve()))))
     path = Path(run_dir) / "report.html"
     files.write_text(path, html)

@@ -144,13 +144,8 @@ def branch_line(state: RunState) -> str:
     branch = state.current_branch()
     if branch is None:
         return "branch: not decided yet"
-    conditions = [
-        "target reached" if branch["target"] else "target missed",
-        "better than trivial" if branch["trivial"] else "not better than trivial",
-        "symptoms: " + (", ".join(branch["symptoms"]) or "none"),
-    ]
     colour = "green" if branch["branch"] == "sufficient" else "yellow"
-    return f"branch: [{colour}]{branch['branch']}[/] ({'; '.join(conditions)})"
+    return f"branch: [{colour}]{branch['branch']}[/] ({'; '.join(gates.branch_conditions(branch))})"
 
 
 def next_step_line(step: NextStep) -> str:

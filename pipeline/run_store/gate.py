@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -92,6 +92,15 @@ def decide(
     if not left:
         return "open"
     return "pending" if all(i.outcome == "pending" for i in left) else "closed"
+
+
+def branch_conditions(decision: Mapping[str, Any]) -> list[str]:
+    """The three facts that a recorded branch was decided on, in words."""
+    return [
+        "target reached" if decision["target"] else "target missed",
+        "better than trivial" if decision["trivial"] else "not shown to be better than trivial",
+        "symptoms: " + (", ".join(decision["symptoms"]) or "none"),
+    ]
 
 
 def branch(target: bool, trivial: bool, symptoms: Iterable[str]) -> Branch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.results import PHASES, ROUNDED
+from pipeline.run_store.gate import branch_conditions
 from pipeline.run_store.state import RunState
 
 DEFAULT_ROOT = "runs"  # where runs are stored unless run.root names another folder
@@ -32,10 +33,10 @@ def obstacle(state: RunState, phase: str) -> str | None:
     Diagnostics needs a plan only: it may run after a closed gate, to explain it.
     """
     closed = [p for p in NEEDS.get(phase, ()) if not state.passed(p)]
-    sufficient, decided = state.sufficient(), state.current_branch() is not None
-    if phase == "finalization" and decided and not sufficient:
-        return "the branch is insufficient: below its target, no better than trivial, or with a blocking symptom"
-    if phase in ROUNDED and decided and not sufficient and (state.exhausted or state.round > state.max_rounds):
+    sufficient, decision = state.sufficient(), state.current_branch()
+    if phase == "finalization" and decision and not sufficient:
+        return f"the branch is insufficient ({'; '.join(branch_conditions(decision))})"
+    if phase in ROUNDED and decision and not sufficient and (state.exhausted or state.round > state.max_rounds):
         return "no round is left"
     if phase == "optimization" and sufficient and not state.awaits_branch(phase):
         return "the branch is sufficient: there is nothing to repair"
