@@ -13,20 +13,20 @@ from pipeline.run_store.gate import Item
 from pipeline.run_store.run import Run
 
 
-def judged(name: str, values: dict[str, Any], *artifacts: str, **thresholds: Any) -> Item:
-    """The item that a checklist with this one check would record."""
-    kept = {a: Artifact(f"somewhere/{a}", "0" * 64) for a in artifacts}
+def judge(name: str, values: dict[str, Any], *artifacts: str, **thresholds: Any) -> Item:
+    """Return the item that a checklist with this one check would record."""
+    files = {a: Artifact(f"somewhere/{a}", "0" * 64) for a in artifacts}
     item = {"id": "it", "ask": "Is it?", "check": name, "with": thresholds, "waivable": True}
-    return checklist.judge([item], Evidence(values, artifacts=kept), resolve_check)[0]
+    return checklist.judge([item], Evidence(values, artifacts=files), resolve_check)[0]
 
 
-def measured(run: Run, phase: str, *inside: str | int) -> dict[str, Any]:
-    """The values that a phase handed to its gate."""
+def read_evidence(run: Run, phase: str, *inside: str | int) -> dict[str, Any]:
+    """Return the values that a phase handed to its gate."""
     return json.loads(run.inside(phase, *inside, "evidence.json").read_text())["values"]
 
 
-def changed(values: dict[str, Any], **new: Any) -> dict[str, Any]:
-    """A deep copy with some values replaced; `a__b` reaches into `a`, and ... takes a value away."""
+def with_values(values: dict[str, Any], **new: Any) -> dict[str, Any]:
+    """Return a deep copy with some values replaced; `a__b` reaches into `a`, and ... removes a value."""
     values = copy.deepcopy(values)
     for key, value in new.items():
         *path, last = key.split("__")

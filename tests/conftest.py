@@ -208,11 +208,11 @@ def in_this_process(_: Any, folder: Path, threads: int) -> subprocess.CompletedP
 @pytest.fixture(scope="session")
 def _mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(root: Path) -> None:
-        words = ("phases.optimization.seeds_per_arm=6", "phases.optimization.candidates=1", "task.target=0.5")
+        arguments = ("phases.optimization.seeds_per_arm=6", "phases.optimization.candidates=1", "task.target=0.5")
         quick = ("phases.optimization.parallel=1", "export.formats=[onnx]")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pipeline.trials.executor.Workers.run", in_this_process)
-            _, gate, _ = go(root, "phase=auto", "experiment=digits_hot", *SMALL[1:], *words, *quick)
+            _, gate, _ = go(root, "phase=auto", "experiment=digits_hot", *SMALL[1:], *arguments, *quick)
         assert gate == "closed"
 
     return shared(tmp_path_factory, "mended", make) / "digits_hot"
@@ -258,14 +258,14 @@ def mended(copied: Callable[[Path], Run], _mended: Path) -> Run:
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """`cli("status", "digits")`: the command line in this process; exit code, stdout and stderr come back."""
 
-    def command(*words: str | Path) -> tuple[int, str, str]:
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()
         try:
-            code = main([str(word) for word in words])
+            code = main([str(word) for word in arguments])
         except SystemExit as error:
             code = int(error.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return command
 

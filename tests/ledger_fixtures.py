@@ -77,18 +77,18 @@ def baseline_done(root: Path, name: str = "digits-hot", *, branch: str = "suffic
 
 def history(*, breaks_at: int | None = None) -> History:
     """Five epochs of ten steps; the loss falls, or is NaN from one step on."""
-    made = History()
-    made.facts.update(steps_per_epoch=10, target=0.95, trivial=0.1, loss_at_init=2.31)
+    recorded = History()
+    recorded.facts.update(steps_per_epoch=10, target=0.95, trivial=0.1, loss_at_init=2.31)
     for step in range(1, 51):
         broken = breaks_at is not None and step >= breaks_at
-        made.log_step(step, {"train/loss": float("nan") if broken else 2.3 * 0.9**step + 0.02, "lr": 0.1})
+        recorded.log_step(step, {"train/loss": float("nan") if broken else 2.3 * 0.9**step + 0.02, "lr": 0.1})
         if step % 10 == 0:
             bad = breaks_at is not None and step >= breaks_at
             accuracy = 0.1 if bad else 1 - 0.9 * 0.6 ** (step / 10)
-            made.log_epoch(
+            recorded.log_epoch(
                 step // 10, {"val/loss": float("nan") if bad else 2.0 * 0.93**step + 0.1, "val/accuracy": accuracy}
             )
-    return made
+    return recorded
 
 
 DIAGNOSIS: dict[str, Any] = {
@@ -175,8 +175,8 @@ MEASURES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def measured(run: Run, values: dict[str, Any] = MEASURES) -> Run:
-    """The baseline of the run has left this evidence."""
+def with_measures(run: Run, values: dict[str, Any] = MEASURES) -> Run:
+    """Record this evidence as that of the run's baseline."""
     path = run.inside("baseline", "evidence.json")
     files.write_json(path, {"values": values})
     with opened(run) as ledger:

@@ -176,14 +176,14 @@ def test_one_optimizer_step() -> None:
 
     A task's `step(model, batch)` takes arguments, and moves nothing.
     """
-    found = set()
+    files = set()
     for file, tree in product().items():
         for call in calls(tree):
             *owner, name = parts(call.func)
             stepped = name == "step" and owner and owner[-1] not in NOT_OPTIMIZERS and not call.args
             if stepped or name.startswith("_fused_"):
-                found.add(file)
-    assert found == {THE_STEP}
+                files.add(file)
+    assert files == {THE_STEP}
 
 
 def test_all_writes_pass_through_files() -> None:
@@ -304,23 +304,25 @@ def loaded_by(code: str, cwd: Path) -> set[str]:
     """Top-level modules that a fresh process has loaded after running some code."""
     code += "\nimport sys; print('LOADED', *{m.partition('.')[0] for m in sys.modules})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.rsplit("LOADED", 1)[1].split())
+    completed = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    return set(completed.stdout.rsplit("LOADED", 1)[1].split())
 
 
 HEAVY = {"torch", "hydra", "omegaconf", "mlflow", "onnx", "onnxruntime", "sklearn", "scipy", "matplotlib"}
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("words", [["--help"], ["status", "demo"], ["verify", "demo"], ["status", "demo", "--json"]])
-def test_records_answer_without_heavy_libraries(tmp_path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["status", "demo"], ["verify", "demo"], ["status", "demo", "--json"]]
+)
+def test_records_answer_without_heavy_libraries(tmp_path: Path, arguments: list[str]) -> None:
     """Asking for help or for a run's records loads neither Hydra nor torch, nor what they bring."""
     from pipeline.run_store.run import Run, opened
 
     with opened(Run.at(tmp_path / "runs", "demo")):
         pass
-    loaded = loaded_by(f"from pipeline.__main__ import main; assert main({words}) in (0, 3, 4)", tmp_path)
+    loaded = loaded_by(f"from pipeline.__main__ import main; assert main({arguments}) in (0, 3, 4)", tmp_path)
     assert loaded & HEAVY == set()
 
 

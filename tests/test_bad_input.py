@@ -24,8 +24,8 @@ HOUSE_FORM = re.compile(r"^\S[^:]*(\.\w+)*: .+$")
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Everything under a folder, with its bytes; the lock file, which never goes away, apart."""
-    found = sorted(p for p in folder.rglob("*") if p.name != "lock")
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in found}
+    paths = sorted(p for p in folder.rglob("*") if p.name != "lock")
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in paths}
 
 
 def refused(ended: tuple[int, str, str], code: int, *says: str) -> None:
@@ -34,8 +34,8 @@ def refused(ended: tuple[int, str, str], code: int, *says: str) -> None:
     assert got == code, err
     assert "Traceback" not in err
     assert all(HOUSE_FORM.match(line) for line in err.splitlines()), err
-    for said in says:
-        assert said in err
+    for message in says:
+        assert message in err
 
 
 BAD = [
@@ -79,18 +79,20 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("words", "says"), BAD, ids=lambda v: v[0] if isinstance(v, list) else None)
-def test_bad_input_is_reported_and_leaves_no_run(cli: Cli, own_folder: Path, words: list[str], says: list[str]) -> None:
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=lambda v: v[0] if isinstance(v, list) else None)
+def test_bad_input_is_reported_and_leaves_no_run(
+    cli: Cli, own_folder: Path, arguments: list[str], says: list[str]
+) -> None:
     """Exit 2 with every fault in its line; the folder is as it was."""
-    if words[0].startswith("trainer.accelerator"):
+    if arguments[0].startswith("trainer.accelerator"):
         import torch
 
         if torch.cuda.is_available():
             pytest.skip("there is a CUDA card here")
-    experiment = SMALL[1:] if words[0].startswith("experiment") else SMALL
-    phase = () if words[0].startswith("phase=") else ("phase=baseline",)
+    experiment = SMALL[1:] if arguments[0].startswith("experiment") else SMALL
+    phase = () if arguments[0].startswith("phase=") else ("phase=baseline",)
 
-    refused(cli(*phase, *experiment, *words), 2, *says)
+    refused(cli(*phase, *experiment, *arguments), 2, *says)
 
     assert tree(own_folder) == {}
 
@@ -99,9 +101,9 @@ def test_bad_input_is_reported_and_leaves_no_run(cli: Cli, own_folder: Path, wor
 def test_bad_input_prints_no_traceback(own_folder: Path) -> None:
     """The same through a process of its own: stderr holds the messages and nothing else."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    words = [sys.executable, "-m", "pipeline", "phase=baseline", *SMALL, "optimizr.lr=1", "trainer.max_epochs=many"]
+    arguments = [sys.executable, "-m", "pipeline", "phase=baseline", *SMALL, "optimizr.lr=1", "trainer.max_epochs=many"]
 
-    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60)
 
     refused((ended.returncode, ended.stdout, ended.stderr), 2, "optimizr.lr", "trainer.max_epochs")
     assert len(ended.stderr.splitlines()) == 2 and ended.stdout == ""
@@ -222,8 +224,8 @@ def test_changed_checklist_is_refused(cli: Cli, trained: Run, monkeypatch: pytes
 
     real = checklist.read
 
-    def laxer(path: Path, *words: Any) -> list[dict[str, Any]]:
-        items = real(path, *words)
+    def laxer(path: Path, *arguments: Any) -> list[dict[str, Any]]:
+        items = real(path, *arguments)
         for item in items:
             item["with"] = {**item["with"], **({"min_steps": 1} if "min_steps" in item["with"] else {})}
         return items
@@ -293,7 +295,7 @@ def test_run_without_seed_trains_nothing(cli: Cli, own_folder: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["status", "old"],
         ["status"],
@@ -311,7 +313,7 @@ def test_run_without_seed_trains_nothing(cli: Cli, own_folder: Path, monkeypatch
     ],
 )
 def test_run_of_older_schema_is_refused(
-    words: list[str], cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], cli: Cli, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every command gives the same single message and changes nothing."""
     run = Run.at("runs", "old")
@@ -321,7 +323,7 @@ def test_run_of_older_schema_is_refused(
             pass
     before = tree(own_folder / "runs")
 
-    ended = cli(*words)
+    ended = cli(*arguments)
 
     refused(ended, 3, f"{run.path}: was written by schema 1, got 1; expected 2  Do: read it with the version")
     assert len(ended[2].splitlines()) == 1

@@ -18,7 +18,7 @@ from pipeline.data.splits import Split
 from pipeline.evaluation import baseline_models, bigram, metrics
 from pipeline.evaluation.baseline_models import BaselineScore, score_baseline_models
 from pipeline.evaluation.task import Task, build_task
-from tests.check_helpers import judged
+from tests.check_helpers import judge
 from tests.trainings import REGRESSION, blobs, config
 
 BINARY = {
@@ -241,13 +241,13 @@ def test_baseline_models_scored_compares_with_the_trained_model(
 ) -> None:
     """Only a model without a score and without a reason fails; a baseline model that is as good is named."""
     model = {"name": "ridge", **({} if value is None else {"value": value, "metric": "rmse"})}
-    item = judged("measures.baseline_models_scored", {"baseline_models": [model], "score": score})
+    item = judge("measures.baseline_models_scored", {"baseline_models": [model], "score": score})
     assert (item.outcome, why in item.why) == (outcome, True), item.why
 
 
 def test_baseline_models_scored_is_not_applicable_without_a_model() -> None:
     """If no model could be fitted the item says why; without a list it is errored, not passed."""
     reason = {"name": "ridge", "not_applicable": "the inputs are nested"}
-    item = judged("measures.baseline_models_scored", {"baseline_models": [reason], "score": SCORE})
+    item = judge("measures.baseline_models_scored", {"baseline_models": [reason], "score": SCORE})
     assert (item.outcome, item.why) == ("not_applicable", "ridge: the inputs are nested")
-    assert judged("measures.baseline_models_scored", {"score": SCORE}).outcome == "errored"
+    assert judge("measures.baseline_models_scored", {"score": SCORE}).outcome == "errored"

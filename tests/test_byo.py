@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run_store.run import Run
-from tests.check_helpers import measured
+from tests.check_helpers import read_evidence
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,10 +89,10 @@ def outside(own_folder: Path) -> Path:
     return own_folder
 
 
-def pipeline(*words: str) -> tuple[int, str]:
+def pipeline(*arguments: str) -> tuple[int, str]:
     """`python -m pipeline` in a process of its own, in the current folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline", *words]
+    command = [sys.executable, "-m", "pipeline", *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended.returncode, ended.stdout + ended.stderr
@@ -101,29 +101,29 @@ def pipeline(*words: str) -> tuple[int, str]:
 @pytest.mark.slow
 def test_byo_package_runs_all_phases(outside: Path) -> None:
     """Trusted once, it is planned, trained, explained and handed to the workers; changed, it is refused."""
-    code, told = pipeline("phase=auto", *WORDS, "trust=[lab]")
+    code, output = pipeline("phase=auto", *WORDS, "trust=[lab]")
     run = Run(outside / "runs" / "corners")
     state = run.state()
     gates = {phase: state.gate(phase) for phase in ("planning", "baseline", "optimization")}
 
-    assert code == 3, told  # two pairs prove nothing, and the fourth gate says so
-    assert gates == {"planning": "open", "baseline": "open", "optimization": "closed"}, told
+    assert code == 3, output  # two pairs prove nothing, and the fourth gate says so
+    assert gates == {"planning": "open", "baseline": "open", "optimization": "closed"}, output
     assert {i.outcome for i in state.gates["diagnostics"].items} == {"passed"}
     assert state.trust[0]["package"] == "lab"
-    assert measured(run, "planning")["rows"] == {"train": 200, "val": 200, "test": 200}
-    study = measured(run, "optimization", 1)
+    assert read_evidence(run, "planning")["rows"] == {"train": 200, "val": 200, "test": 200}
+    study = read_evidence(run, "optimization", 1)
     assert study["arms"] and study["trials_died"] == 0 and study["trials_planned"] == 4
     result = run.inside("optimization", 1, "trials", "c1-1", "result.json")
     assert json.loads(result.read_text())["steps"] == 40
 
     (outside / "lab" / "net.py").write_text(PACKAGE["lab/net.py"].replace("tanh", "relu"))
     before = run.ledger_path.read_bytes()
-    code, told = pipeline("phase=baseline", "run.name=corners", "optimizer.lr=0.1")
-    assert code == 3 and "lab: has changed since it was trusted" in told and "trust=[lab]" in told
+    code, output = pipeline("phase=baseline", "run.name=corners", "optimizer.lr=0.1")
+    assert code == 3 and "lab: has changed since it was trusted" in output and "trust=[lab]" in output
     assert run.ledger_path.read_bytes() == before
 
-    code, told = pipeline("phase=baseline", *WORDS, "trust=[lab]", "optimizer.lr=0.1")
-    assert code == 0, told
+    code, output = pipeline("phase=baseline", *WORDS, "trust=[lab]", "optimizer.lr=0.1")
+    assert code == 0, output
     assert run.state().plan and run.state().plan["revision"] == 2
 
 
@@ -131,10 +131,10 @@ def test_byo_package_needs_trust(outside: Path) -> None:
     """Refused without trust, naming every target and the word to add; the package was not even imported."""
     (outside / "lab" / "__init__.py").write_text("open('imported', 'w')\n")
 
-    code, told = pipeline("phase=baseline", *WORDS)
+    code, output = pipeline("phase=baseline", *WORDS)
 
     assert code == 2
-    assert "lab.rows.rows" in told and "trust=[lab]" in told
+    assert "lab.rows.rows" in output and "trust=[lab]" in output
     assert not (outside / "imported").exists() and not (outside / "runs").exists()
 
 
@@ -143,7 +143,7 @@ def test_byo_config_file_cannot_grant_trust(outside: Path) -> None:
     path = outside / "conf" / "experiment" / "corners.yaml"
     path.write_text(path.read_text() + "trust: [lab]\n")
 
-    code, told = pipeline("phase=baseline", *WORDS)
+    code, output = pipeline("phase=baseline", *WORDS)
 
-    assert code == 2 and "trust: a config file cannot grant trust" in told
+    assert code == 2 and "trust: a config file cannot grant trust" in output
     assert not (outside / "runs").exists()

@@ -23,7 +23,7 @@ from pipeline.results import GateState
 from pipeline.run_store import plan as plans
 from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run, opened
-from tests.check_helpers import judged
+from tests.check_helpers import judge
 from tests.conftest import SMALL, Cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ LATER = (date.today() + timedelta(days=9)).isoformat()
 NEXT = re.compile(r"^next: .+\n  python -m pipeline \S.*$", re.MULTILINE)
 
 
-def process(*words: str, python: tuple[str, ...] = ("-m", "pipeline")) -> subprocess.Popen[str]:
+def process(*arguments: str, python: tuple[str, ...] = ("-m", "pipeline")) -> subprocess.Popen[str]:
     """The command line in a process of its own, importing this checkout.
 
     It hears Ctrl-C also where these tests run in the background of a shell, which has it ignored.
@@ -43,7 +43,7 @@ def process(*words: str, python: tuple[str, ...] = ("-m", "pipeline")) -> subpro
         "stderr": subprocess.PIPE,
         "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     }
-    return subprocess.Popen([sys.executable, *python, *words], text=True, **options)
+    return subprocess.Popen([sys.executable, *python, *arguments], text=True, **options)
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -62,11 +62,11 @@ def test_status_shows_gates_and_next_command(finished: Run, cli: Cli) -> None:
 def test_status_json_has_the_whole_state(finished: Run, cli: Cli) -> None:
     """`--json` gives one object that says the same."""
     _, out, _ = cli("status", "digits", "--json")
-    said = json.loads(out)
+    answer = json.loads(out)
 
-    assert said["gates"]["finalization"] == "closed" and said["branch"]["branch"] == "sufficient"
-    assert said["head"] == finished.state().head and len(said["items"]["finalization"]) == 24
-    assert said["next"]["command"].startswith("python -m pipeline ")
+    assert answer["gates"]["finalization"] == "closed" and answer["branch"]["branch"] == "sufficient"
+    assert answer["head"] == finished.state().head and len(answer["items"]["finalization"]) == 24
+    assert answer["next"]["command"].startswith("python -m pipeline ")
 
 
 def test_status_lists_all_runs(finished: Run, cli: Cli) -> None:
@@ -207,7 +207,7 @@ def test_status_names_keys_that_finalization_needs(cli: Cli) -> None:
 def test_target_on_test_needs_margin(value: float, outcome: str) -> None:
     """The outcome says which line to add; no TypeError."""
     score = {"metric": "accuracy", "value": value, "low": 0.3, "high": 0.95, "n": 9, "greater_is_better": True}
-    item = judged("release.target_on_test", {"test_score": score}, target=0.5, margin=None)
+    item = judge("release.target_on_test", {"test_score": score}, target=0.5, margin=None)
 
     assert item.outcome == outcome and "plan.margins.target=NUMBER" in item.why
 
@@ -267,8 +267,8 @@ def test_diagnose_reads_history_file(mended: Run, cli: Cli, tmp_path: Path) -> N
     code, out, _ = cli("diagnose", path, "--out", tmp_path / "said")
     assert code == 0 and "learning_rate_too_high" in out
     assert {p.name for p in (tmp_path / "said").iterdir()} >= {"diagnosis.json", "incident.md"}
-    said = json.loads(cli("diagnose", path, "--json")[1])
-    assert said["root_causes"][0]["issue"] == "learning_rate_too_high"
+    answer = json.loads(cli("diagnose", path, "--json")[1])
+    assert answer["root_causes"][0]["issue"] == "learning_rate_too_high"
     code, _, err = cli("diagnose", path, "--symptom", "it is slow", "--at", "epoch=7")
     assert code == 2 and err.count("is not built in this version") == 2
 
@@ -297,10 +297,10 @@ def test_exit_code_of_run_outcome(wanted: str, gate: GateState, stopped: int, co
 def test_insufficient_baseline_exits_with_0(cli: Cli) -> None:
     """Exit 0, the branch printed and in --json, where stdout is one JSON object and nothing else."""
     code, out, err = cli("phase=baseline", *SMALL, "task.target=0.99", "--json")
-    said = json.loads(out)
+    answer = json.loads(out)
 
-    assert code == 0 and said["branch"]["branch"] == "insufficient"
-    assert said["next"]["command"] == "python -m pipeline phase=diagnostics run.name=digits"
+    assert code == 0 and answer["branch"]["branch"] == "insufficient"
+    assert answer["next"]["command"] == "python -m pipeline phase=diagnostics run.name=digits"
     assert "baseline: accuracy" in err and "Traceback" not in err
 
 
@@ -315,10 +315,10 @@ def test_execute_run_records_program_fault(trained: Run, monkeypatch: pytest.Mon
     assert trained.state().failed and "ZeroDivisionError" in trained.state().failed["why"]
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["-h"]])
-def test_help_fits_one_screen(cli: Cli, words: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], [], ["-h"]])
+def test_help_fits_one_screen(cli: Cli, arguments: list[str]) -> None:
     """No word at all, or a cry for help, prints the commands and the exit codes."""
-    code, out, _ = cli(*words)
+    code, out, _ = cli(*arguments)
     assert code == 0 and len(out.splitlines()) <= 24
     assert all(word in out for word in ("phase=auto", "status", "diagnose", "130 interrupted"))
 
@@ -331,7 +331,7 @@ def test_command_help_answers(cli: Cli, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "says"),
     [
         (["statsu"], "unknown command, got 'statsu'; did you mean 'status'?"),
         (["drift", "a", "b"], "drift: is not built in this version"),
@@ -343,9 +343,9 @@ def test_command_help_answers(cli: Cli, command: str) -> None:
         (["--jsn"], "--jsn: unknown flag, got '--jsn'; expected"),
     ],
 )
-def test_wrong_command_is_one_message(cli: Cli, words: list[str], says: str) -> None:
+def test_wrong_command_is_one_message(cli: Cli, arguments: list[str], says: str) -> None:
     """Exit 2, one line on stderr, nothing on stdout."""
-    code, out, err = cli(*words)
+    code, out, err = cli(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
 
@@ -390,8 +390,8 @@ def test_help_is_quick() -> None:
 @pytest.mark.process
 def test_interrupt_keeps_recorded_facts(own_folder: Path) -> None:
     """Ctrl-C in the middle of training: exit 130, a message that says how to go on, `stopped` on record."""
-    words = ["phase=baseline", *SMALL, "trainer.max_epochs=5000"]
-    running = process(*words)
+    arguments = ["phase=baseline", *SMALL, "trainer.max_epochs=5000"]
+    running = process(*arguments)
     ledger = own_folder / "runs" / "digits" / "ledger.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (ledger.exists() and b'"phase":"baseline"' in ledger.read_bytes()):
@@ -414,8 +414,8 @@ def test_closed_pipe_ends_record_command_quietly(finished: Run, command: str) ->
     read, write = os.pipe()
     os.close(read)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "pipeline", command, "digits"]
-    ended = subprocess.run(words, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    arguments = [sys.executable, "-m", "pipeline", command, "digits"]
+    ended = subprocess.run(arguments, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(write)
 
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -34,10 +34,10 @@ def faults(overrides: list[str], config_dirs: tuple[Path, ...] = ()) -> list[str
 @pytest.mark.parametrize(("group", "option"), CHOSEN_BY_USERS)
 def test_compose_accepts_every_option(group: str, option: str) -> None:
     """A file in conf/ is a valid choice, without a second place to edit."""
-    made = composition([f"{group}={option}"])
+    composed = composition([f"{group}={option}"])
 
-    assert made.choices[group] == option
-    validate(made.config)
+    assert composed.choices[group] == option
+    validate(composed.config)
 
 
 def test_compose_has_five_phases() -> None:
@@ -52,8 +52,8 @@ def test_experiment_file_begins_with_its_command(path: Path) -> None:
     header, command = path.read_text().splitlines()[:2]
 
     assert header == "# @package _global_"
-    words = command.removeprefix("# python -m pipeline ").split()
-    assert compose(words)["run"]["name"] == path.stem
+    arguments = command.removeprefix("# python -m pipeline ").split()
+    assert compose(arguments)["run"]["name"] == path.stem
 
 
 def test_debug_option_names_its_own_run() -> None:
@@ -89,12 +89,12 @@ def test_compose_reads_short_floats_as_numbers(typed: str, value: float) -> None
 def test_compose_reports_all_faults() -> None:
     """One message carries every unknown key, unknown option, unreadable override, missing folder and wrong value."""
     keys = ["optimizer.lrr", "lr", "model", "experiment"]
-    words = [*(f"{key}=wrong" for key in keys), "oops", "a b=1", "trainer.max_epochs=0", "seed=x"]
-    found = faults(words, (Path("/nowhere/conf"),))
+    arguments = [*(f"{key}=wrong" for key in keys), "oops", "a b=1", "trainer.max_epochs=0", "seed=x"]
+    messages = faults(arguments, (Path("/nowhere/conf"),))
 
-    where = {said.split(":", 1)[0] for said in found}
+    where = {message.split(":", 1)[0] for message in messages}
     assert where == {*keys, "oops", "a b=1", "trainer.max_epochs", "seed", "--config-dir"}
-    assert all("  Do: " in said for said in found)
+    assert all("  Do: " in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_compose_reports_all_faults() -> None:
 )
 def test_compose_proposes_similar_key(override: str, meant: str) -> None:
     """A misspelt key, option or value is answered with the one that was meant, and a command that has it."""
-    [said] = faults([override])
+    [message] = faults([override])
 
-    assert f"did you mean '{meant}'?" in said
-    assert f"{meant}" in said.split("  Do: ")[1]
+    assert f"did you mean '{meant}'?" in message
+    assert f"{meant}" in message.split("  Do: ")[1]
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_compose_proposes_similar_key(override: str, meant: str) -> None:
 )
 def test_compose_reports_expected_value(override: str, says: str) -> None:
     """One message, the key first, then what was got and what would be right."""
-    [said] = faults([override])
+    [message] = faults([override])
 
-    assert said.startswith(says)
+    assert message.startswith(says)
 
 
 def test_open_section_accepts_new_argument() -> None:
@@ -177,9 +177,9 @@ def test_open_section_accepts_new_argument() -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-a", "A", ".", "mlartifacts", "a" * 64, "a\\nb", "ä"])
 def test_run_name_must_be_valid(name: str) -> None:
     """Only the names of DESIGN 4.4 name a run."""
-    [said] = faults([f"run.name='{name}'"])
+    [message] = faults([f"run.name='{name}'"])
 
-    assert said.startswith("run.name: ")
+    assert message.startswith("run.name: ")
 
 
 @pytest.mark.parametrize(
@@ -200,17 +200,17 @@ def test_run_name_must_be_valid(name: str) -> None:
 )
 def test_schema_protects_gates_and_phases(override: str, where: str) -> None:
     """Gates cannot be removed, phases not reordered, rounds not raised above three."""
-    [said] = faults([override])
+    [message] = faults([override])
 
-    assert said.startswith(f"{where}: ")
+    assert message.startswith(f"{where}: ")
 
 
 def test_compose_refuses_trust_from_file(tmp_path: Path) -> None:
     """Only the command line grants trust, whatever an experiment says."""
     _experiment(tmp_path, "sly", "defaults: [digits]\ntrust: [my_pkg]\n")
 
-    [said] = faults(["experiment=sly"], (tmp_path,))
-    assert said.startswith("trust: a config file cannot grant trust, got ['my_pkg']")
+    [message] = faults(["experiment=sly"], (tmp_path,))
+    assert message.startswith("trust: a config file cannot grant trust, got ['my_pkg']")
     assert compose(["experiment=sly", "trust=[other]"], [tmp_path])["trust"] == ["other"]
 
 
@@ -226,11 +226,11 @@ def test_config_dir_adds_options(tmp_path: Path) -> None:
     (conf / "model").mkdir()
     (conf / "model" / "net.yaml").write_text("_target_: my_pkg.model.Net\nwidth: 3\n")
 
-    made = composition(["experiment=mine"], [conf])
+    composed = composition(["experiment=mine"], [conf])
 
-    assert made.config["model"] == {"_target_": "my_pkg.model.Net", "width": 3}
-    assert made.config["run"]["name"] == "mine"
-    assert made.choices["model"] == "net"
+    assert composed.config["model"] == {"_target_": "my_pkg.model.Net", "width": 3}
+    assert composed.config["run"]["name"] == "mine"
+    assert composed.choices["model"] == "net"
 
 
 def test_broken_config_file_is_one_message(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_composed_config_has_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [],
         ["experiment=digits_hot", "run.root=here", "trainer.max_epochs=3", "run.root=there"],
@@ -275,12 +275,12 @@ def test_composed_config_has_plain_values() -> None:
         ["+model.foo=1", "++model.bar={a: [1, 2]}", "scheduler=plateau", "debug=smoke"],
     ],
 )
-def test_composition_cache_agrees_with_hydra(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+def test_composition_cache_agrees_with_hydra(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     """Other tests compose through a memory: the first answer from it and the second are what Hydra composes."""
-    expected = composition(words)
+    expected = composition(arguments)
     monkeypatch.setattr("pipeline.config.compose.hydra_compose", remembering(hydra_compose))
-    assert composition(words) == expected
-    assert composition(words) == expected
+    assert composition(arguments) == expected
+    assert composition(arguments) == expected
 
 
 def test_schema_reads_config_without_hydra() -> None:
@@ -289,17 +289,28 @@ def test_schema_reads_config_without_hydra() -> None:
     config["trainer"]["max_epochs"] = "20"
     del config["loader"]
 
-    assert [said.split(":", 1)[0] for said in faults_of(config)] == ["loader", "trainer.max_epochs"]
+    assert [message.split(":", 1)[0] for message in faults_of(config)] == ["loader", "trainer.max_epochs"]
     with pytest.raises(UserError, match="loader: is missing"):
         validate(config)
 
 
 def test_parse_separates_overrides_and_flags() -> None:
     """Flags stand anywhere, with or without an equals sign."""
-    words = ["phase=auto", "--config-dir", "a", "-m", "seed=1,2", "--config-dir=b", "--json", "~model", "--cfg", "job"]
+    arguments = [
+        "phase=auto",
+        "--config-dir",
+        "a",
+        "-m",
+        "seed=1,2",
+        "--config-dir=b",
+        "--json",
+        "~model",
+        "--cfg",
+        "job",
+    ]
 
     expected = Arguments(("phase=auto", "seed=1,2", "~model"), (Path("a"), Path("b")), True, True, ("--cfg", "job"))
-    assert parse(words) == expected
+    assert parse(arguments) == expected
     assert parse(["-h"]).hydra_flags == ("--help",)
 
 
@@ -308,7 +319,7 @@ def test_parse_reports_all_wrong_flags() -> None:
     with pytest.raises(UserError) as refused:
         parse(["--multrun", "--cfg", "jbo", "--experimental-rerun", "x", "--config-dir"])
 
-    assert [said.split(":", 1)[0] for said in refused.value.faults] == [
+    assert [message.split(":", 1)[0] for message in refused.value.faults] == [
         "--multrun",
         "--experimental-rerun",
         "--config-dir",

@@ -51,9 +51,9 @@ print(json.dumps(ends))
 
 def attempts(plan: list[tuple[str, int]]) -> list[int]:
     """How each attempt at (root, k) ended, -9 for those that were killed; `<root>/after-<n>` is the ledger after it."""
-    words = [sys.executable, "-c", ATTEMPTS, json.dumps(WORDS), json.dumps(plan)]
+    arguments = [sys.executable, "-c", ATTEMPTS, json.dumps(WORDS), json.dumps(plan)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    ended = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
 

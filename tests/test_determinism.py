@@ -21,7 +21,7 @@ from pipeline.run_store.run import Run
 from pipeline.runtime import options
 from pipeline.runtime.threads import cores, threads
 from pipeline.trials.executor import parallel_jobs
-from tests.check_helpers import judged
+from tests.check_helpers import judge
 from tests.conftest import Cli
 
 ROWS = torch.randn(2, 4), torch.tensor([0, 2])
@@ -174,7 +174,7 @@ def test_deterministic_false_and_warn_allow_operation(rule: bool | str) -> None:
 def test_determinism_check_outcome(policy: Any, operations: list[str], outcome: str, why: str) -> None:
     """The gate closes only if the plan requires determinism and the model has such operations."""
     evidence = {"determinism": {"policy": policy, "operations": operations}}
-    item = judged("environment.deterministic_kernels", evidence, max_operations=0)
+    item = judge("environment.deterministic_kernels", evidence, max_operations=0)
     assert (item.outcome, item.value) == (outcome, len(operations)) and item.why.startswith(why)
 
 
@@ -200,8 +200,8 @@ def test_planning_reports_nondeterministic_operations(
     """With true gate 1 is closed and the exit code is 3; with warn it opens, and the plan names the operations."""
     (own_folder / "varies.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(own_folder)
-    words = ["experiment=digits", "tracking=none", "trust=[varies]", "model._target_=varies.Puts"]
-    code, out, err = cli("phase=planning", *words)
+    arguments = ["experiment=digits", "tracking=none", "trust=[varies]", "model._target_=varies.Puts"]
+    code, out, err = cli("phase=planning", *arguments)
     assert code == 3, err
     run = Run(own_folder / "runs" / "digits")
     closed = {i.id: i for i in run.state().gates["planning"].items}["deterministic_kernels"]

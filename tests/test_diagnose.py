@@ -165,10 +165,10 @@ def test_confidence_refuses_value_above_ceiling(basis: str, value: float) -> Non
 @given(st.integers(0, 6), st.integers(0, 6), st.sampled_from(list(CEILINGS)))
 def test_confidence_follows_support(supporting: int, against: int, basis: str) -> None:
     """One more support raises the confidence, and one more contradiction lowers it."""
-    measured = supporting + against
-    now = confidence_from_support(supporting, measured, basis).value
-    contradicted = confidence_from_support(supporting, measured + 1, basis).value
-    supported = confidence_from_support(supporting + 1, measured + 1, basis).value
+    read_evidence = supporting + against
+    now = confidence_from_support(supporting, read_evidence, basis).value
+    contradicted = confidence_from_support(supporting, read_evidence + 1, basis).value
+    supported = confidence_from_support(supporting + 1, read_evidence + 1, basis).value
 
     assert contradicted < now < supported
 

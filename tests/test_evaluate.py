@@ -120,19 +120,19 @@ def test_binary_task_with_one_or_two_outputs() -> None:
     two = {**BINARY, "loss": {"_target_": "torch.nn.CrossEntropyLoss"}, "model__out_features": 2}
     accuracy = {**BINARY, "task": {"kind": "binary", "metric": "accuracy", "target": 0.9}}
     for body in (BINARY, two, accuracy):
-        done = train(config(**body, trainer__max_epochs=15), data)
-        assert done.score is not None and done.score.value > 0.8
-        assert set(evaluate.score_split(done.model, data.val, done.task).predictions.tolist()) <= {0, 1}
+        fit_result = train(config(**body, trainer__max_epochs=15), data)
+        assert fit_result.score is not None and fit_result.score.value > 0.8
+        assert set(evaluate.score_split(fit_result.model, data.val, fit_result.task).predictions.tolist()) <= {0, 1}
     assert math.log(2) == pytest.approx(train(config(**BINARY), data).history.facts["loss_expected"])
 
 
 def test_regression_task_compares_values_row_by_row() -> None:
     """Targets [N] and outputs [N, 1] do not broadcast; lower is better; the expected loss is the variance."""
     data = blobs(300, "regression")
-    done = train(config(**REGRESSION, trainer__max_epochs=20), data)
-    assert done.score is not None and not done.score.greater_is_better and done.score.value < 0.5
-    assert done.score.value == pytest.approx(min(done.history.series("val/rmse")[1]), rel=1e-5)
-    assert float(data.train.y.var(correction=0)) == pytest.approx(done.history.facts["loss_expected"])
+    fit_result = train(config(**REGRESSION, trainer__max_epochs=20), data)
+    assert fit_result.score is not None and not fit_result.score.greater_is_better and fit_result.score.value < 0.5
+    assert fit_result.score.value == pytest.approx(min(fit_result.history.series("val/rmse")[1]), rel=1e-5)
+    assert float(data.train.y.var(correction=0)) == pytest.approx(fit_result.history.facts["loss_expected"])
 
 
 def test_binary_threshold_depends_on_what_the_loss_takes() -> None:

@@ -149,26 +149,26 @@ files.commit_folder(temporary, final)
 @pytest.mark.parametrize("way", ["exchange", "renames"])
 def test_commit_folder_is_reachable_after_kill(tmp_path: Path, way: str) -> None:
     """SIGKILL at each call of a commit, with and without an exchange of names: old or new, then healed by the next."""
-    found = []
+    outcomes = []
     for k in range(1, 99):
         final = tmp_path / str(k) / "final"
         for name in ("a", "b"):
             files.write_text(final / name, "old")
-        words = [sys.executable, "-c", COMMIT, str(final), way]
+        arguments = [sys.executable, "-c", COMMIT, str(final), way]
         here = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
 
-        ended = subprocess.run(words, env={**here, "FIVEGATE_FAULT": f"kill@{k}"})
+        ended = subprocess.run(arguments, env={**here, "FIVEGATE_FAULT": f"kill@{k}"})
         standing = [p for p in (final, *final.parent.glob(".final.*.old")) if p.exists()]
 
         assert way == "renames" or final.exists()
         assert len({f.read_text() for f in standing[0].iterdir()}) == 1 and len(list(standing[0].iterdir())) == 2
-        found.append((final.exists(), (standing[0] / "a").read_text()))
-        subprocess.run(words, env=here, check=True)
+        outcomes.append((final.exists(), (standing[0] / "a").read_text()))
+        subprocess.run(arguments, env=here, check=True)
         assert [p.name for p in final.parent.iterdir()] == ["final"] and (final / "b").read_text() == "new"
         if ended.returncode == 0:
             break
-    assert ended.returncode == 0 and {was for _, was in found} == {"old", "new"}
-    assert ((False, "old") in found) == (way == "renames")
+    assert ended.returncode == 0 and {was for _, was in outcomes} == {"old", "new"}
+    assert ((False, "old") in outcomes) == (way == "renames")
 
 
 def test_commit_folder_restores_name_after_kill(tmp_path: Path) -> None:

@@ -176,6 +176,6 @@ def test_history_loads_without_torch() -> None:
     code = "import sys, pipeline.history; print('torch' in sys.modules)"
     root = Path(__file__).parent.parent
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
 
-    assert "False" == done.stdout.strip()
+    assert "False" == completed.stdout.strip()

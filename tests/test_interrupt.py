@@ -132,9 +132,9 @@ def test_main_prints_command_that_continues(
 
     monkeypatch.setattr("pipeline.__main__.select_command", select_command)
     assert main(["phase=baseline", "run.name=a b"]) == 130
-    said = capsys.readouterr().err.strip()
-    assert said.startswith(f"interrupted: {says}") and said.count("\n") == 0
-    assert said.endswith("  Do: python -m pipeline phase=baseline 'run.name=a b'")
+    message = capsys.readouterr().err.strip()
+    assert message.startswith(f"interrupted: {says}") and message.count("\n") == 0
+    assert message.endswith("  Do: python -m pipeline phase=baseline 'run.name=a b'")
 
 
 # --- real processes --------------------------------------------------------------------------------------------------

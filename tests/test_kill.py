@@ -17,7 +17,7 @@ import pytest
 from pipeline.release.verify import faults
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run
-from tests.user_package import WORDS, settle, trace
+from tests.user_package import WORDS, trace, write_package
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,8 +74,8 @@ class Attempts:
             env=environment,
         )
 
-    def __call__(self, words: list[str], seconds: float | None = None) -> tuple[int, float]:
-        self.process.stdin.write(json.dumps([words, seconds]) + "\n")
+    def __call__(self, arguments: list[str], seconds: float | None = None) -> tuple[int, float]:
+        self.process.stdin.write(json.dumps([arguments, seconds]) + "\n")
         self.process.stdin.flush()
         code, took = json.loads(self.process.stdout.readline())
         return code, took
@@ -95,10 +95,10 @@ def outcome(run: Run) -> dict[str, Any]:
 
 @pytest.fixture
 def attempts(own_folder: Path) -> Any:
-    settle(own_folder)
-    made = Attempts(own_folder)
-    yield made
-    made.close()
+    write_package(own_folder)
+    attempts = Attempts(own_folder)
+    yield attempts
+    attempts.close()
 
 
 FIRST, *OTHERS = VARIANTS
@@ -111,10 +111,10 @@ def test_training_resumes_with_same_bits_after_kill(attempts: Attempts, own_fold
 
     draw = random.Random(KILLS)
 
-    def words(name: str) -> list[str]:
+    def arguments(name: str) -> list[str]:
         return ["phase=baseline", *WORDS, f"run.name={name}", *VARIANTS[variant]]
 
-    code, seconds = attempts(words("calm"))
+    code, seconds = attempts(arguments("calm"))
     assert code == 0
     expected = outcome(Run(own_folder / "runs" / "calm"))
 
@@ -123,11 +123,11 @@ def test_training_resumes_with_same_bits_after_kill(attempts: Attempts, own_fold
         number += 1
         run = Run(own_folder / "runs" / f"killed-{number}")
         for _ in range(min(PER_RUN, wanted - killed)):
-            code, _ = attempts(words(run.name), draw.uniform(0, seconds))
+            code, _ = attempts(arguments(run.name), draw.uniform(0, seconds))
             assert code in (0, -9)
             killed += code == -9
             taken_up += code == -9 and any(run.inside("baseline").glob("checkpoints/*"))
-        code, _ = attempts(words(run.name))
+        code, _ = attempts(arguments(run.name))
         assert code == 0
         assert outcome(run) == expected
         assert faults(run)[1] == [] and read_ledger(run.ledger_path)

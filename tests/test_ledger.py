@@ -82,9 +82,9 @@ def test_read_ledger_detects_every_changed_byte(tmp_path: Path) -> None:
         for replacement in {(raw[position] + 1) % 256, 10, 32, 48} - {raw[position]}:
             path.write_bytes(raw[:position] + bytes([replacement]) + raw[position + 1 :])
 
-            found = scan_ledger(path)
+            scan = scan_ledger(path)
 
-            assert found.fault and found.fault.startswith(f"entry {entry} "), (position, replacement, found)
+            assert scan.fault and scan.fault.startswith(f"entry {entry} "), (position, replacement, scan)
 
 
 def test_ledger_records_torn_tail(tmp_path: Path) -> None:

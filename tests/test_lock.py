@@ -22,9 +22,9 @@ with RunLock(Path(sys.argv[1])):
 """
 
 
-def _holder(folder: Path, *words: str) -> tuple[subprocess.Popen, int]:
+def _holder(folder: Path, *arguments: str) -> tuple[subprocess.Popen, int]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), *words],
+        [sys.executable, "-c", HOLD, str(folder), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[1],

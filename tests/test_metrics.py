@@ -182,7 +182,7 @@ def test_perplexity_is_exp_of_the_mean_loss() -> None:
 
 def test_metric_of_tokens_counts_tokens() -> None:
     """Three of four tokens are right; scikit-learn's metrics get all tokens as one row."""
-    tokens, said = np.array([[0, 1], [2, 3]]), np.array([[0, 1], [2, 0]])
-    assert 0.75 == of("accuracy", "language_model")(tokens, said)
+    tokens, predictions = np.array([[0, 1], [2, 3]]), np.array([[0, 1], [2, 0]])
+    assert 0.75 == of("accuracy", "language_model")(tokens, predictions)
     balanced = of("balanced_accuracy", "language_model")
-    assert sk.balanced_accuracy_score(tokens.ravel(), said.ravel()) == balanced(tokens, said)
+    assert sk.balanced_accuracy_score(tokens.ravel(), predictions.ravel()) == balanced(tokens, predictions)

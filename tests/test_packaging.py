@@ -41,15 +41,15 @@ def environment(*path: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONSAFEPATH": ""}
 
 
-def call(words: list[Any], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(w) for w in words], cwd=cwd, env=env, capture_output=True, text=True)
+def call(arguments: list[Any], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(w) for w in arguments], cwd=cwd, env=env, capture_output=True, text=True)
 
 
-def make(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def make(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """make as a user types it, whatever make runs these tests."""
     outer = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "RUN", "ARGS", "PYTHON"}
     env = {k: v for k, v in os.environ.items() if k not in outer}
-    return call(["make", "--no-print-directory", *words], cwd, env)
+    return call(["make", "--no-print-directory", *arguments], cwd, env)
 
 
 def pins() -> dict[str, str]:
@@ -65,7 +65,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("fivegate.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    words = [
+    arguments = [
         sys.executable,
         "-m",
         "pip",
@@ -77,8 +77,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source / "dist",
         source,
     ]
-    done = call(words, source)
-    assert done.returncode == 0, done.stderr
+    completed = call(arguments, source)
+    assert completed.returncode == 0, completed.stderr
     (built,) = (source / "dist").glob("*.whl")
     return built
 
@@ -87,8 +87,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel in a folder of its own; the libraries come from the environment of the tests."""
     target = tmp_path_factory.mktemp("installed")
-    done = call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel], target)
-    assert done.returncode == 0, done.stderr
+    completed = call([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel], target)
+    assert completed.returncode == 0, completed.stderr
     return target
 
 
@@ -128,8 +128,8 @@ def test_wheel_answers_in_an_empty_folder(installed: Path, tmp_path: Path, start
 def test_wheel_is_what_ran(installed: Path, tmp_path: Path) -> None:
     """The installed copy is used, not the checkout that the environment may also know."""
     code = "import pipeline; from pipeline.config.conf_dir import conf_dir; print(pipeline.__path__[0], conf_dir())"
-    done = call([sys.executable, "-c", code], tmp_path, environment(installed))
-    assert done.stdout.split() == [str(installed / "pipeline"), str(installed / "pipeline" / "conf")]
+    completed = call([sys.executable, "-c", code], tmp_path, environment(installed))
+    assert completed.stdout.split() == [str(installed / "pipeline"), str(installed / "pipeline" / "conf")]
 
 
 @pytest.mark.process
@@ -142,26 +142,26 @@ def test_a_hidden_name_is_one_message(tmp_path: Path, name: str, kind: str) -> N
     file.parent.mkdir(exist_ok=True)
     file.write_text("raise SystemExit('the user\\'s own code ran')")
     code = "import sys, fivegate; sys.argv = ['fivegate', '--help']; sys.exit(fivegate.main())"
-    done = call([sys.executable, "-c", code], tmp_path, environment(tmp_path, ROOT))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{place}: hides Fivegate's own package '{name}'; expected {ROOT / name}\nDo: ")
+    completed = call([sys.executable, "-c", code], tmp_path, environment(tmp_path, ROOT))
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert completed.stderr.startswith(f"{place}: hides Fivegate's own package '{name}'; expected {ROOT / name}\nDo: ")
 
 
 @pytest.mark.process
 def test_python_m_pipeline_checks_the_other_names(tmp_path: Path) -> None:
     """Started beside a user's own `phases`, `python -m pipeline` says so too."""
     (tmp_path / "phases.py").touch()
-    done = call([sys.executable, "-m", "pipeline", "--help"], tmp_path, environment(ROOT))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{tmp_path / 'phases.py'}: hides")
+    completed = call([sys.executable, "-m", "pipeline", "--help"], tmp_path, environment(ROOT))
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert completed.stderr.startswith(f"{tmp_path / 'phases.py'}: hides")
 
 
 @pytest.mark.process
 def test_the_face_checks_the_names(tmp_path: Path) -> None:
     """`from fivegate import ...` in a notebook beside a user's own `diagnostics` fails with the same message."""
     (tmp_path / "diagnostics.py").touch()
-    done = call([sys.executable, "-c", "from fivegate import Monitor"], tmp_path, environment(tmp_path, ROOT))
-    assert f"ImportError: {tmp_path / 'diagnostics.py'}: hides" in done.stderr
+    completed = call([sys.executable, "-c", "from fivegate import Monitor"], tmp_path, environment(tmp_path, ROOT))
+    assert f"ImportError: {tmp_path / 'diagnostics.py'}: hides" in completed.stderr
 
 
 def test_our_own_names_are_not_hidden() -> None:
@@ -172,9 +172,9 @@ def test_our_own_names_are_not_hidden() -> None:
 def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation that lost a package is told to be installed again."""
     monkeypatch.setattr(import_guard, "NAMES", ("pipeline", "fivegate_lost_package"))
-    found = import_guard.message()
+    message = import_guard.message()
     assert (
-        found
+        message
         == f"{ROOT / 'fivegate_lost_package'}: package is missing from this installation\nDo: install Fivegate again"
     )
 
@@ -251,8 +251,8 @@ def test_make_lists_its_targets() -> None:
         "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
         "lint check mutants bench-faults verify-faults bench lock help"
     )
-    done = make(["help"], ROOT)
-    assert re.findall(r"^  make (\S+)", done.stdout, re.M) == promised.split()
+    completed = make(["help"], ROOT)
+    assert re.findall(r"^  make (\S+)", completed.stdout, re.M) == promised.split()
 
 
 @pytest.mark.process
@@ -260,9 +260,12 @@ def test_make_refuses_a_python_that_does_not_fit(tmp_path: Path) -> None:
     """An interpreter that is too old or absent is one message, and no half-made environment."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    done = make(["status", "PYTHON=/bin/false"], tmp_path)
-    assert done.returncode == 2
-    assert "got /bin/false" in done.stderr and "expected CPython 3.11 to 3.13  Do: make status PYTHON=" in done.stderr
+    completed = make(["status", "PYTHON=/bin/false"], tmp_path)
+    assert completed.returncode == 2
+    assert (
+        "got /bin/false" in completed.stderr
+        and "expected CPython 3.11 to 3.13  Do: make status PYTHON=" in completed.stderr
+    )
     assert not (tmp_path / ".venv").exists()
 
 
@@ -278,9 +281,12 @@ def test_make_takes_pending_for_success(tmp_path: Path, ends: int, expected: int
     python.write_text(f'#!/bin/sh\necho "$@"\nexit {ends}\n')
     python.chmod(0o755)
     (tmp_path / ".venv" / ".ready").touch()
-    done = make(["train-baseline", "RUN=digits_hot", "ARGS=seed=3"], tmp_path)
-    assert (done.returncode, done.stdout) == (expected, "-m pipeline phase=baseline experiment=digits_hot seed=3\n")
+    completed = make(["train-baseline", "RUN=digits_hot", "ARGS=seed=3"], tmp_path)
+    assert (completed.returncode, completed.stdout) == (
+        expected,
+        "-m pipeline phase=baseline experiment=digits_hot seed=3\n",
+    )
     (tmp_path / "runs" / "digits_hot").mkdir(parents=True)
     (tmp_path / "runs" / "digits_hot" / "ledger.jsonl").touch()
-    done = make(["auto", "RUN=digits_hot"], tmp_path)
-    assert done.stdout == "-m pipeline phase=auto run.name=digits_hot\n"
+    completed = make(["auto", "RUN=digits_hot"], tmp_path)
+    assert completed.stdout == "-m pipeline phase=auto run.name=digits_hot\n"

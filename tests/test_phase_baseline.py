@@ -13,14 +13,14 @@ from pipeline.history import History
 from pipeline.release.verify import faults
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
-from tests.check_helpers import changed, judged, measured
+from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SHORT, SMALL, Cli, go
-from tests.user_package import WORDS, settle
+from tests.user_package import WORDS, write_package
 
 
 def test_baseline_saves_weights_history_and_plots(trained: Run) -> None:
     """Weights, history, plots and values are saved with digests, and agree with each other."""
-    values = measured(trained, "baseline")
+    values = read_evidence(trained, "baseline")
     history = History.load(trained.inside("baseline", "history.npz"))
 
     assert faults(trained)[1] == []
@@ -38,7 +38,7 @@ def test_baseline_saves_weights_history_and_plots(trained: Run) -> None:
 
 def test_baseline_evidence_agrees_with_its_checkpoint(trained: Run) -> None:
     """Plan and seed are those of the checkpoint, and a changed byte of its weights is found."""
-    values = measured(trained, "baseline")
+    values = read_evidence(trained, "baseline")
     checkpoint = trained.inside(values["candidate"]["checkpoint"])
     state = json.loads((checkpoint / "state.json").read_text())
     recorded = trained.state().finished["baseline"]["artifacts"]
@@ -81,7 +81,7 @@ def test_sufficient_baseline_makes_two_gates_not_needed(finished: Run) -> None:
 def test_baseline_that_diverges_is_measured(own_folder: Any) -> None:
     """A training that ends in NaN has no score, passes its gate, and is blocked by a symptom."""
     run, gate, advice = go(own_folder, "phase=baseline", *SMALL, "optimizer=sgd", "optimizer.lr=1e30")
-    values = measured(run, "baseline")
+    values = read_evidence(run, "baseline")
     items = {i.id: i for i in run.state().gates["baseline"].items}
 
     assert (gate, advice.phase) == ("open", "diagnostics")
@@ -94,7 +94,10 @@ def test_baseline_of_the_same_plan_has_the_same_weights(trained: Run, own_folder
     """Another run of a plan ends in the same weights, whatever ran before."""
     other, _, _ = go(own_folder / "elsewhere", "phase=baseline", *SMALL, "task.target=0.99")
 
-    assert measured(other, "baseline")["trained"]["weights"] == measured(trained, "baseline")["trained"]["weights"]
+    assert (
+        read_evidence(other, "baseline")["trained"]["weights"]
+        == read_evidence(trained, "baseline")["trained"]["weights"]
+    )
 
 
 def test_baseline_that_passed_is_not_run_again(trained: Run) -> None:
@@ -147,7 +150,7 @@ def test_baseline_items_on_changed_evidence(
     trained: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
     """On real evidence with one value changed, the item of that value has the expected outcome."""
-    item = judged(check, changed(measured(trained, "baseline"), **wrong), "history", **bounds)
+    item = judge(check, with_values(read_evidence(trained, "baseline"), **wrong), "history", **bounds)
 
     assert item.outcome == outcome
     assert why in item.why
@@ -159,9 +162,9 @@ def test_one_batch_tried_passes_if_it_ends_in_nan(trained: Run) -> None:
         "sanity_checks__overfit_one_batch__loss_ratio": math.nan,
         "sanity_checks__overfit_one_batch__stopped": "nonfinite",
     }
-    values = changed(measured(trained, "baseline"), sanity_checks__overfit_one_batch__steps=2, **broken)
+    values = with_values(read_evidence(trained, "baseline"), sanity_checks__overfit_one_batch__steps=2, **broken)
 
-    item = judged("sanity.one_batch_tried", values, min_steps=20, suspicious_ratio=0.99)
+    item = judge("sanity.one_batch_tried", values, min_steps=20, suspicious_ratio=0.99)
 
     assert item.outcome == "passed" and "non-finite" in item.why
 
@@ -182,14 +185,14 @@ def test_baseline_of_every_kind_of_task(
     quick = ("trainer.max_epochs=1", "phases.baseline.overfit_steps=20", "tracking=none")
     run, gate, _ = go(own_folder, "phase=baseline", f"experiment={name}", *quick, *smaller, *checks)
     assert "open" == gate
-    found = measured(run, "baseline")
-    assert metric == found["trivial_baseline"]["metric"] == found["score"]["metric"]
-    assert found["score"]["low"] <= found["score"]["value"] <= found["score"]["high"]
+    values = read_evidence(run, "baseline")
+    assert metric == values["trivial_baseline"]["metric"] == values["score"]["metric"]
+    assert values["score"]["low"] <= values["score"]["value"] <= values["score"]["high"]
 
 
 def test_baseline_of_a_custom_step_passes_its_gate(own_folder: Path, cli: Cli) -> None:
     """The outputs of a custom step need not be classes: no confusion matrix is drawn, and none is required."""
-    settle(own_folder)
+    write_package(own_folder)
     task = ["task.kind=custom", "task.metric=loss", "task.metrics=[]", "task.target=1.2"]
     step = "task.step={_target_: somebody.step}"
     code, out, _ = cli("phase=baseline", *WORDS, *task, step, "trainer.max_epochs=2")

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.release.verify import faults
 from pipeline.run_store.run import Run
-from tests.check_helpers import changed, judged, measured
+from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SMALL, go
 
 
@@ -36,8 +36,8 @@ def test_phase_writes_diagnosis_and_incident(mended: Run) -> None:
 def test_gate_opens_on_real_diagnosis(mended: Run) -> None:
     """All five items pass, and the diagnosis used the baseline's history."""
     assert {i.outcome for i in mended.state().gates["diagnostics"].items} == {"passed"}
-    assert measured(mended, "diagnostics", 1)["history"] == "baseline/history.npz"
-    assert set(measured(mended, "diagnostics", 1)["playbooks"]) >= {
+    assert read_evidence(mended, "diagnostics", 1)["history"] == "baseline/history.npz"
+    assert set(read_evidence(mended, "diagnostics", 1)["playbooks"]) >= {
         "nan_loss", "convergence_stall", "overfitting", "underfitting",
     }  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_phase_runs_after_closed_planning_gate(own_folder: Any) -> None:
     go(own_folder, "phase=planning", *SMALL, "seed=null")
 
     run, gate, _ = go(own_folder, "phase=diagnostics", "run.name=digits")
-    evidence = measured(run, "diagnostics", 1)
+    evidence = read_evidence(run, "diagnostics", 1)
 
     assert gate == "open" and evidence["history"] is None
     assert evidence["diagnosis"]["not_checked"] and evidence["diagnosis"]["confidence_statement"]
@@ -100,7 +100,7 @@ def test_check_outcome(
     mended: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
     """Each check has the expected outcome on real evidence with one value changed."""
-    item = judged(check, changed(measured(mended, "diagnostics", 1), **wrong), "diagnosis", **bounds)
+    item = judge(check, with_values(read_evidence(mended, "diagnostics", 1), **wrong), "diagnosis", **bounds)
 
     assert item.outcome == outcome
     assert why in item.why
@@ -121,6 +121,6 @@ def test_causes_known_checks_id_and_confidence(
 ) -> None:
     """A cause that is not in causes.yaml fails the gate, and so does a confidence above the ceiling of its basis."""
     cause = {"issue": issue, "confidence": confidence, "basis": basis}
-    values = changed(measured(mended, "diagnostics", 1), diagnosis__root_causes=[cause])
+    values = with_values(read_evidence(mended, "diagnostics", 1), diagnosis__root_causes=[cause])
 
-    assert judged("diagnosis.causes_known", values).outcome == outcome
+    assert judge("diagnosis.causes_known", values).outcome == outcome

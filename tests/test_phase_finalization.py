@@ -16,7 +16,7 @@ from pipeline.release.verify import faults
 from pipeline.run_store import files, permits
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run, opened
-from tests.check_helpers import changed, judged, measured
+from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import Cli, go
 
 LATER = (date.today() + timedelta(days=30)).isoformat()
@@ -58,12 +58,12 @@ def test_finalization_exports_onnx_that_runs_without_torch(finished: Run, tmp_pa
         "X = numpy.load(sys.argv[2])\n"
         "numpy.save(sys.argv[3], s.run(None, {s.get_inputs()[0].name: X})[0].argmax(1))\n"
     )
-    words = [finished.inside("bundle", "payload", "model.onnx"), tmp_path / "X.npy", tmp_path / "y.npy"]
+    arguments = [finished.inside("bundle", "payload", "model.onnx"), tmp_path / "X.npy", tmp_path / "y.npy"]
 
-    subprocess.run([sys.executable, "-I", "-c", script, *map(str, words)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-I", "-c", script, *map(str, arguments)], check=True, timeout=60)
     right = (np.load(tmp_path / "y.npy") == rows.y.numpy()).mean()
 
-    assert right == pytest.approx(measured(finished, "baseline")["score"]["value"], abs=1 / 360)
+    assert right == pytest.approx(read_evidence(finished, "baseline")["score"]["value"], abs=1 / 360)
 
 
 def test_finalization_opens_the_test_rows_once(finished: Run) -> None:
@@ -94,13 +94,17 @@ def test_test_score_is_read_from_the_ledger(finished: Run) -> None:
     scored = [e["data"] for e in read_ledger(finished.ledger_path) if e["kind"] == "test.scored"]
     assert [s["score"] for s in scored] == [honest["score"]]
     assert (scored[0]["candidate"], scored[0]["digest"]) == (honest["candidate"], honest["digest"])
-    assert measured(finished, "finalization")["test_score"] == honest["score"] == json.loads(path.read_text())["score"]
+    assert (
+        read_evidence(finished, "finalization")["test_score"]
+        == honest["score"]
+        == json.loads(path.read_text())["score"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["test.opened", "test.scored"])
 def test_finalization_resumes_after_a_kill_at_the_opening(finished: Run, kind: str) -> None:
     """A kill right after the opening, or after the score, leads to one opening and the same score."""
-    score = measured(finished, "finalization")["test_score"]
+    score = read_evidence(finished, "finalization")["test_score"]
     cut(finished, kind, after=True)
 
     go(finished.path.parent, "phase=finalization", "run.name=digits")
@@ -108,7 +112,7 @@ def test_finalization_resumes_after_a_kill_at_the_opening(finished: Run, kind: s
     state, kinds = finished.state(), [e["kind"] for e in read_ledger(finished.ledger_path)]
     once = next(i for i in state.gates["finalization"].items if i.id == "test_opened_once")
     assert (kinds.count("test.opened"), kinds.count("test.scored"), once.outcome) == (1, 1, "passed")
-    assert measured(finished, "finalization")["test_score"] == score
+    assert read_evidence(finished, "finalization")["test_score"] == score
     assert faults(finished)[1] == []
 
 
@@ -123,7 +127,7 @@ def test_test_score_of_another_metric_is_not_reused(finished: Run) -> None:
 
     once = next(i for i in finished.state().gates["finalization"].items if i.id == "test_opened_once")
     assert (once.outcome, once.value) == ("failed", 2)
-    assert measured(finished, "finalization")["test_score"] == score["score"]
+    assert read_evidence(finished, "finalization")["test_score"] == score["score"]
 
 
 def test_finalization_refuses_other_test_rows(finished: Run) -> None:
@@ -196,11 +200,11 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
 
     code, out, _ = cli("approve", "digits", "--who", "Example Owner", "--note", "looked at the card")
     state = finished.state()
-    said = json.loads(finished.inside("bundle", "attestations", "release.json").read_text())
+    message = json.loads(finished.inside("bundle", "attestations", "release.json").read_text())
 
     assert code == 0 and "released" in out
-    assert state.released and said["subject"] == state.released["subject"] == state.gates["finalization"].subject
-    assert len(said["waivers"]) == 16 and said["sign_offs"][0]["who"] == "Example Owner"
+    assert state.released and message["subject"] == state.released["subject"] == state.gates["finalization"].subject
+    assert len(message["waivers"]) == 16 and message["sign_offs"][0]["who"] == "Example Owner"
     assert faults(finished)[1] == []
     assert cli("phase=auto", "run.name=digits")[0] == 0
     assert cli("rollback", "digits", "--who", "Ada")[0] == 2
@@ -210,7 +214,7 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("arguments", "code", "says"),
     [
         (["approve", "digits", "--who", "Mallory"], 2, "expected one of Example Owner, Example Reviewer"),
         (["approve", "digits", "--who", "Example Ownr"], 2, "did you mean 'Example Owner'?"),
@@ -228,11 +232,13 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
         (["waive", "digits", "branch", "--who", "A", "--why", WHY, "--expires", LATER], 3, "no insufficient branch"),
     ],
 )
-def test_approve_and_waive_refuse_wrong_input(finished: Run, cli: Cli, words: list[str], code: int, says: str) -> None:
+def test_approve_and_waive_refuse_wrong_input(
+    finished: Run, cli: Cli, arguments: list[str], code: int, says: str
+) -> None:
     """A wrong name, reason, date or item is refused in one message, and nothing is recorded."""
     before = finished.ledger_path.read_bytes()
 
-    ended, _, err = cli(*words)
+    ended, _, err = cli(*arguments)
 
     assert (ended, says in err) == (code, True), err
     assert finished.ledger_path.read_bytes() == before
@@ -291,7 +297,7 @@ def test_release_checks_fail(
     finished: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
     """On real evidence with one wrong value, the check of that value fails."""
-    item = judged(check, changed(measured(finished, "finalization"), **wrong), **bounds)
+    item = judge(check, with_values(read_evidence(finished, "finalization"), **wrong), **bounds)
 
     assert item.outcome == outcome
     assert why in item.why
@@ -300,7 +306,7 @@ def test_release_checks_fail(
 def test_target_on_test_uses_the_direction_of_the_metric(finished: Run) -> None:
     """For a metric where lower is better, the upper end of the interval counts."""
     score = {"metric": "rmse", "value": 0.4, "low": 0.3, "high": 0.51, "n": 9, "greater_is_better": False}
-    values = changed(measured(finished, "finalization"), test_score=score)
+    values = with_values(read_evidence(finished, "finalization"), test_score=score)
 
-    assert judged("release.target_on_test", values, target=0.5, margin=0.02).outcome == "passed"
-    assert judged("release.target_on_test", values, target=0.5, margin=0.0).outcome == "inconclusive"
+    assert judge("release.target_on_test", values, target=0.5, margin=0.02).outcome == "passed"
+    assert judge("release.target_on_test", values, target=0.5, margin=0.0).outcome == "inconclusive"

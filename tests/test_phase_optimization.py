@@ -23,13 +23,13 @@ from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
 from pipeline.trials.fix_report import rerun_command
-from tests.check_helpers import changed, judged, measured
+from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SMALL, go
 
 
 def test_optimization_writes_the_fixed_config(mended: Run) -> None:
     """The winner lowers the learning rate; `fixed.yaml` is the whole config with only that key changed."""
-    values = measured(mended, "optimization", 1)
+    values = read_evidence(mended, "optimization", 1)
     fixed = mended.inside("optimization", 1, "fixed.yaml").read_text()
     before = plans.load(mended).config
 
@@ -44,15 +44,15 @@ def test_optimization_writes_the_fixed_config(mended: Run) -> None:
 
 def test_optimization_writes_implementation_json(mended: Run) -> None:
     """`implementation.json` has the changes, the criteria, and figures before and after."""
-    said = json.loads(mended.inside("optimization", 1, "implementation.json").read_text())
+    message = json.loads(mended.inside("optimization", 1, "implementation.json").read_text())
 
-    assert said["code_changes"] == [
+    assert message["code_changes"] == [
         {"file": "fixed.yaml", "change": "optimizer.lr: 1.0 -> 0.1", "description": "set optimizer.lr to 0.1"}
     ]
-    assert said["tests"] == "5/5 passing" and said["verification"]["p_after_holm"] < 0.05
-    assert set(said["performance"]) == {"params", "step_ms", "memory_mb", "inference_ms"}
-    assert all(side["before"] > 0 and side["after"] > 0 for side in said["performance"].values())
-    assert said["performance"]["params"]["before"] == said["performance"]["params"]["after"]
+    assert message["tests"] == "5/5 passing" and message["verification"]["p_after_holm"] < 0.05
+    assert set(message["performance"]) == {"params", "step_ms", "memory_mb", "inference_ms"}
+    assert all(side["before"] > 0 and side["after"] > 0 for side in message["performance"].values())
+    assert message["performance"]["params"]["before"] == message["performance"]["params"]["after"]
 
 
 def test_optimization_records_every_trial(mended: Run) -> None:
@@ -82,7 +82,7 @@ def test_optimization_makes_the_fixed_model_the_candidate(mended: Run) -> None:
 
 def test_verify_finds_changed_files_of_trials(mended: Run) -> None:
     """A changed result or checkpoint is found; the values in the evidence are those of the workers."""
-    values = measured(mended, "optimization", 1)
+    values = read_evidence(mended, "optimization", 1)
     results = {t["id"]: json.loads(mended.inside("optimization", 1, "trials", t["id"], "result.json").read_text())
                for t in values["trials"]}  # fmt: skip
 
@@ -172,12 +172,12 @@ def test_run_jobs_reports_success_and_death_of_workers(mended: Run) -> None:
     folder = mended.inside("optimization", 1, "trials", "c1-1")
     job = Job.from_json(json.loads((folder / "job.json").read_text()))
     recorded = json.loads((folder / "result.json").read_text())
-    told: list[str] = []
+    output: list[str] = []
 
     jobs = [("good", job), ("bad", Job("0" * 64, "trial"))]
-    good, bad = run_jobs(jobs, mended.path / "x", parallel=2, threads=1, on_finished=lambda t: told.append(t.id))
+    good, bad = run_jobs(jobs, mended.path / "x", parallel=2, threads=1, on_finished=lambda t: output.append(t.id))
 
-    assert told == ["good", "bad"]
+    assert output == ["good", "bad"]
     same = ("weights", "score", "steps", "stopped", "seed", "threads")
     assert good.died is None and {k: good.result[k] for k in same} == {k: recorded[k] for k in same}
     assert bad.died and bad.died.startswith("exit 3: job: is of another plan") and bad.value != bad.value
@@ -211,16 +211,18 @@ def test_optimization_rounds_continue_until_no_cure_is_left(own_folder: Path, mo
     `no untried cure is left` is printed only if the diagnosis offers no other."""
     fake_trials(monkeypatch, lambda job: 0.5)
 
-    words = ("experiment=digits_hot", *SMALL[1:], "phases.optimization.candidates=2", "trainer.max_epochs=2")
-    run, _, advice = go(own_folder, "phase=auto", *words)
+    arguments = ("experiment=digits_hot", *SMALL[1:], "phases.optimization.candidates=2", "trainer.max_epochs=2")
+    run, _, advice = go(own_folder, "phase=auto", *arguments)
     rounds = [[arm["change"] for arm in study["arms"][1:]] for study in studies(run)]
     tried = [change for changes in rounds for change in changes]
     offered = untried(json.loads(run.inside("diagnostics", 1, "diagnosis.json").read_text()), Delta(), set())
-    left = [measured(run, "optimization", n + 1)["nothing_left"] for n in range(len(rounds))]
+    left = [read_evidence(run, "optimization", n + 1)["nothing_left"] for n in range(len(rounds))]
 
     assert len(rounds) > 1 and len(tried) == len(set(tried))
     assert tried == [arm.delta.describe() for arm in offered][: len(tried)]
-    assert all(measured(run, "diagnostics", n)["history"] == "baseline/history.npz" for n in range(1, len(rounds) + 1))
+    assert all(
+        read_evidence(run, "diagnostics", n)["history"] == "baseline/history.npz" for n in range(1, len(rounds) + 1)
+    )
     assert left == [False] * (len(rounds) - 1) + [len(tried) == len(offered)]
     assert advice.exit_code == 3 and "exhausted" in advice.why
     assert ("no untried cure is left" in advice.why) == (len(tried) == len(offered))
@@ -239,22 +241,22 @@ def test_optimization_rounds_end_with_the_last_cures(trained: Run, monkeypatch: 
 
 def test_optimization_with_a_winner_that_dies(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The death is recorded and printed, nothing is adopted, and the next round may try the winner again."""
-    said: list[str] = []
+    message: list[str] = []
     fake_trials(monkeypatch, lambda job: 0.9 if job.delta else 0.1, fixed="signal 9: out of memory")
     go(trained.path.parent, "phase=diagnostics", "run.name=digits")
-    monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(said.append))
+    monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(message.append))
 
     run, gate, _ = go(trained.path.parent, "phase=optimization", "run.name=digits")
-    values = measured(run, "optimization", 1)
+    values = read_evidence(run, "optimization", 1)
     item = next(i for i in run.state().gates["optimization"].items if i.id == "choice_justified")
 
     assert gate == "open" and values["fixed_died"] == "signal 9: out of memory" and not values["nothing_left"]
     assert "candidate" not in values and not run.inside("optimization", 1, "fixed.yaml").exists()
-    assert "nothing was adopted" in item.why and any(text.startswith("not adopted: ") for text in said)
+    assert "nothing was adopted" in item.why and any(text.startswith("not adopted: ") for text in message)
     assert run.state().round == 2 and not run.state().exhausted
     go(trained.path.parent, "phase=diagnostics", "run.name=digits")
     go(trained.path.parent, "phase=optimization", "run.name=digits")
-    assert measured(run, "optimization", 2)["arms"][0]["change"] == values["winner"]["change"]
+    assert read_evidence(run, "optimization", 2)["arms"][0]["change"] == values["winner"]["change"]
 
 
 def test_untried_returns_cures_of_named_causes() -> None:
@@ -281,7 +283,7 @@ def test_untried_returns_cures_of_named_causes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "delta"),
+    ("arguments", "delta"),
     [
         ([], Delta({"optimizer.lr": 0.1})),
         (["optimizer.lr=3.0"], Delta({"optimizer.lr": 0.1})),
@@ -292,15 +294,15 @@ def test_untried_returns_cures_of_named_causes() -> None:
         ([], Delta(surgery=({"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},))),
     ],
 )
-def test_rerun_command_gives_the_fixed_config(words: list[str], delta: Delta, own_folder: Path) -> None:
+def test_rerun_command_gives_the_fixed_config(arguments: list[str], delta: Delta, own_folder: Path) -> None:
     """Split by a shell and composed again, the command of `fixed.yaml` gives the fixed config."""
     from pipeline.config.arguments import parse
     from pipeline.config.compose import compose
 
-    words = ["experiment=digits", *words]
-    planned = compose(words, [])
+    arguments = ["experiment=digits", *arguments]
+    planned = compose(arguments, [])
     grants = ({"package": "my_lab"}, {"package": "other"})
-    plan = {"overrides": words, "config_dirs": [str(own_folder / "my conf")], "seq": 1}
+    plan = {"overrides": arguments, "config_dirs": [str(own_folder / "my conf")], "seq": 1}
     run = Run.at(own_folder / "some where", "digits")
 
     command = rerun_command(run, RunState(revisions=(plan,), trust=grants), planned, delta)
@@ -347,7 +349,7 @@ def compared(**wrong: Any) -> dict[str, Any]:
 )
 def test_arms_compared_fairly_on_changed_trials(wrong: dict[str, Any], outcome: str, why: str) -> None:
     """Seeds, threads, steps and ends are those that the workers measured; died trials have none."""
-    item = judged("study.arms_compared_fairly", compared(**wrong))
+    item = judge("study.arms_compared_fairly", compared(**wrong))
 
     assert (item.outcome, why in item.why) == (outcome, True), item.why
 
@@ -357,7 +359,7 @@ def test_arms_compared_fairly_refuses_repeated_seeds() -> None:
     values = compared(seed=1)
     values["trials"][1]["seed"] = 1
 
-    assert judged("study.arms_compared_fairly", values).why == "two pairs ran on the same seed"
+    assert judge("study.arms_compared_fairly", values).why == "two pairs ran on the same seed"
 
 
 SMALLER = arm(id="c1", order=1, mean=0.6, effect=0.1, change="small")
@@ -373,7 +375,7 @@ def test_choice_justified_agrees_with_select_arm(chosen: str | None, better: tup
     winner = next((row for row in rows if row["id"] == chosen), None)
     values = {"arms": rows, "winner": winner, "target": target, "greater_is_better": True}
 
-    passed = judged("study.choice_justified", values, alpha=0.05).outcome == "passed"
+    passed = judge("study.choice_justified", values, alpha=0.05).outcome == "passed"
 
     assert passed == (select_arm(rows, target, True) == winner)
 
@@ -384,7 +386,7 @@ def test_choice_justified_if_lower_is_better() -> None:
     values = {"arms": rows, "winner": select_arm(rows, 0.3, False), "target": 0.3, "greater_is_better": False}
 
     assert values["winner"]["id"] == "c2"
-    assert judged("study.choice_justified", values, alpha=0.05).outcome == "passed"
+    assert judge("study.choice_justified", values, alpha=0.05).outcome == "passed"
 
 
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
@@ -412,7 +414,7 @@ def test_study_items_on_changed_evidence(
     mended: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
     """On real evidence with one value changed, the item of that value has the expected outcome."""
-    item = judged(check, changed(measured(mended, "optimization", 1), **wrong), **bounds)
+    item = judge(check, with_values(read_evidence(mended, "optimization", 1), **wrong), **bounds)
 
     assert item.outcome == outcome
     assert why in item.why

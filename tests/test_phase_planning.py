@@ -17,7 +17,7 @@ from pipeline.errors import Refused
 from pipeline.run_store import permits
 from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run
-from tests.check_helpers import changed, judged, measured
+from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SMALL, go
 
 
@@ -163,7 +163,7 @@ def test_checks_of_the_planning_gate(
     planned: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
     """On real evidence with one value changed, the check of that value reports it."""
-    item = judged(check, changed(measured(planned, "planning"), **wrong), **bounds)
+    item = judge(check, with_values(read_evidence(planned, "planning"), **wrong), **bounds)
 
     assert item.outcome == outcome
     assert why in item.why
@@ -171,9 +171,9 @@ def test_checks_of_the_planning_gate(
 
 def test_leakage_has_a_cause(planned: Run) -> None:
     """Shared rows and a missing validation split have the id of their cause."""
-    values = measured(planned, "planning")
-    leaking = judged("data.splits_disjoint", changed(values, shared_fraction__test=0.1), max_shared_fraction=0.0)
-    lacking = judged("data.data_digests", changed(values, rows__val=0), **IDENTIFIED)
+    values = read_evidence(planned, "planning")
+    leaking = judge("data.splits_disjoint", with_values(values, shared_fraction__test=0.1), max_shared_fraction=0.0)
+    lacking = judge("data.data_digests", with_values(values, rows__val=0), **IDENTIFIED)
 
     assert (leaking.cause, leaking.value) == ("data_leakage", 0.1)
     assert lacking.cause == "validation_missing"
@@ -352,7 +352,7 @@ def test_manifest_identifies_every_row(planned: Run) -> None:
 
 def test_plan_contains_no_timing(planned: Run) -> None:
     """The time of a step is evidence; the plan has the budget in steps and no seconds."""
-    cost = measured(planned, "planning")["resources"]
+    cost = read_evidence(planned, "planning")["resources"]
 
     assert cost["steps"] == 51 and 0 < cost["minutes"] < 1
     assert cost["parts"]["weights"] == cost["parts"]["gradients"] == 4 * 9610 == cost["parts"]["state"] / 2
@@ -446,14 +446,14 @@ NOTES: list[tuple[str, dict[str, Any], str]] = [
 def test_checks_name_what_does_not_close_the_gate(planned: Run, check: str, wrong: dict[str, Any], why: str) -> None:
     """Duplicates, the scale of targets and classes of few rows are named in the reason of a passed item."""
     bounds = next(i["with"] for i in plans.load(planned).checklists["planning"] if i["check"] == check)
-    item = judged(check, changed(measured(planned, "planning"), **wrong), **bounds)
+    item = judge(check, with_values(read_evidence(planned, "planning"), **wrong), **bounds)
     assert item.outcome == "passed" and why in item.why
 
 
 def test_label_checks_do_not_apply_to_values(planned: Run) -> None:
     """Items on labels are not applicable to targets that are not classes."""
-    values = changed(measured(planned, "planning"), quality__labels=None, quality__contradictions=None)
+    values = with_values(read_evidence(planned, "planning"), quality__labels=None, quality__contradictions=None)
     for question in plans.load(planned).checklists["planning"]:
         if question["check"] in ("labels.label_codes", "labels.labels_consistent", "labels.imbalance_treated"):
-            item = judged(question["check"], values, **question["with"])
+            item = judge(question["check"], values, **question["with"])
             assert (item.outcome, item.why) == ("not_applicable", "the targets are not classes")

@@ -68,8 +68,8 @@ def preflight(
     monkeypatch.setattr(tempfile, "tempdir", str(own_folder / "scratch"))
     sys.modules.pop("somebody", None)
 
-    def command(model: str, data: str, *words: str) -> tuple[int, Any, str]:
-        code, out, err = cli("preflight", f"somebody:{model}", f"somebody:{data}", *QUICK, *words, "--json")
+    def command(model: str, data: str, *arguments: str) -> tuple[int, Any, str]:
+        code, out, err = cli("preflight", f"somebody:{model}", f"somebody:{data}", *QUICK, *arguments, "--json")
         return code, json.loads(out) if out else None, err
 
     yield command
@@ -146,12 +146,12 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("model", "data", "words", "message"), BAD)
+@pytest.mark.parametrize(("model", "data", "arguments", "message"), BAD)
 def test_preflight_reports_wrong_input_in_one_message(
-    preflight: Callable[..., Any], model: str, data: str, words: Any, message: str
+    preflight: Callable[..., Any], model: str, data: str, arguments: Any, message: str
 ) -> None:
     """The message says what is wrong and what is expected, without a traceback."""
-    code, report, err = preflight(model, data, *words)
+    code, report, err = preflight(model, data, *arguments)
     assert (code, report) == (2, None)
     assert message in err and "Traceback" not in err, err
 
@@ -177,8 +177,8 @@ def test_preflight_refuses_names_that_do_not_exist(cli: Cli, model: str, data: s
 
 def test_preflight_of_bundled_parts_needs_no_trust(cli: Cli) -> None:
     """The bundled model on the bundled digits prints a table."""
-    words = ("+model.in_features=64", "+model.out_features=10", "+model.hidden=[8]")
-    code, out, err = cli("preflight", "pipeline.models.mlp:MLP", "pipeline.data.digits:digits", *words, *QUICK)
+    arguments = ("+model.in_features=64", "+model.out_features=10", "+model.hidden=[8]")
+    code, out, err = cli("preflight", "pipeline.models.mlp:MLP", "pipeline.data.digits:digits", *arguments, *QUICK)
     assert code == 0, err
     assert "learning_rate_tried" in out and "ready: " in out and "splits_disjoint" in out
 

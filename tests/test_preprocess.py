@@ -215,10 +215,10 @@ def test_training_reports_in_target_units(tmp_path: Path) -> None:
     facts, (_, losses) = fit.history.facts, fit.history.series("val/loss")
     assert 0.5 < facts["loss_at_init"] < 3 and facts["loss_expected"] == pytest.approx(1.0)
     assert facts["input_rms"] < 3 and facts["target_rms"] < 3 and "grad_norm/head" in fit.history.names()
-    judged = evaluate.score_split(fit.model, data.val, fit.task)
-    assert judged.outputs is not None and 200 < float(judged.outputs.mean()) < 400
-    assert judged.loss == pytest.approx(losses.min(), rel=1e-5) and fit.score is not None
-    assert judged.score.value == pytest.approx(fit.score.value)
+    judge = evaluate.score_split(fit.model, data.val, fit.task)
+    assert judge.outputs is not None and 200 < float(judge.outputs.mean()) < 400
+    assert judge.loss == pytest.approx(losses.min(), rel=1e-5) and fit.score is not None
+    assert judge.score.value == pytest.approx(fit.score.value)
 
     assert fit.checkpoint is not None
     stored, _ = generation.load(fit.checkpoint)
@@ -266,8 +266,8 @@ def permit(tmp_path_factory: pytest.TempPathFactory) -> permits.ExportPermit:
 
 def test_replay_accepts_missing_values_that_are_imputed(tmp_path: Path) -> None:
     """The replay of a good step with imputed values names no origin of a non-finite value."""
-    words = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}", "trainer.max_epochs=1", "tracking=none"]
-    run, gate, _ = go(tmp_path, "phase=planning", "experiment=csv", *words)
+    arguments = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}", "trainer.max_epochs=1", "tracking=none"]
+    run, gate, _ = go(tmp_path, "phase=planning", "experiment=csv", *arguments)
     assert "open" == gate
     replayed = replay(run, 2)
     assert replayed.origin is None and math.isfinite(replayed.loss)

@@ -128,11 +128,11 @@ def test_progress_on_a_terminal_is_one_live_line() -> None:
     watch, clock, out = watched(terminal=True)
     train(watch, clock, range(1, 200), 0.1)
     assert threading.active_count() == threads
-    told = out.getvalue()
-    assert "baseline" in told and "steps/s" in told and "\n" not in told and told.count("\x1b[2K") > 5
+    output = out.getvalue()
+    assert "baseline" in output and "steps/s" in output and "\n" not in output and output.count("\x1b[2K") > 5
     watch.finish()
     watch.finish()
-    ended = out.getvalue().removeprefix(told)
+    ended = out.getvalue().removeprefix(output)
     assert ended.endswith("\x1b[2K") and "\x1b[?25h" in ended
 
 

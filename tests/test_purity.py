@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.user_package import WORDS, settle
+from tests.user_package import WORDS, write_package
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,14 +48,16 @@ print("LEFT", json.dumps({**trace(folder), "history": done.history.digest()}, so
 """
 
 
-def cell(folder: Path, name: str, environment: dict[str, str], words: list[str], watched: bool, tracked: bool) -> str:
+def cell(
+    folder: Path, name: str, environment: dict[str, str], arguments: list[str], watched: bool, tracked: bool
+) -> str:
     """Return what a training in a new process of this kind leaves."""
     place = folder / name
     place.mkdir()
-    settle(place)
-    arguments = json.dumps([[*WORDS, "+data.items=true", *words], watched, tracked])
+    write_package(place)
+    training = json.dumps([[*WORDS, "+data.items=true", *arguments], watched, tracked])
     done = subprocess.run(
-        [sys.executable, "-c", TRAINING, arguments],
+        [sys.executable, "-c", TRAINING, training],
         cwd=place,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,

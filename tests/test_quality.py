@@ -27,7 +27,7 @@ def clouds(n: int = 300, features: int = 4, classes: int = 3, seed: int = 0) -> 
     return {name: (X[i * n : (i + 1) * n], y[i * n : (i + 1) * n]) for i, name in enumerate(("train", "val", "test"))}
 
 
-def measured(splits: Splits, kind: str = "classification") -> dict[str, Any]:
+def read_evidence(splits: Splits, kind: str = "classification") -> dict[str, Any]:
     return measure_quality(seal(splits, kind), kind)
 
 
@@ -38,7 +38,7 @@ def worst(facts: dict[str, Any], split: str = "train") -> dict[str, Any]:
 
 def test_measure_quality_of_normal_clouds_finds_no_fault() -> None:
     """There is no missing value, constant, outlier, duplicate, contradiction or unused code."""
-    facts = measured(clouds())
+    facts = read_evidence(clouds())
     assert facts["nonfinite"]["train"]["rows"] == facts["nonfinite"]["val"]["rows"] == 0
     assert facts["constant"] == {"count": 0, "features": 4, "columns": [], "targets": [], "targets_std": None}
     assert max(outlier["distance"] for outliers in facts["outliers"].values() for outlier in outliers) < 10
@@ -72,7 +72,7 @@ def test_nonfinite_counts_by_kind_row_and_column() -> None:
     splits = clouds()
     splits["train"][0][[7, 9], 2] = np.nan
     splits["val"][0][5, 0] = -np.inf
-    facts = measured({**splits, "feature_names": ["a", "b", "c", "d"]})["nonfinite"]
+    facts = read_evidence({**splits, "feature_names": ["a", "b", "c", "d"]})["nonfinite"]
     assert facts["train"] == {
         "missing": 2, "infinite": 0, "rows": 2, "in_targets": False, "first_rows": [7, 9], "columns": ["c"]
     }  # fmt: skip
@@ -80,7 +80,7 @@ def test_nonfinite_counts_by_kind_row_and_column() -> None:
 
     values = {name: (X, X[:, 0].copy()) for name, (X, _) in clouds().items()}
     values["train"][1][3] = np.nan
-    nonfinite = measured(values, "regression")["nonfinite"]["train"]
+    nonfinite = read_evidence(values, "regression")["nonfinite"]["train"]
     assert (nonfinite["in_targets"], nonfinite["columns"], nonfinite["first_rows"]) == (True, ["y"], [3])
 
 
@@ -91,7 +91,7 @@ def test_outliers_finds_a_few_extreme_rows(column: int, rows: list[int]) -> None
     splits = clouds()
     splits["train"][0][:, 1] = 0.0
     splits["train"][0][rows, column] = [1.2e6, 2e6, 1.5e6][: len(rows)]
-    outlier = worst(measured(splits))
+    outlier = worst(read_evidence(splits))
     assert outlier["column"] == f"X[{column}]" and sorted(outlier["first_rows"]) == rows
     assert outlier["distance"] > 1e4 and outlier["weight"] > 0.99 and outlier["share"] == len(rows) / 300
 
@@ -100,7 +100,7 @@ def test_outliers_finds_an_extreme_target() -> None:
     """Targets that are values are measured like a column."""
     values = {name: (X, X.sum(1)) for name, (X, _) in clouds().items()}
     values["train"][1][17] = -1e5
-    outlier = worst(measured(values, "regression"))
+    outlier = worst(read_evidence(values, "regression"))
     assert (outlier["column"], outlier["first_rows"]) == ("y", [17])
 
 
@@ -108,7 +108,7 @@ def test_outliers_compares_validation_with_train() -> None:
     """The distance of a validation row is that from the median of train, in usual distances of train."""
     splits = clouds()
     splits["val"][0][8, 3] = 1e5
-    assert worst(measured(splits), "val")["first_rows"] == [8] and worst(measured(splits))["distance"] < 10
+    assert worst(read_evidence(splits), "val")["first_rows"] == [8] and worst(read_evidence(splits))["distance"] < 10
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_outliers_passes_long_tails(tail: Any) -> None:
         splits = clouds(1000)
         for X, _ in (splits["train"], splits["val"]):
             X[:, 0] = tail(rng, len(X))
-        extreme = [o for outliers in measured(splits)["outliers"].values() for o in outliers]
+        extreme = [o for outliers in read_evidence(splits)["outliers"].values() for o in outliers]
         assert not [o for o in extreme if o["distance"] > 100 and o["share"] <= 0.05 and o["weight"] > 0.5]
 
 
@@ -151,7 +151,7 @@ def test_label_statistics_finds_unused_codes(code: Any, unused: list[int]) -> No
     """Shifted, multiplied and divided ids leave gaps between the codes."""
     splits: Splits = {name: (X, code(y)) for name, (X, y) in clouds().items()}
     named = {"class_names": ["a", "b", "c"]} if max(splits["train"][1]) < 3 else {}
-    assert measured({**splits, **named})["labels"]["unused"] == unused
+    assert read_evidence({**splits, **named})["labels"]["unused"] == unused
 
 
 def test_label_statistics_finds_classes_missing_in_a_split() -> None:
@@ -159,7 +159,7 @@ def test_label_statistics_finds_classes_missing_in_a_split() -> None:
     splits = clouds()
     splits["test"][1][:9] = 3
     splits["val"][1][splits["val"][1] == 2] = 1
-    labels = measured(splits)["labels"]
+    labels = read_evidence(splits)["labels"]
     assert labels["missing_in_train"] == {"val": [], "test": [3]} and labels["missing_in_val"] == [2]
     assert labels["counts"]["test"]["3"] == 9
 
@@ -167,17 +167,17 @@ def test_label_statistics_finds_classes_missing_in_a_split() -> None:
 def test_label_statistics_of_a_binary_task_has_two_codes() -> None:
     """A binary task has two codes, whichever occur."""
     single = {name: (X, np.zeros(len(X), int)) for name, (X, _) in clouds().items()}
-    assert measured(single, "binary")["labels"]["unused"] == [1]
+    assert read_evidence(single, "binary")["labels"]["unused"] == [1]
 
 
 def test_measure_quality_of_regression_has_no_labels() -> None:
     """Regression has no label statistics; constant targets and their scale are measured."""
     values = {name: (X, np.full(len(X), 7.0)) for name, (X, _) in clouds().items()}
-    facts = measured(values, "regression")
+    facts = read_evidence(values, "regression")
     assert facts["labels"] is facts["contradictions"] is None
     assert facts["constant"]["targets"] == ["y"] and facts["constant"]["targets_std"] == 0
     scaled = {name: (X, 1e4 * X[:, :2]) for name, (X, _) in clouds().items()}
-    assert measured(scaled, "regression")["constant"]["targets_std"] > 1e3
+    assert read_evidence(scaled, "regression")["constant"]["targets_std"] > 1e3
 
 
 def test_measure_quality_of_nested_features() -> None:
@@ -190,7 +190,7 @@ def test_measure_quality_of_nested_features() -> None:
     splits = {name: nested(split) for name, split in clouds().items()}
     splits["train"][0]["more"][1][4, 1, 0] = 1e7
     splits["train"][0]["more"][0][6, 3] = np.nan
-    facts = measured(splits)
+    facts = read_evidence(splits)
     assert worst(facts)["column"] == "more.1[1, 0]" and worst(facts)["first_rows"] == [4]
     assert facts["nonfinite"]["train"]["columns"] == ["more.0[3]"]
     assert facts["constant"]["features"] == 8
@@ -200,11 +200,11 @@ def test_measure_quality_of_nested_features() -> None:
 def test_near_duplicates_distinguishes_copies_from_chance(features: int) -> None:
     """Copies of train rows with a little noise are found; rows that are close by chance are not."""
     splits = clouds(1000, features)
-    near = measured(splits)["near_duplicates"]
+    near = read_evidence(splits)["near_duplicates"]
     assert near["share"] <= max(0.02, 5 * near["expected"])
     rng = np.random.default_rng(1)
     splits["val"][0][:300] = splits["train"][0][:300] + rng.normal(size=(300, features)) * 1e-4
-    near = measured(splits)["near_duplicates"]
+    near = read_evidence(splits)["near_duplicates"]
     assert near["share"] >= 0.3 and near["share"] > max(0.02, 5 * near["expected"])
     assert [0, 0] in near["pairs"]
 
@@ -214,17 +214,17 @@ def test_near_duplicates_finds_copies_despite_constant_pixels() -> None:
     rows = digits()
     noise = np.random.default_rng(0).normal(size=(60, 64)).astype("float32") * 1e-3
     rows["val"][0][:60] = rows["train"][0][:60] + noise
-    assert measured(rows)["near_duplicates"]["share"] == 60 / 360
+    assert read_evidence(rows)["near_duplicates"]["share"] == 60 / 360
 
 
 def test_near_duplicates_ignores_equal_rows() -> None:
     """Equal rows are not near duplicates; too few rows, or integer codes, have no distances to measure."""
     splits = clouds()
     splits["val"] = splits["train"]
-    assert measured(splits)["near_duplicates"]["share"] <= 0.02
-    assert measured(clouds(6))["near_duplicates"] is None
+    assert read_evidence(splits)["near_duplicates"]["share"] <= 0.02
+    assert read_evidence(clouds(6))["near_duplicates"] is None
     codes = {name: ({"ids": np.arange(len(y))}, y) for name, (_, y) in clouds().items()}
-    assert measured(codes)["near_duplicates"] is None
+    assert read_evidence(codes)["near_duplicates"] is None
 
 
 def test_measure_quality_of_a_wide_table_is_short_and_quick() -> None:
@@ -233,7 +233,7 @@ def test_measure_quality_of_a_wide_table_is_short_and_quick() -> None:
     splits["train"][0][:] = np.nan
     splits["val"][0][3] = 1e30
     start = time.perf_counter()
-    facts = measured(splits)
+    facts = read_evidence(splits)
     assert time.perf_counter() - start < 20
     nonfinite = facts["nonfinite"]["train"]
     assert (
@@ -268,9 +268,9 @@ def test_measure_quality_of_nearly_empty_data_gives_no_warning(rows: int) -> Non
     missing: Splits = {name: (np.full((rows, 3), np.nan), np.full(rows, np.nan)) for name in ("train", "val", "test")}
     empty: Splits = {name: (np.zeros((rows, 0)), np.arange(rows) % 2) for name in ("train", "val", "test")}
     infinite: Splits = {name: (np.full((rows, 3), np.inf), np.full(rows, -np.inf)) for name in ("train", "val", "test")}
-    assert measured(missing, "regression")["nonfinite"]["val"]["missing"] == 4 * rows
-    assert measured(infinite, "regression")["nonfinite"]["val"]["infinite"] == 4 * rows
-    assert measured(empty)["constant"]["features"] == 0 and measured(empty)["near_duplicates"] is None
+    assert read_evidence(missing, "regression")["nonfinite"]["val"]["missing"] == 4 * rows
+    assert read_evidence(infinite, "regression")["nonfinite"]["val"]["infinite"] == 4 * rows
+    assert read_evidence(empty)["constant"]["features"] == 0 and read_evidence(empty)["near_duplicates"] is None
 
 
 def test_near_duplicates_of_counts_with_one_continuous_value() -> None:
@@ -279,11 +279,11 @@ def test_near_duplicates_of_counts_with_one_continuous_value() -> None:
     y = np.arange(600) % 2
     X = np.c_[rng.poisson(2, (1800, 3)), rng.normal(size=1800)].astype("float32").reshape(3, 600, 4)
     rows = {split: (X[i], y) for i, split in enumerate(("train", "val", "test"))}
-    near = measured(rows)["near_duplicates"]
+    near = read_evidence(rows)["near_duplicates"]
     assert near["share"] > 0.02 and near["p_value"] > 0.01
     X[1, :200] = X[0, :200] + 1e-4
-    assert (near := measured(rows)["near_duplicates"])["p_value"] < 1e-6 and near["share"] > 1.5 * near["expected"]
+    assert (near := read_evidence(rows)["near_duplicates"])["p_value"] < 1e-6 and near["share"] > 1.5 * near["expected"]
 
     lone = clouds(100, 8)
     lone["val"][0][0] = lone["train"][0][0] + 1e-4
-    assert measured(lone)["near_duplicates"]["p_value"] < 1e-3
+    assert read_evidence(lone)["near_duplicates"]["p_value"] < 1e-3

@@ -177,7 +177,7 @@ def test_export_records_warnings(permit: permits.ExportPermit, rows: np.ndarray,
         outcome = export_formats(permit, net(), rows, tmp_path, formats=["torchscript"])["torchscript"]
     assert outcome.exported is not None
     assert outcome.exported.facts["deprecated"] is True
-    assert any("torch.jit.trace" in said for said in outcome.exported.facts["warnings"])
+    assert any("torch.jit.trace" in message for message in outcome.exported.facts["warnings"])
 
 
 def test_export_traces_with_one_row(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:

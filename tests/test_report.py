@@ -19,7 +19,7 @@ from pipeline.reporting.panels import panels
 from pipeline.reporting.plots import inline_svg
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
-from tests.ledger_fixtures import DIAGNOSIS, MEASURES, baseline_done, history, measured, mended, passed
+from tests.ledger_fixtures import DIAGNOSIS, MEASURES, baseline_done, history, mended, passed, with_measures
 from tests.ledger_fixtures import gate as judge
 
 
@@ -53,7 +53,7 @@ def text_of(path: Path) -> str:
 
 def test_report_shows_the_whole_run(tmp_path: Path) -> None:
     """Branch, gates, items, diagnosis, fixes, trials, people, revisions and what was not checked are all there."""
-    words = text_of(write_report(mended(tmp_path / "runs").path))
+    arguments = text_of(write_report(mended(tmp_path / "runs").path))
     for expected in (
         "digits-hot", "sufficient", "experiment digits", "seed 7", "val accuracy 0.972", "n = 360",
         "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7", "fixed, round 1",
@@ -61,7 +61,7 @@ def test_report_shows_the_whole_run(tmp_path: Path) -> None:
         "Is onnx parity done?", "1.2e-06", "waived", "( failed )", "Ada Lovelace", "shadow deployment only",
         "not built: latency of the exported form", "activations – the monitor was off", "first plan", "study.decided",
     ):  # fmt: skip
-        assert expected in words or expected.replace("( failed )", "(failed)") in words, expected
+        assert expected in arguments or expected.replace("( failed )", "(failed)") in arguments, expected
 
 
 def test_report_loads_nothing(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_report_escapes_text_of_the_run(tmp_path: Path) -> None:
 
 def test_report_shows_the_measures_of_the_baseline(tmp_path: Path) -> None:
     """Baseline models, folds, classes, most confused pairs and warnings each have a section."""
-    words = text_of(write_report(measured(baseline_done(tmp_path)).path))
+    arguments = text_of(write_report(with_measures(baseline_done(tmp_path)).path))
     for expected in (
         "the trained model 0.95 0.9 to 0.98", "logistic regression as good 0.93 0.89 to 0.96", "(0.21 s)",
         "not applicable: the time allows 3 of 1077 train rows", "trivial prediction 0.1",
@@ -103,31 +103,36 @@ def test_report_shows_the_measures_of_the_baseline(tmp_path: Path) -> None:
         "fold 3: 0.95", "cat → dog (7 rows, 9 % of cat)", "cat 80 0.91 0.875 0.8 to 0.93 0.89", "unseen 0 ",
         "12 3 UserWarning a scheduler came first loop.py:7",
     ):  # fmt: skip
-        assert expected in words, expected
+        assert expected in arguments, expected
 
 
 def test_report_leaves_out_sections_without_measures(tmp_path: Path) -> None:
     """A baseline without folds, classes or warnings has no headings for them; a reason is shown."""
     only = {"score": None, "baseline_models": [], "cross_validation": {"not_applicable": "no time"}}
-    words = text_of(write_report(measured(baseline_done(tmp_path), only).path))
-    assert "Cross-validation Not applicable: no time" in words
-    assert not [heading for heading in ("Baseline models", "Per class", "Warnings raised") if heading in words]
+    arguments = text_of(write_report(with_measures(baseline_done(tmp_path), only).path))
+    assert "Cross-validation Not applicable: no time" in arguments
+    assert not [heading for heading in ("Baseline models", "Per class", "Warnings raised") if heading in arguments]
 
 
 def test_report_refuses_changed_evidence(tmp_path: Path) -> None:
     """Evidence that is not as recorded is left out and listed as missing."""
-    run = measured(baseline_done(tmp_path))
+    run = with_measures(baseline_done(tmp_path))
     files.write_json(run.inside("baseline", "evidence.json"), {"values": {**MEASURES, "worst_pairs": []}})
-    words = text_of(write_report(run.path))
-    assert "Baseline models" not in words and "baseline/evidence.json is not what the ledger recorded" in words
+    arguments = text_of(write_report(run.path))
+    assert "Baseline models" not in arguments and "baseline/evidence.json is not what the ledger recorded" in arguments
 
 
 def test_report_shows_the_classes_of_lowest_recall(tmp_path: Path) -> None:
     """A table of a thousand classes shows those of the lowest recall, and how many are left out."""
     row = MEASURES["per_class"][0]
     many = [{**row, "class": f"c{i}", "recall": i / 1000} for i in reversed(range(1000))]
-    words = text_of(write_report(measured(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
-    assert "c0 80" in words and "c39 80" in words and "c40 80" not in words and "960 classes of higher recall" in words
+    arguments = text_of(write_report(with_measures(baseline_done(tmp_path), {**MEASURES, "per_class": many}).path))
+    assert (
+        "c0 80" in arguments
+        and "c39 80" in arguments
+        and "c40 80" not in arguments
+        and "960 classes of higher recall" in arguments
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,8 +149,8 @@ def test_report_of_a_run_without_a_plan(tmp_path: Path) -> None:
     run = Run.at(tmp_path, "fresh")
     with opened(run, experiment="digits"):
         pass
-    words = text_of(write_report(run.path))
-    assert "There is no plan yet" in words and "The branch is not decided yet" in words
+    arguments = text_of(write_report(run.path))
+    assert "There is no plan yet" in arguments and "The branch is not decided yet" in arguments
 
 
 def test_report_lists_unreadable_files(tmp_path: Path) -> None:
@@ -153,10 +158,10 @@ def test_report_lists_unreadable_files(tmp_path: Path) -> None:
     run = mended(tmp_path)
     run.inside("diagnostics", "1", "diagnosis.json").write_text("{")
     run.inside("baseline", "history.npz").write_bytes(b"no history")
-    words = text_of(write_report(run.path))
-    assert "diagnostics/1/diagnosis.json cannot be read" in words
-    assert "baseline/history.npz is not a readable history" in words
-    assert "fixed, round 1" in words
+    arguments = text_of(write_report(run.path))
+    assert "diagnostics/1/diagnosis.json cannot be read" in arguments
+    assert "baseline/history.npz is not a readable history" in arguments
+    assert "fixed, round 1" in arguments
 
 
 def test_report_marks_expired_waivers(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from pipeline.data.analysis.representative import compare_columns, feature_shift, measure_representativeness
 from pipeline.data.load import seal
-from tests.check_helpers import judged, questions
+from tests.check_helpers import judge, questions
 from tests.conftest import examples
 
 
@@ -22,7 +22,7 @@ def bounds() -> dict[str, Any]:
 def check_item(splits: dict[str, Any], kind: str = "classification") -> Any:
     """The outcome of the gate's item for these splits."""
     values = {"representative": measure_representativeness(seal(splits, kind), kind), "card": {}}
-    return judged("representative.representative", values, **bounds())
+    return judge("representative.representative", values, **bounds())
 
 
 def table(seed: int, rows: tuple[int, ...] = (90, 30, 30), columns: int = 5) -> dict[str, Any]:

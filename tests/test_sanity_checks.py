@@ -26,7 +26,7 @@ from pipeline.sanity_checks.context import CheckContext
 from pipeline.sanity_checks.lr_range_test import format_range_test, suggest
 from pipeline.sanity_checks.reproducibility import first_difference
 from pipeline.sanity_checks.run_checks import SanityCheck, run_check, run_checks
-from tests.check_helpers import changed, judged, measured
+from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import Cli, go
 from tests.trainings import blobs, config, permitted, train
 
@@ -86,7 +86,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CheckContext]:
 def item_of(context: CheckContext, sanity_check: SanityCheck, check: str, **bounds: Any) -> Item:
     """The gate's item for one sanity check."""
     results = {sanity_check.__name__: run_check(sanity_check, context)}
-    return judged(f"sanity.{check}", {"sanity_checks": results}, **bounds)
+    return judge(f"sanity.{check}", {"sanity_checks": results}, **bounds)
 
 
 FAR = {"max_difference": 0.01}
@@ -180,7 +180,7 @@ def test_run_checks_records_an_exception_and_goes_on(context: Callable[..., Chec
     assert results["parameters_per_row"]["outcome"] == "measured"
     trained = ("overfit_one_batch", "lr_range_test", "reproducibility")
     assert {results[name]["outcome"] for name in trained} == {"not_run"}
-    item = judged("sanity.evaluation_repeats", {"sanity_checks": results}, max_rows=0)
+    item = judge("sanity.evaluation_repeats", {"sanity_checks": results}, max_rows=0)
     assert item.outcome == "errored" and "the sanity check failed" in item.why
 
 
@@ -376,13 +376,13 @@ def test_reproducibility_finds_a_model_that_depends_on_the_clock(
     planted: Callable[[], dict[str, Any]], cli: Cli
 ) -> None:
     """Two processes with one seed differ at a named step; a plan that does not require determinism passes."""
-    words = (
+    arguments = (
         *WORDS,
         "+model.hurried=true",
         "phases.baseline.reproducibility_steps=10",
         "phases.baseline.sanity_check_steps=0",
     )
-    code, _, err = cli("phase=baseline", *words)
+    code, _, err = cli("phase=baseline", *arguments)
     assert code == 3, err
     item = planted()["training_repeats"]
     assert (item.outcome, item.cause) == ("failed", "nondeterminism"), item.why
@@ -401,16 +401,16 @@ def test_reproducibility_finds_a_model_that_depends_on_the_clock(
             }
         }
     }
-    assert judged("sanity.training_repeats", allowed).outcome == "passed"
+    assert judge("sanity.training_repeats", allowed).outcome == "passed"
 
 
 @pytest.mark.process
 def test_sanity_checks_pass_on_a_healthy_plan(own_folder: Path) -> None:
     """Each is measured, none is left out, no files of them are left, and their facts are in the history."""
-    words = ("experiment=digits", "tracking=none", "trainer.max_epochs=6", "phases.baseline.folds=0")
-    run, gate, _ = go(own_folder, "phase=baseline", *words, "phases.baseline.reproducibility_steps=20")
+    arguments = ("experiment=digits", "tracking=none", "trainer.max_epochs=6", "phases.baseline.folds=0")
+    run, gate, _ = go(own_folder, "phase=baseline", *arguments, "phases.baseline.reproducibility_steps=20")
     items = {i.id: i for i in run.state().gates["baseline"].items}
-    results = measured(run, "baseline")["sanity_checks"]
+    results = read_evidence(run, "baseline")["sanity_checks"]
     assert gate == "open" and {items[i].outcome for i in ITEMS} == {"passed"}
     assert {result["outcome"] for result in results.values()} == {"measured"}
     assert [i for i in ITEMS if "warning" in items[i].why] == []
@@ -422,9 +422,9 @@ def test_sanity_checks_pass_on_a_healthy_plan(own_folder: Path) -> None:
 
 def test_sanity_checks_without_time_are_not_run(trained: Run, own_folder: Path) -> None:
     """They have a tenth of the training's time: a check that would exceed it is not run, and closes no gate."""
-    words = ("experiment=digits", "tracking=none", "trainer.max_minutes=0.002", "trainer.max_epochs=1")
-    run, _, _ = go(own_folder / "short", "phase=baseline", *words)
-    results = measured(run, "baseline")["sanity_checks"]
+    arguments = ("experiment=digits", "tracking=none", "trainer.max_minutes=0.002", "trainer.max_epochs=1")
+    run, _, _ = go(own_folder / "short", "phase=baseline", *arguments)
+    results = read_evidence(run, "baseline")["sanity_checks"]
     assert results["shuffled_labels"]["outcome"] == results["reproducibility"]["outcome"] == "not_run"
     assert "time: " in results["shuffled_labels"]["why"]
     items = {i.id: i.outcome for i in run.state().gates["baseline"].items}
@@ -458,5 +458,5 @@ def test_sanity_items_on_changed_evidence(
 ) -> None:
     """On real evidence with one value changed, the item of that value has the expected outcome."""
     new = {f"sanity_checks__{key}": value for key, value in wrong.items()}
-    item = judged(f"sanity.{check}", changed(measured(trained, "baseline"), **new), **bounds)
+    item = judge(f"sanity.{check}", with_values(read_evidence(trained, "baseline"), **new), **bounds)
     assert (item.outcome, why in item.why) == (outcome, True), item

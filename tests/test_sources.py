@@ -137,9 +137,9 @@ def test_split_indices_keeps_groups_together(rows: int, groups: int, seed: int) 
 def test_csv_table_keeps_rows_together_that_coding_makes_equal(tmp_path: Path, seed: int) -> None:
     """Categories that train does not have make no row of one split equal to a row of another."""
     rng = np.random.default_rng(seed)
-    words = [f"w{number}" for number in rng.integers(0, 30, 80)]
+    arguments = [f"w{number}" for number in rng.integers(0, 30, 80)]
     cells = [["" if rng.random() < 0.2 else c for c in row] for row in rng.integers(0, 3, (80, 2)).tolist()]
-    cells = [[word, *row] for word, row in zip(words, cells, strict=True)]
+    cells = [[word, *row] for word, row in zip(arguments, cells, strict=True)]
     rows = [["a", "b", "c", "who", "y"], *([*r, i % 25, i % 2] for i, r in enumerate(cells))]
     for column, apart in (("group", "who"), ("ignore", ["who"])):
         options: dict[str, Any] = {column: apart}

@@ -38,13 +38,13 @@ def test_sweep_continues_after_failed_job(caplog: pytest.LogCaptureFixture) -> N
     """Two by two: a refusal is one line, a fault of the program has its traceback, and the other two are done."""
     done = []
 
-    def job(config: dict[str, Any], told: list[str]) -> int:
+    def job(config: dict[str, Any], output: list[str]) -> int:
         at = (config["optimizer"]["lr"], config["seed"])
         if at == (0.1, 2):
             raise Refused("the gate is closed")
         if at == (0.01, 1):
             raise ZeroDivisionError
-        done.append((config["run"]["name"], told))
+        done.append((config["run"]["name"], output))
         return 0
 
     with caplog.at_level(logging.ERROR):
@@ -68,8 +68,8 @@ def test_sweep_numbers_are_unique() -> None:
     """The smallest that no sweep used, also where only its runs are left; nothing else appears on disk."""
     Path("runs/digits-2-0").mkdir(parents=True)
 
-    first = multirun(["-m", "seed=1,2"], lambda config, told: 0).ends
-    third = multirun(["-m", "experiment=digits,digits_hot"], lambda config, told: config["run"]["sweep"]).ends
+    first = multirun(["-m", "seed=1,2"], lambda config, output: 0).ends
+    third = multirun(["-m", "experiment=digits,digits_hot"], lambda config, output: config["run"]["sweep"]).ends
 
     assert [end.name for end in first] == ["digits-1-0", "digits-1-1"]
     assert [(end.name, end.exit_code) for end in third] == [("digits-3-0", 3), ("digits_hot-3-1", 3)]
@@ -79,13 +79,20 @@ def test_sweep_numbers_are_unique() -> None:
 
 def test_sweep_reports_all_faults_before_first_job() -> None:
     """Every swept value is looked at before anything runs or is written."""
-    words = ["-m", "seed=1,abc", "model=mlp,mpl", "optimizer.lrr=1,2", "trainer.max_epochs=0", "--config-dir=nowhere"]
+    arguments = [
+        "-m",
+        "seed=1,abc",
+        "model=mlp,mpl",
+        "optimizer.lrr=1,2",
+        "trainer.max_epochs=0",
+        "--config-dir=nowhere",
+    ]
     started = []
 
     with pytest.raises(UserError) as refused:
-        multirun(words, lambda config, told: started.append(1) or 0)
+        multirun(arguments, lambda config, output: started.append(1) or 0)
 
-    where = {said.split(":", 1)[0] for said in refused.value.faults}
+    where = {message.split(":", 1)[0] for message in refused.value.faults}
     assert where == {"seed", "model", "optimizer.lrr", "trainer.max_epochs", "--config-dir"}
     assert started == []
     assert list(Path().iterdir()) == []
@@ -94,7 +101,7 @@ def test_sweep_reports_all_faults_before_first_job() -> None:
 def test_sweep_fault_of_combination_fails_one_job(caplog: pytest.LogCaptureFixture) -> None:
     """A name that grows too long with its suffix is refused as that job's input."""
     with caplog.at_level(logging.ERROR):
-        ends = multirun(["-m", f"run.name={'a' * 62},b"], lambda config, told: 0).ends
+        ends = multirun(["-m", f"run.name={'a' * 62},b"], lambda config, output: 0).ends
 
     assert [(end.name[:1], end.exit_code) for end in ends] == [("a", 2), ("b", 0)]
     assert "run.name: is not allowed" in caplog.text
@@ -105,7 +112,7 @@ def test_sweep_jobs_are_isolated() -> None:
     seen = []
     argv, folder = list(sys.argv), Path.cwd()
 
-    def job(config: dict[str, Any], told: list[str]) -> int:
+    def job(config: dict[str, Any], output: list[str]) -> int:
         seen.append((random.random(), np.random.rand(), float(torch.rand(1)), torch.get_default_dtype(), os.getcwd()))
         assert "LEAK" not in os.environ
         os.environ["LEAK"] = "1"
@@ -136,7 +143,7 @@ def test_isolated_restores_state_after_exception() -> None:
 
 def test_sweep_job_may_compose() -> None:
     """Composing inside a job works, and leaves the sweep intact."""
-    ends = multirun(["-m", "seed=1,2"], lambda config, told: compose(told)["seed"]).ends
+    ends = multirun(["-m", "seed=1,2"], lambda config, output: compose(output)["seed"]).ends
 
     assert [end.exit_code for end in ends] == [1, 2]
 
@@ -144,7 +151,7 @@ def test_sweep_job_may_compose() -> None:
 def test_sweep_job_exit_and_interrupt() -> None:
     """`sys.exit` in a user's code is one job's end; Ctrl-C is the user's word for all."""
 
-    def leave(config: dict[str, Any], told: list[str]) -> int:
+    def leave(config: dict[str, Any], output: list[str]) -> int:
         if config["seed"] == 3:
             raise KeyboardInterrupt
         sys.exit(config["seed"] - 1 or None)
@@ -157,7 +164,7 @@ def test_sweep_job_exit_and_interrupt() -> None:
 def test_sweep_reports_hydra_refusal() -> None:
     """What Hydra would print before it exits comes out as one message."""
     with pytest.raises(UserError, match="Sweeping over Hydra's configuration"):
-        multirun(["-m", "hydra.verbose=true,false"], lambda config, told: 0)
+        multirun(["-m", "hydra.verbose=true,false"], lambda config, output: 0)
 
 
 def test_sweep_uses_config_dir(tmp_path: Path) -> None:
@@ -166,8 +173,8 @@ def test_sweep_uses_config_dir(tmp_path: Path) -> None:
     text = "# @package _global_\ndefaults: [digits]\nseed: 5\n"
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(text)
 
-    words = ["-m", f"--config-dir={tmp_path / 'conf'}", "experiment=mine", "trainer.max_epochs=range(1,3)"]
-    ends = multirun(words, lambda config, told: config["trainer"]["max_epochs"]).ends
+    arguments = ["-m", f"--config-dir={tmp_path / 'conf'}", "experiment=mine", "trainer.max_epochs=range(1,3)"]
+    ends = multirun(arguments, lambda config, output: config["trainer"]["max_epochs"]).ends
 
     assert [(end.name, end.exit_code) for end in ends] == [("mine-1-0", 1), ("mine-1-1", 2)]
 
@@ -177,19 +184,19 @@ def test_sweep_uses_config_dir(tmp_path: Path) -> None:
 
 def test_sweep_is_continued_by_same_overrides() -> None:
     """Jobs that ended well are not done again, the others are, under the same names; a finished sweep is over."""
-    words, seen, said = ["-m", "seed=1,2,3,4"], [], []
+    arguments, seen, message = ["-m", "seed=1,2,3,4"], [], []
 
-    def job(config: dict[str, Any], told: list[str]) -> int:
+    def job(config: dict[str, Any], output: list[str]) -> int:
         seen.append(config["seed"])
         if len(seen) == 3:
             raise KeyboardInterrupt
         return {1: 3, 2: 1}.get(config["seed"], 0)
 
     with pytest.raises(KeyboardInterrupt):
-        multirun(words, job, said.append)
-    other = multirun(["-m", "seed=7,8"], lambda config, told: 0)
-    done = multirun(words, job, said.append)
-    again = multirun(words, lambda config, told: 0, said.append)
+        multirun(arguments, job, message.append)
+    other = multirun(["-m", "seed=7,8"], lambda config, output: 0)
+    done = multirun(arguments, job, message.append)
+    again = multirun(arguments, lambda config, output: 0, message.append)
 
     assert seen == [1, 2, 3, 2, 3, 4]
     assert [(end.name, end.exit_code) for end in done.ends] == [
@@ -199,7 +206,7 @@ def test_sweep_is_continued_by_same_overrides() -> None:
         ("digits-1-3", 0),
     ]
     assert (done.number, other.number, again.number) == (1, 2, 3)
-    assert said == ["sweep 1 was interrupted and is continued; jobs that have ended: 1"]
+    assert message == ["sweep 1 was interrupted and is continued; jobs that have ended: 1"]
 
 
 @pytest.mark.usefixtures("default_sigint")
@@ -209,7 +216,7 @@ def test_sweep_with_one_joblib_process_can_be_stopped(number: signal.Signals) ->
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     seen = []
 
-    def job(config: dict[str, Any], told: list[str]) -> int:
+    def job(config: dict[str, Any], output: list[str]) -> int:
         seen.append(config["seed"])
         os.kill(os.getpid(), number)
         return time.sleep(0.2) or 0
@@ -221,15 +228,15 @@ def test_sweep_with_one_joblib_process_can_be_stopped(number: signal.Signals) ->
 
 def test_claim_sweep_gives_parallel_sweeps_own_numbers() -> None:
     """Who asks for the same while another process is at it gets a number of its own."""
-    root, words = Path("runs"), ["seed=1,2"]
-    with claim_sweep(root, words, []) as (first, _), claim_sweep(root, words, []) as (second, goes_on):
+    root, arguments = Path("runs"), ["seed=1,2"]
+    with claim_sweep(root, arguments, []) as (first, _), claim_sweep(root, arguments, []) as (second, goes_on):
         assert (first.number, second.number, goes_on) == (1, 2, False)
-    with claim_sweep(root, [*words, "hydra/launcher=joblib"], []) as (newest, goes_on):
+    with claim_sweep(root, [*arguments, "hydra/launcher=joblib"], []) as (newest, goes_on):
         assert (newest.number, goes_on) == (2, True)
 
 
 @pytest.mark.parametrize(
-    ("launcher", "words", "expected"),
+    ("launcher", "arguments", "expected"),
     [
         ("basic", [], []),
         ("joblib", [], ["trainer.threads=1", "phases.optimization.parallel=1", "hydra.launcher.n_jobs=4"]),
@@ -257,11 +264,11 @@ def test_claim_sweep_gives_parallel_sweeps_own_numbers() -> None:
     ],
 )
 def test_sweep_never_computes_on_more_threads_than_cores(
-    launcher: str, words: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+    launcher: str, arguments: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On four cores: jobs at a time, threads per job and trials per job multiply to at most four."""
     monkeypatch.setattr(sweep, "cores", lambda: 4)
-    overrides = ["seed=1,2,3", f"hydra/launcher={launcher}", *words]
+    overrides = ["seed=1,2,3", f"hydra/launcher={launcher}", *arguments]
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
 
@@ -274,9 +281,9 @@ def test_sweep_never_computes_on_more_threads_than_cores(
 def test_sweep_runs_no_more_jobs_at_a_time_than_allowed(launcher: str, own_folder: Path) -> None:
     """Three jobs of as many threads as there are cores run one after the other."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
-    words = [f"hydra/launcher={launcher}", "seed=1,2,3", f"trainer.threads={cores()}", "model.hidden=[8]"]
+    arguments = [f"hydra/launcher={launcher}", "seed=1,2,3", f"trainer.threads={cores()}", "model.hidden=[8]"]
 
-    assert main(["-m", "phase=planning", *words]) in (0, 3)
+    assert main(["-m", "phase=planning", *arguments]) in (0, 3)
     spans = []
     for number in range(3):
         entries = read_ledger(own_folder / "runs" / f"digits-1-{number}" / "ledger.jsonl")
@@ -291,8 +298,8 @@ def test_sweep_runs_no_more_jobs_at_a_time_than_allowed(launcher: str, own_folde
 def test_sweep_launchers_give_the_same_weights(launcher: str) -> None:
     """Side by side, killed and gone on with, or one after the other: the same runs, and nothing but them under root."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
-    words = ["phase=baseline", "seed=1,2", *SMALL[:1], *SMALL[2:], "trainer.max_epochs=60"]
-    command = [sys.executable, "-m", "pipeline", "-m", *words, f"hydra/launcher={launcher}", "run.root=beside"]
+    arguments = ["phase=baseline", "seed=1,2", *SMALL[:1], *SMALL[2:], "trainer.max_epochs=60"]
+    command = [sys.executable, "-m", "pipeline", "-m", *arguments, f"hydra/launcher={launcher}", "run.root=beside"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not Path("beside/digits-1-0/baseline").exists():
@@ -303,7 +310,7 @@ def test_sweep_launchers_give_the_same_weights(launcher: str) -> None:
     second = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     assert "sweep 1 was interrupted and is continued" in second.stdout
-    assert main(["-m", *words, "run.root=alone"]) == 0
+    assert main(["-m", *arguments, "run.root=alone"]) == 0
     for name in ("digits-1-0", "digits-1-1"):
         besides, alone = (Run.at(root, name).state().candidate for root in ("beside", "alone"))
         assert besides and alone and besides["weights"] == alone["weights"]
@@ -315,4 +322,4 @@ def test_sweep_refuses_other_launchers() -> None:
     """One whose jobs could not be stopped is refused by name."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     with pytest.raises(UserError, match="hydra/launcher: is not built"):
-        multirun(["-m", "hydra/launcher=submitit_slurm", "seed=1,2"], lambda config, told: 0)
+        multirun(["-m", "hydra/launcher=submitit_slurm", "seed=1,2"], lambda config, output: 0)

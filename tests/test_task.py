@@ -113,9 +113,9 @@ def test_custom_task_metric_is_a_scalar_of_its_step(task: Callable[..., Task]) -
     """Lower is better for `loss` and for names with `-`; no interval, and no predictions without outputs."""
     made = {name: task(step_without_outputs, "custom", name).metric for name in ("loss", "rows", "-rows")}
     assert [False, True, False] == [m.greater_is_better for m in made.values()]
-    judged = evaluate.score_split(Net(), Split("val", X, Y), task(step_without_outputs, "custom", "loss"))
-    assert isinstance(judged.score, Score) and judged.score.value == judged.loss and 20 == judged.score.n
-    assert math.isnan(judged.score.low) and judged.outputs is None and judged.predictions is None
+    judge = evaluate.score_split(Net(), Split("val", X, Y), task(step_without_outputs, "custom", "loss"))
+    assert isinstance(judge.score, Score) and judge.score.value == judge.loss and 20 == judge.score.n
+    assert math.isnan(judge.score.low) and judge.outputs is None and judge.predictions is None
 
 
 def test_custom_task_metric_from_outputs(task: Callable[..., Task]) -> None:

@@ -25,7 +25,7 @@ from pipeline.results import TrainSide
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.permits import TrainPermit
 from pipeline.trials.cross_validation import cross_validate
-from tests.check_helpers import judged
+from tests.check_helpers import judge
 from tests.conftest import examples
 from tests.trainings import permitted  # noqa: F401
 
@@ -194,6 +194,6 @@ VAL = {"value": 0.96, "greater_is_better": True}
 def test_cross_validated_check_describes_the_folds(folds: dict[str, Any], score: Any, outcome: str, why: str) -> None:
     """A large spread or distance is a warning and closes no gate; without folds the reason is that of the item."""
     bounds = {"suspicious_spread": 0.03, "suspicious_distance": 2.0}
-    result = judged("measures.cross_validated", {"cross_validation": folds, "score": score}, **bounds)
+    result = judge("measures.cross_validated", {"cross_validation": folds, "score": score}, **bounds)
     assert result.outcome == outcome and why in result.why
     assert ("warning" in result.why) == (why not in ("0.95 ± 0.01 over 5 folds", "over 5 folds", "no time"))

@@ -66,11 +66,11 @@ def begin(ledger: Ledger, phase: str, *, end: bool = False) -> int:
 
 def test_release_writes_the_attestation(released: Run) -> None:
     """The attestation has the digest of the payload on disk, and the ledger has the digest of the attestation."""
-    told = released.state().released
+    output = released.state().released
 
-    assert told and told["subject"] == bundle_digest(released.inside("bundle", "payload"))
-    assert told["attestation"]["path"] == "bundle/attestations/release.json"
-    assert told["attestation"]["sha256"] == files.sha256(released.inside("bundle", "attestations", "release.json"))
+    assert output and output["subject"] == bundle_digest(released.inside("bundle", "payload"))
+    assert output["attestation"]["path"] == "bundle/attestations/release.json"
+    assert output["attestation"]["sha256"] == files.sha256(released.inside("bundle", "attestations", "release.json"))
     assert faults(released)[1] == []
 
 
@@ -131,10 +131,10 @@ def test_verify_finds_a_release_that_the_gates_did_not_permit(finished: Run) -> 
     with opened(finished) as ledger:
         seq = ledger.append("released", {"subject": "0" * 64, "attestation": {}})["seq"]
 
-    told = faults(finished)[1]
+    output = faults(finished)[1]
 
-    assert f"entry {seq}: released, although the finalization gate is not open" in told
-    assert f"bundle: the payload {'0' * 12} that entry {seq} released is missing" in told
+    assert f"entry {seq}: released, although the finalization gate is not open" in output
+    assert f"bundle: the payload {'0' * 12} that entry {seq} released is missing" in output
 
 
 def test_verify_finds_a_replaced_release(released: Run) -> None:
@@ -187,9 +187,9 @@ def test_verify_names_an_interrupted_phase(finished: Run) -> None:
         seq = begin(ledger, "finalization")
     shutil.rmtree(finished.inside("bundle", "payload"))
 
-    told = [f for f in faults(finished)[1] if f.startswith("bundle/payload: is missing")]
+    output = [f for f in faults(finished)[1] if f.startswith("bundle/payload: is missing")]
 
-    assert len(told) == 1 and f"(entry {seq} started the finalization phase again, and it did not finish" in told[0]
+    assert len(output) == 1 and f"(entry {seq} started the finalization phase again, and it did not finish" in output[0]
 
 
 def test_verify_ignores_files_that_a_later_run_replaced(finished: Run) -> None:

@@ -61,8 +61,8 @@ tracking: {kind: none}
 """
 
 
-def settle(folder: Path) -> None:
-    """The package and its experiment stand in the folder."""
+def write_package(folder: Path) -> None:
+    """Write the package and its experiment into the folder."""
     (folder / "conf" / "experiment").mkdir(parents=True)
     (folder / "somebody.py").write_text(PACKAGE)
     (folder / "conf" / "experiment" / "somebody.yaml").write_text(EXPERIMENT)
