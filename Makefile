@@ -17,22 +17,22 @@ TORCH := 2.13.0
 READY := $(VENV)/.ready
 # A new name starts the experiment of that name; an existing run continues from its frozen plan.
 SUBJECT = $(if $(wildcard runs/$(RUN)/ledger.jsonl),run.name=$(RUN),experiment=$(RUN))
-# Exit code 4 is not a failure: a person has to decide, and the command has printed what.
+# Exit code 4 is not a failure: only an approval is missing, and the command has printed which.
 STEP := step() { $(VENV)/bin/python -m pipeline "$$@" || { code=$$?; [ $$code -eq 4 ] || exit $$code; }; }; step
 
-train-baseline: $(READY)  ## planning, then baseline: RUN=<experiment or existing run>
+train-baseline: $(READY)  ## plan, then train and score the model: RUN=<experiment or existing run>
 	@$(STEP) phase=baseline $(SUBJECT) $(ARGS)
 
-diagnose: $(READY)  ## explain why RUN misses its target
+diagnose: $(READY)  ## name possible causes why RUN misses its target
 	@$(STEP) phase=diagnostics run.name=$(RUN) $(ARGS)
 
-optimize: $(READY)  ## test fixes for RUN and adopt the best significant one
+optimize: $(READY)  ## compare fixes for RUN; adopt the first that is significantly better and reaches the target
 	@$(STEP) phase=optimization run.name=$(RUN) $(ARGS)
 
-finalize: $(READY)  ## export RUN and run the 24 release checks
+finalize: $(READY)  ## export RUN and evaluate the 24 release checks (16 are not implemented and need a waiver)
 	@$(STEP) phase=finalization run.name=$(RUN) $(ARGS)
 
-auto: $(READY)  ## run every phase of RUN until a gate closes
+auto: $(READY)  ## run the phases of RUN until a gate is closed
 	@$(STEP) phase=auto $(SUBJECT) $(ARGS)
 
 status: $(READY)  ## show the state of RUN and the next command
@@ -84,10 +84,10 @@ check: lint test  ## lint, then test
 mutants: $(READY)  ## make 60 small changes to the code and print those that its tests miss: ARGS='--unit ledger'
 	@$(VENV)/bin/python benchmarks/mutants.py $(ARGS)
 
-bench-faults: $(READY)  ## count what Fivegate says of each case of the fault benchmark: ARGS='--sample 5 --repairs'
+bench-faults: $(READY)  ## score the diagnoses on the fault benchmark: ARGS='--sample 5 --repairs'
 	@$(VENV)/bin/python benchmarks/faults/bench.py $(ARGS)
 
-verify-faults: $(READY)  ## train every case of the fault benchmark with ten seeds and compare it with its truth
+verify-faults: $(READY)  ## train every case of the fault benchmark with ten seeds and compare it with its label
 	@$(VENV)/bin/python benchmarks/faults/verify.py $(ARGS)
 
 bench: $(READY)  ## time the engine and plain loops: ARGS='--pair', '--startup' or '--long 1000000'
@@ -107,7 +107,7 @@ lock:  ## update requirements.lock from pyproject.toml: make lock PYTHON=python3
 
 help:  ## show this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo; echo "  RUN=<run> (now $(RUN)), ARGS='<overrides or options>', PYTHON=<interpreter for .venv> (now $(PYTHON))"
+	@echo; echo "  RUN=<run> (default: $(RUN)), ARGS='<overrides or options>', PYTHON=<interpreter for .venv> (default: $(PYTHON))"
 
 $(READY): requirements.lock pyproject.toml
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { \

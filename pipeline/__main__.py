@@ -36,20 +36,26 @@ COMMANDS = (
 )  # fmt: skip
 NOT_BUILT = ("drift",)
 HELP = """\
-Fivegate: a PyTorch training pipeline of five phases, each with an exit gate.
+Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a checklist).
 
-  python -m pipeline phase=auto experiment=digits      run phases until a gate stops the run or it is released
-  python -m pipeline phase=baseline [overrides]        run one phase (planning first, unless its gate is open)
-  python -m pipeline -m phase=baseline seed=1,2,3      sweep: each job is a run; a ranked table at the end
+  python -m pipeline phase=auto experiment=digits    run the phases until a gate is closed or the model is released
+  python -m pipeline phase=baseline [KEY=VALUE ...]  run one phase (baseline: planning first, unless its gate is open)
+  python -m pipeline -m phase=baseline seed=1,2,3    run a sweep: one run per combination, ranked at the end
+  python -m pipeline COMMAND ...                     run a command of the list below (COMMAND -h shows its options)
 
-  phases   planning, baseline, diagnostics, optimization, finalization, auto
-  config   --cfg job prints the composed config; --config-dir DIR adds yours; trust=[pkg] allows its code; --json
-  records  python -m pipeline status|report|verify|approve|waive|rollback|checklist|diff|explain RUN   (-h for each)
-  logs     python -m pipeline diagnose PATH [--out DIR]
-  check    python -m pipeline preflight my_pkg.model:Net my_pkg.data:load [overrides] [--junit FILE]   creates no run
+  phases           planning, baseline, diagnostics, optimization, finalization, auto
+  options          --config-dir DIR: your configs; --cfg job: print the config; --json: print the result as JSON
+                   'trust=[PACKAGE]': let the config use code of this package
 
-  exit     0 done, 1 internal error, 2 wrong input, 3 gate closed or check failed, 4 a person must decide,
-           130 interrupted
+  status [RUN]     gates and next command            explain RUN [CHECK]  checks with details and what to do
+  report RUN       write report.html                 checklist RUN        all checks as a Markdown list
+  verify RUN       find changed records and files    diff RUN OTHER       compare two runs
+  waive RUN CHECK  accept a check that did not pass  approve RUN          approve the bundle for release
+  rollback RUN     withdraw a release                diagnose PATH        name possible causes from training logs
+  preflight MODEL DATA   run the checks before training, without a run (my_pkg.model:Net my_pkg.data:load)
+
+  exit codes       0 done, 1 internal error, 2 wrong input, 3 gate closed or check failed,
+                   4 only an approval is missing, 130 interrupted
 """
 
 

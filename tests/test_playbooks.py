@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import diagnostics
 from diagnostics.confidence import CEILINGS
 from diagnostics.diagnose import diagnose
 from diagnostics.playbook import HEADINGS, Playbook, example_history, load_all, parse
+from diagnostics.signals import SIGNALS
 from pipeline.errors import UserError
 
 FOLDER = Path(diagnostics.__file__ or "").parent
+GUIDE = FOLDER.parent / "phases" / "diagnostics.md"
 PLAYBOOKS = load_all()
 COMMON = {"nan_loss", "convergence_stall", "overfitting", "underfitting"}
 
@@ -61,6 +64,19 @@ def test_playbook_lists_mitigations_after_cures(playbook: Playbook) -> None:
     for cause in playbook.causes:
         kinds = [kind for _, kind in cause.cures]
         assert sorted(kinds, key=lambda k: k != "cure") == kinds
+
+
+def test_guide_defines_every_signal_and_curve() -> None:
+    """phases/diagnostics.md has a table row for every signal, and for every name that a playbook's condition uses."""
+    rows = [line.split("|")[1] for line in GUIDE.read_text().splitlines() if line.startswith("| `")]
+    defined = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    conditions = [c for p in PLAYBOOKS for c in p.when]
+    for cause in (cause for p in PLAYBOOKS for cause in p.causes):
+        conditions += [*cause.supported_by, *([cause.expect] if cause.expect else [])]
+    used = {name.replace("/*", "/<module>") for condition in conditions for name in condition.of}
+
+    assert set(SIGNALS) - defined == set()
+    assert used - defined == set()
 
 
 def test_load_all_reads_given_folder(tmp_path: Path) -> None:
