@@ -9,12 +9,14 @@ interleaved, so that a machine that becomes slower slows down all three. The ben
     benchmarks/engine.py --pair                   two engine runs in parallel compared with a single one
     benchmarks/engine.py --startup                seconds from the command to the first optimizer step
     benchmarks/engine.py --long 1000000           steps per second and memory during a long training
+    benchmarks/engine.py --against ../before      this engine and the one of another checkout, in turn
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import median
 
 from cases import CASES
@@ -52,6 +54,24 @@ def compare_loops(name: str, rounds: int) -> None:
     print("\n".join(format_table(speeds)), flush=True)
 
 
+def compare_checkouts(name: str, rounds: int, other: Path) -> None:
+    """Time the engine of another checkout and this one in turn; each round swaps the order of the two."""
+    processes = {str(other): TrainingProcess(name, checkout=other), "this checkout": TrainingProcess(name)}
+    speeds: dict[str, list[float]] = {checkout: [] for checkout in processes}
+    for round_index in range(rounds):
+        for checkout in list(processes)[:: -1 if round_index % 2 else 1]:
+            processes[checkout].start_training()
+            speeds[checkout].append(processes[checkout].steps_per_second())
+    for process in processes.values():
+        process.close()
+    ratios = [now / before for before, now in zip(*speeds.values(), strict=True)]
+    print(
+        f"\n{CASES[name].title}, {rounds} rounds: "
+        + ", ".join(f"{k} {median(v):.1f} steps/s" for k, v in speeds.items())
+    )
+    print(f"ratio, median {median(ratios):.3f}, from {min(ratios):.2f} to {max(ratios):.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append", help="one of the trainings; may be repeated")
@@ -59,6 +79,7 @@ def main() -> None:
     parser.add_argument("--pair", action="store_true", help="two runs in parallel compared with a single one")
     parser.add_argument("--startup", action="store_true", help="seconds to the first optimizer step")
     parser.add_argument("--long", type=int, metavar="N", help="N steps of the digits MLP")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout with an environment")
     args = parser.parse_args()
     if args.pair:
         from pair import compare_pair
@@ -73,6 +94,9 @@ def main() -> None:
 
         return train_long(args.long)
     for name in args.case or list(CASES):
+        if args.against:
+            compare_checkouts(name, args.rounds, args.against.resolve())
+            continue
         compare_loops(name, args.rounds)
 
 

@@ -103,10 +103,16 @@ def work(name: str, loop: str) -> None:
 
 
 class TrainingProcess:
-    """The parent's handle of such a process; `sizes` says how many rows it trains on."""
+    """The parent's handle of such a process; `sizes` says how many rows it trains on.
 
-    def __init__(self, name: str, loop: str = "c engine") -> None:
+    With `checkout`, the process runs the code and the environment of another checkout that has this file.
+    """
+
+    def __init__(self, name: str, loop: str = "c engine", checkout: Path | None = None) -> None:
         command: Any = [sys.executable, __file__, name, loop]
+        if checkout is not None:
+            python = checkout / ".venv" / "bin" / "python"
+            command = [python, checkout / "benchmarks" / "training_process.py", name, loop]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.sizes = self._read_line()
 
