@@ -209,7 +209,7 @@ def in_this_process(_: Any, folder: Path, threads: int) -> subprocess.CompletedP
 def _mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(root: Path) -> None:
         arguments = ("phases.optimization.seeds_per_arm=6", "phases.optimization.candidates=1", "task.target=0.5")
-        quick = ("phases.optimization.parallel=1", "export.formats=[onnx]")
+        quick = ("phases.optimization.parallel=1", "export.formats=[torchscript]")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pipeline.trials.executor.Workers.run", in_this_process)
             _, gate, _ = go(root, "phase=auto", "experiment=digits_hot", *SMALL[1:], *arguments, *quick)
