@@ -50,7 +50,7 @@ def near_duplicates(train: Split, val: Split) -> NearDuplicates | None:
     them. Large data are sampled, always in the same way. `pairs` are [validation row, train row]. Returns None where
     distances cannot be measured: there is no floating-point feature, there are too few rows, or all rows are equal.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtrc  # not scipy.stats, whose import takes most of a second
 
     rows = {"train": _sample(len(train), TRAIN_ROWS, "train"), "val": _sample(len(val), VAL_ROWS, "val")}
     X_train, X_val = _impute(_columns(train, rows["train"]), _columns(val, rows["val"]))
@@ -77,7 +77,7 @@ def near_duplicates(train: Split, val: Split) -> NearDuplicates | None:
     return {
         "share": len(close) / len(X_val),
         "expected": expected,
-        "p_value": float(binom.sf(len(close) - 1, len(X_val), expected)),
+        "p_value": float(bdtrc(len(close) - 1, len(X_val), expected)),
         "radius": radius,
         "dimension": dimension,
         "sampled": {name: len(sample) for name, sample in rows.items()},
