@@ -16,7 +16,7 @@ from pipeline.run_store.state import fold
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
-    parser.add_argument("--who", help="your name as in plan.owner or plan.approvers (asked for in a terminal)")
+    parser.add_argument("--who", help="your name as in plan.owner or plan.approvers (prompted for if omitted)")
     parser.add_argument("--why", default="", help="why the release is withdrawn")
 
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
     parser.add_argument("item", metavar="ITEM", help="an item's id, or 'branch' to continue below the target")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
-    parser.add_argument("--who", help="your name as in plan.owner or plan.approvers (asked for in a terminal)")
+    parser.add_argument("--who", help="your name (prompted for if omitted)")
     parser.add_argument("--why", default="", help="why this is acceptable")
     parser.add_argument("--expires", default="", help="expiry date, inclusive, as YYYY-MM-DD")
 
