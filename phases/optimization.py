@@ -21,28 +21,21 @@ from pipeline.results import Artifact, Evidence, Score, counted, digest, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
+from pipeline.trials.candidates import Diagnosis, explain_no_candidate, untried
 from pipeline.trials.executor import Trial, parallel_jobs, run_jobs
 from pipeline.trials.fix_report import implementation, performance, rerun_command
-from pipeline.trials.study import Arm, ArmResult, compare_arms, select_arm, with_change
+from pipeline.trials.study import (
+    Arm,
+    ArmResult,
+    compare_arms,
+    explain_choice,
+    format_arm,
+    reaches,
+    select_arm,
+)
 
 DOCUMENTS = ("fixed.yaml", "implementation.json")
 FIXED = "fixed"  # the id of the winner's training on the master seed
-
-
-class Fix(TypedDict):
-    """A fix of `diagnosis.json`, as far as it is read here."""
-
-    cause: str
-    cure: str
-    kind: str
-    implementation: dict[str, Any]  # overrides and surgery
-
-
-class Diagnosis(TypedDict):
-    """What optimization reads of `diagnosis.json`; the fixes are ordered from cheap to expensive."""
-
-    root_causes: list[dict[str, Any]]
-    recommended_fixes: list[Fix]
 
 
 class TrialMeasurements(TypedDict):
@@ -88,6 +81,7 @@ class Study:
     trials: Mapping[str, Trial]
     rows: Sequence[ArmResult]
     winner: ArmResult | None
+    choice: str  # why the winner was chosen, why there is none, or why nothing was compared
 
 
 def _frozen_plan(ctx: PhaseContext) -> Plan:
@@ -125,24 +119,6 @@ def _tried_changes(ctx: PhaseContext) -> set[str]:
     }
 
 
-def untried(diagnosis: Diagnosis, start: Delta, tried: Set[str]) -> list[Arm]:
-    """Return an arm for every untried cure of a named cause, in the diagnosis's order (cheapest first).
-
-    Cures that need a change of code cannot be tried. `tried` are digests of changes.
-    """
-    arms: list[Arm] = []
-    named = {cause["issue"] for cause in diagnosis["root_causes"]}
-    digests = tried | {digest(start)}
-    for fix in diagnosis["recommended_fixes"]:
-        change = fix["implementation"]
-        delta = with_change(start, change)
-        usable = fix["kind"] == "cure" and fix["cause"] in named and (change["overrides"] or change["surgery"])
-        if usable and digest(delta) not in digests:
-            digests = digests | {digest(delta)}
-            arms.append(Arm(f"c{len(arms) + 1}", delta, fix["cause"], fix["cure"], len(arms) + 1))
-    return arms
-
-
 def _step_budget(ctx: PhaseContext, arms: Sequence[Arm]) -> int:
     """Return the steps that every arm may take: those of the plan, times the longest extension by a candidate.
 
@@ -154,12 +130,10 @@ def _step_budget(ctx: PhaseContext, arms: Sequence[Arm]) -> int:
     return extended_steps(max_steps, planned, epochs)
 
 
-def _train(
-    ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int, label: str | None = None
-) -> dict[str, Trial]:
-    """Train every job, record start and end of each in the ledger, and print a line per `columns` jobs.
+def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> dict[str, Trial]:
+    """Train every job, and record start and end of each in the ledger.
 
-    A line begins with `label`, or with the index of the seed.
+    A line of the table, which is the scores of one seed, is printed per `columns` jobs; none for 0 columns.
     """
     threads = int(_frozen_plan(ctx).facts["threads"])
     line: list[str] = []
@@ -169,7 +143,7 @@ def _train(
         ctx.ledger.append("job.finished", {**end, "weights": trial.result.get("weights")})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         if len(line) == columns:
-            ctx.log(f"  {label or f'seed {trial.job.seed_index}':<8}  " + "  ".join(line).rstrip())
+            ctx.log(f"  {f'seed {trial.job.seed_index}':<8}  " + "  ".join(line).rstrip())
             line.clear()
 
     for name, job in jobs:
@@ -180,25 +154,42 @@ def _train(
 
 
 def _run_study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
-    """Train every arm on every seed, compare them, and record the choice. Without a candidate nothing is trained."""
-    seeds, trained = int(ctx.settings["seeds_per_arm"]), list(arms) if len(arms) > 1 else []
+    """Train every arm on every seed, compare them, and record the choice with its reason."""
+    seeds, target = int(ctx.settings["seeds_per_arm"]), float(ctx.config["task"]["target"])
     ctx.log(f"optimization, round {ctx.round}: a control and {counted(len(arms) - 1, 'candidate')}, {seeds} seeds each")
     for arm in arms[1:]:
         ctx.log(f"  {arm.id}: {arm.delta.describe()}, fix for {arm.cause}")
-    if trained:
-        ctx.log("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in trained))
-    plan, budget = _frozen_plan(ctx).digest, _step_budget(ctx, trained)
+    ctx.log("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in arms).rstrip())
+    plan, budget = _frozen_plan(ctx).digest, _step_budget(ctx, arms)
     # Seed by seed, so that a study that is interrupted has whole pairs.
     jobs = [
         (f"{arm.id}-{index}", Job(plan, "trial", arm.delta, index, budget))
         for index in range(1, seeds + 1)
-        for arm in trained
+        for arm in arms
     ]
-    trials = _train(ctx, jobs, len(trained))
-    rows = compare_arms(trained, trials, seeds, greater) if trained else []
-    winner = select_arm(rows[1:], float(ctx.config["task"]["target"]), greater)
-    ctx.ledger.append("study.decided", {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None})
-    return Study(trained, seeds, budget, trials, rows, winner)
+    trials = _train(ctx, jobs, len(arms))
+    rows = compare_arms(arms, trials, seeds, greater)
+    for row in rows:
+        row["reaches"] = reaches(row, target, greater)
+    winner = select_arm(rows[1:], target, greater)
+    choice = explain_choice(rows[1:], winner, target, greater)
+    for row in rows[1:]:
+        ctx.log(f"  {format_arm(row, target, greater)}")
+    _record_choice(ctx, rows, winner, choice)
+    return Study(arms, seeds, budget, trials, rows, winner, choice)
+
+
+def _skip_study(ctx: PhaseContext, why: str) -> Study:
+    """Record and print that nothing is compared, and why: there is no candidate."""
+    choice = f"nothing was compared: {why}"
+    ctx.log(f"optimization, round {ctx.round}: {choice}")
+    _record_choice(ctx, [], None, choice)
+    return Study([], int(ctx.settings["seeds_per_arm"]), _step_budget(ctx, []), {}, [], None, choice)
+
+
+def _record_choice(ctx: PhaseContext, rows: Sequence[ArmResult], winner: ArmResult | None, choice: str) -> None:
+    decision = {"round": ctx.round, "arms": rows, "winner": winner["id"] if winner else None, "why": choice}
+    ctx.ledger.append("study.decided", decision)
 
 
 def _fixed_outcome(ctx: PhaseContext, trial: Trial) -> Outcome:
@@ -272,21 +263,23 @@ def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Tria
         return _unchanged_outcome(ctx, start), None
     arm = next(a for a in study.arms if a.id == winner["id"])
     job = Job(_frozen_plan(ctx).digest, FIXED, arm.delta, 0, study.budget)
-    fixed = _train(ctx, [(FIXED, job)], 1, f"{arm.id} retrained with the plan's seed:")[FIXED]
+    ctx.log(f"chosen: {winner['change']} ({study.choice})")
+    fixed = _train(ctx, [(FIXED, job)], 0)[FIXED]
     if fixed.died:
         ctx.log(f"not adopted: {winner['change']} won, but its training with the plan's seed died: {fixed.died}")
         return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed
     outcome = _fixed_outcome(ctx, fixed)
     _write_documents(ctx, study.trials["control-1"], fixed, _criteria(winner, outcome))
-    ctx.log(f"adopted: {winner['change']} ({winner['effect']:+.4g} on average, p = {winner['p']:.3g} after Holm)")
+    metric, value = ctx.config["task"]["metric"], f"{fixed.value:.4g}" if fixed.score else "no score"
+    ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {metric} {value} on validation")
     return outcome, fixed
 
 
 def _count_untried(ctx: PhaseContext, study: Study, diagnosis: Diagnosis, start: Delta, tried: Set[str]) -> int:
     """Return the number of cures left for a next round that starts from the same change."""
     left = len(untried(diagnosis, start, tried | {digest(arm.delta) for arm in study.arms}))
-    if study.winner is None:
-        ctx.log(f"no candidate is significantly better than the control; {counted(left, 'untried cure')} left")
+    if study.rows and study.winner is None:
+        ctx.log(f"{study.choice}; {counted(left, 'untried cure')} left")
     return left
 
 
@@ -318,8 +311,10 @@ def run(ctx: PhaseContext) -> Evidence:
     greater = bool(ctx.evidence_of("planning")["greater_is_better"])
     for name in DOCUMENTS:  # files of an earlier plan revision, which this round may not confirm
         files.remove(ctx.folder / name)
-    arms = untried(diagnosis, start, tried)[: int(ctx.settings["candidates"])]
-    study = _run_study(ctx, [Arm("control", start), *arms], greater)
+    if arms := untried(diagnosis, start, tried)[: int(ctx.settings["candidates"])]:
+        study = _run_study(ctx, [Arm("control", start), *arms], greater)
+    else:
+        study = _skip_study(ctx, explain_no_candidate(diagnosis, start))
     outcome, fixed = _adopt(ctx, study, start)
     left = _count_untried(ctx, study, diagnosis, start, tried)
     trials = [*study.trials.values(), *([fixed] if fixed else [])]
@@ -334,6 +329,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "seeds_per_arm": study.seeds_per_arm,
             "max_steps": study.budget,
             "winner": study.winner,
+            "choice": study.choice,
             "trials": [_measurements(trial) for trial in study.trials.values()],
             "trials_planned": len(study.arms) * study.seeds_per_arm + bool(study.winner),
             "trials_recorded": len(finished),
@@ -341,6 +337,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "score_splits": [job["score"]["split"] for job in finished if job["score"]],
             "test_opened": len([t for t in ctx.state.test_opened if t["plan"] == plan.digest]),
             "nothing_left": study.winner is None and not left,
+            "nothing_left_why": "no untried cure is left" if study.rows else study.choice,
             **outcome,
         },
         units={"effect": str(ctx.config["task"]["metric"])},

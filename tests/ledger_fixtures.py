@@ -130,14 +130,15 @@ def mended(root: Path, name: str = "digits-hot") -> Run:
         ]
         keys = ("id", "change", "cause", "mean", "effect", "p")
         arms = [{**dict(zip(keys, row, strict=True)), "values": [row[3]] * 6, "wins": row[5] < 0.05} for row in rows]
-        ledger.append("study.decided", {"round": 1, "arms": arms, "winner": "c1"})
+        score = {"split": "val", "metric": "accuracy", "value": 0.972, "low": 0.95, "high": 0.985, "n": 360}
+        ledger.append("study.decided", {"round": 1, "arms": arms, "winner": "c1", "why": "only c1 reaches the target"})
+        ledger.append("job.finished", {"id": "fixed", "round": 1, "score": score, "died": None, "weights": "f" * 64})
         gate(
             ledger,
             "optimization",
             passed("control_arm", value=1),
             passed("corrected_for_many", value=0.031, bound=0.05),
         )
-        score = {"split": "val", "metric": "accuracy", "value": 0.972, "low": 0.95, "high": 0.985, "n": 360}
         ledger.append("candidate.chosen", {"phase": "optimization", "round": 1, "weights": "f" * 64, "score": score})
         decided = {"branch": "sufficient", "target": True, "trivial": True, "symptoms": []}
         ledger.append("branch.decided", {"phase": "optimization", "round": 1, **decided})

@@ -11,20 +11,25 @@ from typing import Any
 import pytest
 import yaml
 
-from phases.optimization import Arm, compare_arms, select_arm, untried
+from phases.optimization import Arm, compare_arms, explain_choice, select_arm, untried
 from pipeline.__main__ import make_hooks
+from pipeline.orchestration.run_request import resolve_request
 from pipeline.release.verify import faults
+from pipeline.reporting.page import write_report
 from pipeline.results import digest
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.ledger import read_ledger
+from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
+from pipeline.trials.alternatives import alternatives
+from pipeline.trials.candidates import explain_no_candidate
 from pipeline.trials.executor import Trial
 from pipeline.trials.fix_report import rerun_command
 from tests.check_helpers import judge, read_evidence, with_values
-from tests.conftest import SMALL, go
+from tests.conftest import SMALL, Cli, go
 
 
 def test_optimization_writes_the_fixed_config(mended: Run) -> None:
@@ -183,6 +188,24 @@ def test_run_jobs_reports_success_and_death_of_workers(mended: Run) -> None:
     assert bad.died and bad.died.startswith("exit 3: job: is of another plan") and bad.value != bad.value
 
 
+def test_explain_choice_gives_the_rule_that_decided() -> None:
+    """The smallest of several that reach the target, the only one, the largest effect, or none."""
+    rows = _study(control=BAD, c1=GOOD, c2=BEST)[1:]
+
+    def explain(target: float, results: list[dict[str, Any]] = rows) -> str:
+        return explain_choice(results, select_arm(results, target, True), target, True)
+
+    assert explain(0.8) == (
+        "significantly better than the control: c1, c2; reaching the target 0.8 on average: c1, c2, "
+        "of which c1 is the smallest change (first in the diagnosis's order)"
+    )
+    assert explain(0.95).endswith("reaching the target 0.95 on average: c2")
+    assert explain(0.999).endswith("none, so the one with the largest effect is chosen, c2")
+    assert explain(0.5, _study(control=BAD[:5], c1=GOOD[:5])[1:]) == (
+        "no candidate is significantly better than the control"
+    )
+
+
 # --- rounds, with simulated trainings -------------------------------------------------------------------------------
 
 
@@ -237,6 +260,109 @@ def test_optimization_rounds_end_with_the_last_cures(trained: Run, monkeypatch: 
     run, _, advice = go(trained.path.parent, "phase=auto", "run.name=digits")
 
     assert len(studies(run)) == 1 and "no untried cure is left" in advice.why
+
+
+@pytest.fixture
+def unexplained(trained: Run, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, list[str], NextStep]:
+    """A run below its target whose diagnosis names no cause, what was printed, and the next step."""
+    printed: list[str] = []
+    monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(printed.append))
+    monkeypatch.setattr("phases.optimization._read_diagnosis", lambda ctx: {"root_causes": [], "recommended_fixes": []})
+    run, gate, step = go(trained.path.parent, "phase=auto", "run.name=digits")
+    assert gate == "open"
+    return run, printed, step
+
+
+def test_optimization_without_a_candidate_says_that_nothing_was_compared(
+    unexplained: tuple[Run, list[str], NextStep], cli: Cli
+) -> None:
+    """Screen, ledger, gate, status and report give the reason; no item of a comparison passes, and none is claimed."""
+    run, printed, step = unexplained
+    reason = "nothing was compared: the diagnosis names no cause, so there is no cure to try"
+    text = "\n".join(printed)
+    page = write_report(run.path).read_text()
+
+    assert f"optimization, round 1: {reason}" in printed
+    assert "seeds each" not in text and "better than the control" not in text + page
+    assert [(study["arms"], study["why"]) for study in studies(run)] == [([], reason)]
+    items = run.state().gates["optimization"].items
+    assert {(item.outcome, item.why) for item in items} == {("not_applicable", reason)}
+    assert step.exit_code == 3 and step.why.startswith(f"exhausted: {reason}; a person decides")
+    assert "none applies" in cli("status", str(run.path))[1]
+    assert "Nothing was compared: the diagnosis names no cause" in page and "none applies" in page
+
+
+def test_exhausted_run_offers_commands_that_are_accepted(
+    unexplained: tuple[Run, list[str], NextStep], cli: Cli
+) -> None:
+    """A person may accept the model, train longer, enlarge it, or change the data; each command is accepted."""
+    run, _, step = unexplained
+    commands = {alternative.why: shlex.split(alternative.command)[3:] for alternative in step.alternatives}
+    status = cli("status", str(run.path))[1]
+
+    assert [words[0] for words in commands.values()] == ["phase=baseline", "phase=baseline", "phase=planning"]
+    assert commands["train longer"][-1] == "trainer.max_epochs=6"
+    assert commands["train a larger model"][-1] == "model.hidden=[256]"
+    for alternative in step.alternatives:
+        assert f"or {alternative.why}:" in status and alternative.command in status
+        assert alternative.command.replace("'", "&#39;") in write_report(run.path).read_text()
+    for words in commands.values():
+        request = resolve_request(words, [])
+        assert request.run.path == run.path and request.changed == ("planning" not in words[0])
+    waive = shlex.split(
+        step.command.replace("NAME", "Ada").replace("...", "x" * 12).replace("YYYY-MM-DD", "2999-01-01")
+    )
+    assert cli(*commands["train longer"])[0] == 0
+    assert run.state().plan["revision"] == 2 and run.state().exhausted is None
+    assert cli(*waive[3:])[0] == 0
+
+
+def test_explain_no_candidate_names_what_can_be_done_by_hand() -> None:
+    """Without a cause, with cures that need code, with nothing but mitigations, or with every cure tried."""
+    by_hand = {"overrides": {}, "surgery": [], "code": "call optimizer.zero_grad()"}
+    fix = {"cause": "x", "cure": "zero_grad", "kind": "cure", "implementation": by_hand}
+    named = {"root_causes": [{"issue": "x"}], "recommended_fixes": [fix]}
+    lower = {**fix, "implementation": {"overrides": {"optimizer.lr": 0.1}, "surgery": [], "code": None}}
+
+    said = [
+        explain_no_candidate({"root_causes": [], "recommended_fixes": []}, Delta()),
+        explain_no_candidate(named, Delta()),
+        explain_no_candidate({**named, "recommended_fixes": []}, Delta()),
+        explain_no_candidate({**named, "recommended_fixes": [lower]}, Delta()),
+    ]
+
+    assert (
+        "names no cause" in said[0] and "(x) need a change of the code by hand: call optimizer.zero_grad()" in said[1]
+    )
+    assert "have no cure that a trial can test" in said[2] and "was tried in an earlier round" in said[3]
+
+
+def test_alternatives_leave_out_what_the_config_lacks() -> None:
+    """A model without a width cannot be enlarged by an override; its own code can be changed and trusted again."""
+    config = {"trainer": {"max_epochs": 10}, "model": {"_target_": "my_pkg.Net"}}
+
+    records = alternatives(config, ["my_pkg"])
+
+    assert [record["overrides"] for record in records] == [["trainer.max_epochs=20"], ["trust=[my_pkg]"], []]
+
+
+def test_optimization_prints_the_winner_apart_from_the_table(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has one line per seed; the choice has its reason, and the last training is in a sentence."""
+    printed: list[str] = []
+    fake_trials(monkeypatch, lambda job: 0.995 if job.delta else 0.1 + job.seed_index / 100, fixed="signal 9")
+    go(trained.path.parent, "phase=diagnostics", "run.name=digits")
+    monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(printed.append))
+
+    run, _, _ = go(trained.path.parent, "phase=optimization", "run.name=digits")
+    table = [line for line in printed if line.startswith("  seed ")]
+    choice = next(line for line in printed if line.startswith("chosen: "))
+
+    assert len(table) == 7 and {line.split()[2] for line in table} == {f"{0.1 + i / 100:.4f}" for i in range(1, 8)}
+    assert "reaching the target 0.99 on average" in choice and studies(run)[0]["why"] in choice
+    assert any(line.startswith("  c1: significantly better than the control") for line in printed)
+    assert "retrained" not in "".join(table) and "adopted" not in studies(run)[0]["why"]
+    page = write_report(run.path).read_text()
+    assert "not adopted: its training with the plan&#39;s seed died" in page and ">adopted<" not in page
 
 
 def test_optimization_with_a_winner_that_dies(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,15 +519,22 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.candidates_from_causes", {"causes": ["dead_relu"]}, {}, "failed", "does not fix a named cause"),
     ("study.candidates_from_causes", {"arms": [arm(cure="more_layers")]}, {}, "failed", "more_layers"),
     ("study.candidates_from_causes", {"arms": ...}, {}, "errored", "'arms' was not measured"),
-    ("study.arms_compared_fairly", {"arms": []}, {}, "not_applicable", "no candidate"),
+    ("study.candidates_from_causes", {"arms": []}, {}, "not_applicable", "no cause"),
+    ("study.arms_compared_fairly", {"arms": []}, {}, "not_applicable", "no cause"),
+    ("study.every_trial_recorded", {"arms": []}, {}, "not_applicable", "no cause"),
+    ("study.every_trial_recorded", {"arms": [], "trials_recorded": 12}, {}, "failed", "1 planned trials have no"),
+    ("study.chosen_on_validation", {"arms": []}, {}, "not_applicable", "no cause"),
+    ("study.chosen_on_validation", {"arms": [], "test_opened": 1}, {}, "failed", "another split"),
     ("study.arms_compared_fairly", {"trials": ...}, {}, "errored", "'trials' was not measured"),
     ("study.enough_seeds", {"seeds_per_arm": 5}, {"alpha": 0.05}, "failed", "5 pairs"),
-    ("study.enough_seeds", {"arms": []}, {"alpha": 0.05}, "not_applicable", "no candidate"),
+    ("study.enough_seeds", {"arms": []}, {"alpha": 0.05}, "not_applicable", "no cause"),
     ("study.every_trial_recorded", {"trials_recorded": 12}, {}, "failed", "1 planned trials have no recorded end"),
     ("study.chosen_on_validation", {"score_splits": ["val", "test"]}, {}, "failed", "another split"),
     ("study.chosen_on_validation", {"test_opened": 1}, {}, "failed", "another split"),
     ("study.choice_justified", {"winner": None}, {"alpha": 0.05}, "failed", "won and was not adopted"),
-    ("study.choice_justified", {"winner": None, "arms": []}, {"alpha": 0.05}, "passed", "nothing was adopted"),
+    ("study.choice_justified", {"winner": None, "arms": []}, {"alpha": 0.05}, "not_applicable", "no cause"),
+    ("study.choice_justified", {"choice": "c1 is the smallest"}, {"alpha": 0.05}, "passed", "; c1 is the smallest"),
+    ("study.choice_justified", {"choice": ...}, {"alpha": 0.05}, "passed", "on average"),
     ("study.choice_justified", {"winner__p": 0.05}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__effect": -0.1}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__id": "c9"}, {"alpha": 0.05}, "failed", "the rule says optimizer.lr=0.1"),
@@ -414,7 +547,11 @@ def test_study_items_on_changed_evidence(
     mended: Run, check: str, wrong: dict[str, Any], bounds: dict[str, Any], outcome: str, why: str
 ) -> None:
     """On real evidence with one value changed, the item of that value has the expected outcome."""
-    item = judge(check, with_values(read_evidence(mended, "optimization", 1), **wrong), **bounds)
+    values = read_evidence(mended, "optimization", 1)
+    if wrong.get("arms") == []:
+        values["choice"] = "nothing was compared: the diagnosis names no cause"
+
+    item = judge(check, with_values(values, **wrong), **bounds)
 
     assert item.outcome == outcome
     assert why in item.why

@@ -22,8 +22,17 @@ class TrialEvidence(TypedDict):
     stopped: str
 
 
+def _nothing_compared(evidence: Evidence) -> Result | None:
+    """Return the result of an item about a comparison that did not happen; None if candidates were compared."""
+    if evidence["arms"]:
+        return None
+    return Result("not_applicable", why=evidence.get("choice", "nothing was compared: there is no candidate"))
+
+
 def candidates_from_causes(evidence: Evidence) -> Result:
     """Passing proves that each candidate change is a cure, in causes.yaml, of a cause that the diagnosis named."""
+    if nothing := _nothing_compared(evidence):
+        return nothing
     named, known = set(evidence["causes"]), load_causes()
     for arm in evidence["arms"]:
         if arm["cause"] not in named or arm["cure"] not in known[arm["cause"]].cures:
@@ -59,9 +68,9 @@ def arms_compared_fairly(evidence: Evidence) -> Result:
     Every pair of trainings has one seed, different from those of other pairs; all have the same threads and the same
     budget of steps; none was stopped by the clock. Trainings that died measured nothing.
     """
+    if nothing := _nothing_compared(evidence):
+        return nothing
     arms = ["control", *(arm["id"] for arm in evidence["arms"])]
-    if len(arms) == 1:
-        return Result("not_applicable", 0, unit="candidates", why="there is no candidate to compare")
     planned = {(arm, index) for arm in arms for index in range(1, evidence["seeds_per_arm"] + 1)}
     missing = planned - {(trial["arm"], trial["seed_index"]) for trial in evidence["trials"]}
     if missing:
@@ -80,9 +89,9 @@ def enough_seeds(evidence: Evidence, *, alpha: float) -> Result:
     n pairs have 2**n sign flips, so the smallest two-sided p value is 2 / 2**n, and Holm multiplies the smallest of
     several by the number of candidates.
     """
-    pairs, candidates = evidence["seeds_per_arm"], max(len(evidence["arms"]), 1)
-    if not evidence["arms"]:
-        return Result("not_applicable", pairs, unit="pairs", why="there is no candidate to test")
+    if nothing := _nothing_compared(evidence):
+        return nothing
+    pairs, candidates = evidence["seeds_per_arm"], len(evidence["arms"])
     smallest = candidates * 2 / 2**pairs
     outcome: Outcome = "passed" if smallest < alpha else "failed"
     return Result(outcome, smallest, alpha, "smallest p", f"{pairs} pairs, {counted(candidates, 'candidate')}, Holm")
@@ -94,6 +103,8 @@ def every_trial_recorded(evidence: Evidence) -> Result:
     if planned != recorded:
         why = f"{planned - recorded} planned trials have no recorded end"
         return Result("failed", recorded, planned, "trials", why)
+    if nothing := _nothing_compared(evidence):
+        return nothing
     return Result("passed", recorded, planned, "trials", f"{died} died")
 
 
@@ -102,6 +113,8 @@ def chosen_on_validation(evidence: Evidence) -> Result:
     splits = sorted(set(evidence["score_splits"]))
     if splits not in ([], ["val"]) or evidence["test_opened"]:
         return Result("failed", splits, "val", why="another split was used for the choice")
+    if nothing := _nothing_compared(evidence):
+        return nothing
     return Result("passed", evidence["test_opened"], 0, "times read", "validation alone")
 
 
@@ -110,7 +123,7 @@ def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
 
     Among the candidates with a corrected p below alpha and a positive effect, the winner is the first in the
     diagnosis's order whose mean reaches the target; if none reaches it, the one with the largest effect; if there is
-    no such candidate, nothing is adopted.
+    no such candidate, nothing is adopted. Not applicable if there was no candidate to choose from.
     """
     winner, target = evidence["winner"], float(evidence["target"])
     sign = 1 if evidence["greater_is_better"] else -1
@@ -118,7 +131,8 @@ def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
     sufficient = sorted((a for a in better if sign * a["mean"] >= sign * target), key=lambda a: a["order"])
     due = (sufficient or better or [None])[0]
     if winner is None and due is None:
-        return Result("passed", None, alpha, why="no candidate is significantly better; nothing was adopted")
+        why = "no candidate is significantly better; nothing was adopted"
+        return _nothing_compared(evidence) or Result("passed", None, alpha, why=why)
     if winner is None or winner["p"] >= alpha or winner["effect"] <= 0:
         why = (
             f"{due['change']} won and was not adopted" if winner is None else f"{winner['change']} did not win its test"
@@ -129,4 +143,6 @@ def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
         return Result("failed", winner["p"], alpha, "p", f"{winner['change']} was chosen, the rule says {expected}")
     died = evidence.get("fixed_died")
     after = f"; nothing was adopted, its training on the master seed died: {died}" if died else ""
-    return Result("passed", winner["p"], alpha, "p", f"{winner['change']}: {winner['effect']:+.4g} on average{after}")
+    reason = f"; {evidence['choice']}" if evidence.get("choice") else ""
+    why = f"{winner['change']}: {winner['effect']:+.4g} on average{reason}{after}"
+    return Result("passed", winner["p"], alpha, "p", why)

@@ -91,7 +91,12 @@ def summary(run: Run, state: RunState) -> dict[str, Any]:
             "items": {p: [vars(i) for i in g.items] for p, g in state.gates.items()},
             "waivers": [vars(w) for w in state.waivers],
             "released": state.released,
-            "next": {"phase": step.phase, "why": step.why, "command": step.command},
+            "next": {
+                "phase": step.phase,
+                "why": step.why,
+                "command": step.command,
+                "alternatives": [alternative._asdict() for alternative in step.alternatives],
+            },
         }
     )
 

@@ -26,6 +26,7 @@ from pipeline.run_store.plan import Plan
 from pipeline.run_store.records import FileRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
+from pipeline.trials.alternatives import alternatives
 
 
 def choose_phase(run: Run, state: RunState, request: RunRequest, replan: bool) -> str | None:
@@ -174,20 +175,26 @@ def record_branch(run: Run, ledger: Ledger) -> None:
         if state.awaits_branch(phase):
             ledger.append("branch.decided", {**where, "branch": branch(**values["branch"]), **values["branch"]})
         if phase == "optimization":
-            _record_exhaustion(ledger, bool(values.get("nothing_left")))
+            _record_exhaustion(run, ledger, values)
     _record_skipped_gates(ledger)
 
 
-def _record_exhaustion(ledger: Ledger, nothing_left: bool) -> None:
-    """Record that a person must decide when the last round, or the last untried change, was not enough."""
-    state = fold(ledger.entries)
+def _record_exhaustion(run: Run, ledger: Ledger, values: Mapping[str, Any]) -> None:
+    """Record that a person must decide when the last round, or the last untried change, was not enough.
+
+    `values` are the evidence of the optimization. What a person can try instead is recorded as well.
+    """
+    state, nothing_left = fold(ledger.entries), bool(values.get("nothing_left"))
     decision = state.current_branch()
     if decision is None or decision["phase"] != "optimization":
         return
     last_round = nothing_left or decision["round"] >= state.max_rounds
     if decision["branch"] == "insufficient" and last_round and not state.exhausted:
-        why = "no untried cure is left" if nothing_left else f"{state.max_rounds} rounds did not reach the target"
-        ledger.append("exhausted", {"round": decision["round"], "why": why})
+        rounds = f"{state.max_rounds} rounds did not reach the target"
+        why = values.get("nothing_left_why", "no untried cure is left") if nothing_left else rounds
+        packages = [grant["package"] for grant in state.trust]
+        options = alternatives(plans.load(run, state).config, packages)
+        ledger.append("exhausted", {"round": decision["round"], "why": why, "alternatives": options})
 
 
 def _record_skipped_gates(ledger: Ledger) -> None:

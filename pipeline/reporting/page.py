@@ -15,7 +15,8 @@ from pipeline.errors import UserError
 from pipeline.history import History
 from pipeline.reporting.measures import Measures, measures
 from pipeline.reporting.panels import Panel, panels, reference_kind
-from pipeline.reporting.tables import command_argument, in_words, number, phase_state, satisfied
+from pipeline.reporting.studies import StudySection, studies
+from pipeline.reporting.tables import command_argument, in_words, items_count, number, phase_state, satisfied
 from pipeline.results import PHASES
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
@@ -42,15 +43,14 @@ class ItemRow:
 
 @dataclass(frozen=True)
 class PhaseSection:
-    """One phase and its gate; `total` counts the items that were evaluated, or that the plan has where none was."""
+    """One phase and its gate; `count` says how many items are satisfied, of those that the plan has."""
 
     name: str
     label: str
     tone: str
     round: int | None
     rows: list[ItemRow]
-    satisfied: int
-    total: int
+    count: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ReportData:
     measures: Measures
     images: list[tuple[str, str]]
     diagnoses: list[dict[str, Any]]
-    studies: list[dict[str, Any]]
+    studies: list[StudySection]
     not_checked: list[tuple[str, str]]
     entries: list[tuple[int, str, str, str]]
 
@@ -93,7 +93,8 @@ def write_report(run_dir: Path) -> Path:
 
     templates = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=number, words=in_words, conditions=branch_conditions, kind=reference_kind)
+    filters = {"number": number, "words": in_words, "kind": reference_kind, "sentence": _sentence}
+    environment.filters.update(filters, conditions=branch_conditions)
     html = environment.get_template(TEMPLATE).render(vars(collect(Run(Path(run_dir).resolve()))))
     path = Path(run_dir) / "report.html"
     files.write_text(path, html)
@@ -123,10 +124,14 @@ def collect(run: Run) -> ReportData:
         measures=measured,
         images=_images(run),
         diagnoses=diagnoses,
-        studies=[_study(entry) for entry in entries if entry["kind"] == "study.decided"],
+        studies=studies(entries),
         not_checked=_not_checked(state, diagnoses, missing),
         entries=[(e["seq"], _time_text(e), e["kind"], _entry_summary(e)) for e in entries],
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _time_text(entry: Entry) -> str:
@@ -156,9 +161,15 @@ def _phase_section(state: RunState, phase: str, plan: plans.Plan | None) -> Phas
         tone={"open": "good", "closed": "bad", "pending": "warn", "stale": "warn"}.get(label, "plain"),
         round=gate.round if gate else None,
         rows=rows,
-        satisfied=sum(row.label in SATISFIED_LABELS for row in rows),
-        total=len(rows) or planned,
+        count=_count(rows, planned),
     )
+
+
+def _count(rows: list[ItemRow], planned: int) -> str:
+    """Return how many items are satisfied; of a gate that was not evaluated, only how many there will be."""
+    if not rows:
+        return f"–/{planned}" if planned else ""
+    return items_count(sum(row.label in SATISFIED_LABELS for row in rows), [row.item for row in rows])
 
 
 def _item_row(item: Item, state: RunState, phase: str) -> ItemRow:
@@ -208,13 +219,6 @@ def _images(run: Run) -> list[tuple[str, str]]:
     paths = [path for path in sorted(run.path.glob("*/*.png")) if path.stem != "learning_curve"]
     encoded = [(path, base64.b64encode(path.read_bytes()).decode()) for path in paths]
     return [(f"{p.parent.name}: {in_words(p.stem)}", f"data:image/png;base64,{text}") for p, text in encoded]
-
-
-def _study(entry: Entry) -> dict[str, Any]:
-    """Return a comparison of arms as the ledger recorded it, with the adopted arm marked."""
-    decision = entry["data"]
-    arms = [{**arm, "adopted": arm["id"] == decision["winner"]} for arm in decision["arms"]]
-    return {"round": decision["round"], "arms": arms, "winner": decision["winner"]}
 
 
 def _not_checked(state: RunState, diagnoses: list[dict[str, Any]], missing: list[str]) -> list[tuple[str, str]]:

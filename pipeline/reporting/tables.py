@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.results import PHASES
@@ -114,6 +115,13 @@ def format_value(item: Item) -> str:
     return f"{value} (bound {number(item.bound)})".strip() if item.bound is not None else value
 
 
+def items_count(satisfied_items: int, items: Sequence[Item]) -> str:
+    """Return how many items of a gate are satisfied, or that none of them applies, as where nothing was compared."""
+    if items and all(item.outcome == "not_applicable" for item in items):
+        return "none applies"
+    return f"{satisfied_items}/{len(items)}"
+
+
 def gates_table(state: RunState) -> Table:
     """Return the phases with their gates and the number of satisfied items."""
     planned = state.plan.get("questions", {}) if state.plan else {}
@@ -126,7 +134,7 @@ def gates_table(state: RunState) -> Table:
         if gate is None:
             table.add_row(phase, f"[dim]{label}[/]", f"[dim]–/{planned.get(phase, '?')}[/]", "", "")
             continue
-        count = f"{sum(satisfied(i, state, phase) for i in gate.items)}/{len(gate.items)}"
+        count = items_count(sum(satisfied(i, state, phase) for i in gate.items), gate.items)
         table.add_row(phase, GATES.get(label, f"[dim]{label}[/]"), count, str(gate.revision), str(gate.round))
     return table
 
@@ -149,4 +157,8 @@ def branch_line(state: RunState) -> str:
 
 
 def next_step_line(step: NextStep) -> str:
-    return f"next: {step.why}\n  [bold]{step.command}[/]"
+    """Return what comes next with its command, and what else a person can do, each as a command."""
+    lines = [f"next: {escape(step.why)}", f"  [bold]{escape(step.command)}[/]"]
+    for alternative in step.alternatives:
+        lines += [f"or {escape(alternative.why)}:", f"  [bold]{escape(alternative.command)}[/]"]
+    return "\n".join(lines)

@@ -6,7 +6,9 @@ it forbids, so a proposed command is never refused.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.results import PHASES, ROUNDED
 from pipeline.run_store.gate import branch_conditions
@@ -17,14 +19,25 @@ SEED_ITEM = "seeds_fixed"  # the item of planning without which the phase evalua
 NEEDS = {"baseline": PHASES[:1], "optimization": PHASES[:3], "finalization": PHASES[:4]}
 
 
+class Alternative(NamedTuple):
+    """Another command than that of the next step, and what it does."""
+
+    why: str
+    command: str
+
+
 @dataclass(frozen=True)
 class NextStep:
-    """The next step: a `phase` that can run now, or None with the reason and the exit code of stopping."""
+    """The next step: a `phase` that can run now, or None with the reason and the exit code of stopping.
+
+    Where a person has to decide, `alternatives` are what else can be done.
+    """
 
     phase: str | None
     why: str
     command: str
     exit_code: int = 0
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def obstacle(state: RunState, phase: str) -> str | None:
@@ -60,7 +73,8 @@ def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
     if obstacle(state, phase) and not (blocked and phase == "optimization"):
         spent = state.exhausted["why"] if state.exhausted else f"{state.max_rounds} rounds did not reach the target"
         waive = f"python -m pipeline waive {run} branch --who NAME --why '...' --expires YYYY-MM-DD"
-        return NextStep(None, f"exhausted: {spent}; a person decides", waive, 3)
+        why = f"exhausted: {spent}; a person decides: accept the model below its target, or try something else"
+        return NextStep(None, why, waive, 3, _alternatives(state, place))
     if gate == "pending":
         approve = f"python -m pipeline approve {run} --who NAME"
         return NextStep(None, f"the {phase} gate waits for a person", approve, 4)
@@ -70,6 +84,16 @@ def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
     if gate == "closed":
         return NextStep(None, f"the {phase} gate is closed", f"python -m pipeline explain {run} --gate {phase}", 3)
     return NextStep(phase, why, f"python -m pipeline phase={phase} run.name={state.name}{place}")
+
+
+def _alternatives(state: RunState, place: str) -> tuple[Alternative, ...]:
+    """What can be tried instead where no repair is left; a new revision of the plan starts with the first round."""
+    records = state.exhausted.get("alternatives", []) if state.exhausted else []
+    commands = (["python", "-m", "pipeline", f"phase={r['phase']}", f"run.name={state.name}"] for r in records)
+    return tuple(
+        Alternative(record["why"], f"{shlex.join(command)}{place} {shlex.join(record['overrides'])}".rstrip())
+        for record, command in zip(records, commands, strict=True)
+    )
 
 
 def _lacks_seed(state: RunState) -> bool:

@@ -108,12 +108,21 @@ class OpeningRecord(TypedDict):
     digest: NotRequired[str]
 
 
+class AlternativeRecord(TypedDict):
+    """Something that a person can try where no repair is left: a phase with overrides, and what they change."""
+
+    why: str
+    phase: str
+    overrides: list[str]
+
+
 class ExhaustionRecord(TypedDict):
-    """The round after which no further repair is tried, and why."""
+    """The round after which no further repair is tried, why, and what a person can try instead."""
 
     seq: int
     round: int
     why: str
+    alternatives: NotRequired[list[AlternativeRecord]]
 
 
 class ReleaseRecord(TypedDict):

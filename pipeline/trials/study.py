@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pipeline.results import plain
 from pipeline.run_store.job import Delta
@@ -27,7 +27,10 @@ class Arm:
 
 
 class ArmResult(TypedDict):
-    """One arm with its scores per seed; effect and p-value (after Holm) are against the control."""
+    """One arm with its scores per seed; effect and p-value (after Holm) are against the control.
+
+    `reaches` says whether the mean reaches the target, where there is one.
+    """
 
     id: str
     cause: str
@@ -40,6 +43,7 @@ class ArmResult(TypedDict):
     effect: float
     p: float
     wins: bool
+    reaches: NotRequired[bool]
 
 
 def with_change(start: Delta, change: Mapping[str, Any]) -> Delta:
@@ -83,14 +87,48 @@ def compare_arms(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, g
     return results
 
 
+def reaches(result: ArmResult, target: float, greater: bool) -> bool:
+    """Return whether the mean score of an arm reaches the target."""
+    return result["mean"] >= target if greater else result["mean"] <= target
+
+
 def select_arm(results: Sequence[ArmResult], target: float, greater: bool) -> ArmResult | None:
     """Return the winning arm with the lowest order among those that reach the target; None without a winner.
 
     If no winner reaches the target, return the one with the largest effect.
     """
     winners = [result for result in results if result["wins"]]
-    sufficient = [result for result in winners if (result["mean"] >= target if greater else result["mean"] <= target)]
+    sufficient = [result for result in winners if reaches(result, target, greater)]
     # The smallest sufficient change, not the best score: the more a fix changes, the more it may break.
     if sufficient:
         return min(sufficient, key=lambda result: result["order"])
     return max(winners, key=lambda result: result["effect"], default=None)
+
+
+def explain_choice(results: Sequence[ArmResult], winner: ArmResult | None, target: float, greater: bool) -> str:
+    """Return why `select_arm` chose the winner among the candidates, or why it chose none, in one sentence."""
+    if not results:
+        return "nothing was compared"
+    better = [result for result in results if result["wins"]]
+    sufficient = [result for result in better if reaches(result, target, greater)]
+    if winner is None:
+        return "no candidate is significantly better than the control"
+    found = f"significantly better than the control: {_ids(better)}; reaching the target {target:.4g} on average"
+    if not sufficient:
+        return f"{found}: none, so the one with the largest effect is chosen, {winner['id']}"
+    smallest = f", of which {winner['id']} is the smallest change (first in the diagnosis's order)"
+    return f"{found}: {_ids(sufficient)}{smallest if len(sufficient) > 1 else ''}"
+
+
+def _ids(results: Sequence[ArmResult]) -> str:
+    return ", ".join(result["id"] for result in results)
+
+
+def format_arm(result: ArmResult, target: float, greater: bool) -> str:
+    """Return the result of one candidate in one line."""
+    better = "significantly better" if result["wins"] else "not significantly better"
+    verb = "reaches" if reaches(result, target, greater) else "misses"
+    return (
+        f"{result['id']}: {better} than the control ({result['effect']:+.4g} on average, p = {result['p']:.3g} after "
+        f"Holm); its mean, {result['mean']:.4g}, {verb} the target {target:.4g}"
+    )
