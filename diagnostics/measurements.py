@@ -133,7 +133,7 @@ def batch_facts(batch: Batch) -> dict[str, float]:
     targets, outputs = batch.targets, batch.outputs
     if isinstance(targets, Tensor) and targets.ndim:
         facts["batch_size"] = len(targets)
-        class_ids = not targets.is_floating_point() and targets.ndim == 1
+        class_ids = not targets.is_floating_point() and targets.numel() == len(targets)
         if class_ids and isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
             facts["classes"] = outputs.shape[1]
             facts["loss_expected"] = math.log(outputs.shape[1])

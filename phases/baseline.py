@@ -127,7 +127,9 @@ def _class_report(ctx: PhaseContext, evaluation: Evaluation, data: Data) -> Clas
     predictions = evaluation.predictions
     labels = predictions.shape[1] if predictions is not None and predictions.ndim == 2 else None
     count = data.classes or (labels if ctx.config["task"]["kind"] == "multilabel" else None)
-    if predictions is None or predictions.dtype.kind not in "iu" or not count:  # a custom step may return anything
+    # A custom step, or a predictor of the user's own, may return anything.
+    comparable = predictions is not None and getattr(evaluation.targets, "shape", None) == predictions.shape
+    if predictions is None or not comparable or predictions.dtype.kind not in "iu" or not count:
         return {"classes": [], "matrix": None, "per_class": [], "worst_pairs": []}
     report = class_report(evaluation.targets, predictions, data.class_names or tuple(map(str, range(count))))
     ctx.log(f"baseline: {format_class_report(report)}")
@@ -135,7 +137,7 @@ def _class_report(ctx: PhaseContext, evaluation: Evaluation, data: Data) -> Clas
 
 
 def _score_baseline_models(
-    ctx: PhaseContext, fit_result: Fit, data: Data, counts: Mapping[str, int]
+    ctx: PhaseContext, fit_result: Fit, data: Data, counts: Mapping[str, int], evaluation: Evaluation
 ) -> list[BaselineScore]:
     """Score baseline models on the same validation rows; the learning curve shows them as horizontal lines."""
     from pipeline.building.builder import build_loss
@@ -146,8 +148,9 @@ def _score_baseline_models(
     if not seconds:
         reason = "not requested: phases.baseline.baseline_model_seconds is 0"
         return [{"name": "baseline models", "not_applicable": reason}]
-    task = build_task(ctx.config, build_loss(ctx.config, ctx.trust, counts), fit_result.model, ctx.trust)
-    scores = score_baseline_models(task, data, int(ctx.config["seed"]), seconds=seconds)
+    loss = build_loss(ctx.config, ctx.trust, counts)
+    task = build_task(ctx.config, loss, fit_result.model, ctx.trust, data.column_targets)
+    scores = score_baseline_models(task, data, int(ctx.config["seed"]), seconds, outputs=evaluation.outputs)
     values = {score["name"]: score["value"] for score in scores if "value" in score}
     fit_result.history.facts.update({f"baseline_model/{name}": value for name, value in values.items()})
     if values:
@@ -165,7 +168,7 @@ def _compare(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit, data: Data
     folds, trust = int(ctx.settings["folds"]), ctx.trust
     comparisons = Comparisons(
         _class_report(ctx, evaluation, data),
-        _score_baseline_models(ctx, fit_result, data, class_counts(data.train.y)),
+        _score_baseline_models(ctx, fit_result, data, class_counts(data.train.y), evaluation),
         cross_validate(permit, data, folds, fit_result, trust=trust, watch=ctx.progress),
         warning_capture.recorded_warnings(fit_result.history),
     )

@@ -73,7 +73,7 @@ def _test_score(ctx: PhaseContext, candidate: Candidate, data: Data) -> ScoreRec
     if not scores:
         # The key is made after its entry in the ledger: no crash leaves rows that were read and not recorded.
         key = permits.test(ctx.run, ctx.ledger, data.test.digest)
-        scoring = build_training_task(candidate.config, candidate.model, ctx.trust)
+        scoring = build_training_task(candidate.config, candidate.model, ctx.trust, column_targets=data.column_targets)
         evaluation = score_test(candidate.model, data.test, key, scoring, ctx.plan.seed)
         scores = [plain(evaluation.score)]
         ctx.ledger.append("test.scored", {**about, "plan": ctx.plan.digest, "score": scores[0]})

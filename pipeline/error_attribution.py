@@ -52,6 +52,11 @@ def is_internal(path: str) -> bool:
     return path.startswith(_PACKAGES) and not path.startswith(BUNDLED)
 
 
+def is_users_code(path: str) -> bool:
+    """Whether a source file is neither torch's nor Fivegate's own."""
+    return not path.startswith((_TORCH, "<")) and not is_internal(path)
+
+
 def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
     """Frames and line numbers from the place where the error was caught to the place where it was raised."""
     return list(traceback.walk_tb(error.__traceback__))
@@ -61,8 +66,7 @@ def _format_place(error: BaseException) -> str:
     """The deepest line that is neither torch's nor ours, else the innermost module, else nothing."""
     frames = _frames(error)
     for frame, line in reversed(frames):
-        path = frame.f_code.co_filename
-        if not path.startswith((_TORCH, "<")) and not is_internal(path):
+        if is_users_code(path := frame.f_code.co_filename):
             return f" at {path}:{line}"
     for frame, _ in reversed(frames):
         module = frame.f_locals.get("self")

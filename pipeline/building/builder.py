@@ -126,14 +126,21 @@ def build_loss(
 
 
 def build_training_task(
-    config: Mapping[str, object], model: nn.Module, trust: Sequence[str] = (), counts: Mapping[str, int] | None = None
+    config: Mapping[str, object],
+    model: nn.Module,
+    trust: Sequence[str] = (),
+    counts: Mapping[str, int] | None = None,
+    column_targets: bool = False,
 ) -> Task:
-    """Build the task of a config with its loss, on the model's device; `counts` as for `build_loss`."""
+    """Build the task of a config with its loss, on the model's device.
+
+    `counts` as for `build_loss`, `column_targets` as in `Data`.
+    """
     loss = build_loss(config, trust, counts)
     if isinstance(loss, nn.Module):
         first = next(model.parameters(), None)
         loss.to(first.device if first is not None else "cpu")
-    return build_task(config, loss, model, trust)
+    return build_task(config, loss, model, trust, column_targets)
 
 
 def _parameter_groups(model: nn.Module, groups: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batching.augment import apply_augmentations, build_augmentations
+from pipeline.building.broadcasting import Broadcast, BroadcastDetector
 from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
 from pipeline.building.memory import Autocast
 from pipeline.building.resource_estimate import StepCost, measure_step
@@ -106,27 +107,32 @@ def _probe_pass(
 ) -> ProbeResult:
     """Run one forward pass as training does, and check outputs and loss."""
     device, rows = next(leaves(X)).device, count_rows(X)
-    with _restored_afterwards(model, seed), autocast(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _restored_afterwards(model, seed), autocast(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same warnings come, and are recorded, when the model trains
         before = rng_states(device)
         model.train()
         if task.step is not None:
-            with attributed_to("task.step"):
-                outputs, loss = check_step(task.step, task.metrics, model, X, y)
+            targets = task.user_targets(y)
+            with attributed_to("task.step"), BroadcastDetector(targets, model=model) as detector:
+                outputs, loss = check_step(task.step, task.metrics, model, X, targets)
             _require_trainable(model)
+            _require_no_broadcast("task.step", detector.found)
         else:
             with attributed_to("model"):
                 outputs = model(X)
             _require_fitting_outputs(outputs, task, rows, y, classes)
             _require_trainable(model)
-            caught.clear()  # warnings of the model are not about the loss
-            with attributed_to("loss"):
-                loss = task.loss(outputs, task.loss_targets(y, outputs))
-            _require_no_broadcast(caught, outputs, y)
+            targets = task.loss_targets(y, outputs)
+            with attributed_to("loss"), BroadcastDetector(targets, outputs) as detector:
+                loss = task.loss(outputs, targets)
+            _require_no_broadcast("loss", detector.found)
         torch_after, global_after = rng_states(device)
         # A change of the generator's state means that the pass drew from it.
         stochastic = not all(map(torch.equal, before[0], torch_after))
         _require_scalar_loss(loss, task)
+        if outputs is not None and isinstance(y, Tensor):
+            with attributed_to("task.predict"), torch.no_grad():
+                task.check_predictions(outputs.detach().float() if outputs.is_floating_point() else outputs, y)
     return ProbeResult(None if outputs is None else outputs.detach(), stochastic, before[1] != global_after)
 
 
@@ -195,18 +201,14 @@ def _require_trainable(model: nn.Module) -> None:
         raise UserError(fault("model", "has no trainable parameters", got=got, do=do))
 
 
-def _require_no_broadcast(caught: list[warnings.WarningMessage], outputs: Tensor, y: Tensor) -> None:
-    """Raises UserError if the loss broadcast [N] against [N, 1], so that every output was compared with every target.
-
-    torch only warns of it.
-    """
-    if any("Using a target size" in str(warning.message) for warning in caught):
-        got, expected = (
-            f"outputs {_format_shape(outputs.shape)} and targets {_format_shape(y.shape)}",
-            "one shape for both",
-        )
-        do = "reshape the targets, or fix the model's last layer"
-        raise UserError(fault("loss", "outputs and targets differ in shape", got=got, expected=expected, do=do))
+def _require_no_broadcast(where: str, found: Broadcast | None) -> None:
+    """Raises UserError if outputs and targets were broadcast, so that every output was compared with every target."""
+    if found is not None:
+        outputs, targets = map(_format_shape, (found.outputs, found.targets))
+        what = f"outputs and targets differ in shape{found.place}: every output is compared with every target"
+        got = f"outputs {outputs} and targets {targets}"
+        do = "reshape the targets of the data, or the model's outputs, to the shape of the other"
+        raise UserError(fault(where, what, got=got, expected="one shape for both", do=do))
 
 
 def _require_scalar_loss(loss: object, task: Task) -> None:
@@ -283,7 +285,8 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
     with seeded(derive(seed, "fit")):
         model = build_model(config, trust, seed, data).to(device)
         loss = build_loss(config, trust, class_counts(data.train.y))
-        task = build_task(config, loss.to(device) if isinstance(loss, nn.Module) else loss, model, trust)
+        loss = loss.to(device) if isinstance(loss, nn.Module) else loss
+        task = build_task(config, loss, model, trust, data.column_targets)
         sample = data.train.take(torch.arange(min(2, len(data.train))))
         X, y = to_device(sample.X, device), to_device(sample.y, device)
         try:

@@ -27,6 +27,8 @@ class Data:
     `production` are unlabelled rows from production, `previous_tasks` the rows of earlier tasks by their names.
     `unrepresentative_reason` is the owner's reason why the data do not represent the population, None without one.
     `categories` are the columns that hold codes: column to number of codes, including 0 for unknown.
+    `column_targets`: the owner gave class ids as a column [N, 1]. They are [N] here; code of the owner's own gets them
+    as given.
     """
 
     train: Split
@@ -40,6 +42,7 @@ class Data:
     previous_tasks: Mapping[str, Split] = field(default_factory=dict, repr=False)
     unrepresentative_reason: str | None = None
     categories: dict[int, int] = field(default_factory=dict)
+    column_targets: bool = False
 
     @property
     def classes(self) -> int | None:

@@ -41,6 +41,7 @@ class LoadedPair(NamedTuple):
     X: Tree
     y: Tensor
     dataset: MapDataset | None = None
+    column_targets: bool = False  # the class ids were [N, 1]
 
 
 def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
@@ -97,6 +98,7 @@ def seal(source: object, kind: str) -> Data:
         previous_tasks=previous_tasks,
         unrepresentative_reason=read_unrepresentative_reason(values["representative"]),
         categories=categories,
+        column_targets=train.column_targets,
     )
 
 
@@ -169,7 +171,7 @@ def _load_pair(raw: object, where: str, kind: str, faults: list[str]) -> LoadedP
             got = f"X {tuple(X.shape)} and y {tuple(y.shape)}"
             faults.append(fault(where, "has no target per token", got=got, expected="X and y of one shape, [N, T]"))
             return None
-    return None if y is None or X is None else LoadedPair(X, y, unpacked[2])
+    return None if y is None or X is None else LoadedPair(X, y, unpacked[2], y.ndim < raw_y.ndim)
 
 
 def _same_length(X: Tree, y: Sized, where: str, faults: list[str]) -> bool:

@@ -173,7 +173,7 @@ def build_components(
     loader, trainer, source = config.loader, config.trainer, config.source
     device = device_for(trainer.accelerator)
     model = build_model(source, trust, seed, preprocess_data or data).to(device)
-    task = build_training_task(source, model, trust, class_counts(data.train.y))
+    task = build_training_task(source, model, trust, class_counts(data.train.y), data.column_targets)
     train = _single_batch(model, data.train, int(loader.batch_size), seed) if is_overfit_check else data.train
     class_count = data.ids(task.kind)
     probe_result = _probe(model, data.train, task, class_count, trainer.precision, derive(seed, "init"), device)
@@ -198,7 +198,9 @@ def build_components(
         train=train,
         train_eval_rows=train.take(torch.from_numpy(train_eval_rows)),
         val=data.val,
-        baseline_score=score_trivial_baseline(task, train, data.val, class_count, model, data.class_names or ()),
+        baseline_score=score_trivial_baseline(
+            task, train, data.val, class_count, model, data.class_names or (), probe_result.outputs
+        ),
         batches=batch_source(
             train,
             _repeated_rows(len(train), budget) if is_overfit_check else _row_order(loader, seed, train),

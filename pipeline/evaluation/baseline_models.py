@@ -17,6 +17,7 @@ from pipeline.data.dataset import Data
 from pipeline.data.splits import Split
 from pipeline.evaluation.bigram import bigram_probabilities, token_rows, vocabulary_size
 from pipeline.evaluation.metrics import BUILT_IN, PERPLEXITY, confidence_interval
+from pipeline.evaluation.predictions import align_predictions
 from pipeline.evaluation.task import Task
 from pipeline.runtime.seeds import derive
 
@@ -58,20 +59,26 @@ class _Classifier(Protocol):
 
 
 def score_baseline_models(
-    task: Task, data: Data, seed: int, seconds: float, categories: Sequence[int] | None = None
+    task: Task,
+    data: Data,
+    seed: int,
+    seconds: float,
+    categories: Sequence[int] | None = None,
+    outputs: Tensor | None = None,
 ) -> list[BaselineScore]:
     """Fit each baseline model on train rows and return its deciding metric on validation.
 
     All of them together take about `seconds`, estimated from rows and columns: if there are too many train rows, a
     sample of them is used, and `how` says so. `categories` are the columns that hold category codes, by default those
-    that the data name. Equal arguments give equal values.
+    that the data name. `outputs` are those of the user's model for some rows, where they are known. Equal arguments
+    give equal values.
     """
     vocabulary = vocabulary_size(task.kind, data)
     if vocabulary is not None:
         return [
             _score_model("bigram", task, data.val, seed, lambda: _fit_bigram(task, data, vocabulary, seed, seconds))
         ]
-    names, reason = _model_names(task), _not_applicable(task, data)
+    names, reason = _model_names(task), _not_applicable(task, data, outputs)
     if reason:
         return [{"name": name, "not_applicable": reason} for name in names]
     columns = getattr(data, "categories", ()) if categories is None else categories
@@ -87,7 +94,7 @@ def _model_names(task: Task) -> tuple[str, str]:
     return linear, "boosted_trees"
 
 
-def _not_applicable(task: Task, data: Data) -> str | None:
+def _not_applicable(task: Task, data: Data, outputs: Tensor | None) -> str | None:
     """Return why scikit-learn cannot be fitted on rows and targets of this kind; None if it can."""
     if task.kind == "autoencoder":
         return "the targets are the inputs, which a linear model copies"
@@ -97,6 +104,8 @@ def _not_applicable(task: Task, data: Data) -> str | None:
         return "a Dataset reads its rows again in every epoch"
     if not isinstance(data.train.X, Tensor):
         return "the inputs are nested"
+    if not task.measures_references(outputs, data.train.y):
+        return f"'{task.metric.name}' measures what task.predict makes of the network's outputs, and nothing else"
     return None
 
 
@@ -140,9 +149,10 @@ def _score_raw(task: Task, val: Split, raw: NDArray[Any], seed: int) -> tuple[fl
     if metric.name == "perplexity":
         metric, inputs = PERPLEXITY, raw.reshape(len(val), -1)
     elif metric.needs in ("classes", "values"):
-        inputs = (raw.astype(np.float32) if raw.dtype.kind == "f" else raw).reshape(targets.shape)
+        values = raw.astype(np.float32) if raw.dtype.kind == "f" else raw
+        inputs = align_predictions(values, targets.shape)
     else:
-        inputs = task.metric_inputs(torch.from_numpy(raw).float(), val.y)
+        inputs = task.reference_inputs(torch.from_numpy(raw).float(), val.y)
     fast = metric.name in (*BUILT_IN, "perplexity")  # a bootstrap of any other function takes seconds
     low, high = confidence_interval(metric, targets, inputs, seed) if fast else (math.nan, math.nan)
     return metric(targets, inputs), low, high
@@ -231,7 +241,7 @@ class _Table:
         return make_column_transformer((codes, self.categories), remainder=numbers, sparse_threshold=0.0)
 
     def _class_predictions(self, fit: Callable[[NDArray[Any]], _Classifier], y: NDArray[Any]) -> NDArray[Any]:
-        """Return class ids where the metric needs them, else outputs in the form that the task's loss takes.
+        """Return class ids where the metric needs predictions, else outputs in the form that the task's loss takes.
 
         Outputs are [N, C] for classes and [N, L] for several labels, one model per label.
         """
@@ -239,7 +249,7 @@ class _Table:
             model = fit(y)
             shares = np.zeros((len(self.val), self.outputs))
             shares[:, model.classes_.astype(int)] = model.predict_proba(self.val)
-            if self.task.metric.needs == "classes":
+            if self.task.metric.needs in ("classes", "values"):
                 return shares.argmax(axis=1)
             return shares if self.task.takes == "probabilities" else _log(shares)
         columns = []
@@ -249,7 +259,7 @@ class _Table:
             else:
                 columns.append(fit(target).predict_proba(self.val)[:, 1])
         shares = np.stack(columns, axis=1)
-        if self.task.metric.needs == "classes":
+        if self.task.metric.needs in ("classes", "values"):
             return (shares > 0.5).astype(np.int64)
         return shares if self.task.takes == "probabilities" else _log(shares) - _log(1 - shares)
 

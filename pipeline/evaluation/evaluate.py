@@ -125,7 +125,8 @@ def _run_step(model: nn.Module, X: Tree, y: Tree, task: Task, keep_outputs: bool
     outputs: list[Tensor] = []
     with eval_mode(model), attributed_to("task.step"):
         for inputs, targets in zip(chunks(X, BATCH_SIZE), chunks(y, BATCH_SIZE), strict=True):
-            result = validate_step_output(task.step(model, (to_device(inputs, device), to_device(targets, device))))
+            batch = to_device(inputs, device), to_device(task.user_targets(targets), device)
+            result = validate_step_output(task.step(model, batch))
             sizes.append(count_rows(inputs))
             scalars.append(step_scalars(result))
             if keep_outputs and result.get("outputs") is not None:
@@ -203,7 +204,7 @@ def score_split(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Ev
     if outputs is None:
         return Evaluation(None, None, targets, result.loss, score)
     with attributed_to("task.predict"):
-        predictions = task.predict(outputs).detach().cpu().numpy()
+        predictions = task.predictions(outputs, split.y)
     return Evaluation(outputs.cpu(), predictions, targets, result.loss, score)
 
 

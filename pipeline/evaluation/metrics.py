@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.intervals import bootstrap_interval, bootstrap_of_mean, bootstrap_of_roc_auc, wilson_interval
+from pipeline.evaluation.predictions import as_column
 from pipeline.results import Score, TrainSide
 
 Needs = Literal["classes", "scores", "values", "token_losses", "step"]
@@ -44,6 +45,7 @@ class Metric:
     greater_is_better: bool = True
     where: str = "task.metric"
     row_losses: RowLosses | None = None
+    users_own: bool = False  # a `_target_` of the user's
 
     def __call__(self, targets: Array, predictions: Array) -> float:
         """Return the metric's value; NaN where it is undefined or the predictions are not finite.
@@ -205,7 +207,17 @@ def _user_metric(node: Mapping[str, Any], kind: str, trust: Sequence[str], where
     if name == "loss":
         raise UserError(fault(where, "has the loss's name", got=name, do="give the function an attribute `name`"))
     better = bool(getattr(function, "greater_is_better", True))
-    return Metric(name, functools.partial(_without_warnings, function=function), needs, better, where)
+    called = functools.partial(_without_warnings, function=function)
+    return Metric(name, called, needs, better, where, users_own=True)
+
+
+def with_columns(metric: Metric) -> Metric:
+    """Return a metric that passes targets and predictions [N] to its function as [N, 1], as the user's data are."""
+    return replace(metric, function=functools.partial(_of_columns, function=metric.function))
+
+
+def _of_columns(targets: Array, predictions: Array, *, function: Callable[..., float]) -> float:
+    return function(as_column(targets), as_column(predictions))
 
 
 def _read_from_step(targets: Array, predictions: Array) -> float:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from pipeline.data.tree import Tree, count_rows
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.metrics import Metric, Needs, metrics_from_config
+from pipeline.evaluation.metrics import Metric, Needs, metrics_from_config, with_columns
+from pipeline.evaluation.predictions import (
+    Takes,
+    align_predictions,
+    as_column,
+    default_predictor,
+    identity,
+    same_values,
+    to_array,
+)
 from pipeline.evaluation.step import CustomStep, Step, build_step
 from pipeline.evaluation.tokens import TokenLoss, token_losses
 from pipeline.preprocess.modules import ScaledLoss, scale_loss, unscaled, unwrap
@@ -24,7 +33,6 @@ KINDS = ("classification", "binary", "multilabel", "regression", "autoencoder", 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Forward = Callable[[nn.Module, Tree, Tree], tuple[Tensor | None, Tensor]]
-Takes = Literal["logits", "log_probabilities", "probabilities"]
 
 _TAKES: dict[str, Takes] = {
     "CrossEntropyLoss": "logits",
@@ -40,6 +48,7 @@ _TAKES: dict[str, Takes] = {
 }
 
 
+ROWS = 64  # that show what a predictor of the user's own returns
 BINARY_LOGIT_LOSSES = ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits")
 
 
@@ -67,9 +76,11 @@ def loss_takes(loss: Loss, model: nn.Module | None = None) -> Takes:
 
 
 def _from_torch(loss: Loss) -> bool:
+    """Return whether torch computes the loss, also in a subclass of the user's own that changes only its options."""
     loss = _innermost(loss)
-    inner = loss.func if isinstance(loss, functools.partial) else type(loss)
-    return str(getattr(inner, "__module__", "")).startswith("torch.nn")
+    inner: Any = loss.func if isinstance(loss, functools.partial) else loss
+    computed = type(inner).forward if isinstance(inner, nn.Module) else inner
+    return str(getattr(computed, "__module__", "")).startswith("torch.nn")
 
 
 def _model_then_loss(loss: Loss) -> Forward:
@@ -88,6 +99,9 @@ class Task:
 
     The first metric decides, the others are only reported. `forward(model, inputs, targets) -> (outputs, loss)` is one
     forward pass with targets from `loss_targets`; with a `step` it calls the step, and outputs may be None.
+
+    With `column_targets` the user's class ids have the shape [N, 1]. They are [N] here, and a loss, step or metric of
+    the user's own gets them as [N, 1].
     """
 
     kind: str
@@ -97,6 +111,9 @@ class Task:
     takes: Takes
     forward: Forward
     step: Step | None = None
+    column_targets: bool = False
+    own_predict: bool = False  # `predict` is the user's
+    default_predict: Callable[[Tensor], Tensor] = identity  # what `task.predict: auto` would be
 
     @property
     def metric(self) -> Metric:
@@ -120,21 +137,27 @@ class Task:
         sizes = [_loss_normalizer(self.loss if self.step is None else None, targets) for targets in batches]
         return [size / (sum(sizes) or 1.0) for size in sizes]
 
-    def loss_targets(self, y: Tree, outputs: Tensor | None) -> Tree:
-        """Return targets in the dtype that the loss needs, and for torch's losses in the shape of the outputs.
+    def user_targets(self, y: Tree) -> Tree:
+        """Return targets in the shape in which the user's data give them."""
+        return as_column(y) if self.column_targets and isinstance(y, Tensor) else y
 
-        torch's elementwise losses broadcast [N] and [N, 1] to [N, N]; equal shapes prevent it. A step gets the targets
-        unchanged.
+    def loss_targets(self, y: Tree, outputs: Tensor | None) -> Tree:
+        """Return targets in the dtype that the loss needs, in the user's shape, and for torch's losses in theirs.
+
+        torch's elementwise losses broadcast [N] and [N, 1] to [N, N]; equal shapes prevent it. Its losses of classes
+        take ids [N]. A step gets the targets unchanged.
         """
         if self.step is not None or outputs is None:
-            return y
+            return self.user_targets(y)
+        from_torch = _from_torch(self.loss)
         two_columns = outputs.ndim == 2 and outputs.shape[1] > 1
         if self.kind in ("classification", "language_model") or (self.kind == "binary" and two_columns):
-            return y
+            return y if from_torch else self.user_targets(y)
         y = y.to(torch.float32)
-        per_row = outputs.shape[1:]
-        same_size = y.shape[1:] != per_row and math.prod(y.shape[1:]) == math.prod(per_row)
-        return y.reshape(len(y), *per_row) if same_size and _from_torch(self.loss) else y
+        if not from_torch:
+            return self.user_targets(y)
+        shape = (len(y), *outputs.shape[1:])
+        return y.reshape(shape) if same_values(y.shape, shape) else y
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Return probabilities: [N] of class 1 for two classes, else [N, C]; [N, L] for several labels."""
@@ -150,23 +173,72 @@ class Task:
         return outputs if self.takes == "probabilities" else outputs.sigmoid()
 
     def metric_inputs(self, outputs: Tensor, y: Tensor) -> NDArray[Any]:
-        """Return the predictions that the deciding metric needs, values in the shape of the targets ([N] for [N, 1]).
+        """Return the predictions that the deciding metric needs, in the shape of the targets ([N] for [N, 1]).
 
-        NaN for every row if any output is not finite, since argmax or ranks of such outputs mean nothing.
+        NaN for every row if any output is not finite, since argmax or ranks of such outputs mean nothing. Raises
+        UserError for predictions that have another shape than the targets.
         """
-        return self._inputs(outputs, y, self.metric.needs, finite(outputs))
+        array = self._inputs(outputs, y, self.metric.needs, finite(outputs), self.predict)
+        return self._aligned(self.metric, array, y)
 
-    def _inputs(self, outputs: Tensor, y: Tensor, needs: Needs, outputs_finite: bool) -> NDArray[Any]:
+    def reference_inputs(self, outputs: Tensor, y: Tensor) -> NDArray[Any]:
+        """Return what the deciding metric needs of a reference model's outputs, such as the trivial baseline's.
+
+        `task.predict` of the user's own is made for the user's model, and is not called with outputs of another.
+        """
+        array = self._inputs(outputs, y, self.metric.needs, finite(outputs), self.default_predict)
+        return self._aligned(self.metric, array, y)
+
+    def measures_references(self, outputs: Tensor | None, y: Tensor) -> bool:
+        """Return whether the deciding metric can compare a reference model's predictions with the targets.
+
+        `outputs` are the user's model's for some rows. Predictions that only `task.predict` of the user's own can make,
+        or only the user's own metric can compare with targets, mean nothing of another model.
+        """
+        needs, of_values = self.metric.needs, self.kind in ("regression", "autoencoder")
+        if needs not in ("classes", "values") or not (self.own_predict or self.metric.users_own):
+            return True
+        if needs == "values" and not of_values:
+            return not self.own_predict
+        if not self.metric.users_own or outputs is None:
+            return True
+        predicted = to_array(self.predict(outputs[:ROWS]))
+        ids = of_values or bool((predicted == np.round(predicted)).all())
+        return ids and same_values((1, *predicted.shape[1:]), (1, *y.shape[1:]))
+
+    def _inputs(
+        self,
+        outputs: Tensor,
+        y: Tensor,
+        needs: Needs,
+        outputs_finite: bool,
+        predict: Callable[[Tensor], Tensor],
+    ) -> NDArray[Any]:
         if needs == "token_losses":
             tensor = token_losses(outputs, y, self.takes)
         elif needs == "values" and self.kind == "custom":
             tensor = outputs
         else:
-            tensor = self.probabilities(outputs) if needs == "scores" else self.predict(outputs)
-        array: NDArray[Any] = tensor.detach().cpu().numpy()
-        if not outputs_finite:
-            return np.full(array.shape, np.nan, np.float32)
-        return array.reshape(tuple(y.shape)) if needs == "values" and array.size == y.numel() else array
+            tensor = self.probabilities(outputs) if needs == "scores" else predict(outputs)
+        array = to_array(tensor)
+        return array if outputs_finite else np.full(array.shape, np.nan, np.float32)
+
+    def _aligned(self, metric: Metric, array: NDArray[Any], y: Tensor) -> NDArray[Any]:
+        """Return predictions in the shape of the targets; probabilities of more than two classes have their own."""
+        if metric.needs == "scores" and array.ndim == 2 and y.ndim == 1:
+            return array
+        return align_predictions(array, y.shape, users_metric=metric.users_own)
+
+    def check_predictions(self, outputs: Tensor, y: Tensor) -> None:
+        """Raise UserError if the predictions of a metric cannot be compared with targets, whatever their values are."""
+        for metric in self.metrics:
+            if metric.needs not in ("step", "token_losses"):
+                self._aligned(metric, self._inputs(outputs, y, metric.needs, True, self.predict), y)
+
+    def predictions(self, outputs: Tensor, y: Tree) -> NDArray[Any]:
+        """Return what the task predicts, in the shape of the targets where it can have it."""
+        array = to_array(self.predict(outputs))
+        return align_predictions(array, y.shape, users_metric=True) if isinstance(y, Tensor) else array
 
     def metric_values(self, outputs: Tensor, y: Tensor) -> dict[str, float]:
         """Return the value of each metric that is computed from outputs, by name."""
@@ -176,8 +248,8 @@ class Task:
         for metric in self.metrics:
             if metric.needs != "step":
                 if metric.needs not in inputs:
-                    inputs[metric.needs] = self._inputs(outputs, y, metric.needs, outputs_finite)
-                values[metric.name] = metric(targets, inputs[metric.needs])
+                    inputs[metric.needs] = self._inputs(outputs, y, metric.needs, outputs_finite, self.predict)
+                values[metric.name] = metric(targets, self._aligned(metric, inputs[metric.needs], y))
         return values
 
     def deciding_value(self, outputs: Tensor, y: Tensor) -> float:
@@ -188,10 +260,6 @@ class Task:
 def finite(outputs: Tensor) -> bool:
     """Return whether every output is finite. Their sum shows it at a tenth of the cost, unless it overflows."""
     return math.isfinite(outputs.sum().item()) or bool(torch.isfinite(outputs).all())
-
-
-def _identity(outputs: Tensor) -> Tensor:
-    return outputs
 
 
 def _loss_normalizer(loss: Loss | None, targets: Tree) -> float:
@@ -205,37 +273,16 @@ def _loss_normalizer(loss: Loss | None, targets: Tree) -> float:
     return float(kept.numel() if loss.weight is None else loss.weight[kept].sum())
 
 
-def _default_predict(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tensor]:
-    """Return `task.predict: auto`: argmax over classes, a threshold for binary outputs, the outputs for values.
-
-    A custom task predicts classes where one of its metrics needs them.
-    """
-    if kind in ("regression", "autoencoder"):
-        return _identity
-    if kind in ("classification", "language_model"):
-        return lambda outputs: outputs.argmax(dim=1 if kind == "classification" else -1)
-    if kind == "custom" and not classes:
-        return _identity
-    threshold = 0.5 if takes == "probabilities" else 0.0
-    if kind == "multilabel":
-        return lambda outputs: (outputs > threshold).long()
-
-    def decide(outputs: Tensor) -> Tensor:
-        if outputs.ndim == 2 and outputs.shape[1] > 1:
-            return outputs.argmax(dim=1)
-        if kind == "custom" and not outputs.is_floating_point():
-            return outputs  # the step returns class ids
-        return (outputs.reshape(len(outputs)) > threshold).long()
-
-    return decide
-
-
 def build_task(
-    config: Mapping[str, Any], loss: Loss, model: nn.Module | None = None, trust: Sequence[str] = ()
+    config: Mapping[str, Any],
+    loss: Loss,
+    model: nn.Module | None = None,
+    trust: Sequence[str] = (),
+    column_targets: bool = False,
 ) -> Task:
     """Return the task of a config; its loss compares targets on the scale that the model is trained on.
 
-    Raises UserError for an unknown kind, metric, predictor or step.
+    `column_targets` as in `Data`. Raises UserError for an unknown kind, metric, predictor or step.
     """
     section = config["task"]
     if section["kind"] not in KINDS:
@@ -247,8 +294,10 @@ def build_task(
         got, expected = section["class_weights"], "none where a row has several labels"
         raise UserError(fault("task.class_weights", "needs one class per row", got=got, expected=expected))
     metrics = metrics_from_config(section, trust)
+    metrics = tuple(with_columns(m) if column_targets and m.users_own else m for m in metrics)
     predictor = section.get("predict", "auto")
-    predict: Any = _default_predict(section["kind"], takes, any(m.needs == "classes" for m in metrics))
+    default: Any = default_predictor(section["kind"], takes, any(m.needs == "classes" for m in metrics))
+    predict = default
     if section["kind"] == "autoencoder" and loss_name(loss) in BINARY_LOGIT_LOSSES:
         predict = torch.sigmoid  # the outputs are logits of the inputs
     if isinstance(predictor, Mapping):
@@ -258,7 +307,8 @@ def build_task(
     elif predictor != "auto":
         raise UserError(fault("task.predict", "unknown predictor", got=predictor, expected="auto or a _target_"))
     forward = CustomStep(step) if step is not None else _model_then_loss(loss)
-    return Task(section["kind"], loss, metrics, predict, takes, forward, step)
+    own = predictor != "auto"
+    return Task(section["kind"], loss, metrics, predict, takes, forward, step, column_targets, own, default)
 
 
 def expected_loss(task: Task, y: Tree, classes: int | None) -> float | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.splits import Split
+from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import loss_and_metrics
 from pipeline.evaluation.task import Task
 
@@ -54,17 +55,28 @@ def score_trivial_baseline(
     classes: int | None,
     model: nn.Module | None = None,
     class_names: Sequence[str] = (),
+    outputs: Tensor | None = None,
 ) -> TrivialBaseline:
     """Return the deciding metric of the majority class (the mean, the token frequencies) on validation.
 
-    Where only a `task.step` can interpret outputs, no constant output is known: the baseline is `model` before its
-    first step, NaN without a model.
+    Where only code of the user's own can interpret outputs, no constant output is known: the baseline is `model` before
+    its first step, NaN without a model. `outputs` are the model's for some rows: a metric of the user's own gets
+    predictions in their shape, or none of ours.
     """
     name, n = task.metric.name, len(val)
-    if task.kind != "custom" and task.metric.needs != "step" and isinstance(train.y, Tensor):
-        outputs, how = _constant(train.y, n, classes, task.takes, task.kind, class_names)
-        return {"metric": name, "n": n, "value": task.deciding_value(outputs, val.y), "how": how}
+    measured, why = task.kind != "custom" and task.metric.needs != "step" and isinstance(train.y, Tensor), ""
+    if measured and task.measures_references(outputs, train.y):
+        if classes and outputs is not None and outputs.ndim == 2 and task.kind == "classification":
+            classes = max(classes, outputs.shape[1]) if task.metric.users_own else classes
+        constant, how = _constant(train.y, n, classes, task.takes, task.kind, class_names)
+        try:
+            value = task.metric(val.y.numpy(), task.reference_inputs(constant, val.y))
+            return {"metric": name, "n": n, "value": value, "how": how}
+        except UserError:
+            if not task.metric.users_own:
+                raise
+            why = f", since {task.metric.where} does not take a constant prediction"
     if model is None:
         return {"metric": name, "n": n, "value": math.nan, "how": "no untrained model to measure"}
     value = loss_and_metrics(model, val.X, val.y, task).metrics[name]
-    return {"metric": name, "n": n, "value": value, "how": "the model before its first step"}
+    return {"metric": name, "n": n, "value": value, "how": f"the model before its first step{why}"}

@@ -98,9 +98,8 @@ def _outputs(context: CheckContext, setup: TrainingComponents, rows: Split, draw
         return forward(context.model, rows.X).detach().cpu().double()
     device = model_device(context.model)
     with eval_mode(context.model), attributed_to("task.step"):
-        result = validate_step_output(
-            setup.task.step(context.model, (to_device(rows.X, device), to_device(rows.y, device)))
-        )
+        targets = to_device(setup.task.user_targets(rows.y), device)
+        result = validate_step_output(setup.task.step(context.model, (to_device(rows.X, device), targets)))
     outputs: Tensor | None = result.get("outputs")
     return None if outputs is None else outputs.detach().cpu().double()
 

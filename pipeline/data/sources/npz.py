@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.source_data import SPLITS, Array, SourceData, SplitPairs
+from pipeline.data.source_data import SPLITS, Array, Pair, SourceData, SplitPairs
 from pipeline.data.sources.labels import check_class_counts
 from pipeline.data.splits import split_rows
 from pipeline.errors import UserError, fault
@@ -52,6 +52,10 @@ def npz(
         divided = split_rows(arrays[X], labels["all"], val=val, test=test, seed=seed)
     else:
         train, val_pair, test_pair = ((arrays[pairs[split][0]], labels[split]) for split in SPLITS)
+        divided = SplitPairs(train=train, val=val_pair, test=test_pair)
+    if label_kind == "classes" and arrays[next(iter(pairs.values()))[1]].ndim > 1:  # a column of labels stays one
+        parts: list[Pair] = [divided["train"], divided["val"], divided["test"]]
+        train, val_pair, test_pair = ((features, ids[:, None]) for features, ids in parts)
         divided = SplitPairs(train=train, val=val_pair, test=test_pair)
     names = None if class_names is None else [str(name) for name in class_names]
     return {**divided, "class_names": names, "feature_names": None, "source": source or str(path), "licence": licence}
