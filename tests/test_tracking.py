@@ -415,7 +415,9 @@ def test_mirror_shares_a_new_database_between_processes(new_root: Path) -> None:
     runs = [baseline_done(new_root, name) for name in ("a", "b", "c")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     code = (
-        "import sys; from pathlib import Path; from pipeline.tracking.mirror import mirror; mirror(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from pipeline.tracking import connection, mirror;"
+        "connection.BUDGET_S = 300;"  # the test is about sharing, not about the speed of the machine
+        "mirror.mirror(Path(sys.argv[1]))"
     )
     jobs = [
         subprocess.Popen([sys.executable, "-c", code, str(run.path)], stderr=subprocess.PIPE, env=environment)
