@@ -213,3 +213,51 @@ def test_folder_failure_is_user_error() -> None:
     """A place where nobody may write gives one message that names it and says what to do."""
     with pytest.raises(UserError, match=r"/proc/nothing: cannot make the folder"):
         files.folder(Path("/proc/nothing"))
+
+
+def write_in_every_way(root: Path) -> list[str]:
+    """Use every function that writes once, and return the fault points that they passed."""
+    root.mkdir(exist_ok=True)
+    operations: list[str] = []
+
+    def record(operation: str, path: Path) -> bool:
+        operations.append(operation)
+        return False
+
+    with files.fault_points(record):
+        files.folder(root / "folder")
+        files.claim(root / "claimed")
+        files.write_text(root / "folder" / "file", "text")
+        files.append_line(root / "log", b"line\n")
+        files.truncate(root / "log", 2)
+        for content in ("old", "new"):
+            (root / "draft").mkdir()
+            (root / "draft" / "file").write_text(content)
+            files.commit_folder(root / "draft", root / "final")
+        files.remove(root / "log")
+        files.remove_folder(root / "final")
+    return operations
+
+
+def test_writes_pass_a_fault_point_before_every_system_call(tmp_path: Path) -> None:
+    """The tests of kills and full disks reach each call that changes the disk."""
+    assert write_in_every_way(tmp_path) == [
+        "mkdir", "fsync_folder",  # folder
+        "mkdir", "fsync_folder",  # claim
+        "open", "write", "fsync", "rename", "fsync_folder",  # write_text
+        "open", "write", "fsync", "fsync_folder",  # append_line of a new file
+        "truncate",
+        "fsync", "fsync_folder", "rename", "fsync_folder",  # commit_folder
+        "fsync", "fsync_folder", "rename", "fsync_folder", "unlink",  # commit_folder over another
+        "unlink",  # remove
+        "unlink",  # remove_folder
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the open files in /proc")
+def test_writes_close_every_descriptor(tmp_path: Path) -> None:
+    """A long run does not use up the files that a process may open."""
+    write_in_every_way(tmp_path / "first")
+    before = len(os.listdir("/proc/self/fd"))
+    write_in_every_way(tmp_path / "second")
+    assert len(os.listdir("/proc/self/fd")) == before

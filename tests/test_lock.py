@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.run_store.lock import RunLock
+from pipeline.run_store.lock import RunLock, locked
 
 HOLD = """
 import subprocess, sys, time
 from pathlib import Path
-from pipeline.run_store.lock import RunLock
+from pipeline.run_store.lock import RunLock, locked
 with RunLock(Path(sys.argv[1])):
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) if len(sys.argv) > 2 else None
     print(orphan.pid if orphan else 0, flush=True)
@@ -76,3 +77,19 @@ def test_lock_refuses_same_process(tmp_path: Path) -> None:
         assert "another process is using this run" in process.stderr
     with RunLock(tmp_path):
         pass
+
+
+def test_locked_excludes_every_other_descriptor(tmp_path: Path) -> None:
+    """A second attempt gets nothing until the first descriptor is closed."""
+    first = locked(tmp_path)
+    assert first is not None and locked(tmp_path) is None
+
+    os.close(first)
+    second = locked(tmp_path)
+    assert second is not None
+    os.close(second)
+
+
+def test_locked_without_a_path_is_none(tmp_path: Path) -> None:
+    """What does not exist cannot be locked, and is not created."""
+    assert locked(tmp_path / "gone") is None and not list(tmp_path.iterdir())
