@@ -226,6 +226,17 @@ def print_help() -> int:
     return 0
 
 
+def _unknown_command(name: str) -> str:
+    """The message for a first word that is no command: what other libraries call so, else the most similar command."""
+    from pipeline.config.override_keys import familiar_words
+    from pipeline.errors import nearest
+
+    known = (*COMMANDS, *NOT_BUILT)
+    meant = familiar_words()["commands"].get(name.lower()) or nearest(name, COMMANDS) or ""
+    do = "python -m pipeline --help" if not meant else f"python -m pipeline {meant}"
+    return fault("command", "unknown command", got=name, among=known, close=meant, do=do)
+
+
 def select_command(argv: Sequence[str]) -> Callable[[], int]:
     """The function that does what the command line asks for, with its arguments. Raises UserError for an unknown one.
 
@@ -237,10 +248,9 @@ def select_command(argv: Sequence[str]) -> Callable[[], int]:
     if name == "worker":
         return partial(run_worker, argv[1:])
     if name in NOT_BUILT:
-        raise UserError(fault(name, "is not built in this version"))
+        raise UserError(fault(name, "is not built in this version", do="python -m pipeline --help"))
     if name.isalpha() and name != "help":
-        known, do = (*COMMANDS, *NOT_BUILT, "worker"), "python -m pipeline --help"
-        raise UserError(fault("command", "unknown command", got=name, among=known, do=do))
+        raise UserError(_unknown_command(name))
     from pipeline.config.arguments import parse
 
     arguments = parse(argv)

@@ -43,13 +43,15 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
     A dotted key is also compared by its last part: `lr` is similar to `optimizer.lr`.
     """
-    known = [str(k) for k in known]
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    # Upper case does not make a word less similar: `AdamW` is `adamw`.
+    spelled = {str(k).lower(): str(k) for k in reversed([*known])}
+    word = word.lower()
+    close = get_close_matches(word, spelled, n=1, cutoff=0.6)
     if not close:
         tail = word.rsplit(".", 1)[-1]
-        tails = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        tails = {k.rsplit(".", 1)[-1]: k for k in spelled}
         close = [tails[t] for t in get_close_matches(tail, tails, n=1, cutoff=0.75)]
-    return close[0] if close else None
+    return spelled[close[0]] if close else None
 
 
 def fault(
@@ -59,12 +61,13 @@ def fault(
     got: Any = _UNSET,
     expected: str | None = None,
     among: Iterable[str] = (),
+    close: str | None = None,
     do: str | None = None,
 ) -> str:
     """Format a message: `<where>: <what>, got <got>; expected <expected>; did you mean '<close>'?  Do: <do>`.
 
-    `among` are the valid values: the most similar to `got` is proposed, and up to twelve are listed where `expected`
-    is not given.
+    `among` are the valid values: up to twelve are listed where `expected` is not given, and the most similar to `got`
+    is proposed where `close` is not given.
     """
     among = [str(a) for a in among]
     text = f"{where}: {what}"
@@ -74,7 +77,8 @@ def fault(
         expected = "one of " + ", ".join(sorted(among))
     if expected:
         text += f"; expected {expected}"
-    close = nearest(str(got), among) if got is not _UNSET and among else None
+    if close is None and got is not _UNSET and among:
+        close = nearest(str(got), among)
     if close:
         text += f"; did you mean '{close}'?"
     if do:

@@ -171,7 +171,14 @@ def test_open_section_accepts_new_argument() -> None:
     """`model data loss optimizer scheduler` take keys of their own; closed sections do not."""
     assert compose(["+model.foo=1"])["model"]["foo"] == 1
     assert faults(["+loader.foo=1"])[0].startswith("loader.foo: unknown key")
-    assert faults(["model.foo=1"])[0].endswith("Do: python -m pipeline ... +model.foo=1")
+    own = "model={_target_: my_pkg.Net}"
+    assert faults([own, "model.foo=1"])[0].endswith("Do: python -m pipeline ... +model.foo=1")
+
+
+def test_bundled_target_proposes_its_arguments() -> None:
+    """What a bundled model or torch's optimizer does not take is not proposed; what it takes can be added."""
+    assert "+model.foo" not in faults(["model.foo=1"])[0]
+    assert faults(["optimizer.amsgrad=true"])[0].endswith("Do: python -m pipeline ... +optimizer.amsgrad=True")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-a", "A", ".", "mlartifacts", "a" * 64, "a\\nb", "ä"])

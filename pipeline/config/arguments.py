@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.override_keys import Advice, command, familiar_key, with_value
 from pipeline.errors import UserError, fault
 
 CHOICES = {
@@ -50,7 +51,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Parse the command line. Raises UserError with every flag that is wrong."""
     flags, rest = _parser().parse_known_args(argv)
     values = vars(flags)
-    faults = [_unknown_flag(word.partition("=")[0]) for word in rest if word.startswith("-") and word != "-"]
+    faults = [_unknown_flag(word, "".join(rest[i + 1 : i + 2])) for i, word in enumerate(rest) if _is_flag(word)]
     faults += [said for flag in VALUE_FLAGS for value in values[flag] if (said := _value_fault(flag, value))]
     if faults:
         raise UserError(*faults)
@@ -69,10 +70,33 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
 
 
-def _unknown_flag(flag: str) -> str:
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word != "-"
+
+
+def _unknown_flag(word: str, after: str) -> str:
+    """The message for an unknown flag; a key of the config, by whatever name, is proposed as an override."""
+    flag, equals, value = word.partition("=")
     if flag in REFUSED_FLAGS:
         return fault(flag, f"cannot be used here: {REFUSED_FLAGS[flag]}", do="python -m pipeline --help")
+    if not equals and not _is_flag(after) and "=" not in after:
+        value = after
+    if flag.startswith("--") and (advice := _override_of(flag.strip("-").replace("-", "_"), value)):
+        if advice.sentence:
+            return fault(flag, f"is {advice.sentence}", do="leave it out")
+        expected = "an override without dashes"
+        return fault(flag, "unknown flag", got=flag, expected=expected, close=advice.key, do=command(*advice.overrides))
     return fault(flag, "unknown flag", got=flag, among=(*SWITCHES, *VALUE_FLAGS), do="python -m pipeline --help")
+
+
+def _override_of(name: str, value: str) -> Advice | None:
+    """The override that somebody means who types a key of the config, or its name elsewhere, as a flag."""
+    from pipeline.config.conf_dir import conf_dir
+    from pipeline.config.schema import accepts, known_keys
+
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    same = [key for key in (*known_keys(), *groups) if name in (key, key.replace(".", "_"), key.rpartition(".")[2])]
+    return with_value(same[0], value, accepts) if len(same) == 1 else familiar_key(name, value, None, accepts)
 
 
 def _value_fault(flag: str, value: str) -> str | None:

@@ -187,6 +187,18 @@ def _argument_faults(target: Callable[..., Any], node: dict[str, Any], where: st
     return faults
 
 
+def arguments_of(name: str, where: str) -> list[str] | None:
+    """The arguments of a bundled target, without what it gets when it is built; None where Python cannot tell."""
+    try:
+        parameters = inspect.signature(locate(name, ALLOWED, where)).parameters.values()
+    except (UserError, TypeError, ValueError):
+        return None
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return [p.name for p in named if p.name not in ("params", "optimizer")]
+
+
 def _typed(override: str, where: str) -> str:
     """The command that corrects a key; an override cannot address an element of a list."""
     if "[" in where:
@@ -197,7 +209,9 @@ def _typed(override: str, where: str) -> str:
 def _no_argument(where: str, argument: str, name: str, takes: list[str]) -> str:
     close = nearest(argument, takes)
     expected = f"one of {', '.join(takes)}" if takes else "no arguments at all"
-    do = _typed(f"~{where}" + (f" +{where.rpartition('.')[0]}.{close}=<value>" if close else ""), where)
+    # The key may be in a file, or an override that was typed; only the person knows which of them to change.
+    do = f"leave out {where}"
+    do += f", and add ++{where.rpartition('.')[0]}.{close}=<value>" if close and "[" not in where else ""
     return fault(where, f"{name} has no such argument", got=argument, expected=expected, among=takes, do=do)
 
 

@@ -115,7 +115,8 @@ def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, 
         do = "read that package; if you trust it: python -m pipeline ... trust=[PACKAGE]"
         faults.append(fault("trust", "a config file cannot grant trust", got=config["trust"], expected="[]", do=do))
     broken = {_section(said) for said in faults}
-    return config, faults + [said for said in faults_of(config) if _section(said) not in broken]
+    typed = {key_of(word) for word in overrides}
+    return config, faults + [said for said in faults_of(config, typed) if _section(said) not in broken]
 
 
 def _section(said: str) -> str:

@@ -1,14 +1,32 @@
-"""Dotted keys of a plain config, and the message for an unknown one."""
+"""Dotted keys of a plain config, what other libraries call them, and the message for an unknown key.
+
+`familiar_words.yaml` has the words that users of Lightning, the Hugging Face Trainer, Keras and scikit-learn type. It
+is read only when something is wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pipeline.errors import fault, nearest
 
 SHOW = "python -m pipeline --cfg job"
 OPEN = ("model", "data", "loss", "optimizer", "scheduler")
+OFF = ("false", "0", "no", "none", "null", "off")
+VALUE = "<value>"  # in a proposed override, where the user must choose the value
+
+Accepts = Callable[[str, str], bool]  # whether a key or group accepts the value that is written like this
+
+
+class Advice(NamedTuple):
+    """What a word of another library is here: the key, and the overrides that set it; or why there is no such thing."""
+
+    key: str
+    overrides: tuple[str, ...] = ()
+    sentence: str = ""
 
 
 def key_of(word: str) -> str:
@@ -25,14 +43,107 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(value, key)
 
 
-def unknown_key(key: str, known: Iterable[str], value: str = "=<value>") -> str:
-    """The message for an unknown key, with the keys of its section, the most similar key and a command."""
-    known = [k for k in known if not k.startswith("hydra.")]
+@cache
+def familiar_words() -> dict[str, Any]:
+    """The table of familiar words: `keys`, `values` of each key, and `commands`, with normalized words."""
+    import yaml
+
+    table = yaml.safe_load(Path(__file__).with_name("familiar_words.yaml").read_text())
+    values = {key: {_normal(word): str(here) for word, here in words.items()} for key, words in table["values"].items()}
+    return {"keys": table["keys"], "values": values, "commands": table["commands"]}
+
+
+def _normal(word: object) -> str:
+    return str(word).strip("'\" ").lower().replace("-", "_")
+
+
+def is_sentence(entry: str) -> bool:
+    """Whether an entry of the table explains that there is no equivalent, and is neither a name nor overrides."""
+    words = entry.split()
+    return len(words) > 1 and not all("=" in word or word.startswith(("~", "-")) for word in words)
+
+
+def familiar_value(key: str, value: object) -> Advice | None:
+    """What a value of this key or group is here; None where the table does not have it."""
+    words = familiar_words()["values"].get(key, {})
+    text = str(value)
+    if text.startswith("[") and text.endswith("]"):
+        items = [item.strip("'\" ") for item in text[1:-1].split(",")]
+        here = [words.get(_normal(item), item) for item in items]
+        return Advice(key, (f"{key}=[{','.join(here)}]",)) if here != items else None
+    entry = words.get(_normal(value))
+    if entry is None:
+        return None
+    if is_sentence(entry):
+        return Advice(key, sentence=entry)
+    return Advice(key, tuple(entry.split()) if "=" in entry else (f"{key}={entry}",))
+
+
+def familiar_key(key: str, value: str, known: Collection[str] | None, accepts: Accepts) -> Advice | None:
+    """What an unknown key is here, with the value in words that are accepted; None where the table does not have it.
+
+    `value` is what was typed after the equals sign. `known` are the keys and groups of the config; None before there is
+    one.
+    """
+    entry = familiar_words()["keys"].get(_normal(key.rpartition(".")[2]))
+    if entry is None:
+        return None
+    if isinstance(entry, str) and is_sentence(entry):
+        return Advice("", sentence=entry)
+    if isinstance(entry, str) and "=" in entry:
+        if _normal(value) in OFF:
+            return Advice("", sentence="not needed: it is off unless another key turns it on")
+        overrides = tuple(entry.split())
+        return Advice(key_of(overrides[-1]), overrides)
+    places = [entry] if isinstance(entry, str) else entry
+    here = next((place for place in places if known is None or place.startswith("+") or place in known), None)
+    return None if here is None else with_value(here, value, accepts)
+
+
+def with_value(key: str, value: str, accepts: Accepts) -> Advice:
+    """The override that gives a key this value: as it is called here, as it is typed, or with a gap to fill in."""
+    plain = key.lstrip("+")
+    if translated := familiar_value(plain, value):
+        return translated
+    return Advice(plain, (f"{key}={value if value and accepts(plain, value) else VALUE}",))
+
+
+def unknown_key(
+    key: str,
+    known: Iterable[str],
+    value: str,
+    accepts: Accepts,
+    *,
+    removal: str = "",
+    addable: Collection[str] | None = None,
+) -> str:
+    """The message for an unknown key: what it is called here, else the keys of its section, and a command.
+
+    `value` is what was typed after the equals sign. `removal` is the override that removes a key that a file has.
+    `addable` are keys that the config does not have and that can be added; None if any key can be.
+    """
     section, _, last = key.rpartition(".")
+    in_config = [k for k in known if not k.startswith("hydra.")]
+    new = [k for k in addable or () if k not in in_config]
+    known = [*in_config, *new]
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
-    close = siblings.get(nearest(last, siblings) or "") or nearest(last if siblings else key, known)
     expected = f"one of {', '.join(sorted(siblings))}" if section and 0 < len(siblings) <= 20 else "a key of the config"
-    do = f"python -m pipeline ... {close}{value}" if close else SHOW
-    if not close and section in OPEN:
-        do = f"python -m pipeline ... +{key}{value}"
-    return fault(key, "unknown key", got=last, expected=expected, among=[close] if close else (), do=do)
+    advice = with_value(f"+{key}", value, accepts) if key in new else familiar_key(key, value, known, accepts)
+    if not advice:
+        similar = siblings.get(nearest(last, siblings) or "") or nearest(last if siblings else key, known)
+        place = f"+{similar}" if similar in new else similar
+        advice = with_value(place, value, accepts) if place else None
+    if advice and advice.sentence:
+        return fault(key, f"is {advice.sentence}", do=command(removal) if removal else "leave it out")
+    if advice:
+        close, do = "" if advice.key == key else advice.key, command(removal, *advice.overrides)
+    else:
+        added = f"+{key}={value}" if section in OPEN and addable is None and not removal else ""
+        close, do = "", command(removal, added) if removal or added else SHOW
+    return fault(key, "unknown key", got=last, expected=expected, close=close, do=do)
+
+
+def command(*overrides: str) -> str:
+    """The command line with these overrides added, as a shell takes them."""
+    words = [f"'{word}'" if any(c in word for c in "[]{}()*$ ") else word for word in overrides if word]
+    return " ".join(["python -m pipeline ...", *words])

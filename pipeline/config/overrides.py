@@ -5,7 +5,7 @@ This runs only after Hydra refused the overrides, so that a valid command line i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -16,7 +16,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.override_keys import leaves, unknown_key
+from pipeline.config.build import ALLOWED, arguments_of
+from pipeline.config.override_keys import OPEN, command, familiar_value, leaves, unknown_key
+from pipeline.config.schema import accepts
 from pipeline.errors import fault, nearest
 
 PRIMARY = "config"
@@ -96,17 +98,47 @@ def _group_fault(override: Override, search: str) -> str | None:
     value = override.value()
     if not_built := not_built_fault(group, value):
         return not_built
-    if value is None and not override.is_delete():
-        return fault(group, "null is not an option", among=options, do=f"python -m pipeline ... ~{group}")
+    if override.is_delete() or isinstance(value, dict):
+        return None
+    if value is None:
+        return fault(group, "null is not an option", among=options, do=_without_option(group, options))
     for option in value if isinstance(value, list) else [value]:
-        if option is not None and "/" not in str(option) and str(option) not in options:
-            close = nearest(str(option), options)
-            do = f"python -m pipeline ... {group}={close or options[0]}"
-            return fault(group, "there is no such option", got=str(option), among=options, do=do)
+        if "/" not in str(option) and str(option) not in options:
+            return _no_such_option(group, str(option), options)
     if override.is_add() and group in _try_choices(search):
-        do = f"python -m pipeline ... {group}={value}"
-        return fault(group, "has an option already", got=f"+{group}={value}", do=do)
+        return fault(group, "has an option already", got=f"+{group}={value}", do=command(f"{group}={value}"))
     return None
+
+
+def _no_such_option(group: str, option: str, options: list[str]) -> str:
+    """The message for an unknown option: the one that is meant, else where an option of the user's own is found."""
+    what = "there is no such option"
+    advice = familiar_value(group, option)
+    if advice and advice.sentence:
+        return fault(
+            group, f"{what}: {advice.sentence}", got=option, among=options, close="", do=_add_option(group, option)
+        )
+    if advice:
+        close = advice.overrides[-1].partition("=")[2] if len(advice.overrides) == 1 else ""
+        return fault(group, what, got=option, among=options, close=close, do=command(*advice.overrides))
+    similar = nearest(option, options)
+    do = command(f"{group}={similar}") if similar else _add_option(group, option)
+    return fault(group, what, got=option, among=options, do=do)
+
+
+def _add_option(group: str, option: str) -> str:
+    return f"python -m pipeline --config-dir DIR ... {group}={option}, with {option}.yaml in DIR/{group}"
+
+
+def _without_option(group: str, options: list[str]) -> str:
+    """The command for who wants none of a group's options; a section that is needed keeps one."""
+    if group == "experiment":
+        return command("~experiment", "run.name=NAME")
+    if "none" in options:
+        return command(f"{group}=none")
+    if group in ("hydra", "phases"):
+        return "leave it out"
+    return command(f"{group}={options[0] if len(options) == 1 else '<option>'}")
 
 
 def not_built_fault(group: str, option: object) -> str | None:
@@ -114,9 +146,7 @@ def not_built_fault(group: str, option: object) -> str | None:
     built = NOT_BUILT.get(group)
     if built is None or option == built:
         return None
-    return fault(
-        group, "is not built in this version", got=option, expected=built, do=f"leave it out, or {group}={built}"
-    )
+    return fault(group, "is not built in this version", got=option, expected=built, do=command(f"{group}={built}"))
 
 
 def _try_choices(search: str) -> dict[str, Any]:
@@ -136,12 +166,40 @@ def _key_fault(override: Override, raw: Any, unsure: set[str]) -> str | None:
     if override.is_sweep_override():
         return _several(override)
     known = dict(leaves(raw))
+    if override.is_delete():
+        return None if key in known else _no_such_key(override, known)
     if override.is_add():
         clash = key in known and not isinstance(known[key], dict | list | None)
-        do = f"python -m pipeline ... {_line(override).lstrip('+')}"
+        do = command(_line(override).lstrip("+"))
         return fault(key, "is set already, so it cannot be added", got=_line(override), do=do) if clash else None
     if override.is_force_add() or key in known:
         return None
     if key.split(".", 1)[0] in unsure:
         return ""
-    return unknown_key(key, known, f"={override.get_value_element_as_str()}")
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    value = override.get_value_element_as_str()
+    return unknown_key(key, [*known, *groups], value, accepts, addable=_arguments(key, raw))
+
+
+def _no_such_key(override: Override, known: Mapping[str, Any]) -> str:
+    """The message for `~key` of a key that the config does not have."""
+    key = override.key_or_group
+    section, _, last = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+    close = siblings.get(nearest(last, siblings) or "")
+    do = command(f"~{close}") if close else f"leave out {_line(override)}"
+    return fault(key, "is not set, so it cannot be removed", got=_line(override), close=close, do=do)
+
+
+def _arguments(key: str, raw: Any) -> list[str] | None:
+    """The keys that the target of the key's open section takes as arguments; None for a class of the user's own.
+
+    A user's package is not imported before it is trusted.
+    """
+    section = key.rpartition(".")[0]
+    node = raw.get(section) if section in OPEN else None
+    target = str((node or {}).get("_target_", ""))
+    if not target.startswith(tuple(f"{package}." for package in ALLOWED)):
+        return None if section in OPEN else []
+    taken = arguments_of(target, f"{section}._target_")
+    return None if taken is None else [f"{section}.{name}" for name in taken]

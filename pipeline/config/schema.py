@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.conf_dir import conf_dir
 from pipeline.config.trust import why_not
 from pipeline.config.validation_errors import format_errors
 from pipeline.errors import UserError
@@ -274,12 +277,42 @@ def known_keys() -> tuple[str, ...]:
     return tuple(inside(Config))
 
 
-def faults_of(config: Mapping[str, Any]) -> list[str]:
-    """Every fault of a resolved config, one message per key."""
+def accepts(key: str, text: str) -> bool:
+    """Whether a key has a value that is written like this in an override, or a group such a bundled option.
+
+    The keys of open sections take any value.
+    """
+    options = [path.stem for path in conf_dir().joinpath(key).glob("*.yaml")]
+    if options:
+        return text in options
+    *path, name = key.split(".")
+    section: type[BaseModel] = Config
+    for part in path:
+        inner = section.model_fields[part].annotation if part in section.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, Section)):
+            return True
+        section = inner
+    try:
+        section.__pydantic_validator__.validate_assignment(section.model_construct(), name, _read(text))
+    except ValidationError:
+        return False
+    return True
+
+
+def _read(text: str) -> Any:
+    """The value that an override has, near enough: `1e-4` is a number there, as plain YAML does not know."""
+    try:
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def faults_of(config: Mapping[str, Any], typed: Collection[str] = ()) -> list[str]:
+    """Every fault of a resolved config, one message per key; `typed` are the keys of the command line."""
     try:
         Config.model_validate(config)
     except ValidationError as error:
-        return format_errors(error.errors(include_url=False), config, known_keys())
+        return format_errors(error.errors(include_url=False), config, known_keys(), accepts, typed)
     return []
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from pipeline.config.override_keys import SHOW, leaves, unknown_key
+from pipeline.config.override_keys import SHOW, VALUE, Accepts, command, familiar_value, leaves, unknown_key
 from pipeline.errors import fault, nearest
 from pipeline.results import PHASES
 
@@ -35,12 +35,30 @@ EXPECTED = {
 BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
 
-def format_errors(errors: Iterable[ErrorDetails], config: Mapping[str, Any], known: Sequence[str]) -> list[str]:
-    """One message per key that is wrong, in the order of the config's sections."""
+def format_errors(
+    errors: Iterable[ErrorDetails],
+    config: Mapping[str, Any],
+    known: Sequence[str],
+    accepts: Accepts,
+    typed: Collection[str],
+) -> list[str]:
+    """One message per key that is wrong, in the order of the config's sections.
+
+    `typed` are the keys of the command line: another one is from a file, where an override must remove it.
+    """
     by_key: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         by_key.setdefault(_dotted_key(error, config), []).append(error)
-    return [_format_error(key, group, config, known) for key, group in by_key.items() if not _has_inner(key, by_key)]
+    messages = []
+    for key, group in by_key.items():
+        if _has_inner(key, by_key):
+            continue
+        if any(error["type"] == "extra_forbidden" for error in group):
+            removal = "" if any(key == t or key.startswith(f"{t}.") for t in typed) else f"~{key}"
+            messages.append(unknown_key(key, known, _as_typed(_look_up(config, key)), accepts, removal=removal))
+        else:
+            messages.append(_format_error(key, group, config))
+    return messages
 
 
 def _has_inner(where: str, keys: Iterable[str]) -> bool:
@@ -64,25 +82,41 @@ def _look_up(config: Any, where: str) -> Any:
     return dict(leaves(config)).get(where)
 
 
-def _format_error(where: str, errors: list[ErrorDetails], config: Mapping[str, Any], known: Sequence[str]) -> str:
+def _as_typed(value: object) -> str:
+    """A value of the config as an override has it; empty for a section."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_typed, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return "" if isinstance(value, dict) else str(value)
+
+
+def _format_error(where: str, errors: list[ErrorDetails], config: Mapping[str, Any]) -> str:
     kinds = [error["type"] for error in errors]
     got = _look_up(config, where)
-    if "extra_forbidden" in kinds:
-        return unknown_key(where, known, f"={got}" if isinstance(got, str | int | float) else "=<value>")
     if "missing" in kinds:
         return fault(where, "is missing", do=_addition(where))
     if "not_built" in kinds:
         use = errors[kinds.index("not_built")]["ctx"]["use"]
-        do = f"python -m pipeline ... {where}={use}"
-        return fault(where, "is not built in this version", got=got, expected=use, do=do)
+        return fault(where, "is not built in this version", got=got, expected=use, do=command(f"{where}={use}"))
     wanted = [EXPECTED.get(e["type"], str(e["msg"])).format(**e.get("ctx", {})) for e in errors]
     if len(kinds) == 1 and kinds[0] == "string_type":
         wanted = ["text in quotes" if isinstance(got, int | float) else "text"]
     expected = " or ".join(dict.fromkeys(wanted))
-    right = [word for e in errors if e["type"] == "literal_error" for word in _quoted(e["ctx"]["expected"])]
-    close = nearest(got, right) if isinstance(got, str) else None
-    do = f"python -m pipeline ... {where}={close or '<value>'}"
-    return fault(where, _what(kinds), got=got, expected=expected, among=right, do=do)
+    choices = [word for e in errors if e["type"] == "literal_error" for word in _choices(e["ctx"]["expected"])]
+    place = re.split(r"\.\d+(?:\.|$)", where)[0]  # a list is replaced as a whole: no override names an element of it
+    advice = familiar_value(place, _as_typed(_look_up(config, place))) if not isinstance(got, dict) else None
+    if advice and advice.sentence:
+        return fault(where, f"is {advice.sentence}", got=got, expected=expected, do=command(f"{where}={choices[0]}"))
+    if advice:
+        close = advice.overrides[-1].partition("=")[2]
+        return fault(where, _what(kinds), got=got, expected=expected, close=close, do=command(*advice.overrides))
+    similar = nearest(got, choices) if isinstance(got, str) else None
+    value = similar or (choices[0] if choices else VALUE)
+    do = command(f"{place}={value}" if place == where else f"{place}=[{value}]")
+    if any(kind in ("model_type", "dict_type") for kind in kinds):
+        do = SHOW
+    return fault(where, _what(kinds), got=got, expected=expected, close=similar, do=do)
 
 
 def _what(kinds: list[str]) -> str:
@@ -92,8 +126,9 @@ def _what(kinds: list[str]) -> str:
     return "has the wrong type" if typed else "is not allowed"
 
 
-def _quoted(text: str) -> list[str]:
-    return re.findall(r"'([^']*)'", text)
+def _choices(text: str) -> list[str]:
+    """The values of pydantic's `'a', 'b' or 3`."""
+    return [word.strip("' ") for word in re.split(r", | or ", text)]
 
 
 def _addition(where: str) -> str:

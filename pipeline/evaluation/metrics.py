@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserError, fault, nearest
 from pipeline.evaluation.intervals import bootstrap_interval, bootstrap_of_mean, bootstrap_of_roc_auc, wilson_interval
 from pipeline.evaluation.predictions import as_column
 from pipeline.results import Score, TrainSide
@@ -240,15 +240,47 @@ def metric_from_config(task: Mapping[str, Any], trust: Sequence[str] = (), where
     if known is None and has_step:
         return Metric(name, _read_from_step, "step", True, where)
     if known is None:
-        from sklearn.metrics import get_scorer_names
-
-        names = [*BUILT_IN, "perplexity", *get_scorer_names()]
-        expected = "a scikit-learn scorer, rmse, mae, perplexity, or a _target_"
-        raise UserError(fault(where, "unknown metric", got=name, among=names, expected=expected))
+        raise UserError(_unknown_metric(str(name), task, where))
     if kind != "custom" and known.needs not in METRICS_BY_KIND[kind][0]:
-        expected = f"one like {METRICS_BY_KIND[kind][1]}"
-        raise UserError(fault(where, f"does not measure a {kind} task", got=name, expected=expected))
+        expected, first = f"one like {METRICS_BY_KIND[kind][1]}", METRICS_BY_KIND[kind][1].partition(" ")[0].strip(",")
+        do = _correction(task, where, first)
+        raise UserError(fault(where, f"does not measure a {kind} task", got=name, expected=expected, do=do))
     return replace(known, where=where)
+
+
+def _unknown_metric(name: str, task: Mapping[str, Any], where: str) -> str:
+    """The message for an unknown metric: the one that other libraries call so, else the most similar one."""
+    from sklearn.metrics import get_scorer_names
+
+    from pipeline.config.override_keys import familiar_value
+
+    names = [known for known in [*BUILT_IN, "perplexity", *get_scorer_names()] if _measures(known, task["kind"])]
+    advice = familiar_value("task.metric", name)
+    meant = advice.overrides[0].partition("=")[2] if advice else ""
+    close = meant if meant in names else nearest(name, names)
+    expected, first = "a scikit-learn scorer, rmse, mae, perplexity, or a _target_", "loss"
+    if task["kind"] in METRICS_BY_KIND:
+        expected += f", like {METRICS_BY_KIND[task['kind']][1]}"
+        first = METRICS_BY_KIND[task["kind"]][1].partition(" ")[0].strip(",")
+    return fault(
+        where, "unknown metric", got=name, expected=expected, close=close, do=_correction(task, where, close or first)
+    )
+
+
+def _measures(name: str, kind: str) -> bool:
+    known = _named_metric(name, kind)
+    return known is not None and (kind == "custom" or known.needs in METRICS_BY_KIND[kind][0])
+
+
+def _correction(task: Mapping[str, Any], where: str, name: str) -> str:
+    """The command that puts a metric in this place; an override replaces the whole list of further metrics."""
+    if where == "task.metric":
+        return f"python -m pipeline ... task.metric={name}"
+    place = int(where.partition("[")[2].rstrip("]"))
+    metrics = [name if i == place else m for i, m in enumerate(task.get("metrics") or ())]
+    if not all(isinstance(m, str) for m in metrics):
+        return f"write {name} in its place in task.metrics"
+    return f"python -m pipeline ... 'task.metrics=[{','.join(metrics)}]'"
 
 
 def metrics_from_config(task: Mapping[str, Any], trust: Sequence[str] = ()) -> tuple[Metric, ...]:
