@@ -18,6 +18,7 @@ Outcome = Literal["passed", "failed", "inconclusive", "errored", "pending", "not
 GateState = Literal["open", "closed", "pending"]
 Branch = Literal["sufficient", "insufficient"]
 Comparison = Literal["better", "as good", "worse"]
+Relation = Literal["<=", ">=", "<", "==", "is"]
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
@@ -28,6 +29,20 @@ CEILINGS = {"inference": 0.70, "report": 0.70, "research": 0.85, "observation": 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it is not 1; 0 is written as "no"."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def compared(value: float, limit: float, at_least: bool = True) -> str:
+    """Return whether a value keeps a limit, as `0.9833 >= 0.95` or `0.9472 < 0.95`; in words where one is NaN.
+
+    Numbers that differ are written with the digits that tell them apart.
+    """
+    value, limit = float(value), float(limit)
+    if math.isnan(value) or math.isnan(limit):
+        return f"{value:.4g}, which cannot be compared with {limit:.4g}"
+    kept = value >= limit if at_least else value <= limit
+    sign = (">=" if kept else "<") if at_least else ("<=" if kept else ">")
+    digits = next((d for d in range(4, 17) if value == limit or f"{value:.{d}g}" != f"{limit:.{d}g}"), 17)
+    return f"{value:.{digits}g} {sign} {limit:.{digits}g}"
 
 
 def plain(value: Any) -> Any:
@@ -97,7 +112,8 @@ class Evidence:
 class Result:
     """The result of a check: its outcome, the value it compared, and the bound.
 
-    `why` is one sentence; `cause` is an id of causes.yaml where one applies.
+    `relation` is what passing requires of the value with respect to the bound; `is` precedes a bound in words. `why` is
+    one sentence; `cause` is an id of causes.yaml where one applies.
     """
 
     outcome: Outcome
@@ -107,6 +123,7 @@ class Result:
     why: str = ""
     cause: str | None = None
     evidence: tuple[str, ...] = ()
+    relation: Relation = "<="
 
     def __post_init__(self) -> None:
         assert self.outcome in OUTCOMES, self.outcome

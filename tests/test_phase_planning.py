@@ -53,7 +53,7 @@ def test_gate_opens_for_digits(planned: Run) -> None:
 
     assert [i.id for i in items] == [
         "seeds_fixed", "metric_and_target", "problem_card", "splits_disjoint", "splits_independent", "near_duplicates",
-        "test_sealed", "data_digests", "enough_rows", "declared_representative", "representative", "data_finite",
+        "test_sealed", "data_digests", "enough_rows", "declared_representative", "distributions_match", "data_finite",
         "values_plausible", "label_codes", "labels_consistent", "imbalance_treated", "environment_recorded",
         "resources", "deterministic_kernels",
     ]  # fmt: skip
@@ -277,11 +277,11 @@ PLANTED = {
     "group in two splits": ("splits_independent", "data_leakage"),
     "future": ("splits_independent", "data_leakage"),
     "slice without support": ("enough_rows", "validation_missing"),
-    "shifted production": ("representative", "split_shift"),
-    "production with shuffled columns": ("representative", "split_shift"),
+    "shifted production": ("distributions_match", "split_shift"),
+    "production with shuffled columns": ("distributions_match", "split_shift"),
     "declared": ("declared_representative", "split_shift"),
-    "validation not scaled": ("representative", "split_shift"),
-    "validation of other classes": ("representative", "split_shift"),
+    "validation not scaled": ("distributions_match", "split_shift"),
+    "validation of other classes": ("distributions_match", "split_shift"),
 }
 NOT_WAIVABLE = ("splits_disjoint", "declared_representative")
 OVERRIDES = ("phase=planning", "experiment=digits", "tracking=none", "trust=[planted]", "data._target_=planted.rows")
@@ -337,7 +337,7 @@ def test_row_metadata_is_recorded(plan: Any, own_folder: Any) -> None:
     assert "train-7" not in json.dumps(json.loads(run.inside("planning", "manifest.json").read_text()))
     items = {i.id: i.why for i in run.state().gates["planning"].items}
     assert "200 groups, each in one split; train ends before" in items["splits_independent"]
-    assert "180 rows of production" in items["representative"]
+    assert "180 rows of production" in items["distributions_match"]
 
 
 def test_manifest_identifies_every_row(planned: Run) -> None:

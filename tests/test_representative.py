@@ -16,13 +16,13 @@ from tests.conftest import examples
 
 def bounds() -> dict[str, Any]:
     """The thresholds of the checklist."""
-    return next(q["with"] for q in questions("planning", {}) if q["id"] == "representative")
+    return next(q["with"] for q in questions("planning", {}) if q["id"] == "distributions_match")
 
 
 def check_item(splits: dict[str, Any], kind: str = "classification") -> Any:
     """The outcome of the gate's item for these splits."""
     values = {"representative": measure_representativeness(seal(splits, kind), kind), "card": {}}
-    return judge("representative.representative", values, **bounds())
+    return judge("representative.distributions_match", values, **bounds())
 
 
 def table(seed: int, rows: tuple[int, ...] = (90, 30, 30), columns: int = 5) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def splits_disjoint(evidence: Evidence, *, max_shared_fraction: float) -> Result
     if value > max_shared_fraction:
         why = f"rows of {worst} are also in another split"
         return Result("failed", value, max_shared_fraction, "of rows", why, cause="data_leakage")
-    return Result("passed", value, max_shared_fraction, "of rows", "identical rows are in one split")
+    why = f"{value:.2%} of the rows of {worst} are in another split" if value else "no row is in more than one split"
+    return Result("passed", value, max_shared_fraction, "of rows", why)
 
 
 def near_duplicates(evidence: Evidence, *, max_share: float, max_ratio: float, max_p_value: float) -> Result:
@@ -55,11 +56,11 @@ def test_sealed(evidence: Evidence, *, max_openings: int) -> Result:
     """Passing proves that the test rows are sealed, and that this run has read them at most `max_openings` times."""
     openings = evidence["test_openings"]
     if not evidence["test_sealed"]:
-        return Result("failed", False, True, why="the test rows can be read without a key")
+        return Result("failed", why="the test rows are not sealed: they could be read before finalization")
     if openings > max_openings:
-        why = "the test rows were read too often in this run: use new test rows and another run.name"
-        return Result("failed", openings, max_openings, "times read", why)
-    return Result("passed", openings, max_openings, "times read", f"{evidence['rows']['test']} rows sealed")
+        why = "too many models of this run were scored on the test rows: use new test rows and another run.name"
+        return Result("failed", openings, max_openings, "models scored on test", why)
+    return Result("passed", openings, max_openings, "models scored on test", f"{evidence['rows']['test']} rows sealed")
 
 
 def splits_independent(evidence: Evidence) -> Result:
@@ -89,14 +90,15 @@ def splits_independent(evidence: Evidence) -> Result:
 def data_digests(evidence: Evidence, *, min_rows: int, required: list[str], recommended: list[str]) -> Result:
     """Passing proves that the manifest names the source of the data, and that each split has rows and a digest.
 
-    Entries of `recommended` that the owner left open are named. The value is the number of rows.
+    Entries of `recommended` that the owner left open are named. The value is the number of rows of the smallest split.
     """
     rows, digests, manifest = evidence["rows"], evidence["digests"], evidence["manifest"]
     small = [split for split, count in rows.items() if count < min_rows]
+    smallest, unit = min(rows.values()), "rows in the smallest split"
     if small:
         why = f"too few rows in {', '.join(small)}"
         cause = "validation_missing" if "val" in small else None
-        return Result("failed", min(rows.values()), min_rows, "rows", why, cause)
+        return Result("failed", smallest, min_rows, unit, why, cause, relation=">=")
     without_digest = [split for split in rows if not digests.get(split)]
     if without_digest:
         return Result("failed", len(without_digest), 0, "splits", f"no digest for {', '.join(without_digest)}")
@@ -104,12 +106,12 @@ def data_digests(evidence: Evidence, *, min_rows: int, required: list[str], reco
     if missing:
         do = " ".join(f"data.{key}=..." for key in missing)
         why = f"the {' and '.join(missing)} of the data is not declared; add {do}, or return it with the data"
-        return Result("failed", sum(rows.values()), min_rows, "rows", why)
+        return Result("failed", why=why)
     why = f"{', '.join(f'{split} {count}' for split, count in rows.items())}, from {manifest['source']}"
     why += f", {counted(len(manifest['files']), 'file')} by SHA-256" if manifest["files"] else ""
     notes = [f"{key}: {manifest[key]}" for key in recommended if manifest[key]]
     notes += [f"{key} not declared: add data.{key}=..., or return it with the data" for key in open_entries]
-    return Result("passed", sum(rows.values()), min_rows, "rows", "; ".join([why, *notes]))
+    return Result("passed", smallest, min_rows, unit, "; ".join([why, *notes]), relation=">=")
 
 
 def split_integrity(evidence: Evidence, *, max_shared_fraction: float) -> Result:
@@ -126,10 +128,13 @@ def test_opened_once(evidence: Evidence, *, max_candidates: int) -> Result:
     """Passing proves that the test rows were read once for this candidate, and by few candidates in all."""
     openings, candidates = evidence["openings_for_candidate"], evidence["candidates_that_opened"]
     if openings != 1:
-        return Result("failed", openings, 1, "times read", "the test rows were read more than once for this candidate")
+        why = "this model was scored on the test rows more than once"
+        return Result("failed", openings, 1, "times scored", why, relation="==")
     if candidates > max_candidates:
-        return Result("failed", candidates, max_candidates, "candidates", "too many models have seen the test rows")
-    return Result("passed", openings, 1, "times read", f"candidate {candidates} of at most {max_candidates}")
+        why = "too many models of this run were scored on the test rows"
+        return Result("failed", candidates, max_candidates, "models scored on test", why)
+    why = f"model {candidates} of at most {max_candidates} that this run may score on the test rows"
+    return Result("passed", openings, 1, "times scored", why, relation="==")
 
 
 # Named like their checklist items; pytest must not collect them as tests.

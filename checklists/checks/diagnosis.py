@@ -11,9 +11,10 @@ def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:
     on_disk, evaluated = evidence["playbooks"], evidence["evaluated_playbooks"]
     missing = sorted(set(on_disk) - set(evaluated))
     if missing:
-        return Result("failed", len(evaluated), len(on_disk), "playbooks", f"not evaluated: {', '.join(missing)}")
+        why = f"not evaluated: {', '.join(missing)}"
+        return Result("failed", len(evaluated), len(on_disk), "playbooks", why, relation=">=")
     outcome: Outcome = "passed" if len(evaluated) >= min_playbooks else "failed"
-    return Result(outcome, len(evaluated), min_playbooks, "playbooks", ", ".join(evaluated))
+    return Result(outcome, len(evaluated), min_playbooks, "playbooks", ", ".join(evaluated), relation=">=")
 
 
 def causes_known(evidence: Evidence) -> Result:
@@ -34,8 +35,9 @@ def fixes_proposed(evidence: Evidence, *, min_fixes: int) -> Result:
     """Passing proves that a diagnosis which names a cause offers at least `min_fixes` fixes."""
     fixes, causes = evidence["diagnosis"]["recommended_fixes"], evidence["diagnosis"]["root_causes"]
     if not causes:
-        return Result("not_applicable", len(fixes), min_fixes, "fixes", "no cause is named, so there is nothing to fix")
-    return Result("passed" if len(fixes) >= min_fixes else "failed", len(fixes), min_fixes, "fixes")
+        return Result("not_applicable", why="no cause is named, so there is nothing to fix")
+    outcome: Outcome = "passed" if len(fixes) >= min_fixes else "failed"
+    return Result(outcome, len(fixes), min_fixes, "fixes", relation=">=")
 
 
 def limits_said(evidence: Evidence) -> Result:
@@ -51,4 +53,4 @@ def documents_written(evidence: Evidence, *, names: list[str]) -> Result:
     missing = [name for name in names if name not in evidence.artifacts]
     if missing:
         return Result("failed", len(missing), 0, "files", f"not written: {', '.join(missing)}")
-    return Result("passed", len(names), len(names), "files", ", ".join(names))
+    return Result("passed", len(names), len(names), "files", ", ".join(names), relation=">=")

@@ -16,8 +16,8 @@ def seeds_fixed(evidence: Evidence) -> Result:
     seed = evidence["seed"]
     if seed is None:
         why = "no seed: add seed=1 to the command, or seed: 1 to the experiment"
-        return Result("failed", None, "an integer", why=why)
-    return Result("passed", seed, "an integer", why="all other seeds derive from it")
+        return Result("failed", None, "an integer", why=why, relation="is")
+    return Result("passed", seed, "an integer", why="all other seeds derive from it", relation="is")
 
 
 def deterministic_kernels(evidence: Evidence, *, max_operations: int) -> Result:
@@ -26,10 +26,10 @@ def deterministic_kernels(evidence: Evidence, *, max_operations: int) -> Result:
     The value is the number of operations, forward and backward, that have no deterministic kernel there.
     """
     policy, operations = evidence["determinism"]["policy"], evidence["determinism"]["operations"]
-    count, names = len(operations), ", ".join(operations)
+    count, names, unit = len(operations), ", ".join(operations), "operations without a deterministic kernel"
     if policy is True and count > max_operations:
         why = f"no deterministic kernel for {names}: allow it with trainer.deterministic=warn, or use other operations"
-        return Result("failed", count, max_operations, "operations", why, cause="nondeterminism")
+        return Result("failed", count, max_operations, unit, why, cause="nondeterminism")
     if not count:
         why = "every operation is bit-reproducible"
         if policy is not True:
@@ -38,7 +38,7 @@ def deterministic_kernels(evidence: Evidence, *, max_operations: int) -> Result:
         why = f"allowed to vary by trainer.deterministic=warn: {names}"
     else:
         why = f"trainer.deterministic=false does not require reproducibility, and {names} will vary"
-    return Result("passed", count, max_operations, "operations", why)
+    return Result("passed", count, max_operations if count <= max_operations else None, unit, why)
 
 
 def environment_recorded(evidence: Evidence, *, required: list[str]) -> Result:
@@ -48,7 +48,7 @@ def environment_recorded(evidence: Evidence, *, required: list[str]) -> Result:
     if missing:
         return Result("failed", len(missing), 0, "facts missing", f"not recorded: {', '.join(missing)}")
     why = f"torch {environment['torch']}, {counted(environment['threads'], 'thread')}"
-    return Result("passed", len(required), len(required), "facts recorded", why)
+    return Result("passed", len(required), len(required), "facts recorded", why, relation=">=")
 
 
 def resources(evidence: Evidence, *, max_memory: float, max_disk: float, max_ratio: float) -> Result:
@@ -76,7 +76,9 @@ def resources(evidence: Evidence, *, max_memory: float, max_disk: float, max_rat
         why = f"about {minutes:.2g} minutes for {cost['steps']:,} steps, but training is stopped after {budget:g}"
         why += f"; trainer.max_minutes={math.ceil(1.5 * minutes)}, or trainer.max_steps={fitting}"
         return Result("failed", minutes, max_ratio * budget, "minutes", why)
-    why = f"{megabytes['memory']} of memory, {megabytes['disk']} of disk, {cost['steps']:,} steps"
+    why = f"{megabytes['memory']} of memory, {megabytes['disk']} of disk, {cost['steps']:,} steps in about "
+    why += f"{60 * minutes:.1g} s" if minutes < 1 else f"{minutes:.2g} minutes"
+    why += f"; the estimate may be {max_ratio:g} times trainer.max_minutes={budget:g}"
     why += "; training may be stopped by trainer.max_minutes" if minutes > budget else ""
     return Result("passed", minutes, max_ratio * budget, "minutes", why)
 

@@ -26,15 +26,16 @@ def label_codes(evidence: Evidence, *, max_unused: int) -> Result:
         return Result("not_applicable", why=NO_CLASSES)
     unused, classes = labels["unused"], labels["classes"]
     if len(unused) > max_unused:
-        why = f"no row of any split has code {format_list(unused)} of 0 .. {classes - 1}: are labels shifted or scaled?"
-        return Result("failed", len(unused), max_unused, "codes", why, cause="labels_misencoded")
+        why = f"no row of any split has class index {format_list(unused)} of 0 to {classes - 1}: "
+        why += "are labels shifted or scaled?"
+        return Result("failed", len(unused), max_unused, "unused class indices", why, cause="labels_misencoded")
     # A class that only one of both has may be rare; two classes that each has alone point to two encodings.
     only_val, only_train = labels["missing_in_train"]["val"], labels["missing_in_val"]
     if only_val and only_train:
         why = f"validation has classes that train lacks ({format_list(only_val)}), and train has classes that "
         why += f"validation lacks ({format_list(only_train)}): do both use one encoding?"
-        return Result("failed", len(only_val), 0, "codes", why, cause="labels_misencoded")
-    return Result("passed", len(unused), max_unused, "codes", f"{classes} classes, each with rows")
+        return Result("failed", len(only_val), 0, "classes that only validation has", why, cause="labels_misencoded")
+    return Result("passed", len(unused), max_unused, "unused class indices", f"{classes} classes")
 
 
 def labels_consistent(evidence: Evidence, *, max_share: float) -> Result:
@@ -72,7 +73,7 @@ def imbalance_treated(evidence: Evidence, *, max_ratio: float, insensitive_metri
     if evidence["metric"] not in insensitive_metrics:
         treatments.append(f"task.metric={evidence['metric']}")
     if treatments:
-        return Result("passed", ratio, max_ratio, "to 1", f"{sizes}; treated by {', '.join(treatments)}")
+        return Result("passed", ratio, None, "to 1", f"{sizes}; treated by {', '.join(treatments)}")
     do = "loader.sampler=balanced, task.class_weights=balanced or task.metric=balanced_accuracy"
     return Result("failed", ratio, max_ratio, "to 1", f"{sizes}; choose a treatment: {do}", cause="class_imbalance")
 
@@ -90,7 +91,9 @@ def enough_rows(
     labels: LabelStatistics | None = evidence["quality"]["labels"]
     smallest = min(rows, key=lambda split: int(rows[split]))
     if rows[smallest] < min_rows:
-        return Result("failed", rows[smallest], min_rows, "rows", f"{smallest} is tiny", cause=_cause(smallest))
+        return Result(
+            "failed", rows[smallest], min_rows, "rows", f"{smallest} is tiny", _cause(smallest), relation=">="
+        )
     slices: list[Support] = [
         (counts[split], split, f"slice {name}")
         for name, counts in evidence["slices"].items()
@@ -99,11 +102,13 @@ def enough_rows(
     if slices and (rarest := min(slices))[0] < min_slice_rows:
         count, split, name = rarest
         why = f"{name} has too few rows in {split} to be evaluated; declare it differently, or add rows"
-        return Result("inconclusive", count, min_slice_rows, "rows of a slice", why, cause="validation_missing")
+        return Result(
+            "inconclusive", count, min_slice_rows, "rows of a slice", why, "validation_missing", relation=">="
+        )
     if labels is None:
         why = f"{smallest} is the smallest split; {NO_CLASSES}"
         why += f"; {_format_unreliable(slices, reliable_rows)}" if slices else ""
-        return Result("passed", rows[smallest], min_rows, "rows", why)
+        return Result("passed", rows[smallest], min_rows, "rows", why, relation=">=")
     # The checks go from the coarsest fault to the finest: split, slice, class.
     classes: list[Support] = [
         (count, split, name) for split, counts in labels["counts"].items() for name, count in counts.items()
@@ -112,12 +117,12 @@ def enough_rows(
     not_in_train = {code for codes in labels["missing_in_train"].values() for code in codes}
     if not_in_train:
         why = f"train has no row of a class that validation or test have: {format_list(sorted(not_in_train))}"
-        return Result("failed", 0, min_class_rows, "rows of a class", why, cause="split_shift")
+        return Result("failed", 0, min_class_rows, "rows of a class", why, "split_shift", relation=">=")
     if count < min_class_rows:
         why = f"class {name} has too few rows in {split}"
-        return Result("failed", count, min_class_rows, "rows of a class", why, cause=_cause(split))
+        return Result("failed", count, min_class_rows, "rows of a class", why, _cause(split), relation=">=")
     why = _format_unreliable([*classes, *slices], reliable_rows)
-    return Result("passed", count, min_class_rows, "rows of a class", why)
+    return Result("passed", count, min_class_rows, "rows of the rarest class", why, relation=">=")
 
 
 def _cause(split: str) -> str:
@@ -128,7 +133,7 @@ def _format_unreliable(support: list[Support], reliable_rows: int) -> str:
     """The classes and slices with too few rows for reliable scores."""
     unreliable = sorted(s for s in support if s[0] < reliable_rows and s[1] != "train")
     if not unreliable:
-        return f"every class and slice has {reliable_rows} rows or more to be evaluated on"
+        return f"validation and test have at least {reliable_rows} rows of every class and slice, as recommended"
     shown = ", ".join(f"{name} in {split} ({count})" for count, split, name in unreliable[:3])
     more = f" and {len(unreliable) - 3} more" if len(unreliable) > 3 else ""
     return f"scores will be unreliable for {shown}{more}"

@@ -28,7 +28,7 @@ def data_finite(evidence: Evidence, *, max_rows: int) -> Result:
     # Imputation fills NaN; an infinite value is a fault of the data, and a missing target cannot be learned.
     treatable = not any(split["infinite"] or split["in_targets"] for split in measured.values())
     if treatable and evidence["treatments"]["missing_values"]:
-        return Result("passed", rows, max_rows, "rows", f"{why}; the model gives finite outputs for such rows")
+        return Result("passed", rows, None, "rows", f"{why}; the model gives finite outputs for such rows")
     if rows > max_rows:
         do = "preprocess.impute=median, or remove the rows" if treatable else "remove or correct the rows"
         return Result("failed", rows, max_rows, "rows", f"{why}; {do}", cause="nonfinite_inputs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.results import Evidence, Outcome, Result
+from pipeline.results import Evidence, Outcome, Relation, Result, compared
 
 
 def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
@@ -11,34 +11,32 @@ def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
     missing = [name for name in needs if lineage.get(name) in (None, "", {}, [])]
     if missing:
         return Result("failed", len(missing), 0, "origins", f"unknown: {', '.join(missing)}")
-    return Result("passed", len(needs), len(needs), "origins", ", ".join(needs))
+    return Result("passed", len(needs), len(needs), "origins", ", ".join(needs), relation=">=")
 
 
 def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -> Result:
-    """Pass when the test score reaches the target and its 95 % bound misses it by at most the margin.
+    """Pass when the test score reaches the target and the limit of its 95 % interval misses it by at most the margin.
 
-    The bound is the lower one where greater is better, else the upper one. Without a margin, a score that reaches the
-    target is inconclusive.
+    The limit is the lower one where greater is better, else the upper one. A score that reaches the target is
+    inconclusive if its limit misses by more, or if there is no margin.
     """
     score = evidence["test_score"]
-    sign = 1 if score["greater_is_better"] else -1
-    bound = score["low"] if sign > 0 else score["high"]
-    why = f"95 % interval {score['low']:.3g} to {score['high']:.3g}, n = {score['n']}"
-    worse, end = ("below", "lower") if sign > 0 else ("above", "upper")
-    reached = sign * score["value"] >= sign * target
-    if not reached:
-        why = f"test {score['metric']} {score['value']:.4g} is {worse} the target {target:g}; {why}"
+    greater = bool(score["greater_is_better"])
+    reached = score["value"] >= target if greater else score["value"] <= target
+    why = f"test {score['metric']} {compared(score['value'], target, greater)}"
+    certain = False
     if margin is None:
-        no_margin = f"{why}; no margin is declared: add plan.margins.target=NUMBER with phase=planning"
-        return Result("inconclusive" if reached else "failed", score["value"], target, score["metric"], no_margin)
-    certain = sign * bound >= sign * target - margin
-    if reached and not certain:
-        limit = f"{target - sign * margin:g} (target {target:g} {'minus' if sign > 0 else 'plus'} margin {margin:g})"
-        why = f"{end} 95 % bound {bound:.3g} is {worse} {limit}; n = {score['n']}"
+        why += ", the target; no margin is declared: add plan.margins.target=NUMBER with phase=planning"
     else:
-        why += f", margin {margin:g}"
+        end, limit = ("lower", score["low"]) if greater else ("upper", score["high"])
+        least = target - margin if greater else target + margin
+        certain = limit >= least if greater else limit <= least
+        why += f", the target; {end} limit of its 95 % interval {compared(limit, least, greater)}"
+        why += f", the target {'-' if greater else '+'} the margin {margin:g}"
     outcome: Outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
-    return Result(outcome, score["value"], target, score["metric"], why)
+    relation: Relation = ">=" if greater else "<="
+    why += f"; n = {score['n']}"
+    return Result(outcome, score["value"], target, score["metric"], why, relation=relation)
 
 
 def parity(evidence: Evidence, *, form: str, atol: float, min_argmax_agreement: float) -> Result:

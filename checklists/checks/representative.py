@@ -10,17 +10,20 @@ if TYPE_CHECKING:
     from pipeline.data.analysis.representative import ColumnShift, FeatureShift, Representativeness
 
 
+SHIFT = "largest shift in excess of chance"  # of a distribution, a distance from 0 to 1
+
+
 def declared_representative(evidence: Evidence) -> Result:
     """Passing proves that the owner did not declare the data unrepresentative of the population."""
     reason = evidence["representative"]["declared"]
     if reason is not None:
         why = f"their owner declares these data not representative: {reason}; nothing is trained on them"
-        return Result("failed", False, True, why=why, cause="split_shift")
+        return Result("failed", why=why, cause="split_shift")
     population = "" if evidence["card"].get("population") else "; plan.population is not declared"
-    return Result("passed", True, True, why=f"not declared unrepresentative{population}")
+    return Result("passed", why=f"no objection declared{population}")
 
 
-def representative(
+def distributions_match(
     evidence: Evidence,
     *,
     max_p_value: float,
@@ -39,7 +42,7 @@ def representative(
     for split, shift in (measured["targets"] or {}).items():
         if shift["distance"] > max_target_shift and shift["p_value"] < max_p_value:
             why = f"the targets of {split} differ in distribution from those of train; split again, stratified"
-            return Result("failed", shift["distance"], max_target_shift, "beyond chance", why, cause="split_shift")
+            return Result("failed", shift["distance"], max_target_shift, SHIFT, why, cause="split_shift")
     production = measured["production"]
     # A distance must be large and not explained by chance: in large data any trifle is significant, in small data
     # large distances occur by chance.
@@ -52,19 +55,20 @@ def representative(
         shifted = [column for column in worst if column["distance"] > bound and column["p_value"] < max_p_value]
         if shifted:
             why = f"{name} differs from train in {_format_columns(shifted)}"
-            return Result("failed", shifted[0]["distance"], bound, "beyond chance", why, cause="split_shift")
+            return Result("failed", shifted[0]["distance"], bound, SHIFT, why, cause="split_shift")
     # Three standard errors above 0.5: the classifier does better than chance allows.
     if production and production["auc"] - 3 * production["standard_error"] > 0.5 and production["auc"] > max_auc:
         why = "a classifier distinguishes production from train, though no single feature does; largest shifts: "
         why += _format_columns(production["worst"])
         return Result("failed", production["auc"], max_auc, "AUC", why, cause="split_shift")
     features = production or measured["features"]
-    against = "validation; no production rows"
+    against = "validation"
     if production:
         against = f"{production['rows']} rows of production (AUC {production['auc']:.2f})"
-    why = f"train against {against}: {features['compared']} of {features['columns']} features compared"
-    largest = features["worst"][0]["distance"] if features["worst"] else 0.0
-    return Result("passed", largest, max_production_shift if production else max_feature_shift, "beyond chance", why)
+    why = f"train against {against}, {features['compared']} of {features['columns']} features compared"
+    why += "" if production else "; no production data given"
+    largest, bound = features["worst"][0]["distance"] if features["worst"] else 0.0, max_feature_shift
+    return Result("passed", largest, max_production_shift if production else bound, SHIFT, why)
 
 
 def _format_columns(worst: list[ColumnShift], most: int = 3) -> str:

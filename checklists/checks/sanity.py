@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.results import Evidence, Result
+from pipeline.results import Evidence, Relation, Result
 
 
 def _measured(evidence: Evidence, name: str) -> Mapping[str, Any] | Result:
@@ -29,14 +29,12 @@ def one_batch_tried(evidence: Evidence, *, min_steps: int, suspicious_ratio: flo
         return values
     steps, ratio = values["steps"], values["loss_ratio"]
     if steps < min_steps and values["stopped"] != "nonfinite":
-        return Result("failed", steps, min_steps, "steps", "too few steps to tell")
+        return Result("failed", steps, min_steps, "steps", "too few steps to tell", relation=">=")
     if not math.isfinite(ratio):
-        why = "warning: the loss became non-finite"
-    elif ratio > suspicious_ratio:
-        why = f"warning: the loss of one batch hardly falls, {ratio:.2g} of its start is left"
-    else:
-        why = f"loss fell to {ratio:.2g} of its start"
-    return Result("passed", steps, min_steps, "steps", why)
+        return Result("passed", why=f"warning: the loss of one batch became non-finite within {steps} steps")
+    why = f"of the initial loss of one batch is left after {steps} steps"
+    why = f"warning: the loss hardly falls, {ratio:.2g} {why}" if ratio > suspicious_ratio else f"{ratio:.2g} {why}"
+    return Result("passed", ratio, suspicious_ratio, "of the initial loss", why)
 
 
 def inputs_matter(evidence: Evidence, *, min_gain: float) -> Result:
@@ -47,15 +45,14 @@ def inputs_matter(evidence: Evidence, *, min_gain: float) -> Result:
     values = _measured(evidence, "zeroed_inputs")
     if isinstance(values, Result):
         return values
-    gain, unit = values["gain"], "share of the loss"
+    gain, unit = values["gain"], "of the loss removed by the inputs"
     losses = f"after {values['steps']} steps the loss is {values['real']:.3g}, on zeroed inputs {values['zeroed']:.3g}"
     if values["stopped"] == "nonfinite":
-        return Result("passed", gain, min_gain, unit, "one of the two trainings became non-finite")
+        return Result("passed", why="one of the two trainings became non-finite")
     if gain >= min_gain:
-        return Result("passed", gain, min_gain, unit, losses)
-    return Result(
-        "passed", gain, min_gain, unit, f"warning: {losses}; the inputs hardly matter", "inputs_uninformative"
-    )
+        return Result("passed", gain, min_gain, unit, losses, relation=">=")
+    why = f"warning: {losses}; the inputs hardly matter"
+    return Result("passed", gain, min_gain, unit, why, "inputs_uninformative", relation=">=")
 
 
 def chance_on_shuffled_labels(evidence: Evidence, *, clear: float, shuffles: int) -> Result:
@@ -67,12 +64,16 @@ def chance_on_shuffled_labels(evidence: Evidence, *, clear: float, shuffles: int
     if isinstance(values, Result):
         return values
     above, times = values["half_widths_above"], values["shuffles"]
-    score = f"{values['metric']} {values['value']:.3g} on validation, chance {values['chance']:.3g} (n = {values['n']})"
+    sign = 1 if values["greater_is_better"] else -1
+    limit = values["chance"] + sign * clear * values["half_width"]
+    relation: Relation = "<=" if sign > 0 else ">="
+    unit, chance = f"{values['metric']} on validation", f"chance {values['chance']:.3g}, n = {values['n']}"
     if above <= clear or times < shuffles:
         lowest = f"; the lowest of {times} shuffles" if times > 1 else ""
-        return Result("passed", above, clear, "interval half-widths above chance", score + lowest)
-    why = f"{score}, the lowest of {times} shuffles: a model trained on shuffled labels knows the right ones"
-    return Result("failed", above, clear, "interval half-widths above chance", why, "data_leakage")
+        bound = limit if above <= clear else None
+        return Result("passed", values["value"], bound, unit, chance + lowest, relation=relation)
+    why = f"{chance}, the lowest of {times} shuffles: a model trained on shuffled labels knows the right ones"
+    return Result("failed", values["value"], limit, unit, why, "data_leakage", relation=relation)
 
 
 def gradients_reach(evidence: Evidence, *, named: int) -> Result:
@@ -81,13 +82,13 @@ def gradients_reach(evidence: Evidence, *, named: int) -> Result:
     if isinstance(values, Result):
         return values
     silent = values["silent"]
-    total = f"{values['parameters']} trainable parameters"
+    total, unit = f"{values['parameters']} trainable parameters", "parameters without a gradient"
     if not silent:
-        return Result("passed", 0, 0, "parameters", f"each of {total} gets a gradient")
+        return Result("passed", 0, 0, unit, f"each of {total} gets a gradient")
     states = [f"{name} ({'not in the loss' if state == 'none' else 'zero'})" for name, state in silent.items()]
     shown = ", ".join(states if len(states) <= named else [*states[:named], "..."])
     why = f"warning: {len(silent)} of {total} get none on {values['batches']} batches: {shown}"
-    return Result("passed", len(silent), 0, "parameters", why, "parameters_not_trained")
+    return Result("passed", len(silent), 0, unit, why, "parameters_not_trained")
 
 
 def rows_independent(evidence: Evidence, *, max_difference: float) -> Result:
@@ -115,11 +116,12 @@ def evaluation_repeats(evidence: Evidence, *, max_rows: int) -> Result:
     values = _measured(evidence, "eval_determinism")
     if isinstance(values, Result):
         return values
+    unit = "rows that differ"
     if values["differing"] > max_rows:
         why = f"the {values['of']} of the same rows differ in eval mode: dropout or other random numbers are active"
-        return Result("failed", values["differing"], max_rows, "rows", why, "eval_mode_missing")
+        return Result("failed", values["differing"], max_rows, unit, why, "eval_mode_missing")
     why = f"{values['rows']} rows twice: the same {values['of']}"
-    return Result("passed", values["differing"], max_rows, "rows", why)
+    return Result("passed", values["differing"], max_rows, unit, why)
 
 
 def parameters_against_rows(evidence: Evidence, *, many: float) -> Result:
@@ -141,13 +143,13 @@ def learning_rate_tried(evidence: Evidence, *, far: float) -> Result:
     planned, suggested = values["planned"], values["suggested"]
     if suggested is None:
         why = "warning: at no learning rate does the loss fall by more than it varies"
-        return Result("passed", planned, None, "learning rate", why)
+        return Result("passed", planned, unit="learning rate", why=why)
     ratio = planned / suggested
     why = f"the range test suggests {suggested:.2g}, and {planned:.3g} is planned"
     if 1 / far <= ratio <= far:
-        return Result("passed", planned, suggested, "learning rate", why)
+        return Result("passed", planned, unit="learning rate", why=why)
     cause = "learning_rate_too_high" if ratio > 1 else "learning_rate_too_low"
-    return Result("passed", planned, suggested, "learning rate", f"warning: {why}", cause)
+    return Result("passed", planned, unit="learning rate", why=f"warning: {why}", cause=cause)
 
 
 def training_repeats(evidence: Evidence) -> Result:
@@ -162,5 +164,5 @@ def training_repeats(evidence: Evidence) -> Result:
     why = f"two new processes with the same seed differ, first at step {at} in {values['of']}"
     if values["deterministic"] is not True:
         why += "; the plan does not require determinism (trainer.deterministic)"
-        return Result("passed", at, steps, "steps", why, "nondeterminism")
-    return Result("failed", at, steps, "steps", why, "nondeterminism")
+        return Result("passed", at, None, "steps with the same weights", why, "nondeterminism")
+    return Result("failed", at, steps, "steps with the same weights", why, "nondeterminism", relation=">=")

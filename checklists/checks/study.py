@@ -26,7 +26,7 @@ def _nothing_compared(evidence: Evidence) -> Result | None:
     """Return the result of an item about a comparison that did not happen; None if candidates were compared."""
     if evidence["arms"]:
         return None
-    return Result("not_applicable", why=evidence.get("choice", "nothing was compared: there is no candidate"))
+    return Result("not_applicable", why=evidence.get("choice", "nothing was compared: there is no change to try"))
 
 
 def candidates_from_causes(evidence: Evidence) -> Result:
@@ -38,7 +38,7 @@ def candidates_from_causes(evidence: Evidence) -> Result:
         if arm["cause"] not in named or arm["cure"] not in known[arm["cause"]].cures:
             return Result("failed", arm["id"], why=f"{arm['cure']} does not fix a named cause")
     changes = ", ".join(arm["change"] for arm in evidence["arms"])
-    return Result("passed", len(evidence["arms"]), unit="candidates", why=changes)
+    return Result("passed", len(evidence["arms"]), unit="changes", why=changes)
 
 
 def _unfairness(trials: Sequence[TrialEvidence], budget: int) -> tuple[str, str] | None:
@@ -48,11 +48,11 @@ def _unfairness(trials: Sequence[TrialEvidence], budget: int) -> tuple[str, str]
         seeds.setdefault(trial["seed_index"], set()).add(trial["seed"])
     differing = sorted(index for index, values in seeds.items() if len(values) != 1 or None in values)
     if differing:
-        return "seed", f"the arms of pair {differing[0]} did not run on one seed"
+        return "seed", f"the configurations of pair {differing[0]} did not run on one seed"
     if len(set.union(*seeds.values())) < len(seeds):
         return "seed", "two pairs ran on the same seed"
     if len({trial["threads"] for trial in trials}) > 1:
-        return "threads", "the arms ran on different numbers of threads"
+        return "threads", "the configurations ran on different numbers of threads"
     over = [trial["id"] for trial in trials if trial["steps"] > budget]
     if over:
         return "steps", f"more steps than the common budget of {budget}: {', '.join(over)}"
@@ -80,7 +80,7 @@ def arms_compared_fairly(evidence: Evidence) -> Result:
     if unfair:
         return Result("failed", unfair[0], why=unfair[1])
     why = f"{evidence['seeds_per_arm']} seeds, at most {evidence['max_steps']} steps each"
-    return Result("passed", len(arms), unit="arms", why=why)
+    return Result("passed", len(arms), unit="configurations", why=why)
 
 
 def enough_seeds(evidence: Evidence, *, alpha: float) -> Result:
@@ -94,7 +94,8 @@ def enough_seeds(evidence: Evidence, *, alpha: float) -> Result:
     pairs, candidates = evidence["seeds_per_arm"], len(evidence["arms"])
     smallest = candidates * 2 / 2**pairs
     outcome: Outcome = "passed" if smallest < alpha else "failed"
-    return Result(outcome, smallest, alpha, "smallest p", f"{pairs} pairs, {counted(candidates, 'candidate')}, Holm")
+    why = f"{pairs} pairs, {counted(candidates, 'change')}, Holm's correction"
+    return Result(outcome, smallest, alpha, "smallest p", why, relation="<")
 
 
 def every_trial_recorded(evidence: Evidence) -> Result:
@@ -102,20 +103,20 @@ def every_trial_recorded(evidence: Evidence) -> Result:
     planned, recorded, died = evidence["trials_planned"], evidence["trials_recorded"], evidence["trials_died"]
     if planned != recorded:
         why = f"{planned - recorded} planned trials have no recorded end"
-        return Result("failed", recorded, planned, "trials", why)
+        return Result("failed", recorded, planned, "trials", why, relation="==")
     if nothing := _nothing_compared(evidence):
         return nothing
-    return Result("passed", recorded, planned, "trials", f"{died} died")
+    return Result("passed", recorded, planned, "trials", counted(died, "failed trial"), relation="==")
 
 
 def chosen_on_validation(evidence: Evidence) -> Result:
     """Passing proves that every score of the study is a validation score and that the test split was not opened."""
     splits = sorted(set(evidence["score_splits"]))
     if splits not in ([], ["val"]) or evidence["test_opened"]:
-        return Result("failed", splits, "val", why="another split was used for the choice")
+        return Result("failed", ", ".join(splits), "val", why="another split was used for the choice", relation="is")
     if nothing := _nothing_compared(evidence):
         return nothing
-    return Result("passed", evidence["test_opened"], 0, "times read", "validation alone")
+    return Result("passed", evidence["test_opened"], 0, "times scored on test", "validation alone")
 
 
 def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
@@ -131,18 +132,18 @@ def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
     sufficient = sorted((a for a in better if sign * a["mean"] >= sign * target), key=lambda a: a["order"])
     due = (sufficient or better or [None])[0]
     if winner is None and due is None:
-        why = "no candidate is significantly better; nothing was adopted"
-        return _nothing_compared(evidence) or Result("passed", None, alpha, why=why)
+        why = "no change is significantly better; nothing was adopted"
+        return _nothing_compared(evidence) or Result("passed", why=why)
     if winner is None or winner["p"] >= alpha or winner["effect"] <= 0:
         why = (
             f"{due['change']} won and was not adopted" if winner is None else f"{winner['change']} did not win its test"
         )
-        return Result("failed", winner and winner["p"], alpha, "p", why)
+        return Result("failed", winner and winner["p"], alpha, "p", why, relation="<")
     if due is None or (winner["id"], winner["p"], winner["effect"]) != (due["id"], due["p"], due["effect"]):
-        expected = due["change"] if due else "none"
-        return Result("failed", winner["p"], alpha, "p", f"{winner['change']} was chosen, the rule says {expected}")
+        why = f"{winner['change']} was chosen, the rule says {due['change'] if due else 'none'}"
+        return Result("failed", winner["p"], alpha, "p", why, relation="<")
     died = evidence.get("fixed_died")
-    after = f"; nothing was adopted, its training on the master seed died: {died}" if died else ""
+    after = f"; nothing was adopted, its training with the plan's seed failed: {died}" if died else ""
     reason = f"; {evidence['choice']}" if evidence.get("choice") else ""
     why = f"{winner['change']}: {winner['effect']:+.4g} on average{reason}{after}"
-    return Result("passed", winner["p"], alpha, "p", why)
+    return Result("passed", winner["p"], alpha, "p", why, relation="<")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipeline.results import Evidence, Result
 
+ENDS = {"done": "the planned length, or early stopping, was reached", "budget": "the budget of steps was used"}
+
 
 def loss_at_init_measured(evidence: Evidence, *, suspicious_ratio: float) -> Result:
     """Passing proves that the loss before the first step is on record, with its expected value where one is known.
@@ -14,12 +16,12 @@ def loss_at_init_measured(evidence: Evidence, *, suspicious_ratio: float) -> Res
     if not isinstance(loss, int | float):  # NaN is a number: a training that ends in NaN was measured as well
         return Result("failed", why="the loss before the first step was not measured")
     if not expected:
-        return Result("passed", loss, expected, why="no expected value is known for this loss")
+        return Result("passed", loss, why="no expected value is known for this loss")
     ratio = float(loss) / expected
-    why = f"{ratio:.3g} times the expected value"
+    why = f"{ratio:.3g} times the expected {expected:.4g}"
     if not 1 / suspicious_ratio <= ratio <= suspicious_ratio:
         why = f"warning: {why}; check the scale of the inputs, the last layer and the loss"
-    return Result("passed", loss, expected, why=why)
+    return Result("passed", loss, why=why)
 
 
 def trivial_baseline_scored(evidence: Evidence) -> Result:
@@ -37,11 +39,15 @@ def trained_on_plan(evidence: Evidence) -> Result:
     trained = evidence["trained"]
     for key in ("plan", "seed"):
         if trained[key] != evidence[key]:
-            return Result("failed", trained[key], evidence[key], why=f"the checkpoint is of another {key}")
+            return Result(
+                "failed", trained[key], evidence[key], why=f"the checkpoint is of another {key}", relation="=="
+            )
     if trained["stopped"] == "clock":
         why = f"stopped by the clock after {trained['steps']} steps: raise trainer.max_minutes, or plan fewer epochs"
         return Result("inconclusive", trained["steps"], unit="steps", why=why)
-    return Result("passed", trained["steps"], unit="steps", why=f"ended: {trained['stopped']}")
+    return Result(
+        "passed", trained["steps"], unit="steps", why=f"stopped: {ENDS.get(trained['stopped'], trained['stopped'])}"
+    )
 
 
 def scored_on_validation(evidence: Evidence) -> Result:
@@ -50,7 +56,9 @@ def scored_on_validation(evidence: Evidence) -> Result:
     if score is None:
         return Result("passed", float("nan"), unit="rows", why="the model became non-finite: there is no score")
     if score["split"] != "val" or score["n"] != rows:
-        return Result("failed", score["n"], rows, "rows", "not scored on all validation rows", "metric_wrong")
+        return Result(
+            "failed", score["n"], rows, "rows", "not scored on all validation rows", "metric_wrong", relation="=="
+        )
     interval = f"95 % interval {score['low']:.3g} to {score['high']:.3g}"
     return Result("passed", score["value"], unit=score["metric"], why=f"{interval}, n = {score['n']}")
 
@@ -62,12 +70,12 @@ def artifacts_saved(evidence: Evidence, *, names: list[str], for_classes: list[s
     if missing:
         return Result("failed", len(missing), 0, "files", f"not saved: {', '.join(missing)}")
     why = ", ".join(required) + ("" if evidence["classes"] else "; there are no classes")
-    return Result("passed", len(required), len(required), "files", why, evidence=tuple(required))
+    return Result("passed", len(required), len(required), "files", why, evidence=tuple(required), relation=">=")
 
 
 def checkpoint_identified(evidence: Evidence) -> Result:
     """Passing proves that the weights on disk are, by digest, the weights that were scored."""
     on_disk, scored = evidence["weights_on_disk"], evidence["trained"]["weights"]
     if on_disk != scored:
-        return Result("failed", on_disk, scored, why="other weights than those scored")
+        return Result("failed", on_disk, scored, why="other weights than those scored", relation="==")
     return Result("passed", on_disk[:12], why="digest over names, types, shapes and bytes")

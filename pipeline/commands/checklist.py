@@ -1,4 +1,4 @@
-"""`checklist RUN [--gate G]`: print gates as Markdown task lists, to paste into a review."""
+"""`checklist RUN [--gate G]`: print the checks of each gate as Markdown task lists, to paste into a review."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def markdown(state: RunState, plan: plans.Plan, phase: str) -> Iterator[str]:
-    """Yield the lines of one gate: its title, then a task per item, ticked where the item is satisfied."""
+    """Yield the lines of one gate: its title, then a task per check, ticked where it is satisfied."""
     yield f"## {phase}: {tables.phase_state(state, phase)}\n"
     gate = state.gates.get(phase)
     if gate is None:
@@ -34,8 +34,11 @@ def _task_line(item: Item, state: RunState, phase: str) -> str:
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
     people = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
     people += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
-    bound = f" ({tables.number(item.value)}, bound {tables.number(item.bound)})" if item.bound is not None else ""
-    return f"- [{box}] **{item.id}** {item.ask} *{item.outcome}*{bound} {item.why} {'; '.join(people)}".rstrip()
+    outcome = "passed with warning" if item.warns else tables.in_words(item.outcome)
+    required = f"required {tables.format_required(item)}" if item.bound is not None else ""
+    figures = ", ".join(text for text in (tables.format_value(item), required) if text)
+    told = "; ".join(text for text in (item.why, *people) if text)
+    return f"- [{box}] **{item.id}** {item.ask} *{outcome}*{f' ({figures})' if figures else ''} {told}".rstrip()
 
 
 def run(args: argparse.Namespace) -> int:

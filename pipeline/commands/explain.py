@@ -1,4 +1,4 @@
-"""`explain RUN [ITEM]`: explain why a gate is not open: a paragraph per item, with the command that helps."""
+"""`explain RUN [CHECK]`: explain why a gate is not open: a paragraph per check, with the command that helps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.reporting import tables
 from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import next_step
+from pipeline.run_store.next_step import DEFAULT_ROOT, next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -18,32 +18,55 @@ from pipeline.run_store.state import RunState
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
     parser.add_argument(
-        "item", metavar="ITEM", nargs="?", help="one item; without it, every item that is not satisfied"
+        "item", metavar="CHECK", nargs="?", help="id of one check; without it, every check that is not satisfied"
     )
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
     parser.add_argument("--gate", choices=PHASES, help="one gate only")
 
 
-def _what_to_do(run: str, item: Item) -> str:
+def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
+    place = tables.command_argument(run)
     if item.sign_off:
-        return f"python -m pipeline approve {run} --who NAME"
-    if item.waivable:
-        waive = f"python -m pipeline waive {run} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
-        # An item without a check fails in every run, so that running the phase again cannot help.
-        if tables.is_not_built(item):
-            return f"not built in this version; to continue, a named person can waive it: {waive}"
-        return f"fix it and rerun the phase, or waive it: {waive}"
-    return "fix it and rerun the phase; it cannot be waived"
+        return f"python -m pipeline approve {place} --who NAME"
+    waive = f"python -m pipeline waive {place} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
+    # A check that is not implemented fails in every run, so that running the phase again cannot help.
+    if tables.is_not_built(item):
+        return f"not built in this version; to continue, a named person can waive it: {waive}"
+    root = "" if run.shown_root == DEFAULT_ROOT else f" run.root={run.shown_root}"
+    repair = f"correct what it says, then: python -m pipeline phase={phase} run.name={run.name}{root}"
+    if item.id == tables.TEST_ITEM and item.outcome == "failed":
+        repair = _train_another(run, state, root)
+    return (
+        f"{repair}\n            or accept it: {waive}"
+        if item.waivable
+        else f"{repair}\n            it cannot be waived"
+    )
+
+
+def _train_another(run: Run, state: RunState, root: str) -> str:
+    """Return what helps against a test score below the target: the score of a model is final, so another model."""
+    scored = len({opening["candidate"] for opening in state.test_opened})
+    checks = plans.load(run, state).checklists[PHASES[-1]]
+    limits = [check["with"]["max_candidates"] for check in checks if "max_candidates" in check["with"]]
+    left = max(0, min(limits, default=1) - scored)
+    if not left:
+        return "the test score of this model is final, and no other model may be scored on these test rows"
+    models = f"{left} more {'model' if left == 1 else 'models'} may be scored on these test rows"
+    change = f"python -m pipeline phase=baseline run.name={run.name}{root} KEY=VALUE"
+    return f"the test score of this model is final; train another ({models}): {change}"
 
 
 def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     """Return a paragraph with the question, the value, the reason, waivers and signatures, and what to do."""
-    outcome = tables.NOT_BUILT if tables.is_not_built(item) else item.outcome
+    outcome = tables.NOT_BUILT if tables.is_not_built(item) else tables.in_words(item.outcome)
+    outcome = "passed with warning" if item.warns else outcome
     lines = [f"{phase}/{item.id}: {outcome}", f"  question: {item.ask}"]
     if item.value is not None:
-        lines.append(f"  value:    {tables.format_value(item)}")
+        lines.append(f"  result:   {tables.format_value(item)}")
+    if item.bound is not None:
+        lines.append(f"  required: {tables.format_required(item)}")
     if item.why:
-        lines.append(f"  why:      {item.why}")
+        lines.append(f"  details:  {item.why}")
     if item.cause:
         from pipeline.repair.causes import load
 
@@ -52,7 +75,7 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     lines += [f"  waived:   by {w.who} until {w.expires}: {w.why}" for w in waivers]
     lines += [f"  signed:   by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
     if not tables.satisfied(item, state, phase):
-        lines.append(f"  do:       {_what_to_do(tables.command_argument(run), item)}")
+        lines.append(f"  next:     {_what_to_do(run, state, phase, item)}")
     return "\n".join(lines)
 
 
@@ -60,9 +83,9 @@ def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:
     """Return one paragraph for the items of a gate that are not built, with the command that waives one of them."""
     place = tables.command_argument(run)
     waive = f"python -m pipeline waive {place} ITEM --who NAME --why '...' --expires YYYY-MM-DD"
-    lines = [f"{phase}: {counted(len(items), 'item')} not built in this version"]
+    lines = [f"{phase}: {counted(len(items), 'check')} not built in this version"]
     lines += [f"  {item.id}: {item.ask}" for item in items]
-    return "\n".join([*lines, f"  do:       to continue, a named person can waive each of them: {waive}"])
+    return "\n".join([*lines, f"  next:     to continue, a named person can waive each of them: {waive}"])
 
 
 def _format_planned_item(run: Run, state: RunState, name: str) -> str:
@@ -70,7 +93,7 @@ def _format_planned_item(run: Run, state: RunState, name: str) -> str:
     lists = plans.load(run, state).checklists if state.plan else {}
     planned = {item["id"]: (phase, item) for phase, items in lists.items() for item in items}
     if name not in planned:
-        raise UserError(fault("ITEM", "no gate has an item of this id", got=name, among=planned))
+        raise UserError(fault("CHECK", "no gate has a check of this id", got=name, among=planned))
     phase, item = planned[name]
     step = next_step(state, root=run.shown_root)
     return f"{phase}/{name}: not evaluated yet\n  question: {item['ask']}\n  next:     {step.command}"
@@ -94,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
     for phase in dict.fromkeys(phase for phase, _ in not_built):
         print(_format_not_built(run, phase, [i for p, i in not_built if p == phase]) + "\n")
     if not shown:
-        print("every evaluated item is satisfied\n")
-    tables.console().print(tables.branch_line(state))
+        print("every evaluated check is satisfied\n")
+    if not args.item:
+        tables.console().print(tables.score_lines(state), soft_wrap=True)
     return 0

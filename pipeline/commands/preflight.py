@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="package.module:name that returns the model")
     parser.add_argument("data", metavar="DATA", help="package.module:name that returns train, val and test")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as for a run: optimizer.lr=0.01")
-    parser.add_argument("--seed", type=int, default=1, help="the master seed (1)")
-    parser.add_argument("--junit", metavar="FILE", help="write the items as JUnit XML")
-    parser.add_argument("--json", action="store_true", help="print the items as JSON instead of a table")
+    parser.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
+    parser.add_argument("--junit", metavar="FILE", help="write the checks as JUnit XML")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON instead of a table")
 
 
 def run(args: argparse.Namespace, preflight: Preflight) -> int:
@@ -75,13 +75,12 @@ def _show(report: PreflightReport) -> None:
     console = tables.console()
     for line in (*(f"inferred: {line}" for line in report.inferred), *report.messages):
         console.print(escape(line), soft_wrap=True)
-    table = tables.new_table("item", "outcome", "value", "bound", "why")
+    table = tables.new_table("check", "outcome", "value", "required", "details")
     for phase_items in report.items.values():
         for item in phase_items:
-            value = f"{tables.number(item.value)} {item.unit}".strip() if item.value is not None else ""
-            why = escape(item.why + (f" ({item.cause})" if item.cause else ""))
-            outcome = "[yellow]⚠ passed[/]" if item in report.warnings else tables.OUTCOMES[item.outcome]
-            table.add_row(item.id, outcome, escape(value), escape(tables.number(item.bound)), why)
+            details = escape(item.why + (f" ({item.cause})" if item.cause else ""))
+            value, required = escape(tables.format_value(item)), escape(tables.format_required(item))
+            table.add_row(item.id, tables.outcome_of(item), value, required, details)
     console.print(table)
     outcomes = [item.outcome for phase_items in report.items.values() for item in phase_items]
     counts = ", ".join(f"{outcomes.count(o)} {o.replace('_', ' ')}" for o in dict.fromkeys(outcomes))

@@ -1,4 +1,4 @@
-"""`status [RUN]`: show the gates, the items that did not pass, the branch and the command that continues the run."""
+"""`status [RUN]`: show the gates, the checks that did not pass, the scores, and the command that continues the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.run_store.state import RunState
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", metavar="RUN", help="run directory or name; without it, all runs")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
-    parser.add_argument("--gate", choices=PHASES, help="one gate: its items, and what is missing for them to pass")
+    parser.add_argument("--gate", choices=PHASES, help="one gate: its checks, and what is missing for them to pass")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -107,7 +107,9 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     items = plan.checklists[phase]
     gate = state.gates.get(phase)
     label = tables.phase_state(state, phase)
-    console.print(f"[bold]{run.name}[/]  gate {phase}: {tables.GATES.get(label, label)}, {len(items)} items\n")
+    console.print(
+        f"[bold]{run.name}[/]  gate {phase}: {tables.GATES.get(label, label)}, {counted(len(items), 'check')}\n"
+    )
     if gate:
         console.print(tables.items_table(phase, gate.items, state))
     else:
@@ -116,7 +118,7 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     signable = gate is not None and not state.stale(phase)
     lacking = cannot_pass(plan, phase, run.name, run.shown_root, signable)
     reasons = f": {_count_reasons(plan, phase, lacking)}" if lacking else ""
-    console.print(f"\n{len(lacking)} of {len(items)} items cannot pass yet{reasons}", soft_wrap=True)
+    console.print(f"\n{len(lacking)} of {len(items)} checks cannot pass yet{reasons}", soft_wrap=True)
     for name, why in lacking.items():
         console.print(f"  {name}: {why}", soft_wrap=True)
 
@@ -129,10 +131,10 @@ def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
     skipped = _not_evaluated(unsatisfied) if phase == PHASES[0] else []
     if not unsatisfied:
         return
-    console.print(f"\n[bold]{phase}[/]: items that did not pass")
+    console.print(f"\n[bold]{phase}[/]: checks that did not pass")
     console.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
     if skipped:
-        console.print(f"{counted(len(skipped), 'item')} not evaluated, since planning stopped at {SEED_ITEM}")
+        console.print(f"{counted(len(skipped), 'check')} not evaluated, since planning stopped at {SEED_ITEM}")
     if not_built:
         names = ", ".join(i.id for i in not_built)
         console.print(f"– not built in this version ({len(not_built)}): {names}", highlight=False)
@@ -146,14 +148,14 @@ def _not_evaluated(items: Sequence[Item]) -> list[Item]:
 
 
 def show(run: Run, state: RunState) -> None:
-    """Print the table of gates, the items that are not satisfied, the branch and the next command."""
+    """Print the table of gates, the checks that are not satisfied, the scores and the next command."""
     console = tables.console()
     revision = state.plan["revision"] if state.plan else "–"
     console.print(f"[bold]{run.name}[/]  plan revision {revision}, {state.seq + 1} ledger entries\n")
     console.print(tables.gates_table(state))
     for phase in PHASES:
         _show_unsatisfied(console, state, phase)
-    console.print("\n" + tables.branch_line(state))
+    console.print("\n" + tables.score_lines(state))
     for waiver in (w for phase in PHASES for w in state.valid_waivers(phase)):
         console.print(
             f"waived: {waiver.phase}/{waiver.item} by {waiver.who} until {waiver.expires}: {waiver.why}", markup=False
@@ -186,7 +188,7 @@ def _show_all(root: Path, as_json: bool) -> None:
 
 
 def _print_runs(states: list[tuple[Run, RunState]]) -> None:
-    table = tables.new_table("run", *PHASES, "branch", "next")
+    table = tables.new_table("run", *PHASES, "validation", "next")
     for run, state in states:
         gates = [tables.phase_state(state, phase) for phase in PHASES]
         table.add_row(run.name, *gates, state.branch or "", next_step(state, root=run.shown_root).why)

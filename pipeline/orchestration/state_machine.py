@@ -86,7 +86,7 @@ def _refuse_unless_ready(state: RunState, phase: str, root: str) -> None:
     """Raise Refused when `phase` may not run now, with the command that continues the run."""
     if why := obstacle(state, phase):
         step = next_step(state, root)
-        raise Refused(fault(f"phase={phase}", f"cannot run: {why} ({step.why})", do=step.command))
+        raise Refused(fault(f"phase={phase}", why, do=step.command))
 
 
 def _read_checklists(registry: Registry, config: Mapping[str, Any]) -> Checklists:
@@ -173,10 +173,17 @@ def record_branch(run: Run, ledger: Ledger) -> None:
         if values.get("candidate") and (state.candidate is None or state.candidate["seq"] < record["seq"]):
             ledger.append("candidate.chosen", {**where, **values["candidate"]})
         if state.awaits_branch(phase):
-            ledger.append("branch.decided", {**where, "branch": branch(**values["branch"]), **values["branch"]})
+            compared = {"score": fold(ledger.entries).score, "target_value": _target(run, state)}
+            decision = {"branch": branch(**values["branch"]), **values["branch"]}
+            ledger.append("branch.decided", {**where, **decision, **compared})
         if phase == "optimization":
             _record_exhaustion(run, ledger, values)
     _record_skipped_gates(ledger)
+
+
+def _target(run: Run, state: RunState) -> float:
+    """The value of the metric that the plan requires."""
+    return float(plans.load(run, state).config["task"]["target"])
 
 
 def _record_exhaustion(run: Run, ledger: Ledger, values: Mapping[str, Any]) -> None:

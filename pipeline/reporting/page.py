@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,16 @@ from pipeline.history import History
 from pipeline.reporting.measures import Measures, measures
 from pipeline.reporting.panels import Panel, panels, reference_kind
 from pipeline.reporting.studies import StudySection, studies
-from pipeline.reporting.tables import command_argument, in_words, items_count, number, phase_state, satisfied
+from pipeline.reporting.tables import (
+    command_argument,
+    compare_test_with_target,
+    format_required,
+    in_words,
+    items_count,
+    number,
+    phase_state,
+    satisfied,
+)
 from pipeline.results import PHASES
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
@@ -28,7 +37,7 @@ from pipeline.run_store.state import RunState, fold
 
 TEMPLATE = "report.html.j2"
 DIAGNOSIS_LISTS = ("symptoms", "root_causes", "recommended_fixes", "experiments", "not_checked")
-SATISFIED_LABELS = ("passed", "not applicable", "signed", "waived")
+SATISFIED_LABELS = ("passed", "passed with warning", "not applicable", "signed", "waived")
 ENTRY_CHARS = 160  # of a ledger entry in the table of entries
 
 
@@ -71,6 +80,8 @@ class ReportData:
     updated: str
     config: Mapping[str, Any]
     verdict: tuple[str, str]
+    test: tuple[str, str] | None
+    test_score: Mapping[str, Any] | None
     next: NextStep
     phases: list[PhaseSection]
     waivers: list[tuple[Waiver, bool]]
@@ -93,7 +104,13 @@ def write_report(run_dir: Path) -> Path:
 
     templates = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    filters = {"number": number, "words": in_words, "kind": reference_kind, "sentence": _sentence}
+    filters = {
+        "number": number,
+        "words": in_words,
+        "kind": reference_kind,
+        "sentence": _sentence,
+        "required": format_required,
+    }
     environment.filters.update(filters, conditions=branch_conditions)
     html = environment.get_template(TEMPLATE).render(vars(collect(Run(Path(run_dir).resolve()))))
     path = Path(run_dir) / "report.html"
@@ -116,6 +133,8 @@ def collect(run: Run) -> ReportData:
         updated=_time_text(entries[-1])[:16] if entries else "",
         config=plan.config if plan else {},
         verdict=_verdict(state),
+        test=compare_test_with_target(state),
+        test_score=_test_score(entries, state),
         next=next_step(state, root=run.shown_root),
         phases=[_phase_section(state, phase, plan) for phase in PHASES],
         waivers=[(waiver, any(waiver in state.valid_waivers(p) for p in PHASES)) for waiver in state.waivers],
@@ -138,16 +157,28 @@ def _time_text(entry: Entry) -> str:
     return str(entry["time"])[:19].replace("T", " ")
 
 
+def _test_score(entries: Sequence[Entry], state: RunState) -> Mapping[str, Any] | None:
+    """Return the test score of the candidate; None where it was not measured."""
+    candidate = state.candidate["weights"] if state.candidate else None
+    scored = [e["data"] for e in entries if e["kind"] == "test.scored" and e["data"]["candidate"] == candidate]
+    return scored[-1]["score"] if scored else None
+
+
 def _verdict(state: RunState) -> tuple[str, str]:
-    """Return the state of the run in one or two words, and the tone they are shown in."""
+    """Return the state of the run in a few words, and the tone they are shown in."""
     if state.released:
         return "released", "good"
     if state.exhausted:
         return "exhausted", "bad"
-    branch = state.current_branch()
+    gate, branch = state.gate("finalization"), state.current_branch()
+    if gate is not None:
+        return {"closed": ("release blocked", "bad"), "pending": ("waits for approval", "warn")}.get(
+            gate, ("ready to release", "good")
+        )
     if branch is None:
         return "in progress", "plain"
-    return branch["branch"], "good" if branch["branch"] == "sufficient" else "warn"
+    missed = "target missed on validation" if not branch["target"] else "not sufficient on validation"
+    return ("sufficient on validation", "good") if branch["branch"] == "sufficient" else (missed, "warn")
 
 
 def _phase_section(state: RunState, phase: str, plan: plans.Plan | None) -> PhaseSection:
@@ -173,7 +204,7 @@ def _count(rows: list[ItemRow], planned: int) -> str:
 
 
 def _item_row(item: Item, state: RunState, phase: str) -> ItemRow:
-    label = item.outcome.replace("_", " ")
+    label = "passed with warning" if item.warns else in_words(item.outcome)
     if item.outcome not in ("passed", "not_applicable") and satisfied(item, state, phase):
         label = "signed" if any(s.item == item.id for s in state.valid_sign_offs(phase)) else "waived"
     tones = {"passed": "good", "signed": "good", "failed": "bad", "errored": "bad", "not applicable": "plain"}

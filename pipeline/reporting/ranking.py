@@ -107,7 +107,7 @@ def _print(rows: Sequence[RankedRun]) -> None:
     metrics = {row["score"]["metric"] for row in rows if row["score"]}
     table = tables.new_table("#", "run", " / ".join(sorted(metrics)) or "score")
     table.add_column("95 % interval", no_wrap=True)
-    for name in ("branch", "ended"):
+    for name in ("validation", "ended"):
         table.add_column(name, overflow="fold")
     overrides = varied_overrides(rows)
     longest = max((len(override) for own in overrides for override in own), default=0)

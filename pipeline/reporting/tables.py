@@ -1,4 +1,4 @@
-"""How records look in a terminal: gates, items, the branch, and the command that continues a run."""
+"""How records look in a terminal: gates, checks, the scores against the target, and the command that continues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.results import PHASES
+from pipeline.results import PHASES, compared
 from pipeline.run_store import gate as gates
 from pipeline.run_store.gate import Item
 from pipeline.run_store.next_step import DEFAULT_ROOT, NextStep
@@ -19,6 +19,7 @@ from pipeline.run_store.state import RunState
 
 OUTCOMES = {
     "passed": "[green]✓ passed[/]",
+    "warning": "[yellow]⚠ passed with warning[/]",
     "failed": "[red]✗ failed[/]",
     "inconclusive": "[yellow]? inconclusive[/]",
     "errored": "[red]! errored[/]",
@@ -29,6 +30,7 @@ OUTCOMES = {
 }
 GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan]pending[/]"}
 NOT_BUILT = "not built"  # label of an item that this version cannot answer; its recorded outcome is `errored`
+TEST_ITEM = "target_on_test"  # the check of finalization that compares the test score with the target
 VALUE_CHARS = 24  # of a value in a table; a longer one is cut
 
 
@@ -50,7 +52,7 @@ def new_table(*columns: str) -> Table:
     """Return a table without borders; a long cell continues on the next line."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in ("run", "item", "outcome"))
+        table.add_column(name, overflow="fold", no_wrap=name in ("run", "check", "outcome"))
     return table
 
 
@@ -106,13 +108,22 @@ def format_outcome(item: Item, state: RunState, phase: str) -> str:
             return OUTCOMES["signed"]
         if any(w.item == item.id for w in state.valid_waivers(phase)):
             return f"{OUTCOMES['waived']} [dim]({NOT_BUILT if is_not_built(item) else item.outcome})[/]"
-    return f"[dim]– {NOT_BUILT}[/]" if is_not_built(item) else OUTCOMES[item.outcome]
+    return f"[dim]– {NOT_BUILT}[/]" if is_not_built(item) else outcome_of(item)
+
+
+def outcome_of(item: Item) -> str:
+    """Return the item's own outcome as console markup."""
+    return OUTCOMES["warning" if item.warns else item.outcome]
 
 
 def format_value(item: Item) -> str:
-    """Return the item's value with its unit, and the bound it was compared with."""
-    value = f"{number(item.value)} {item.unit}".strip() if item.value is not None else ""
-    return f"{value} (bound {number(item.bound)})".strip() if item.bound is not None else value
+    """Return the item's value with its unit."""
+    return f"{number(item.value)} {item.unit}".strip() if item.value is not None else ""
+
+
+def format_required(item: Item) -> str:
+    """Return what passing requires of the value, such as `>= 20` or `is an integer`; empty without a bound."""
+    return f"{item.relation} {number(item.bound)}".strip() if item.bound is not None else ""
 
 
 def items_count(satisfied_items: int, items: Sequence[Item]) -> str:
@@ -123,11 +134,11 @@ def items_count(satisfied_items: int, items: Sequence[Item]) -> str:
 
 
 def gates_table(state: RunState) -> Table:
-    """Return the phases with their gates and the number of satisfied items."""
+    """Return the phases with their gates and the number of satisfied checks."""
     planned = state.plan.get("questions", {}) if state.plan else {}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("phase", "gate", "items", "plan", "round"):
-        table.add_column(name, justify="right" if name in ("items", "plan", "round") else "left")
+    for name in ("phase", "gate", "checks passed", "plan revision", "round"):
+        table.add_column(name, justify="left" if name in ("phase", "gate") else "right")
     for phase in PHASES:
         gate = state.gates.get(phase)
         label = phase_state(state, phase)
@@ -140,20 +151,37 @@ def gates_table(state: RunState) -> Table:
 
 
 def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
-    """Return the items of a gate with outcome, value, bound and reason."""
-    table = new_table("item", "outcome", "value", "why")
+    """Return the checks of a gate with outcome, value, what was required, and details."""
+    table = new_table("check", "outcome", "value", "required", "details")
     for item in items:
-        table.add_row(item.id, format_outcome(item, state, phase), format_value(item), item.why)
+        table.add_row(item.id, format_outcome(item, state, phase), format_value(item), format_required(item), item.why)
     return table
 
 
-def branch_line(state: RunState) -> str:
-    """Return the branch with the three conditions it was decided on."""
+def score_lines(state: RunState) -> str:
+    """Return how the model compares with the target: a line for validation, and one for test once it is scored."""
     branch = state.current_branch()
     if branch is None:
-        return "branch: not decided yet"
+        return "validation: not scored yet"
     colour = "green" if branch["branch"] == "sufficient" else "yellow"
-    return f"branch: [{colour}]{branch['branch']}[/] ({'; '.join(gates.branch_conditions(branch))})"
+    first, *rest = gates.branch_conditions(branch)
+    line = f"validation: [{colour}]{', '.join([first, *rest])}[/]"
+    test = compare_test_with_target(state)
+    return line if test is None else f"{line}\ntest: [{'green' if test[0] == 'passed' else 'red'}]{test[1]}[/]"
+
+
+def compare_test_with_target(state: RunState) -> tuple[str, str] | None:
+    """Return the outcome of the check on the sealed test rows, and whether they reach the target; None before it."""
+    gate = state.gates.get("finalization")
+    if gate is None or state.stale("finalization"):
+        return None
+    item = next((i for i in gate.items if i.id == TEST_ITEM and i.value is not None and i.bound is not None), None)
+    if item is None:
+        return None
+    at_least = item.relation != "<="
+    reached = {"passed": "target reached", "inconclusive": "target reached, but not with certainty"}
+    figures = compared(item.value, item.bound, at_least)
+    return item.outcome, f"{reached.get(item.outcome, 'target missed')} ({item.unit} {figures})".replace("( ", "(")
 
 
 def next_step_line(step: NextStep) -> str:

@@ -156,6 +156,7 @@ def judge(items: list[ChecklistItem], evidence: Evidence, find: FindCheck) -> li
                 waivable=item["waivable"],
                 sign_off=item.get("sign_off"),
                 evidence=result.evidence,
+                relation="" if result.bound is None else result.relation,
             )
         )
     return evaluated

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from pipeline.results import Branch, GateState, Outcome
+from pipeline.results import Branch, GateState, Outcome, compared
 
 
 def utc_today() -> date:
@@ -30,11 +30,17 @@ class Item:
     waivable: bool = True
     sign_off: str | None = None
     evidence: tuple[str, ...] = ()
+    relation: str = ""  # that passing requires between value and bound; empty in runs of earlier versions
+
+    @property
+    def warns(self) -> bool:
+        """Whether the item passed with a warning."""
+        return self.outcome == "passed" and "warning: " in self.why
 
 
 @dataclass(frozen=True)
 class Waiver:
-    """A named person accepts an item (or the branch) as it is, for a reason, until a day (inclusive)."""
+    """A named person accepts a check (or a validation below the target) as it is, for a reason, until a day."""
 
     phase: str
     item: str
@@ -95,11 +101,18 @@ def decide(
 
 
 def branch_conditions(decision: Mapping[str, Any]) -> list[str]:
-    """The three facts that a recorded branch was decided on, in words."""
+    """The three facts that a recorded branch was decided on, in words, with the validation score where it is known."""
+    score, symptoms = decision.get("score"), decision["symptoms"]
+    figures = ""
+    if score:
+        figures = compared(score["value"], decision["target_value"], bool(score.get("greater_is_better", True)))
+        figures = f" ({score['metric']} {figures})"
     return [
-        "target reached" if decision["target"] else "target missed",
-        "better than trivial" if decision["trivial"] else "not shown to be better than trivial",
-        "symptoms: " + (", ".join(decision["symptoms"]) or "none"),
+        f"target {'reached' if decision['target'] else 'missed'}{figures}",
+        ("" if decision["trivial"] else "not shown to be ") + "better than the trivial baseline",
+        f"blocking {'symptom' if len(symptoms) == 1 else 'symptoms'}: {', '.join(symptoms)}"
+        if symptoms
+        else "no blocking symptom",
     ]
 
 

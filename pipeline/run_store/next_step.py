@@ -41,22 +41,24 @@ class NextStep:
 
 
 def obstacle(state: RunState, phase: str) -> str | None:
-    """Why the phase may not run now: a gate or the branch before it; None when it may run.
+    """Why the phase may not run now, as what follows its name in a message; None when it may run.
 
     Diagnostics needs a plan only: it may run after a closed gate, to explain it.
     """
     closed = [p for p in NEEDS.get(phase, ()) if not state.passed(p)]
     sufficient, decision = state.sufficient(), state.current_branch()
     if phase == "finalization" and decision and not sufficient:
-        return f"the branch is insufficient ({'; '.join(branch_conditions(decision))})"
+        return f"cannot run yet, since on validation: {', '.join(branch_conditions(decision))}"
     if phase in ROUNDED and decision and not sufficient and (state.exhausted or state.round > state.max_rounds):
-        return "no round is left"
+        return "cannot run, since no round is left"
     if phase == "optimization" and sufficient and not state.awaits_branch(phase):
-        return "the branch is sufficient: there is nothing to repair"
+        conditions = branch_conditions(decision) if decision and decision["branch"] == "sufficient" else []
+        reason = f"on validation: {', '.join(conditions)}" if conditions else "a person accepted the model"
+        return f"is not needed, since {reason}"
     if closed:
-        return f"the {closed[0]} gate is {state.gate(closed[0]) or 'not evaluated'}"
+        return f"cannot run yet, since the {closed[0]} gate is {state.gate(closed[0]) or 'not evaluated'}"
     if phase == "diagnostics" and state.plan is None:
-        return "there is no plan yet"
+        return "cannot run, since there is no plan yet"
     return None
 
 

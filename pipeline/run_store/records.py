@@ -63,18 +63,6 @@ class FailureRecord(TypedDict):
     why: str
 
 
-class BranchRecord(TypedDict):
-    """Whether a trained model is good enough to finish, and the three facts that decide it."""
-
-    seq: int
-    phase: str
-    round: int
-    branch: Branch
-    target: bool
-    trivial: bool
-    symptoms: list[str]
-
-
 class ScoreRecord(TypedDict):
     """A score on validation rows with its 95 % interval and the number of rows."""
 
@@ -85,6 +73,20 @@ class ScoreRecord(TypedDict):
     high: float
     n: int
     greater_is_better: NotRequired[bool]
+
+
+class BranchRecord(TypedDict):
+    """Whether a trained model is good enough to finish, and the three facts that decide it."""
+
+    seq: int
+    phase: str
+    round: int
+    branch: Branch
+    target: bool
+    trivial: bool
+    symptoms: list[str]
+    score: NotRequired[ScoreRecord | None]  # on validation, of the candidate
+    target_value: NotRequired[float]
 
 
 class CandidateRecord(TypedDict):

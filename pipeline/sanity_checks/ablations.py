@@ -39,7 +39,9 @@ class ScoreAboveChance(TypedDict):
     metric: str
     value: float
     chance: float
+    half_width: float  # of the 95 % interval of the score
     half_widths_above: float
+    greater_is_better: bool
     n: int
 
 
@@ -117,7 +119,15 @@ def _score_above_chance(context: CheckContext, fit_result: Fit) -> ScoreAboveCha
     last = float(fit_result.history.series(f"val/{score.metric}")[1][-1])  # the best epoch is a choice by these rows
     above = (last - chance) * sign
     halves = above / half if half else math.copysign(math.inf, above) if above else 0.0
-    return {"metric": score.metric, "value": last, "chance": chance, "half_widths_above": halves, "n": score.n}
+    return {
+        "metric": score.metric,
+        "value": last,
+        "chance": chance,
+        "half_width": half,
+        "half_widths_above": halves,
+        "greater_is_better": score.greater_is_better,
+        "n": score.n,
+    }
 
 
 def _score_on_permuted_targets(context: CheckContext, fit_result: Fit) -> float:

@@ -50,7 +50,8 @@ def _case(classname: str, item: Item) -> TestCase:
         case.result = Skipped(message)
     else:
         result = (Error if item.outcome == "errored" else Failure)(message, item.cause or item.outcome)
-        result.text = _clean(f"{item.ask}\nvalue {item.value} {item.unit}, bound {item.bound}\n{item.why}")
+        required = "" if item.bound is None else f", required {item.relation} {item.bound}"
+        result.text = _clean(f"{item.ask}\nvalue {item.value} {item.unit}{required}\n{item.why}")
         case.result = result
     return case
 

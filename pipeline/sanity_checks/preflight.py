@@ -62,17 +62,12 @@ class PreflightReport:
     @property
     def warnings(self) -> list[Item]:
         """The items that passed with a warning."""
-        return [item for items in self.items.values() for item in items if has_warning(item)]
-
-
-def has_warning(item: Item) -> bool:
-    """Return whether an item passed with a warning."""
-    return item.outcome == "passed" and item.why.startswith("warning")
+        return [item for items in self.items.values() for item in items if item.warns]
 
 
 def _strict(item: Item) -> Item:
     """Turn the warning that the model does not learn into a failure: no diagnosis follows a preflight."""
-    return replace(item, outcome="failed") if item.id == LEARNS and has_warning(item) else item
+    return replace(item, outcome="failed") if item.id == LEARNS and item.warns else item
 
 
 def preflight(registry: Registry, model: str, data: str, overrides: Sequence[str], seed: int) -> PreflightReport:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pipeline.results import PHASES, canonical
-from pipeline.run_store.gate import Item
+from pipeline.run_store.gate import Item, branch_conditions
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.records import ScoreRecord
 from pipeline.run_store.state import RunState
@@ -62,9 +62,10 @@ def tags(export: RunExport) -> dict[str, str]:
 
 
 def _item_text(item: Item) -> str:
-    """Return `passed`, or `failed: 0.31 (bound 0.05)` for an item with a value."""
+    """Return `passed`, or `failed: 0.31 (required <= 0.05)` for an item with a value."""
     value = f": {_number(item.value)} {item.unit}".rstrip() if item.value is not None else ""
-    return item.outcome + value + (f" (bound {_number(item.bound)})" if item.bound is not None else "")
+    required = f"{item.relation} {_number(item.bound)}".strip()
+    return item.outcome + value + (f" (required {required})" if item.bound is not None else "")
 
 
 def note(export: RunExport) -> str:
@@ -75,7 +76,7 @@ def note(export: RunExport) -> str:
     lines += [_score_text(state.score), ""] if state.score else []
     step, branch = next_step(state), state.current_branch()
     if branch:
-        lines += [f"Branch: **{branch['branch']}**, blocking symptoms: {', '.join(branch['symptoms']) or 'none'}.", ""]
+        lines += [f"Validation: {', '.join(branch_conditions(branch))}.", ""]
     lines += [f"Next: {step.why}", "", f"    {step.command}", "", "| phase | gate |", "|---|---|"]
     return "\n".join([*lines, *(f"| {phase} | {gate_label(state, phase) or 'not reached'} |" for phase in PHASES), ""])
 
