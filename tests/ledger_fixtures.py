@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,13 @@ def baseline_done(root: Path, name: str = "digits-hot", *, branch: str = "suffic
     run = Run.at(root, name)
     with opened(run, experiment="digits") as ledger:
         freeze(run, ledger, CONFIG)
-        gate(ledger, "planning", passed("seeds_fixed", waivable=False), passed("splits_disjoint", value=0.0, bound=0.0))
-        gate(ledger, "baseline", passed("one_batch_overfits", value=0.001, bound=0.05))
+        gate(
+            ledger,
+            "planning",
+            passed("seeds_fixed", waivable=False),
+            passed("splits_disjoint", value=0.0, bound=0.0, relation="<="),
+        )
+        gate(ledger, "baseline", passed("one_batch_overfits", value=0.001, bound=0.05, relation="<="))
         good = branch == "sufficient"
         if good:
             ledger.append("candidate.chosen", {"phase": "baseline", "round": 1, "weights": "f" * 64})
@@ -141,8 +147,10 @@ def mended(root: Path, name: str = "digits-hot") -> Run:
         )
         ledger.append("candidate.chosen", {"phase": "optimization", "round": 1, "weights": "f" * 64, "score": score})
         decided = {"branch": "sufficient", "target": True, "trivial": True, "symptoms": []}
-        ledger.append("branch.decided", {"phase": "optimization", "round": 1, **decided})
+        compared = {"score": score, "target_value": 0.95}
+        ledger.append("branch.decided", {"phase": "optimization", "round": 1, **decided, **compared})
         failed = passed("target_on_test", outcome="failed", value=0.944, bound=0.95, why="95 % 0.92 to 0.96, n = 360")
+        failed = replace(failed, unit="accuracy", relation=">=")
         absent = passed("latency", outcome="errored", why="not built: latency of the exported form")
         owner = passed("owner_approval", outcome="pending", sign_off="owner", why="waits for the sign-off of the owner")
         gate(ledger, "finalization", passed("onnx_parity", value=1.2e-6, bound=1e-5), failed, absent, owner)

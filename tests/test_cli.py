@@ -55,7 +55,11 @@ def test_status_shows_gates_and_next_command(finished: Run, cli: Cli) -> None:
 
     assert (code, err) == (0, "")
     assert re.search(r"baseline +open +17/17", out) and re.search(r"diagnostics +not needed", out)
-    assert "branch: sufficient" in out and "not built in this version (16)" in out
+    assert (
+        "validation: target reached (accuracy " in out
+        and "test: target " in out
+        and "not built in this version (16)" in out
+    )
     assert NEXT.search(out)
 
 
@@ -80,9 +84,9 @@ def test_status_previews_finalization_gate(planned: Run, cli: Cli) -> None:
     """Before anything is trained it is said which of the 24 items cannot pass yet, and why."""
     code, out, _ = cli("status", "digits", "--gate", "finalization")
 
-    assert code == 0 and "24 items" in out
+    assert code == 0 and "24 checks" in out
     counts = re.search(
-        r"(\d+) of 24 items cannot pass yet: (\d+) are not built in this version, (\d+) needs? a signature", out
+        r"(\d+) of 24 checks cannot pass yet: (\d+) are not built in this version, (\d+) needs? a signature", out
     )
     assert counts and int(counts[1]) == int(counts[2]) + int(counts[3])
     assert "owner_approval: needs the owner's signature after phase=finalization" in out
@@ -228,7 +232,7 @@ def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     """One paragraph per item that is not satisfied; a single item on demand, satisfied or not."""
     code, out, _ = cli("explain", "digits", "--gate", "finalization")
     assert code == 0 and out.count("  question:") == 1
-    assert "finalization: 16 items not built in this version" in out and "  calibration: " in out
+    assert "finalization: 16 checks not built in this version" in out and "  calibration: " in out
     assert "python -m pipeline waive digits ITEM --who NAME" in out
     assert "python -m pipeline approve digits --who NAME" in out
     _, out, _ = cli("explain", "digits", "calibration")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, timedelta
 from typing import get_args
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.results import OUTCOMES, Outcome, Result, Score, compare_with_score
+from pipeline.results import OUTCOMES, Outcome, Result, Score, compare_with_score, compared
 from pipeline.run_store.gate import Item, SignOff, Waiver, branch, branch_conditions, decide
 
 TODAY = date(2030, 5, 5)
@@ -138,8 +139,43 @@ def test_branch_conditions_do_not_claim_what_was_not_shown() -> None:
     missed = {"target": False, "trivial": False, "symptoms": ["nan_loss"]}
     good = {"target": True, "trivial": True, "symptoms": []}
 
-    assert branch_conditions(missed) == ["target missed", "not shown to be better than trivial", "symptoms: nan_loss"]
-    assert branch_conditions(good) == ["target reached", "better than trivial", "symptoms: none"]
+    assert branch_conditions(missed) == [
+        "target missed",
+        "not shown to be better than the trivial baseline",
+        "blocking symptom: nan_loss",
+    ]
+    assert branch_conditions(good) == ["target reached", "better than the trivial baseline", "no blocking symptom"]
+
+
+@pytest.mark.parametrize(
+    ("value", "greater", "words"),
+    [
+        (0.9833, True, "target reached (accuracy 0.9833 >= 0.95)"),
+        (0.2806, True, "target missed (accuracy 0.2806 < 0.95)"),
+        (0.94999, True, "target missed (accuracy 0.94999 < 0.95)"),  # with four digits both would read 0.95
+        (1.2, False, "target missed (accuracy 1.2 > 0.95)"),
+        (math.nan, True, "target missed (accuracy nan, which cannot be compared with 0.95)"),
+    ],
+)
+def test_branch_conditions_compare_score_with_target(value: float, greater: bool, words: str) -> None:
+    """The first fact has the score and the target, in the direction of the metric, told apart by enough digits."""
+    score = {"metric": "accuracy", "value": value, "greater_is_better": greater}
+    reached = words.startswith("target reached")
+    decision = {"target": reached, "trivial": True, "symptoms": [], "score": score, "target_value": 0.95}
+
+    assert branch_conditions(decision)[0] == words
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False), st.booleans())
+def test_compared_never_contradicts_itself(value: float, limit: float, at_least: bool) -> None:
+    """The two numbers as written are in the relation that stands between them."""
+    left, sign, right = compared(value, limit, at_least).split()
+    kept = value >= limit if at_least else value <= limit
+
+    assert kept == (sign in (">=", "<="))
+    assert {">=": float.__ge__, "<": float.__lt__, "<=": float.__le__, ">": float.__gt__}[sign](
+        float(left), float(right)
+    )
 
 
 def test_result_not_applicable_needs_reason() -> None:

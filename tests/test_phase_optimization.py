@@ -112,7 +112,7 @@ def test_optimization_refuses_a_sufficient_run(finished: Run) -> None:
     """With a sufficient branch there is nothing to repair."""
     from pipeline.errors import Refused
 
-    with pytest.raises(Refused, match="there is nothing to repair"):
+    with pytest.raises(Refused, match="is not needed, since on validation: target reached"):
         go(finished.path.parent, "phase=optimization", "run.name=digits")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -48,14 +49,16 @@ class Page(HTMLParser):
 
 def text_of(path: Path) -> str:
     """The page's words without its markup."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", "", path.read_text())))
+    words = re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", "", path.read_text()))
+    return re.sub(r"\s+", " ", html.unescape(words))
 
 
 def test_report_shows_the_whole_run(tmp_path: Path) -> None:
     """Branch, gates, items, diagnosis, fixes, trials, people, revisions and what was not checked are all there."""
     arguments = text_of(write_report(mended(tmp_path / "runs").path))
     for expected in (
-        "digits-hot", "sufficient", "experiment digits", "seed 7", "val accuracy 0.972", "n = 360",
+        "digits-hot", "sufficient", "experiment digits", "seed 7", "target reached (accuracy 0.972 >= 0.95)",
+        "n = 360", "target missed (accuracy 0.944 < 0.95)", "release blocked", ">= 0.95",
         "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7", "fixed, round 1",
         "learning_rate_too_high", "0.93", "optimizer.lr=0.003", "clip_grad_norm_", "c1 adopted", "+0.87", "0.031",
         "Is onnx parity done?", "1.2e-06", "waived", "( failed )", "Ada Lovelace", "shadow deployment only",
@@ -150,7 +153,7 @@ def test_report_of_a_run_without_a_plan(tmp_path: Path) -> None:
     with opened(run, experiment="digits"):
         pass
     arguments = text_of(write_report(run.path))
-    assert "There is no plan yet" in arguments and "The branch is not decided yet" in arguments
+    assert "There is no plan yet" in arguments and "Validation: not scored yet" in arguments
 
 
 def test_report_lists_unreadable_files(tmp_path: Path) -> None:

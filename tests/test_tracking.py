@@ -119,7 +119,7 @@ def test_mirror_sends_the_whole_run(new_root: Path) -> None:
     tags = stored.data.tags
     assert tags["fivegate.gate.planning"] == "open"
     assert tags["fivegate.gate.diagnostics"] == "not needed"
-    assert tags["fivegate.gate.baseline.one_batch_overfits"] == "passed: 0.001 (bound 0.05)"
+    assert tags["fivegate.gate.baseline.one_batch_overfits"] == "passed: 0.001 (required <= 0.05)"
     assert tags["fivegate.gate.planning.seeds_fixed"] == "passed"
     assert tags["fivegate.branch"] == "sufficient"
     assert tags["fivegate.plan.digest"] == run.state().plan["digest"]  # type: ignore[index]
