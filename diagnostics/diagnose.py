@@ -13,6 +13,7 @@ from diagnostics.confidence import Confidence, confidence_from_support
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
 from diagnostics.playbook import CandidateCause, Kind, Playbook, load_all
 from diagnostics.schema import GapRecord
+from diagnostics.signals import description
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
 from pipeline.repair.config_edits import get
@@ -20,6 +21,13 @@ from pipeline.repair.cures import Remedy, resolve
 from pipeline.results import CEILINGS
 
 MIN_FIXES = 3  # a diagnosis that names a cause offers at least this many changes to choose from
+BASES = {  # what a confidence is based on, in words
+    "inference": "reasoning alone",
+    "report": "logs alone",
+    "research": "a pattern known from the literature",
+    "observation": "an experiment",
+    "definition": "a pattern that follows from the definition of the cause",
+}
 NO_EXPERIMENTS: GapRecord = {
     "what": "controlled experiments",
     "why": "diagnostics runs none in this version; phase=optimization tries the fixes",
@@ -174,7 +182,9 @@ def _fixes(ranked: Iterable[CauseScore], find_remedies: RemedyFinder) -> Iterato
     changes = []
     for score in ranked:
         for cure, (kind, expect) in score.cures().items():
-            impact = f"{expect} is {expect.bound}" if expect else "the symptom disappears"
+            impact = "the symptom disappears"
+            if expect:
+                impact = f"{description(expect.signal, expect.of)} is {expect.bound}"
             for remedy in find_remedies(cure, score.id):
                 change = (remedy.overrides, remedy.surgery, remedy.code)
                 if change not in changes:
@@ -233,11 +243,12 @@ def _confidence_statement(matches: list[PlaybookMatch], ranked: list[CauseScore]
     first = plausible[0]
     confidence = first.confidence()
     measured = first.measured_count
-    support = f"{len(first.supporting)} of {measured} measured supports hold" if measured else "no support was measured"
+    held = len(first.supporting)
+    support = f"{held} of {measured} measurements support it" if measured else "no measurement could support it"
     contradicted = [score.id for score in ranked if not score.plausible]
     ruled_out = f" Contradicted by measurements: {', '.join(contradicted)}." if contradicted else ""
     return (
-        f"The most likely cause is {first.id}, with confidence {confidence.value:.2f} on {confidence.basis} "
-        f"(at most {CEILINGS[confidence.basis]:.2f}): {support}. "
-        f"Every cause is a candidate until an experiment confirms it.{ruled_out}{missing}"
+        f"The most likely cause is {first.id}: confidence {confidence.value:.2f}, not a probability, on a scale that "
+        f"ends at {CEILINGS[confidence.basis]:.2f} for {BASES[confidence.basis]}; {support}. "
+        f"Every cause is only possible until an experiment confirms it.{ruled_out}{missing}"
     )

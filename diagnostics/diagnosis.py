@@ -11,6 +11,7 @@ from diagnostics.conditions import Observation
 from diagnostics.confidence import Confidence
 from diagnostics.playbook import Kind, Severity
 from diagnostics.schema import SCHEMA, DiagnosisRecord, FixRecord, GapRecord, RootCauseRecord, SymptomRecord
+from pipeline.repair.config_edits import format_override_value
 from pipeline.repair.cures import Remedy
 from pipeline.results import plain
 from pipeline.run_store import files
@@ -33,7 +34,7 @@ class Symptom:
 
 @dataclass(frozen=True)
 class RootCause:
-    """A cause from causes.yaml. It is a candidate until an experiment confirms or refutes it."""
+    """A cause from causes.yaml. It is only possible until an experiment confirms or refutes it."""
 
     issue: str
     means: str
@@ -130,14 +131,12 @@ class Diagnosis:
             for symptom in self.symptoms:
                 observations = "".join(f"\n- {observation.sentence()}" for observation in symptom.observations)
                 parts.append(f"**{symptom.title}** (`{symptom.id}`, {symptom.severity}){observations}")
-            parts.append("## Causes, most likely first")
-            # The page is for reading at a glance; diagnosis.json has every cause and fix.
+            parts.append("## Possible causes, most likely first")
+            # The page is for reading at a glance; diagnosis.json has every cause.
             parts += [_format_cause(rank, cause) for rank, cause in enumerate(self.root_causes[:5], 1)]
             parts.append("## What to try, in this order")
-            changes = [f"{f.remedy.description} ({f.kind} for `{f.cause}`)" for f in self.fixes[:7]]
-            parts.append(
-                "\n".join(f"{i}. {text}" for i, text in enumerate(changes, 1)) or "There is nothing to propose."
-            )
+            changes = [_format_fix(number, fix) for number, fix in enumerate(self.fixes, 1)]
+            parts.append("\n".join(changes) or "There is nothing to propose.")
         parts.append("## What was not checked")
         gaps = "\n".join(f"- {gap['what']}: {gap['why']}" for gap in self.not_checked)
         parts.append(gaps or "Everything was checked.")
@@ -159,6 +158,15 @@ class Diagnosis:
         symptoms = ", ".join(s.id for s in self.symptoms) or "no symptom"
         causes = ", ".join(f"{c.issue} {c.confidence.value:.2f}" for c in self.root_causes[:3])
         return f"Diagnosis({symptoms}{causes and ': ' + causes})"
+
+
+def _format_fix(number: int, fix: Fix) -> str:
+    """Return one line: what to change, the overrides to type where the config has the keys, and for which cause."""
+    remedy = fix.remedy
+    overrides = [f"{key}={format_override_value(value)}" for key, value in remedy.overrides.items()]
+    overrides += [f"surgery={format_override_value(remedy.surgery)}"] if remedy.surgery else []
+    typed = "".join(f", `{override}`" for override in overrides)
+    return f"{number}. {remedy.description}{typed} ({'fix' if fix.kind == 'cure' else fix.kind} for `{fix.cause}`)"
 
 
 def _format_cause(rank: int, cause: RootCause) -> str:

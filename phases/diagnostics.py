@@ -39,7 +39,7 @@ def run(ctx: PhaseContext) -> Evidence:
     files.write_json(document, record)
     files.write_text(page, diagnosis.incident())
     if record["root_causes"]:
-        ctx.log("diagnostics: candidate causes with confidence")
+        ctx.log("diagnostics: possible causes with confidence")
     for cause in record["root_causes"][:3]:
         evidence = cause["evidence"][0] if cause["evidence"] else "no supporting measurement"
         ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {evidence}")

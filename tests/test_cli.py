@@ -166,7 +166,7 @@ def test_commands_name_run_of_another_root(finished: Run, cli: Cli, tmp_path: Pa
     command = NEXT.search(out)[0].split("python -m pipeline ")[1].split()  # type: ignore[index]
 
     assert command[:2] == ["explain", "other/digits"] and cli(*command)[0] == 0
-    assert "waive other/digits ITEM --who" in cli(*command)[1]
+    assert "waive other/digits CHECK --who" in cli(*command)[1]
     assert "approve other/digits --who" in cli("status", "other/digits", "--gate", "finalization")[1]
     assert "Do: python -m pipeline status other/digits" in cli("rollback", "other/digits", "--who", "Ada")[2]
 
@@ -233,7 +233,7 @@ def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     code, out, _ = cli("explain", "digits", "--gate", "finalization")
     assert code == 0 and out.count("  question:") == 1
     assert "finalization: 16 checks not built in this version" in out and "  calibration: " in out
-    assert "python -m pipeline waive digits ITEM --who NAME" in out
+    assert "python -m pipeline waive digits CHECK --who NAME" in out
     assert "python -m pipeline approve digits --who NAME" in out
     _, out, _ = cli("explain", "digits", "calibration")
     assert "finalization/calibration: not built" in out

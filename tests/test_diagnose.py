@@ -191,7 +191,10 @@ def test_diagnosis_is_saved_and_shown(tmp_path: Path) -> None:
     assert diagnosis.to_json() == json.loads((tmp_path / "out" / "diagnosis.json").read_text())
     assert diagnosis.to_json() == json.loads((tmp_path / "alone.json").read_text())
     assert "1. **learning_rate_too_high** (0.64, research): steps overshoot." in page
-    assert "1. Lower the learning rate: optimizer.lr 1 → 0.1 (cure for `learning_rate_too_high`)" in page
+    assert (
+        "1. Lower the learning rate: optimizer.lr 1 → 0.1, `optimizer.lr=0.1` (fix for `learning_rate_too_high`)"
+        in page
+    )
     assert "<td>learning_rate_too_high</td>" in diagnosis._repr_html_()
     assert "<b>" not in Diagnosis(confidence_statement="<b>bold</b>")._repr_html_()
     assert "Diagnosis(convergence_stall, underfitting: learning_rate_too_high 0.64" in repr(diagnosis)

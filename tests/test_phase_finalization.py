@@ -227,7 +227,7 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
     [
         (["approve", "digits", "--who", "Mallory"], 2, "expected one of Example Owner, Example Reviewer"),
         (["approve", "digits", "--who", "Example Ownr"], 2, "did you mean 'Example Owner'?"),
-        (["approve", "digits"], 2, "--who: a name is missing"),
+        (["approve", "digits"], 2, "--who: is missing"),
         (["waive", "digits", "slices", "--who", "A", "--why", WHY, "--expires", "2020-01-01"], 2, "is in the past"),
         (
             ["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", "soon"],
@@ -235,10 +235,17 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
             "--expires: is not a date",
         ),
         (["waive", "digits", "slices", "--who", "A", "--why", "ok", "--expires", LATER], 2, "is not a justification"),
+        (["waive", "digits", "slices"], 2, "--why: is missing; expected a sentence of at least 10 characters"),
+        (["waive", "digits", "slices"], 2, "--expires: is missing; expected a date, YYYY-MM-DD"),
+        (["waive", "digits", "slices"], 2, "--who: is missing"),
         (["waive", "digits", "slcies", "--who", "A", "--why", WHY, "--expires", LATER], 2, "did you mean 'slices'?"),
         (["waive", "digits", "owner_approval", "--who", "A", "--why", WHY, "--expires", LATER], 3, "cannot be waived"),
         (["waive", "digits", "seeds_fixed", "--who", "A", "--why", WHY, "--expires", LATER], 3, "cannot be waived"),
-        (["waive", "digits", "branch", "--who", "A", "--why", WHY, "--expires", LATER], 3, "no insufficient branch"),
+        (
+            ["waive", "digits", "branch", "--who", "A", "--why", WHY, "--expires", LATER],
+            3,
+            "no model has missed",
+        ),
     ],
 )
 def test_approve_and_waive_refuse_wrong_input(

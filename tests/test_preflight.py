@@ -165,7 +165,7 @@ def test_preflight_reports_wrong_input_in_one_message(
             "MODEL: is not a module and a name, got 'somebody.net'; expected package.module:name",
         ),
         ("a:b", "c", "DATA: is not a module and a name, got 'c'"),
-        ("nobody.at:home", "nobody.at:work", "trust: there is no such package, got 'nobody'"),
+        ("nobody.at:home", "nobody.at:work", "MODEL: no such module, got 'nobody'"),
         ("json:loads", "json:loads", "trust: 'json' is a module of Python itself"),
     ],
 )

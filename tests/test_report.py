@@ -59,7 +59,8 @@ def test_report_shows_the_whole_run(tmp_path: Path) -> None:
     for expected in (
         "digits-hot", "sufficient", "experiment digits", "seed 7", "target reached (accuracy 0.972 >= 0.95)",
         "n = 360", "target missed (accuracy 0.944 < 0.95)", "release blocked", ">= 0.95",
-        "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7", "fixed, round 1",
+        "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7",
+        "after the fix, round 1",
         "learning_rate_too_high", "0.93", "optimizer.lr=0.003", "clip_grad_norm_", "c1 adopted", "+0.87", "0.031",
         "Is onnx parity done?", "1.2e-06", "waived", "( failed )", "Ada Lovelace", "shadow deployment only",
         "not built: latency of the exported form", "activations – the monitor was off", "first plan", "study.decided",
@@ -164,7 +165,7 @@ def test_report_lists_unreadable_files(tmp_path: Path) -> None:
     arguments = text_of(write_report(run.path))
     assert "diagnostics/1/diagnosis.json cannot be read" in arguments
     assert "baseline/history.npz is not a readable history" in arguments
-    assert "fixed, round 1" in arguments
+    assert "after the fix, round 1" in arguments
 
 
 def test_report_marks_expired_waivers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`approve RUN --who NAME`: sign the bundle that a gate waits for, as a person whom the plan names."""
+"""`approve RUN --who NAME`: approve the bundle for release, as the owner or an approver whom the plan names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def typed_name(who: str | None) -> str:
         who = input("your name: ")
     if not who or not who.strip():
         expected = "the name of the person who decides"
-        raise UserError(fault("--who", "a name is missing", expected=expected, do="repeat with --who NAME"))
+        raise UserError(fault("--who", "is missing", expected=expected, do="repeat with --who NAME"))
     return who.strip()
 
 
@@ -49,12 +49,12 @@ def require_role(run: Run, state: RunState, role: str, who: str, what: str) -> N
 
 
 def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
-    """Sign every item that waits for this person, bound to the digest of its bundle, and return the items' ids."""
+    """Sign every check that waits for this person, bound to the digest of its bundle, and return the checks' ids."""
     state = fold(ledger.entries)
     waiting = [(p, g, i) for p, g in state.gates.items() for i in g.items if i.sign_off and not state.stale(p)]
     if not waiting:
         do = next_step(state, root=run.shown_root).command
-        raise Refused(fault(run.name, "no item waits for a signature", do=do))
+        raise Refused(fault(run.name, "nothing waits for approval", do=do))
     signed = []
     for phase, gate, item in waiting:
         require_role(run, state, str(item.sign_off), who, f"may not sign {item.id}")

@@ -82,7 +82,7 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
 def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:
     """Return one paragraph for the items of a gate that are not built, with the command that waives one of them."""
     place = tables.command_argument(run)
-    waive = f"python -m pipeline waive {place} ITEM --who NAME --why '...' --expires YYYY-MM-DD"
+    waive = f"python -m pipeline waive {place} CHECK --who NAME --why '...' --expires YYYY-MM-DD"
     lines = [f"{phase}: {counted(len(items), 'check')} not built in this version"]
     lines += [f"  {item.id}: {item.ask}" for item in items]
     return "\n".join([*lines, f"  next:     to continue, a named person can waive each of them: {waive}"])

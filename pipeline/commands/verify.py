@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
         console.print(
             f"the last write was interrupted: {len(torn)} bytes, which the next write moves out of the ledger"
         )
-    console.print(f"[green]✓[/] {run.name}: {entries} ledger entries, every recorded file and every gate are intact")
+    console.print(f"[green]✓[/] {run.name}: {entries} ledger entries, all recorded files and all gates are intact")
     return 0

@@ -1,4 +1,4 @@
-"""`waive RUN ITEM --who --why --expires`: waive a failed item, or the branch, until a day."""
+"""`waive RUN CHECK --who --why --expires`: accept a failed check, or a validation below the target, until a day."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_WHY_CHARS = 10  # shorter texts such as `ok` tell a later reader nothing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
-    parser.add_argument("item", metavar="ITEM", help="an item's id, or 'branch' to continue below the target")
+    parser.add_argument("item", metavar="CHECK", help="id of a check, or 'branch' for a validation below the target")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
     parser.add_argument("--who", help="your name (prompted for if omitted)")
     parser.add_argument("--why", default="", help="why this is acceptable")
@@ -25,16 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _phase_of(run: Run, state: RunState, name: str) -> str:
-    """Return the phase of the item's gate, or of the branch. Raises UserError or Refused if it cannot be waived."""
+    """Return the phase of the check, or of the validation. Raises UserError or Refused if it cannot be waived."""
     if name == "branch":
         branch = state.current_branch()
         if branch is None or branch["branch"] == "sufficient":
             do = f"python -m pipeline status {tables.command_argument(run)}"
-            raise Refused(fault("branch", "there is no insufficient branch to waive", do=do))
+            raise Refused(fault("branch", "cannot be waived: no model has missed the target on validation", do=do))
         return str(branch["phase"])
     items = {item.id: (phase, item) for phase, gate in state.gates.items() for item in gate.items}
     if name not in items:
-        raise UserError(fault("ITEM", "no evaluated item has this id", got=name, among=[*items, "branch"]))
+        raise UserError(fault("CHECK", "no evaluated check has this id", got=name, among=[*items, "branch"]))
     phase, item = items[name]
     if not item.waivable:
         do = f"python -m pipeline explain {tables.command_argument(run)} {name}"
@@ -46,11 +46,13 @@ def _faults(why: str, expires: str, today: date) -> list[str]:
     faults = []
     if len(why.strip()) < MIN_WHY_CHARS:
         expected = f"a sentence of at least {MIN_WHY_CHARS} characters"
-        faults.append(fault("--why", "is not a justification", got=why, expected=expected))
+        what, got = ("is not a justification", {"got": why}) if why else ("is missing", {})
+        faults.append(fault("--why", what, expected=expected, **got))
     try:
         day = date.fromisoformat(expires)
     except ValueError:
-        faults.append(fault("--expires", "is not a date", got=expires, expected="YYYY-MM-DD"))
+        what, got = ("is not a date", {"got": expires}) if expires else ("is missing", {})
+        faults.append(fault("--expires", what, expected="a date, YYYY-MM-DD", **got))
     else:
         if day < today:
             faults.append(fault("--expires", "is in the past", got=expires, expected=f"{today.isoformat()} or later"))
@@ -58,9 +60,13 @@ def _faults(why: str, expires: str, today: date) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    who = typed_name(args.who)
+    faults: list[str] = []
+    try:
+        who = typed_name(args.who)
+    except UserError as error:  # reported together with the other options
+        who, faults = "", list(error.faults)
     run = Run.find(args.run, args.root)
-    faults = _faults(args.why, args.expires, utc_today())
+    faults += _faults(args.why, args.expires, utc_today())
     if faults:
         raise UserError(*faults)
     with opened(run) as ledger:

@@ -59,6 +59,11 @@ def grant(packages: Sequence[str], roots: Sequence[Path] = ()) -> list[GrantReco
     return granted
 
 
+def is_importable(package: str, roots: Sequence[Path] = ()) -> bool:
+    """Whether a package of that name is in `roots` or where Python looks."""
+    return bool(_places(package.partition(".")[0], roots))
+
+
 def _places(top: str, roots: Sequence[Path]) -> list[Path]:
     """Every place that the name can be imported from; namespace folders count only where there is no package."""
     specs = [_spec(top, folder) for folder in dict.fromkeys([*map(str, roots), *sys.path])]
@@ -81,7 +86,7 @@ def _path(spec: ModuleSpec) -> Path | None:
 def _not_found(package: str, roots: Sequence[Path]) -> str:
     expected = f"a package in {', '.join(map(str, roots)) or 'the current folder'}, or an installed one"
     do = "python -m pipeline --config-dir DIR ... trust=[PACKAGE], with the package next to DIR"
-    known = _importable_names(roots)
+    known = importable_names(roots)
     return fault("trust", "there is no such package", got=package, expected=expected, among=known, do=do)
 
 
@@ -126,7 +131,8 @@ def source_digest(path: Path) -> str:
     return digest(found)
 
 
-def _importable_names(roots: Sequence[Path]) -> list[str]:
+def importable_names(roots: Sequence[Path]) -> list[str]:
+    """The packages and modules in `roots` and in the current folder, without those of this pipeline."""
     folders = [*roots, Path.cwd()]
     inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     packages = [path.name for path in inside if (path / "__init__.py").is_file()]

@@ -5,12 +5,31 @@ An override is an existing dotted key with its new value; an edit whose key is n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 Config = Mapping[str, object]
 Edit = Callable[[Config], list[dict[str, object]]]  # alternative sets of overrides, smallest change first
 
 _MISSING = object()  # a value of a config may be None
+
+
+# Hydra reads such text as a string without quotes, unless it is one of the literals.
+UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")
+LITERALS = ("null", "true", "false", "nan", "inf")
+
+
+def format_override_value(value: object) -> str:
+    """Return a value as it is written after `key=` on the command line."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{format_override_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(format_override_value, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str) and (not UNQUOTED.fullmatch(value) or value.lower() in LITERALS):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return str(value)
 
 
 def get(config: Config, key: str) -> object:

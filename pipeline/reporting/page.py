@@ -102,6 +102,8 @@ def write_report(run_dir: Path) -> Path:
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from pipeline.repair.config_edits import format_override_value
+
     templates = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     filters = {
@@ -111,7 +113,7 @@ def write_report(run_dir: Path) -> Path:
         "sentence": _sentence,
         "required": format_required,
     }
-    environment.filters.update(filters, conditions=branch_conditions)
+    environment.filters.update(filters, conditions=branch_conditions, override=format_override_value)
     html = environment.get_template(TEMPLATE).render(vars(collect(Run(Path(run_dir).resolve()))))
     path = Path(run_dir) / "report.html"
     files.write_text(path, html)
@@ -234,7 +236,7 @@ def _learning_curves(run: Run, missing: list[str]) -> list[LearningCurve]:
     curves = []
     fixed = sorted(run.path.glob("optimization/*/trials/fixed/history.npz"))
     for path in [run.inside("baseline", "history.npz"), *fixed]:
-        title = "baseline" if path.parent.name == "baseline" else f"fixed, round {path.parts[-4]}"
+        title = "baseline" if path.parent.name == "baseline" else f"after the fix, round {path.parts[-4]}"
         try:
             shown = panels(History.load(path)) if path.is_file() else []
         except UserError:

@@ -128,11 +128,15 @@ def _trust_packages(targets: Mapping[str, str]) -> list[str]:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    bundled = {name for name in targets.values() if name.startswith(tuple(f"{a}." for a in ALLOWED))}
-    packages = list(dict.fromkeys(name.partition(".")[0] for name in targets.values() if name not in bundled))
+    bundled = tuple(f"{package}." for package in ALLOWED)
+    own = {section: name.partition(".")[0] for section, name in targets.items() if not name.startswith(bundled)}
+    missing = [s for s, package in own.items() if not trust.why_not(package) and not trust.is_importable(package)]
+    faults = [_no_module(section.upper(), own[section], here) for section in missing]
+    packages = list(dict.fromkeys(package for section, package in own.items() if section not in missing))
     names = trust.activate(trust.grant(packages, [Path(here)]))
-    faults: list[str] = []
     for section, name in targets.items():
+        if section in missing:
+            continue
         try:
             locate(name, (*ALLOWED, *names), section.upper())
         except UserError as error:
@@ -140,6 +144,13 @@ def _trust_packages(targets: Mapping[str, str]) -> list[str]:
     if faults:
         raise UserError(*faults)
     return packages
+
+
+def _no_module(argument: str, package: str, folder: str) -> str:
+    """Return that a module of MODEL or DATA does not exist, with the closest name."""
+    expected, known = f"a module in {folder}, or an installed one", trust.importable_names([Path(folder)])
+    do = "run preflight in the folder that contains the module, or install it"
+    return fault(argument, "no such module", got=package, expected=expected, among=known, do=do)
 
 
 def _prepare_experiment(

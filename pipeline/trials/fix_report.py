@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -12,31 +11,15 @@ from typing import Any
 
 from pipeline.config.build import section_of
 from pipeline.config.override_keys import key_of
-from pipeline.repair.config_edits import get
+from pipeline.repair.config_edits import format_override_value, get
 from pipeline.run_store.job import Delta
 from pipeline.run_store.next_step import DEFAULT_ROOT
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
 
-# Hydra reads such text as a string without quotes, unless it is one of the literals.
-UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")
-LITERALS = ("null", "true", "false", "nan", "inf")
 FIGURES = ("params", "step_ms", "memory_mb", "inference_ms")
 MAX_NAME = 57  # with `-fixed` a run name has at most 63 characters
-
-
-def format_override_value(value: object) -> str:
-    """Return a value as it is written after `key=` on the command line."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{format_override_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(format_override_value, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str) and (not UNQUOTED.fullmatch(value) or value.lower() in LITERALS):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return str(value)
 
 
 def _override_arguments(key: str, old: object, new: object) -> list[str]:
