@@ -297,14 +297,14 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
         {"test_score__value": 0.4},
         BOUND,
         "failed",
-        "0.4 < 0.5, the target; lower limit of its 95 % interval",
+        "0.4 < 0.5 (target); lower limit of its 95 % interval",
     ),
     (
         "release.target_on_test",
         {"test_score__low": 0.4},
         BOUND,
         "inconclusive",
-        "lower limit of its 95 % interval 0.4 < 0.48, the target - the margin 0.02",
+        "lower limit of its 95 % interval 0.4 < 0.48 (target - margin 0.02)",
     ),
     (
         "release.target_on_test",

@@ -22,7 +22,7 @@ def problem_card(evidence: Evidence, *, required: list[str], recommended: list[s
     """
     card = evidence["card"]
     missing, also_missing = ([name for name in names if not card.get(name)] for names in (required, recommended))
-    declared, unit = len(required) - len(missing), "required fields"
+    declared, unit = len(required) - len(missing), "fields"
     if missing:
         add = " ".join(_format_override(name) for name in missing)
         why = f"not declared: {', '.join([*missing, *also_missing])}; add at least {add} with phase=planning"

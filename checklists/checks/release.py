@@ -26,13 +26,13 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
     why = f"test {score['metric']} {compared(score['value'], target, greater)}"
     certain = False
     if margin is None:
-        why += ", the target; no margin is declared: add plan.margins.target=NUMBER with phase=planning"
+        why += " (target); no margin is declared: add plan.margins.target=NUMBER with phase=planning"
     else:
         end, limit = ("lower", score["low"]) if greater else ("upper", score["high"])
         least = target - margin if greater else target + margin
         certain = limit >= least if greater else limit <= least
-        why += f", the target; {end} limit of its 95 % interval {compared(limit, least, greater)}"
-        why += f", the target {'-' if greater else '+'} the margin {margin:g}"
+        why += f" (target); {end} limit of its 95 % interval {compared(limit, least, greater)}"
+        why += f" (target {'-' if greater else '+'} margin {margin:g})"
     outcome: Outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
     relation: Relation = ">=" if greater else "<="
     why += f"; n = {score['n']}"

@@ -32,8 +32,9 @@ def one_batch_tried(evidence: Evidence, *, min_steps: int, suspicious_ratio: flo
         return Result("failed", steps, min_steps, "steps", "too few steps to tell", relation=">=")
     if not math.isfinite(ratio):
         return Result("passed", why=f"warning: the loss of one batch became non-finite within {steps} steps")
-    why = f"of the initial loss of one batch is left after {steps} steps"
-    why = f"warning: the loss hardly falls, {ratio:.2g} {why}" if ratio > suspicious_ratio else f"{ratio:.2g} {why}"
+    why = f"loss fell to {ratio:.2g} of its start in {steps} steps"
+    if ratio > suspicious_ratio:
+        why = f"warning: the loss of one batch hardly falls, {ratio:.2g} of its start is left after {steps} steps"
     return Result("passed", ratio, suspicious_ratio, "of the initial loss", why)
 
 
