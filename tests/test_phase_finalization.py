@@ -181,7 +181,7 @@ def test_finalization_records_its_files(finished: Run) -> None:
 
 def test_finalization_refuses_an_insufficient_model(trained: Run) -> None:
     """Below its target the phase is refused, unless a named person waives the branch."""
-    with pytest.raises(Refused, match="the branch is insufficient"):
+    with pytest.raises(Refused, match="cannot run yet, since on validation: target missed"):
         go(trained.path.parent, "phase=finalization", "run.name=digits")
     assert not trained.inside("finalization").exists() and not trained.state().test_opened
 

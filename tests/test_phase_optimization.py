@@ -538,7 +538,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.choice_justified", {"winner__p": 0.05}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__effect": -0.1}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__id": "c9"}, {"alpha": 0.05}, "failed", "the rule says optimizer.lr=0.1"),
-    ("study.choice_justified", {"fixed_died": "signal 9"}, {"alpha": 0.05}, "passed", "died: signal 9"),
+    ("study.choice_justified", {"fixed_died": "signal 9"}, {"alpha": 0.05}, "passed", "seed failed: signal 9"),
 ]
 
 
