@@ -124,8 +124,14 @@ CHANGED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("problem.metric_and_target", {"greater_is_better": False}, {}, "passed", "accuracy at most"),
     ("data.splits_disjoint", {"shared_fraction__val": 0.25}, {"max_shared_fraction": 0.0}, "failed", "rows of val"),
     ("data.splits_disjoint", {"shared_fraction": ...}, {"max_shared_fraction": 0.0}, "errored", "was not measured"),
-    ("data.splits_disjoint", {"shared_fraction__val": 0.25}, {"max_shared_fraction": 0.3}, "passed", "one split"),
-    ("data.test_sealed", {"test_sealed": False}, {"max_openings": 3}, "failed", "without a key"),
+    (
+        "data.splits_disjoint",
+        {"shared_fraction__val": 0.25},
+        {"max_shared_fraction": 0.3},
+        "passed",
+        "are in another split",
+    ),
+    ("data.test_sealed", {"test_sealed": False}, {"max_openings": 3}, "failed", "not sealed"),
     ("data.test_sealed", {"test_openings": 4}, {"max_openings": 3}, "failed", "another run.name"),
     ("problem.problem_card", {"card__purpose": False}, CARD, "failed", "add at least plan.purpose=..."),
     (
