@@ -87,7 +87,7 @@ def median_over_max(y: Curve) -> float:
 
 
 def ratio(a: Curve, b: Curve) -> float:
-    """final {0} / {1}
+    """final value of {0} divided by that of {1}
 
     A ratio of the two levels; NaN if either is not finite or the second is 0.
     """
@@ -157,7 +157,7 @@ def gap(train: Curve, val: Curve) -> float:
 
 
 def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
-    """share of the distance from the trivial baseline to the target that {0} has not covered
+    """share of the gap between the trivial baseline and the target that {0} leaves open
 
     1 is no better than the trivial baseline, 0 reaches the target, below 0 exceeds it, whatever the metric's direction
     or unit. The score is the best value of its curve. NaN if target and trivial baseline are equal and for non-finite
@@ -168,6 +168,23 @@ def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
         return NOT_MEASURABLE
     best = float(score.max() if goal > baseline else score.min())  # the two also tell the direction of the metric
     return (goal - best) / (goal - baseline)
+
+
+WORDS = {  # for curves whose names do not say what they measure
+    "loss_expected": "the loss of random guessing",
+    "loss_at_init": "the loss before the first step",
+    "lr": "the learning rate",
+    "lr_over_suggested": "the planned learning rate, divided by the suggested one",
+    "update_ratio": "the norm of an update, divided by that of the weights",
+    "grad_norm": "the gradient norm",
+    "weight_norm": "the norm of the weights",
+    "input_rms": "the root mean square of the inputs",
+    "inputs_gain": "the share of the loss that the inputs remove",
+    "share_untrained": "the share of parameters that are not trained",
+    "val/metric": "the validation metric",
+    "train/metric": "the training metric",
+}
+PER_MODULE = {"dead": "the share of dead units", "grad_norm": "the gradient norm"}
 
 
 SIGNALS: dict[str, Signal] = {
@@ -191,6 +208,16 @@ def curve_limits(name: str) -> tuple[int, float]:
 def description(name: str, curves: Sequence[str]) -> str:
     """Return the words that an observation uses for the signal of these curves: the first line of its docstring."""
     template = (inspect.getdoc(SIGNALS[name]) or name).splitlines()[0]
+    words = [_in_words(curve) for curve in curves]
     if curve_limits(name)[0] == 0:
-        return template.format(", ".join(curves))
-    return template.format(*curves, start=curves[1] if len(curves) > 1 else "its initial value")
+        return template.format(", ".join(words))
+    return template.format(*words, start=words[1] if len(words) > 1 else "its initial value")
+
+
+def _in_words(curve: str) -> str:
+    """Return what a curve measures, where its name does not say it; `dead/body.0` is that of one module."""
+    if curve in WORDS:
+        return WORDS[curve]
+    kind, _, module = curve.partition("/")
+    of_module = PER_MODULE.get(kind)
+    return f"{of_module} of {'a module' if module == '*' else module}" if of_module and module else curve
