@@ -288,6 +288,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader closed the pipe, as `| head` does: a record was shown, a phase is not finished
         os._exit(0 if argv[0] in COMMANDS else 1)  # a normal exit would report the broken pipe once more
+    except (Exception, SystemExit) as error:
+        message = _user_code_message(error)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        return UserError.exit_code
+
+
+def _user_code_message(error: BaseException) -> str | None:
+    """The message for an exception of the user's code outside of a phase, as in `preflight`; None for one of ours."""
+    if "torch" not in sys.modules:  # no code of the user has run
+        return None
+    from pipeline.error_attribution import unclaimed_error
+
+    shown = unclaimed_error(error)
+    return None if shown is error else str(shown)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline.errors import FivegateError, UserError, fault
+from pipeline.errors import FivegateError, UserCodeError, UserError, fault
 from pipeline.import_guard import IMPORT_ROOT, NAMES
 
 _TORCH = str(Path(torch.__file__).parent)
+_STDLIB = f"{sysconfig.get_paths()['stdlib']}/"
+_INSTALLED = re.compile(r"^.*/(?:site|dist)-packages/[^/]+")  # up to the name of the installed package
 _PACKAGES = tuple(f"{IMPORT_ROOT / name}/" for name in NAMES)
 # Bundled models and augmentations count as the user's code: a config names them as it would name the user's own, and
 # their lines tell what is wrong. Every other frame of ours stands between the caller and that code. The rule names the
@@ -53,8 +56,11 @@ def is_internal(path: str) -> bool:
 
 
 def is_users_code(path: str) -> bool:
-    """Whether a source file is neither torch's nor Fivegate's own."""
-    return not path.startswith((_TORCH, "<")) and not is_internal(path)
+    """Whether a source file is neither torch's, nor Python's, nor Fivegate's own."""
+    if path.startswith(BUNDLED):
+        return True
+    installed = _INSTALLED.match(path) is not None
+    return not path.startswith((_TORCH, "<")) and not is_internal(path) and (installed or not path.startswith(_STDLIB))
 
 
 def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
@@ -62,22 +68,62 @@ def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
     return list(traceback.walk_tb(error.__traceback__))
 
 
+def _own_frame(error: BaseException) -> tuple[FrameType, int] | None:
+    """The deepest frame of the user's own files; None if no such frame is involved.
+
+    A frame of a library that the user's code calls says less than the line that calls it.
+    """
+    frames = [pair for pair in _frames(error) if is_users_code(pair[0].f_code.co_filename)]
+    own = [pair for pair in frames if _is_own(pair[0].f_code.co_filename)]
+    return own[-1] if own else None
+
+
+def _installed_frame(error: BaseException) -> tuple[FrameType, int] | None:
+    """The deepest frame of the first installed package that was called, which may be the user's; None without one."""
+    frames = [pair for pair in _frames(error) if is_users_code(pair[0].f_code.co_filename)]
+    package = _INSTALLED.match(frames[0][0].f_code.co_filename) if frames else None
+    if package is None:
+        return None
+    return [pair for pair in frames if pair[0].f_code.co_filename.startswith(package[0])][-1]
+
+
+def _is_own(path: str) -> bool:
+    return path.startswith(BUNDLED) or not _INSTALLED.match(path)
+
+
+def place_of(error: BaseException) -> str:
+    """The line of the user's own files at which an error was raised, as `file:line`; empty if none was involved."""
+    if isinstance(error, SyntaxError) and error.filename and is_users_code(error.filename):
+        return f"{error.filename}:{error.lineno}"
+    frame = _own_frame(error)
+    return f"{frame[0].f_code.co_filename}:{frame[1]}" if frame else ""
+
+
+def text_of(error: BaseException) -> str:
+    """The class and the text of an error in one line; a text that cannot be read counts as none."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # `__str__` may be the user's own
+        text = ""
+    return f"{type(error).__name__}: {text or 'no message'}"
+
+
 def _format_place(error: BaseException) -> str:
-    """The deepest line that is neither torch's nor ours, else the innermost module, else nothing."""
-    frames = _frames(error)
-    for frame, line in reversed(frames):
-        if is_users_code(path := frame.f_code.co_filename):
-            return f" at {path}:{line}"
-    for frame, _ in reversed(frames):
+    """The user's line, else that of an installed package, else the innermost module, else nothing."""
+    if place := place_of(error):
+        return f" at {place}"
+    if installed := _installed_frame(error):
+        return f" at {installed[0].f_code.co_filename}:{installed[1]}"
+    for frame, _ in reversed(_frames(error)):
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module) and not list(module.children()):
             return f" in {module!r}"
     return ""
 
 
-def _user_error(name: str, error: BaseException, what: str = "fails") -> UserError:
+def user_code_error(name: str, error: BaseException, what: str = "fails") -> UserError:
     """Return one message with the part, the user's line and the text, or with the remedy for errors of a known kind."""
-    text = " ".join(str(error).split()) or "no message"
+    text = text_of(error).partition(": ")[2]
     if out_of_memory(error):
         size = re.search(r"allocate ([\d.]+ ?\w+)", text)
         do = "free some, take a smaller model, or another trainer.accelerator"
@@ -90,21 +136,35 @@ def _user_error(name: str, error: BaseException, what: str = "fails") -> UserErr
         reason = re.split(r" Set TORCHDYNAMO_VERBOSE| from user code:", text)[0]
         do = "trainer.compile=false" + (", or install a C++ compiler (g++)" if "compiler found" in text else "")
         return UserError(fault("trainer.compile", f"the compiler fails ({type(error).__name__}: {reason})", do=do))
-    return UserError(fault(name, f"{what}{_format_place(error)} ({type(error).__name__}: {text})"))
+    message = fault(name, f"{what}{_format_place(error)} ({text_of(error)})")
+    return UserCodeError(message, place=place_of(error))
 
 
 @contextmanager
-def attributed_to(name: str) -> Iterator[None]:
+def attributed_to(name: str, what: str = "fails") -> Iterator[None]:
     """Turn an exception inside the block into one UserError that names the part, the user's line and the text."""
     try:
         yield
     except FivegateError:
         raise
-    except Exception as error:
-        raise _user_error(name, error) from error
+    except (Exception, SystemExit) as error:  # a user's `sys.exit` must not end the process without a word
+        raise user_code_error(name, error, what) from error
 
 
-def _failed_part(error: Exception, model: nn.Module, custom_step: bool) -> tuple[str, str] | None:
+def unclaimed_error(error: BaseException) -> BaseException:
+    """Return the error of a whole phase or command as the user should see it, where no part has claimed it before.
+
+    If the user's code raised it, the message names the line and the function. Any other error is ours, and is returned
+    unchanged.
+    """
+    frame = None if isinstance(error, FivegateError) else _own_frame(error)
+    if frame is None:
+        return error
+    place = place_of(error)
+    return UserCodeError(fault(place, f"{frame[0].f_code.co_qualname} fails ({text_of(error)})"), place=place)
+
+
+def _failed_part(error: BaseException, model: nn.Module, custom_step: bool) -> tuple[str, str] | None:
     """The part that failed and the verb of the message; None for an observer's own error.
 
     The outermost frame that belongs to a part decides: a loss that calls the model in its backward pass is the loss.
@@ -118,7 +178,7 @@ def _failed_part(error: Exception, model: nn.Module, custom_step: bool) -> tuple
         path = frame.f_code.co_filename
         if owner is model or getattr(owner, "_orig_mod", None) is model:
             return "model", "fails"
-        if isinstance(owner, Optimizer):
+        if isinstance(owner, Optimizer) or path.startswith(f"{_TORCH}/optim/"):  # a scheduler wraps `step`
             return "optimizer", "fails"
         if isinstance(owner, nn.Module) or path.startswith(f"{_TORCH}/nn/functional"):
             return loss, "fails"
@@ -131,12 +191,24 @@ def _failed_part(error: Exception, model: nn.Module, custom_step: bool) -> tuple
     return None
 
 
-def attributed(error: Exception, model: nn.Module, task: HasStep | None = None) -> Exception:
+def attributed(error: BaseException, model: nn.Module, task: HasStep | None = None) -> BaseException:
     """Return the error of a training step as the user should see it; ours and an observer's are returned unchanged."""
     if isinstance(error, FivegateError):
         return error
     part = _failed_part(error, model, task is not None and task.step is not None)
-    return _user_error(part[0], error, part[1]) if part else error
+    return user_code_error(part[0], error, part[1]) if part else error
+
+
+@contextmanager
+def attributed_step(model: nn.Module, task: HasStep) -> Iterator[None]:
+    """Turn an exception of a forward or backward pass inside the block into the error that `attributed` returns."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        shown = attributed(error, model, task)
+        if shown is error:
+            raise
+        raise shown from error
 
 
 def in_optimizer(error: BaseException) -> bool:

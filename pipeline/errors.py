@@ -2,6 +2,7 @@
 
 FivegateError        1  fault in the program or the machine
 ├── UserError        2  the input is wrong
+│   └── UserCodeError   the user's own code failed
 └── Refused          3  a gate is closed or a check failed
 
 Exit code 4 (a person must decide) is not an exception: the run stops normally at a pending gate.
@@ -30,6 +31,14 @@ class UserError(FivegateError, ValueError):
     """The input is wrong; nothing was changed."""
 
     exit_code = 2
+
+
+class UserCodeError(UserError):
+    """The user's own code failed at `place`, `file:line`; the same command fails again until the file is changed."""
+
+    def __init__(self, *faults: str, place: str = "") -> None:
+        super().__init__(*faults)
+        self.place = place
 
 
 class Refused(FivegateError):

@@ -285,7 +285,7 @@ class BrokenRow(RandomRows):
 @pytest.mark.parametrize(
     ("replacement", "message"),
     [
-        (None, rf"^data\.train\[17\]: cannot be read \(ValueError: bad row\) at {__file__}:\d+$"),
+        (None, rf"^data\.train\[17\]: cannot be read at {__file__}:\d+ \(ValueError: bad row\)$"),
         ((torch.zeros(9), 1), r"^data\.train\[17\]: items differ in shape, got '\(9,\) and \(\)'; expected \(4,\) and"),
         (torch.zeros(4), r"^data\.train\[17\]: is not a pair, got 'one Tensor"),
         ((torch.zeros(4), 0.5), r"^data\.train\[17\]: the target is not a class id, got 0\.5"),

@@ -332,7 +332,7 @@ def test_seal_names_an_item_that_cannot_be_read() -> None:
     message = faults({"train": Bad(20), "val": Bad(18), "test": Rows(2)}).splitlines()
     line = Bad.__getitem__.__code__.co_firstlineno + 2
     assert [
-        f"data.{split}[17]: cannot be read (ValueError: bad row) at {__file__}:{line}" for split in ("train", "val")
+        f"data.{split}[17]: cannot be read at {__file__}:{line} (ValueError: bad row)" for split in ("train", "val")
     ] == message
 
 

@@ -249,6 +249,7 @@ def test_task_metrics_that_are_refused_name_their_key(
     task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, metrics: list[Any], message: str
 ) -> None:
     """Unknown, for another kind of task, not callable, or with a name that is taken."""
+    monkeypatch.setattr(absolute, "greater_is_better", False, raising=False)
     monkeypatch.setattr(absolute, "name", "absolute", raising=False)
     with pytest.raises(UserError, match=message):
         task(metrics=metrics)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints.weights import read_tensors
-from pipeline.config.build import build, section_of
+from pipeline.config.build import build, build_function, section_of
 from pipeline.data.dataset import Data
 from pipeline.error_attribution import attributed_to
-from pipeline.errors import FivegateError, UserError, fault
+from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import Loss, Task, build_task
 from pipeline.models import surgery
 from pipeline.preprocess.modules import unwrap, without_preprocessing
@@ -28,17 +27,6 @@ from pipeline.runtime.seeds import derive, seeded
 
 # Optimizers with a fused kernel on CPU and CUDA: one call per step instead of several per parameter.
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-
-
-@contextmanager
-def _attribute_construction(where: str) -> Iterator[None]:
-    """Turn an exception of the user's own constructor into one UserError that names the config key."""
-    try:
-        yield
-    except FivegateError:
-        raise
-    except Exception as error:
-        raise UserError(fault(where, f"cannot be built ({type(error).__name__}: {error})")) from error
 
 
 def build_model(config: Mapping[str, object], trust: Sequence[str], seed: int, data: Data) -> nn.Module:
@@ -51,7 +39,7 @@ def build_model(config: Mapping[str, object], trust: Sequence[str], seed: int, d
     node = section_of(config, "model")
     weights_file = node.pop("init_from", None)
     # The weights depend on the seed alone, whatever was drawn before in this process.
-    with seeded(derive(seed, "init")), _attribute_construction("model"):
+    with seeded(derive(seed, "init")), attributed_to("model", "cannot be built"):
         model = build(node, trust=trust, where="model")
         if not isinstance(model, nn.Module):
             raise UserError(fault("model", "is not a torch.nn.Module", got=type(model).__name__))
@@ -103,8 +91,8 @@ def build_loss(
 
     `counts` are the train rows per class, which `balanced` needs; without them that loss is unweighted.
     """
-    with _attribute_construction("loss"):
-        loss: Any = build(section_of(config, "loss"), trust=trust, where="loss")
+    with attributed_to("loss", "cannot be built"):
+        loss: Any = build_function(section_of(config, "loss"), 2, trust=trust, where="loss")
     if not callable(loss):
         raise UserError(
             fault("loss", "is not callable", got=type(loss).__name__, expected="(outputs, targets) -> scalar")
@@ -169,7 +157,7 @@ def build_optimizer(config: Mapping[str, object], model: nn.Module, trust: Seque
     """
     node = {"_partial_": True, **section_of(config, "optimizer")}
     groups: Any = node.pop("groups", None) or []
-    with _attribute_construction("optimizer"), compiler_unloaded():
+    with attributed_to("optimizer", "cannot be built"), compiler_unloaded():
         factory: Any = build(node, trust=trust, where="optimizer")
         implementation = {"fused", "foreach", "capturable", "differentiable"} & set(node)
         if getattr(factory, "func", None) in FUSED and not implementation and _supports_fused(model):
@@ -230,7 +218,7 @@ def build_schedule(
     # The stepper calls the optimizer's kernels, not `optimizer.step`; without the mark every scheduler would warn.
     marked: Any = optimizer
     marked._opt_called = True
-    with _attribute_construction("scheduler"):
+    with attributed_to("scheduler", "cannot be built"):
         scheduler: Any = build({"_partial_": True, **node}, trust=trust, where="scheduler")(optimizer)
     if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "state_dict"):
         raise UserError(fault("scheduler", "is not a torch scheduler", got=type(scheduler).__name__))

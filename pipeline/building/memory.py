@@ -79,14 +79,14 @@ def rows_that_fit(model: nn.Module, task: Task, inputs: Tree, targets: Tree, aut
 
 
 def step_error(
-    error: Exception,
+    error: BaseException,
     model: nn.Module,
     task: Task,
     batch: Batch,
     *,
     accumulate: int = 1,
     autocast: Autocast = nullcontext,
-) -> Exception:
+) -> BaseException:
     """Return the error of a training step on this batch as the user should see it.
 
     If memory was exhausted, smaller batches are tried and the message names the largest that fits; the model's buffers

@@ -16,13 +16,14 @@ from pipeline.batching.augment import apply_augmentations, build_augmentations
 from pipeline.building.broadcasting import Broadcast, BroadcastDetector
 from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
 from pipeline.building.memory import Autocast
+from pipeline.building.metric_probe import require_fitting_metrics
 from pipeline.building.resource_estimate import StepCost, measure_step
 from pipeline.config.sections import require_built
 from pipeline.data.dataset import Data
 from pipeline.data.splits import class_counts
 from pipeline.data.tree import Tree, count_rows, leaves, to_device
-from pipeline.error_attribution import NO_KERNEL, attributed, attributed_to
-from pipeline.errors import FivegateError, UserError, fault
+from pipeline.error_attribution import NO_KERNEL, attributed_step, attributed_to
+from pipeline.errors import UserError, fault
 from pipeline.evaluation.step import check_step
 from pipeline.evaluation.task import Task, build_task, loss_name
 from pipeline.preprocess.modules import PreprocessedModel
@@ -113,7 +114,7 @@ def _probe_pass(
         model.train()
         if task.step is not None:
             targets = task.user_targets(y)
-            with attributed_to("task.step"), BroadcastDetector(targets, model=model) as detector:
+            with attributed_step(model, task), BroadcastDetector(targets, model=model) as detector:
                 outputs, loss = check_step(task.step, task.metrics, model, X, targets)
             _require_trainable(model)
             _require_no_broadcast("task.step", detector.found)
@@ -146,14 +147,10 @@ def nondeterministic_operations(
     with _restored_afterwards(model, 0), options.deterministic("warn"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.train()
-        try:
+        with attributed_step(model, task):
             with autocast():
                 loss = task.forward(model, X, targets)[1]
             loss.backward()
-        except FivegateError:
-            raise
-        except Exception as error:
-            raise attributed(error, model, task) from error
     matches = (NO_KERNEL.search(str(warning.message)) for warning in caught)
     return tuple(sorted({match[1] for match in matches if match}))
 
@@ -256,14 +253,6 @@ def device_for(accelerator: str) -> torch.device:
     return torch.device("cuda", 0) if cuda and accelerator != "cpu" else torch.device("cpu")
 
 
-def _require_fitting_metrics(task: Task, data: Data) -> None:
-    """Raises UserError for a metric that cannot be computed on the validation targets, whatever the predictions are."""
-    for metric in task.metrics:
-        if metric.needs in ("classes", "values") and isinstance(data.val.y, Tensor) and task.step is None:
-            targets = data.val.y.numpy()
-            metric(targets, targets)
-
-
 @dataclass(frozen=True)
 class ConfigProbe:
     """What the probe of a config showed: the number of parameters, nondeterministic operations, the cost of a step."""
@@ -299,23 +288,22 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
         optimizer = build_optimizer(config, model, trust)
         build_schedule(config, optimizer, trust)
         apply_augmentations(X, build_augmentations(config, trust), seed, 1, np.arange(count_rows(X)), device)
-        _require_fitting_metrics(task, data)
+        with _restored_afterwards(model, 0):
+            require_fitting_metrics(model, task, data.val)
         cast = autocast(precision, device)
         operations = nondeterministic_operations(model, task, X, task.loss_targets(y, outputs), cast)
-        with _restored_afterwards(model, 0):
-            try:
-                cost = measure_step(
-                    model,
-                    task,
-                    data.train,
-                    outputs,
-                    optimizer,
-                    batch_size=int(loader["batch_size"]),
-                    thread_setting=trainer.get("threads", "auto"),
-                    autocast=cast,
-                )
-            except Exception as error:  # a whole batch may fail although two rows did not
-                raise attributed(error, model, task) from error
+        # A whole batch may fail although two rows did not.
+        with _restored_afterwards(model, 0), attributed_step(model, task):
+            cost = measure_step(
+                model,
+                task,
+                data.train,
+                outputs,
+                optimizer,
+                batch_size=int(loader["batch_size"]),
+                thread_setting=trainer.get("threads", "auto"),
+                autocast=cast,
+            )
     return ConfigProbe(sum(p.numel() for p in model.parameters()), operations, cost)
 
 

@@ -14,13 +14,12 @@ import importlib.util
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from pipeline.config.trust import why_not
-from pipeline.errors import FivegateError, UserError, fault, nearest
+from pipeline.errors import FivegateError, UserCodeError, UserError, fault, nearest
 
 ALLOWED = ("pipeline.models", "pipeline.data", "torch.nn", "torch.optim")
 BUILDER = "pipeline.data.load"  # builds targets itself, with a trust that a config must not choose
@@ -38,11 +37,45 @@ def build(node: Any, *, trust: Sequence[str] = (), where: str = "") -> Any:
     """
     faults = [f"trust: {name!r} {why}" for name in trust if (why := why_not(name))]
     allowed = (*ALLOWED, *trust)
+    place = ""
     for key, inner in _targets(node, where):
-        faults += _faults_of(inner, key, allowed)
+        try:
+            target = locate(inner["_target_"], allowed, f"{key}._target_")
+        except UserError as error:
+            faults += error.faults
+            place = place or (error.place if isinstance(error, UserCodeError) else "")
+        else:
+            faults += _argument_faults(target, inner, key)
     if faults:
-        raise UserError(*faults)
+        raise UserCodeError(*faults, place=place) if place else UserError(*faults)
     return _make(node, allowed, where)
+
+
+def build_function(node: Mapping[str, Any], arguments: int, *, trust: Sequence[str] = (), where: str = "") -> Any:
+    """Build a node whose object is called with this number of arguments each time, as a loss or a metric is.
+
+    A function that still lacks them is that object itself, so that it needs no `_partial_: true`; a function that
+    lacks nothing is called, and returns the object.
+    """
+    name = node.get("_target_")
+    if "_partial_" not in node and isinstance(name, str):
+        try:
+            target = locate(name, (*ALLOWED, *trust), f"{where}._target_")
+        except UserError:  # `build` reports it, together with the other faults of the node
+            return build(dict(node), trust=trust, where=where)
+        if inspect.isfunction(target) and _takes(target, node, arguments) and not _takes(target, node, 0):
+            node = {"_partial_": True, **node}
+    return build(dict(node), trust=trust, where=where)
+
+
+def _takes(function: Callable[..., Any], node: Mapping[str, Any], arguments: int) -> bool:
+    """Whether the function can be called with this number of arguments besides those of the node."""
+    keywords = {str(name): value for name, value in node.items() if name not in SPECIAL}
+    try:
+        inspect.signature(function).bind(*node.get("_args_", ()), *[None] * arguments, **keywords)
+    except TypeError:
+        return False
+    return True
 
 
 def section_of(config: Mapping[str, object], key: str) -> dict[str, object]:
@@ -64,14 +97,6 @@ def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     for key, value in children:
         yield from _targets(value, key)
-
-
-def _faults_of(node: dict[str, Any], where: str, allowed: Sequence[str]) -> list[str]:
-    try:
-        target = locate(node["_target_"], allowed, f"{where}._target_")
-    except UserError as error:
-        return list(error.faults)
-    return _argument_faults(target, node, where)
 
 
 def locate(name: Any, allowed: Sequence[str], where: str) -> Callable[..., Any]:
@@ -126,13 +151,17 @@ def _import(name: str, where: str) -> ModuleType:
         if error.name == name:
             do = "python -m pipeline --config-dir DIR ..., with the package next to DIR"
             raise UserError(fault(where, "there is no such module", got=name, do=do)) from error
-        raise UserError(_cannot_import(name, error, where)) from error
-    except Exception as error:  # a user's module may fail in any way when it is imported
-        raise UserError(_cannot_import(name, error, where)) from error
+        raise _import_error(name, error, where) from error
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way when it is imported
+        raise _import_error(name, error, where) from error
 
 
-def _cannot_import(name: str, error: Exception, where: str) -> str:
-    return fault(where, f"{name} cannot be imported: {_said(error)}", do=f"python -c 'import {name}'")
+def _import_error(name: str, error: BaseException, where: str) -> UserCodeError:
+    from pipeline.error_attribution import place_of, text_of
+
+    place = place_of(error)
+    what = f"{name} cannot be imported{place and f' at {place}'} ({text_of(error)})"
+    return UserCodeError(fault(where, what, do=f"python -c 'import {name}'"), place=place)
 
 
 def _home(found: Any) -> str | None:
@@ -233,13 +262,15 @@ def _make(node: Any, allowed: Sequence[str], where: str, recursive: bool = True)
         return target(*positional, **arguments)
     except FivegateError:
         raise
-    except Exception as error:  # a constructor may refuse its arguments in any way
-        do = "python -m pipeline --cfg job"
-        raise UserError(fault(where, f"{node['_target_']} refused its arguments: {_said(error)}", do=do)) from error
+    except (Exception, SystemExit) as error:  # a constructor may refuse its arguments in any way
+        raise _construction_error(str(node["_target_"]), error, where) from error
 
 
-def _said(error: Exception) -> str:
-    """The error's own words, with the last line of code of it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'}{place}"
+def _construction_error(name: str, error: BaseException, where: str) -> UserError:
+    """What a constructor raised: a mistake in the user's own code names its line, else the arguments are refused."""
+    from pipeline.error_attribution import text_of, user_code_error
+
+    if not _within(name, ALLOWED):
+        return user_code_error(where, error, f"{name} fails")
+    do = "python -m pipeline --cfg job"
+    return UserError(fault(where, f"{name} refused its arguments ({text_of(error)})", do=do))

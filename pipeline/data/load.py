@@ -26,6 +26,7 @@ from pipeline.data.sealed import SealedTest
 from pipeline.data.source_data import SPLITS, Array, MapDataset
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, count_rows, map_leaves, named_leaves
+from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError, fault
 from pipeline.runtime.seeds import derive
 
@@ -226,7 +227,9 @@ def _read_dataset(dataset: MapDataset, where: str, faults: list[str]) -> tuple[T
     seed = derive(0, where)  # not the seed of the run: what is measured on these rows is compared between runs
     try:
         with isolated_reading():
-            for i in range(len(dataset)):
+            with attributed_to(where, "__len__ fails"):
+                count = len(dataset)
+            for i in range(count):
                 rows.append(read_item(dataset, i, where, seed=seed, epoch=0))
                 shapes = shapes if i else leaf_shapes(rows[0])
                 check_same_shapes(rows[-1], shapes, f"{where}[{i}]")

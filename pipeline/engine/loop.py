@@ -130,7 +130,7 @@ class Training:
         for batches in components.batches.accumulation_groups(epoch, steps_done):
             try:
                 withheld = not self._train_step(step_seed, batches)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._step_error(error, batches[0]) from error
             if withheld or (guard.read_due(progress.step) and guard.has_withheld()):
                 break
@@ -203,7 +203,7 @@ class Training:
         self.model.train()
         try:
             self._train_step(derive(self.components.seed, "step"), batches)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._step_error(error, batches[0]) from error
 
     def next_batches(self) -> list[Batch]:
@@ -211,7 +211,7 @@ class Training:
         steps_done = self.progress.step - self.progress.epoch * self.components.budget.steps_per_epoch
         return next(iter(self.components.batches.accumulation_groups(self.progress.epoch + 1, steps_done)))
 
-    def _step_error(self, error: Exception, batch: Batch) -> Exception:
+    def _step_error(self, error: BaseException, batch: Batch) -> BaseException:
         """Return the error of a failed step as the user should see it.
 
         Called outside of the step's own frame: its local variables hold activations, and memory is only free for the

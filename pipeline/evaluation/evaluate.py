@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.data.sealed import SealedTest
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, chunks, count_rows, map_leaves, to_device
-from pipeline.error_attribution import attributed_to
+from pipeline.error_attribution import attributed_step, attributed_to
 from pipeline.errors import Refused, fault
 from pipeline.evaluation.metrics import make_score, score_predictions
 from pipeline.evaluation.step import metric_from_step, step_scalars, validate_step_output
@@ -123,7 +123,7 @@ def _run_step(model: nn.Module, X: Tree, y: Tree, task: Task, keep_outputs: bool
     sizes: list[int] = []
     scalars: list[dict[str, Tensor | float]] = []
     outputs: list[Tensor] = []
-    with eval_mode(model), attributed_to("task.step"):
+    with eval_mode(model), attributed_step(model, task):
         for inputs, targets in zip(chunks(X, BATCH_SIZE), chunks(y, BATCH_SIZE), strict=True):
             batch = to_device(inputs, device), to_device(task.user_targets(targets), device)
             result = validate_step_output(task.step(model, batch))
@@ -159,8 +159,7 @@ def _metric_values(result: _Pass, y: Tree, task: Task) -> dict[str, float]:
     """Return each metric from the outputs, or from the step's scalars where it is one or there are no outputs."""
     values: dict[str, float] = {}
     if result.outputs is not None:
-        with attributed_to("task.predict"):
-            values = task.metric_values(result.outputs, y)
+        values = task.metric_values(result.outputs, y)
     if len(values) == len(task.metrics):
         return values
     return {m.name: values[m.name] if m.name in values else metric_from_step(m, result.scalars) for m in task.metrics}
@@ -199,12 +198,10 @@ def score_split(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Ev
     if outputs is None or metric.needs == "step":
         score = make_score(metric, split.name, metric_from_step(metric, result.scalars), count_rows(split.X))
     else:
-        with attributed_to("task.predict"):
-            score = score_predictions(metric, split.name, targets, task.metric_inputs(outputs, split.y), seed)
+        score = score_predictions(metric, split.name, targets, task.metric_inputs(outputs, split.y), seed)
     if outputs is None:
         return Evaluation(None, None, targets, result.loss, score)
-    with attributed_to("task.predict"):
-        predictions = task.predictions(outputs, split.y)
+    predictions = task.predictions(outputs, split.y)
     return Evaluation(outputs.cpu(), predictions, targets, result.loss, score)
 
 

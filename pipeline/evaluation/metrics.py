@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError, fault, nearest
+from pipeline.error_attribution import user_code_error
+from pipeline.errors import FivegateError, UserError, fault, nearest
 from pipeline.evaluation.intervals import bootstrap_interval, bootstrap_of_mean, bootstrap_of_roc_auc, wilson_interval
 from pipeline.evaluation.predictions import as_column
 from pipeline.results import Score, TrainSide
@@ -45,20 +46,33 @@ class Metric:
     greater_is_better: bool = True
     where: str = "task.metric"
     row_losses: RowLosses | None = None
-    users_own: bool = False  # a `_target_` of the user's
+    users_own: bool = False  # a `_target_` of the user's, which may take what no other metric takes
 
     def __call__(self, targets: Array, predictions: Array) -> float:
         """Return the metric's value; NaN where it is undefined or the predictions are not finite.
 
-        Raises UserError if the function cannot take these predictions.
+        Raises UserError if the function fails on these predictions, or returns something else than a number.
         """
         if predictions.dtype.kind == "f" and not np.isfinite(predictions).all():
             return math.nan
         try:
-            return float(self.function(targets, predictions))
-        except (ValueError, TypeError) as error:
-            reason = (str(error).splitlines() or ["no reason"])[0]
-            raise UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})")) from error
+            value = self.function(targets, predictions)
+        except FivegateError:
+            raise
+        except Exception as error:  # the user's own function may fail in any way
+            raise self._error(error) from error
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            got = type(value).__name__
+            raise UserError(fault(self.where, f"'{self.name}' does not return a number", got=got)) from error
+
+    def _error(self, error: Exception) -> UserError:
+        """What the function raised: the line of a user's own function, else what a library says of the predictions."""
+        if self.users_own:
+            return user_code_error(self.where, error, f"'{self.name}' fails")
+        reason = (str(error).splitlines() or ["no reason"])[0]
+        return UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})"))
 
     def better(self, value: float, other: float) -> bool:
         """Return whether a value is strictly better than another; NaN never is, and any number is better than NaN."""
@@ -193,22 +207,42 @@ def _named_metric(name: str, kind: str) -> Metric | None:
 
 
 def _user_metric(node: Mapping[str, Any], kind: str, trust: Sequence[str], where: str) -> Metric:
-    """Return a user's `(targets, predictions) -> float` with its attributes `needs` and `greater_is_better`."""
-    from pipeline.config.build import build
+    """Return a user's `(targets, predictions) -> float` with its attributes `needs` and `greater_is_better`.
 
-    function: Any = build(dict(node), trust=trust, where=where)
+    Raises UserError for a function without `greater_is_better`: the wrong direction would choose the worst epoch.
+    """
+    from pipeline.config.build import build_function
+
+    function: Any = build_function(node, 2, trust=trust, where=where)
     if not callable(function):
         got = type(function).__name__
         raise UserError(fault(where, "is not callable", got=got, expected="(targets, predictions) -> float"))
-    needs: Any = getattr(function, "needs", "values" if kind in ("regression", "autoencoder", "custom") else "classes")
+    # A partial function has the attributes of the function that it completes.
+    attributes = function.func if isinstance(function, functools.partial) else function
+    needs: Any = getattr(
+        attributes, "needs", "values" if kind in ("regression", "autoencoder", "custom") else "classes"
+    )
     if needs not in (known := [n for n in get_args(Needs) if n != "step"]):
         raise UserError(fault(where, "needs unknown predictions", got=needs, among=known))
-    name = str(getattr(function, "name", str(node["_target_"]).rsplit(".", 1)[-1]))
+    name = str(getattr(attributes, "name", str(node["_target_"]).rsplit(".", 1)[-1]))
     if name == "loss":
         raise UserError(fault(where, "has the loss's name", got=name, do="give the function an attribute `name`"))
-    better = bool(getattr(function, "greater_is_better", True))
+    better = getattr(attributes, "greater_is_better", None)
+    if not isinstance(better, bool | np.bool_):
+        raise UserError(_no_direction(str(node["_target_"]), better, where))
     called = functools.partial(_without_warnings, function=function)
-    return Metric(name, called, needs, better, where, users_own=True)
+    return Metric(name, called, needs, bool(better), where, users_own=True)
+
+
+def _no_direction(target: str, got: object, where: str) -> str:
+    """The message for a metric of the user's own that does not say whether a higher value is better."""
+    own = target.rpartition(".")[2]
+    # A class has its attributes inside, a function below it.
+    line = "greater_is_better = False" if own[:1].isupper() else f"{own}.greater_is_better = False"
+    place = "in the class" if own[:1].isupper() else "below the function"
+    what, expected = "does not say whether a higher value is better", "an attribute greater_is_better, True or False"
+    do = f"write {place}: {line} (an error: lower is better), or True (a score: higher is better)"
+    return fault(where, f"{target} {what}", got=got, expected=expected, do=do)
 
 
 def with_columns(metric: Metric) -> Metric:

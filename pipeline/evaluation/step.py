@@ -8,7 +8,6 @@ ignored.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +76,9 @@ def build_step(task: Mapping[str, Any], model: nn.Module | None, trust: Sequence
             expected = "a _target_ (model, batch) -> {loss, ...}"
             raise UserError(fault("task.step", "a custom task needs a step", got=node, expected=expected))
         return None
-    from pipeline.config.build import ALLOWED, build, locate
+    from pipeline.config.build import build_function
 
-    name = node.get("_target_") if isinstance(node, Mapping) else None
-    if isinstance(name, str) and inspect.isfunction(locate(name, (*ALLOWED, *trust), "task.step._target_")):
-        node = {"_partial_": True, **node}  # a function gets (model, batch) with each call, not when it is built
-    step: Any = build(dict(node) if isinstance(node, Mapping) else node, trust=trust, where="task.step")
+    step: Any = build_function(node, 2, trust=trust, where="task.step")
     if not callable(step):
         expected = "(model, batch) -> {loss, ...}"
         raise UserError(fault("task.step", "is not callable", got=type(step).__name__, expected=expected))

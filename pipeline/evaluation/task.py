@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.tree import Tree, count_rows
+from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.metrics import Metric, Needs, metrics_from_config, with_columns
 from pipeline.evaluation.predictions import (
@@ -202,7 +203,7 @@ class Task:
             return not self.own_predict
         if not self.metric.users_own or outputs is None:
             return True
-        predicted = to_array(self.predict(outputs[:ROWS]))
+        predicted = _predicted(self.predict, outputs[:ROWS])
         ids = of_values or bool((predicted == np.round(predicted)).all())
         return ids and same_values((1, *predicted.shape[1:]), (1, *y.shape[1:]))
 
@@ -215,12 +216,11 @@ class Task:
         predict: Callable[[Tensor], Tensor],
     ) -> NDArray[Any]:
         if needs == "token_losses":
-            tensor = token_losses(outputs, y, self.takes)
+            array = to_array(token_losses(outputs, y, self.takes))
         elif needs == "values" and self.kind == "custom":
-            tensor = outputs
+            array = to_array(outputs)
         else:
-            tensor = self.probabilities(outputs) if needs == "scores" else predict(outputs)
-        array = to_array(tensor)
+            array = _predicted(predict, outputs) if needs != "scores" else to_array(self.probabilities(outputs))
         return array if outputs_finite else np.full(array.shape, np.nan, np.float32)
 
     def _aligned(self, metric: Metric, array: NDArray[Any], y: Tensor) -> NDArray[Any]:
@@ -237,7 +237,7 @@ class Task:
 
     def predictions(self, outputs: Tensor, y: Tree) -> NDArray[Any]:
         """Return what the task predicts, in the shape of the targets where it can have it."""
-        array = to_array(self.predict(outputs))
+        array = _predicted(self.predict, outputs)
         return align_predictions(array, y.shape, users_metric=True) if isinstance(y, Tensor) else array
 
     def metric_values(self, outputs: Tensor, y: Tensor) -> dict[str, float]:
@@ -255,6 +255,16 @@ class Task:
     def deciding_value(self, outputs: Tensor, y: Tensor) -> float:
         """Return the deciding metric's value for these outputs."""
         return self.metric(y.cpu().numpy(), self.metric_inputs(outputs, y))
+
+
+def _predicted(predict: Callable[[Tensor], Tensor], outputs: Tensor) -> NDArray[Any]:
+    """Return predictions as an array of numbers. Raises UserError for a predictor that fails or returns others."""
+    with attributed_to("task.predict"):
+        array = to_array(predict(outputs))
+    if array.dtype.kind not in "biuf":
+        got, expected = f"dtype {array.dtype}", "class ids or values, as a tensor or an array"
+        raise UserError(fault("task.predict", "does not return numbers", got=got, expected=expected))
+    return array
 
 
 def finite(outputs: Tensor) -> bool:
@@ -301,9 +311,12 @@ def build_task(
     if section["kind"] == "autoencoder" and loss_name(loss) in BINARY_LOGIT_LOSSES:
         predict = torch.sigmoid  # the outputs are logits of the inputs
     if isinstance(predictor, Mapping):
-        from pipeline.config.build import build
+        from pipeline.config.build import build_function
 
-        predict = build(dict(predictor), trust=trust, where="task.predict")
+        predict = build_function(predictor, 1, trust=trust, where="task.predict")
+        if not callable(predict):
+            got = type(predict).__name__
+            raise UserError(fault("task.predict", "is not callable", got=got, expected="outputs -> ids or values"))
     elif predictor != "auto":
         raise UserError(fault("task.predict", "unknown predictor", got=predictor, expected="auto or a _target_"))
     forward = CustomStep(step) if step is not None else _model_then_loss(loss)

@@ -118,10 +118,22 @@ def _recorded(ctx: PhaseContext, phase: str, basis: int) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        kind = "phase.failed" if isinstance(error, Exception) else "stopped"
-        why = str(error) if isinstance(error, FivegateError) else f"{type(error).__name__}: {error}"
+        shown = _as_user_sees(error)
+        kind = "phase.failed" if isinstance(shown, Exception) else "stopped"
+        why = str(shown) if isinstance(shown, FivegateError) else f"{type(shown).__name__}: {shown}"
         ctx.ledger.append(kind, {"phase": phase, "round": ctx.round, "why": why})
-        raise
+        if shown is error:
+            raise
+        raise shown from error
+
+
+def _as_user_sees(error: BaseException) -> BaseException:
+    """The error of a phase; one of the user's code that no part has claimed becomes a UserError."""
+    if isinstance(error, FivegateError | KeyboardInterrupt):
+        return error
+    from pipeline.error_attribution import unclaimed_error  # imports torch, which a phase has loaded already
+
+    return unclaimed_error(error)
 
 
 def _record_evidence(ctx: PhaseContext, phase: str, evidence: Evidence) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.error_attribution import place_of
 from pipeline.errors import FivegateError, fault
 from pipeline.run_store import files
 from pipeline.run_store.permits import ExportPermit, require
@@ -130,12 +131,13 @@ def _captured_warnings() -> Iterator[list[str]]:
         messages += dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)
 
 
-def _reason(error: BaseException) -> str:
-    """Return the first line of the error that caused an exporter's error."""
+def reason(error: BaseException) -> str:
+    """Return the first line of the error that caused an exporter's error, with the line of the user's code, if any."""
     while error.__cause__ is not None:
         error = error.__cause__
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first[:300]}"
+    place = place_of(error)
+    return f"{type(error).__name__}: {first[:300]}{place and f' at {place}'}"
 
 
 def export(
@@ -159,14 +161,14 @@ def export(
             outputs = frozen(batch)
         except Exception as error:  # a custom step may call the model in another way
             what = "cannot be called with one batch of inputs, as exported forms are"
-            raise ExportFailed(fault("model", what, got=_reason(error))) from error
+            raise ExportFailed(fault("model", what, got=reason(error))) from error
         if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != TRACE_ROWS:
             got = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ExportFailed(fault("model", "its outputs cannot be exported", got=got, expected="a tensor [B, ...]"))
         try:
             data, facts = write(frozen, batch)
         except Exception as error:  # exporters raise anything, from RuntimeError to their own
-            raise ExportFailed(fault("model", f"cannot be exported as {format}", got=_reason(error))) from error
+            raise ExportFailed(fault("model", f"cannot be exported as {format}", got=reason(error))) from error
     files.write_bytes(path, data)
     seconds = time.perf_counter() - started
     facts = {"torch": torch.__version__, "inputs": list(named_leaves(batch)), **facts, "warnings": messages}

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.errors import UserError, fault
-from pipeline.release.exported import Batch, Exported, ExportFailed
+from pipeline.release.exported import Batch, Exported, ExportFailed, reason
 from pipeline.release.onnx import export_onnx
 from pipeline.release.parity import LOADERS, ModelParity, compare_with_model
 from pipeline.release.program import export_program
@@ -57,6 +57,15 @@ def export_formats(
         except ExportFailed as failure:
             results[name] = ExportResult(None, None, str(failure))
         else:
-            runner = LOADERS[name](exported.path)
-            results[name] = ExportResult(exported, compare_with_model(model, runner, rows, rtol=rtol, atol=atol))
+            results[name] = _compared(name, exported, model, rows, rtol, atol)
     return results
+
+
+def _compared(name: str, exported: Exported, model: nn.Module, rows: Batch, rtol: float, atol: float) -> ExportResult:
+    """Compare an exported file with the model; a file or a model that fails on these rows has no parity."""
+    try:
+        parity = compare_with_model(model, LOADERS[name](exported.path), rows, rtol=rtol, atol=atol)
+    except Exception as error:  # the model gets rows of zeros and extremes, alone and in batches, and may refuse them
+        what = f"cannot be compared with its {name} file"
+        return ExportResult(None, None, fault("model", what, got=reason(error)))
+    return ExportResult(exported, parity)

@@ -11,7 +11,7 @@ from pipeline.data.splits import Split
 from pipeline.data.tree import to_device
 from pipeline.engine.backward import backward
 from pipeline.engine.setup import TrainingComponents
-from pipeline.error_attribution import attributed_to
+from pipeline.error_attribution import attributed_step
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import eval_mode, forward, loss_and_metrics, model_device
 from pipeline.evaluation.step import validate_step_output
@@ -64,9 +64,10 @@ def gradient_flow(context: CheckContext) -> GradientFlowResult:
                 reseed(derive(context.seed, "proof.gradients", batches), setup.device, global_rng=True)
                 for parameter in trainable.values():
                     parameter.grad = None
-                with setup.autocast(), attributed_to("model or loss"):
-                    _, loss = setup.task.forward(model, group[0].inputs, group[0].targets)
-                backward(setup.loss_scale.scaled(loss) if setup.loss_scale else loss)
+                with attributed_step(model, setup.task):
+                    with setup.autocast():
+                        _, loss = setup.task.forward(model, group[0].inputs, group[0].targets)
+                    backward(setup.loss_scale.scaled(loss) if setup.loss_scale else loss)
                 silent = {name: _gradient_state(trainable[name], state) for name, state in silent.items()}
                 silent = {name: state for name, state in silent.items() if state}
                 if not silent or batches == MAX_BATCHES:
@@ -97,7 +98,7 @@ def _outputs(context: CheckContext, setup: TrainingComponents, rows: Split, draw
     if setup.task.step is None:
         return forward(context.model, rows.X).detach().cpu().double()
     device = model_device(context.model)
-    with eval_mode(context.model), attributed_to("task.step"):
+    with eval_mode(context.model), attributed_step(context.model, setup.task):
         targets = to_device(setup.task.user_targets(rows.y), device)
         result = validate_step_output(setup.task.step(context.model, (to_device(rows.X, device), targets)))
     outputs: Tensor | None = result.get("outputs")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.error_attribution import unclaimed_error
 from pipeline.errors import FivegateError
 from pipeline.history import History
 from pipeline.sanity_checks.ablations import overfit_one_batch, shuffled_labels, zeroed_inputs
@@ -70,7 +71,9 @@ def run_check(check: SanityCheck, context: CheckContext) -> dict[str, Any]:
     except FivegateError as error:
         result = {"outcome": "errored", "why": error.faults[0]}
     except Exception as error:  # a user's model and data may fail in any way; missing evidence closes the gate
-        result = {"outcome": "errored", "why": f"{type(error).__name__}: {error}"}
+        shown = unclaimed_error(error)
+        why = str(shown) if shown is not error else f"{type(error).__name__}: {error}"
+        result = {"outcome": "errored", "why": why}
     return {**result, "seconds": round(time.perf_counter() - began, 3)}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sysconfig
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -14,12 +12,12 @@ from torch import Tensor
 
 from pipeline.data.source_data import Array, MapDataset
 from pipeline.data.tree import Tree, named_leaves
+from pipeline.error_attribution import user_code_error
 from pipeline.errors import UserError, fault
 from pipeline.runtime.seeds import derive
 from pipeline.runtime.threads import running_on
 
 PAIR = "a pair (X, y) of numeric arrays, or a map-style Dataset of such pairs"
-_LIBRARIES = tuple(dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib")))
 
 
 @contextmanager
@@ -50,10 +48,8 @@ def read_item(dataset: MapDataset, index: int, where: str, *, seed: int, epoch: 
         item = dataset[index]
         pair = isinstance(item, tuple | list) and len(item) == 2
         arrays = (_arrays(item[0]), _array(item[1])) if pair else None
-    except Exception as error:  # the user's code may fail in any way
-        message = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
-        raise UserError(fault(f"{where}[{index}]", f"cannot be read ({reason}){_place(error)}")) from error
+    except (Exception, SystemExit) as error:  # the user's code may fail in any way
+        raise user_code_error(f"{where}[{index}]", error, "cannot be read") from error
     if arrays is None:
         raise UserError(fault(f"{where}[{index}]", "is not a pair", got=describe(item), expected=PAIR))
     return arrays
@@ -106,11 +102,3 @@ def _array(value: object) -> Array:
         value = value.detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value
     return np.asarray(value)
-
-
-def _place(error: BaseException) -> str:
-    """` at file:line` where it failed: the deepest line outside this file and installed libraries, else the deepest."""
-    frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
-    frames = [frame for frame in frames if frame[0] != __file__ and not frame[0].startswith("<")]
-    own = [frame for frame in frames if not frame[0].startswith(_LIBRARIES)]
-    return f" at {(own or frames)[-1][0]}:{(own or frames)[-1][1]}" if frames else ""

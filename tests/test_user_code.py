@@ -1,0 +1,247 @@
+"""Exceptions of the user's code: one message with the part, the user's file and the line, and a run that goes on."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.run_store.run import Run
+from tests.conftest import Cli
+
+# A package of somebody's own, in which every part asks whether it is its turn to fail.
+PACKAGE = '''
+import sys
+import numpy as np
+import torch
+from torch import nn
+
+FAILING = {"part": "", "phase": "", "error": None}
+
+def turn(part):
+    """Whether this part is to fail in the phase that is running."""
+    if FAILING["part"] != part:
+        return False
+    frame, names = sys._getframe(), []
+    while frame is not None:
+        names.append(f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_code.co_name}")
+        frame = frame.f_back
+    return any(name.startswith(FAILING["phase"]) for name in names)
+
+def error():
+    return FAILING["error"]
+
+class Own(Exception):
+    """An exception without a message."""
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+class Rows:
+    def __init__(self, X, y):
+        self.X, self.y = X, y
+    def __len__(self):
+        if turn("length"): raise error()
+        return len(self.X)
+    def __getitem__(self, i):
+        if turn("item"): raise error()
+        return torch.as_tensor(self.X[i]), self.y[i]
+
+def table():
+    if turn("data"): raise error()
+    draw = np.random.default_rng(0)
+    y = np.arange(180) % 3
+    X = (draw.normal(size=(180, 3)) + 3 * np.eye(3)[y]).astype("float32")
+    pairs = {"train": (X[:80], y[:80]), "val": (X[80:130], y[80:130]), "test": (X[130:], y[130:])}
+    return {**pairs, "train": Rows(*pairs["train"])}
+
+class Net(nn.Module):
+    def __init__(self):
+        if turn("model.__init__"): raise error()
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+    def forward(self, x):
+        if turn("model"): raise error()
+        return self.layer(x)
+    def train(self, mode=True):
+        if turn("model.train"): raise error()
+        return super().train(mode)
+
+class Loss(nn.CrossEntropyLoss):
+    def __init__(self):
+        if turn("loss.__init__"): raise error()
+        super().__init__()
+    def forward(self, outputs, targets):
+        if turn("loss"): raise error()
+        return super().forward(outputs, targets)
+
+def hits(targets, predictions):
+    if turn("task.metric"): raise error()
+    return (targets == predictions).mean()
+hits.greater_is_better = True
+
+def predict(outputs):
+    if turn("task.predict"): raise error()
+    return outputs.argmax(1)
+
+def step(model, batch):
+    if turn("task.step"): raise error()
+    outputs = model(batch[0])
+    return {"loss": nn.functional.cross_entropy(outputs, batch[1]), "outputs": outputs}
+
+class Optimizer(torch.optim.SGD):
+    def __init__(self, params, lr):
+        if turn("optimizer.__init__"): raise error()
+        super().__init__(params, lr=lr)
+    def step(self, closure=None):
+        if turn("optimizer"): raise error()
+        return super().step(closure)
+
+class Scheduler(torch.optim.lr_scheduler.LRScheduler):
+    def get_lr(self):
+        if turn("scheduler"): raise error()
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+def noise(inputs, draws):
+    if turn("loader.augment[0]"): raise error()
+    return inputs
+
+class Augment:
+    def __call__(self, inputs, draws):
+        return noise(inputs, draws)
+'''
+EXPERIMENT = """# @package _global_
+defaults: [override /data: null, override /model: null, override /loss: null, override /optimizer: null]
+seed: 5
+plan: {{purpose: to be, population: any, assumptions: [none], risks: [none], limits: {{size_mb: 1}}, owner: nobody}}
+data: {{_target_: {0}.table}}
+model: {{_target_: {0}.Net}}
+loss: {{_target_: {0}.Loss}}
+task: {{metric: {{_target_: {0}.hits}}, target: 0.5, predict: {{_target_: {0}.predict}}{1}}}
+optimizer: {{_target_: {0}.Optimizer, _partial_: true, lr: 0.1}}
+scheduler: {{_target_: {0}.Scheduler, _partial_: true}}
+loader: {{batch_size: 20, augment: [{{_target_: {0}.Augment}}]}}
+trainer: {{max_epochs: 2}}
+export: {{formats: [torchscript]}}
+phases:
+  baseline: {{overfit_steps: 20, sanity_check_steps: 0, reproducibility_steps: 0, folds: 0, baseline_model_seconds: 0}}
+tracking: {{kind: none}}
+"""
+
+Program = Callable[..., "UserProgram"]
+
+
+class UserProgram:
+    """The package in a folder of its own under a name that no other test imports, and the commands on it."""
+
+    def __init__(self, folder: Path, name: str, cli: Cli, step: bool) -> None:
+        self.name, self.path, self.cli = name, folder / f"{name}.py", cli
+        self.path.write_text(PACKAGE)
+        experiments = folder / "conf" / "experiment"
+        experiments.mkdir(parents=True)
+        own_step = f", step: {{_target_: {name}.step}}" if step else ""
+        (experiments / "own.yaml").write_text(EXPERIMENT.format(name, own_step))
+
+    @property
+    def module(self) -> Any:
+        return importlib.import_module(self.name)
+
+    def fails(self, part: str, phase: str, error: str) -> None:
+        """Let one part raise this exception in this phase."""
+        sys.path.append(str(self.path.parent))
+        self.module.FAILING.update(part=part, phase=phase, error=self.error(error))
+
+    def error(self, name: str) -> BaseException:
+        if name in ("Own", "Unreadable"):
+            return getattr(self.module, name)()
+        return {"SystemExit": SystemExit(3), "KeyError": KeyError("absent")}.get(name) or getattr(
+            __import__("builtins"), name
+        )("a mistake")
+
+    def mend(self) -> None:
+        """The file changes, and fails no more."""
+        self.module.FAILING.update(part="")
+        self.path.write_text(PACKAGE + "\n# mended\n")
+
+    def line(self, part: str) -> str:
+        """`file:line` at which the part fails."""
+        question = f'if turn("{part}")'
+        return f"{self.path}:{next(i for i, text in enumerate(PACKAGE.splitlines(), 1) if question in text)}"
+
+    def run(self, phase: str, *words: str) -> tuple[int, str, str]:
+        return self.cli(f"phase={phase}", "--config-dir", "conf", "experiment=own", f"trust=[{self.name}]", *words)
+
+
+NUMBERS = iter(range(10_000))
+
+
+@pytest.fixture
+def program(own_folder: Path, cli: Cli) -> Iterator[Program]:
+    path = list(sys.path)
+    yield lambda step=False: UserProgram(own_folder, f"own_program_{next(NUMBERS)}", cli, step)
+    sys.path[:] = path
+
+
+PLANNING, TRAINING, EVALUATION, FINALIZATION = (
+    "planning.py:run",
+    "loop.py:_train",
+    "loop.py:_validate",
+    "finalization.py",
+)
+# (part, key that the message begins with, phases in which the part is called)
+PARTS = [
+    ("data", "data: {0}.table", (PLANNING, FINALIZATION)),
+    ("length", "data.train: __len__", (PLANNING,)),
+    ("item", "data.train[", (PLANNING, TRAINING)),
+    ("model.__init__", "model: {0}.Net", (PLANNING, "baseline.py:run")),
+    ("model", "model:", (PLANNING, TRAINING, EVALUATION, FINALIZATION)),
+    ("model.train", "{1}", (PLANNING, TRAINING)),
+    ("loss.__init__", "loss: {0}.Loss", (PLANNING,)),
+    ("loss", "loss:", (PLANNING, TRAINING, EVALUATION, FINALIZATION)),
+    ("task.metric", "task.metric: 'hits'", (PLANNING, EVALUATION, FINALIZATION)),
+    ("task.predict", "task.predict:", (PLANNING, EVALUATION, FINALIZATION)),
+    ("task.step", "task.step:", (PLANNING, TRAINING, EVALUATION, FINALIZATION)),
+    ("optimizer.__init__", "optimizer:", (PLANNING,)),
+    ("optimizer", "optimizer:", (TRAINING,)),
+    ("scheduler", "scheduler:", (PLANNING, EVALUATION)),
+    ("loader.augment[0]", "loader.augment[0]:", (PLANNING, TRAINING)),
+]
+ERRORS = (
+    "IndexError", "KeyError", "AttributeError", "ZeroDivisionError", "RuntimeError", "Own", "Unreadable", "SystemExit",
+    "StopIteration", "AssertionError", "ValueError", "TypeError", "OSError",
+)  # fmt: skip
+CASES = [(part, key, phase) for part, key, phases in PARTS for phase in phases]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "phase", "error"),
+    [(*case, ERRORS[i % len(ERRORS)]) for i, case in enumerate(CASES)],
+)
+def test_user_code_that_fails_is_one_message(program: Program, part: str, key: str, phase: str, error: str) -> None:
+    """In every phase the message names the part, the file and the line; mended, the run goes on."""
+    own = program(step=part == "task.step")
+    if phase == FINALIZATION:
+        assert own.run("baseline")[0] == 0
+    own.fails(part, phase, error)
+
+    code, out, err = own.run("finalization" if phase == FINALIZATION else "baseline")
+
+    assert code == 2, out + err
+    assert "Traceback" not in out + err
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith(key.format(own.name, own.path)) and own.line(part) in err
+    assert error in err
+    run = Run(Path("runs/own").resolve())
+    if not run.exists():  # it failed in its first planning, which leaves nothing
+        assert not Path("runs").exists()
+        return
+    assert own.line(part) in run.state().failed["why"]  # type: ignore[index]
+
+    own.mend()
+    code, out, err = own.run("baseline")
+    assert code == 0, out + err
