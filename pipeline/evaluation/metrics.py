@@ -59,7 +59,7 @@ class Metric:
             value = self.function(targets, predictions)
         except FivegateError:
             raise
-        except Exception as error:  # the user's own function may fail in any way
+        except (Exception, SystemExit) as error:  # the user's own function may fail in any way
             raise self._error(error) from error
         try:
             return float(value)
@@ -67,7 +67,7 @@ class Metric:
             got = type(value).__name__
             raise UserError(fault(self.where, f"'{self.name}' does not return a number", got=got)) from error
 
-    def _error(self, error: Exception) -> UserError:
+    def _error(self, error: BaseException) -> UserError:
         """What the function raised: the line of a user's own function, else what a library says of the predictions."""
         if self.users_own:
             return user_code_error(self.where, error, f"'{self.name}' fails")
