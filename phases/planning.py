@@ -99,7 +99,7 @@ def _budget(ctx: PhaseContext, rows: int) -> Budget:
 
 def _declared(ctx: PhaseContext) -> dict[str, object]:
     """What the owner declares in the config; needs no data."""
-    from pipeline.evaluation.metrics import metric_from_config
+    from pipeline.evaluation.metric_config import metric_from_config
 
     task, plan = ctx.config["task"], ctx.config["plan"]
     metric = metric_from_config(task, ctx.trust)

@@ -210,11 +210,11 @@ def test_build_takes_methods_and_callable_instances(package: Path) -> None:
         ({"_target_": "our_pkg.modle.Net"}, "has no 'modle'"),
         (
             {"_target_": "our_pkg.broken.Net"},
-            r"our_pkg.broken at .*broken\.py:1 \(ZeroDivisionError",
+            r"our_pkg.broken cannot be imported at .*broken\.py:1 \(ZeroDivisionError",
         ),
         (
             {"_target_": "our_pkg.lacking.Net"},
-            r"our_pkg.lacking at .*lacking\.py:1 \(ModuleNotFoundError",
+            r"our_pkg.lacking cannot be imported at .*lacking\.py:1 \(ModuleNotFoundError",
         ),
         ({"_target_": "our_pkg.model.__name__"}, "is not allowed"),
         ({"_target_": "our_pkg.model.nn"}, "is not allowed|cannot be called"),

@@ -15,7 +15,8 @@ from pipeline.config.build import build
 from pipeline.config.compose import compose
 from pipeline.config.override_keys import familiar_words, is_sentence, key_of, leaves
 from pipeline.errors import UserError
-from pipeline.evaluation.metrics import METRICS_BY_KIND, metric_from_config, metrics_from_config
+from pipeline.evaluation.metric_config import metric_from_config, metrics_from_config
+from pipeline.evaluation.metrics import METRICS_BY_KIND
 from tests.conftest import Cli
 
 COMMAND = "python -m pipeline"

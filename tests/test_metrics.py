@@ -13,7 +13,8 @@ from sklearn import metrics as sk
 
 from pipeline.errors import UserError
 from pipeline.evaluation.intervals import bootstrap_interval
-from pipeline.evaluation.metrics import confidence_interval, metric_from_config, score_predictions
+from pipeline.evaluation.metric_config import metric_from_config
+from pipeline.evaluation.metrics import confidence_interval, score_predictions
 from pipeline.results import Score, TrainSide
 
 RANDOM = np.random.default_rng(5)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.evaluation.metrics import metric_from_config
+from pipeline.evaluation.metric_config import metric_from_config
 from pipeline.history import History
 from pipeline.orchestration.phase import Hooks, PhaseContext
 from pipeline.reporting.progress import LINE_S, TrainingProgress

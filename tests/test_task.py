@@ -261,6 +261,31 @@ def test_task_metric_that_fails_names_its_key(task: Callable[..., Task]) -> None
         task(metrics=["f1"]).metric_values(torch.eye(3), torch.arange(3))
 
 
+def test_user_metric_without_a_direction_is_refused(task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to write; either direction is taken as written."""
+    message = message_of(lambda: task(metric={"_target_": absolute}))
+    assert message.startswith("task.metric: ") and "does not say whether a higher value is better" in message
+    assert ".greater_is_better = False" in message
+    for better in (True, False):
+        monkeypatch.setattr(absolute, "greater_is_better", better, raising=False)
+        assert task(metric={"_target_": absolute}).metric.greater_is_better is better
+
+
+@pytest.mark.parametrize("value", [None, [0.1, 0.2], np.ones(3)])
+def test_user_metric_that_returns_no_number_is_refused(
+    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    """A list of values per class or a forgotten return is one message."""
+
+    def several(targets: np.ndarray, predictions: np.ndarray) -> Any:
+        return value
+
+    several.greater_is_better = True  # type: ignore[attr-defined]
+    measured = task(metric={"_target_": several}).metric
+    with pytest.raises(UserError, match=rf"^task\.metric: '.*' does not return a number, got '{type(value).__name__}'"):
+        measured(Y.numpy(), Y.numpy())
+
+
 def test_user_metric_with_a_wrong_name_or_needs_is_refused(
     task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:

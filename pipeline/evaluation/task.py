@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pipeline.data.tree import Tree, count_rows
 from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.metrics import Metric, Needs, metrics_from_config, with_columns
+from pipeline.evaluation.metric_config import metrics_from_config, with_columns
+from pipeline.evaluation.metrics import Metric, Needs
 from pipeline.evaluation.predictions import (
     Takes,
     align_predictions,

@@ -98,7 +98,7 @@ class PhaseContext:
         """The observers that show the progress of a training; empty where progress is not shown."""
         if self.make_progress is None:
             return []
-        from pipeline.evaluation.metrics import metric_from_config
+        from pipeline.evaluation.metric_config import metric_from_config
 
         return [self.make_progress(training, metric_from_config(self.config["task"], self.trust))]
 
