@@ -17,8 +17,13 @@ TORCH := 2.13.0
 READY := $(VENV)/.ready
 # A new name starts the experiment of that name; an existing run continues from its frozen plan.
 SUBJECT = $(if $(wildcard runs/$(RUN)/ledger.jsonl),run.name=$(RUN),experiment=$(RUN))
+# make exits with 2 whatever failed, so that the last line of a target says with what the pipeline ended.
+MEANING := case $$code in 1) m='fault of the program, the machine or the code of a user';; 2) m='wrong input';; \
+  3) m='gate closed, or another answer that is no (exhausted, changed records)';; 4) m='only an approval is missing';; \
+  130) m='interrupted; the same command continues';; *) m='killed or unknown';; esac
 # Exit code 4 is not a failure: only an approval is missing, and the command has printed which.
-STEP := step() { $(VENV)/bin/python -m pipeline "$$@" || { code=$$?; [ $$code -eq 4 ] || exit $$code; }; }; step
+STEP := step() { code=0; $(VENV)/bin/python -m pipeline "$$@" || code=$$?; [ $$code -eq 0 ] || { $(MEANING); \
+  echo "pipeline exit code $$code: $$m" >&2; [ $$code -eq 4 ] || exit $$code; }; }; step
 
 train-baseline: $(READY)  ## plan, then train and score the model: RUN=<experiment or existing run>
 	@$(STEP) phase=baseline $(SUBJECT) $(ARGS)
@@ -45,14 +50,14 @@ report: $(READY)  ## write report.html of RUN
 smoke: $(READY)  ## train every bundled experiment, and run all phases of digits and digits_hot, in a temporary folder
 	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT; \
 	for run in $(EXPERIMENTS); do \
-	  $(VENV)/bin/python -m pipeline phase=baseline experiment=$$run run.root="$$root" $(ARGS); \
+	  $(STEP) phase=baseline experiment=$$run run.root="$$root" $(ARGS); \
 	done; \
-	$(VENV)/bin/python -m pipeline phase=baseline --config-dir examples/bring_your_own/conf experiment=byo 'trust=[spirals]' run.root="$$root" $(ARGS); \
+	$(STEP) phase=baseline --config-dir examples/bring_your_own/conf experiment=byo 'trust=[spirals]' run.root="$$root" $(ARGS); \
 	for run in digits digits_hot; do \
 	  code=0; $(VENV)/bin/python -m pipeline phase=auto experiment=$$run run.root="$$root" $(ARGS) || code=$$?; \
 	  [ $$code -eq 3 ] || { echo "smoke: $$run ended with exit code $$code; expected 3, since the last gate stays closed" >&2; exit 1; }; \
 	  grep -q '"phase":"finalization".*"kind":"gate.decided"' "$$root/$$run/ledger.jsonl" || { echo "smoke: $$run stopped before finalization" >&2; exit 1; }; \
-	  $(VENV)/bin/python -m pipeline verify "$$root/$$run"; \
+	  $(STEP) verify "$$root/$$run"; \
 	done; echo "smoke: every experiment was trained, two reached the last gate, and their ledgers verify"
 
 # One thread per test process. Plain `pytest` runs every test.

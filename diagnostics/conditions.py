@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagnostics.schema import ObservationRecord, TimeRecord
-from diagnostics.signals import MIN_POINTS, SIGNALS, Curve, curve_limits, description
+from diagnostics.signals import SIGNALS, Curve, NotMeasurable, curve_limits, description
 from pipeline.history import History
-from pipeline.results import counted
 
+IndexedCurve = tuple[NDArray[np.int64], Curve]
+
+BROKEN = "broken"  # the curve of updates that were withheld because a value was not finite
 PREFIXES = 50  # number of prefixes of the run that are tried first to find since when a condition holds
 
 
@@ -67,7 +69,7 @@ class Observation:
         window = "" if self.condition.last == 1 else f", over the last {self.condition.last:.0%} of the run"
         step = self.since["step"] if self.since else None
         since = f", since step {step}" if step is not None else ""
-        signal = description(self.condition.signal, self.of)
+        signal = description(self.condition.signal, [*map(readable, self.of)])
         return f"{signal} is {self.value:.3g}{window} ({self.condition.bound}{since})"
 
     def to_json(self) -> ObservationRecord:
@@ -100,21 +102,61 @@ class HistoryView:
         scores = [n for n in self.history.names() if n.startswith("val/") and n != "val/loss"]
         return f"{split}/{scores[0].removeprefix('val/')}" if len(scores) == 1 else name
 
-    def curve(self, name: str) -> tuple[NDArray[np.int64], Curve]:
-        """Return index and values of a column, or of a fact as one point; both are empty if neither was measured."""
+    def curve(self, name: str) -> IndexedCurve:
+        """Return index and values of a column, or of a fact as one point; both are empty if neither was measured.
+
+        `broken` has a NaN for each step whose update was withheld, unless a column has a non-finite value of that step.
+        """
+        if name == BROKEN:
+            steps = np.array(self._withheld_steps(), np.int64)
+            return steps, np.full(len(steps), math.nan)
         index, values = self.history.series(name)
         if not len(values) and name in self.facts:
             return np.zeros(1, np.int64), np.array([self.facts[name]], np.float64)
         return index, values.astype(np.float64)
 
+    def _withheld_steps(self) -> list[int]:
+        steps = sorted({event["step"] for event in self.history.events if event["kind"] == "nonfinite"})
+        columns = [self.history.series(name) for name in self.history.step] if steps else []
+        recorded = {step for index, values in columns for step in index[~np.isfinite(values)].tolist()}
+        return [step for step in steps if step not in recorded]
+
+    def positions(self, name: str) -> NDArray[np.float64]:
+        """Return the position of each point of a curve in the run, in steps where the history tells, else in epochs.
+
+        Epochs of a log that does not say how long they are get equal shares of its steps. A fact is at minus infinity.
+        """
+        index = self.curve(name)[0].astype(np.float64)
+        steps = [column.index[-1] for column in self.history.step.values() if column.index]
+        match self._table(name):
+            case "step":
+                return index
+            case "epoch" if self._steps_per_epoch:
+                return np.minimum(index * self._steps_per_epoch, max(steps, default=math.inf))
+            case "epoch" if steps:
+                return np.arange(1, len(index) + 1) / len(index) * max(steps)
+            case "epoch":
+                return index
+        return np.full(len(index), -math.inf)
+
+    def _table(self, name: str) -> str | None:
+        return "step" if name == BROKEN else self.history.table(name)
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        """The optimizer steps of an epoch as the engine records them, which counts steps and epochs from 1; else 0."""
+        return int(self.facts.get("steps_per_epoch", 0))
+
     def time(self, name: str, index: int) -> TimeRecord:
         """Return an index of a column as step and epoch; None where the history does not say."""
-        per_epoch = self.facts.get("steps_per_epoch", 0)
-        match self.history.table(name):
+        per_epoch = self._steps_per_epoch
+        match self._table(name):
             case "step":
-                return {"step": index, "epoch": int(index // per_epoch) if per_epoch >= 1 else None}
+                return {"step": index, "epoch": math.ceil(index / per_epoch) if per_epoch else None}
             case "epoch":
-                return {"step": int((index + 1) * per_epoch) - 1 if per_epoch >= 1 else None, "epoch": index}
+                steps = [column.index[-1] for column in self.history.step.values() if column.index]
+                last = min(index * per_epoch, max(steps, default=index * per_epoch))
+                return {"step": last if per_epoch else None, "epoch": index}
         return {"step": None, "epoch": None}
 
 
@@ -146,58 +188,65 @@ def _evaluate_on_columns(condition: Condition, view: HistoryView, names: tuple[s
     if missing:
         return Observation(condition, math.nan, names, why=_format_missing(missing))
     values = [curves[name][1] for name in recorded]
-    value = _signal_value(condition, values, 1.0)
+    value = _signal_value(condition, values)
     if math.isnan(value):
-        return Observation(condition, value, recorded, why=_format_unmeasurable(condition, recorded, values))
-    since = None
-    if condition.holds(value):
-        share = _share_since_holding(condition, values)
-        index = curves[recorded[0]][0]
-        since = view.time(recorded[0], int(index[max(1, math.ceil(share * len(index))) - 1]))
-    return Observation(condition, value, recorded, since)
+        return Observation(condition, value, recorded, why=_format_unmeasurable(condition, recorded, value))
+    since = _since_holding(condition, view, curves) if condition.holds(value) else None
+    return Observation(condition, float(value), recorded, since)
+
+
+def readable(name: str) -> str:
+    """Return the words for a curve whose name is not one that users log."""
+    return {"trivial": "trivial-baseline score", "broken": "withheld updates"}.get(name, name)
 
 
 def _format_missing(names: Sequence[str]) -> str:
     """Return which measurements the log does not have, for example `the log has no target`."""
-    readable = {"trivial": "trivial-baseline score"}
-    return "the log has " + " and ".join(f"no {readable.get(name, name)}" for name in names)
+    return "the log has " + " and ".join(f"no {readable(name)}" for name in names if name != BROKEN)
 
 
-def _format_unmeasurable(condition: Condition, names: Sequence[str], curves: Sequence[Curve]) -> str:
-    """Return why the signal has no value on curves that were recorded: non-finite values, too few points, or others."""
+def _format_unmeasurable(condition: Condition, names: Sequence[str], value: float) -> str:
+    """Return why the signal has no value on curves that were recorded, in the words of the signal."""
+    why = value.why if isinstance(value, NotMeasurable) else f"the values of {{0}} do not define {condition.signal}"
+    window = "" if condition.last == 1 else f" (in the last {condition.last:.0%} of the run)"
+    return why.format(*map(readable, names)) + window
+
+
+def _signal_value(condition: Condition, curves: Sequence[Curve]) -> float:
+    """Compute the signal on the last share `condition.last` of every curve."""
     windows = [y[-max(1, math.ceil(condition.last * len(y))) :] for y in curves]
-    for name, window in zip(names, windows, strict=True):
-        if not np.isfinite(window).all():
-            return f"{name} has values that are NaN or infinite"
-    if len(windows[0]) < MIN_POINTS.get(condition.signal, 1):
-        return f"{names[0]} is too short: {counted(len(windows[0]), 'point')}"
-    return f"the values of {names[0]} do not define the signal"
-
-
-def _signal_value(condition: Condition, curves: list[Curve], share: float) -> float:
-    """Compute the signal as if only the first `share` of the run had happened; the window is the last part of that."""
-    prefixes = [y[: max(1, math.ceil(share * len(y)))] for y in curves]
-    windows = [y[-max(1, math.ceil(condition.last * len(y))) :] for y in prefixes]
     with np.errstate(all="ignore"):
-        return float(SIGNALS[condition.signal](*windows))
+        return SIGNALS[condition.signal](*windows)
 
 
-def _share_since_holding(condition: Condition, curves: list[Curve]) -> float:
-    """Return the smallest share of the run from which on the condition holds without interruption.
+def _since_holding(condition: Condition, view: HistoryView, curves: Mapping[str, IndexedCurve]) -> TimeRecord:
+    """Return the time from which on the condition holds without interruption.
 
     The search goes back from the end in steps of 1/50 of the run, then bisects the last step. Every prefix costs one
     evaluation of the signal, so testing each point of a long run would be slow.
     """
-    longest = max(len(y) for y in curves)
-    stride = max(1, longest // PREFIXES)
-    holding, failing = longest, longest
-    while failing > 0 and condition.holds(_signal_value(condition, curves, failing / longest)):
+    recorded = {name: curve for name, curve in curves.items() if len(curve[1])}
+    positions = {name: view.positions(name) for name in recorded}
+    # Facts are known before the first step, so only curves have a time.
+    timeline = np.unique(np.concatenate([p[np.isfinite(p)] for p in positions.values()]))
+    if not len(timeline):
+        return {"step": None, "epoch": None}
+
+    def holds(points: int) -> bool:
+        now = timeline[points - 1]
+        prefixes = [y[: np.searchsorted(positions[name], now, "right")] for name, (_, y) in recorded.items()]
+        measured = [y for y in prefixes if len(y)]
+        required, _ = curve_limits(condition.signal)
+        return all(map(len, prefixes[:required])) and condition.holds(_signal_value(condition, measured))
+
+    stride = max(1, len(timeline) // PREFIXES)
+    holding, failing = len(timeline), len(timeline) - stride
+    while failing > 0 and holds(failing):
         holding, failing = failing, failing - stride
     failing = max(0, failing)
     while holding - failing > 1:
         middle = (holding + failing) // 2
-        if condition.holds(_signal_value(condition, curves, middle / longest)):
-            holding = middle
-        else:
-            failing = middle
-    return holding / longest
+        holding, failing = (middle, failing) if holds(middle) else (holding, middle)
+    since = timeline[holding - 1]
+    dated = next(name for name, position in positions.items() if since in position)
+    return view.time(dated, int(recorded[dated][0][np.searchsorted(positions[dated], since)]))

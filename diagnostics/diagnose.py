@@ -142,6 +142,7 @@ def diagnose(history: History, config: Mapping[str, Any] | None = None, round: i
         tuple(fixes),
         tuple(f.remedy.description for f in fixes if f.remedy.overrides and f.kind != "prevention")[:3],
         tuple(_not_checked(matches, ranked)),
+        () if plausible else tuple(_would_decide(history, matches)),
         _confidence_statement(matches, ranked) + _replay_sentence(history),
         tuple(m.playbook.id for m in matches),
         round,
@@ -157,8 +158,6 @@ def _view(history: History, config: Mapping[str, Any] | None) -> HistoryView:
             facts.setdefault(name, float(value))
         elif value is None and name == "gradient_clip_val":
             facts.setdefault(name, math.inf)  # no clipping is a bound that no gradient reaches
-    if any(event["kind"] == "nonfinite" for event in history.events):
-        facts["broken"] = math.nan  # the engine suppresses such an update, so that every recorded value may be finite
     precision = str(((config or {}).get("trainer") or {}).get("precision", ""))
     if precision:
         facts.setdefault("precision_bits", 16.0 if "16" in precision else 32.0)
@@ -220,6 +219,18 @@ def _not_checked(matches: Iterable[PlaybookMatch], ranked: Iterable[CauseScore])
     yield NO_EXPERIMENTS
 
 
+def _would_decide(history: History, matches: Iterable[PlaybookMatch]) -> Iterator[str]:
+    """Yield what would name a cause: a training, the missing measurements, or a change that a person compares."""
+    if not history.names():
+        yield "a training: no measurement of one is on record"
+        return
+    for match in matches:
+        if match.undecided:
+            why = "; ".join(dict.fromkeys(observation.why for observation in match.undecided))
+            yield f"what the playbook {match.playbook.id} could not measure: {why}"
+    yield "a change that no playbook lists (more data, other features, another model), compared on several seeds"
+
+
 def _replay_sentence(history: History) -> str:
     """Return where the replay of the failing step found the first non-finite tensor; empty without a replay."""
     origins = [event for event in history.events if event["kind"] == "origin"]
@@ -234,9 +245,12 @@ def _replay_sentence(history: History) -> str:
 def _confidence_statement(matches: list[PlaybookMatch], ranked: list[CauseScore]) -> str:
     """Return two or three sentences that say how certain the diagnosis is and what limits it."""
     undecided = [match.playbook.id for match in matches if match.undecided and not match.fires]
-    missing = f" Not decided, because measurements are missing: {', '.join(undecided)}." if undecided else ""
+    why = "measurements are missing or not finite"
+    missing = f" Not decided, because {why}: {', '.join(undecided)}." if undecided else ""
+    if len(undecided) == len(matches):
+        return f"No playbook could be evaluated.{missing}"
     if not any(match.fires for match in matches):
-        return f"None of {len(matches)} playbooks finds its symptom in this history.{missing}"
+        return f"None of {len(matches) - len(undecided)} playbooks finds its symptom in this history.{missing}"
     plausible = [score for score in ranked if score.plausible]
     if not plausible:
         return f"There is a symptom, but the measurements contradict every cause in the playbooks.{missing}"

@@ -88,6 +88,7 @@ class Diagnosis:
     fixes: tuple[Fix, ...] = ()
     quick_wins: tuple[str, ...] = ()
     not_checked: tuple[GapRecord, ...] = ()
+    would_decide: tuple[str, ...] = ()  # what would name a cause, where none is named
     confidence_statement: str = ""
     evaluated: tuple[str, ...] = ()  # ids of the playbooks that were evaluated on the history
     round: int = field(default=1, compare=False)
@@ -101,6 +102,7 @@ class Diagnosis:
             "recommended_fixes": [fix.to_json(priority) for priority, fix in enumerate(self.fixes, 1)],
             "experiments": [],
             "not_checked": self.not_checked,
+            "would_decide": self.would_decide,
             "confidence_statement": self.confidence_statement,
             "schema": SCHEMA,
         }
@@ -131,16 +133,21 @@ class Diagnosis:
             for symptom in self.symptoms:
                 observations = "".join(f"\n- {observation.sentence()}" for observation in symptom.observations)
                 parts.append(f"**{symptom.title}** (`{symptom.id}`, {symptom.severity}){observations}")
-            parts.append("## Possible causes, most likely first")
-            # The page is for reading at a glance; diagnosis.json has every cause.
-            parts += [_format_cause(rank, cause) for rank, cause in enumerate(self.root_causes[:5], 1)]
-            parts.append("## What to try, in this order")
-            changes = [_format_fix(number, fix) for number, fix in enumerate(self.fixes, 1)]
-            parts.append("\n".join(changes) or "There is nothing to propose.")
+            if self.root_causes:
+                parts += self._causes_and_changes()
+        if self.would_decide:
+            parts += ["## What would decide", "\n".join(f"- {text}" for text in self.would_decide)]
         parts.append("## What was not checked")
         gaps = "\n".join(f"- {gap['what']}: {gap['why']}" for gap in self.not_checked)
         parts.append(gaps or "Everything was checked.")
         return "\n\n".join(parts) + "\n"
+
+    def _causes_and_changes(self) -> list[str]:
+        # The page is for reading at a glance; diagnosis.json has every cause.
+        causes = [_format_cause(rank, cause) for rank, cause in enumerate(self.root_causes[:5], 1)]
+        changes = "\n".join(_format_fix(number, fix) for number, fix in enumerate(self.fixes, 1))
+        to_try = ["## What to try, in this order", changes or "There is nothing to propose."]
+        return ["## Possible causes, most likely first", *causes, *to_try]
 
     def _repr_html_(self) -> str:
         """Return a small table for notebooks; every text is escaped."""

@@ -79,5 +79,6 @@ class DiagnosisRecord(TypedDict):
     recommended_fixes: list[FixRecord]
     experiments: list[str]
     not_checked: Sequence[GapRecord]
+    would_decide: Sequence[str]
     confidence_statement: str
     schema: int

@@ -4,6 +4,7 @@ Parameters are curves: float64 arrays in order of measurement, never empty, alre
 asks for; a fact is a curve of one point. A signal returns NaN where it cannot be computed, and no bound holds for NaN.
 Signals are ratios, shares and counts, so that one bound fits losses of any scale. The first line of a docstring is
 the text of an observation: `{0}` and `{1}` stand for the names of the curves, `{start}` for what the initial value is.
+The NaN that a signal returns is a `NotMeasurable`, which says why.
 """
 
 from __future__ import annotations
@@ -15,19 +16,41 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.results import counted
+
 Curve = NDArray[np.float64]
 Signal = Callable[..., float]
 
-NOT_MEASURABLE = math.nan
-# Fewest points of the first curve, for messages; every other signal needs one.
-MIN_POINTS = {
-    "max_over_first": 3,
-    "median_over_max": 3,
-    "remaining": 3,
-    "slope": 4,
-    "rise_from_best": 4,
-    "since_best": 4,
-}
+
+class NotMeasurable(float):
+    """NaN as the result of a signal. `why` says which curve it lacks what; `{0}` stands for the first curve's name."""
+
+    why: str
+
+    def __new__(cls, why: str) -> NotMeasurable:
+        number = super().__new__(cls, math.nan)
+        number.why = why
+        return number
+
+
+def _shortage(y: Curve, least: int) -> NotMeasurable | None:
+    """Why the first curve has too few finite values, or None: it needs `least` values, all of them finite."""
+    if len(y) < least:
+        return NotMeasurable(f"{{0}} has {counted(len(y), 'value')}, at least {least} are needed")
+    broken = int(np.count_nonzero(~np.isfinite(y)))
+    if broken:
+        return NotMeasurable(f"{broken} of {len(y)} values of {{0}} {'is' if broken == 1 else 'are'} NaN or infinite")
+    return None
+
+
+def _not_above_zero(value: float, what: str) -> NotMeasurable:
+    return NotMeasurable(f"{what} is {value:.3g}, not above 0" if np.isfinite(value) else f"{what} is {value:g}")
+
+
+def _without_finite_end(*ends: float) -> NotMeasurable:
+    """Which of the curves, in their order, ends with a value that is not finite."""
+    curves = " and ".join(f"{{{i}}}" for i, end in enumerate(ends) if not math.isfinite(end))
+    return NotMeasurable(f"{curves} {'end' if ' ' in curves else 'ends'} with values that are NaN or infinite")
 
 
 def nonfinite(*curves: Curve) -> float:
@@ -43,7 +66,7 @@ def first(y: Curve) -> float:
 
     In the unit of the curve; NaN if that value is not finite.
     """
-    return float(y[0]) if np.isfinite(y[0]) else NOT_MEASURABLE
+    return float(y[0]) if np.isfinite(y[0]) else NotMeasurable(f"the first value of {{0}} is {y[0]:g}")
 
 
 def level(y: Curve) -> float:
@@ -51,7 +74,8 @@ def level(y: Curve) -> float:
 
     In the unit of the curve. The median ignores a single outlier. NaN if the last tenth contains a non-finite value.
     """
-    return float(np.median(y[-max(1, len(y) // 10) :]))  # long enough to smooth noise, short enough to be the end
+    value = float(np.median(y[-max(1, len(y) // 10) :]))  # long enough to smooth noise, short enough to be the end
+    return NotMeasurable("{0} ends with values that are NaN or infinite") if math.isnan(value) else value
 
 
 def maximum(y: Curve) -> float:
@@ -60,7 +84,7 @@ def maximum(y: Curve) -> float:
     In the unit of the curve. Ignores NaN values, counts infinity. NaN if every value is NaN.
     """
     known = y[~np.isnan(y)]
-    return float(known.max()) if len(known) else NOT_MEASURABLE
+    return float(known.max()) if len(known) else NotMeasurable("every value of {0} is NaN")
 
 
 def max_over_first(y: Curve) -> float:
@@ -70,8 +94,10 @@ def max_over_first(y: Curve) -> float:
     is not positive and finite.
     """
     known = y[~np.isnan(y)]  # a run that ends in NaN exploded before, and its finite part shows it
-    if len(known) < 3 or not 0 < known[0] < np.inf:
-        return NOT_MEASURABLE
+    if len(known) < 3:
+        return NotMeasurable(f"{{0}} has {counted(len(known), 'number')}, at least 3 are needed")
+    if not 0 < known[0] < np.inf:
+        return _not_above_zero(known[0], "the first number of {0}")
     return float(known.max() / known[0])
 
 
@@ -81,8 +107,10 @@ def median_over_max(y: Curve) -> float:
     A ratio, 0 to 1 for a positive curve: 1 for a constant, 0.5 for a line or a cosine that ends at zero. NaN for
     non-finite values, for fewer than three values and if the largest value is not positive.
     """
-    if len(y) < 3 or not np.isfinite(y).all() or y.max() <= 0:
-        return NOT_MEASURABLE
+    if shortage := _shortage(y, 3):
+        return shortage
+    if y.max() <= 0:
+        return _not_above_zero(float(y.max()), "the largest value of {0}")
     return float(np.median(y) / y.max())
 
 
@@ -91,8 +119,11 @@ def ratio(a: Curve, b: Curve) -> float:
 
     A ratio of the two levels; NaN if either is not finite or the second is 0.
     """
-    denominator = level(b)
-    return level(a) / denominator if denominator else NOT_MEASURABLE
+    numerator, denominator = level(a), level(b)
+    if denominator == 0:
+        return NotMeasurable("the final value of {1} is 0")
+    quotient = numerator / denominator
+    return _without_finite_end(numerator, denominator) if math.isnan(quotient) else quotient
 
 
 def remaining(y: Curve, *start: Curve) -> float:
@@ -102,8 +133,14 @@ def remaining(y: Curve, *start: Curve) -> float:
     value of the curves `start` (the loss of random guessing), else the curve's own first value. NaN for fewer than
     three points, a non-finite end and an initial value that is not positive.
     """
-    initial = next((float(s[0]) for s in (*start, y) if len(s) and np.isfinite(s[0])), 0.0)
-    return level(y) / initial if len(y) >= 3 and initial > 0 else NOT_MEASURABLE
+    if len(y) < 3:
+        return NotMeasurable(f"{{0}} has {counted(len(y), 'value')}, at least 3 are needed")
+    firsts = [(f"the first value of {{{i}}}", float(s[0])) for i, s in [*enumerate(start, 1), (0, y)] if len(s)]
+    what, initial = next(((what, value) for what, value in firsts if np.isfinite(value)), firsts[-1])
+    if not 0 < initial < np.inf:
+        return _not_above_zero(initial, what)
+    end = level(y)
+    return end if math.isnan(end) else end / initial
 
 
 def slope(y: Curve) -> float:
@@ -112,8 +149,8 @@ def slope(y: Curve) -> float:
     About -2 to 2 for a positive curve: the change of a least-squares line over the window, divided by the mean absolute
     value. NaN for non-finite values and for fewer than four points.
     """
-    if len(y) < 4 or not np.isfinite(y).all():
-        return NOT_MEASURABLE
+    if shortage := _shortage(y, 4):
+        return shortage
     scale = float(np.abs(y).mean())
     x = np.linspace(-0.5, 0.5, len(y))  # centred and one long, so that the slope is the change over the whole window
     return float(x @ y / (x @ x)) / scale if scale else 0.0
@@ -126,11 +163,13 @@ def rise_from_best(y: Curve, *start: Curve) -> float:
     `start` if that is given and higher, else from the curve's own first value. NaN for fewer than four points, for
     non-finite values and for a curve that never fell.
     """
-    if len(y) < 4 or not np.isfinite(y).all():
-        return NOT_MEASURABLE
+    if shortage := _shortage(y, 4):
+        return shortage
     initial = max([float(y[0]), *(float(s[0]) for s in start if len(s) and np.isfinite(s[0]))])
     best = float(y.min())
-    return (level(y) - best) / (initial - best) if initial > best else NOT_MEASURABLE
+    if initial <= best:
+        return NotMeasurable("{0} never fell below its first value, so there is no improvement to lose")
+    return (level(y) - best) / (initial - best)
 
 
 def since_best(y: Curve) -> float:
@@ -138,8 +177,8 @@ def since_best(y: Curve) -> float:
 
     0 to 1. NaN for fewer than four points and for non-finite values.
     """
-    if len(y) < 4 or not np.isfinite(y).all():
-        return NOT_MEASURABLE
+    if shortage := _shortage(y, 4):
+        return shortage
     return 1 - float(np.argmin(y)) / (len(y) - 1)
 
 
@@ -151,9 +190,11 @@ def gap(train: Curve, val: Curve) -> float:
     """
     initial = float(train[0])
     if not 0 < initial < np.inf:
-        return NOT_MEASURABLE
+        return _not_above_zero(initial, "the first value of {0}")
     width = max(1, round(len(train) / len(val)))  # the steps since the last validation: an epoch against an epoch
-    return (level(val) - float(np.median(train[-width:]))) / initial
+    ends = float(np.median(train[-width:])), level(val)
+    difference = (ends[1] - ends[0]) / initial
+    return _without_finite_end(*ends) if math.isnan(difference) else difference
 
 
 def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
@@ -164,10 +205,13 @@ def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
     values.
     """
     goal, baseline = float(target[0]), float(trivial[0])
-    if goal == baseline or not np.isfinite(score).all():
-        return NOT_MEASURABLE
+    if shortage := _shortage(score, 1):
+        return shortage
+    if goal == baseline:
+        return NotMeasurable(f"{{1}} and {{2}} are both {goal:.3g}, so that there is no distance to cover")
     best = float(score.max() if goal > baseline else score.min())  # the two also tell the direction of the metric
-    return (goal - best) / (goal - baseline)
+    share = (goal - best) / (goal - baseline)
+    return NotMeasurable(f"{{1}} is {goal:g} and {{2}} is {baseline:g}") if math.isnan(share) else share
 
 
 WORDS = {  # for curves whose names do not say what they measure
@@ -190,7 +234,7 @@ PER_MODULE = {"dead": "the share of dead units", "grad_norm": "the gradient norm
 SIGNALS: dict[str, Signal] = {
     name: function
     for name, function in list(globals().items())
-    if inspect.isfunction(function) and function.__module__ == __name__
+    if inspect.isfunction(function) and function.__module__ == __name__ and not name.startswith("_")
 }
 
 

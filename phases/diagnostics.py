@@ -40,6 +40,9 @@ def run(ctx: PhaseContext) -> Evidence:
     files.write_text(page, diagnosis.incident())
     if record["root_causes"]:
         ctx.log("diagnostics: possible causes with confidence")
+    else:
+        ctx.log(f"diagnostics: not decided, no cause is named: {record['confidence_statement']}")
+        ctx.log("  what would decide: " + "; ".join(record["would_decide"]))
     for cause in record["root_causes"][:3]:
         evidence = cause["evidence"][0] if cause["evidence"] else "no supporting measurement"
         ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {evidence}")

@@ -54,11 +54,11 @@ def test_status_shows_gates_and_next_command(finished: Run, cli: Cli) -> None:
     code, out, err = cli("status", "digits")
 
     assert (code, err) == (0, "")
-    assert re.search(r"baseline +open +17/17", out) and re.search(r"diagnostics +not needed", out)
+    assert re.search(r"baseline +open +14/17 +3 ", out) and re.search(r"diagnostics +not needed", out)
     assert (
         "validation: target reached (accuracy " in out
         and "test: target " in out
-        and "not built in this version (16)" in out
+        and "not implemented in this version (16)" in out
     )
     assert NEXT.search(out)
 
@@ -86,7 +86,7 @@ def test_status_previews_finalization_gate(planned: Run, cli: Cli) -> None:
 
     assert code == 0 and "24 checks" in out
     counts = re.search(
-        r"(\d+) of 24 checks cannot pass yet: (\d+) are not built in this version, (\d+) needs? a signature", out
+        r"(\d+) of 24 checks cannot pass yet: (\d+) are not implemented in this version, (\d+) needs? a signature", out
     )
     assert counts and int(counts[1]) == int(counts[2]) + int(counts[3])
     assert "owner_approval: needs the owner's signature after phase=finalization" in out
@@ -154,7 +154,7 @@ def test_waived_item_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     after = re.search(r"finalization +closed +(\d+)/24", out)
 
     assert before and after and int(after[1]) == int(before[1]) + 1
-    assert "not built in this version (15)" in out and "waived: finalization/slices by Ada" in out
+    assert "not implemented in this version (15)" in out and "waived: finalization/slices by Ada" in out
     assert "slices: " not in cli("explain", "digits")[1]
     assert "no slices here" in finished.inside("report.html").read_text()
 
@@ -232,11 +232,11 @@ def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     """One paragraph per item that is not satisfied; a single item on demand, satisfied or not."""
     code, out, _ = cli("explain", "digits", "--gate", "finalization")
     assert code == 0 and out.count("  question:") == 1
-    assert "finalization: 16 checks not built in this version" in out and "  calibration: " in out
+    assert "finalization: 16 checks not implemented in this version" in out and "  calibration: " in out
     assert "python -m pipeline waive digits CHECK --who NAME" in out
     assert "python -m pipeline approve digits --who NAME" in out
     _, out, _ = cli("explain", "digits", "calibration")
-    assert "finalization/calibration: not built" in out
+    assert "finalization/calibration: not implemented" in out
     assert "python -m pipeline waive digits calibration --who NAME" in out
     _, out, _ = cli("explain", "digits", "split_integrity")
     assert "finalization/split_integrity: passed" in out and "question:" in out

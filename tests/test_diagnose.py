@@ -84,6 +84,28 @@ def test_diagnose_lists_undecided_symptoms_of_empty_history() -> None:
     assert not diagnosis.symptoms and not diagnosis.root_causes
     assert {"symptom nan_loss", "symptom overfitting"} <= {gap["what"] for gap in diagnosis.not_checked}
     assert "Not decided, because measurements are missing" in diagnosis.confidence_statement
+    assert diagnosis.confidence_statement.startswith("No playbook could be evaluated.")
+    assert diagnosis.would_decide == ("a training: no measurement of one is on record",)
+
+
+def test_diagnosis_without_cause_says_what_would_decide() -> None:
+    """A history that explains nothing: the page says what would name a cause; with a cause there is no such section."""
+    diagnosis = diagnose(example_history({**HEALTHY, "val/accuracy": "nan nan nan nan 0.5"}), CONFIG)
+    page = diagnosis.incident()
+
+    assert not diagnosis.root_causes and diagnosis.to_json()["would_decide"] == list(diagnosis.would_decide)
+    assert "## What would decide" in page and "4 of 5 values of val/accuracy are NaN or infinite" in page
+    assert "a change that no playbook lists" in page
+    assert not diagnose(example_history(HOT), CONFIG).would_decide
+
+
+def test_diagnosis_of_contradicted_causes_proposes_nothing() -> None:
+    """A symptom whose causes are all contradicted has no list of causes or changes, but says what would decide."""
+    symptom = diagnose(example_history(HOT), CONFIG).symptoms
+    page = Diagnosis(symptoms=symptom, would_decide=("another training",), confidence_statement="None.").incident()
+
+    assert "- another training" in page and "What was observed" in page
+    assert "Causes, most likely first" not in page and "What to try" not in page
 
 
 def test_to_json_matches_schema() -> None:
@@ -98,6 +120,7 @@ def test_to_json_matches_schema() -> None:
         "recommended_fixes",
         "experiments",
         "not_checked",
+        "would_decide",
         "confidence_statement",
         "schema",
     } == set(body)

@@ -269,23 +269,54 @@ def test_make_refuses_a_python_that_does_not_fit(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+def pipeline_that_ends(folder: Path, code: int) -> None:
+    """A checkout whose pipeline prints its arguments and ends with a code."""
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (folder / name).touch()
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    python.chmod(0o755)
+    (folder / ".venv" / ".ready").touch()
+
+
+MEANINGS = {
+    1: "fault of the program, the machine or the code of a user",
+    2: "wrong input",
+    3: "gate closed, or another answer that is no (exhausted, changed records)",
+    4: "a person must decide",
+    130: "interrupted; the same command continues",
+    137: "killed or unknown",
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [*(("auto", code) for code in MEANINGS), *((name, 3) for name in ("train-baseline", "diagnose", "status"))],
+)
+def test_make_ends_with_exit_code_of_the_pipeline(tmp_path: Path, target: str, code: int) -> None:
+    """The last line of every target that runs the pipeline is its exit code with its meaning; nothing after 0."""
+    pipeline_that_ends(tmp_path, code)
+    done = make([target], tmp_path)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+
+    assert lines == [f"pipeline exit code {code}: {MEANINGS[code]}"]
+    assert done.returncode == (0 if code == 4 else 2)
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(("ends", "expected"), [(0, 0), (4, 0), (3, 2), (2, 2)])
 def test_make_takes_pending_for_success(tmp_path: Path, ends: int, expected: int) -> None:
     """Exit code 4 of the pipeline is a success of make; any other that is not 0 is a failure."""
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.lock", "pyproject.toml"):
-        (tmp_path / name).touch()
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$@"\nexit {ends}\n')
-    python.chmod(0o755)
-    (tmp_path / ".venv" / ".ready").touch()
+    pipeline_that_ends(tmp_path, ends)
     completed = make(["train-baseline", "RUN=digits_hot", "ARGS=seed=3"], tmp_path)
     assert (completed.returncode, completed.stdout) == (
         expected,
         "-m pipeline phase=baseline experiment=digits_hot seed=3\n",
     )
+    assert ("pipeline exit code" in completed.stderr) == (ends != 0)
     (tmp_path / "runs" / "digits_hot").mkdir(parents=True)
     (tmp_path / "runs" / "digits_hot" / "ledger.jsonl").touch()
     completed = make(["auto", "RUN=digits_hot"], tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.release.verify import faults
 from pipeline.run_store.run import Run
 from tests.check_helpers import judge, read_evidence, with_values
-from tests.conftest import SMALL, go
+from tests.conftest import SMALL, Cli, go
 
 
 def test_phase_writes_diagnosis_and_incident(mended: Run) -> None:
@@ -52,6 +53,23 @@ def test_phase_runs_after_closed_planning_gate(own_folder: Any) -> None:
     assert gate == "open" and evidence["history"] is None
     assert evidence["diagnosis"]["not_checked"] and evidence["diagnosis"]["confidence_statement"]
     assert not run.inside("baseline").exists()
+    outcomes = {item.id: item.outcome for item in run.state().gates["diagnostics"].items}
+    assert outcomes == {
+        **dict.fromkeys(("playbooks_read", "causes_known", "fixes_proposed"), "not_applicable"),
+        **dict.fromkeys(("limits_said", "documents_written"), "passed"),
+    }
+
+
+def test_phase_says_what_it_judged_without_a_training(own_folder: Any, cli: Cli) -> None:
+    """A run that never trained: the gate counts what was answered, the items say why the others could not be."""
+    go(own_folder, "phase=planning", *SMALL, "seed=null")
+    _, out, _ = cli("phase=diagnostics", "run.name=digits", f"run.root={own_folder}")
+    _, table, _ = cli("status", "digits", f"--root={own_folder}", "--gate", "diagnostics")
+
+    assert "diagnostics: not decided, no cause is named: No playbook could be evaluated." in out
+    assert "what would decide: a training: no measurement of one is on record" in out
+    assert re.search(r"diagnostics +open +2/5 +3 ", out)
+    assert table.count("no training of this plan is on record") == 2 and "no cause is named" in table
 
 
 def test_phase_accepts_sufficient_run(finished: Run) -> None:
@@ -87,6 +105,15 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("diagnosis.playbooks_read", {"evaluated_playbooks": ...}, {"min_playbooks": 4}, "errored", "evaluated_playbooks"),
     ("diagnosis.playbooks_read", {"playbooks": ...}, {"min_playbooks": 4}, "errored", "was not measured"),
     ("diagnosis.causes_known", {"diagnosis__root_causes": []}, {}, "passed", "no cause named"),
+    (
+        "diagnosis.causes_known",
+        {"diagnosis__root_causes": [], "diagnosis__would_decide": ["a training", "more"]},
+        {},
+        "passed",
+        "no cause named; what would decide: a training",
+    ),
+    ("diagnosis.causes_known", {"diagnosis__root_causes": [], "history": None}, {}, "not_applicable", "no training"),
+    ("diagnosis.playbooks_read", {"history": None}, {"min_playbooks": 4}, "not_applicable", "no training"),
     ("diagnosis.fixes_proposed", {"diagnosis__root_causes": []}, {"min_fixes": 3}, "not_applicable", "no cause"),
     ("diagnosis.fixes_proposed", {"diagnosis__recommended_fixes": []}, {"min_fixes": 3}, "failed", ""),
     ("diagnosis.limits_said", {"diagnosis__confidence_statement": ""}, {}, "failed", "no confidence statement"),

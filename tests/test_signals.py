@@ -111,7 +111,7 @@ def test_since_is_start_of_last_uninterrupted_period() -> None:
     )
 
     assert observation.holds
-    assert {"step": 31, "epoch": 3} == observation.since  # two of the last three points have jumped
+    assert {"step": 31, "epoch": 4} == observation.since  # two of the last three points have jumped
 
 
 def test_since_of_epoch_column_and_fact() -> None:
@@ -132,14 +132,135 @@ def test_unmeasured_condition_says_why() -> None:
     view = make_view(train__loss=[1.0], val__acc=[math.nan, 1.0, 1.0, 1.0])
     for condition, why in [
         (Condition("level", ("val/loss",), below=9), "the log has no val/loss"),
-        (Condition("slope", ("train/loss",), below=9), "train/loss is too short: 1 point"),
-        (Condition("slope", ("val/acc",), below=9), "val/acc has values that are NaN or infinite"),
+        (Condition("slope", ("train/loss",), below=9), "train/loss has 1 value, at least 4 are needed"),
+        (Condition("slope", ("val/acc",), below=9), "1 of 4 values of val/acc is NaN or infinite"),
+        (
+            Condition("slope", ("val/acc",), last=0.5, below=9),
+            "val/acc has 2 values, at least 4 are needed (in the last 50% of the run)",
+        ),
         (Condition("shortfall", ("train/loss", "target", "trivial"), above=0), NO_GOAL),
         (Condition("level", ("dead/*",), above=0), "no column dead/* was recorded"),
         (Condition("gap", ("train/loss", "val/loss"), above=0), "the log has no val/loss"),
     ]:
         observation = evaluate_condition(condition, view)
         assert (False, False, why) == (observation.holds, observation.measured, observation.why)
+
+
+TWENTY = [1 + 0.1 * i for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("condition", "facts", "columns", "why"),
+    [
+        (
+            Condition("rise_from_best", ("val/loss", "train/loss"), above=0.1),
+            {},
+            {"val__loss": TWENTY, "train__loss": [1.0]},
+            "val/loss never fell below its first value, so there is no improvement to lose",
+        ),
+        (
+            Condition("gap", ("train/loss", "val/loss"), above=0),
+            {},
+            {"val__loss": TWENTY, "train__loss": [-2.0] * 4},
+            "the first value of train/loss is -2, not above 0",
+        ),
+        (
+            Condition("gap", ("train/loss", "val/loss"), above=0),
+            {},
+            {"val__loss": [1.0, math.nan], "train__loss": [2.0] * 4},
+            "val/loss ends with values that are NaN or infinite",
+        ),
+        (
+            Condition("shortfall", ("val/accuracy", "target", "trivial"), above=0),
+            {"target": 0.9, "trivial": 0.9},
+            {"val__accuracy": TWENTY},
+            "target and trivial-baseline score are both 0.9, so that there is no distance to cover",
+        ),
+        (
+            Condition("ratio", ("loss_at_init", "loss_expected"), above=3),
+            {"loss_at_init": 2.0, "loss_expected": 0.0},
+            {},
+            "the final value of loss_expected is 0",
+        ),
+        (
+            Condition("remaining", ("train/loss", "loss_expected"), above=0.9),
+            {"loss_expected": -1.0},
+            {"train__loss": TWENTY},
+            "the first value of loss_expected is -1, not above 0",
+        ),
+        (
+            Condition("remaining", ("train/loss", "loss_expected"), above=0.9),
+            {"loss_expected": math.nan},
+            {"train__loss": [0.0] * 4},
+            "the first value of train/loss is 0, not above 0",
+        ),
+        (
+            Condition("max_over_first", ("train/loss",), above=3),
+            {},
+            {"train__loss": [math.nan, -1.0, 2.0, 3.0]},
+            "the first number of train/loss is -1, not above 0",
+        ),
+        (
+            Condition("median_over_max", ("lr",), above=3),
+            {},
+            {"lr": [0.0] * 4},
+            "the largest value of lr is 0, not above 0",
+        ),
+    ],
+)
+def test_unmeasured_condition_blames_what_it_lacks(
+    condition: Condition, facts: dict[str, float], columns: dict[str, list[float]], why: str
+) -> None:
+    """The reason names the curve that lacks something and what it lacks, not the first curve of the condition."""
+    assert evaluate_condition(condition, make_view(facts, **columns)).why == why
+
+
+@given(st.sampled_from(list(signals.SIGNALS)), st.lists(anything, min_size=3, max_size=3))
+def test_signal_says_why_it_is_not_measurable(name: str, curves: list[np.ndarray]) -> None:
+    """Whatever the curves are, a NaN has a reason in which every curve has a name."""
+    required, _ = signals.curve_limits(name)
+    with np.errstate(all="ignore"):
+        value = signals.SIGNALS[name](*curves[: max(1, required)])
+
+    if math.isnan(value):
+        assert isinstance(value, signals.NotMeasurable)
+        assert "{" not in value.why.format("a", "b", "c")
+
+
+def broken_history() -> History:
+    """A training of the engine, which counts from 1: epochs of 20 steps, the update of step 81 was withheld."""
+    history = History()
+    history.facts["steps_per_epoch"] = 20.0
+    for epoch in range(1, 5):
+        history.log_epoch(epoch, {"val/loss": 1 / epoch})
+    for step in range(1, 82):
+        history.log_step(step, {"train/loss": math.nan if step == 81 else 1 / step})
+    history.event("nonfinite", 81, what="loss")
+    return history
+
+
+@pytest.mark.parametrize("loss", [math.nan, 0.5], ids=["loss", "gradient"])
+def test_nonfinite_is_dated_by_the_step_that_was_withheld(loss: float) -> None:
+    """The step of a withheld update is one value, not finite since that step, whether or not its loss is finite."""
+    history = broken_history()
+    history.log_step(81, {"train/loss": loss})
+    condition = Condition("nonfinite", ("train/loss", "val/loss", "grad_norm", "broken"), above=0)
+    observation = evaluate_condition(condition, HistoryView(history, history.facts))
+
+    assert observation.value == 1
+    assert observation.since == {"step": 81, "epoch": 5}
+    assert "broken" not in observation.sentence() and "since step 81" in observation.sentence()
+
+
+def test_epochs_and_steps_are_dated_alike() -> None:
+    """The same moment has one step and one epoch, whether an epoch or a step column shows it; no step is invented."""
+    history = broken_history()
+    history.log_epoch(5, {"val/loss": 9.0})  # the epoch of the withheld step: it ended there, not at step 100
+    view = HistoryView(history, history.facts)
+    rise = evaluate_condition(Condition("maximum", ("val/loss",), above=3), view)
+
+    assert rise.since == {"step": 81, "epoch": 5}
+    assert view.time("val/loss", 2) == {"step": 40, "epoch": 2} == view.time("train/loss", 40)
 
 
 def test_missing_optional_curves_are_skipped() -> None:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pipeline.repair.causes import load as load_causes
 from pipeline.results import CEILINGS, Evidence, Outcome, Result
 
+UNTRAINED = "there is no history: no training of this plan is on record"
+
 
 def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:
-    """Passing proves that every playbook on disk was evaluated, and that there are at least `min_playbooks`."""
+    """Passing proves that every playbook on disk was evaluated, and that there are at least `min_playbooks`.
+
+    Not applicable without a history, on which a playbook could be evaluated.
+    """
     on_disk, evaluated = evidence["playbooks"], evidence["evaluated_playbooks"]
+    if evidence["history"] is None:
+        return Result("not_applicable", unit="playbooks", why=UNTRAINED)
     missing = sorted(set(on_disk) - set(evaluated))
     if missing:
         why = f"not evaluated: {', '.join(missing)}"
@@ -18,8 +25,13 @@ def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:
 
 
 def causes_known(evidence: Evidence) -> Result:
-    """Passing proves that each named cause is an id of causes.yaml, with a confidence its basis allows."""
+    """Passing proves that each named cause is an id of causes.yaml, with a confidence its basis allows.
+
+    The value is the number of named causes. Not applicable without a history, which alone can show a cause.
+    """
     known, root_causes = load_causes(), evidence["diagnosis"]["root_causes"]
+    if evidence["history"] is None and not root_causes:
+        return Result("not_applicable", 0, unit="causes", why=UNTRAINED)
     for cause in root_causes:
         if cause["issue"] not in known:
             return Result("failed", cause["issue"], why="is not an id of causes.yaml")
@@ -27,8 +39,11 @@ def causes_known(evidence: Evidence) -> Result:
         if cause["confidence"] > ceiling:
             why = f"the confidence in {cause['issue']} is higher than {cause['basis']} allows"
             return Result("failed", cause["confidence"], ceiling, why=why)
-    first = root_causes[0]["issue"] if root_causes else "no cause named"
-    return Result("passed", len(root_causes), unit="causes", why=first)
+    if not root_causes:
+        would_decide = evidence["diagnosis"].get("would_decide") or []
+        why = "; ".join(["no cause named", *([f"what would decide: {would_decide[0]}"] if would_decide else [])])
+        return Result("passed", 0, unit="causes", why=why)
+    return Result("passed", len(root_causes), unit="causes", why=root_causes[0]["issue"])
 
 
 def fixes_proposed(evidence: Evidence, *, min_fixes: int) -> Result:

@@ -20,10 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def markdown(state: RunState, plan: plans.Plan, phase: str) -> Iterator[str]:
-    """Yield the lines of one gate: its title, then a task per check, ticked where it is satisfied."""
-    yield f"## {phase}: {tables.phase_state(state, phase)}\n"
+    """Yield the lines of one gate: its title, then a task per check, ticked where it is satisfied today.
+
+    What was evaluated for an earlier plan or training is shown as planned: it says nothing of the present one.
+    """
+    yield f"## {phase}: {state.gate_label(phase)}\n"
     gate = state.gates.get(phase)
-    if gate is None:
+    if gate is None or state.gate(phase) is None:
         yield from (f"- [ ] **{item['id']}** {item['ask']}" for item in plan.checklists[phase])
         return
     yield from (_task_line(item, state, phase) for item in gate.items)
@@ -34,11 +37,10 @@ def _task_line(item: Item, state: RunState, phase: str) -> str:
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
     people = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
     people += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
-    outcome = "passed with warning" if item.warns else tables.in_words(item.outcome)
     required = f"required {tables.format_required(item)}" if item.bound is not None else ""
     figures = ", ".join(text for text in (tables.format_value(item), required) if text)
     told = "; ".join(text for text in (item.why, *people) if text)
-    return f"- [{box}] **{item.id}** {item.ask} *{outcome}*{f' ({figures})' if figures else ''} {told}".rstrip()
+    return f"- [{box}] **{item.id}** {item.ask} *{item.label}*{f' ({figures})' if figures else ''} {told}".rstrip()
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ def outcome(run: Run) -> dict[str, object]:
     return {
         "config": plan.config,
         "facts": plan.facts,
-        "gates": {p: tables.phase_state(state, p) for p in PHASES},
+        "gates": {p: state.gate_label(p) for p in PHASES},
         "branch": state.branch,
         "candidate": {k: candidate.get(k) for k in ("phase", "score", "weights")},
     }

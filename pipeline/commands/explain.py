@@ -30,8 +30,8 @@ def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
         return f"python -m pipeline approve {place} --who NAME"
     waive = f"python -m pipeline waive {place} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
     # A check that is not implemented fails in every run, so that running the phase again cannot help.
-    if tables.is_not_built(item):
-        return f"not built in this version; to continue, a named person can waive it: {waive}"
+    if not item.is_built:
+        return f"not implemented in this version; to continue, a named person can waive it: {waive}"
     root = "" if run.shown_root == DEFAULT_ROOT else f" run.root={run.shown_root}"
     repair = f"correct what it says, then: python -m pipeline phase={phase} run.name={run.name}{root}"
     if item.id == tables.TEST_ITEM and item.outcome == "failed":
@@ -58,9 +58,7 @@ def _train_another(run: Run, state: RunState, root: str) -> str:
 
 def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     """Return a paragraph with the question, the value, the reason, waivers and signatures, and what to do."""
-    outcome = tables.NOT_BUILT if tables.is_not_built(item) else tables.in_words(item.outcome)
-    outcome = "passed with warning" if item.warns else outcome
-    lines = [f"{phase}/{item.id}: {outcome}", f"  question: {item.ask}"]
+    lines = [f"{phase}/{item.id}: {item.label}", f"  question: {item.ask}"]
     if item.value is not None:
         lines.append(f"  result:   {tables.format_value(item)}")
     if item.bound is not None:
@@ -83,7 +81,7 @@ def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:
     """Return one paragraph for the items of a gate that are not built, with the command that waives one of them."""
     place = tables.command_argument(run)
     waive = f"python -m pipeline waive {place} CHECK --who NAME --why '...' --expires YYYY-MM-DD"
-    lines = [f"{phase}: {counted(len(items), 'check')} not built in this version"]
+    lines = [f"{phase}: {counted(len(items), 'check')} not implemented in this version"]
     lines += [f"  {item.id}: {item.ask}" for item in items]
     return "\n".join([*lines, f"  next:     to continue, a named person can waive each of them: {waive}"])
 
@@ -96,13 +94,37 @@ def _format_planned_item(run: Run, state: RunState, name: str) -> str:
         raise UserError(fault("CHECK", "no gate has a check of this id", got=name, among=planned))
     phase, item = planned[name]
     step = next_step(state, root=run.shown_root)
-    return f"{phase}/{name}: not evaluated yet\n  question: {item['ask']}\n  next:     {step.command}"
+    until = " since the plan or the training changed" if state.stale(phase) else ""
+    return f"{phase}/{name}: not evaluated yet{until}\n  question: {item['ask']}\n  next:     {step.command}"
+
+
+def _format_without_items(run: Run, state: RunState, phase: str, asked: bool) -> str:
+    """Return what is known of a gate without valid items: stale, not needed or not reached; "" where it has some.
+
+    The last two are left out unless they are asked for by name, since most runs have them.
+    """
+    label = state.gate_label(phase)
+    if state.gate(phase) is not None or (label != "stale" and not asked):
+        return ""
+    lines = [f"{phase}: {label}"]
+    if label == "stale":
+        lines.append(
+            "  why:      it was evaluated for an earlier plan or training, and says nothing of the present one"
+        )
+    elif label == "not needed":
+        lines.append("  why:      the branch leads to finalization without it")
+    else:
+        lines.append("  why:      the phase has not run")
+    step = next_step(state, root=run.shown_root)
+    return "\n".join([*lines, f"  next:     {step.command}"])
 
 
 def run(args: argparse.Namespace) -> int:
     run = Run.find(args.run, args.root)
     state = run.state()
-    items = [(p, i) for p in PHASES if p in state.gates and args.gate in (None, p) for i in state.gates[p].items]
+    phases = [args.gate] if args.gate else PHASES
+    current = [p for p in phases if state.gate(p) is not None]
+    items = [(p, i) for p in current for i in state.gates[p].items]
     if args.item:
         shown = [(p, i) for p, i in items if i.id == args.item]
         if not shown:
@@ -110,14 +132,19 @@ def run(args: argparse.Namespace) -> int:
             return 0
     else:
         shown = [(p, i) for p, i in items if not tables.satisfied(i, state, p)]
-    not_built = [] if args.item else [(p, i) for p, i in shown if tables.is_not_built(i)]
+    not_built = [] if args.item else [(p, i) for p, i in shown if not i.is_built]
     for phase, item in shown:
         if (phase, item) not in not_built:
             print(format_item(run, state, phase, item) + "\n")
     for phase in dict.fromkeys(phase for phase, _ in not_built):
         print(_format_not_built(run, phase, [i for p, i in not_built if p == phase]) + "\n")
-    if not shown:
-        print("every evaluated check is satisfied\n")
+    for phase in phases:
+        if text := _format_without_items(run, state, phase, asked=bool(args.gate)):
+            print(text + "\n")
+    if not current and not args.gate:
+        print("no gate has been evaluated for the present plan\n")
+    elif current and not shown:
+        print(f"every evaluated check is satisfied: {', '.join(current)}\n")
     if not args.item:
         tables.console().print(tables.score_lines(state), soft_wrap=True)
     return 0

@@ -41,7 +41,7 @@ def cannot_pass(
         missing = [key for key in item.get("needs") or [] if _lookup(plan.config, key) in (None, "", [], {})]
         reasons = []
         if item.get("not_built"):
-            reasons.append(f"not built in this version: {item['not_built']}")
+            reasons.append(f"not implemented in this version: {item['not_built']}")
         if missing:
             values = " ".join(f"{key}=VALUE" for key in missing)
             reasons.append(f"add: python -m pipeline phase=planning run.name={run}{place} {values}")
@@ -61,7 +61,7 @@ def _count_reasons(plan: plans.Plan, phase: str, lacking: Mapping[str, str]) -> 
     signature = len(items) - not_built - config
     parts = []
     if not_built:
-        parts.append(f"{not_built} {'is' if not_built == 1 else 'are'} not built in this version")
+        parts.append(f"{not_built} {'is' if not_built == 1 else 'are'} not implemented in this version")
     if config:
         parts.append(f"{config} {'needs' if config == 1 else 'need'} a config value")
     if signature:
@@ -87,8 +87,8 @@ def summary(run: Run, state: RunState) -> dict[str, Any]:
             "revision": state.plan["revision"] if state.plan else None,
             "round": state.round,
             "branch": state.current_branch(),
-            "gates": {p: tables.phase_state(state, p) for p in PHASES},
-            "items": {p: [vars(i) for i in g.items] for p, g in state.gates.items()},
+            "gates": {p: state.gate_label(p) for p in PHASES},
+            "items": {p: [{**vars(i), "label": i.label} for i in g.items] for p, g in state.gates.items()},
             "waivers": [vars(w) for w in state.waivers],
             "released": state.released,
             "next": {
@@ -106,7 +106,7 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     plan = plans.load(run, state)
     items = plan.checklists[phase]
     gate = state.gates.get(phase)
-    label = tables.phase_state(state, phase)
+    label = state.gate_label(phase)
     console.print(
         f"[bold]{run.name}[/]  gate {phase}: {tables.GATES.get(label, label)}, {counted(len(items), 'check')}\n"
     )
@@ -125,19 +125,20 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
 
 def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
     """Print the items of a gate that are not satisfied; those that are not built, or not evaluated, share one line."""
-    items = state.gates[phase].items if phase in state.gates else ()
+    items = state.gates[phase].items if phase in state.gates and state.gate_label(phase) != "not needed" else ()
     unsatisfied = [i for i in items if not tables.satisfied(i, state, phase)]
-    not_built = [i for i in unsatisfied if tables.is_not_built(i)]
+    not_built = [i for i in unsatisfied if not i.is_built]
     skipped = _not_evaluated(unsatisfied) if phase == PHASES[0] else []
     if not unsatisfied:
         return
-    console.print(f"\n[bold]{phase}[/]: checks that did not pass")
+    of = "" if state.gate(phase) else f" ({state.gate_label(phase)}: evaluated for an earlier plan or training)"
+    console.print(f"\n[bold]{phase}[/]: checks that did not pass{of}", soft_wrap=True)
     console.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
     if skipped:
         console.print(f"{counted(len(skipped), 'check')} not evaluated, since planning stopped at {SEED_ITEM}")
     if not_built:
         names = ", ".join(i.id for i in not_built)
-        console.print(f"– not built in this version ({len(not_built)}): {names}", highlight=False)
+        console.print(f"– not implemented in this version ({len(not_built)}): {names}", highlight=False)
 
 
 def _not_evaluated(items: Sequence[Item]) -> list[Item]:
@@ -190,7 +191,7 @@ def _show_all(root: Path, as_json: bool) -> None:
 def _print_runs(states: list[tuple[Run, RunState]]) -> None:
     table = tables.new_table("run", *PHASES, "validation", "next")
     for run, state in states:
-        gates = [tables.phase_state(state, phase) for phase in PHASES]
+        gates = [state.gate_label(phase) for phase in PHASES]
         table.add_row(run.name, *gates, state.branch or "", next_step(state, root=run.shown_root).why)
     tables.console().print(table)
 

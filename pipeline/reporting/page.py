@@ -23,7 +23,6 @@ from pipeline.reporting.tables import (
     in_words,
     items_count,
     number,
-    phase_state,
     satisfied,
 )
 from pipeline.results import PHASES
@@ -36,8 +35,8 @@ from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
 TEMPLATE = "report.html.j2"
-DIAGNOSIS_LISTS = ("symptoms", "root_causes", "recommended_fixes", "experiments", "not_checked")
-SATISFIED_LABELS = ("passed", "passed with warning", "not applicable", "signed", "waived")
+DIAGNOSIS_LISTS = ("symptoms", "root_causes", "recommended_fixes", "experiments", "not_checked", "would_decide")
+SATISFIED_LABELS = ("passed", "passed with warning", "signed", "waived")
 ENTRY_CHARS = 160  # of a ledger entry in the table of entries
 
 
@@ -52,7 +51,10 @@ class ItemRow:
 
 @dataclass(frozen=True)
 class PhaseSection:
-    """One phase and its gate; `count` says how many items are satisfied, of those that the plan has."""
+    """One phase and its gate; `count` says how many items are satisfied, of those that the plan has.
+
+    `reason` says why a phase has no rows.
+    """
 
     name: str
     label: str
@@ -60,6 +62,7 @@ class PhaseSection:
     round: int | None
     rows: list[ItemRow]
     count: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,10 @@ def _verdict(state: RunState) -> tuple[str, str]:
 
 
 def _phase_section(state: RunState, phase: str, plan: plans.Plan | None) -> PhaseSection:
-    gate = state.gates.get(phase)
+    label = state.gate_label(phase)
+    gate = None if label == "not needed" else state.gates.get(phase)
     rows = [_item_row(item, state, phase) for item in gate.items] if gate else []
     planned = len(plan.checklists.get(phase, ())) if plan else 0
-    label = phase_state(state, phase)
     return PhaseSection(
         name=phase,
         label=label,
@@ -195,6 +198,7 @@ def _phase_section(state: RunState, phase: str, plan: plans.Plan | None) -> Phas
         round=gate.round if gate else None,
         rows=rows,
         count=_count(rows, planned),
+        reason=_reason_without_rows(state, label),
     )
 
 
@@ -202,11 +206,23 @@ def _count(rows: list[ItemRow], planned: int) -> str:
     """Return how many items are satisfied; of a gate that was not evaluated, only how many there will be."""
     if not rows:
         return f"–/{planned}" if planned else ""
-    return items_count(sum(row.label in SATISFIED_LABELS for row in rows), [row.item for row in rows])
+    count, idle = items_count(sum(row.label in SATISFIED_LABELS for row in rows), [row.item for row in rows])
+    return f"{count}, {idle} n/a" if idle and "/" in count else count
+
+
+def _reason_without_rows(state: RunState, label: str) -> str:
+    """Return why a gate has no items on record: not evaluated yet, or not needed, and for which reason."""
+    if label != "not needed":
+        return "Not evaluated yet."
+    branch = state.current_branch()
+    assert branch is not None
+    if branch["branch"] == "sufficient":
+        return f"The branch was sufficient after {branch['phase']}."
+    return f"The branch was insufficient after {branch['phase']}, and a named person waived it."
 
 
 def _item_row(item: Item, state: RunState, phase: str) -> ItemRow:
-    label = "passed with warning" if item.warns else in_words(item.outcome)
+    label = item.label
     if item.outcome not in ("passed", "not_applicable") and satisfied(item, state, phase):
         label = "signed" if any(s.item == item.id for s in state.valid_sign_offs(phase)) else "waived"
     tones = {"passed": "good", "signed": "good", "failed": "bad", "errored": "bad", "not applicable": "plain"}
@@ -263,7 +279,7 @@ def _not_checked(state: RunState, diagnoses: list[dict[str, Any]], missing: list
         for item in state.gates[phase].items
         if item.outcome in ("errored", "inconclusive", "pending")
     ]
-    rows += [(f"gate {phase}", "never evaluated") for phase in PHASES if phase_state(state, phase) == "not reached"]
+    rows += [(f"gate {phase}", "never evaluated") for phase in PHASES if state.gate_label(phase) == "not reached"]
     rows += [(gap["what"], gap["why"]) for diagnosis in diagnoses[:1] for gap in diagnosis["not_checked"]]
     return rows + [("a file of this run", text) for text in missing]
 

@@ -75,7 +75,7 @@ def _reasons(state: RunState | None, exit_code: int) -> list[str]:
     if not phases:
         return []
     items = [i for i in state.gates[phases[-1]].items if not tables.satisfied(i, state, phases[-1])]
-    return [f"{phases[-1]}/{i.id}: {i.outcome}" + (f", {i.why}" if i.why else "") for i in items]
+    return [f"{phases[-1]}/{i.id}: {i.label}" + (f", {i.why}" if i.why else "") for i in items]
 
 
 def _sort_key(row: RankedRun) -> tuple[int, float]:

@@ -29,7 +29,6 @@ OUTCOMES = {
     "signed": "[green]✓ signed[/]",
 }
 GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan]pending[/]"}
-NOT_BUILT = "not built"  # label of an item that this version cannot answer; its recorded outcome is `errored`
 TEST_ITEM = "target_on_test"  # the check of finalization that compares the test score with the target
 VALUE_CHARS = 24  # of a value in a table; a longer one is cut
 
@@ -75,16 +74,6 @@ def in_words(identifier: str) -> str:
     return str(identifier).replace("_", " ")
 
 
-def phase_state(state: RunState, phase: str) -> str:
-    """Return the state of a phase's gate: open, closed, pending, stale, not needed, or not reached."""
-    if state.stale(phase):
-        return "stale"
-    gate = state.gate(phase)
-    if gate:
-        return gate
-    return "not needed" if state.passed(phase) else "not reached"
-
-
 def command_argument(run: Run) -> str:
     """Return how a command refers to the run: by name in the default root, by folder elsewhere."""
     return run.name if run.shown_root == DEFAULT_ROOT else f"{run.shown_root}/{run.name}"
@@ -96,19 +85,14 @@ def satisfied(item: Item, state: RunState, phase: str) -> bool:
     return gates.satisfied(item, state.valid_waivers(phase), state.valid_sign_offs(phase), subject, gates.utc_today())
 
 
-def is_not_built(item: Item) -> bool:
-    """Return whether this version cannot answer the item; such an item is recorded as errored."""
-    return item.outcome == "errored" and item.why.startswith(NOT_BUILT)
-
-
 def format_outcome(item: Item, state: RunState, phase: str) -> str:
     """Return the item's outcome, or the valid signature or waiver that lies over it, as console markup."""
     if item.outcome not in ("passed", "not_applicable"):
         if any(s.item == item.id for s in state.valid_sign_offs(phase)):
             return OUTCOMES["signed"]
         if any(w.item == item.id for w in state.valid_waivers(phase)):
-            return f"{OUTCOMES['waived']} [dim]({NOT_BUILT if is_not_built(item) else item.outcome})[/]"
-    return f"[dim]– {NOT_BUILT}[/]" if is_not_built(item) else outcome_of(item)
+            return f"{OUTCOMES['waived']} [dim]({item.label})[/]"
+    return outcome_of(item) if item.is_built else f"[dim]– {item.label}[/]"
 
 
 def outcome_of(item: Item) -> str:
@@ -126,27 +110,31 @@ def format_required(item: Item) -> str:
     return f"{item.relation} {number(item.bound)}".strip() if item.bound is not None else ""
 
 
-def items_count(satisfied_items: int, items: Sequence[Item]) -> str:
-    """Return how many items of a gate are satisfied, or that none of them applies, as where nothing was compared."""
-    if items and all(item.outcome == "not_applicable" for item in items):
-        return "none applies"
-    return f"{satisfied_items}/{len(items)}"
+def items_count(answered: int, items: Sequence[Item]) -> tuple[str, int]:
+    """Return how many items of a gate are satisfied by an answer, as text, and how many do not apply.
+
+    Where none of them applies, as where nothing was compared, the text says so.
+    """
+    idle = sum(item.outcome == "not_applicable" for item in items)
+    return "none applies" if items and idle == len(items) else f"{answered}/{len(items)}", idle
 
 
 def gates_table(state: RunState) -> Table:
-    """Return the phases with their gates and the number of satisfied checks."""
+    """Return the phases with their gates, the number of satisfied checks, and of those that do not apply (n/a)."""
     planned = state.plan.get("questions", {}) if state.plan else {}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("phase", "gate", "checks passed", "plan revision", "round"):
+    for name in ("phase", "gate", "checks passed", "n/a", "plan revision", "round"):
         table.add_column(name, justify="left" if name in ("phase", "gate") else "right")
     for phase in PHASES:
         gate = state.gates.get(phase)
-        label = phase_state(state, phase)
-        if gate is None:
-            table.add_row(phase, f"[dim]{label}[/]", f"[dim]–/{planned.get(phase, '?')}[/]", "", "")
+        label = state.gate_label(phase)
+        if gate is None or label == "not needed":
+            table.add_row(phase, f"[dim]{label}[/]", f"[dim]–/{planned.get(phase, '?')}[/]", "", "", "")
             continue
-        count = items_count(sum(satisfied(i, state, phase) for i in gate.items), gate.items)
-        table.add_row(phase, GATES.get(label, f"[dim]{label}[/]"), count, str(gate.revision), str(gate.round))
+        answered = [i for i in gate.items if i.outcome != "not_applicable" and satisfied(i, state, phase)]
+        count, idle = items_count(len(answered), gate.items)
+        shown = count, f"{idle or ''}", str(gate.revision), str(gate.round)
+        table.add_row(phase, GATES.get(label, f"[dim]{label}[/]"), *shown)
     return table
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.errors import UserError, fault
 from pipeline.results import Evidence, Result, plain
-from pipeline.run_store.gate import Item
+from pipeline.run_store.gate import NOT_BUILT, Item
 from pipeline.run_store.records import ChecklistItem
 
 Check = Callable[..., Result]
@@ -132,7 +132,7 @@ def _call(check: Check, evidence: Evidence, thresholds: Mapping[str, Any]) -> Re
 
 def _answer(item: ChecklistItem, evidence: Evidence, find: FindCheck) -> Result:
     if item.get("not_built"):
-        return Result("errored", why=f"not built: {item['not_built']}")
+        return Result("errored", why=f"{NOT_BUILT}: {item['not_built']}")
     if item.get("sign_off"):
         return Result("pending", why=f"waits for the sign-off of the {item['sign_off']}")
     return _call(find(item["check"]), evidence, item["with"])

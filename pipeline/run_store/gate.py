@@ -9,6 +9,8 @@ from typing import Any
 
 from pipeline.results import Branch, GateState, Outcome, compared
 
+NOT_BUILT = "not built"  # how the `why` of an item begins that this version cannot answer
+
 
 def utc_today() -> date:
     """Today in UTC, as in the times of the ledger: a waiver expires on the same day everywhere."""
@@ -36,6 +38,18 @@ class Item:
     def warns(self) -> bool:
         """Whether the item passed with a warning."""
         return self.outcome == "passed" and "warning: " in self.why
+
+    @property
+    def is_built(self) -> bool:
+        """Whether this version can answer the item. One that it cannot answer is recorded as errored."""
+        return not (self.outcome == "errored" and self.why.startswith(NOT_BUILT))
+
+    @property
+    def label(self) -> str:
+        """The outcome in words, as people read it; the recorded outcome keeps its closed list of words."""
+        if not self.is_built:
+            return "not implemented"
+        return "passed with warning" if self.warns else self.outcome.replace("_", " ")
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import shlex
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.results import PHASES, ROUNDED
+from pipeline.results import PHASES, ROUNDED, counted
 from pipeline.run_store.gate import branch_conditions
 from pipeline.run_store.state import RunState
 
 DEFAULT_ROOT = "runs"  # where runs are stored unless run.root names another folder
 SEED_ITEM = "seeds_fixed"  # the item of planning without which the phase evaluates no other evidence
+CAUSES_ITEM = "causes_known"  # the item of diagnostics whose value is the number of causes that were named
 NEEDS = {"baseline": PHASES[:1], "optimization": PHASES[:3], "finalization": PHASES[:4]}
 
 
@@ -98,6 +99,19 @@ def _alternatives(state: RunState, place: str) -> tuple[Alternative, ...]:
     )
 
 
+def _why_optimization(state: RunState) -> str:
+    """What optimization can do with the diagnosis: test a fix; without a named cause, say what else can be tried."""
+    diagnosis = state.gates["diagnostics"]
+    causes = next((item.value for item in diagnosis.items if item.id == CAUSES_ITEM), None)
+    if causes == 0:
+        page = f"diagnostics/{diagnosis.round}/incident.md"
+        return (
+            f"not decided: the diagnosis names no cause, and {page} says what would decide; optimization has no fix to "
+            "compare and says what else can be tried"
+        )
+    return f"{counted(causes, 'candidate cause')} named: test a fix" if causes else "the diagnosis is done: test a fix"
+
+
 def _lacks_seed(state: RunState) -> bool:
     return any(item.id == SEED_ITEM and item.outcome == "failed" for item in state.gates["planning"].items)
 
@@ -115,7 +129,7 @@ def _due_phase(state: RunState) -> tuple[str, str]:
             return "optimization", ""
         if state.gate("diagnostics") != "open":
             return "diagnostics", "the run is not good enough yet: find out why"
-        return "optimization", "the causes are named: test a fix"
+        return "optimization", _why_optimization(state)
     for phase in ROUNDED:
         if not state.passed(phase):
             return phase, "the plan asks for it before finalization"

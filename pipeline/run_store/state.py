@@ -131,6 +131,15 @@ class RunState:
         """Whether the phases after this one may run: its gate is open, or the phase is skipped."""
         return self.gate(phase, today) == "open" or self.skips(phase, today)
 
+    def gate_label(self, phase: str, today: date | None = None) -> str:
+        """The state of a gate in words: open, closed, pending, not needed, stale, or not reached."""
+        gate = self.gate(phase, today)
+        if gate is not None:
+            return gate
+        if self.skips(phase, today):  # also where the gate was evaluated for an earlier plan or training
+            return "not needed"
+        return "stale" if self.stale(phase) else "not reached"
+
     def skips(self, phase: str, today: date | None = None) -> bool:
         """Whether a model that is good enough goes to finalization without this phase.
 

@@ -10,7 +10,6 @@ from pipeline.results import PHASES, canonical
 from pipeline.run_store.gate import Item, branch_conditions
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.records import ScoreRecord
-from pipeline.run_store.state import RunState
 from pipeline.tracking.run_export import RunExport, too_large
 
 DIGEST_CHARS = 36  # MLflow's own limits: of a dataset's digest,
@@ -30,11 +29,6 @@ class DatasetRecord:
     profile: str
 
 
-def gate_label(state: RunState, phase: str) -> str:
-    """Return the state of a phase's gate; an empty string where the phase was not reached."""
-    return "stale" if state.stale(phase) else state.gate(phase) or ("not needed" if state.passed(phase) else "")
-
-
 def tags(export: RunExport) -> dict[str, str]:
     """Return the state of the run: phase, gates with the outcome of every item, branch, plan, next command."""
     state = export.state
@@ -44,7 +38,8 @@ def tags(export: RunExport) -> dict[str, str]:
     started = [entry["data"]["phase"] for entry in export.entries if entry["kind"] == "phase.started"]
     if started:
         values["fivegate.phase"] = started[-1]
-    values |= {f"fivegate.gate.{phase}": gate_label(state, phase) for phase in PHASES if gate_label(state, phase)}
+    labels = {phase: state.gate_label(phase) for phase in PHASES}
+    values |= {f"fivegate.gate.{phase}": label for phase, label in labels.items() if label != "not reached"}
     for phase, gate in state.gates.items():
         values |= {f"fivegate.gate.{phase}.{item.id}": _item_text(item) for item in gate.items}
     if state.plan:
@@ -65,7 +60,7 @@ def _item_text(item: Item) -> str:
     """Return `passed`, or `failed: 0.31 (required <= 0.05)` for an item with a value."""
     value = f": {_number(item.value)} {item.unit}".rstrip() if item.value is not None else ""
     required = f"{item.relation} {_number(item.bound)}".strip()
-    return item.outcome + value + (f" (required {required})" if item.bound is not None else "")
+    return item.label + value + (f" (required {required})" if item.bound is not None else "")
 
 
 def note(export: RunExport) -> str:
@@ -78,7 +73,7 @@ def note(export: RunExport) -> str:
     if branch:
         lines += [f"Validation: {', '.join(branch_conditions(branch))}.", ""]
     lines += [f"Next: {step.why}", "", f"    {step.command}", "", "| phase | gate |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {phase} | {gate_label(state, phase) or 'not reached'} |" for phase in PHASES), ""])
+    return "\n".join([*lines, *(f"| {phase} | {state.gate_label(phase)} |" for phase in PHASES), ""])
 
 
 def _score_text(score: ScoreRecord) -> str:
