@@ -289,6 +289,14 @@ def test_every_item_asks_one_question_and_has_one_answerer(phase: str) -> None:
     assert [i["id"] for i in items(phase) if len({"check", "sign_off", "not_built"} & i.keys()) != 1] == []
 
 
+def test_check_ids_are_unique_over_all_gates() -> None:
+    """`explain RUN CHECK` and `waive RUN CHECK` name a check by its id alone, so no two gates share one."""
+    lists = (yaml.safe_load(path.read_text())["items"] for path in (ROOT / "checklists").glob("*.yaml"))
+    ids = [item["id"] for items in lists for item in items]
+
+    assert len(ids) == len(set(ids)) > 60
+
+
 def test_finalization_asks_24_questions() -> None:
     """The last gate is exactly as wide as it is said to be."""
     assert len(items("finalization")) == 24

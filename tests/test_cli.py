@@ -25,6 +25,8 @@ from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run, opened
 from tests.check_helpers import judge
 from tests.conftest import SMALL, Cli
+from tests.ledger_fixtures import baseline_done, passed
+from tests.ledger_fixtures import gate as record_gate
 
 ROOT = Path(__file__).resolve().parents[1]
 LATER = (date.today() + timedelta(days=9)).isoformat()
@@ -242,6 +244,21 @@ def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     assert "finalization/split_integrity: passed" in out and "question:" in out
     code, _, err = cli("explain", "digits", "split_integrty")
     assert code == 2 and "did you mean 'split_integrity'?" in err
+
+
+def test_explain_says_what_helps_against_a_missed_test_target(tmp_path: Path, cli: Cli) -> None:
+    """The test score of a model is final: another model, or a waiver; running the phase again is not proposed."""
+    run = baseline_done(tmp_path / "runs")
+    figures = {"value": 0.944, "bound": 0.95, "unit": "accuracy", "relation": ">="}
+    with opened(run) as ledger:
+        record_gate(ledger, "finalization", passed("target_on_test", outcome="failed", **figures))
+
+    code, out, _ = cli("explain", "digits-hot", "target_on_test", "--root", run.path.parent)
+
+    assert code == 0 and "result:   0.944 accuracy" in out and "required: >= 0.95" in out
+    assert "may be scored on these test rows" in out and "phase=baseline run.name=digits-hot" in out
+    assert "phase=finalization" not in out and "target_on_test --who NAME" in out
+    assert "test: target missed (accuracy 0.944 < 0.95)" in cli("status", "digits-hot", "--root", run.path.parent)[1]
 
 
 def test_diff_prints_differing_keys(

@@ -68,6 +68,17 @@ def test_report_shows_the_whole_run(tmp_path: Path) -> None:
         assert expected in arguments or expected.replace("( failed )", "(failed)") in arguments, expected
 
 
+def test_report_headline_follows_the_last_gate(tmp_path: Path) -> None:
+    """A model that is good enough on validation is not shown as such once its release is refused."""
+    good = baseline_done(tmp_path, "good")
+    headline = r'<span class="tag (\w+)">([^<]+)</span>\s*</header>'
+    assert re.findall(headline, write_report(good.path).read_text()) == [("good", "sufficient on validation")]
+    with opened(good) as ledger:
+        judge(ledger, "finalization", passed("target_on_test", outcome="failed", value=0.9, bound=0.95, relation=">="))
+
+    assert re.findall(headline, write_report(good.path).read_text()) == [("bad", "release blocked")]
+
+
 def test_report_loads_nothing(tmp_path: Path) -> None:
     """The page is well-formed, has no script, embeds its images, and its content policy forbids everything else."""
     run = mended(tmp_path)

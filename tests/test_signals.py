@@ -289,6 +289,15 @@ def test_view_resolves_metric() -> None:
     assert "val/metric" == make_view(val__f1=[0.5], val__accuracy=[0.9]).resolve("val/metric")
 
 
+def test_description_names_measurements_in_words() -> None:
+    """Names that only Fivegate uses are spelled out; those that users log stay as they are."""
+    assert signals.description("remaining", ["train/loss", "loss_expected"]) == (
+        "final value of train/loss divided by the loss of random guessing"
+    )
+    assert signals.description("level", ["dead/body.0"]).startswith("final value of the share of dead units of body.0")
+    assert "dead units of a module" in signals.description("level", ["dead/*"])
+
+
 def test_observation_sentence_has_value_bound_and_time() -> None:
     """The sentence of an observation contains the value, the bound and the time."""
     observation = evaluate_condition(

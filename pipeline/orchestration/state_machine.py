@@ -193,9 +193,10 @@ def record_branch(run: Run, ledger: Ledger) -> None:
     _record_skipped_gates(ledger)
 
 
-def _target(run: Run, state: RunState) -> float:
-    """The value of the metric that the plan requires."""
-    return float(plans.load(run, state).config["task"]["target"])
+def _target(run: Run, state: RunState) -> float | None:
+    """The value of the metric that the plan requires; None for a plan without a target."""
+    target = (plans.load(run, state).config.get("task") or {}).get("target")
+    return None if target is None else float(target)
 
 
 def _record_exhaustion(run: Run, ledger: Ledger, values: Mapping[str, Any]) -> None:

@@ -118,7 +118,7 @@ def branch_conditions(decision: Mapping[str, Any]) -> list[str]:
     """The three facts that a recorded branch was decided on, in words, with the validation score where it is known."""
     score, symptoms = decision.get("score"), decision["symptoms"]
     figures = ""
-    if score:
+    if score and decision.get("target_value") is not None:
         figures = compared(score["value"], decision["target_value"], bool(score.get("greater_is_better", True)))
         figures = f" ({score['metric']} {figures})"
     return [

@@ -86,7 +86,7 @@ class BranchRecord(TypedDict):
     trivial: bool
     symptoms: list[str]
     score: NotRequired[ScoreRecord | None]  # on validation, of the candidate
-    target_value: NotRequired[float]
+    target_value: NotRequired[float | None]
 
 
 class CandidateRecord(TypedDict):
