@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import Refused
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.lock import RunLock
 from pipeline.run_store.run import Run, opened
-from tests.conftest import SMALL, Cli
+from tests.conftest import SMALL, Cli, go
+from tests.user_package import write_package
 
 HOUSE_FORM = re.compile(r"^\S[^:]*(\.\w+)*: .+$")
 
@@ -271,6 +274,39 @@ def test_lost_diagnosis_runs_diagnostics_again(cli: Cli, trained: Run) -> None:
     refused(cli("phase=optimization", "run.name=digits"), 3, "diagnosis.json: is not the file that the ledger recorded")
     assert cli("phase=diagnostics", "run.name=digits")[0] == 0
     assert (trained.path / "diagnostics" / "1" / "diagnosis.json").is_file()
+
+
+def test_trust_is_renewed_by_the_command_of_the_message(tmp_path: Path) -> None:
+    """A file that the run does not import changes nothing; one that it imports stops it until the trust is renewed."""
+    write_package(tmp_path)
+    (tmp_path / "somebody.py").rename(tmp_path / "whole.py")
+    (tmp_path / "somebody").mkdir()
+    (tmp_path / "whole.py").rename(tmp_path / "somebody" / "__init__.py")
+    (tmp_path / "somebody" / "other.py").write_text("")
+    words = ("phase=planning", "experiment=somebody", "trust=[somebody]", "run.name=mine")
+    run = go(tmp_path / "runs", *words, config_dirs=["conf"]).run
+
+    (tmp_path / "somebody" / "other.py").write_text("changed = True\n")
+    go(tmp_path / "runs", "phase=planning", "run.name=mine")
+    go(tmp_path / "runs", *words, config_dirs=["conf"])
+    assert revision(run) == 1
+
+    source = tmp_path / "somebody" / "__init__.py"
+    source.write_text(source.read_text() + "changed = True\n")
+    with pytest.raises(
+        Refused, match=r"somebody: has changed since it was trusted: somebody/__init__\.py  Do: "
+    ) as refusal:
+        go(tmp_path / "runs", "phase=planning", "run.name=mine")
+    command = str(refusal.value).partition("then python -m pipeline ")[2]
+    assert command == "phase=planning run.name=mine 'trust=[somebody]'"
+    go(tmp_path / "runs", *shlex.split(command))
+    assert revision(run) == 2
+
+
+def revision(run: Run) -> int:
+    plan = run.state().plan
+    assert plan is not None
+    return plan["revision"]
 
 
 def test_new_trust_after_training_is_refused(cli: Cli, trained: Run) -> None:

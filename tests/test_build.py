@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from pipeline.building.builder import build_schedule
 from pipeline.config.build import ALLOWED, _home, build, locate
 from pipeline.config.compose import compose
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.trust import activate, grant, roots, source_digest
+from pipeline.config.trust import activate, grant, roots
 from pipeline.errors import Refused, UserError
+from pipeline.results import digest
+from pipeline.runtime.source_files import source_digests
 
 COMPLETE = [(group, path.stem) for group in ("data", "model", "loss") for path in (conf_dir() / group).glob("*.yaml")]
 
@@ -104,6 +107,7 @@ def test_build_refuses_targets_outside_the_allowed_packages(target: Any, shape: 
 def test_build_calls_nothing_if_any_target_is_wrong(package: Path) -> None:
     """All targets of a node are checked, and all faults reported, before the first is called."""
     (package / "loud.py").write_text("calls = []\ndef loud(**kw): calls.append(kw)\n")
+    activate(grant(["our_pkg"], [package.parent]))
     node: dict[str, Any] = {"_target_": "our_pkg.loud.loud", "inner": {"_target_": "our_pkg.loud.loud"}}
     node |= {"bad": {"_target_": "os.system"}, "worse": {"_target_": "torch.nn.Linear", "in_feature": 3}}
 
@@ -226,6 +230,7 @@ def test_build_reports_a_target_that_fails_in_one_message(package: Path, node: d
     """The message names the key, the error and its place, and the closest name."""
     (package / "broken.py").write_text("1 / 0\n")
     (package / "lacking.py").write_text("import not_installed_anywhere\n")
+    activate(grant(["our_pkg"], [package.parent]))
 
     with pytest.raises(UserError, match=says):
         build(node, trust=["our_pkg", "gone_pkg"], where="model")
@@ -246,21 +251,112 @@ def test_build_supports_the_special_keys() -> None:
 
 
 def test_activate_refuses_a_changed_source(package: Path) -> None:
-    """A worker checks the digest: a changed line is refused, changed bytecode is not."""
+    """A worker checks the digests: a changed line is refused, changed bytecode is not."""
     [entry] = granted = grant(["our_pkg"], roots([package.parent / "conf"]))
 
-    assert entry == {"package": "our_pkg", "root": str(package.parent), "digest": source_digest(package)}
+    assert entry == {
+        "package": "our_pkg",
+        "root": str(package.parent),
+        "digest": digest(source_digests(package)),
+        "files": source_digests(package),
+        "others": {},
+    }
     (package / "__pycache__").mkdir(exist_ok=True)
     (package / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"x")
     assert activate(granted) == ("our_pkg",)
     (package / "model.py").write_text("changed = True\n")
-    with pytest.raises(Refused, match="has changed since it was trusted"):
+    with pytest.raises(Refused, match=r"has changed since it was trusted: our_pkg/model\.py  Do: "):
         activate(granted)
     for path in package.iterdir():
         if path.is_file():
             path.unlink()
     with pytest.raises(Refused, match=r"has changed|is gone"):
         activate(granted)
+
+
+# A package with a module that the run imports in three ways, one that it does not import, and one beside the package.
+LAB = {
+    "lab/__init__.py": "",
+    "lab/net.py": "from .blocks import Block\nimport near\n\ndef make():\n    from lab import late\n    return 7\n",
+    "lab/blocks/__init__.py": "class Block: pass\n",
+    "lab/late.py": "",
+    "lab/unused.py": "",
+    "near.py": "",
+    "far.py": "",
+}
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a package, which can be imported anew."""
+    root = tmp_path / "user"
+    for name, text in LAB.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield root
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("lab", "near", "far")]:
+        del sys.modules[name]
+
+
+def test_grant_tells_what_a_run_imports(lab: Path) -> None:
+    """The files that the targets can import, in functions and beside the package too, are apart from the others."""
+    [entry] = grant(["lab"], [lab], ["lab.net.make", "torch.nn.Linear"])
+
+    assert set(entry["files"]) == {"lab/__init__.py", "lab/net.py", "lab/blocks/__init__.py", "lab/late.py", "near.py"}
+    assert set(entry["others"]) == {"lab/unused.py"}
+
+
+@pytest.mark.parametrize(
+    "line", ["import importlib", "from pickle import load", "eval('1')", "from lab.blocks import *", "broken("]
+)
+def test_grant_covers_the_package_where_the_source_cannot_tell(lab: Path, line: str) -> None:
+    """A file that may import by a name that is not in its source makes every file of the package count."""
+    (lab / "lab" / "late.py").write_text(f"{line}\n")
+    [entry] = grant(["lab"], [lab], ["lab.net.make"])
+
+    assert set(entry["files"]) == {name for name in LAB if name.startswith("lab/")} and entry["others"] == {}
+
+
+@pytest.mark.parametrize("name", ["lab/net.py", "lab/blocks/__init__.py", "lab/late.py", "near.py"])
+def test_activate_names_the_changed_file(lab: Path, name: str) -> None:
+    """A file that the run imports was changed: it is named, and one command renews the trust."""
+    granted = grant(["lab"], [lab], ["lab.net.make"])
+    (lab / name).write_text("changed = True\n")
+
+    with pytest.raises(Refused) as refused:
+        activate(granted, "run.name=mine")
+    [message] = refused.value.faults
+    assert message.startswith(f"{lab}/lab: has changed since it was trusted: {name}  Do: read it, then ")
+    assert message.endswith("python -m pipeline phase=planning run.name=mine 'trust=[lab]'")
+    activate(grant(["lab"], [lab], ["lab.net.make"]))
+
+
+def test_unused_file_may_change_until_it_is_imported(lab: Path) -> None:
+    """A file that the run never imports does not matter; when it is imported all the same, it does not run."""
+    granted = grant(["lab"], [lab], ["lab.net.make"])
+    (lab / "lab" / "unused.py").write_text("raise SystemExit('it ran')\n")
+    (lab / "lab" / "new.py").write_text("raise SystemExit('it ran')\n")
+
+    names = activate(granted, "run.name=mine")
+    assert build({"_target_": "lab.net.make"}, trust=names, where="model") == 7
+    with pytest.raises(
+        Refused, match=r"unused.py: has changed since it was trusted, and the run imports it now  Do: .*trust"
+    ):
+        build({"_target_": "lab.unused.make"}, trust=names, where="model")
+    with pytest.raises(Refused, match=r"new\.py: did not exist when its package was trusted"):
+        importlib.import_module("lab.new")
+
+
+def test_new_file_cannot_take_the_place_of_a_trusted_one(lab: Path) -> None:
+    """A new folder of a module's name is imported in its place: it is refused, although no trusted file changed."""
+    granted = grant(["lab"], [lab], ["lab.net.make"])
+    (lab / "lab" / "net").mkdir()
+    (lab / "lab" / "net" / "__init__.py").write_text("raise SystemExit('it ran')\n")
+
+    names = activate(granted)
+    with pytest.raises(Refused, match=r"net/__init__\.py: did not exist when its package was trusted"):
+        build({"_target_": "lab.net.make"}, trust=names, where="model")
 
 
 def test_grant_names_all_packages_that_cannot_be_trusted(package: Path) -> None:

@@ -152,6 +152,8 @@ def _import(name: str, where: str) -> ModuleType:
             do = "python -m pipeline --config-dir DIR ..., with the package next to DIR"
             raise UserError(fault(where, "there is no such module", got=name, do=do)) from error
         raise _import_error(name, error, where) from error
+    except FivegateError:  # the package was changed since it was trusted
+        raise
     except (Exception, SystemExit) as error:  # a user's module may fail in any way when it is imported
         raise _import_error(name, error, where) from error
 

@@ -1,7 +1,11 @@
 """Packages of the user: where they are found, which are trusted, and whether their source has changed.
 
-The user trusts a package on the command line, `trust=[my_pkg]`. The grant has a digest of the source and is recorded in
-the ledger; later phases and workers use the grant, not the command line.
+The user trusts a package on the command line, `trust=[my_pkg]`. The grant has the digest of every source file and is
+recorded in the ledger; later phases and workers use the grant, not the command line.
+
+Its `files` are those that the targets of the config can import. When one of them changes, the run stops until the user
+renews the trust. The `others` of the package may change, since the run does not import them; one that is imported all
+the same is refused then.
 """
 
 from __future__ import annotations
@@ -10,17 +14,19 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
-from pipeline.errors import Refused, UserError, fault
+from pipeline.config.override_keys import leaves
+from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.results import digest
 from pipeline.run_store.files import sha256
 from pipeline.run_store.records import GrantRecord
+from pipeline.runtime.source_files import GUARD, importable, source_digests
 
 OURS = frozenset({"pipeline", "phases", "diagnostics", "checklists", "fivegate", "torch"})
-SOURCE = (".py", ".so", ".pyd")
 
 
 def roots(config_dirs: Iterable[Path | str]) -> list[Path]:
@@ -36,9 +42,10 @@ def why_not(package: str) -> str | None:
     return "is a package of the pipeline or of torch, which has its own list" if top in OURS else None
 
 
-def grant(packages: Sequence[str], roots: Sequence[Path] = ()) -> list[GrantRecord]:
+def grant(packages: Sequence[str], roots: Sequence[Path] = (), targets: Iterable[str] = ()) -> list[GrantRecord]:
     """A grant for each package, found in `roots` or where Python looks. Raises UserError with every fault.
 
+    `targets` are the dotted names that the run builds; without any of a package, all of its files count as imported.
     Nothing is imported. Several names inside one package cover the whole of it.
     """
     granted, faults = [], []
@@ -52,8 +59,7 @@ def grant(packages: Sequence[str], roots: Sequence[Path] = ()) -> list[GrantReco
             where = " and in ".join(sorted(str(path.parent) for path in places))
             faults.append(fault("trust", f"{package!r} is found in {where}", do="give your package another name"))
         else:
-            root = str(places[0].parent)
-            granted.append(GrantRecord(package=package, root=root, digest=source_digest(places[0])))
+            granted.append(_grant(package, places[0], targets))
     if faults:
         raise UserError(*faults)
     return granted
@@ -62,6 +68,27 @@ def grant(packages: Sequence[str], roots: Sequence[Path] = ()) -> list[GrantReco
 def is_importable(package: str, roots: Sequence[Path] = ()) -> bool:
     """Whether a package of that name is in `roots` or where Python looks."""
     return bool(_places(package.partition(".")[0], roots))
+
+
+def _grant(package: str, place: Path, targets: Iterable[str]) -> GrantRecord:
+    """The grant of the package in this place, with the files that the targets can import apart from its others."""
+    root, top = place.parent, package.partition(".")[0]
+    digests = source_digests(place)
+    named = [name for name in targets if name.partition(".")[0] == top]
+    paths = importable(root, named) if named else None
+    if paths is not None:
+        # The package may import other modules of its folder; ours and Python's own are not the user's.
+        own = [path for path in paths if not why_not(path.relative_to(root).parts[0].removesuffix(path.suffix))]
+        imported = {path.relative_to(root).as_posix(): sha256(path) for path in own}
+    else:
+        imported = digests
+    others = {name: value for name, value in digests.items() if name not in imported}
+    return GrantRecord(package=package, root=str(root), digest=digest(imported), files=imported, others=others)
+
+
+def targets_of(config: Mapping[str, Any]) -> list[str]:
+    """Every `_target_` of a config."""
+    return [str(value) for key, value in leaves(dict(config)) if key.rpartition(".")[2] == "_target_"]
 
 
 def _places(top: str, roots: Sequence[Path]) -> list[Path]:
@@ -90,45 +117,58 @@ def _not_found(package: str, roots: Sequence[Path]) -> str:
     return fault("trust", "there is no such package", got=package, expected=expected, among=known, do=do)
 
 
-def activate(grants: Iterable[GrantRecord]) -> tuple[str, ...]:
+def activate(grants: Iterable[GrantRecord], run: str = "...") -> tuple[str, ...]:
     """Make the trusted packages importable and return their names, as `build` takes them.
 
-    Raises Refused for every package that was changed or removed since it was granted.
+    Raises Refused for every package of which a file that the run imports was changed or removed since it was granted.
+    Any other file of the package is compared when it is imported. `run` are the overrides that name the run in the
+    command which renews the trust.
     """
-    names, faults = [], []
+    grants = list(grants)
+    renewal = f"python -m pipeline phase=planning {run} 'trust=[{','.join(grant['package'] for grant in grants)}]'"
+    faults = []
     for grant in grants:
-        names.append(grant["package"])
         if grant["root"] not in sys.path:
             sys.path.append(grant["root"])  # last, so that it cannot shadow an installed module
         if what := _change(grant):
-            do = f"python -m pipeline phase=planning ... trust=[{grant['package']}]"
-            faults.append(fault(f"{grant['root']}/{grant['package']}", what, do=do))
+            faults.append(fault(f"{grant['root']}/{grant['package']}", what, do=f"read it, then {renewal}"))
     if faults:
         raise Refused(*faults)
+    for grant in grants:
+        _guard(grant, renewal)
     importlib.invalidate_caches()
-    return tuple(names)
+    return tuple(grant["package"] for grant in grants)
 
 
 def _change(grant: GrantRecord) -> str | None:
     """How the package differs from what was granted, or None."""
-    places = _places(grant["package"].partition(".")[0], [Path(grant["root"])])
+    root = Path(grant["root"])
+    places = _places(grant["package"].partition(".")[0], [root])
     if not places:
         return "is gone"
     if len(places) > 1:
         return f"is hidden by {places[1]}"
-    return None if source_digest(places[0]) == grant["digest"] else "has changed since it was trusted"
+    changed = [
+        name if (root / name).is_file() else f"{name} (gone)"
+        for name, trusted in grant["files"].items()
+        if not (root / name).is_file() or sha256(root / name) != trusted
+    ]
+    return f"has changed since it was trusted: {', '.join(sorted(changed))}" if changed else None
 
 
-def source_digest(path: Path) -> str:
-    """SHA-256 over the names and contents of a module's or package's source files."""
-    if path.is_file():
-        return digest({path.name: sha256(path)})
-    found = {}
-    for folder, subfolders, names in os.walk(path, followlinks=False):
-        subfolders[:] = [s for s in subfolders if s != "__pycache__"]
-        for file in (Path(folder, name) for name in names if name.endswith(SOURCE)):
-            found[file.relative_to(path).as_posix()] = sha256(file)
-    return digest(found)
+def _guard(grant: GrantRecord, renewal: str) -> None:
+    """From now on, refuse to import a file of the package that is not as it was granted."""
+    root = Path(grant["root"])
+    digests = {**grant["others"], **grant["files"]}
+    trusted = {(root / name).resolve(): value for name, value in digests.items()}
+    names = {name.partition("/")[0].partition(".")[0] for name in (grant["package"], *digests)}
+
+    def refuse(file: Path) -> FivegateError:
+        what = "has changed since it was trusted" if file in trusted else "did not exist when its package was trusted"
+        return Refused(fault(str(file), f"{what}, and the run imports it now", do=f"read it, then {renewal}"))
+
+    for place in _places(grant["package"].partition(".")[0], [root]):
+        GUARD.guard(place, names, trusted, refuse)
 
 
 def importable_names(roots: Sequence[Path]) -> list[str]:

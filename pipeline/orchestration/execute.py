@@ -81,17 +81,20 @@ def _refuse_concurrent_change(run: Run, ledger: Ledger, request: RunRequest) -> 
 def _grant_trust(ledger: Ledger, request: RunRequest) -> RunRequest:
     """The request, after the trusted packages were recorded, compared with their records and made importable.
 
-    A package whose source changed needs a new plan, so the request then counts as changed.
+    A package of which a file that the run imports changed needs a new plan, so the request then counts as changed.
     """
     from pipeline.config import trust
 
     packages = request.config.get("trust") or []
     if packages:
-        grants = trust.grant(packages, trust.roots(request.config_dirs))
-        if list(fold(ledger.entries).trust) != list(grants):
+        grants = trust.grant(packages, trust.roots(request.config_dirs), trust.targets_of(request.config))
+        before = fold(ledger.entries).trust
+        if list(before) != list(grants):
             ledger.append("trust.granted", {"packages": grants})
+        imported, new = ([(g["package"], g["root"], g["digest"]) for g in some] for some in (before, grants))
+        if imported != new:
             request = replace(request, changed=True)
-    trust.activate(fold(ledger.entries).trust)
+    trust.activate(fold(ledger.entries).trust, request.run.overrides)
     return request
 
 

@@ -136,8 +136,14 @@ class ReleaseRecord(TypedDict):
 
 
 class GrantRecord(TypedDict):
-    """A package that the user trusts: its name, the folder it is imported from, the digest of its source."""
+    """A package that the user trusts: its name, and the folder that it is imported from.
+
+    `files` are the source files that the run can import, below that folder, with the SHA-256 of each; `digest` is that
+    of all of them. `others` are the other source files of the package.
+    """
 
     package: str
     root: str
     digest: str
+    files: dict[str, str]
+    others: dict[str, str]

@@ -61,7 +61,7 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     from pipeline.config import trust
     from pipeline.engine.fit import fit
 
-    trust.activate(run.state().trust)
+    trust.activate(run.state().trust, run.overrides)
     done = fit(permit, job, observers(), folder=folder)
     assert done.checkpoint is not None
     ran = state_of(done.checkpoint)["identity"]

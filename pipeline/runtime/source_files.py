@@ -1,0 +1,144 @@
+"""The source files of a user's package: their digests, those that a module can import, and a guard on their import."""
+
+from __future__ import annotations
+
+import ast
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.errors import FivegateError
+from pipeline.run_store.files import sha256
+
+SOURCE = (".py", ".so", ".pyd")
+# What can import a module whose name is not in the source: a file that uses any of it may import all of its package.
+DYNAMIC_MODULES = frozenset({"importlib", "runpy", "pkgutil", "pickle", "cloudpickle", "dill", "joblib"})
+DYNAMIC_NAMES = frozenset({"__import__", "exec", "eval"})
+
+
+def source_digests(path: Path) -> dict[str, str]:
+    """The SHA-256 of every source file of a module or package, by its path from the folder that it is imported from."""
+    if path.is_file():
+        return {path.name: sha256(path)}
+    found = {}
+    for folder, subfolders, names in os.walk(path, followlinks=False):
+        subfolders[:] = [s for s in subfolders if s != "__pycache__"]
+        for file in (Path(folder, name) for name in names if name.endswith(SOURCE)):
+            found[file.relative_to(path.parent).as_posix()] = sha256(file)
+    return found
+
+
+def importable(root: Path, names: Iterable[str]) -> set[Path] | None:
+    """The files below `root` that importing these dotted names can import; None where their source cannot tell.
+
+    Every `import` statement is followed, also inside functions, to other packages below `root` as well unless it is a
+    folder of installed packages.
+    """
+    tops = {name.partition(".")[0] for name in names}
+    alone = _is_installed(root)
+    found: set[Path] = set()
+    waiting = [prefix for name in names for prefix in _prefixes(name)]
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module in seen or (alone and module.partition(".")[0] not in tops):
+            continue
+        seen.add(module)
+        path = _module_file(root, module)
+        if path is None or path in found:
+            continue
+        imported = None if path.suffix != ".py" else _imports(path, module)
+        if imported is None:
+            return None
+        found.add(path)
+        waiting += [prefix for name in imported for prefix in _prefixes(name)]
+    return found
+
+
+def _is_installed(root: Path) -> bool:
+    places = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
+    return str(root) in {str(Path(place).resolve()) for place in places}
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.c` for `a.b.c`: importing a module imports the packages around it."""
+    parts = name.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _module_file(root: Path, module: str) -> Path | None:
+    """The file of a module below `root`, as Python looks for it: a package comes before a module of its name."""
+    base = root.joinpath(*module.split("."))
+    endings = [*EXTENSION_SUFFIXES, ".py"]
+    candidates = [base / f"__init__{e}" for e in endings] + [base.with_name(base.name + e) for e in endings]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imports(path: Path, module: str) -> list[str] | None:
+    """The dotted names that a file imports; None where it may import others, or cannot be read."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    package = module if path.stem == "__init__" else module.rpartition(".")[0]
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in DYNAMIC_NAMES:
+            return None
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            around = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            source = ".".join(filter(None, (around, node.module)))
+            if any(alias.name == "*" for alias in node.names) and (not node.module or node.level or "." in source):
+                return None  # `__all__` of a package may name its modules
+            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+    return None if any(name.partition(".")[0] in DYNAMIC_MODULES for name in names) else names
+
+
+class SourceGuard(MetaPathFinder):
+    """Refuses to import a file of a guarded package whose bytes are not those that were trusted."""
+
+    def __init__(self) -> None:
+        self._trusted: dict[str, Mapping[Path, str]] = {}  # per folder or file of a package
+        self._refuse: dict[str, Callable[[Path], FivegateError]] = {}
+        self._names: set[str] = set()  # the first parts of the guarded modules' names
+
+    def guard(
+        self, place: Path, names: Iterable[str], trusted: Mapping[Path, str], refuse: Callable[[Path], FivegateError]
+    ) -> None:
+        """Guard the package or module at `place`, and other modules of these names that have a trusted file.
+
+        `refuse(file)` is the error for a file that is not as it was trusted.
+        """
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+        self._trusted[str(place)], self._refuse[str(place)] = trusted, refuse
+        self._names |= set(names)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Raise the error for a changed or new file; otherwise leave the import to the other finders."""
+        if fullname.partition(".")[0] not in self._names:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or not spec.origin or not spec.has_location:
+            return None
+        file = Path(spec.origin).resolve()
+        for place, trusted in self._trusted.items():
+            known = trusted.get(file)
+            inside = file.is_relative_to(place)
+            if (known is not None or inside) and sha256(file) != known:
+                raise self._refuse[place](file)
+        return None
+
+
+GUARD = SourceGuard()
