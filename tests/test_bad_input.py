@@ -8,13 +8,17 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from pipeline.errors import Refused
-from pipeline.run_store import files
+from checklists.resolve import CHECKS, resolve_check
+from pipeline.config.compose import compose
+from pipeline.errors import Refused, UserError
+from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.lock import RunLock
@@ -242,19 +246,30 @@ def test_changed_checklist_is_refused(cli: Cli, trained: Run, monkeypatch: pytes
     assert len(trained.state().revisions) == 1
 
 
-def test_finalization_checklist_keeps_its_questions(tmp_path: Path) -> None:
-    """A checklist of finalization with 23 items, or without the owner's approval, is refused as such."""
-    from checklists.resolve import CHECKS, resolve_check
-    from pipeline.errors import UserError
-    from pipeline.run_store import checklist
+@pytest.mark.parametrize(
+    ("phase", "edit", "message"),
+    [
+        ("planning", lambda items: items.pop(0), "seeds_fixed: is missing, and no configuration can remove it"),
+        ("planning", lambda items: items.reverse(), "seeds_fixed: must come first and not be waivable"),
+        ("planning", lambda items: items[0].update(waivable=True), "seeds_fixed: must come first and not be waivable"),
+        ("baseline", lambda items: items.clear(), "scored_on_validation: is missing"),
+        ("optimization", lambda items: items.clear(), "arms_compared_fairly: is missing"),
+        ("finalization", lambda items: items.clear(), "owner_approval: is missing"),
+        ("finalization", lambda items: items.append({**items[1], "id": "another"}), "got 25; expected 24"),
+        ("planning", lambda items: items.append(dict(items[1])), "is used twice in the checklist"),
+    ],
+)
+def test_checklist_keeps_what_no_configuration_can_remove(
+    phase: str, edit: Callable[[list[dict[str, Any]]], object], message: str, tmp_path: Path
+) -> None:
+    """An edited checklist without an indispensable item is refused, and the items are named."""
+    document = yaml.safe_load((CHECKS.parent / f"{phase}.yaml").read_text())
+    edit(document["items"])
+    (tmp_path / f"{phase}.yaml").write_text(yaml.safe_dump(document))
+    config = compose(["experiment=digits"], [])
 
-    lines = (CHECKS.parent / "finalization.yaml").read_text()
-    short = tmp_path / "finalization.yaml"
-    short.write_text(lines[: lines.index("  - id: owner_approval")])
-    config = {"task": {"target": 0.9}, "plan": {"margins": {"target": 0.0}}}
-
-    with pytest.raises(UserError, match=r"owner_approval: is missing(.|\n)*got 23; expected 24"):
-        checklist.read(short, config, resolve_check)
+    with pytest.raises(UserError, match=message):
+        checklist.read(tmp_path / f"{phase}.yaml", config, resolve_check)
 
 
 def test_planning_restores_lost_plan(cli: Cli, planned: Run) -> None:

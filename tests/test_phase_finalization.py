@@ -148,9 +148,10 @@ def test_finalization_refuses_other_test_rows(finished: Run) -> None:
 
 
 def test_test_key_opens_once_for_its_candidate(finished: Run) -> None:
-    """A key works for the candidate only, and opens the rows once."""
+    """A key works for the candidate and the planned rows only, and opens them once."""
     from pipeline.building.builder import build_model, build_training_task
     from pipeline.data.load import load
+    from pipeline.data.sealed import SealedTest
     from pipeline.evaluation.evaluate import score_test
     from pipeline.run_store import plan as plans
 
@@ -164,6 +165,11 @@ def test_test_key_opens_once_for_its_candidate(finished: Run) -> None:
 
     with pytest.raises(Refused, match="is not the candidate that the test rows were opened for"):
         score_test(other, sealed, key, build_training_task(plan.config, other))
+    other_rows = SealedTest(data.val.X, data.val.y)
+    with pytest.raises(Refused, match=f"are not the test rows that the plan froze, got '{other_rows.digest[:12]}'"):
+        other_rows.read(key)
+    with opened(finished) as ledger, pytest.raises(Refused, match="are not the test rows that the plan froze"):
+        permits.test(finished, ledger, other_rows.digest)
     assert len(sealed.read(key)) == sealed.rows
     with pytest.raises(Refused, match="this key to the test rows was used before"):
         sealed.read(key)
