@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pipeline.errors import Refused
+from pipeline.orchestration import problem_card
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, counted
 from pipeline.run_store import files
@@ -109,13 +110,8 @@ def _declared(ctx: PhaseContext) -> dict[str, object]:
         "greater_is_better": metric.greater_is_better,
         "target": task["target"],
         "owner": plan["owner"] or "nobody",
-        "card": {name: _is_filled(value) for name, value in plan.items()},
+        "card": {name: problem_card.is_filled(value) for name, value in plan.items()},
     }
-
-
-def _is_filled(value: object) -> bool:
-    """Whether the owner filled this field of the problem card; in a section, any field of it."""
-    return any(v is not None for v in value.values()) if isinstance(value, Mapping) else bool(value)
 
 
 def _treatments(ctx: PhaseContext, data: Data) -> dict[str, object]:
@@ -269,6 +265,8 @@ def run(ctx: PhaseContext) -> Evidence:
     """
     config = ctx.config
     declared = _declared(ctx)
+    if text := problem_card.request(config["plan"], ctx.run.overrides):  # before the data, which may take long to read
+        ctx.log(text)
     # Gate 1 closes without a seed; splits or a model made by an arbitrary seed would only look like results.
     if config["seed"] is None:
         return Evidence({**declared, "facts": {"trust": _trusted(ctx)}})

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from phases import planning
+from pipeline.__main__ import make_hooks, make_registry
+from pipeline.config.compose import compose
 from pipeline.data.load import seal
-from pipeline.errors import Refused
+from pipeline.errors import Refused, UserError
+from pipeline.orchestration import problem_card
+from pipeline.orchestration.execute import execute_run
+from pipeline.orchestration.run_request import resolve_request
 from pipeline.run_store import permits
 from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run
@@ -463,3 +471,47 @@ def test_label_checks_do_not_apply_to_values(planned: Run) -> None:
         if question["check"] in ("labels.label_codes", "labels.labels_consistent", "labels.imbalance_treated"):
             item = judge(question["check"], values, **question["with"])
             assert (item.outcome, item.why) == ("not_applicable", "the targets are not classes")
+
+
+def test_problem_card_asks_for_the_fields_of_the_gate() -> None:
+    """The fields that are asked for before the data are read are those that the planning gate and the last one need."""
+    items = yaml.safe_load((make_registry().checklists / "planning.yaml").read_text())["items"]
+    [wanted] = [item["with"] for item in items if item["id"] == "problem_card"]
+
+    assert set(problem_card.CARD) == {*wanted["required"], *wanted["recommended"]}
+    assert set(problem_card.RECOMMENDED) == set(wanted["recommended"])
+
+
+@pytest.mark.parametrize("filled", [(), ("purpose", "limits"), ("assumptions", "owner", "intended_use")])
+def test_problem_card_is_accepted_as_printed(tmp_path: Path, filled: tuple[str, ...]) -> None:
+    """What is missing is pasted into an experiment, or into a command: either way the card is complete."""
+    given = {name: value for name, value in problem_card.CARD.items() if name in filled}
+    text = problem_card.request({**dict.fromkeys(problem_card.CARD), **given}, "run.name=mine")
+    body, _, command = text.partition("\nor: python -m pipeline ")
+    pasted = body[body.index("plan:") :]
+
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{pasted}\n")
+    own = shlex.split(problem_card.as_overrides(given))
+    by_file = compose(["experiment=mine", *own], [tmp_path])["plan"]
+    by_command = compose(["~experiment", *own, *shlex.split(command)])["plan"]
+
+    assert by_file == by_command
+    assert problem_card.missing_fields(by_file) == {}
+
+
+def test_planning_asks_for_the_card_before_it_reads_data(tmp_path: Path) -> None:
+    """The first line of a run without a card names what is missing; the data, which do not exist, come later."""
+    told: list[str] = []
+    words = [
+        "phase=planning",
+        "experiment=csv",
+        "data.path=gone.csv",
+        "tracking=none",
+        "plan.purpose=null",
+        f"run.root={tmp_path / 'runs'}",
+    ]
+    with pytest.raises(UserError, match=r"gone\.csv"):
+        execute_run(make_registry(), make_hooks(told.append), resolve_request(words, []))
+
+    assert told[0].startswith("planning: the problem card lacks purpose")

@@ -38,6 +38,6 @@ def _format_override(name: str) -> str:
     forms = {
         "assumptions": "'plan.assumptions=[...]'",
         "risks": "'plan.risks=[...]'",
-        "limits": "plan.limits.size_mb=...",
+        "limits": "plan.limits.size_mb=100",
     }
     return forms.get(name, f"plan.{name}=...")

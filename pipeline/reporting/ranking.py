@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict
+
+from rich.table import Table
 
 from pipeline.config.override_keys import key_of
 from pipeline.reporting import tables
@@ -34,8 +37,16 @@ class EndedJob(Protocol):
     def overrides(self) -> list[str]: ...
 
 
+class OverSeeds(TypedDict):
+    """The scores of one config over its seeds: mean, standard deviation (None below two scores), and their number."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+
 class RankedRun(TypedDict):
-    """One row of the ranking, and of its JSON."""
+    """One row of the ranking, and of its JSON; `over_seeds` is the same for all runs of one config."""
 
     run: str
     overrides: list[str]
@@ -43,11 +54,35 @@ class RankedRun(TypedDict):
     score: ScoreRecord | None
     branch: str
     why: list[str]
+    over_seeds: OverSeeds
 
 
 def rank(root: Path, jobs: Iterable[EndedJob]) -> list[RankedRun]:
     """Return the runs of all jobs, best score first, runs without a score last."""
-    return sorted((_describe(root, job) for job in jobs), key=_sort_key)
+    rows = sorted((_describe(root, job) for job in jobs), key=_sort_key)
+    for group in group_by_config(rows).values():
+        for row in group:
+            row["over_seeds"] = _over_seeds(group)
+    return rows
+
+
+def group_by_config(rows: Iterable[RankedRun]) -> dict[tuple[str, ...], list[RankedRun]]:
+    """Return the runs of each config, which is the overrides without the seed."""
+    groups: dict[tuple[str, ...], list[RankedRun]] = {}
+    for row in rows:
+        config = tuple(override for override in row["overrides"] if key_of(override) != "seed")
+        groups.setdefault(config, []).append(row)
+    return groups
+
+
+def _over_seeds(rows: Sequence[RankedRun]) -> OverSeeds:
+    scores = [row["score"]["value"] for row in rows if row["score"]]
+    values = [value for value in scores if not math.isnan(value)]
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "n": len(values),
+    }
 
 
 def _describe(root: Path, job: EndedJob) -> RankedRun:
@@ -60,6 +95,7 @@ def _describe(root: Path, job: EndedJob) -> RankedRun:
         "score": state.score if state else None,
         "branch": (state.branch or "") if state else "",
         "why": _reasons(state, job.exit_code),
+        "over_seeds": {"mean": None, "std": None, "n": 0},
     }
 
 
@@ -123,8 +159,45 @@ def _print(rows: Sequence[RankedRun]) -> None:
         table.add_row(str(place), row["run"], value, interval, row["branch"], ended, " ".join(own))
     console = tables.console()
     console.print(table)
+    if configs := _config_table(rows):
+        console.print()
+        console.print(configs)
     for row in rows:
         hidden = len(row["why"]) - SHOWN_REASONS
         rest = [f"and {hidden} more; explain shows all of them"] if hidden > 0 else []
         for line in [*row["why"][:SHOWN_REASONS], *rest]:
             console.print(f"{row['run']}: {line}", markup=False, soft_wrap=True)
+
+
+def config_rows(rows: Sequence[RankedRun]) -> list[tuple[str, str, str, str]]:
+    """Return the overrides, mean, standard deviation and number of scores of each config, best mean first.
+
+    Empty where no config has several runs: the ranking of the runs says it all.
+    """
+    groups = group_by_config(rows)
+    if all(len(group) < 2 for group in groups.values()):
+        return []
+    shared = set.intersection(*map(set, groups)) if len(groups) > 1 else set()
+    greater = any(row["score"] and row["score"].get("greater_is_better") for row in rows)
+
+    def order(group: Sequence[RankedRun]) -> tuple[bool, float]:
+        mean = group[0]["over_seeds"]["mean"]
+        return mean is None, 0.0 if mean is None else -mean if greater else mean
+
+    cells = []
+    for config, group in sorted(groups.items(), key=lambda item: order(item[1])):
+        summary, own = group[0]["over_seeds"], " ".join(o for o in config if o not in shared)
+        mean, std = ("–" if value is None else f"{value:.4f}" for value in (summary["mean"], summary["std"]))
+        n = str(summary["n"]) if summary["n"] == len(group) else f"{summary['n']} of {len(group)}"
+        cells.append((own or "all runs", mean, std, n))
+    return cells
+
+
+def _config_table(rows: Sequence[RankedRun]) -> Table | None:
+    cells = config_rows(rows)
+    if not cells:
+        return None
+    table = tables.new_table("config, over its seeds", "mean", "std", "n")
+    for row in cells:
+        table.add_row(*row)
+    return table

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from pipeline.orchestration.sweep_directory import SweepDirectory, sweep_directories
+from pipeline.reporting.ranking import config_rows, rank
 from pipeline.run_store import files
 from pipeline.tracking.connection import Tracker, TrackerUnavailable, TrackingConfig, connect, exclusive
 
@@ -50,23 +51,35 @@ def find_or_create(tracker: Tracker, sweep: Path) -> str:
         if run:
             return run
         started = round(datetime.fromisoformat(about["started"]).timestamp() * 1000)
-        command = f"python -m pipeline -m {' '.join(about['words'])}"
         tags = {
             "fivegate.identity": about["identity"],
             "fivegate.sweep": sweep.name,
             "mlflow.source.name": "python -m pipeline",
             "mlflow.source.type": "LOCAL",
-            "mlflow.note.content": f"Sweep {sweep.name}:\n\n    {command}\n"[:5000],
+            "mlflow.note.content": _describe(sweep.name, about["words"]),
         }
         created = tracker.client.create_run(tracker.experiment, started, tags, run_name=f"sweep-{sweep.name}")
         return str(created.info.run_id)
+
+
+def _describe(name: str, words: Sequence[str]) -> str:
+    return f"Sweep {name}:\n\n    python -m pipeline -m {' '.join(words)}\n"[:5000]
+
+
+def _note(sweep: SweepDirectory, root: Path) -> str:
+    """Return the command of the sweep, and a table of its configs with mean and standard deviation over their seeds."""
+    lines = [" | ".join(row) for row in config_rows(rank(root, sweep.ends()))]
+    table = ["config | mean | std | n", "--- | --- | --- | ---", *lines] if lines else []
+    return "\n".join([_describe(sweep.path.name, sweep.record["words"]), *table])[:5000]
 
 
 def _close(root: Path, config: TrackingConfig, sweep: SweepDirectory, status: str) -> None:
     """Set the sweep's final status; where the tracker is unavailable, the next sweep does it."""
     try:
         with connect(root, config) as tracker:
-            tracker.set_status(find_or_create(tracker, sweep.path), status)
+            run = find_or_create(tracker, sweep.path)
+            tracker.client.set_tag(run, "mlflow.note.content", _note(sweep, root))
+            tracker.set_status(run, status)
     except TrackerUnavailable:
         return
 
