@@ -10,6 +10,7 @@ import math
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,12 +19,14 @@ from pipeline.orchestration import problem_card
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, counted
 from pipeline.run_store import files
+from pipeline.run_store import plan as plans
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.building.probe import ConfigProbe
     from pipeline.building.resource_estimate import TrainingCost
+    from pipeline.data.analysis.identifiers import IdentifierColumn
     from pipeline.data.analysis.manifest import Manifest
     from pipeline.data.dataset import Data, SplitFacts
     from pipeline.data.splits import Split
@@ -70,6 +73,7 @@ class PlanFacts(TypedDict):
     determinism: Determinism
     trust: list[dict[str, str]]
     init_from: str | None
+    resolved: dict[str, object]  # by config key, the values that were `auto` and follow from the data
 
 
 def _environment(threads: int, device: str) -> Environment:
@@ -112,6 +116,26 @@ def _declared(ctx: PhaseContext) -> dict[str, object]:
         "owner": plan["owner"] or "nobody",
         "card": {name: problem_card.is_filled(value) for name, value in plan.items()},
     }
+
+
+def _identifiers(ctx: PhaseContext, data: Data) -> list[IdentifierColumn]:
+    """Return the features that look like identifiers, after each was logged with what leaves it out.
+
+    Features that the owner lists one by one are what the owner wants.
+    """
+    from pipeline.data.analysis.identifiers import identifier_columns
+
+    chosen = ctx.config["data"].get("features") or ctx.config["task"]["kind"] == "language_model"
+    columns = [] if chosen else identifier_columns(data)
+    names = [column["column"] for column in columns]
+    ignored = [*(ctx.config["data"].get("ignore") or ()), *names]
+    do = f"'data.ignore=[{','.join(ignored)}]'" if "ignore" in ctx.config["data"] else "leave it out of X"
+    for column in columns:
+        ctx.log(
+            f"planning: warning: feature '{column['column']}' looks like an identifier ({column['why']}), by which a "
+            f"model can remember rows.  Do: {do}"
+        )
+    return columns
 
 
 def _treatments(ctx: PhaseContext, data: Data) -> dict[str, object]:
@@ -162,7 +186,9 @@ def _trusted(ctx: PhaseContext) -> list[dict[str, str]]:
     return [{"package": grant["package"], "digest": grant["digest"]} for grant in ctx.state.trust]
 
 
-def _plan_facts(ctx: PhaseContext, data: Data, probe_result: ConfigProbe, manifest: Manifest) -> PlanFacts:
+def _plan_facts(
+    ctx: PhaseContext, data: Data, probe_result: ConfigProbe, manifest: Manifest, resolved: dict[str, object]
+) -> PlanFacts:
     from pipeline.building.probe import device_for
     from pipeline.runtime.threads import threads
 
@@ -177,6 +203,7 @@ def _plan_facts(ctx: PhaseContext, data: Data, probe_result: ConfigProbe, manife
             "files": manifest["files"],
             "additional": manifest["additional"],
             "row_metadata": manifest["row_metadata"],
+            "identifiers": _identifiers(ctx, data),
         },
         "classes": data.classes,
         "threads": count,
@@ -186,6 +213,7 @@ def _plan_facts(ctx: PhaseContext, data: Data, probe_result: ConfigProbe, manife
         "determinism": {"policy": trainer["deterministic"], "operations": list(probe_result.nondeterministic)},
         "trust": _trusted(ctx),
         "init_from": files.sha256(Path(init_from)) if init_from else None,
+        "resolved": resolved,
     }
 
 
@@ -271,14 +299,16 @@ def run(ctx: PhaseContext) -> Evidence:
     if config["seed"] is None:
         return Evidence({**declared, "facts": {"trust": _trusted(ctx)}})
 
+    from pipeline.building.auto_values import load_resolved
     from pipeline.building.probe import probe
     from pipeline.data.analysis.manifest import manifest as make_manifest
-    from pipeline.data.load import load
 
-    data = load(config, ctx.trust)
+    data, resolved = load_resolved(config, ctx.trust, ctx.log)
+    ctx = replace(ctx, config=plans.with_resolved(config, {"resolved": resolved}))
+    config = ctx.config
     probe_result = probe(config, data, ctx.trust)
     manifest = make_manifest(data, config)
-    facts = _plan_facts(ctx, data, probe_result, manifest)
+    facts = _plan_facts(ctx, data, probe_result, manifest, resolved)
     cost = _cost(ctx, probe_result, data, facts["budget"])
     _log_summary(ctx, facts, cost)
     return Evidence(

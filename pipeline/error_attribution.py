@@ -33,6 +33,22 @@ STEPPER = str(IMPORT_ROOT / "pipeline" / "engine" / "stepper.py")
 _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory")
 
 NO_KERNEL = re.compile(r"(\S+) does not have a deterministic implementation")
+# What torch says of numbers of the wrong type, and what to write.
+_NEEDS_INTEGERS = re.compile(
+    r"argument #1 'indices' to have .* Long, Int|used as indices must be long|to index tensor of type"
+    r"|Expected dtype int32/int64 for index"
+)
+_REMEDIES = (
+    (
+        _NEEDS_INTEGERS,
+        "the ids are floats, as every table is: write x[:, columns].long() in forward, or give them as a part of "
+        "their own, X = {'ids': ids, 'x': values}",
+    ),
+    (
+        re.compile(r"same dtype, but got (Long|Int|Bool)|Input type \((long|int|bool)|input dtype \(torch\.(int|bool)"),
+        "the inputs are integers: write x.float() in forward, or preprocess.integers=float32",
+    ),
+)
 _COMPILERS = ("torch._dynamo.", "torch._inductor.")
 
 
@@ -61,6 +77,11 @@ def is_users_code(path: str) -> bool:
         return True
     installed = _INSTALLED.match(path) is not None
     return not path.startswith((_TORCH, "<")) and not is_internal(path) and (installed or not path.startswith(_STDLIB))
+
+
+def needs_integers(error: BaseException) -> bool:
+    """Whether an operation such as an embedding was given floats where it takes ids."""
+    return bool(_NEEDS_INTEGERS.search(str(error)))
 
 
 def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
@@ -136,7 +157,8 @@ def user_code_error(name: str, error: BaseException, what: str = "fails") -> Use
         reason = re.split(r" Set TORCHDYNAMO_VERBOSE| from user code:", text)[0]
         do = "trainer.compile=false" + (", or install a C++ compiler (g++)" if "compiler found" in text else "")
         return UserError(fault("trainer.compile", f"the compiler fails ({type(error).__name__}: {reason})", do=do))
-    message = fault(name, f"{what}{_format_place(error)} ({text_of(error)})")
+    remedy = next((do for pattern, do in _REMEDIES if pattern.search(text)), None)
+    message = fault(name, f"{what}{_format_place(error)} ({text_of(error)})", do=remedy)
     return UserCodeError(message, place=place_of(error))
 
 

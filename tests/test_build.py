@@ -34,7 +34,10 @@ def test_build_builds_every_complete_option(group: str, option: str) -> None:
         with pytest.raises(UserError, match=r"data\.path: is not given"):
             build(node, where=group)
     else:
-        assert build(node, where=group) is not None
+        known = {
+            key: 8 if value == "auto" else value for key, value in node.items()
+        }  # planning finds `auto` in the data
+        assert build(known, where=group) is not None
 
 
 @pytest.mark.parametrize("option", [path.stem for path in (conf_dir() / "optimizer").glob("*.yaml")])

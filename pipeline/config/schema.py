@@ -105,6 +105,7 @@ class Task(Section):
 
 
 class Preprocess(Section):
+    integers: Literal["auto", "float32", "keep"] = "float32"
     impute: Literal["none", "mean", "median"]
     standardize: bool
     one_hot: bool

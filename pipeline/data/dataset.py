@@ -28,7 +28,8 @@ class Data:
     `unrepresentative_reason` is the owner's reason why the data do not represent the population, None without one.
     `categories` are the columns that hold codes: column to number of codes, including 0 for unknown.
     `column_targets`: the owner gave class ids as a column [N, 1]. They are [N] here; code of the owner's own gets them
-    as given.
+    as given. `integer_features`: the owner gave X as one array of integers in every split, which is float32 here unless
+    `preprocess.integers` keeps them.
     """
 
     train: Split
@@ -43,6 +44,7 @@ class Data:
     unrepresentative_reason: str | None = None
     categories: dict[int, int] = field(default_factory=dict)
     column_targets: bool = False
+    integer_features: bool = False
 
     @property
     def classes(self) -> int | None:

@@ -43,21 +43,28 @@ class LoadedPair(NamedTuple):
     y: Tensor
     dataset: MapDataset | None = None
     column_targets: bool = False  # the class ids were [N, 1]
+    integers: Array | None = None  # X as it was given, where it was one array of integers and is float32 now
+
+    def with_integers(self) -> LoadedPair:
+        """The pair with X as int64 or bool, where it was given as such."""
+        return self if self.integers is None else self._replace(X=to_leaf(self.integers))
 
 
 def load(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Data:
     """The data of a config, checked, with the test rows sealed.
 
-    X becomes float32, parts of nested X float32, int64 or bool; class labels int64, values float32. Map-style Datasets
-    are read into memory once; the Dataset of train is also kept, since training reads it again in every epoch.
+    X becomes float32, or with `preprocess.integers: keep` int64 or bool where all splits have integers; parts of nested
+    X float32, int64 or bool; class labels int64, values float32. Map-style Datasets are read into memory once; the
+    Dataset of train is also kept, since training reads it again in every epoch.
     NaN and infinities are kept: the planning gate and diagnostics find them. Raises UserError with all faults at once.
     """
-    from pipeline.config.build import build
+    from pipeline.config.build import build, section_of
 
-    return seal(build(config["data"], trust=trust, where="data"), config["task"]["kind"])
+    keep = section_of(config, "preprocess").get("integers") == "keep"
+    return seal(build(config["data"], trust=trust, where="data"), config["task"]["kind"], keep)
 
 
-def seal(source: object, kind: str) -> Data:
+def seal(source: object, kind: str, keep_integers: bool = False) -> Data:
     """Checked data of a mapping or object with train, val and test. Raises UserError with all faults at once.
 
     The targets of an autoencoder are its features; whatever else is given as targets is ignored.
@@ -75,13 +82,17 @@ def seal(source: object, kind: str) -> Data:
     loaded = {name: _load_pair(values[name], f"data.{name}", kind, faults) for name in present}
     names = {name: _read_names(values[name], f"data.{name}", faults) for name in ("class_names", "feature_names")}
     pairs = {name: pair for name, pair in loaded.items() if pair is not None}
+    integers = all(pair.integers is not None for pair in pairs.values())
+    keep_integers = keep_integers and integers
+    if keep_integers:
+        pairs = {name: pair.with_integers() for name, pair in pairs.items()}
     faults += _disagreements(pairs, names["class_names"], names["feature_names"])
     X = pairs["train"].X if "train" in pairs else None
     # Only rows [N, F] have columns that can be categorical.
     width = X.shape[1] if isinstance(X, Tensor) and X.ndim == 2 else None
     categories = read_categories(values["categories"], width, names["feature_names"], faults)
-    production = _load_production(values["production"], X, faults)
-    previous_tasks = _load_previous_tasks(values["previous_tasks"], X, kind, faults)
+    production = _load_production(values["production"], X, keep_integers, faults)
+    previous_tasks = _load_previous_tasks(values["previous_tasks"], X, kind, keep_integers, faults)
     if faults:
         raise UserError(*faults)
     rows = {name: len(pairs[name].y) for name in SPLITS}
@@ -100,15 +111,16 @@ def seal(source: object, kind: str) -> Data:
         unrepresentative_reason=read_unrepresentative_reason(values["representative"]),
         categories=categories,
         column_targets=train.column_targets,
+        integer_features=integers,
     )
 
 
-def _load_production(value: object, train_X: Tree | None, faults: list[str]) -> Tree | None:
+def _load_production(value: object, train_X: Tree | None, keep_integers: bool, faults: list[str]) -> Tree | None:
     """Unlabelled rows from production, with features shaped as those of train."""
     raw_X = None if value is None else read_features(value, "data.production", faults)
     if raw_X is None:
         return None
-    X = map_leaves(to_leaf, raw_X) if isinstance(raw_X, dict | tuple) else to_float32(raw_X)
+    X = map_leaves(to_leaf, raw_X) if keep_integers or isinstance(raw_X, dict | tuple) else to_float32(raw_X)
     if not count_rows(X):
         faults.append(fault("data.production", "has no rows"))
     if train_X is not None:
@@ -116,7 +128,9 @@ def _load_production(value: object, train_X: Tree | None, faults: list[str]) -> 
     return X
 
 
-def _load_previous_tasks(value: object, train_X: Tree | None, kind: str, faults: list[str]) -> dict[str, Split]:
+def _load_previous_tasks(
+    value: object, train_X: Tree | None, kind: str, keep_integers: bool, faults: list[str]
+) -> dict[str, Split]:
     """Rows of earlier tasks by their names, with features shaped as those of train."""
     tasks = value or {}
     if not isinstance(tasks, Mapping):
@@ -128,6 +142,7 @@ def _load_previous_tasks(value: object, train_X: Tree | None, kind: str, faults:
         where = f"data.previous_tasks.{name}"
         pair = _load_pair(raw, where, kind, faults)
         if pair is not None:
+            pair = pair.with_integers() if keep_integers else pair
             splits[str(name)] = Split(str(name), pair.X, pair.y)
             if train_X is not None:
                 faults += _shape_faults(where, named_leaves(pair.X, "X"), named_leaves(train_X, "X"), "train")
@@ -172,7 +187,10 @@ def _load_pair(raw: object, where: str, kind: str, faults: list[str]) -> LoadedP
             got = f"X {tuple(X.shape)} and y {tuple(y.shape)}"
             faults.append(fault(where, "has no target per token", got=got, expected="X and y of one shape, [N, T]"))
             return None
-    return None if y is None or X is None else LoadedPair(X, y, unpacked[2], y.ndim < raw_y.ndim)
+    if y is None or X is None:
+        return None
+    cast = not nested and kind != "language_model" and raw_X.dtype.kind in "biu"
+    return LoadedPair(X, y, unpacked[2], y.ndim < raw_y.ndim, raw_X if cast else None)
 
 
 def _same_length(X: Tree, y: Sized, where: str, faults: list[str]) -> bool:

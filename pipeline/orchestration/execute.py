@@ -134,6 +134,7 @@ class SweepJob:
         run = request.run
         state = run.state() if run.exists() else None
         if state and state.plan:  # an interrupted sweep goes on, and the config that it composes may have changed
-            frozen = plans.load(run, state).config
-            request = replace(request, changed=bool(plans.changed_config(frozen, config)))
+            plan = plans.load(run, state)
+            changes = plans.changed_config(plan.config, plans.with_resolved(config, plan.facts))
+            request = replace(request, changed=bool(changes))
         return execute_run(self.registry(), self.hooks(config), request).exit_code(request.phase)

@@ -27,7 +27,7 @@ def freeze(run: Run, ledger: Ledger, request: RunRequest, checklists: Checklists
     """
     state = fold(ledger.entries)
     revision = state.plan["revision"] if state.plan else 0
-    config = {k: v for k, v in request.config.items() if k not in plans.NOT_IN_PLAN}
+    config = {k: v for k, v in plans.with_resolved(request.config, facts).items() if k not in plans.NOT_IN_PLAN}
     plan = Plan(revision + 1, plain(config), plain(checklists), plain(facts))
     previous = _previous_plan(run, ledger)
     if previous and request.phase != "planning" and state.gate("planning") == "open":

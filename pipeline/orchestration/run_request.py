@@ -114,7 +114,8 @@ def _request_from_overrides(run: Run, state: RunState, phase: str, overrides: li
 def _changes(run: Run, state: RunState, config: Mapping[str, Any], phase: str) -> Changes:
     """The keys that differ from the frozen plan. A damaged plan file counts as changed for `phase=planning`."""
     try:
-        return plans.changed_config(plans.load(run, state).config, config)
+        plan = plans.load(run, state)
+        return plans.changed_config(plan.config, plans.with_resolved(config, plan.facts))
     except Refused:
         if phase != "planning":
             raise

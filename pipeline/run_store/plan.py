@@ -99,6 +99,16 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     return {} if old == new else {prefix: (old, new)}
 
 
+def with_resolved(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with the values that planning found for the keys that are `auto` and follow from the data."""
+    resolved = {**config}
+    for key, value in facts.get("resolved", {}).items():
+        section, _, name = key.partition(".")
+        if (resolved.get(section) or {}).get(name) == "auto":
+            resolved[section] = {**resolved[section], name: value}
+    return resolved
+
+
 def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The config keys that differ between two configs, without those that are not part of a plan (`NOT_IN_PLAN`)."""
     inside = ({k: v for k, v in config.items() if k not in NOT_IN_PLAN} for config in (old, new))

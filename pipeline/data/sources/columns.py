@@ -22,6 +22,8 @@ KINDS = ("classes", "values")
 def table_data(table: Table, options: TableOptions, source: str | None, licence: str | None) -> SourceData:
     """What a `data` target returns: X float32 [N, F] with codes of categories, y ids or values, and the categories.
 
+    X is int64 where every column is categorical.
+
     Columns of text are categorical: code 0 is `<unknown>` and missing, 1 and up are the categories of the train rows,
     sorted. Missing values of other columns are NaN: `preprocess.impute` fills them. Raises UserError naming file, row
     and column.
@@ -39,7 +41,9 @@ def table_data(table: Table, options: TableOptions, source: str | None, licence:
         y = target_values(table, label)
     else:
         y, class_names = class_ids(table, label, options.class_names)
-    indices, X, categories = _divide(table, names, y, options)
+    indices, codes, categories = _divide(table, names, y, options)
+    # Columns of numbers and of codes share one array of floats; codes alone stay integers, as an embedding takes them.
+    X: Array = codes.astype(np.int64) if len(categories) == len(names) else codes
     data: SourceData = {
         **take_splits(X, y, indices),
         "class_names": class_names,
