@@ -66,6 +66,9 @@ def column_f1(targets: np.ndarray, predictions: np.ndarray) -> float:
     return float((targets == predictions).mean())
 
 
+column_f1.greater_is_better = True  # type: ignore[attr-defined]
+
+
 def sigmoid(outputs: Tensor) -> Tensor:
     """A predictor of the user's own that needs the model's [N, 1]."""
     assert outputs.shape[1:] == (1,)
@@ -311,6 +314,36 @@ def test_reference_models_leave_own_values_alone(needs: str) -> None:
     assert 0 < parts.baseline_score["value"] < 1
     scores = score_baseline_models(parts.task, data, 0, 5, outputs=torch.zeros(2, 1))
     assert all("task.predict makes of the network's outputs" in s["not_applicable"] for s in scores)
+
+
+def pinball(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss of the user's own for three quantiles of one target."""
+    error = targets[:, None] - outputs
+    return torch.maximum(0.5 * error, -0.5 * error).mean()
+
+
+class Coverage:
+    """A metric of the user's own of three quantiles per row: how many targets lie between the outer ones."""
+
+    greater_is_better = True
+
+    def __call__(self, targets: np.ndarray, predictions: np.ndarray) -> float:
+        assert predictions.shape[1:] == (3,) or predictions is targets
+        return float(np.mean((predictions.min(-1) <= targets) & (targets <= predictions.max(-1))))
+
+
+def test_quantiles_reach_own_metric() -> None:
+    """Three quantiles per target run with a loss and a metric of the user's own, which our models cannot answer."""
+    data = rows("regression", False)
+    parts = components(data, "regression", metric=target("Coverage"), loss=target("pinball", _partial_=True),
+                       model=linear(3))  # fmt: skip
+    evaluation = score_split(parts.model, parts.val, parts.task)
+    assert evaluation.outputs is not None and evaluation.outputs.shape == (60, 3)
+    assert 0 <= evaluation.score.value <= 1 and parts.baseline_score["how"] == "the model before its first step"
+    scores = score_baseline_models(parts.task, data, 0, 5, outputs=evaluation.outputs)
+    assert all("not_applicable" in score for score in scores)
+    with pytest.raises(UserError, match=r"task\.predict: .*shape \[2, 3\] for targets of shape \[2\]"):
+        components(data, "regression", metric="mae", loss=target("pinball", _partial_=True), model=linear(3))
 
 
 def test_trivial_baseline_of_autoencoder_is_its_mean() -> None:
