@@ -241,7 +241,10 @@ class Monitor:
             self._update_verdict(at, {"train/loss": mean})
 
     def _record_batch_facts(self) -> None:
-        for name, value in batch_facts(self._batch).items():
+        facts = batch_facts(self._batch)
+        if "train_rows" in self._history.facts:  # the engine knows the loss, and recorded what to expect of it
+            facts.pop("loss_expected", None)
+        for name, value in facts.items():
             self._history.facts.setdefault(name, value)
 
     @torch.no_grad()

@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from diagnostics.monitor import Monitor
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.data.train_rows import apply_row_changes
@@ -22,8 +26,9 @@ from pipeline.run_store.gate import Item
 from pipeline.run_store.job import run_seed
 from pipeline.run_store.run import Run
 from pipeline.sanity_checks import ablations, forward_checks
-from pipeline.sanity_checks.context import CheckContext
-from pipeline.sanity_checks.lr_range_test import format_range_test, suggest
+from pipeline.sanity_checks.context import CheckContext, NotRun
+from pipeline.sanity_checks.loss_sign import loss_sign
+from pipeline.sanity_checks.lr_range_test import combine, format_range_test, lr_range_test, suggest
 from pipeline.sanity_checks.reproducibility import first_difference
 from pipeline.sanity_checks.run_checks import SanityCheck, run_check, run_checks
 from tests.check_helpers import judge, read_evidence, with_values
@@ -34,7 +39,7 @@ __all__ = ["permitted"]
 
 ITEMS = (
     "one_batch_tried", "inputs_matter", "chance_on_shuffled_labels", "gradients_reach", "rows_independent",
-    "evaluation_repeats", "parameters_against_rows", "learning_rate_tried", "training_repeats",
+    "evaluation_repeats", "parameters_against_rows", "loss_not_negative", "learning_rate_tried", "training_repeats",
 )  # fmt: skip
 
 
@@ -237,6 +242,135 @@ def test_lr_range_test_suggests_none_if_the_loss_does_not_fall(losses: np.ndarra
     assert "suggests none, since at no rate does the loss fall by more than it varies" in line
 
 
+def unbounded(rates: np.ndarray) -> np.ndarray:
+    """The loss of a critic that is `-outputs.mean()`: each step lowers it by the rate, without an end."""
+    return 0.03 - np.cumsum(rates) * 1e4
+
+
+@pytest.mark.parametrize("then", [1.0, np.nan, 1e9], ids=["to the end", "then NaN", "then up"])
+def test_lr_range_test_suggests_none_for_a_loss_without_a_bound(then: float) -> None:
+    """The larger the rate, the lower the loss: such a curve says nothing about a good rate, whatever its end."""
+    rates = ramp()
+    losses = unbounded(rates) + 0.01 * np.random.default_rng(0).normal(size=100)
+    losses[95:] = losses[95:] if then == 1.0 else then
+    suggestion = suggest(rates, losses)
+    assert suggestion["suggested"] is None
+    assert "the loss has no lower bound" in suggestion["why_none"] and "falls to -" in suggestion["why_none"]
+    assert "suggests none, since the loss has no lower bound" in format_range_test({"planned": 0.1, **suggestion})
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0, 9.0], ids=["positive", "crosses zero", "negative"])
+def test_lr_range_test_accepts_a_negative_loss_with_a_bound(shift: float) -> None:
+    """A likelihood or a similarity may be negative; a constant added to the loss does not change the suggestion."""
+    rates = ramp()
+    loss = 2.3 / (1 + rates / 0.01) + np.where(rates > 0.5, 50 * (rates - 0.5), 0)
+    loss += 0.02 * np.random.default_rng(0).normal(size=len(loss))
+    assert suggest(rates, loss - shift)["suggested"] == suggest(rates, loss)["suggested"]
+
+
+def test_lr_range_test_suggests_none_for_a_loss_that_cannot_be_negative() -> None:
+    """Even a small negative value of such a loss means that its curve is not to be trusted."""
+    rates = ramp()
+    suggestion = suggest(rates, 2.3 / (1 + rates / 0.01) - 0.1, "BCEWithLogitsLoss")
+    assert suggestion["why_none"] == "BCEWithLogitsLoss cannot be negative, and falls to -0.0977"
+    assert suggest(rates, 2.3 / (1 + rates / 0.01), "BCEWithLogitsLoss")["suggested"] is not None
+
+
+def of_seeds(*rates: float | None) -> Any:
+    """What the range tests of some seeds say together."""
+    seeds = [{"suggested": r, "start": 2.0, "lowest": 1.0, "diverges": None, "why_none": "" if r else "it is flat"}
+             for r in rates]  # fmt: skip
+    return combine(seeds)  # type: ignore[arg-type]
+
+
+def test_lr_range_test_combines_seeds_by_their_median() -> None:
+    """Of three seeds the middle rate is suggested, with the lowest and the highest; most seeds must suggest one."""
+    three, two, one = of_seeds(0.03, 0.01, 0.02), of_seeds(0.03, None, 0.01), of_seeds(0.01, None, None)
+    assert (three["suggested"], three["low"], three["high"]) == (0.02, 0.01, 0.03)
+    assert (two["suggested"], two["low"], two["high"], two["suggestions"]) == (0.01, 0.01, 0.03, [0.03, None, 0.01])
+    assert one["suggested"] is None and one["why_none"] == "it is flat" and "low" not in one
+    lines = [format_range_test({"planned": 0.1, **result}) for result in (three, two, one, of_seeds(0.02))]
+    assert "suggests 0.02 (0.01 to 0.03 over 3 seeds): the loss falls from 2 to 1" in lines[0]
+    assert "suggests 0.01 (0.01 to 0.03 over 2 of 3 seeds)" in lines[1]
+    assert "suggests none, since it is flat" in lines[2] and "suggests 0.02 (one seed)" in lines[3]
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(1e-6, 1)), min_size=1, max_size=3))
+def test_lr_range_test_suggestion_lies_in_its_range(rates: list[float | None]) -> None:
+    """A suggestion is one of the seeds' rates, between the lowest and the highest of them."""
+    result = of_seeds(*rates)
+    found = [rate for rate in rates if rate]
+    assert (result["suggested"] is None) == (2 * len(found) <= len(rates))
+    assert result["suggestions"] == rates
+    if result["suggested"]:
+        assert result["suggested"] in found and min(found) == result["low"] <= result["suggested"] <= result["high"]
+
+
+def test_lr_range_test_trains_three_seeds_as_long_as_time_allows(
+    context: Callable[..., CheckContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master seed comes first; without time for the others its suggestion stands alone."""
+    timed = context()
+    indices: list[int] = []
+
+    def train(purpose: str, steps: int, delta: Any, seed_index: int = 0) -> Any:
+        if len(indices) == limit:
+            raise NotRun("time")
+        indices.append(seed_index)
+        history, rates = History(), ramp(steps)
+        for step, rate in enumerate(rates, 1):
+            history.log_step(step, {"lr": rate, "train/loss": 2.3 / (1 + rate / 0.01 / 10**seed_index)})
+        return SimpleNamespace(history=history, task=timed.setup.task)
+
+    monkeypatch.setattr(timed, "require_permit", lambda: None)
+    monkeypatch.setattr(timed, "train", train)
+    results = {}
+    for limit in (9, 1, 0):  # trainings for which there is time
+        indices.clear()
+        results[limit] = run_check(lr_range_test, timed)
+        assert indices == [0, 1, 2][:limit]
+    assert [len(results[limit]["suggestions"]) for limit in (9, 1)] == [3, 1]
+    assert results[9]["low"] < results[9]["suggested"] < results[9]["high"] and results[9]["steps"] == 20
+    assert (results[0]["outcome"], results[0]["why"]) == ("not_run", "not run: time")
+
+
+@pytest.mark.parametrize(
+    ("loss", "value", "outcome", "why", "cause"),
+    [
+        (nn.BCEWithLogitsLoss(), -3.0, "passed", "WithLogitsLoss cannot be negative, and is -3", "labels_misencoded"),
+        (nn.functional.nll_loss, -0.2, "passed", "not log-probabilities", "loss_mismatch"),
+        (nn.MSELoss(), -0.2, "passed", "(negative first at step 2)", "loss_reduction_or_sign"),
+        (nn.MSELoss(), 0.0, "passed", "MSELoss is never negative", None),
+        (nn.CrossEntropyLoss(), -1e-8, "passed", "CrossEntropyLoss is never negative", None),
+        (nn.GaussianNLLLoss(), -3.0, "not_applicable", "may be negative", None),
+        (lambda outputs, targets: -outputs.mean(), -3.0, "not_applicable", "may be negative", None),
+        (nn.MSELoss(), np.nan, "passed", "MSELoss is never negative", None),
+    ],
+)  # fmt: skip
+def test_loss_sign_names_a_negative_loss_that_cannot_be(
+    context: Callable[..., CheckContext], loss: Any, value: float, outcome: str, why: str, cause: str | None
+) -> None:
+    """Known losses are judged by their name; a loss of the user's own may be negative."""
+    looked_at = context()
+    history = History()
+    for step, each in enumerate((0.5, value, 0.1), 1):
+        history.log_step(step, {"train/loss": each})
+    task = replace(looked_at.setup.task, loss=loss)
+    looked_at.control = SimpleNamespace(history=history, task=task)  # type: ignore[assignment]
+    item = item_of(looked_at, loss_sign, "loss_not_negative")
+    assert (item.outcome, why in item.why, item.cause) == (outcome, True, cause), item
+    step = replace(task, step=lambda model, batch: {"loss": 0})
+    looked_at.control = SimpleNamespace(history=history, task=step)  # type: ignore[assignment]
+    assert item_of(looked_at, loss_sign, "loss_not_negative").outcome == "not_applicable"
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("CrossEntropyLoss", np.log(3)), ("MultiMarginLoss", None)])
+def test_loss_expected_is_not_made_up_for_other_losses(loss: str, expected: float | None) -> None:
+    """ln C is expected of cross entropy; the monitor does not add it where the engine knows no value for the loss."""
+    facts = train(config(loss={"_target_": f"torch.nn.{loss}"}), blobs(), Monitor()).history.facts
+    assert facts.get("loss_expected") == (pytest.approx(expected) if expected else None)
+
+
 def test_lr_range_test_uses_the_rates_before_nan() -> None:
     """Rates up to the first NaN give the suggestion, and the NaN is where the loss diverges."""
     rates = ramp()
@@ -431,7 +565,16 @@ def test_sanity_checks_without_time_are_not_run(trained: Run, own_folder: Path) 
     assert items["chance_on_shuffled_labels"] == "not_applicable" and items["rows_independent"] == "passed"
 
 
+OVERFIT = {"min_steps": 20, "suspicious_ratio": 0.99}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+    ("one_batch_tried", {"overfit_one_batch__first": -0.11, "overfit_one_batch__last": -9.0,
+     "overfit_one_batch__loss_ratio": 82.0}, OVERFIT, "passed", "loss fell from -0.11 to -9"),
+    ("one_batch_tried", {"overfit_one_batch__first": 0.11, "overfit_one_batch__last": -9.0,
+     "overfit_one_batch__loss_ratio": -82.0}, OVERFIT, "passed", "loss fell from 0.11 to -9"),
+    ("one_batch_tried", {"overfit_one_batch__first": -9.0, "overfit_one_batch__last": -0.11,
+     "overfit_one_batch__loss_ratio": 0.012}, OVERFIT, "passed", "warning: the loss of one batch does not fall"),
+    ("one_batch_tried", {"overfit_one_batch__first": 0.0, "overfit_one_batch__last": 0.0,
+     "overfit_one_batch__loss_ratio": float("nan")}, OVERFIT, "passed", "does not fall, it goes from 0 to 0"),
     ("inputs_matter", {"zeroed_inputs__gain": 0.0}, {"min_gain": 0.02}, "passed", "warning: after"),
     ("inputs_matter", {"zeroed_inputs__stopped": "nonfinite"}, {"min_gain": 0.02}, "passed", "non-finite"),
     ("chance_on_shuffled_labels", {"shuffled_labels__half_widths_above": 2.1, "shuffled_labels__shuffles": 9},
@@ -447,6 +590,10 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
      "passed", "at no learning rate does the loss fall"),
     ("learning_rate_tried", {"lr_range_test": {"outcome": "measured", "planned": 1.0, "suggested": 0.01}}, {"far": 30},
      "passed", "warning: the range test suggests 0.01"),
+    ("learning_rate_tried", {"lr_range_test__suggested": None, "lr_range_test__why_none": "it has no lower bound"},
+     {"far": 30}, "passed", "warning: no learning rate is suggested, since it has no lower bound"),
+    ("learning_rate_tried", {"lr_range_test": {"outcome": "measured", "planned": 0.02, "suggested": 0.01, "low": 0.01,
+     "high": 0.03, "suggestions": [0.03, 0.01, 0.01]}}, {"far": 30}, "passed", "0.01 (0.01 to 0.03 over 3 seeds)"),
     ("training_repeats", {"reproducibility": {"outcome": "errored", "why": "exit 1"}}, {}, "errored",
      "the sanity check failed: exit 1"),
 ]  # fmt: skip

@@ -22,7 +22,8 @@ def _measured(evidence: Evidence, name: str) -> Mapping[str, Any] | Result:
 def one_batch_tried(evidence: Evidence, *, min_steps: int, suspicious_ratio: float) -> Result:
     """Passing proves that the model was trained on one batch alone, for enough steps; not that it overfitted the batch.
 
-    If a larger share of its first loss is left than the bound, the reason warns.
+    If a larger share of its first loss is left than the bound, or a loss that may be negative does not fall, the reason
+    warns.
     """
     values = _measured(evidence, "overfit_one_batch")
     if isinstance(values, Result):
@@ -30,8 +31,12 @@ def one_batch_tried(evidence: Evidence, *, min_steps: int, suspicious_ratio: flo
     steps, ratio = values["steps"], values["loss_ratio"]
     if steps < min_steps and values["stopped"] != "nonfinite":
         return Result("failed", steps, min_steps, "steps", "too few steps to tell", relation=">=")
-    if not math.isfinite(ratio):
+    first, last = float(values["first"]), float(values["last"])
+    if not math.isfinite(ratio) and first != 0:
         return Result("passed", why=f"warning: the loss of one batch became non-finite within {steps} steps")
+    if min(first, last) < 0 or first == 0:  # a share of such a loss has no meaning
+        fell = "loss fell" if last < first else "warning: the loss of one batch does not fall, it goes"
+        return Result("passed", why=f"{fell} from {first:.3g} to {last:.3g} in {steps} steps")
     why = f"loss fell to {ratio:.2g} of its start in {steps} steps"
     if ratio > suspicious_ratio:
         why = f"warning: the loss of one batch hardly falls, {ratio:.2g} of its start is left after {steps} steps"
@@ -143,14 +148,33 @@ def learning_rate_tried(evidence: Evidence, *, far: float) -> Result:
         return values
     planned, suggested = values["planned"], values["suggested"]
     if suggested is None:
-        why = "warning: at no learning rate does the loss fall by more than it varies"
+        why = values.get("why_none") or "at no learning rate does the loss fall by more than it varies"
+        why = f"warning: no learning rate is suggested, since {why}"
         return Result("passed", planned, unit="learning rate", why=why)
-    ratio = planned / suggested
-    why = f"the range test suggests {suggested:.2g}, and {planned:.3g} is planned"
+    ratio, range_of_seeds = planned / suggested, ""
+    seeds = [rate for rate in values.get("suggestions", []) if rate is not None]
+    if len(seeds) > 1:
+        range_of_seeds = f" ({values['low']:.2g} to {values['high']:.2g} over {len(seeds)} seeds)"
+    why = f"the range test suggests {suggested:.2g}{range_of_seeds}, and {planned:.3g} is planned"
     if 1 / far <= ratio <= far:
         return Result("passed", planned, unit="learning rate", why=why)
     cause = "learning_rate_too_high" if ratio > 1 else "learning_rate_too_low"
     return Result("passed", planned, unit="learning rate", why=f"warning: {why}", cause=cause)
+
+
+def loss_not_negative(evidence: Evidence) -> Result:
+    """Passing proves that a loss that cannot be negative was looked at in a short training; if it is, the reason warns.
+
+    Not applicable for a loss that may be negative.
+    """
+    values = _measured(evidence, "loss_sign")
+    if isinstance(values, Result):
+        return values
+    name, lowest, step = values["loss"], values["lowest"], values["negative_at"]
+    if step is None:
+        return Result("passed", lowest, 0, "loss", f"{name} is never negative in a short training", relation=">=")
+    why = f"warning: {name} cannot be negative, and is {lowest:.3g} (negative first at step {step}): {values['reason']}"
+    return Result("passed", lowest, 0, "loss", why, values["cause"], relation=">=")
 
 
 def training_repeats(evidence: Evidence) -> Result:

@@ -24,6 +24,8 @@ PER_ROW = ("classification", "binary", "multilabel", "regression")  # task kinds
 class OverfitResult(TypedDict):
     steps: int
     stopped: str
+    first: float
+    last: float
     loss_ratio: float
 
 
@@ -60,8 +62,10 @@ def overfit_one_batch(context: CheckContext) -> OverfitResult:
     """Train a fresh model on the first batch alone; `loss_ratio` is its last loss over its first."""
     fit_result = context.train(OVERFIT, int(context.settings["overfit_steps"]))
     _, losses = fit_result.history.series("train/loss")
-    ratio = float(losses[-1] / losses[0]) if len(losses) and losses[0] else math.nan
-    return {"steps": fit_result.steps, "stopped": fit_result.stop_reason, "loss_ratio": ratio}
+    first, last = (float(losses[0]), float(losses[-1])) if len(losses) else (math.nan, math.nan)
+    ratio = float(losses[-1] / losses[0]) if first else math.nan
+    stopped = fit_result.stop_reason
+    return {"steps": fit_result.steps, "stopped": stopped, "first": first, "last": last, "loss_ratio": ratio}
 
 
 def zeroed_inputs(context: CheckContext) -> ZeroedInputsResult:

@@ -22,6 +22,7 @@ from pipeline.sanity_checks.forward_checks import (
     gradient_flow,
     parameters_per_row,
 )
+from pipeline.sanity_checks.loss_sign import loss_sign
 from pipeline.sanity_checks.lr_range_test import lr_range_test
 from pipeline.sanity_checks.reproducibility import reproducibility_check
 
@@ -33,6 +34,7 @@ SANITY_CHECKS: tuple[SanityCheck, ...] = (  # those that train come first, befor
     zeroed_inputs,
     shuffled_labels,
     lr_range_test,
+    loss_sign,
     gradient_flow,
     batch_independence,
     eval_determinism,
