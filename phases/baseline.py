@@ -122,17 +122,11 @@ def _save(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:
 
 def _class_report(ctx: PhaseContext, evaluation: Evaluation, data: Data) -> ClassReport:
     """Return the results per class, and print a summary; no rows where there are no classes."""
-    from pipeline.evaluation.per_class import class_report, format_class_report
+    from pipeline.evaluation.per_class import format_class_report, report_of
 
-    predictions = evaluation.predictions
-    labels = predictions.shape[1] if predictions is not None and predictions.ndim == 2 else None
-    count = data.classes or (labels if ctx.config["task"]["kind"] == "multilabel" else None)
-    # A custom step, or a predictor of the user's own, may return anything.
-    comparable = predictions is not None and getattr(evaluation.targets, "shape", None) == predictions.shape
-    if predictions is None or not comparable or predictions.dtype.kind not in "iu" or not count:
-        return {"classes": [], "matrix": None, "per_class": [], "worst_pairs": []}
-    report = class_report(evaluation.targets, predictions, data.class_names or tuple(map(str, range(count))))
-    ctx.log(f"baseline: {format_class_report(report)}")
+    report = report_of(evaluation, data, str(ctx.config["task"]["kind"]))
+    if report["per_class"]:
+        ctx.log(f"baseline: {format_class_report(report)}")
     return report
 
 

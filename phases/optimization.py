@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import yaml
 
@@ -22,8 +22,8 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
 from pipeline.trials.candidates import Diagnosis, explain_no_candidate, untried
-from pipeline.trials.executor import Trial, parallel_jobs, run_jobs
-from pipeline.trials.fix_report import implementation, performance, rerun_command
+from pipeline.trials.executor import Trial, measurements, parallel_jobs, run_jobs
+from pipeline.trials.fix_report import class_results, implementation, performance, rerun_command
 from pipeline.trials.study import (
     Arm,
     ArmResult,
@@ -34,21 +34,12 @@ from pipeline.trials.study import (
     select_arm,
 )
 
+if TYPE_CHECKING:
+    from pipeline.evaluation.per_class import ClassRow, ConfusedPair
+
 DOCUMENTS = ("fixed.yaml", "implementation.json")
+MATRIX = ("confusion_matrix.png", "confusion_matrix.svg")  # of the fixed model, where there are classes
 FIXED = "fixed"  # the id of the winner's training on the master seed
-
-
-class TrialMeasurements(TypedDict):
-    """What a worker measured of its own training; None where it died."""
-
-    id: str
-    arm: str
-    seed_index: int
-    died: str | None
-    seed: int | None
-    threads: int | None
-    steps: int | None
-    stopped: str | None
 
 
 class BranchInputs(TypedDict):
@@ -65,6 +56,8 @@ class Outcome(TypedDict):
     branch: BranchInputs
     subject_training: dict[str, object]  # history and job of the training that the next diagnosis explains
     candidate: NotRequired[dict[str, Any]]
+    per_class: NotRequired[list[ClassRow]]  # of the candidate on validation
+    worst_pairs: NotRequired[list[ConfusedPair]]
     fixed_died: NotRequired[str]
 
 
@@ -219,6 +212,20 @@ def _fixed_outcome(ctx: PhaseContext, trial: Trial) -> Outcome:
     }
 
 
+def _with_class_results(ctx: PhaseContext, outcome: Outcome, trial: Trial) -> Outcome:
+    """Return the outcome with the candidate's results per class, and save its confusion matrix."""
+    from pipeline.evaluation.per_class import format_class_report
+    from pipeline.reporting import plots
+
+    report = class_results(ctx.run.path, trial, trial.job.config(_frozen_plan(ctx).config), ctx.trust)
+    if report["per_class"]:
+        ctx.log(f"optimization: of the adopted model, {format_class_report(report)}")
+    if report["matrix"] is not None:
+        for suffix, content in plots.confusion_matrix(report["matrix"], report["classes"]).items():
+            files.write_bytes(ctx.folder / f"confusion_matrix.{suffix}", content)
+    return {**outcome, "per_class": report["per_class"], "worst_pairs": report["worst_pairs"]}
+
+
 def _unchanged_outcome(ctx: PhaseContext, start: Delta) -> Outcome:
     """Return the branch and the training of before, for a round that adopts nothing."""
     before: Mapping[str, Any] = ctx.state.current_branch() or {"target": False, "trivial": False, "symptoms": []}
@@ -268,7 +275,7 @@ def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Tria
     if fixed.died:
         ctx.log(f"not adopted: {winner['change']} won, but its training with the plan's seed died: {fixed.died}")
         return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed
-    outcome = _fixed_outcome(ctx, fixed)
+    outcome = _with_class_results(ctx, _fixed_outcome(ctx, fixed), fixed)
     _write_documents(ctx, study.trials["control-1"], fixed, _criteria(winner, outcome))
     metric, value = ctx.config["task"]["metric"], f"{fixed.value:.4g}" if fixed.score else "no score"
     ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {metric} {value} on validation")
@@ -283,23 +290,9 @@ def _count_untried(ctx: PhaseContext, study: Study, diagnosis: Diagnosis, start:
     return left
 
 
-def _measurements(trial: Trial) -> TrialMeasurements:
-    worker = trial.result.get
-    return {
-        "id": trial.id,
-        "arm": trial.id.rpartition("-")[0],
-        "seed_index": trial.job.seed_index,
-        "died": trial.died,
-        "seed": worker("seed"),
-        "threads": worker("threads"),
-        "steps": worker("steps"),
-        "stopped": worker("stopped"),
-    }
-
-
 def _artifacts(ctx: PhaseContext, trials: Iterable[Trial], adopted: bool) -> dict[str, Artifact]:
     """Return the documents of an adopted fix, and the files of every trial that the gate uses, with their digests."""
-    paths = {name: ctx.folder / name for name in DOCUMENTS} if adopted else {}
+    paths = {name: ctx.folder / name for name in (*DOCUMENTS, *MATRIX)} if adopted else {}
     paths |= {f"{t.id}/{name}": t.folder / name for t in trials for name in ("result.json", "history.npz")}
     return {name: ctx.artifact(path) for name, path in paths.items() if path.is_file()}
 
@@ -309,7 +302,7 @@ def run(ctx: PhaseContext) -> Evidence:
     plan = _frozen_plan(ctx)
     diagnosis, start, tried = _read_diagnosis(ctx), _adopted_change(ctx), _tried_changes(ctx)
     greater = bool(ctx.evidence_of("planning")["greater_is_better"])
-    for name in DOCUMENTS:  # files of an earlier plan revision, which this round may not confirm
+    for name in (*DOCUMENTS, *MATRIX):  # files of an earlier plan revision, which this round may not confirm
         files.remove(ctx.folder / name)
     if arms := untried(diagnosis, start, tried)[: int(ctx.settings["candidates"])]:
         study = _run_study(ctx, [Arm("control", start), *arms], greater)
@@ -330,7 +323,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "max_steps": study.budget,
             "winner": study.winner,
             "choice": study.choice,
-            "trials": [_measurements(trial) for trial in study.trials.values()],
+            "trials": [measurements(trial) for trial in study.trials.values()],
             "trials_planned": len(study.arms) * study.seeds_per_arm + bool(study.winner),
             "trials_recorded": len(finished),
             "trials_died": sum(bool(job["died"]) for job in finished),

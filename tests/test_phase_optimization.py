@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.__main__ import make_hooks
 from pipeline.orchestration.run_request import resolve_request
 from pipeline.release.verify import faults
 from pipeline.reporting.page import write_report
+from pipeline.reporting.tables import number
 from pipeline.results import digest
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
@@ -58,6 +60,40 @@ def test_optimization_writes_implementation_json(mended: Run) -> None:
     assert set(message["performance"]) == {"params", "step_ms", "memory_mb", "inference_ms"}
     assert all(side["before"] > 0 and side["after"] > 0 for side in message["performance"].values())
     assert message["performance"]["params"]["before"] == message["performance"]["params"]["after"]
+
+
+def test_optimization_scores_the_fixed_model_per_class(mended: Run) -> None:
+    """Gate and report get the results per class of the adopted model: their hits are its accuracy on validation."""
+    values = read_evidence(mended, "optimization", 1)
+    hits = sum(row["recall"] * row["support"] for row in values["per_class"])
+
+    assert sum(row["support"] for row in values["per_class"]) == 360
+    assert hits / 360 == pytest.approx(values["candidate"]["score"]["value"])
+    assert values["per_class"] != read_evidence(mended, "baseline")["per_class"]
+    assert mended.inside("optimization", 1, "confusion_matrix.png").is_file()
+
+
+def test_report_of_a_fixed_run_shows_the_candidate(mended: Run) -> None:
+    """Scores, classes and the confusion matrix are the candidate's; what was measured before the fix says so."""
+    before, after = read_evidence(mended, "baseline"), read_evidence(mended, "optimization", 1)
+    page = write_report(mended.path).read_text()
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    classes = words.partition("Per class, the candidate (fixed in round 1)")[2]
+    candidate_classes, _, baseline_classes = classes.partition("Per class of the baseline, before the fix")
+    rows = {
+        name: [
+            f" {row['class']} {row['support']} {number(row['precision'])} {number(row['recall'])} " for row in values
+        ]
+        for name, values in (("before", before["per_class"]), ("after", after["per_class"]))
+    }
+
+    assert f"the candidate (fixed in round 1) {number(after['candidate']['score']['value'])}" in words
+    assert f"the baseline, before the fix {number(before['score']['value'])}" in words
+    assert all(row in candidate_classes for row in rows["after"] if "nan" not in row)
+    assert all(row in baseline_classes for row in rows["before"] if "nan" not in row)
+    assert not any(row in candidate_classes for row in rows["before"])
+    assert "fixed, round 1: confusion matrix" in words and "baseline: confusion matrix" in words
+    assert "the trained model" not in words.partition(" Gates ")[0]
 
 
 def test_optimization_records_every_trial(mended: Run) -> None:

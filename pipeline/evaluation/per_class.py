@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.results import counted
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Data
+    from pipeline.evaluation.evaluate import Evaluation
 
 WORST = 5  # pairs in the evidence
 SHOWN = 3  # pairs in a line of text
@@ -39,6 +43,23 @@ class ClassReport(TypedDict):
     matrix: NDArray[np.int64] | None
     per_class: list[ClassRow]
     worst_pairs: list[ConfusedPair]
+
+
+def empty_report() -> ClassReport:
+    """Return the report of a task without classes."""
+    return {"classes": [], "matrix": None, "per_class": [], "worst_pairs": []}
+
+
+def report_of(evaluation: Evaluation, data: Data, kind: str) -> ClassReport:
+    """Return the results per class of a model on a split; no rows where there are no classes."""
+    predictions = evaluation.predictions
+    labels = predictions.shape[1] if predictions is not None and predictions.ndim == 2 else None
+    count = data.classes or (labels if kind == "multilabel" else None)
+    # A custom step, or a predictor of the user's own, may return anything.
+    comparable = predictions is not None and getattr(evaluation.targets, "shape", None) == predictions.shape
+    if predictions is None or not comparable or predictions.dtype.kind not in "iu" or not count:
+        return empty_report()
+    return class_report(evaluation.targets, predictions, data.class_names or tuple(map(str, range(count))))
 
 
 def class_report(targets: NDArray[Any], predictions: NDArray[Any], names: Sequence[str]) -> ClassReport:

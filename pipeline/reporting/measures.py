@@ -1,4 +1,8 @@
-"""The measurements of the baseline next to its score, for the report: each one only where the evidence has it."""
+"""What the score of the candidate is compared with, for the report: each measurement only where the evidence has it.
+
+The candidate is the baseline, or the model that a later round adopted. What was measured of the baseline alone, such as
+its cross-validation, is then labelled as the baseline's.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from typing import Any
 from pipeline.reporting.tables import number
 from pipeline.results import compare_with_score
 from pipeline.run_store import files
+from pipeline.run_store.ledger import Entry
+from pipeline.run_store.records import PhaseRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -21,8 +27,9 @@ Figure = float | str | None  # a number of the evidence; NaN is stored as the st
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """The score of the trained model on the validation split."""
+    """The score of a trained model on the validation split, and which model that is."""
 
+    name: str
     metric: str
     value: Figure
     interval: str
@@ -56,42 +63,83 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
+class ClassTable:
+    """The results per class of one model; `left_out` counts the classes of higher recall that are not shown."""
+
+    rows: Sequence[ClassRow]
+    left_out: int
+    worst_pairs: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Measures:
-    """The baseline's measurements; None or empty where one was not taken."""
+    """The measurements; None or empty where one was not taken.
+
+    `score` and `per_class` are those of the candidate. Where a later round adopted it, `before` and `per_class_before`
+    are those of the baseline.
+    """
 
     score: ScoreRow | None
+    before: ScoreRow | None
     trivial_baseline: Mapping[str, Any] | None
     metric: str | None
     baseline_models: Sequence[BaselineModelRow]
     cross_validation: Mapping[str, Any] | None
-    per_class: Sequence[ClassRow]
-    classes_left_out: int
-    worst_pairs: Sequence[Mapping[str, Any]]
+    per_class: ClassTable
+    per_class_before: ClassTable
     warnings: Sequence[Mapping[str, Any]]
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the candidate is not the baseline, so that the baseline's own measurements need a label."""
+        return self.before is not None
 
-def measures(run: Run, state: RunState, missing: list[str]) -> Measures:
-    """Return what the baseline's evidence holds; evidence that is not as recorded is added to `missing` instead."""
-    values = _recorded_values(run, state, missing)
+
+def measures(run: Run, state: RunState, entries: Sequence[Entry], missing: list[str]) -> Measures:
+    """Return what the evidence holds; evidence that is not as recorded is added to `missing` instead."""
+    values = _recorded_values(run, state.finished.get("baseline"), missing)
     score, folds = values.get("score"), values.get("cross_validation")
-    classes = _lowest_recall_first([_class_row(row) for row in values.get("per_class") or ()])
+    adopted = _adopting_phase(state, entries)
+    fixed_values = _recorded_values(run, adopted, missing)
+    before = _score_row("the baseline, before the fix", score) or NO_SCORE if adopted else None
+    if adopted:
+        score = state.score
+    name = f"the candidate (fixed in round {adopted['round']})" if adopted else "the trained model"
     models = [_baseline_model_row(model, score) for model in values.get("baseline_models") or ()]
     return Measures(
-        score=ScoreRow(score["metric"], score["value"], _interval(score), score["n"]) if score else None,
+        score=_score_row(name, score),
+        before=before,
         trivial_baseline=values.get("trivial_baseline"),
         metric=score["metric"] if score else next((row.metric for row in models if row.metric), None),
         baseline_models=models,
         cross_validation={"not_applicable": "", "seconds": 0.0, **folds} if folds else None,
-        per_class=classes[:CLASS_ROWS],
-        classes_left_out=len(classes[CLASS_ROWS:]),
-        worst_pairs=values.get("worst_pairs") or (),
+        per_class=_class_table(fixed_values if adopted else values),
+        per_class_before=_class_table(values if adopted else {}),
         warnings=values.get("warnings") or (),
     )
 
 
-def _recorded_values(run: Run, state: RunState, missing: list[str]) -> Mapping[str, Any]:
-    """Return the values of the baseline's evidence, where the file is the one that the ledger recorded."""
-    finished = state.finished.get("baseline")
+def _adopting_phase(state: RunState, entries: Sequence[Entry]) -> PhaseRecord | None:
+    """Return the record of the optimization that adopted the candidate; None if the candidate is the baseline."""
+    candidate = state.candidate
+    if candidate is None or candidate.get("phase") != "optimization":
+        return None
+    finished = [e for e in entries if e["kind"] == "phase.finished" and e["seq"] < candidate["seq"]]
+    records: list[Any] = [{**e["data"], "seq": e["seq"]} for e in finished if e["data"]["phase"] == "optimization"]
+    return records[-1] if records else None
+
+
+def _score_row(name: str, score: Mapping[str, Any] | None) -> ScoreRow | None:
+    return ScoreRow(name, score["metric"], score["value"], _interval(score), score["n"]) if score else None
+
+
+def _class_table(values: Mapping[str, Any]) -> ClassTable:
+    classes = _lowest_recall_first([_class_row(row) for row in values.get("per_class") or ()])
+    return ClassTable(classes[:CLASS_ROWS], len(classes[CLASS_ROWS:]), values.get("worst_pairs") or ())
+
+
+def _recorded_values(run: Run, finished: PhaseRecord | None, missing: list[str]) -> Mapping[str, Any]:
+    """Return the values of a phase's evidence, where the file is the one that the ledger recorded."""
     if finished is None:
         return {}
     path = run.path / finished["evidence"]["path"]
@@ -100,6 +148,9 @@ def _recorded_values(run: Run, state: RunState, missing: list[str]) -> Mapping[s
         return {}
     values: Mapping[str, Any] = json.loads(path.read_text())["values"]
     return values
+
+
+NO_SCORE = ScoreRow("the baseline, before the fix", "", None, "", 0)  # its training became non-finite
 
 
 def _baseline_model_row(model: Mapping[str, Any], score: Mapping[str, Any] | None) -> BaselineModelRow:

@@ -129,7 +129,7 @@ def collect(run: Run) -> ReportData:
     state = fold(entries)
     missing: list[str] = []
     diagnoses = _read_diagnoses(run, missing)
-    curves, measured = _learning_curves(run, missing), measures(run, state, missing)
+    curves, measured = _learning_curves(run, missing), measures(run, state, entries, missing)
     plan = plans.load(run, state) if state.plan else None
     return ReportData(
         name=run.name,
@@ -265,9 +265,15 @@ def _learning_curves(run: Run, missing: list[str]) -> list[LearningCurve]:
 
 def _images(run: Run) -> list[tuple[str, str]]:
     """Return the run's PNG files as (title, data URI); the learning curve is drawn as SVG instead."""
-    paths = [path for path in sorted(run.path.glob("*/*.png")) if path.stem != "learning_curve"]
+    found = [*sorted(run.path.glob("*/*.png")), *sorted(run.path.glob("optimization/*/*.png"))]
+    paths = [path for path in found if path.stem != "learning_curve"]
     encoded = [(path, base64.b64encode(path.read_bytes()).decode()) for path in paths]
-    return [(f"{p.parent.name}: {in_words(p.stem)}", f"data:image/png;base64,{text}") for p, text in encoded]
+    return [(f"{_place(p)}: {in_words(p.stem)}", f"data:image/png;base64,{text}") for p, text in encoded]
+
+
+def _place(path: Path) -> str:
+    """Return which phase wrote a file: `baseline`, or `fixed, round 1`."""
+    return f"fixed, round {path.parent.name}" if path.parent.name.isdigit() else path.parent.name
 
 
 def _not_checked(state: RunState, diagnoses: list[dict[str, Any]], missing: list[str]) -> list[tuple[str, str]]:

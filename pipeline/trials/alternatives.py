@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.repair.config_edits import format_override_value
 from pipeline.repair.cures import CURES
 from pipeline.run_store.records import AlternativeRecord
-from pipeline.trials.fix_report import format_override_value
 
 CURES_TO_OFFER = {"train longer": "more_epochs", "train a larger model": "enlarge_model"}
 EDITED_CODE = "change the model or the data in your own code, which needs your trust again"

@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.import_guard import child_pythonpath
 from pipeline.run_store import files
@@ -174,3 +174,31 @@ def _shut_down(pool: ThreadPoolExecutor, workers: Workers) -> None:
         workers.stop(signal.SIGKILL)
         pool.shutdown(cancel_futures=True)
         raise
+
+
+class TrialMeasurements(TypedDict):
+    """What a worker measured of its own training; None where it died."""
+
+    id: str
+    arm: str
+    seed_index: int
+    died: str | None
+    seed: int | None
+    threads: int | None
+    steps: int | None
+    stopped: str | None
+
+
+def measurements(trial: Trial) -> TrialMeasurements:
+    """Return what the worker of a trial measured."""
+    worker = trial.result.get
+    return {
+        "id": trial.id,
+        "arm": trial.id.rpartition("-")[0],
+        "seed_index": trial.job.seed_index,
+        "died": trial.died,
+        "seed": worker("seed"),
+        "threads": worker("threads"),
+        "steps": worker("steps"),
+        "stopped": worker("stopped"),
+    }

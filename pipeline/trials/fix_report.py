@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.build import section_of
 from pipeline.config.override_keys import key_of
@@ -17,6 +17,9 @@ from pipeline.run_store.next_step import DEFAULT_ROOT
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.per_class import ClassReport
 
 FIGURES = ("params", "step_ms", "memory_mb", "inference_ms")
 MAX_NAME = 57  # with `-fixed` a run name has at most 63 characters
@@ -87,6 +90,23 @@ def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint:
             model(X)
             seconds.append(time.perf_counter() - start)
     return 1000 * sorted(seconds)[repeats // 2]  # the median: the first passes warm up
+
+
+def class_results(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> ClassReport:
+    """Return the results per class of a trial's model on the validation rows."""
+    from pipeline.building.builder import build_loss, build_model
+    from pipeline.checkpoints.generation import load
+    from pipeline.data.load import load as load_data
+    from pipeline.data.splits import class_counts
+    from pipeline.evaluation.evaluate import score_split
+    from pipeline.evaluation.per_class import report_of
+    from pipeline.evaluation.task import build_task
+
+    data = load_data(config, trust)
+    model = build_model(config, trust, seed=0, data=data)
+    model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
+    task = build_task(config, build_loss(config, trust, class_counts(data.train.y)), model, trust)
+    return report_of(score_split(model, data.val, task), data, str(section_of(config, "task")["kind"]))
 
 
 def performance(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> dict[str, float]:
