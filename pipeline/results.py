@@ -70,6 +70,39 @@ def plain(value: Any) -> Any:
     raise TypeError(f"no JSON form for {type(value).__name__}")
 
 
+def exact(value: Any) -> Any:
+    """The value as YAML can hold it: as `plain`, but NaN and infinities stay numbers, and keys keep their type."""
+    if isinstance(value, Mapping):
+        keys = {k: k if k is None or isinstance(k, bool | int | float | str) else str(k) for k in value}
+        return {keys[k]: exact(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [exact(v) for v in value]
+    return value if isinstance(value, float) else plain(value)
+
+
+def tagged(value: Any) -> Any:
+    """The value as JSON can hold it without loss: `{"float": "nan"}` for NaN, where `plain` has the text "nan".
+
+    Keys that are not text are text with their type. `untagged` gives the numbers back.
+    """
+    if isinstance(value, Mapping):
+        return {k if isinstance(k, str) else f"{type(k).__name__}:{k}": tagged(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [tagged(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    return plain(value)
+
+
+def untagged(value: Any) -> Any:
+    """A value that `tagged` gave, with its numbers."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
+            return float(value["float"])
+        return {k: untagged(v) for k, v in value.items()}
+    return [untagged(v) for v in value] if isinstance(value, list) else value
+
+
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, ASCII only, no NaN literals."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -25,6 +25,7 @@ from pipeline.config.overrides import NOT_BUILT, PRIMARY, first_line, not_built_
 from pipeline.config.schema import faults_of
 from pipeline.errors import UserError, fault
 
+STORED = (str, bool, int, float, list, dict, type(None))  # the types of values that a plan can hold
 ADD_FOLDER = "python -m pipeline --config-dir DIR ..."
 
 
@@ -136,7 +137,22 @@ def _resolved(composed: DictConfig) -> tuple[dict[str, Any], list[str]]:
             faults.append(fault(where, "cannot be resolved", got=first_line(error), do=SHOW))
             plain = None
         config[str(key)] = plain
-    return config, faults + [_unset(key) for key, value in leaves(config) if value == "???"]
+    faults += [_unset(key) for key, value in leaves(config) if value == "???"]
+    return config, faults + [_unstorable(key, value) for key, value in leaves(config) if not _is_storable(value)]
+
+
+def _is_storable(value: object) -> bool:
+    """Whether a plan can hold the value; not bytes, and no text that is not Unicode, as of a wrongly encoded word."""
+    return isinstance(value, STORED) and not (isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value))
+
+
+def _unstorable(key: str, value: object) -> str:
+    expected = "a number, text in Unicode, true, false, null, a list or a mapping"
+    return fault(key, "cannot be stored in a plan", got=_kind(value), expected=expected, do=SHOW)
+
+
+def _kind(value: object) -> str:
+    return ascii(value) if isinstance(value, str) else type(value).__name__
 
 
 def _unset(key: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import Hooks, Registry, RunRequest
-from pipeline.orchestration.run_request import override_value, plan_overrides
+from pipeline.orchestration.run_request import override_value, plan_overrides, refuse_changes
 from pipeline.orchestration.state_machine import choose_phase, record_branch, run_phase
 from pipeline.release.release import release
 from pipeline.results import GateState
@@ -136,5 +136,6 @@ class SweepJob:
         if state and state.plan:  # an interrupted sweep goes on, and the config that it composes may have changed
             plan = plans.load(run, state)
             changes = plans.changed_config(plan.config, plans.with_resolved(config, plan.facts))
+            refuse_changes(run, state, request.phase, request.overrides, changes)
             request = replace(request, changed=bool(changes))
         return execute_run(self.registry(), self.hooks(config), request).exit_code(request.phase)

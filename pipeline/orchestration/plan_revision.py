@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
-from pipeline.results import plain
+from pipeline.results import exact, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.plan import Plan
@@ -28,7 +28,7 @@ def freeze(run: Run, ledger: Ledger, request: RunRequest, checklists: Checklists
     state = fold(ledger.entries)
     revision = state.plan["revision"] if state.plan else 0
     config = {k: v for k, v in plans.with_resolved(request.config, facts).items() if k not in plans.NOT_IN_PLAN}
-    plan = Plan(revision + 1, plain(config), plain(checklists), plain(facts))
+    plan = Plan(revision + 1, exact(config), exact(checklists), plain(facts))
     previous = _previous_plan(run, ledger)
     if previous and request.phase != "planning" and state.gate("planning") == "open":
         _refuse_moved_goalposts(run, previous, plan)
@@ -65,7 +65,7 @@ def _previous_plan(run: Run, ledger: Ledger) -> Plan | None:
 
 def _refuse_moved_goalposts(run: Run, previous: Plan, plan: Plan) -> None:
     """Raise UserError when questions, thresholds or rows changed although only a hyperparameter was to change."""
-    moved = plans.differences(_goalposts(previous), plain(_goalposts(plan)))
+    moved = plans.differences(_goalposts(previous), _goalposts(plan))
     if moved:
         do = f"python -m pipeline phase=planning {run.overrides}"
         what = "is part of the frozen plan and changes only with phase=planning"

@@ -6,6 +6,7 @@ are stored in the ledger, so that `phase=diagnostics run.name=digits` needs none
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from pipeline.orchestration.phase import RunRequest
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.plan import NOT_IN_PLAN
-from pipeline.run_store.records import PlanRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -84,14 +84,23 @@ def _find_run(overrides: Sequence[str], dirs: Sequence[str]) -> tuple[Run, dict[
 
 
 def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[str], dirs: list[str]) -> RunRequest:
-    """The request of a later phase: the config of the frozen plan, from which no override may differ."""
+    """The request of a later phase: the config of the frozen plan, from which no override may differ.
+
+    `auto` also composes the stored overrides anew, since a config file may have been edited. A later phase that is
+    requested by name, without overrides, needs no config file.
+    """
     assert state.plan is not None
     dirs = dirs or state.plan.get("config_dirs", [])
     _refuse_new_trust(run, state, overrides)
-    if changing := plan_overrides(overrides):
-        _refuse_differences(run, phase, changing, dirs, state.plan)
+    frozen = plans.load(run, state).config
+    changing = plan_overrides(overrides)
+    if changing or (phase == "auto" and all(Path(folder).is_dir() for folder in dirs)):
+        overridden = {key_of(o) for o in changing}
+        stored = [o for o in state.plan.get("overrides", []) if key_of(o) not in overridden]
+        changes = _changes(run, state, _compose([*stored, *changing], dirs), phase)
+        _refuse_differences(run, phase, changing, changes)
     own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}, "trust": []}
-    config = {**plans.load(run, state).config, **own_keys}
+    config = {**frozen, **own_keys}
     return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head)
 
 
@@ -104,8 +113,8 @@ def _request_from_overrides(run: Run, state: RunState, phase: str, overrides: li
     name = [] if "run.name" in overridden else [f"run.name={run.name}"]
     config = _compose([*stored, *overrides, *name], dirs)
     changes = _changes(run, state, config, phase)
-    if state.gate("planning") == "open" and phase == "baseline":
-        _refuse_moved_goalposts(run, plan_overrides(overrides), changes)
+    if phase == "baseline":
+        refuse_changes(run, state, phase, plan_overrides(overrides), changes)
     return RunRequest(
         config, [*stored, *plan_overrides(overrides)], dirs, changed=bool(changes), ledger_head=state.head
     )
@@ -132,24 +141,34 @@ def _refuse_new_trust(run: Run, state: RunState, overrides: Sequence[str]) -> No
         raise UserError(fault("trust", "must be granted before training", got=trust, expected=expected, do=do))
 
 
-def _refuse_differences(run: Run, phase: str, changing: list[str], dirs: list[str], plan: PlanRecord) -> None:
-    """Raise UserError when an override of a later phase differs from what is frozen."""
-    overridden = {key_of(o) for o in changing}
-    stored = plan.get("overrides", [])
-    before = _compose(stored, dirs)
-    after = _compose([o for o in stored if key_of(o) not in overridden] + changing, dirs)
-    changes = plans.changed_config(before, after)
+def refuse_changes(run: Run, state: RunState, phase: str, overrides: list[str], changes: Changes) -> None:
+    """Raise UserError for changes of the config that the phase must not make to a plan whose gate is open."""
+    if state.gate("planning") != "open" or phase == "planning":
+        return
+    if phase == "baseline":
+        _refuse_moved_goalposts(run, overrides, changes)
+    else:
+        _refuse_differences(run, phase, overrides, changes)
+
+
+def _refuse_differences(run: Run, phase: str, changing: list[str], changes: Changes) -> None:
+    """Raise UserError when an override or an edited config file differs from what is frozen."""
     if changes:
         what = f"differs from the frozen plan, which phase={phase} uses"
         planner = "planning" if plans.moved_goalposts(changes) else "baseline"
-        do = " ".join([f"python -m pipeline phase={planner} {run.overrides}", *changing])
+        do = _command(run, planner, changing)
         raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in changes.items()))
+
+
+def _command(run: Run, phase: str, overrides: list[str]) -> str:
+    """The command that runs a phase with these overrides, as a shell accepts it."""
+    return " ".join([f"python -m pipeline phase={phase} {run.overrides}", *map(shlex.quote, overrides)])
 
 
 def _refuse_moved_goalposts(run: Run, overrides: list[str], changes: Changes) -> None:
     """Raise UserError when a change concerns the seed, a target, a limit, a split or a threshold."""
     moved = plans.moved_goalposts(changes)
     if moved:
-        do = " ".join([f"python -m pipeline phase=planning {run.overrides}", *overrides])
+        do = _command(run, "planning", overrides)
         what = "is part of the frozen plan and changes only with phase=planning"
         raise UserError(*(fault(k, what, got=changes[k][1], expected=str(changes[k][0]), do=do) for k in moved))

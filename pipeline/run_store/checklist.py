@@ -9,13 +9,14 @@ finds a check by its name.
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, fault
-from pipeline.results import Evidence, Result, plain
+from pipeline.results import Evidence, Result, exact, plain
 from pipeline.run_store.gate import NOT_BUILT, Item
 from pipeline.run_store.records import ChecklistItem
 
@@ -52,7 +53,7 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[Checkli
             fault(f"phases.{path.stem}.checklist", "there is no such checklist", got=path.stem, among=known)
         )
     try:
-        whole = OmegaConf.merge(OmegaConf.create(dict(config)), OmegaConf.load(path))
+        whole = OmegaConf.merge(OmegaConf.create(_escaped(dict(config))), OmegaConf.load(path))
         resolved: Any = OmegaConf.to_container(whole, resolve=True)
         items: list[ChecklistItem] = resolved["items"]
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, TypeError) as error:
@@ -64,8 +65,18 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[Checkli
     faults += _missing_faults(path, ids, items)
     if faults:
         raise UserError(*faults)
-    complete: list[ChecklistItem] = [plain({"waivable": True, "with": {}, **item}) for item in items]
+    complete: list[ChecklistItem] = [exact({"waivable": True, "with": {}, **item}) for item in items]
     return complete
+
+
+def _escaped(value: Any) -> Any:
+    """The value with `${` escaped in every text: the config is resolved already, and such a text is only a text."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(inner) for inner in value]
+    # A backslash before `${` is an escape itself, so that it is doubled.
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _missing_faults(path: Path, ids: list[str], items: list[ChecklistItem]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import UserError, fault
-from pipeline.results import plain
+from pipeline.results import plain, tagged, untagged
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,15 @@ class Job:
         return config
 
     def to_json(self) -> dict[str, Any]:
-        return plain(self)
+        """The job as JSON; `from_json` gives the same job, also where an override is NaN or infinite."""
+        body: dict[str, Any] = plain(self)
+        body["delta"]["overrides"] = tagged(self.delta.overrides)
+        return body
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Job:
         delta = body["delta"]
-        change = Delta(delta["overrides"], tuple(delta["surgery"]), delta["train_rows"])
+        change = Delta(untagged(delta["overrides"]), tuple(delta["surgery"]), delta["train_rows"])
         return cls(body["plan_digest"], body["purpose"], change, body["seed_index"], body["max_steps"])
 
 

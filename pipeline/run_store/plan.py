@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Refused, UserError, fault
-from pipeline.results import digest, plain
+from pipeline.results import digest, exact, tagged
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA
 from pipeline.run_store.records import ChecklistItem
@@ -34,7 +34,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        return digest({"config": self.config, "checklists": self.checklists, "facts": self.facts})
+        return digest(tagged({"config": self.config, "checklists": self.checklists, "facts": self.facts}))
 
     @property
     def seed(self) -> int:
@@ -43,8 +43,6 @@ class Plan:
 
 def write(run: Run, plan: Plan) -> Path:
     """Write the plan to its file in the run directory and return the path."""
-    import yaml
-
     path = run.inside("plan", f"{plan.revision}.yaml")
     body = {
         "schema": SCHEMA,
@@ -54,8 +52,21 @@ def write(run: Run, plan: Plan) -> Path:
         "checklists": plan.checklists,
         "facts": plan.facts,
     }
-    files.write_text(path, yaml.safe_dump(plain(body), sort_keys=False, allow_unicode=True))
+    files.write_text(path, _format_yaml(exact(body)))
     return path
+
+
+def _format_yaml(body: dict[str, Any]) -> str:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """A dumper that escapes the character NEL, which PyYAML writes in single quotes and then reads as a space."""
+
+    def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None)
+
+    Dumper.add_representer(str, represent_text)
+    return str(yaml.dump(body, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def load(run: Run, state: RunState | None = None, revision: int | None = None) -> Plan:
@@ -96,7 +107,18 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
         for key in dict.fromkeys([*old, *new]):
             changes |= differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
         return changes
-    return {} if old == new else {prefix: (old, new)}
+    return {} if _same(old, new) else {prefix: (old, new)}
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two values are equal: NaN is NaN, 1 is 1.0, but neither is true, and no text is a number."""
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return not differences(old, new)
+    if isinstance(old, bool) or isinstance(new, bool):
+        return old is new
+    return bool(old == new) or (isinstance(old, float) and isinstance(new, float) and old != old and new != new)
 
 
 def with_resolved(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +134,7 @@ def with_resolved(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[s
 def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The config keys that differ between two configs, without those that are not part of a plan (`NOT_IN_PLAN`)."""
     inside = ({k: v for k, v in config.items() if k not in NOT_IN_PLAN} for config in (old, new))
-    return differences(plain(next(inside)), plain(next(inside)))
+    return differences(exact(next(inside)), exact(next(inside)))
 
 
 def moved_goalposts(changed: Mapping[str, Any]) -> list[str]:
