@@ -118,7 +118,9 @@ $(READY): requirements.lock pyproject.toml
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { \
 	  $(call supported,11,13) && \
 	  echo "Creating $(VENV) with $$($(PYTHON) --version): this takes a few minutes, once" >&2 && $(PYTHON) -m venv --clear $(VENV); }
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@echo "Installing $$(grep -c '==' requirements.lock) packages of requirements.lock into $(VENV); the first time, this downloads about 1 GB" >&2
+	@$(VENV)/bin/python -m pip install --progress-bar off --disable-pip-version-check -r requirements.lock \
+	  | sed -un 's/^ *Downloading \([^ ]*\) (\(.*\))/  downloading \1 (\2)/p; s/^Installing collected.*/  unpacking them all/p' >&2
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . \
 	  --config-settings editable_mode=compat  # a plain .pth path: the default import hook costs 10 ms at every start
 	@touch $@

@@ -20,6 +20,7 @@ from pipeline.reporting import plots
 from pipeline.results import Artifact, Evidence, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Job
+from pipeline.runtime.announce import announced
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
@@ -223,8 +224,10 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.sanity_checks.run_checks import add_facts
 
     permit = ctx.train_permit()
-    data = load(ctx.config, ctx.trust)
-    checks = _run_sanity_checks(ctx, permit, data)
+    with announced(ctx.log, "baseline: reading the data"):
+        data = load(ctx.config, ctx.trust)
+    with announced(ctx.log, "baseline: sanity checks, in at most a tenth of trainer.max_minutes"):
+        checks = _run_sanity_checks(ctx, permit, data)
     observers = [Monitor(), *ctx.progress("baseline")]
     fit_result = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
     history = fit_result.history

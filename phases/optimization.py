@@ -21,6 +21,7 @@ from pipeline.results import Artifact, Evidence, Score, counted, digest, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
+from pipeline.runtime.announce import Parts, announced
 from pipeline.trials.candidates import Diagnosis, explain_no_candidate, untried
 from pipeline.trials.executor import Trial, measurements, parallel_jobs, run_jobs
 from pipeline.trials.fix_report import class_results, implementation, performance, rerun_command
@@ -130,11 +131,13 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
     """
     threads = int(_frozen_plan(ctx).facts["threads"])
     line: list[str] = []
+    parts = Parts(ctx.log, "trainings", len(jobs))
 
     def record(trial: Trial) -> None:
         end = {"id": trial.id, "round": ctx.round, "score": trial.score, "died": trial.died}
         ctx.ledger.append("job.finished", {**end, "weights": trial.result.get("weights")})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
+        parts.finish_one(shown=len(line) == columns)
         if len(line) == columns:
             ctx.log(f"  {f'seed {trial.job.seed_index}':<8}  " + "  ".join(line).rstrip())
             line.clear()
@@ -142,7 +145,8 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
     for name, job in jobs:
         ctx.ledger.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
     parallel = parallel_jobs(ctx.settings["parallel"], threads)
-    trials = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, on_finished=record)
+    with announced(ctx.log, f"  {counted(len(jobs), 'training')} in processes of their own, {parallel} at a time"):
+        trials = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, on_finished=record)
     return {trial.id: trial for trial in trials}
 
 

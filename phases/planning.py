@@ -20,6 +20,7 @@ from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, counted
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
+from pipeline.runtime.announce import announced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -299,22 +300,28 @@ def run(ctx: PhaseContext) -> Evidence:
     if config["seed"] is None:
         return Evidence({**declared, "facts": {"trust": _trusted(ctx)}})
 
-    from pipeline.building.auto_values import load_resolved
-    from pipeline.building.probe import probe
-    from pipeline.data.analysis.manifest import manifest as make_manifest
+    with announced(ctx.log, "planning: importing torch"):
+        from pipeline.building.auto_values import load_resolved
+        from pipeline.building.probe import probe
+        from pipeline.data.analysis.manifest import manifest as make_manifest
 
-    data, resolved = load_resolved(config, ctx.trust, ctx.log)
+    with announced(ctx.log, "planning: reading the data"):
+        data, resolved = load_resolved(config, ctx.trust, ctx.log)
     ctx = replace(ctx, config=plans.with_resolved(config, {"resolved": resolved}))
     config = ctx.config
-    probe_result = probe(config, data, ctx.trust)
-    manifest = make_manifest(data, config)
+    with announced(ctx.log, "planning: building the model and measuring a training step"):
+        probe_result = probe(config, data, ctx.trust)
+    with announced(ctx.log, "planning: computing the digests of all rows"):
+        manifest = make_manifest(data, config)
+    with announced(ctx.log, "planning: looking for shared rows, outliers and drift"):
+        analysis = _analyse(data, config["task"]["kind"])
     facts = _plan_facts(ctx, data, probe_result, manifest, resolved)
     cost = _cost(ctx, probe_result, data, facts["budget"])
     _log_summary(ctx, facts, cost)
     return Evidence(
         {
             **declared,
-            **_analyse(data, config["task"]["kind"]),
+            **analysis,
             "facts": facts,
             "manifest": {key: manifest[key] for key in ("source", "licence", "files", "digest")},
             "rows": {split: split_facts["rows"] for split, split_facts in manifest["splits"].items()},

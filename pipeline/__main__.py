@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import import_guard
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.runtime.announce import announced
 from pipeline.runtime.interrupt import Interrupted, outside_training
 
 if TYPE_CHECKING:
@@ -139,8 +140,12 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: boo
 
         return TrainingProgress(console, training, metric)
 
-    request = resolve_request(overrides, config_dirs)
-    hooks = make_hooks(lambda text: console.print(text, soft_wrap=True), show_progress)
+    def log(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    with announced(log, "composing the configuration"):
+        request = resolve_request(overrides, config_dirs)
+    hooks = make_hooks(log, show_progress)
     outcome = execute_run(make_registry(), hooks, request)
     if as_json:
         import json
