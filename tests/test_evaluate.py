@@ -205,6 +205,48 @@ def test_score_split_does_not_depend_on_the_batch_size(monkeypatch: pytest.Monke
     assert whole.loss == pytest.approx(parts.loss, rel=1e-6) and whole.score == parts.score
 
 
+class Force(nn.Module):
+    """An energy E = k·x², whose output is the force: its negative gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_(True)
+        return -torch.autograd.grad((self.k * x**2).sum(), x, create_graph=True)[0]
+
+
+def test_score_split_of_a_model_that_differentiates() -> None:
+    """A forward pass with autograd.grad inside is evaluated, and its outputs keep no graph."""
+    x = torch.randn(9, 2)
+    task = build_task({"task": {"kind": "regression", "metric": "rmse"}}, nn.MSELoss())
+    result = evaluate.score_split(Force(), Split("val", x, -6 * x), task)
+    assert result.loss == pytest.approx(0) and result.outputs is not None and not result.outputs.requires_grad
+    assert evaluate.mean_loss(Force(), x, -6 * x, task) == pytest.approx(0)
+    assert result.score.value == pytest.approx(0)
+
+
+def residual(model: nn.Module, batch: tuple[Any, Any]) -> dict[str, Tensor]:
+    """The residual of u' = 1 at the inputs, as a physics-informed loss computes it."""
+    x = batch[0].clone().requires_grad_(True)
+    u = model(x)
+    slope = torch.autograd.grad(u.sum(), x, create_graph=True)[0]
+    return {"loss": ((slope - 1) ** 2).mean(), "outputs": u}
+
+
+def test_score_split_of_a_step_that_differentiates() -> None:
+    """A step with autograd.grad inside is evaluated; another RuntimeError of a step is still reported."""
+    section = {"kind": "regression", "metric": "rmse", "step": {"_target_": "tests.test_evaluate.residual"}}
+    task = build_task({"task": section}, nn.MSELoss(), trust=("tests",))
+    model, x = nn.Linear(1, 1), torch.randn(9, 1)
+    slope = model.weight.item()
+    result = evaluate.score_split(model, Split("val", x, x), task)
+    assert result.loss == pytest.approx((slope - 1) ** 2) and not result.outputs.requires_grad
+    with pytest.raises(UserError, match=r"task\.step: fails at .*test_evaluate.py:\d+ \(RuntimeError: mat1"):
+        evaluate.score_split(model, Split("val", torch.randn(9, 2), x), task)
+
+
 def test_score_test_needs_a_key() -> None:
     """Without a TestKey nothing is evaluated."""
     data, model = blobs(), builder.build_model(config(), (), 3, blobs())

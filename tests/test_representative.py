@@ -53,6 +53,43 @@ def test_representative_passes_production_data_like_train(seed: int) -> None:
     assert item.outcome == "passed" and f"{40 + 150 * seed} rows of production" in item.why
 
 
+class Noisy:
+    """A Dataset that adds noise to its rows each time they are read, if `std` is above 0."""
+
+    def __init__(self, X: Any, y: Any, std: float) -> None:
+        self.X, self.y, self.std = X, y, std
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        return self.X[i] + np.random.normal(0, self.std, self.X[i].shape), self.y[i]
+
+
+def test_representative_does_not_compare_augmented_rows_with_validation() -> None:
+    """Rows of zeros with noise in training differ from validation on purpose; the same noise without it is a shift."""
+    draw = np.random.default_rng(0)
+    rows = {name: (np.zeros((n, 3)), draw.integers(0, 2, n)) for name, n in (("train", 90), ("val", 60), ("test", 60))}
+    augmented = check_item({**rows, "train": Noisy(*rows["train"], std=0.1)})
+    fixed = (draw.normal(0, 0.1, (90, 3)), rows["train"][1])
+    shifted = check_item({**rows, "train": Noisy(*fixed, std=0.0)})
+
+    assert augmented.outcome == "passed" and "changes its rows each time they are read" in augmented.why
+    assert shifted.outcome == "failed" and "validation differs from train in X[" in shifted.why
+
+
+def test_representative_compares_production_with_validation_if_train_is_augmented() -> None:
+    """Production rows like those of validation pass beside augmented train rows; others are found."""
+    draw = np.random.default_rng(0)
+    rows = {name: (draw.normal(size=(n, 3)), draw.integers(0, 2, n)) for name, n in (("val", 200), ("test", 60))}
+    train = Noisy(draw.normal(size=(200, 3)), draw.integers(0, 2, 200), std=5.0)
+    like, unlike = draw.normal(size=(200, 3)), draw.normal(3, 1, size=(200, 3))
+
+    assert check_item({**rows, "train": train, "production": like}).outcome == "passed"
+    item = check_item({**rows, "train": train, "production": unlike})
+    assert item.outcome == "failed" and "production differs from validation in" in item.why
+
+
 def test_compare_columns_agrees_with_scipy() -> None:
     """Distances without what chance shows are smaller; p-values are close to those of SciPy for the same samples."""
     rng = np.random.default_rng(0)

@@ -421,6 +421,10 @@ class Net(nn.Module):
 def tells(model, batch):
     outputs = model(batch[0]) + 9 * nn.functional.one_hot(batch[1], 3)
     return {"loss": nn.functional.cross_entropy(outputs, batch[1]), "outputs": outputs}
+
+def distils(model, batch):
+    outputs, teacher = model(batch[0]), batch[0][:, :3].argmax(1)
+    return {"loss": nn.functional.cross_entropy(outputs, teacher), "outputs": outputs}
 """
 EXPERIMENT = """# @package _global_
 # python -m pipeline phase=baseline --config-dir conf experiment=planted trust=[planted]
@@ -484,6 +488,14 @@ def test_shuffled_labels_finds_a_step_that_uses_targets(planted: Callable[[], di
     assert (item.outcome, item.cause) == ("failed", "data_leakage")
     assert "knows the right ones" in item.why
     assert {i.id for i in planted().values() if i.outcome not in ("passed", "not_applicable")} == {item.id}
+
+
+def test_shuffled_labels_does_not_judge_a_step_with_a_teacher(planted: Callable[[], dict[str, Any]], cli: Cli) -> None:
+    """A student learns the right classes from its teacher whatever the targets are: that is no leak, and it says so."""
+    assert cli("phase=baseline", *WORDS, "task.step={_target_: planted.distils}", "optimizer.lr=0.05")[0] == 0
+    item = planted()["chance_on_shuffled_labels"]
+    assert item.outcome == "not_applicable"
+    assert "task.step teaches more than the targets of a batch" in item.why
 
 
 def test_shuffled_labels_does_not_take_luck_for_a_leak(

@@ -25,7 +25,7 @@ from pipeline.building.memory import Autocast
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, leaves, to_device
 from pipeline.error_attribution import out_of_memory
-from pipeline.evaluation.evaluate import eval_mode
+from pipeline.evaluation.evaluate import call_in_eval_mode, eval_mode
 from pipeline.evaluation.task import Task
 from pipeline.runtime.threads import running_on, threads
 
@@ -158,7 +158,7 @@ def _time_passes(
 
     def forward() -> None:
         with eval_mode(model):
-            task.forward(model, *batch)
+            call_in_eval_mode(task.forward, model, *batch)
 
     model.train()
     return _fastest(lambda: _run_pass(model, task, batch, autocast), device), _fastest(forward, device)

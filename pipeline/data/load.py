@@ -16,6 +16,7 @@ from pipeline.data.reading.items import (
     PAIR,
     check_same_shapes,
     describe,
+    is_augmented,
     isolated_reading,
     leaf_shapes,
     read_item,
@@ -37,13 +38,14 @@ OPTIONAL = (
 
 
 class LoadedPair(NamedTuple):
-    """Features, targets, and the map-style Dataset they were read from, if any."""
+    """Features, targets, the map-style Dataset they were read from, if any, and whether it augments its rows."""
 
     X: Tree
     y: Tensor
     dataset: MapDataset | None = None
     column_targets: bool = False  # the class ids were [N, 1]
     integers: Array | None = None  # X as it was given, where it was one array of integers and is float32 now
+    augmented: bool = False
 
     def with_integers(self) -> LoadedPair:
         """The pair with X as int64 or bool, where it was given as such."""
@@ -99,7 +101,7 @@ def seal(source: object, kind: str, keep_integers: bool = False) -> Data:
     metadata = read_row_metadata(values["groups"], values["times"], values["slices"], rows)
     train, val, test = (pairs[name] for name in SPLITS)
     return Data(
-        train=Split("train", train.X, train.y, train.dataset, metadata["train"]),
+        train=Split("train", train.X, train.y, train.dataset, metadata["train"], augmented=train.augmented),
         val=Split("val", val.X, val.y, row_metadata=metadata["val"]),
         test=SealedTest(test.X, test.y, metadata["test"]),
         class_names=names["class_names"],
@@ -190,7 +192,9 @@ def _load_pair(raw: object, where: str, kind: str, faults: list[str]) -> LoadedP
     if y is None or X is None:
         return None
     cast = not nested and kind != "language_model" and raw_X.dtype.kind in "biu"
-    return LoadedPair(X, y, unpacked[2], y.ndim < raw_y.ndim, raw_X if cast else None)
+    dataset = unpacked[2]
+    augmented = dataset is not None and is_augmented(dataset, where, derive(0, where))
+    return LoadedPair(X, y, dataset, y.ndim < raw_y.ndim, raw_X if cast else None, augmented)
 
 
 def _same_length(X: Tree, y: Sized, where: str, faults: list[str]) -> bool:

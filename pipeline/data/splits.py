@@ -95,14 +95,15 @@ class Split:
     """Rows of one split: X float32 [N, ...]; y int64 [N] for classes, float32 [N, ...] for values.
 
     X may be nested: a dict or tuple of tensors, float32, int64 or bool. `dataset` is the user's map-style Dataset if
-    the rows come from one: training reads it again in every epoch, everything else uses X and y. `row_metadata` holds
-    the groups, times and slices that the owner declared.
+    the rows come from one: training reads it again in every epoch, everything else uses X and y. `augmented`: it gives
+    other inputs each time it is read. `row_metadata` holds the groups, times and slices that the owner declared.
     """
 
     name: str
     X: Tree
     y: Tensor
     dataset: MapDataset | None = field(default=None, repr=False)
+    augmented: bool = field(default=False, repr=False, kw_only=True)
     row_metadata: RowMetadata = field(default=NO_METADATA, repr=False)
 
     def __len__(self) -> int:

@@ -5,10 +5,10 @@ Models are evaluated in the precision of their weights, without training's autoc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from numpy.typing import NDArray
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 BATCH_SIZE = 1024  # rows of one forward pass
 SMALL_BATCH_SIZE = 64  # on the CPU for modules with large activations, which then fit into its cache
 LARGE_ACTIVATIONS = (nn.modules.conv._ConvNd, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
+# What autograd says of a call that differentiates by itself while gradients are disabled.
+NEEDS_GRADIENTS = "does not require grad"
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +93,30 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         _set_mode(training, True)
 
 
+def call_in_eval_mode(function: Callable[Arguments, Result], *args: Arguments.args, **kw: Arguments.kwargs) -> Result:
+    """Call user code inside `eval_mode`; if it differentiates by itself, call it again with gradients enabled.
+
+    Examples are the residual of a differential equation in a loss, and forces as the gradient of an energy.
+    """
+    try:
+        return function(*args, **kw)
+    except RuntimeError as error:
+        if NEEDS_GRADIENTS not in str(error):
+            raise
+    with torch.enable_grad():
+        result = function(*args, **kw)
+    return cast(Result, _detached(result))
+
+
+def _detached(result: object) -> object:
+    """Return what a model or step returned with its tensors detached, so that no graph is kept."""
+    if isinstance(result, Tensor):
+        return result.detach()
+    if isinstance(result, Mapping):
+        return {name: _detached(value) for name, value in result.items()}
+    return tuple(map(_detached, result)) if type(result) is tuple else result
+
+
 def _set_mode(modules: Sequence[nn.Module], training: bool) -> None:
     for module in modules:
         module.training = training
@@ -103,7 +132,8 @@ def forward(model: nn.Module, X: Tree) -> Tensor:
     """Return outputs for all rows, on the model's device. Raises UserError if the model fails."""
     device = model_device(model)
     with eval_mode(model), attributed_to("model"):
-        parts = [model(to_device(part, device)) for part in chunks(X, eval_batch_size(model, device))]
+        batches = chunks(X, eval_batch_size(model, device))
+        parts = [call_in_eval_mode(model, to_device(part, device)) for part in batches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -126,7 +156,7 @@ def _run_step(model: nn.Module, X: Tree, y: Tree, task: Task, keep_outputs: bool
     with eval_mode(model), attributed_step(model, task):
         for inputs, targets in zip(chunks(X, BATCH_SIZE), chunks(y, BATCH_SIZE), strict=True):
             batch = to_device(inputs, device), to_device(task.user_targets(targets), device)
-            result = validate_step_output(task.step(model, batch))
+            result = validate_step_output(call_in_eval_mode(task.step, model, batch))
             sizes.append(count_rows(inputs))
             scalars.append(step_scalars(result))
             if keep_outputs and result.get("outputs") is not None:
@@ -183,7 +213,7 @@ def mean_loss(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
         size = eval_batch_size(model, device)
         for inputs, targets in zip(chunks(X, size), chunks(y, size), strict=True):
             with attributed_to("model"):
-                outputs = model(to_device(inputs, device))
+                outputs = call_in_eval_mode(model, to_device(inputs, device))
             with attributed_to("loss"):
                 losses.append(task.loss(outputs, task.loss_targets(to_device(targets, device), outputs)))
             sizes.append(len(targets))

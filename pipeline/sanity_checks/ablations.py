@@ -6,7 +6,9 @@ import math
 from typing import TypedDict
 
 import numpy as np
+import torch
 
+from pipeline.data.splits import Split
 from pipeline.engine.progress import Fit
 from pipeline.engine.setup import OVERFIT
 from pipeline.errors import UserError
@@ -106,7 +108,24 @@ def shuffled_labels(context: CheckContext) -> ShuffledLabelsResult:
         fit_result = context.train("sanity_check.shuffled_labels", steps, change, len(scores))
         scores.append(_score_above_chance(context, fit_result))
     lowest = min(scores, key=lambda score: score["half_widths_above"])
+    if lowest["half_widths_above"] > 1 and _step_ignores_targets(context, fit_result):
+        what = f"{lowest['metric']} {lowest['value']:.4g} on shuffled targets, chance {lowest['chance']:.4g}"
+        raise NotApplicable(f"task.step teaches more than the targets of a batch, as with a frozen teacher ({what})")
     return {"steps": steps, "shuffles": len(scores), **lowest}
+
+
+def _step_ignores_targets(context: CheckContext, fit_result: Fit) -> bool:
+    """Return whether the outputs of a custom step stay the same when it gets the targets of other rows.
+
+    Then a score above chance does not come from the targets of the rows that are scored. What remains is knowledge that
+    the step brings itself, such as the outputs of a teacher, which shuffling does not take away.
+    """
+    task, val = context.setup.task, context.data.val
+    if task.step is None:
+        return False
+    others = Split(val.name, val.X, val.y.roll(1, dims=0))
+    given, exchanged = (outputs_of(fit_result.model, rows, task) for rows in (val, others))
+    return given is not None and exchanged is not None and torch.equal(given, exchanged)
 
 
 def _score_above_chance(context: CheckContext, fit_result: Fit) -> ScoreAboveChance:

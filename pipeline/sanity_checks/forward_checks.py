@@ -13,7 +13,7 @@ from pipeline.engine.backward import backward
 from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import attributed_step
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import eval_mode, forward, loss_and_metrics, model_device
+from pipeline.evaluation.evaluate import call_in_eval_mode, eval_mode, forward, loss_and_metrics, model_device
 from pipeline.evaluation.step import validate_step_output
 from pipeline.runtime.seeds import derive, reseed
 from pipeline.sanity_checks.context import CheckContext, NotApplicable
@@ -99,8 +99,8 @@ def _outputs(context: CheckContext, setup: TrainingComponents, rows: Split, draw
         return forward(context.model, rows.X).detach().cpu().double()
     device = model_device(context.model)
     with eval_mode(context.model), attributed_step(context.model, setup.task):
-        targets = to_device(setup.task.user_targets(rows.y), device)
-        result = validate_step_output(setup.task.step(context.model, (to_device(rows.X, device), targets)))
+        batch = to_device(rows.X, device), to_device(setup.task.user_targets(rows.y), device)
+        result = validate_step_output(call_in_eval_mode(setup.task.step, context.model, batch))
     outputs: Tensor | None = result.get("outputs")
     return None if outputs is None else outputs.detach().cpu().double()
 

@@ -61,10 +61,15 @@ class ProductionShift(FeatureShift, ClassifierTest):
 
 
 class Representativeness(TypedDict):
-    """What the owner declares, and how far targets, features and production data differ from train."""
+    """What the owner declares, and how far targets, features and production data differ from train.
+
+    `augmented`: train rows are changed each time they are read, so their features are not compared with validation, and
+    production data are compared with validation instead of train.
+    """
 
     declared: str | None
     targets: dict[str, Shift] | None
+    augmented: bool
     features: FeatureShift
     production: ProductionShift | None
 
@@ -72,17 +77,20 @@ class Representativeness(TypedDict):
 def measure_representativeness(data: Data, kind: str) -> Representativeness:
     """What the owner declares about the population, and how far splits and production data differ from train."""
     classes = kind in ("classification", "binary") and data.train.y.ndim == 1
+    # Augmented rows are meant to differ from the rows that the model will be used on.
+    reference = data.val.X if data.train.augmented else data.train.X
     production: ProductionShift | None = None
     if data.production is not None:
         production = {
             "rows": count_rows(data.production),
-            **feature_shift(data.train.X, data.production, data.feature_names),
-            **classifier_two_sample_test(data.train.X, data.production),
+            **feature_shift(reference, data.production, data.feature_names),
+            **classifier_two_sample_test(reference, data.production),
         }
     return {
         "declared": data.unrepresentative_reason,
         "targets": class_shift(data) if classes else target_shift(data),
-        "features": feature_shift(data.train.X, data.val.X, data.feature_names),
+        "augmented": data.train.augmented,
+        "features": feature_shift(reference, data.val.X, data.feature_names),
         "production": production,
     }
 

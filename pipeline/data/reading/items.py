@@ -18,6 +18,7 @@ from pipeline.runtime.seeds import derive
 from pipeline.runtime.threads import running_on
 
 PAIR = "a pair (X, y) of numeric arrays, or a map-style Dataset of such pairs"
+ROWS_READ_AGAIN = 8
 
 
 @contextmanager
@@ -53,6 +54,17 @@ def read_item(dataset: MapDataset, index: int, where: str, *, seed: int, epoch: 
     if arrays is None:
         raise UserError(fault(f"{where}[{index}]", "is not a pair", got=describe(item), expected=PAIR))
     return arrays
+
+
+def is_augmented(dataset: MapDataset, where: str, seed: int) -> bool:
+    """Whether one of a few rows has other inputs in another epoch. Raises UserError if one cannot be read again."""
+    indices = np.unique(np.linspace(0, len(dataset) - 1, num=min(ROWS_READ_AGAIN, len(dataset)), dtype=int)).tolist()
+    with isolated_reading():
+        for i in indices:
+            first, second = (named_leaves(read_item(dataset, i, where, seed=seed, epoch=e)[0]) for e in (0, 1))
+            if any(not np.array_equal(first[name], second[name], equal_nan=True) for name in first):
+                return True
+    return False
 
 
 def describe(value: object) -> str:
