@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from pipeline.errors import UserError
 from pipeline.evaluation.intervals import bootstrap_interval
 from pipeline.evaluation.metric_config import metric_from_config
-from pipeline.evaluation.metrics import confidence_interval, score_predictions
+from pipeline.evaluation.metrics import Metric, confidence_interval, score_predictions
 from pipeline.results import Score, TrainSide
 
 RANDOM = np.random.default_rng(5)
@@ -187,3 +187,28 @@ def test_metric_of_tokens_counts_tokens() -> None:
     assert 0.75 == of("accuracy", "language_model")(tokens, predictions)
     balanced = of("balanced_accuracy", "language_model")
     assert sk.balanced_accuracy_score(tokens.ravel(), predictions.ravel()) == balanced(tokens, predictions)
+
+
+def nearest_label(labels: np.ndarray, embeddings: np.ndarray) -> float:
+    """The share of rows whose nearest other row has the same label."""
+    distance = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    return float((labels[distance.argmin(1)] == labels).mean())
+
+
+def test_confidence_interval_of_a_metric_that_compares_rows() -> None:
+    """Repeated rows would be each other's nearest and lift the score; the interval contains the value instead.
+
+    Its width is about that of a proportion of as many rows.
+    """
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 150)
+    embeddings = draw.normal(size=(150, 2)) + 2.5 * np.eye(2)[labels]
+    metric = Metric("nearest_label", nearest_label, "values")
+    value = metric(labels, embeddings)
+    low, high = confidence_interval(metric, labels, embeddings)
+    repeated = bootstrap_interval(lambda rows: metric(labels[rows], embeddings[rows]), 150, 0)
+
+    assert repeated[0] > value  # what a bootstrap would have said
+    assert low < value < high
+    assert 0.5 < (high - low) / (2 * 1.96 * np.sqrt(value * (1 - value) / 150)) < 2

@@ -1,4 +1,4 @@
-"""95 % confidence intervals: Wilson for proportions, percentile bootstraps with a fixed seed for everything else."""
+"""95 % confidence intervals: Wilson for proportions, resampling with a fixed seed for everything else."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ def bootstrap_interval(statistic: Callable[[NDArray[np.int64]], float], n: int, 
     Resamples in which the statistic is NaN do not count, such as those without a row of some class.
     """
     return _percentiles((np.arange(n),), statistic, seed, vectorized=False)
+
+
+def half_sample_interval(statistic: Callable[[NDArray[np.int64]], float], n: int, seed: int) -> Interval:
+    """Return the interval of a function that compares rows with each other, such as the label of the nearest row.
+
+    A bootstrap would repeat rows, and a repeated row is nearest to itself. The function of half of the rows, drawn
+    without replacement, varies as a bootstrap of all rows does: its deviations are added to the value of all rows.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    values = np.array([statistic(np.sort(rng.permutation(n)[: n // 2])) for _ in range(RESAMPLES)])
+    if np.isnan(values).all():
+        return math.nan, math.nan
+    low, high = statistic(np.arange(n)) + np.nanpercentile(values - np.nanmean(values), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def bootstrap_of_mean(values: Floats, seed: int) -> Interval:

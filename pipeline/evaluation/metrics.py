@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from pipeline.error_attribution import user_code_error
 from pipeline.errors import FivegateError, UserError, fault
-from pipeline.evaluation.intervals import bootstrap_interval, bootstrap_of_mean, bootstrap_of_roc_auc, wilson_interval
+from pipeline.evaluation.intervals import (
+    bootstrap_interval,
+    bootstrap_of_mean,
+    bootstrap_of_roc_auc,
+    half_sample_interval,
+    wilson_interval,
+)
 from pipeline.results import Score, TrainSide
 
 Needs = Literal["classes", "scores", "values", "token_losses", "step"]
@@ -209,6 +215,8 @@ def named_metric(name: str, kind: str) -> Metric | None:
 def confidence_interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
     """Return the metric's 95 % interval on these rows: Wilson for proportions, else a percentile bootstrap.
 
+    For a metric that changes if every row is there twice, which compares rows with each other: from half samples.
+
     Whole rows are resampled: the tokens of one window depend on each other, so a share of tokens is not a proportion
     of independent rows. (NaN, NaN) where the metric is NaN or undefined in every resample.
     """
@@ -226,7 +234,14 @@ def confidence_interval(metric: Metric, targets: Array, predictions: Array, seed
         return from_mean(low), from_mean(high)
     if metric.function is _roc_auc:
         return bootstrap_of_roc_auc(predictions[targets == 1], predictions[targets != 1], seed)
-    return bootstrap_interval(lambda rows: metric(targets[rows], predictions[rows]), n, seed)
+
+    def of_rows(rows: NDArray[np.int64]) -> float:
+        return metric(targets[rows], predictions[rows])
+
+    twice = of_rows(np.repeat(np.arange(n), 2))
+    if math.isclose(twice, value, rel_tol=1e-6, abs_tol=1e-9):
+        return bootstrap_interval(of_rows, n, seed)
+    return half_sample_interval(of_rows, n, seed)
 
 
 def score_predictions(
