@@ -141,7 +141,7 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: boo
         return TrainingProgress(console, training, metric)
 
     def log(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True, markup=False)
 
     with announced(log, "composing the configuration"):
         request = resolve_request(overrides, config_dirs)
@@ -165,7 +165,7 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
     console = tables.console(stderr=as_json)
 
     def log(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True, markup=False)
 
     @contextmanager
     def track_sweep(directory: SweepDirectory, config: Mapping[str, Any]) -> Iterator[None]:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline.__main__ import COMMANDS, make_hooks, make_registry
+from pipeline.errors import UserError
 from pipeline.orchestration.execute import RunOutcome
 from pipeline.results import GateState
 from pipeline.run_store import plan as plans
@@ -451,3 +452,15 @@ def test_makefile_has_documented_targets() -> None:
     )
     for name in re.findall(r"\S+", targets):
         assert re.search(rf"^{name}:.*  ## \S", makefile, re.MULTILINE), name
+
+
+def test_main_prints_brackets_of_a_message(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line such as `X = X[order]` is printed as it is: what stands in brackets is not markup."""
+
+    def log_and_stop(registry: Any, hooks: Any, request: Any) -> None:
+        hooks.log("X, y = X[order], y[order]")
+        raise UserError("stop: here")
+
+    monkeypatch.setattr("pipeline.orchestration.execute.execute_run", log_and_stop)
+    code, printed, errors = cli("phase=planning", "experiment=digits")
+    assert (code, printed, errors) == (2, "X, y = X[order], y[order]\n", "stop: here\n")

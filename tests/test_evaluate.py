@@ -243,7 +243,7 @@ def test_score_split_of_a_step_that_differentiates() -> None:
     slope = model.weight.item()
     result = evaluate.score_split(model, Split("val", x, x), task)
     assert result.loss == pytest.approx((slope - 1) ** 2) and not result.outputs.requires_grad
-    with pytest.raises(UserError, match=r"task\.step: fails at .*test_evaluate.py:\d+ \(RuntimeError: mat1"):
+    with pytest.raises(UserError, match=r"model: fails at .*test_evaluate.py:\d+ \(RuntimeError: mat1"):
         evaluate.score_split(model, Split("val", torch.randn(9, 2), x), task)
 
 

@@ -132,6 +132,18 @@ def test_custom_task_metric_from_outputs(task: Callable[..., Task]) -> None:
     assert {"rmse": 0.0} == rmse
 
 
+@pytest.mark.parametrize("classes_last", [True, False])
+def test_custom_task_predicts_a_class_per_target(task: Callable[..., Task], classes_last: bool) -> None:
+    """Tokens have outputs [N, T, C] and pixels [N, C, H, W]: the axis of the classes follows from the targets."""
+    targets = torch.arange(24).reshape(2, 3, 4) % 5
+    outputs = nn.functional.one_hot(targets, 5).float()
+    outputs = outputs if classes_last else outputs.movedim(-1, 1)
+    made = task(cross_entropy, "custom", "accuracy")
+    assert made.deciding_value(outputs, targets) == 1
+    assert made.deciding_value(outputs, (targets + (targets == 0)) % 5) == pytest.approx(19 / 24)
+    assert np.array_equal(made.predictions(outputs, targets), targets.numpy())
+
+
 def test_metric_from_step_without_outputs(task: Callable[..., Task]) -> None:
     """A known metric is read from the step's scalars if there are no outputs to compute it from."""
 

@@ -70,6 +70,19 @@ def identity(outputs: Tensor) -> Tensor:
     return outputs
 
 
+def class_axis(outputs: Shape, targets: Shape) -> int | None:
+    """Return the axis of outputs [N, T, C] or [N, C, H, W] that holds the classes of targets [N, T] or [N, H, W].
+
+    None if no axis does, or if rows have one target each.
+    """
+    if len(outputs) != len(targets) + 1 or len(targets) < 2:
+        return None
+    for axis in (len(outputs) - 1, 1):
+        if [*outputs[:axis], *outputs[axis + 1 :]] == list(targets):
+            return axis
+    return None
+
+
 def default_predictor(kind: str, takes: Takes, classes: bool) -> Callable[[Tensor], Tensor]:
     """Return `task.predict: auto`: argmax over classes, a threshold for binary outputs, the outputs for values.
 

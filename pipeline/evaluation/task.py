@@ -22,6 +22,7 @@ from pipeline.evaluation.predictions import (
     Takes,
     align_predictions,
     as_column,
+    class_axis,
     default_predictor,
     identity,
     same_values,
@@ -221,8 +222,17 @@ class Task:
         elif needs == "values" and self.kind == "custom":
             array = to_array(outputs)
         else:
-            array = _predicted(predict, outputs) if needs != "scores" else to_array(self.probabilities(outputs))
+            array = self._predicted(predict, outputs, y) if needs != "scores" else to_array(self.probabilities(outputs))
         return array if outputs_finite else np.full(array.shape, np.nan, np.float32)
+
+    def _predicted(self, predict: Callable[[Tensor], Tensor], outputs: Tensor, y: Tree) -> NDArray[Any]:
+        """Return predictions; where `auto` predicts a class for each of several targets per row, from their shape."""
+        by_class = self.kind == "custom" and predict is self.default_predict and predict is not identity
+        if by_class and isinstance(y, Tensor) and outputs.is_floating_point():
+            axis = class_axis(outputs.shape, y.shape)
+            if axis is not None:
+                return to_array(outputs.argmax(dim=axis))
+        return _predicted(predict, outputs)
 
     def _aligned(self, metric: Metric, array: NDArray[Any], y: Tensor) -> NDArray[Any]:
         """Return predictions in the shape of the targets; probabilities of more than two classes have their own."""
@@ -238,7 +248,7 @@ class Task:
 
     def predictions(self, outputs: Tensor, y: Tree) -> NDArray[Any]:
         """Return what the task predicts, in the shape of the targets where it can have it."""
-        array = _predicted(self.predict, outputs)
+        array = self._predicted(self.predict, outputs, y)
         return align_predictions(array, y.shape, users_metric=True) if isinstance(y, Tensor) else array
 
     def metric_values(self, outputs: Tensor, y: Tensor) -> dict[str, float]:
