@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError, fault
 
 Array = NDArray[Any]
@@ -68,6 +69,16 @@ def as_column(values: Any) -> Any:
 
 def identity(outputs: Tensor) -> Tensor:
     return outputs
+
+
+def predicted_array(predict: Callable[[Tensor], Tensor], outputs: Tensor) -> Array:
+    """Return predictions as an array of numbers. Raises UserError for a predictor that fails or returns others."""
+    with attributed_to("task.predict"):
+        array = to_array(predict(outputs))
+    if array.dtype.kind not in "biuf":
+        got, expected = f"dtype {array.dtype}", "class ids or values, as a tensor or an array"
+        raise UserError(fault("task.predict", "does not return numbers", got=got, expected=expected))
+    return array
 
 
 def class_axis(outputs: Shape, targets: Shape) -> int | None:

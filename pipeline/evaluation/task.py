@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.tree import Tree, count_rows
-from pipeline.error_attribution import attributed_to
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.metric_config import metrics_from_config, with_columns
 from pipeline.evaluation.metrics import Metric, Needs
@@ -25,6 +24,7 @@ from pipeline.evaluation.predictions import (
     class_axis,
     default_predictor,
     identity,
+    predicted_array,
     same_values,
     to_array,
 )
@@ -205,7 +205,7 @@ class Task:
             return not self.own_predict
         if not self.metric.users_own or outputs is None:
             return True
-        predicted = _predicted(self.predict, outputs[:ROWS])
+        predicted = predicted_array(self.predict, outputs[:ROWS])
         ids = of_values or bool((predicted == np.round(predicted)).all())
         return ids and same_values((1, *predicted.shape[1:]), (1, *y.shape[1:]))
 
@@ -232,7 +232,7 @@ class Task:
             axis = class_axis(outputs.shape, y.shape)
             if axis is not None:
                 return to_array(outputs.argmax(dim=axis))
-        return _predicted(predict, outputs)
+        return predicted_array(predict, outputs)
 
     def _aligned(self, metric: Metric, array: NDArray[Any], y: Tensor) -> NDArray[Any]:
         """Return predictions in the shape of the targets; probabilities of more than two classes have their own."""
@@ -266,16 +266,6 @@ class Task:
     def deciding_value(self, outputs: Tensor, y: Tensor) -> float:
         """Return the deciding metric's value for these outputs."""
         return self.metric(y.cpu().numpy(), self.metric_inputs(outputs, y))
-
-
-def _predicted(predict: Callable[[Tensor], Tensor], outputs: Tensor) -> NDArray[Any]:
-    """Return predictions as an array of numbers. Raises UserError for a predictor that fails or returns others."""
-    with attributed_to("task.predict"):
-        array = to_array(predict(outputs))
-    if array.dtype.kind not in "biuf":
-        got, expected = f"dtype {array.dtype}", "class ids or values, as a tensor or an array"
-        raise UserError(fault("task.predict", "does not return numbers", got=got, expected=expected))
-    return array
 
 
 def finite(outputs: Tensor) -> bool:
