@@ -211,6 +211,20 @@ class Counting(nn.Module):
         return {"loss": nn.functional.cross_entropy(outputs, batch[1]) * (1 + 0.1 * self.seen), "outputs": outputs}
 
 
+class Remembering(nn.Module):
+    """A model with a buffer that `state_dict` leaves out and that changes in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("passes", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += float(self.training)
+        out: Tensor = self.layer(x) * (1 + 0.1 * self.passes)
+        return out
+
+
 class Noisy:
     """An augmentation that draws from torch's generator."""
 
@@ -222,13 +236,14 @@ class Noisy:
     "changed",
     [
         {"model": {"_target_": "pipeline.models.mlp.Drawing"}},
+        {"model": {"_target_": "pipeline.models.mlp.Remembering"}},
         {"task__step": {"_target_": "pipeline.models.mlp.Counting"}},
         {"loader__augment": [{"_target_": "pipeline.models.mlp.Noisy"}]},
     ],
 )
 def test_training_with_random_numbers_or_counters_resumes(monkeypatch: Any, tmp_path: Path, changed: Changed) -> None:
-    """Models that draw in validation, steps with a buffer and augmentations that draw from torch give the same bits."""
-    for kind in (Drawing, Counting, Noisy):
+    """Models that draw or count, steps with a buffer, and augmentations that draw from torch give the same bits."""
+    for kind in (Drawing, Remembering, Counting, Noisy):
         monkeypatch.setattr(f"pipeline.models.mlp.{kind.__name__}", kind, raising=False)
         monkeypatch.setattr(kind, "__module__", "pipeline.models.mlp")
     (undisturbed := tmp_path / "undisturbed").mkdir()
