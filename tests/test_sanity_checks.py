@@ -53,10 +53,14 @@ class FaultyNet(nn.Module):
             self.spare = nn.Linear(8, 3)
         if fault == "zeroed":
             self.gate = nn.Parameter(torch.ones(3))
+        if fault == "listed":
+            self.layers = [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)]  # the last one is not used
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fault == "batch statistics":
             x = nn.functional.batch_norm(x, None, None, training=True)
+        if self.fault == "listed":
+            x = self.layers[1](self.layers[0](x))
         out: Tensor = self.net(x)
         match self.fault:
             case "batch mean":
@@ -104,6 +108,14 @@ FAULTS: list[tuple[str, Callable[..., Any], str, dict[str, Any], str, str]] = [
         {"named": 8},
         "passed",
         "spare.weight (not in the loss)",
+    ),
+    (
+        "listed",
+        forward_checks.gradient_flow,
+        "gradients_reach",
+        {"named": 8},
+        "failed",
+        "2 of 6 trainable parameters are in a Python list or dict, and no optimizer gets them: layers[0].weight",
     ),
     ("zeroed", forward_checks.gradient_flow, "gradients_reach", {"named": 8}, "passed", "gate (zero)"),
     ("", forward_checks.batch_independence, "rows_independent", FAR, "passed", "the first and the last of 8 rows"),
@@ -169,7 +181,11 @@ def test_sanity_check_finds_the_planted_fault(
     """A fault of the model only warns; a fault that invalidates its scores fails the item."""
     item = item_of(context(fault), sanity_check, check, **bounds)
     assert (item.outcome, why in item.why) == (outcome, True), item
-    causes = {"rows_independent": "normalization_misused", "evaluation_repeats": "eval_mode_missing"}
+    causes = {
+        "gradients_reach": "parameters_not_trained",
+        "rows_independent": "normalization_misused",
+        "evaluation_repeats": "eval_mode_missing",
+    }
     assert item.cause == (
         causes[check] if outcome == "failed" else "parameters_not_trained" if fault in ("unused", "zeroed") else None
     )
@@ -187,6 +203,17 @@ def test_run_checks_records_an_exception_and_goes_on(context: Callable[..., Chec
     assert {results[name]["outcome"] for name in trained} == {"not_run"}
     item = judge("sanity.evaluation_repeats", {"sanity_checks": results}, max_rows=0)
     assert item.outcome == "errored" and "the sanity check failed" in item.why
+
+
+def test_unregistered_parameters_are_trainable_and_known_to_nobody_else() -> None:
+    """Layers in a list or dict are found, however deep their module is; frozen and registered layers are not."""
+    inner: Any = nn.Module()
+    model: Any = nn.Sequential(nn.Linear(2, 2))
+    inner.blocks = {"a": nn.Linear(2, 1), "teacher": nn.Linear(2, 1).requires_grad_(False)}
+    model.add_module("inner", inner)
+    model.shortcuts = [model[0], nn.Parameter(torch.ones(1)), 7]
+    names = list(forward_checks.unregistered_parameters(model))
+    assert sorted(names) == ["inner.blocks['a'].bias", "inner.blocks['a'].weight", "shortcuts[1]"]
 
 
 def test_gradient_flow_uses_several_batches(context: Callable[..., CheckContext]) -> None:

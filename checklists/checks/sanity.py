@@ -83,7 +83,10 @@ def chance_on_shuffled_labels(evidence: Evidence, *, clear: float, shuffles: int
 
 
 def gradients_reach(evidence: Evidence, *, named: int) -> Result:
-    """Passing proves that the gradient of every parameter was checked; those without one are named, up to `named`."""
+    """Passing proves that the gradient of every parameter was checked; those without one are named, up to `named`.
+
+    It fails if parameters that get a gradient are in a Python list or dict, where no optimizer finds them.
+    """
     values = _measured(evidence, "gradient_flow")
     if isinstance(values, Result):
         return values
@@ -91,6 +94,11 @@ def gradients_reach(evidence: Evidence, *, named: int) -> Result:
     total, unit = f"{values['parameters']} trainable parameters", "parameters without a gradient"
     if not silent:
         return Result("passed", 0, 0, unit, f"each of {total} gets a gradient")
+    if hidden := [name for name, state in silent.items() if state == "unregistered"]:
+        shown = ", ".join(hidden if len(hidden) <= named else [*hidden[:named], "..."])
+        why = f"{len(hidden)} of {total} are in a Python list or dict, and no optimizer gets them: {shown}; "
+        why += "use nn.ModuleList, nn.ModuleDict or nn.ParameterList"
+        return Result("failed", len(hidden), 0, "parameters that are not registered", why, "parameters_not_trained")
     states = [f"{name} ({'not in the loss' if state == 'none' else 'zero'})" for name, state in silent.items()]
     shown = ", ".join(states if len(states) <= named else [*states[:named], "..."])
     why = f"warning: {len(silent)} of {total} get none on {values['batches']} batches: {shown}"

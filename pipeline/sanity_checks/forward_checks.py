@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.splits import Split
 from pipeline.data.tree import to_device
@@ -51,10 +51,15 @@ class ParametersPerRowResult(TypedDict):
 
 
 def gradient_flow(context: CheckContext) -> GradientFlowResult:
-    """Return the trainable parameters without a gradient: `none` (not in the loss's graph) or `zero`."""
+    """Return the parameters that are not trained: `none` (not in the loss's graph), `zero`, or `unregistered`.
+
+    An unregistered one gets a gradient, but is in a plain list, tuple or dict: the model does not know it, and no
+    optimizer gets it.
+    """
     with context.training_conditions() as setup:
         model = context.model
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        unregistered = unregistered_parameters(model)
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
         silent, batches = dict.fromkeys(trainable, "none"), 0
         setup.batches.start()
@@ -62,7 +67,7 @@ def gradient_flow(context: CheckContext) -> GradientFlowResult:
             model.train()
             for batches, group in enumerate(setup.batches.accumulation_groups(1), start=1):
                 reseed(derive(context.seed, "proof.gradients", batches), setup.device, global_rng=True)
-                for parameter in trainable.values():
+                for parameter in (*trainable.values(), *unregistered.values()):
                     parameter.grad = None
                 with attributed_step(model, setup.task):
                     with setup.autocast():
@@ -74,14 +79,34 @@ def gradient_flow(context: CheckContext) -> GradientFlowResult:
                     break
         finally:
             setup.batches.close()
-            for parameter in trainable.values():
+            unregistered = {name: p for name, p in unregistered.items() if p.grad is not None}
+            for parameter in (*trainable.values(), *unregistered.values()):
                 parameter.grad = None
             with torch.no_grad():
                 for name, buffer in model.named_buffers():  # a pass in train mode changes running statistics
                     buffer.copy_(before.get(name, buffer))
+    trainable |= unregistered
+    silent |= dict.fromkeys(unregistered, "unregistered")
     total = sum(p.numel() for p in trainable.values())
     share = sum(trainable[name].numel() for name in silent) / max(1, total)
     return {"parameters": len(trainable), "silent": silent, "share": share, "batches": batches}
+
+
+def unregistered_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters that modules keep in plain lists, tuples or dicts and that nobody registers."""
+    known = {id(parameter) for parameter in model.parameters()}
+    hidden = dict[str, nn.Parameter]()
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                where = f"{path}.{attribute}[{key!r}]".removeprefix(".")
+                if isinstance(item, nn.Parameter):
+                    hidden[where] = item
+                elif isinstance(item, nn.Module):
+                    hidden |= {f"{where}.{name}": parameter for name, parameter in item.named_parameters()}
+    return {name: p for name, p in hidden.items() if p.requires_grad and id(p) not in known}
 
 
 def _gradient_state(parameter: Tensor, until_now: str) -> str:
