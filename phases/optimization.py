@@ -145,7 +145,8 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
     for name, job in jobs:
         ctx.ledger.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
     parallel = parallel_jobs(ctx.settings["parallel"], threads)
-    with announced(ctx.log, f"  {counted(len(jobs), 'training')} in processes of their own, {parallel} at a time"):
+    several = f"{len(jobs)} trainings in processes of their own, {parallel} at a time"
+    with announced(ctx.log, f"  {'1 training in a process of its own' if len(jobs) == 1 else several}"):
         trials = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, on_finished=record)
     return {trial.id: trial for trial in trials}
 
