@@ -69,7 +69,8 @@ def test_phase_says_what_it_judged_without_a_training(own_folder: Any, cli: Cli)
     assert "diagnostics: not decided, no cause is named: No playbook could be evaluated." in out
     assert "what would decide: a training: no measurement of one is on record" in out
     assert re.search(r"diagnostics +open +2/5 +3 ", out)
-    assert table.count("no training of this plan is on record") == 2 and "no cause is named" in table
+    details = " ".join(table.split())  # a narrow terminal breaks the lines of a cell
+    assert details.count("no training of this plan is on record") == 2 and "no cause is named" in details
 
 
 def test_phase_accepts_sufficient_run(finished: Run) -> None:

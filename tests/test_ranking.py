@@ -50,6 +50,12 @@ def test_config_rows_rank_by_mean(rows: list[ranking.RankedRun]) -> None:
     ]
 
 
+def test_config_rows_of_one_config_repeat_no_override(rows: list[ranking.RankedRun]) -> None:
+    """Overrides that all runs share are left out, also where there is only one config."""
+    ones = [row for row in rows if row["run"].startswith("a")]
+    assert ranking.config_rows(ones) == [("all runs", "0.6000", "0.1000", "3")]
+
+
 def test_config_rows_need_several_runs_of_a_config(rows: list[ranking.RankedRun]) -> None:
     """Where every config has one run, the ranking of the runs says it all."""
     assert ranking.config_rows([rows[0], rows[2]]) == []

@@ -177,7 +177,7 @@ def config_rows(rows: Sequence[RankedRun]) -> list[tuple[str, str, str, str]]:
     groups = group_by_config(rows)
     if all(len(group) < 2 for group in groups.values()):
         return []
-    shared = set.intersection(*map(set, groups)) if len(groups) > 1 else set()
+    shared = set.intersection(*map(set, groups))
     greater = any(row["score"] and row["score"].get("greater_is_better") for row in rows)
 
     def order(group: Sequence[RankedRun]) -> tuple[bool, float]:
