@@ -345,3 +345,65 @@ def test_hydra_flags_are_answered_by_hydra(capsys: pytest.CaptureFixture[str]) -
         answer(parse(["--cfg", "job", "--package", "nowhere"]))
     with pytest.raises(UserError, match="refuses"):
         answer(parse(["--resolve"]))
+
+
+# --- sections that are left out --------------------------------------------------------------------------------------
+
+STEP = "+task.step={_target_: my_pkg.step}"
+
+
+@pytest.mark.parametrize("spelling", ["scheduler=none", "scheduler=null", "~scheduler", "scheduler=None"])
+def test_compose_takes_every_spelling_of_no_scheduler(spelling: str) -> None:
+    """No scheduler is a constant learning rate, however it is written."""
+    assert compose(["optimizer.lr=0.1", spelling])["scheduler"] is None
+    assert parse([spelling]).overrides in (("scheduler=none",), ("~scheduler",))
+
+
+@pytest.mark.parametrize("spelling", ["tracking=null", "~tracking", "tracking=none"])
+def test_compose_takes_every_spelling_of_no_tracking(spelling: str) -> None:
+    """Without tracking, nothing is copied to MLflow."""
+    assert compose([spelling])["tracking"] == {"kind": "none", "uri": None, "experiment": "fivegate"}
+
+
+@pytest.mark.parametrize("spelling", ["~loss", "loss=null"])
+def test_compose_needs_no_loss_where_a_step_returns_one(spelling: str) -> None:
+    """A step needs no loss; without a step the message names the bundled loss of the kind of task."""
+    with_step = compose([spelling, STEP.removeprefix("+")])
+    assert with_step["loss"] is None
+    for kind, loss in (("classification", "cross_entropy"), ("regression", "mse"), ("binary", "bce_with_logits")):
+        [message] = faults([spelling, f"task={kind}"])
+        assert message.startswith("loss: is missing; expected a loss, or a task.step that returns one")
+        assert message.endswith(f"  Do: python -m pipeline ... loss={loss}")
+
+
+@pytest.mark.parametrize("body", ["null", "none"])
+@pytest.mark.parametrize("section", ["scheduler", "tracking", "preprocess", "loss"])
+def test_compose_takes_a_section_of_none_in_a_file(tmp_path: Path, section: str, body: str) -> None:
+    """`scheduler: null`, `scheduler: none` and `override /scheduler: null` in an experiment mean the same."""
+    experiments = tmp_path / "conf" / "experiment"
+    experiments.mkdir(parents=True)
+    head = "# @package _global_\n"
+    step = "\ntask: {step: {_target_: my_pkg.step}}\n"
+    (experiments / "removed.yaml").write_text(f"{head}defaults: [override /{section}: null]{step}")
+    (experiments / "written.yaml").write_text(f"{head}defaults: [override /{section}: null]{step}{section}: {body}\n")
+    removed, written = (
+        compose([f"experiment={name}", "run.name=x"], [tmp_path / "conf"]) for name in ("removed", "written")
+    )
+    assert removed[section] == written[section]
+    assert removed[section] == (compose([f"{section}=none"])[section] if section != "loss" else None)
+
+
+@pytest.mark.parametrize("section", ["model", "data", "optimizer"])
+def test_compose_says_what_to_write_for_a_section_that_is_needed(section: str) -> None:
+    """The message shows a section for the experiment, and proposes an option that is accepted."""
+    [message] = faults([f"~{section}"])
+    assert message.startswith(f"{section}: is missing; expected a section `{section}: {{_target_: my_pkg.NAME")
+    compose([message.partition("pipeline ... ")[2]])
+
+
+@pytest.mark.parametrize("section", ["loader", "trainer", "export", "task"])
+def test_compose_proposes_an_option_of_a_section_that_is_missing(section: str) -> None:
+    """The command after `Do:` is accepted."""
+    [message] = faults([f"~{section}"])
+    assert message.startswith(f"{section}: is missing")
+    compose([message.partition("pipeline ... ")[2]])

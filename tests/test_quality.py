@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.analysis.labels import contradictions
+from pipeline.data.analysis.labels import contradictions, stray_labels
 from pipeline.data.analysis.quality import MAX_SHOWN, column_scale, float_columns, measure_quality, outliers
 from pipeline.data.digits import digits
 from pipeline.data.load import seal
@@ -287,3 +288,39 @@ def test_near_duplicates_of_counts_with_one_continuous_value() -> None:
     lone = clouds(100, 8)
     lone["val"][0][0] = lone["train"][0][0] + 1e-4
     assert read_evidence(lone)["near_duplicates"]["p_value"] < 1e-3
+
+
+# --- labels above empty codes ----------------------------------------------------------------------------------------
+
+
+def labelled(**stray: dict[int, int]) -> Any:
+    """Sealed splits of 20 rows with labels 0 to 4, and these labels at these rows."""
+    splits = {}
+    for name in ("train", "val", "test"):
+        y = np.arange(20) % 5
+        for row, label in stray.get(name, {}).items():
+            y[row] = label
+        splits[name] = (np.zeros((20, 2)), y)
+    return splits
+
+
+@pytest.mark.parametrize(
+    ("stray", "message"),
+    [
+        ({"train": {13: 7}}, r"data\.train\.y: .*no row has \(5, 6\): label 7 in row 13 of data\.train;"),
+        ({"val": {3: 6, 9: 6}}, r"data\.val\.y: .*no row has \(5\): label 6 in rows 3, 9 of data\.val;"),
+        ({"test": {0: 6}}, r"data\.test\.y: .*no row has \(5\): label 6 in 1 row of data\.test;"),
+        ({"train": {0: 6}, "test": {0: 9}}, r"data\.train\.y: .*\(5, 7, 8\): label 6 in row 0 .*; label 9 in 1 row of"),
+    ],
+)
+def test_stray_labels_names_rows_and_empty_codes(stray: dict[str, dict[int, int]], message: str) -> None:
+    """The rows of train and validation are named, of test only their number."""
+    found = stray_labels(seal(labelled(**stray), "classification"))
+    assert found is not None and re.match(message, found)
+
+
+def test_stray_labels_are_not_those_of_named_or_gapless_classes() -> None:
+    """A class that is named is meant, also before it has a row."""
+    assert stray_labels(seal(labelled(train={0: 5}), "classification")) is None
+    named = {**labelled(train={0: 7}), "class_names": list("abcdefgh")}
+    assert stray_labels(seal(named, "classification")) is None

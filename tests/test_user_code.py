@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.run_store import permits
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run
+from pipeline.trials.executor import run_jobs
+from tests.check_helpers import read_evidence
 from tests.conftest import Cli
 
 # A package of somebody's own, in which every part asks whether it is its turn to fail.
@@ -71,6 +77,12 @@ class Net(nn.Module):
     def train(self, mode=True):
         if turn("model.train"): raise error()
         return super().train(mode)
+
+class Broken(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 3)
+    def forward(self, x):
+        if turn("broken") or True: raise IndexError("a mistake")
 
 class Loss(nn.CrossEntropyLoss):
     def __init__(self):
@@ -242,6 +254,34 @@ def test_user_code_that_fails_is_one_message(program: Program, part: str, key: s
         return
     assert own.line(part) in run.state().failed["why"]  # type: ignore[index]
 
+    step = next_step(run.state())
+    assert step.why.endswith(f"fails again until {own.line(part)} is mended; then")
+
     own.mend()
-    code, out, err = own.run("baseline")
+    code, out, err = own.cli(*shlex.split(step.command)[3:])
     assert code == 0, out + err
+
+
+def test_user_code_that_fails_in_the_export_is_the_reason_of_its_gate(program: Program) -> None:
+    """An export or a comparison that the model refuses closes the last gate, with the user's line."""
+    own = program()
+    assert own.run("baseline")[0] == 0
+    own.fails("model", "exported.py:export", "ZeroDivisionError")
+
+    code, out, err = own.run("finalization")
+
+    assert code == 3 and "Traceback" not in out + err
+    parity = read_evidence(Run(Path("runs/own").resolve()), "finalization")["parity"]
+    assert f"ZeroDivisionError: a mistake at {own.line('model')}" in parity["torchscript"]["error"]
+
+
+@pytest.mark.process
+def test_user_code_that_fails_in_a_worker_process_is_the_same_message(program: Program) -> None:
+    """A trial in a process of its own names the part, the file and the line, as a training in this process does."""
+    own = program()
+    assert own.run("planning")[0] == 0
+    run = Run(Path("runs/own").resolve())
+    plan = permits.train(run).plan
+    jobs = [("one", Job(plan.digest, "trial", Delta({"model": {"_target_": f"{own.name}.Broken"}})))]
+    [trial] = run_jobs(jobs, run.inside("trials"), parallel=1, threads=1, on_finished=lambda trial: None)
+    assert trial.died == f"exit 2: model: fails at {own.line('broken')} (IndexError: a mistake)"

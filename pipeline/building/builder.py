@@ -86,6 +86,11 @@ def _class_weights(setting: object, counts: Mapping[str, int] | None) -> Tensor 
     return torch.tensor([float(weight) for weight in setting])
 
 
+def no_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a task whose step returns one."""
+    raise AssertionError("a step returns its loss")
+
+
 def build_loss(
     config: Mapping[str, object], trust: Sequence[str] = (), counts: Mapping[str, int] | None = None
 ) -> Loss:
@@ -93,6 +98,8 @@ def build_loss(
 
     `counts` are the train rows per class, which `balanced` needs; without them that loss is unweighted.
     """
+    if not config.get("loss"):
+        return no_loss  # the step returns its loss
     with attributed_to("loss", "cannot be built"):
         loss: Any = build_function(section_of(config, "loss"), 2, trust=trust, where="loss")
     if not callable(loss):

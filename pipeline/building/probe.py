@@ -19,6 +19,7 @@ from pipeline.building.memory import Autocast
 from pipeline.building.metric_probe import require_fitting_metrics
 from pipeline.building.resource_estimate import StepCost, measure_step
 from pipeline.config.sections import require_built
+from pipeline.data.analysis.labels import stray_labels
 from pipeline.data.dataset import Data
 from pipeline.data.splits import class_counts
 from pipeline.data.tree import Tree, count_rows, leaves, to_device
@@ -30,6 +31,10 @@ from pipeline.preprocess.modules import PreprocessedModel
 from pipeline.runtime import options
 from pipeline.runtime.precision import autocast
 from pipeline.runtime.seeds import derive, rng_states, seeded
+
+
+class TooFewOutputs(UserError):
+    """The model has fewer outputs than there are classes."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ def _require_fitting_outputs(outputs: object, task: Task, rows: int, y: Tensor, 
     if task.kind == "classification" and classes and (outputs.ndim != 2 or outputs.shape[1] < classes):
         do = f"surgery=[{{resize_output: {{out_features: {classes}}}}}], or fix the model's last layer"
         expected = f"[B, {classes}], one output per class"
-        raise UserError(fault("model", "outputs do not fit the classes", got=got, expected=expected, do=do))
+        raise TooFewOutputs(fault("model", "outputs do not fit the classes", got=got, expected=expected, do=do))
     if task.kind == "language_model" and (outputs.shape[:-1] != y.shape or outputs.shape[-1] < (classes or 0)):
         expected = f"[B, {y.shape[1]}, {classes}], one output per token id at every position"
         raise UserError(fault("model", "outputs do not fit the tokens", got=got, expected=expected))
@@ -282,9 +287,9 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
             outputs = probe_rows(model, task, X, y, data.ids(task.kind), precision, derive(seed, "init")).outputs
         except UserError as error:
             # A wrong `in_features` is the likely reason of a shape error: its message comes first.
-            raise UserError(
-                *_in_features_faults(model, config["model"].get("in_features"), X), *error.faults
-            ) from error
+            stray = stray_labels(data) if isinstance(error, TooFewOutputs) else None
+            faults = [stray] if stray else error.faults
+            raise UserError(*_in_features_faults(model, config["model"].get("in_features"), X), *faults) from error
         optimizer = build_optimizer(config, model, trust)
         build_schedule(config, optimizer, trust)
         apply_augmentations(X, build_augmentations(config, trust), seed, 1, np.arange(count_rows(X)), device)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.override_keys import Advice, command, familiar_key, with_value
+from pipeline.config.override_keys import Advice, as_hydra, command, familiar_key, with_value
 from pipeline.errors import UserError, fault
 
 CHOICES = {
@@ -62,7 +62,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         else:
             hydra_flags += [word for value in values[flag] for word in (flag, value)]
     return Arguments(
-        overrides=tuple(rest),
+        overrides=tuple(map(as_hydra, rest)),
         config_dirs=tuple(Path(folder) for folder in values["--config-dir"]),
         multirun=values["--multirun"],
         json=values["--json"],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.override_keys import SHOW, key_of, leaves
+from pipeline.config.override_keys import SHOW, as_hydra, key_of, leaves
 from pipeline.config.overrides import NOT_BUILT, PRIMARY, first_line, not_built_fault, sort_out
 from pipeline.config.schema import faults_of
 from pipeline.errors import UserError, fault
@@ -48,6 +49,7 @@ def composition(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
     if any(key_of(word) == "hydra.searchpath" for word in overrides):
         faults.append(fault("hydra.searchpath", "is set by a flag", do=ADD_FOLDER))
         overrides = [word for word in overrides if key_of(word) != "hydra.searchpath"]
+    overrides = [as_hydra(word) for word in overrides]
     with hydra_over(folders) as search:
         composed, more = _composed([search, *overrides])
         faults += more
@@ -112,12 +114,25 @@ def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, 
     `overrides` are those of the command line: only they may grant trust.
     """
     config, faults = _resolved(composed)
+    _fill_left_out(config)
     if config.get("trust") and not any(key_of(word) == "trust" for word in overrides):
         do = "read that package; if you trust it: python -m pipeline ... trust=[PACKAGE]"
         faults.append(fault("trust", "a config file cannot grant trust", got=config["trust"], expected="[]", do=do))
     broken = {_section(said) for said in faults}
     typed = {key_of(word) for word in overrides}
     return config, faults + [said for said in faults_of(config, typed) if _section(said) not in broken]
+
+
+def _fill_left_out(config: dict[str, Any]) -> None:
+    """Give every section that may be left out, by `override /scheduler: null` or `none`, its value of none.
+
+    Which sections need which others is checked by the schema.
+    """
+    for section in ("loss", "scheduler", "tracking", "preprocess"):
+        if config.get(section) in (None, "none"):
+            bundled = conf_dir() / section / "none.yaml"
+            node = yaml.safe_load(bundled.read_text()) if bundled.is_file() else None
+            config[section] = node if section in ("tracking", "preprocess") else None
 
 
 def _section(said: str) -> str:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.config.conf_dir import conf_dir
 from pipeline.errors import fault, nearest
 
 SHOW = "python -m pipeline --cfg job"
@@ -32,6 +33,16 @@ class Advice(NamedTuple):
 def key_of(word: str) -> str:
     """The key or group of an override, `model` for `+model@x=mlp`."""
     return word.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def as_hydra(word: str) -> str:
+    """An override as Hydra takes it: `scheduler=null` chooses the option `none`, and `loss=null` removes the loss."""
+    group, equals, value = word.partition("=")
+    if not equals or value not in ("null", "None") or not group.isidentifier():
+        return word
+    if group == "loss":
+        return "~loss"
+    return f"{group}=none" if conf_dir().joinpath(group, "none.yaml").is_file() else word
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

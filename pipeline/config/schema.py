@@ -15,14 +15,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.conf_dir import conf_dir
+from pipeline.config.override_keys import command
 from pipeline.config.trust import why_not
 from pipeline.config.validation_errors import format_errors
-from pipeline.errors import UserError
+from pipeline.errors import UserError, fault
 from pipeline.run_store.run import NAME, RESERVED
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
+LOSSES = {  # the bundled loss of each kind of task
+    "classification": "cross_entropy",
+    "binary": "bce_with_logits",
+    "multilabel": "bce_with_logits",
+    "regression": "mse",
+    "autoencoder": "mse",
+    "language_model": "cross_entropy",
+}
 DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
@@ -235,9 +244,9 @@ class Config(Section):
     data: Target
     preprocess: Preprocess
     model: Target
-    loss: Target
+    loss: Target | None = None
     optimizer: PartialTarget
-    scheduler: PartialTarget | None
+    scheduler: PartialTarget | None = None
     loader: Loader
     trainer: Trainer
     surgery: list[dict[str, Any]]
@@ -313,8 +322,26 @@ def faults_of(config: Mapping[str, Any], typed: Collection[str] = ()) -> list[st
     try:
         Config.model_validate(config)
     except ValidationError as error:
-        return format_errors(error.errors(include_url=False), config, known_keys(), accepts, typed)
-    return []
+        return format_errors(error.errors(include_url=False), config, known_keys(), accepts, typed) + _lacking_loss(
+            config
+        )
+    return _lacking_loss(config)
+
+
+def _lacking_loss(config: Mapping[str, Any]) -> list[str]:
+    """A fault for a config without a loss, unless the task has a step, which returns its loss."""
+    task = config.get("task")
+    if (
+        config.get("loss") is not None
+        or not isinstance(task, Mapping)
+        or task.get("step")
+        or task.get("kind") == "custom"
+    ):
+        return []
+    expected = "a loss, or a task.step that returns one"
+    return [
+        fault("loss", "is missing", expected=expected, do=command(f"loss={LOSSES.get(str(task.get('kind')), 'mse')}"))
+    ]
 
 
 def validate(config: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from pipeline.config.override_keys import SHOW, VALUE, Accepts, command, familiar_value, leaves, unknown_key
+from pipeline.config.conf_dir import conf_dir
+from pipeline.config.override_keys import OPEN, SHOW, VALUE, Accepts, command, familiar_value, leaves, unknown_key
 from pipeline.errors import fault, nearest
 from pipeline.results import PHASES
 
@@ -95,7 +96,7 @@ def _format_error(where: str, errors: list[ErrorDetails], config: Mapping[str, A
     kinds = [error["type"] for error in errors]
     got = _look_up(config, where)
     if "missing" in kinds:
-        return fault(where, "is missing", do=_addition(where))
+        return _missing(where)
     if "not_built" in kinds:
         use = errors[kinds.index("not_built")]["ctx"]["use"]
         return fault(where, "is not built in this version", got=got, expected=use, do=command(f"{where}={use}"))
@@ -131,9 +132,23 @@ def _choices(text: str) -> list[str]:
     return [word.strip("' ") for word in re.split(r", | or ", text)]
 
 
+def _missing(where: str) -> str:
+    """The message for a missing key or section: what can stand there, and the command that adds it."""
+    if "." in where or where not in OPEN:
+        return fault(where, "is missing", do=_addition(where))
+    options = [path.stem for path in conf_dir().joinpath(where).glob("*.yaml")]
+    partial = ", _partial_: true" if where == "optimizer" else ""
+    expected = f"a section `{where}: {{_target_: my_pkg.NAME{partial}}}` in the experiment, or an option"
+    do = command(f"{where}={sorted(options)[0]}") if options else SHOW
+    return fault(where, "is missing", expected=f"{expected} ({', '.join(sorted(options))})", do=do)
+
+
 def _addition(where: str) -> str:
     """The command that adds a missing key."""
     phase = where.partition("phases.")[2]
     if phase and "." not in phase:
         return f"python -m pipeline ... phases=[{','.join(PHASES)}]"
-    return f"python -m pipeline ... ++{where}=<value>" if "." in where else SHOW
+    if "." in where:
+        return command(f"++{where}={'true' if where.endswith('._partial_') else VALUE}")
+    options = sorted(path.stem for path in conf_dir().joinpath(where).glob("*.yaml"))
+    return command(f"{where}={options[0]}") if options else SHOW

@@ -276,7 +276,8 @@ def _disagreements(
         y = pair.y
         faults += _shape_faults(f"data.{name}", {**named_leaves(pair.X, "X"), "y": y}, usual, reference)
         if class_names and not y.is_floating_point() and int(y.max()) >= len(class_names):
-            what, got = f"has no name for class {int(y.max())} of data.{name}", f"{len(class_names)} names"
+            row = int((y == y.max()).nonzero()[0][0])
+            what, got = f"has no name for class {int(y.max())} of data.{name} (row {row})", f"{len(class_names)} names"
             faults.append(fault("data.class_names", what, got=got))
     if feature_names and isinstance(first.X, Tensor) and first.X[0].numel() != len(feature_names):
         expected = f"{first.X[0].numel()}, one per feature"

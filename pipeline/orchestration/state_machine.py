@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.errors import FivegateError, Refused, fault
+from pipeline.errors import FivegateError, Refused, UserCodeError, UserError, fault
 from pipeline.orchestration.phase import Hooks, PhaseContext, Registry, RunRequest
 from pipeline.orchestration.plan_revision import Checklists, format_revision, freeze
 from pipeline.results import PHASES, ROUNDED, Evidence, GateState, plain
@@ -121,7 +121,10 @@ def _recorded(ctx: PhaseContext, phase: str, basis: int) -> Iterator[None]:
         shown = _as_user_sees(error)
         kind = "phase.failed" if isinstance(shown, Exception) else "stopped"
         why = str(shown) if isinstance(shown, FivegateError) else f"{type(shown).__name__}: {shown}"
-        ctx.ledger.append(kind, {"phase": phase, "round": ctx.round, "why": why})
+        record = {"phase": phase, "round": ctx.round, "why": why}
+        if isinstance(shown, UserError):  # wrong input does not change by itself
+            record["mend"] = shown.place if isinstance(shown, UserCodeError) else ""
+        ctx.ledger.append(kind, record)
         if shown is error:
             raise
         raise shown from error

@@ -7,7 +7,7 @@ it forbids, so a proposed command is never refused.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pipeline.results import PHASES, ROUNDED, counted
@@ -86,7 +86,22 @@ def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
         return NextStep(None, "the planning gate is closed: there is no seed", plan, 3)
     if gate == "closed":
         return NextStep(None, f"the {phase} gate is closed", f"python -m pipeline explain {run} --gate {phase}", 3)
-    return NextStep(phase, why, f"python -m pipeline phase={phase} run.name={state.name}{place}")
+    step = NextStep(phase, why, f"python -m pipeline phase={phase} run.name={state.name}{place}")
+    return _after_mending(state, step, place)
+
+
+def _after_mending(state: RunState, step: NextStep, place: str) -> NextStep:
+    """The same step, or what must be changed before it: a phase that failed on wrong input fails again without."""
+    failed = state.failed
+    if failed is None or "mend" not in failed:
+        return step
+    line = failed["mend"]
+    why = f"{failed['phase']} fails again until {line or 'what its message names'} is mended; then"
+    command = step.command
+    if line and state.trust:  # a changed package is a changed plan, and has to be trusted again
+        packages = ",".join(grant["package"] for grant in state.trust)
+        command = f"python -m pipeline phase=baseline run.name={state.name}{place} 'trust=[{packages}]'"
+    return replace(step, why=why, command=command)
 
 
 def _alternatives(state: RunState, place: str) -> tuple[Alternative, ...]:

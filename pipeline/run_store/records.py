@@ -55,12 +55,17 @@ class PhaseRecord(TypedDict):
 
 
 class FailureRecord(TypedDict):
-    """A phase that failed or was interrupted."""
+    """A phase that failed or was interrupted.
+
+    `mend` is present where the input or the user's code was wrong, so that the phase fails again until it is changed:
+    the `file:line` of the user's code, or an empty string.
+    """
 
     seq: int
     phase: str
     round: int
     why: str
+    mend: NotRequired[str]
 
 
 class ScoreRecord(TypedDict):

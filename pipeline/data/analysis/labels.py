@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Iterator, Sequence, Set
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.splits import class_counts
+from pipeline.errors import fault
+from pipeline.results import counted
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
@@ -64,6 +67,37 @@ def label_statistics(data: Data, kind: str) -> LabelStatistics:
         "largest_class": name(largest),
         "smallest_class": name(smallest),
     }
+
+
+def stray_labels(data: Data) -> str | None:
+    """The message for labels above codes that occur in no row, with the rows; None where there are no such labels.
+
+    One label 7 among 0 to 4 makes eight classes of five: more often a mistake in the row than three classes to come.
+    Classes that the data name are meant.
+    """
+    by_split = {s.name: class_counts(s.y) for s in (data.train, data.val)} | {"test": data.test.counts}
+    used = {int(code) for counts in by_split.values() for code in counts}
+    empty = [code for code in range(max(used)) if code not in used]
+    if not empty or data.class_names:
+        return None
+    stray = {code for code in used if code > empty[0]}
+    places = [p for s in (data.train, data.val) for p in _places_of(s.name, s.y.numpy(), stray)]
+    in_test = {int(code): rows for code, rows in data.test.counts.items() if int(code) in stray}
+    places += [f"label {code} in {counted(rows, 'row')} of data.test" for code, rows in in_test.items()]
+    codes = ", ".join(map(str, empty[:MAX_EXAMPLES])) + (", ..." if len(empty) > MAX_EXAMPLES else "")
+    split = next(name for name, counts in by_split.items() if stray & set(map(int, counts)))
+    what = f"labels lie above codes that no row has ({codes}): {'; '.join(places)}"
+    do = "correct these rows, or number the classes 0, 1, 2, ...; name classes still to come in class_names"
+    return fault(f"data.{split}.y", what, expected="class ids 0, 1, 2, ... without a gap", do=do)
+
+
+def _places_of(split: str, labels: NDArray[Any], stray: Set[int]) -> Iterator[str]:
+    """Where each of these labels occurs in a split, with the first rows."""
+    for code in sorted(stray):
+        rows = np.flatnonzero(labels == code).tolist()
+        if rows:
+            shown = ", ".join(map(str, rows[:MAX_EXAMPLES])) + (", ..." if len(rows) > MAX_EXAMPLES else "")
+            yield f"label {code} in {'row' if len(rows) == 1 else 'rows'} {shown} of data.{split}"
 
 
 def contradictions(digests: Sequence[str], y: Tensor) -> Contradictions:

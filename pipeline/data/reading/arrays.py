@@ -131,14 +131,15 @@ def _class_ids(array: Array, where: str, kind: str, faults: list[str]) -> Tensor
         return None
     whole = np.isfinite(array) & (array == np.round(array))
     if array.dtype.kind == "f" and not whole.all():
-        what = f"a label of a {kind} task is not a class id"
-        faults.append(fault(where, what, got=array[~whole][0], expected="whole numbers from 0"))
+        what, row = f"a label of a {kind} task is not a class id", int(np.flatnonzero(~whole)[0])
+        faults.append(fault(f"{where}[{row}]", what, got=array[row], expected="whole numbers from 0"))
         return None
     labels = array.astype(np.int64)
     highest = 1 if kind == "binary" else None
     if labels.min() < 0 or (highest is not None and labels.max() > highest):
-        got = labels.min() if labels.min() < 0 else labels.max()
+        row = int(labels.argmin() if labels.min() < 0 else labels.argmax())
         expected = "0 and 1" if kind == "binary" else "0 .. classes - 1"
-        faults.append(fault(where, f"a label of a {kind} task is out of range", got=got, expected=expected))
+        what = f"a label of a {kind} task is out of range"
+        faults.append(fault(f"{where}[{row}]", what, got=labels[row], expected=expected))
         return None
     return torch.from_numpy(np.array(labels, order="C"))
