@@ -109,7 +109,7 @@ class DatasetSource:
             raw = next(self._batches)
         self._position = next_position
         if isinstance(raw, ReadFailure):
-            raise UserError(*raw.faults)
+            raise raw.error()
         return raw
 
     def _to_batch(self, raw: tuple[Tree, Tree], epoch: int, rows: NDArray[np.int64]) -> Batch:

@@ -21,7 +21,7 @@ from pipeline.data import tree
 from pipeline.data.reading.items import check_same_shapes, isolated_reading, leaf_shapes, read_item, stack_rows
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserCodeError, UserError, fault
 
 RowKey = tuple[int, int]  # (epoch, row)
 TRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # only the training process handles these
@@ -32,6 +32,11 @@ class ReadFailure:
     """Why the rows of a batch cannot be read; sent through the loader, which would wrap an exception."""
 
     faults: tuple[str, ...]
+    place: str = ""  # the line of the user's code that failed, if any
+
+    def error(self) -> UserError:
+        """The error that `read_item` raised in the worker."""
+        return UserCodeError(*self.faults, place=self.place) if self.place else UserError(*self.faults)
 
 
 class RowDataset(Dataset[Any]):
@@ -53,7 +58,7 @@ class RowDataset(Dataset[Any]):
             try:
                 rows = [self._read_row(epoch, index) for epoch, index in keys]
             except UserError as error:
-                return ReadFailure(error.faults)
+                return ReadFailure(error.faults, error.place if isinstance(error, UserCodeError) else "")
         return _to_tensors(stack_rows(rows), self.types)
 
     def _read_row(self, epoch: int, index: int) -> tuple[Tree, NDArray[Any]]:

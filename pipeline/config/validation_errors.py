@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
+import yaml
 from pydantic_core import ErrorDetails
 
 from pipeline.config.conf_dir import conf_dir
@@ -50,9 +52,10 @@ def format_errors(
     by_key: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         by_key.setdefault(_dotted_key(error, config), []).append(error)
-    messages = []
+    messages, left_out = [], _sections_left_out(by_key)
+    messages += [_missing(section, keys) for section, keys in left_out.items()]
     for key, group in by_key.items():
-        if _has_inner(key, by_key):
+        if _has_inner(key, by_key) or key.partition(".")[0] in left_out:
             continue
         if any(error["type"] == "extra_forbidden" for error in group):
             removal = "" if any(key == t or key.startswith(f"{t}.") for t in typed) else f"~{key}"
@@ -60,6 +63,16 @@ def format_errors(
         else:
             messages.append(_format_error(key, group, config))
     return messages
+
+
+def _sections_left_out(by_key: Mapping[str, list[ErrorDetails]]) -> dict[str, list[str]]:
+    """The sections of which most keys are missing, with these keys: the option that has them was left out."""
+    missing: dict[str, list[str]] = {}
+    for key, errors in by_key.items():
+        section, _, last = key.partition(".")
+        if last and "." not in last and any(error["type"] == "missing" for error in errors):
+            missing.setdefault(section, []).append(last)
+    return {section: keys for section, keys in missing.items() if len(keys) > 2 and default_option(section)}
 
 
 def _has_inner(where: str, keys: Iterable[str]) -> bool:
@@ -132,15 +145,27 @@ def _choices(text: str) -> list[str]:
     return [word.strip("' ") for word in re.split(r", | or ", text)]
 
 
-def _missing(where: str) -> str:
-    """The message for a missing key or section: what can stand there, and the command that adds it."""
+def _missing(where: str, keys: Sequence[str] = ()) -> str:
+    """The message for a missing key or section: what can stand there, and the command that adds it.
+
+    `keys` are those that a section of which only a part is given lacks.
+    """
+    if keys:
+        return fault(where, f"is missing, or lacks {', '.join(keys)}", do=_addition(where))
     if "." in where or where not in OPEN:
         return fault(where, "is missing", do=_addition(where))
-    options = [path.stem for path in conf_dir().joinpath(where).glob("*.yaml")]
+    options = sorted(path.stem for path in conf_dir().joinpath(where).glob("*.yaml"))
     partial = ", _partial_: true" if where == "optimizer" else ""
     expected = f"a section `{where}: {{_target_: my_pkg.NAME{partial}}}` in the experiment, or an option"
-    do = command(f"{where}={sorted(options)[0]}") if options else SHOW
-    return fault(where, "is missing", expected=f"{expected} ({', '.join(sorted(options))})", do=do)
+    return fault(where, "is missing", expected=f"{expected} ({', '.join(options)})", do=_addition(where))
+
+
+@cache
+def default_option(group: str) -> str | None:
+    """The option of a group that conf/config.yaml chooses; None for what is no group."""
+    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())["defaults"]
+    options = [entry[group] for entry in defaults if isinstance(entry, dict) and group in entry]
+    return options[0] if options and isinstance(options[0], str) else None
 
 
 def _addition(where: str) -> str:
@@ -150,5 +175,5 @@ def _addition(where: str) -> str:
         return f"python -m pipeline ... phases=[{','.join(PHASES)}]"
     if "." in where:
         return command(f"++{where}={'true' if where.endswith('._partial_') else VALUE}")
-    options = sorted(path.stem for path in conf_dir().joinpath(where).glob("*.yaml"))
-    return command(f"{where}={options[0]}") if options else SHOW
+    option = default_option(where)
+    return command(f"{where}={option}") if option else SHOW
