@@ -33,7 +33,7 @@ by name: `data`, the model, and where a kind of training needs it a loss, a `ste
 `conf/experiment/<name>.yaml` does that in a few lines, and `conf/common.yaml` has what all of them share.
 
     python examples/programs/gan.py
-    python -m pipeline phase=baseline --config-dir examples/programs/conf experiment=gan trust=[gan]
+    python -m pipeline phase=baseline --config-dir examples/programs/conf experiment=gan 'trust=[gan]'
 
 `make programs` runs all of them both ways and writes this table. A score that a step computes itself has no interval.
 

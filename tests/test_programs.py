@@ -15,12 +15,14 @@ NAMES = programs.program_names()
 
 
 def test_programs_have_an_experiment_each() -> None:
-    """Thirty programs, each with a loop of its own and an experiment of its name."""
+    """Thirty programs, each with a loop of its own, an experiment of its name, and a row in the table."""
+    table = (programs.FOLDER / "README.md").read_text()
     assert len(NAMES) == 30
     assert sorted(path.stem for path in (programs.FOLDER / "conf" / "experiment").glob("*.yaml")) == NAMES
     for name in NAMES:
         text = (programs.FOLDER / f"{name}.py").read_text()
         assert 'if __name__ == "__main__":' in text and not re.search(r"import (pipeline|fivegate)|from pipeline", text)
+        assert f"| [{name}]({name}.py) | {programs.title_of(name)} |" in table
 
 
 QUICK = (

@@ -11,7 +11,8 @@ SOS, VOCAB, LENGTH = 10, 11, 5
 
 def data():
     g = torch.Generator().manual_seed(0)
-    source = torch.randint(0, 10, (2000, LENGTH), generator=g)
+    source = torch.randint(0, 10, (2100, LENGTH), generator=g).unique(dim=0)
+    source = source[torch.randperm(len(source), generator=g)][:2000]
     target = source.flip(1)
     cut = {"train": slice(0, 1400), "val": slice(1400, 1700), "test": slice(1700, None)}
     return {name: (source[rows], target[rows]) for name, rows in cut.items()}

@@ -69,4 +69,4 @@ if __name__ == "__main__":
             optimizer.step()
     X, y = splits["val"]
     with torch.no_grad():
-        print("validation recall at 1", RecallAtOne()(y, model(torch.from_numpy(X)).numpy()))
+        print("validation recall@1", RecallAtOne()(y, model(torch.from_numpy(X)).numpy()))

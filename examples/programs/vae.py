@@ -66,4 +66,4 @@ if __name__ == "__main__":
     model.eval()
     with torch.no_grad():
         result = step(model, splits["val"])
-    print("validation loss", result["loss"].item(), "reconstruction error", result["reconstruction_error"].item())
+    print("validation reconstruction error", result["reconstruction_error"].item(), "loss", result["loss"].item())
