@@ -249,7 +249,7 @@ def test_make_lists_its_targets() -> None:
     """`make help` names exactly the targets that are promised."""
     promised = (
         "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
-        "lint check mutants bench-faults verify-faults bench lock help"
+        "lint check mutants bench-faults verify-faults programs bench lock help"
     )
     completed = make(["help"], ROOT)
     assert re.findall(r"^  make (\S+)", completed.stdout, re.M) == promised.split()
@@ -285,7 +285,7 @@ MEANINGS = {
     1: "fault of the program, the machine or the code of a user",
     2: "wrong input",
     3: "gate closed, or another answer that is no (exhausted, changed records)",
-    4: "a person must decide",
+    4: "only an approval is missing",
     130: "interrupted; the same command continues",
     137: "killed or unknown",
 }
