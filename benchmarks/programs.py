@@ -76,8 +76,8 @@ def run_script(name: str) -> str:
     """Run the program on its own and return the number that it prints first; raises CalledProcessError if it fails."""
     command = [sys.executable, str(FOLDER / f"{name}.py")]
     lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout.splitlines()
-    words = next(line for line in lines if line.startswith("validation")).split()
-    return f"{float(next(word for word in words if _is_number(word))):.4g}"
+    fields = next(line for line in lines if line.startswith("validation")).split()
+    return f"{float(next(field for field in fields if _is_number(field))):.4g}"
 
 
 def _is_number(word: str) -> bool:

@@ -257,8 +257,10 @@ def _confidence_statement(matches: list[PlaybookMatch], ranked: list[CauseScore]
     first = plausible[0]
     confidence = first.confidence()
     measured = first.measured_count
-    held = len(first.supporting)
-    support = f"{held} of {measured} measurements support it" if measured else "no measurement could support it"
+    support_count = len(first.supporting)
+    support = (
+        f"{support_count} of {measured} measurements support it" if measured else "no measurement could support it"
+    )
     contradicted = [score.id for score in ranked if not score.plausible]
     ruled_out = f" Contradicted by measurements: {', '.join(contradicted)}." if contradicted else ""
     return (

@@ -77,17 +77,17 @@ def canonical_name(name: str) -> str:
 
     Unknown names are returned as they are.
     """
-    words = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-    if words in COLUMNS:
-        return COLUMNS[words]
-    words = re.sub(r"_(step|epoch)$", "", words)
-    if words.startswith("lr_"):
+    normalized_name = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+    if normalized_name in COLUMNS:
+        return COLUMNS[normalized_name]
+    normalized_name = re.sub(r"_(step|epoch)$", "", normalized_name)
+    if normalized_name.startswith("lr_"):
         return "lr"  # Lightning's LearningRateMonitor writes lr-AdamW, lr-SGD/pg1 and so on
-    split, _, metric = words.partition("_")
+    split, _, metric = normalized_name.partition("_")
     if split in SPLITS and metric:
         return f"{SPLITS[split]}/{METRICS.get(metric, metric)}"
-    if words in ("loss", "acc", "accuracy"):
-        return f"train/{METRICS.get(words, words)}"
+    if normalized_name in ("loss", "acc", "accuracy"):
+        return f"train/{METRICS.get(normalized_name, normalized_name)}"
     return name.strip()
 
 

@@ -129,7 +129,7 @@ def ratio(a: Curve, b: Curve) -> float:
 def remaining(y: Curve, *start: Curve) -> float:
     """final value of {0} divided by {start}
 
-    At least 0. For a loss, 1 is no better than random guessing, above 1 is worse. The initial value is the first finite
+    At least 0. For a loss, 1 equals random guessing, above 1 is worse. The initial value is the first finite
     value of the curves `start` (the loss of random guessing), else the curve's own first value. NaN for fewer than
     three points, a non-finite end and an initial value that is not positive.
     """
@@ -168,7 +168,7 @@ def rise_from_best(y: Curve, *start: Curve) -> float:
     initial = max([float(y[0]), *(float(s[0]) for s in start if len(s) and np.isfinite(s[0]))])
     best = float(y.min())
     if initial <= best:
-        return NotMeasurable("{0} never fell below its first value, so there is no improvement to lose")
+        return NotMeasurable("{0} never fell below its first value, so the improvement that could be lost is zero")
     return (level(y) - best) / (initial - best)
 
 
@@ -200,7 +200,7 @@ def gap(train: Curve, val: Curve) -> float:
 def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
     """share of the gap between the trivial baseline and the target that {0} leaves open
 
-    1 is no better than the trivial baseline, 0 reaches the target, below 0 exceeds it, whatever the metric's direction
+    1 equals the trivial baseline, 0 reaches the target, below 0 exceeds it, whatever the metric's direction
     or unit. The score is the best value of its curve. NaN if target and trivial baseline are equal and for non-finite
     values.
     """
@@ -208,7 +208,7 @@ def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
     if shortage := _shortage(score, 1):
         return shortage
     if goal == baseline:
-        return NotMeasurable(f"{{1}} and {{2}} are both {goal:.3g}, so that there is no distance to cover")
+        return NotMeasurable(f"{{1}} and {{2}} are both {goal:.3g}, so the distance between them is zero")
     best = float(score.max() if goal > baseline else score.min())  # the two also tell the direction of the metric
     share = (goal - best) / (goal - baseline)
     return NotMeasurable(f"{{1}} is {goal:g} and {{2}} is {baseline:g}") if math.isnan(share) else share
@@ -252,10 +252,10 @@ def curve_limits(name: str) -> tuple[int, float]:
 def description(name: str, curves: Sequence[str]) -> str:
     """Return the words that an observation uses for the signal of these curves: the first line of its docstring."""
     template = (inspect.getdoc(SIGNALS[name]) or name).splitlines()[0]
-    words = [_in_words(curve) for curve in curves]
+    curve_names = [_in_words(curve) for curve in curves]
     if curve_limits(name)[0] == 0:
-        return template.format(", ".join(words))
-    return template.format(*words, start=words[1] if len(words) > 1 else "its initial value")
+        return template.format(", ".join(curve_names))
+    return template.format(*curve_names, start=curve_names[1] if len(curve_names) > 1 else "its initial value")
 
 
 def _in_words(curve: str) -> str:

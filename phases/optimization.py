@@ -178,7 +178,7 @@ def _run_study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
 
 
 def _skip_study(ctx: PhaseContext, why: str) -> Study:
-    """Record and print that nothing is compared, and why: there is no candidate."""
+    """Record and print that nothing is compared since there are no candidates, and the reason."""
     choice = f"nothing was compared: {why}"
     ctx.log(f"optimization, round {ctx.round}: {choice}")
     _record_choice(ctx, [], None, choice)

@@ -39,8 +39,8 @@ def compared(value: float, limit: float, at_least: bool = True) -> str:
     value, limit = float(value), float(limit)
     if math.isnan(value) or math.isnan(limit):
         return f"{value:.4g}, which cannot be compared with {limit:.4g}"
-    kept = value >= limit if at_least else value <= limit
-    sign = (">=" if kept else "<") if at_least else ("<=" if kept else ">")
+    within = value >= limit if at_least else value <= limit
+    sign = (">=" if within else "<") if at_least else ("<=" if within else ">")
     digits = next((d for d in range(4, 17) if value == limit or f"{value:.{d}g}" != f"{limit:.{d}g}"), 17)
     return f"{value:.{digits}g} {sign} {limit:.{digits}g}"
 

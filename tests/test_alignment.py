@@ -229,7 +229,8 @@ def test_probe_accepts_losses_of_pairs(loss: Callable[[Tensor, Tensor], Tensor])
     """A loss that squeezes, or that compares pairs in explicit axes, is the user's choice."""
     data, model = rows("regression", column=False), nn.Linear(4, 1)
     task = build_task(config(task={"kind": "regression", "metric": "rmse"}), loss, model)
-    probe.probe_rows(model, task, data.train.X[:2], data.train.y[:2], None)
+    result = probe.probe_rows(model, task, data.train.X[:2], data.train.y[:2], None)
+    assert result.outputs is not None and result.outputs.shape == (2, 1)
 
 
 def test_probe_names_losses_of_torch_that_broadcast() -> None:

@@ -298,12 +298,12 @@ def test_trust_is_renewed_by_the_command_of_the_message(tmp_path: Path) -> None:
     (tmp_path / "somebody").mkdir()
     (tmp_path / "whole.py").rename(tmp_path / "somebody" / "__init__.py")
     (tmp_path / "somebody" / "other.py").write_text("")
-    words = ("phase=planning", "experiment=somebody", "trust=[somebody]", "run.name=mine")
-    run = go(tmp_path / "runs", *words, config_dirs=["conf"]).run
+    arguments = ("phase=planning", "experiment=somebody", "trust=[somebody]", "run.name=mine")
+    run = go(tmp_path / "runs", *arguments, config_dirs=["conf"]).run
 
     (tmp_path / "somebody" / "other.py").write_text("changed = True\n")
     go(tmp_path / "runs", "phase=planning", "run.name=mine")
-    go(tmp_path / "runs", *words, config_dirs=["conf"])
+    go(tmp_path / "runs", *arguments, config_dirs=["conf"])
     assert revision(run) == 1
 
     source = tmp_path / "somebody" / "__init__.py"

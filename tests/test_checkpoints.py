@@ -91,10 +91,10 @@ def test_pack_refuses_functions() -> None:
 def test_write_and_read_round_trip(tmp_path: Path) -> None:
     """Tensors, also tied and strided ones, state and history are restored."""
     tied = torch.rand(3, 4)
-    kept = {"a": tied, "b": tied, "c": tied.T, "n": torch.tensor(3)}
-    given = snapshot(7, **weights.tensors_of(kept))
+    tensors = {"a": tied, "b": tied, "c": tied.T, "n": torch.tensor(3)}
+    given = snapshot(7, **weights.tensors_of(tensors))
     read = generation.read(generation.write(tmp_path, given))
-    assert all(torch.equal(kept[name], t) for name, t in read.parts["weights"].items()) and 7 == read.step
+    assert all(torch.equal(tensors[name], t) for name, t in read.parts["weights"].items()) and 7 == read.step
     assert given.history and read.history and given.history.digest() == read.history.digest()
 
 

@@ -79,8 +79,8 @@ def test_run_survives_repeated_kills(own_folder: Path) -> None:
     final = read_ledger(run.ledger_path)
 
     assert (calm, ends[-1]) == (3, 3) and ends.count(-9) == len(kills)
-    for kept in (own_folder / "killed").glob("after-*"):
-        acknowledged = scan_ledger(kept)
+    for snapshot in (own_folder / "killed").glob("after-*"):
+        acknowledged = scan_ledger(snapshot)
         assert acknowledged.fault is None
         assert final[: len(acknowledged.entries)] == acknowledged.entries
     assert faults(run)[1] == []

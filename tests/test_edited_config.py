@@ -24,8 +24,8 @@ def planned_from_file(root: Path) -> Run:
     file = root / "conf" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(HEAD)
-    words = ("phase=planning", "experiment=mine", "run.name=mine", *SMALL[1:])
-    run, gate, _ = go(root, *words, config_dirs=[root / "conf"])
+    arguments = ("phase=planning", "experiment=mine", "run.name=mine", *SMALL[1:])
+    run, gate, _ = go(root, *arguments, config_dirs=[root / "conf"])
     assert gate == "open"
     return run
 
@@ -44,12 +44,12 @@ def resolve(run: Run, *words: str) -> bool:
 def test_auto_refuses_edited_file(own_folder: Path, named: bool) -> None:
     """`auto` says what differs, with the command that makes a new revision; that command is accepted."""
     run = planned_from_file(own_folder)
-    words = ["phase=auto", *(["experiment=mine"] if named else []), "run.name=mine"]
-    assert resolve(run, *words) is False
+    arguments = ["phase=auto", *(["experiment=mine"] if named else []), "run.name=mine"]
+    assert resolve(run, *arguments) is False
     edit(run, HYPERPARAMETER)
     message = r"optimizer\.lr: differs from the frozen plan, which phase=auto uses, got 0\.02; expected 0\.001"
     with pytest.raises(UserError, match=message) as refused:
-        resolve(run, *words)
+        resolve(run, *arguments)
     do = re.search(r"Do: python -m pipeline (.*)", str(refused.value))
 
     assert do and "phase=baseline" in do[1]

@@ -97,19 +97,21 @@ def words_by_option() -> list[tuple[str, dict[str, str]]]:
         word: "" if isinstance(entry, str) and is_sentence(entry) else target_of(entry) for word, entry in KEYS.items()
     }
     options = sorted({"", *OPTION_WITH.values()})
-    words = {option: [w for w in KEYS if base(meant[w]) == [option] * bool(option)] for option in options}
-    parts = [(option, words[option][i : i + 20]) for option in options for i in range(0, len(words[option]), 20)]
+    arguments = {option: [w for w in KEYS if base(meant[w]) == [option] * bool(option)] for option in options}
+    parts = [
+        (option, arguments[option][i : i + 20]) for option in options for i in range(0, len(arguments[option]), 20)
+    ]
     return [(option, {word: meant[word] for word in part}) for option, part in parts]
 
 
 @pytest.mark.parametrize(("option", "typed"), words_by_option())
 def test_familiar_key_leads_to_a_config(option: str, typed: dict[str, str]) -> None:
     """Somebody who types the key of another library gets overrides that compose, or the reason why there is none."""
-    words = (option,) if option else ()
-    values = {word: "true" if "=" in str(KEYS[word]) else default_of(words, key) for word, key in typed.items()}
+    arguments = (option,) if option else ()
+    values = {word: "true" if "=" in str(KEYS[word]) else default_of(arguments, key) for word, key in typed.items()}
 
     with pytest.raises(UserError) as refusal:
-        compose([*words, *(f"{word}={value}" for word, value in values.items())])
+        compose([*arguments, *(f"{word}={value}" for word, value in values.items())])
 
     messages = {message.partition(":")[0]: message for message in refusal.value.faults}
     assert set(messages) == set(typed)
@@ -118,7 +120,7 @@ def test_familiar_key_leads_to_a_config(option: str, typed: dict[str, str]) -> N
             assert messages[word] == f"{word}: is {KEYS[word]}  Do: leave it out"
             continue
         assert f"did you mean '{key}'?" in messages[word]
-        corrected = followed([*words, f"{word}={values[word]}"], messages[word])
+        corrected = followed([*arguments, f"{word}={values[word]}"], messages[word])
         assert any(key_of(o) == key for o in corrected)
         assert not refused(*corrected), (messages[word], refused(*corrected))
 
@@ -133,8 +135,8 @@ def test_familiar_flag_leads_to_an_override() -> None:
     assert len(refusal.value.faults) == len(flags)
     for message in refusal.value.faults:
         assert "did you mean '--" not in message
-        words = advice(message)
-        corrected = [*base(*map(key_of, words)), *words]
+        arguments = advice(message)
+        corrected = [*base(*map(key_of, arguments)), *arguments]
         assert not refused(*corrected), (message, refused(*corrected))
 
 
@@ -147,15 +149,15 @@ COLUMNS = zip_longest(*([(key, word) for word in words] for key, words in ENTRIE
 @pytest.mark.parametrize("typed", [dict(entry for entry in column if entry) for column in COLUMNS])
 def test_familiar_value_leads_to_a_config(typed: dict[str, str]) -> None:
     """The value that another library calls so is refused here, and the proposed one composes and builds."""
-    words = {key: f"{key}=[{word}]" if key == "export.formats" else f"{key}={word}" for key, word in typed.items()}
+    arguments = {key: f"{key}=[{word}]" if key == "export.formats" else f"{key}={word}" for key, word in typed.items()}
     with pytest.raises(UserError) as refusal:
-        compose(list(words.values()))
+        compose(list(arguments.values()))
     messages = {message.partition(":")[0].removesuffix(".0"): message for message in refusal.value.faults}
     assert set(messages) == set(typed)
 
     for key, message in messages.items():
         entry = VALUES[key][typed[key]]
-        corrected = followed([words[key]], message)
+        corrected = followed([arguments[key]], message)
 
         assert not refused(*corrected), (message, refused(*corrected))
         if is_sentence(entry):
@@ -204,7 +206,7 @@ def test_metric_correction_measures_the_task(kind: str, name: str) -> None:
         metric_from_config({"kind": kind, "metric": name})
     except UserError as error:
         _, _, do = error.faults[0].partition("  Do: python -m pipeline ... task.metric=")
-        metric_from_config({"kind": kind, "metric": do})
+        assert metric_from_config({"kind": kind, "metric": do}).name == do
 
 
 def test_familiar_command_leads_to_a_command(cli: Cli) -> None:
@@ -214,8 +216,8 @@ def test_familiar_command_leads_to_a_command(cli: Cli) -> None:
 
         assert code == 2
         assert said.rstrip().endswith(f"did you mean '{meant}'?  Do: python -m pipeline {meant}")
-        words = meant.split()
-        assert not refused(*parse(words).overrides) if "=" in words[-1] else cli(*words, "-h")[0] == 0
+        arguments = meant.split()
+        assert not refused(*parse(arguments).overrides) if "=" in arguments[-1] else cli(*arguments, "-h")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -235,15 +237,15 @@ def test_familiar_command_leads_to_a_command(cli: Cli) -> None:
 )  # fmt: skip
 def test_correction_is_accepted(typed: str) -> None:
     """Doing what the message says ends in a config that composes, at the latest after a second message."""
-    words = [typed]
+    arguments = [typed]
     for _ in range(2):
         try:
-            compose(words)
+            compose(arguments)
             return
         except UserError as error:
             assert len(error.faults) == 1
-            words = followed(words, error.faults[0])
-    compose(words)
+            arguments = followed(arguments, error.faults[0])
+    compose(arguments)
 
 
 def test_correction_of_a_file_removes_the_key(tmp_path: Any) -> None:

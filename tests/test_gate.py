@@ -170,9 +170,9 @@ def test_branch_conditions_compare_score_with_target(value: float, greater: bool
 def test_compared_never_contradicts_itself(value: float, limit: float, at_least: bool) -> None:
     """The two numbers as written are in the relation that stands between them."""
     left, sign, right = compared(value, limit, at_least).split()
-    kept = value >= limit if at_least else value <= limit
+    within = value >= limit if at_least else value <= limit
 
-    assert kept == (sign in (">=", "<="))
+    assert within == (sign in (">=", "<="))
     assert {">=": float.__ge__, "<": float.__lt__, "<=": float.__le__, ">": float.__gt__}[sign](
         float(left), float(right)
     )

@@ -59,8 +59,9 @@ def test_lock_ends_with_killed_process(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     try:
-        with RunLock(tmp_path):
+        with RunLock(tmp_path) as lock:
             os.kill(orphan, 0)  # the child is alive
+            assert lock.guards(tmp_path / "ledger.jsonl")
     finally:
         os.kill(orphan, signal.SIGKILL)
 

@@ -37,8 +37,8 @@ CUDA = re.compile(r"nvidia-|cuda-|triton")  # torch pins its own, and only where
 
 def environment(*path: Path) -> dict[str, str]:
     """This process's environment with another import path; what runs outside the checkout is not measured."""
-    kept = {k: v for k, v in os.environ.items() if ROOT in path or not k.startswith("COVERAGE_")}
-    return {**kept, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONSAFEPATH": ""}
+    variables = {k: v for k, v in os.environ.items() if ROOT in path or not k.startswith("COVERAGE_")}
+    return {**variables, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONSAFEPATH": ""}
 
 
 def call(arguments: list[Any], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

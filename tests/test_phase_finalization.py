@@ -177,10 +177,10 @@ def test_test_key_opens_once_for_its_candidate(finished: Run) -> None:
 
 def test_finalization_records_its_files(finished: Run) -> None:
     """Every exported file, the payload's manifest and the copy of the score are in the ledger with their digests."""
-    kept = finished.state().finished["finalization"]["artifacts"]
+    artifacts = finished.state().finished["finalization"]["artifacts"]
 
-    assert set(kept) == {"model.onnx", "model.torchscript.pt", "model.pt2", "manifest", "test_score"}
-    assert kept["manifest"]["path"] == "bundle/payload/manifest.json"
+    assert set(artifacts) == {"model.onnx", "model.torchscript.pt", "model.pt2", "manifest", "test_score"}
+    assert artifacts["manifest"]["path"] == "bundle/payload/manifest.json"
     finished.inside("finalization", "export", "model.onnx").write_bytes(b"other")
     assert [f.split(":")[0] for f in faults(finished)[1]] == ["finalization/export/model.onnx"]
 

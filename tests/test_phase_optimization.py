@@ -103,8 +103,8 @@ def test_optimization_records_every_trial(mended: Run) -> None:
 
     assert [e["id"] for e in entries] == [*named, "fixed"]
     assert not any(e["died"] for e in entries)
-    kept = mended.state().finished["optimization"]["artifacts"]
-    assert {"fixed.yaml", "implementation.json", "control-1/history.npz", "fixed/result.json"} <= set(kept)
+    artifacts = mended.state().finished["optimization"]["artifacts"]
+    assert {"fixed.yaml", "implementation.json", "control-1/history.npz", "fixed/result.json"} <= set(artifacts)
     for e in entries:
         folder = mended.inside("optimization", 1, "trials", e["id"])
         assert json.loads((folder / "result.json").read_text())["weights"] == e["weights"]

@@ -503,7 +503,7 @@ def test_problem_card_is_accepted_as_printed(tmp_path: Path, filled: tuple[str, 
 def test_planning_asks_for_the_card_before_it_reads_data(tmp_path: Path) -> None:
     """The first line of a run without a card names what is missing; the data, which do not exist, come later."""
     told: list[str] = []
-    words = [
+    arguments = [
         "phase=planning",
         "experiment=csv",
         "data.path=gone.csv",
@@ -512,6 +512,6 @@ def test_planning_asks_for_the_card_before_it_reads_data(tmp_path: Path) -> None
         f"run.root={tmp_path / 'runs'}",
     ]
     with pytest.raises(UserError, match=r"gone\.csv"):
-        execute_run(make_registry(), make_hooks(told.append), resolve_request(words, []))
+        execute_run(make_registry(), make_hooks(told.append), resolve_request(arguments, []))
 
     assert told[0].startswith("planning: the problem card lacks purpose")

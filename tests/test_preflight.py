@@ -106,12 +106,12 @@ def test_preflight_of_a_user_package(preflight: Callable[..., Any], own_folder: 
 def test_preflight_does_not_train_on_data_that_close_the_gate(preflight: Callable[..., Any]) -> None:
     """Checks that train say why they were not run; forward checks are run; the exit code is 3."""
     code, report, _ = preflight("net", "with_missing")
-    found = {item["id"]: item for item in report["items"]}
+    items = {item["id"]: item for item in report["items"]}
     assert code == 3 and not report["ready"]
-    assert (found["data_finite"]["outcome"], found["data_finite"]["cause"]) == ("failed", "nonfinite_inputs")
-    assert found["inputs_matter"]["outcome"] == "not_applicable"
-    assert "the planning gate is closed (data_finite)" in found["inputs_matter"]["why"]
-    assert found["rows_independent"]["outcome"] == found["gradients_reach"]["outcome"] == "passed"
+    assert (items["data_finite"]["outcome"], items["data_finite"]["cause"]) == ("failed", "nonfinite_inputs")
+    assert items["inputs_matter"]["outcome"] == "not_applicable"
+    assert "the planning gate is closed (data_finite)" in items["inputs_matter"]["why"]
+    assert items["rows_independent"]["outcome"] == items["gradients_reach"]["outcome"] == "passed"
 
 
 def test_preflight_takes_overrides(preflight: Callable[..., Any]) -> None:
@@ -127,9 +127,9 @@ def test_preflight_takes_overrides(preflight: Callable[..., Any]) -> None:
 def test_preflight_fails_for_a_model_that_does_not_learn(preflight: Callable[..., Any]) -> None:
     """A run would continue with its diagnosis; in a preflight it is a failure, and missing gradients are a warning."""
     code, report, _ = preflight("Dead", "values")
-    found = {item["id"]: item for item in report["items"]}
-    assert (code, found["one_batch_tried"]["outcome"]) == (3, "failed")
-    assert found["gradients_reach"]["why"].startswith("warning: 2 of 2 trainable parameters")
+    items = {item["id"]: item for item in report["items"]}
+    assert (code, items["one_batch_tried"]["outcome"]) == (3, "failed")
+    assert items["gradients_reach"]["why"].startswith("warning: 2 of 2 trainable parameters")
 
 
 BAD = [

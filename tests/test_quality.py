@@ -315,8 +315,8 @@ def labelled(**stray: dict[int, int]) -> Any:
 )
 def test_stray_labels_names_rows_and_empty_codes(stray: dict[str, dict[int, int]], message: str) -> None:
     """The rows of train and validation are named, of test only their number."""
-    found = stray_labels(seal(labelled(**stray), "classification"))
-    assert found is not None and re.match(message, found)
+    labels = stray_labels(seal(labelled(**stray), "classification"))
+    assert labels is not None and re.match(message, labels)
 
 
 def test_stray_labels_are_not_those_of_named_or_gapless_classes() -> None:

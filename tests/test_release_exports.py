@@ -83,12 +83,12 @@ def proven(
 @pytest.mark.parametrize("format", FORMATS)
 def test_export_formats_match_the_model_at_every_batch_size(proven: dict[str, ExportResult], format: str) -> None:
     """Each exported file computes the outputs of the model, also for edge rows, in batches of 1, 2, 7 and all rows."""
-    found = proven[format].parity
-    assert found is not None, proven[format].failure
-    assert list(found["batches"]) == ["1", "2", "7", "all"]
-    assert found["close"] and found["argmax_agreement"] == 1.0
-    assert found["rows"] == 43
-    assert found["max_abs"] < 1e-5
+    result = proven[format].parity
+    assert result is not None, proven[format].failure
+    assert list(result["batches"]) == ["1", "2", "7", "all"]
+    assert result["close"] and result["argmax_agreement"] == 1.0
+    assert result["rows"] == 43
+    assert result["max_abs"] < 1e-5
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -133,13 +133,13 @@ def test_exports_have_no_paths_of_the_machine(proven: dict[str, ExportResult], f
     if zipfile.is_zipfile(exported.path):
         with zipfile.ZipFile(exported.path) as archive:
             blobs |= {name: archive.read(name) for name in archive.namelist()}
-    told = [
+    messages = [
         name
         for name, blob in blobs.items()
         for path in (b"site-packages", str(Path(__file__).parents[1]).encode())
         if path in blob
     ]
-    assert told == []
+    assert messages == []
 
 
 def test_exports_have_no_rows_of_the_example(permit: permits.ExportPermit, tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ finite = st.floats(-1e3, 1e3, width=32)
 @given(arrays(np.float32, (4, 3), elements=st.one_of(finite, st.just(np.nan), st.just(np.inf))))
 def test_compare_outputs_of_equal_arrays(outputs: np.ndarray) -> None:
     """Any array is at parity with itself."""
-    found = parity.compare_outputs(outputs, outputs.copy())
-    assert (found["max_abs"], found["max_rel"], found["close"]) == (0.0, 0.0, True)
+    result = parity.compare_outputs(outputs, outputs.copy())
+    assert (result["max_abs"], result["max_rel"], result["close"]) == (0.0, 0.0, True)
 
 
 @given(arrays(np.float64, (4, 3), elements=finite), st.floats(1e-3, 10))
@@ -262,9 +262,9 @@ def test_compare_outputs_measures_the_distance(outputs: np.ndarray, shift: float
     """The shift of one element is the distance, and is out of tolerance when it exceeds it."""
     moved = outputs.copy()
     moved[2, 1] += shift
-    found = parity.compare_outputs(outputs, moved, rtol=0.0, atol=1e-5)
-    assert found["max_abs"] == pytest.approx(shift, rel=1e-6)
-    assert not found["close"]
+    result = parity.compare_outputs(outputs, moved, rtol=0.0, atol=1e-5)
+    assert result["max_abs"] == pytest.approx(shift, rel=1e-6)
+    assert not result["close"]
 
 
 def test_compare_outputs_with_one_nan() -> None:
@@ -278,11 +278,11 @@ def test_compare_outputs_with_one_nan() -> None:
 
 def test_compare_outputs_measures_the_margin_of_disagreements() -> None:
     """When the predicted class differs, the reference's margin shows whether it was a tie."""
-    found = parity.compare_outputs(
+    result = parity.compare_outputs(
         np.array([[1.0, 1.00001], [3.0, 0.0]]), np.array([[1.00002, 1.0], [3.0, 0.0]]), atol=1e-3
     )
-    assert (found["argmax_agreement"], found["close"]) == (0.5, True)
-    assert found["worst_margin"] == pytest.approx(1e-5, rel=1e-3)
+    assert (result["argmax_agreement"], result["close"]) == (0.5, True)
+    assert result["worst_margin"] == pytest.approx(1e-5, rel=1e-3)
 
 
 def test_edge_rows_stay_in_the_range_of_the_data() -> None:
@@ -301,6 +301,6 @@ def test_compare_with_model_detects_dependence_on_the_batch(rows: np.ndarray) ->
         outputs = parity.torch_runner(model)(batch)
         return outputs if len(batch) > 7 else outputs - outputs.mean(0)
 
-    found = parity.compare_with_model(model, run, rows)
-    assert [found["batches"][size]["close"] for size in ("1", "2", "7", "all")] == [False, False, False, True]
-    assert not found["close"]
+    result = parity.compare_with_model(model, run, rows)
+    assert [result["batches"][size]["close"] for size in ("1", "2", "7", "all")] == [False, False, False, True]
+    assert not result["close"]

@@ -49,8 +49,8 @@ class Page(HTMLParser):
 
 def text_of(path: Path) -> str:
     """The page's words without its markup."""
-    words = re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", "", path.read_text()))
-    return re.sub(r"\s+", " ", html.unescape(words))
+    text = re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", "", path.read_text()))
+    return re.sub(r"\s+", " ", html.unescape(text))
 
 
 def test_report_shows_the_whole_run(tmp_path: Path) -> None:

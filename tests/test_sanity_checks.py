@@ -326,11 +326,14 @@ def test_lr_range_test_combines_seeds_by_their_median() -> None:
 def test_lr_range_test_suggestion_lies_in_its_range(rates: list[float | None]) -> None:
     """A suggestion is one of the seeds' rates, between the lowest and the highest of them."""
     result = of_seeds(*rates)
-    found = [rate for rate in rates if rate]
-    assert (result["suggested"] is None) == (2 * len(found) <= len(rates))
+    suggested = [rate for rate in rates if rate]
+    assert (result["suggested"] is None) == (2 * len(suggested) <= len(rates))
     assert result["suggestions"] == rates
     if result["suggested"]:
-        assert result["suggested"] in found and min(found) == result["low"] <= result["suggested"] <= result["high"]
+        assert (
+            result["suggested"] in suggested
+            and min(suggested) == result["low"] <= result["suggested"] <= result["high"]
+        )
 
 
 def test_lr_range_test_trains_three_seeds_as_long_as_time_allows(

@@ -156,7 +156,7 @@ TWENTY = [1 + 0.1 * i for i in range(20)]
             Condition("rise_from_best", ("val/loss", "train/loss"), above=0.1),
             {},
             {"val__loss": TWENTY, "train__loss": [1.0]},
-            "val/loss never fell below its first value, so there is no improvement to lose",
+            "val/loss never fell below its first value, so the improvement that could be lost is zero",
         ),
         (
             Condition("gap", ("train/loss", "val/loss"), above=0),
@@ -174,7 +174,7 @@ TWENTY = [1 + 0.1 * i for i in range(20)]
             Condition("shortfall", ("val/accuracy", "target", "trivial"), above=0),
             {"target": 0.9, "trivial": 0.9},
             {"val__accuracy": TWENTY},
-            "target and trivial-baseline score are both 0.9, so that there is no distance to cover",
+            "target and trivial-baseline score are both 0.9, so the distance between them is zero",
         ),
         (
             Condition("ratio", ("loss_at_init", "loss_expected"), above=3),

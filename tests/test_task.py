@@ -100,13 +100,13 @@ def test_step_scalars_are_weighted_by_rows(task: Callable[..., Task], monkeypatc
         return step_without_outputs(model, batch)
 
     model, custom = Net().train(), task(watching, "custom", "-rows", metrics=["first", "loss"])
-    found = evaluate.loss_and_metrics(model, X, Y, custom)
+    result = evaluate.loss_and_metrics(model, X, Y, custom)
     whole = nn.functional.cross_entropy(model(X), Y).item()
     first = (8 * X[0, 0] + 8 * X[8, 0] + 4 * X[16, 0]) / 20
-    assert {"rows": 7.2, "first": pytest.approx(float(first)), "loss": pytest.approx(whole)} == found.metrics
-    assert list(found.metrics) == ["rows", "first", "loss"] and found.loss == pytest.approx(whole)
+    assert {"rows": 7.2, "first": pytest.approx(float(first)), "loss": pytest.approx(whole)} == result.metrics
+    assert list(result.metrics) == ["rows", "first", "loss"] and result.loss == pytest.approx(whole)
     assert [8, 8, 4] == model.sizes[:3] and {(False, False)} == set(modes) and model.training
-    assert found.loss == evaluate.mean_loss(model, X, Y, custom)
+    assert result.loss == evaluate.mean_loss(model, X, Y, custom)
 
 
 def test_custom_task_metric_is_a_scalar_of_its_step(task: Callable[..., Task]) -> None:
@@ -230,9 +230,9 @@ def test_task_metrics_begin_with_the_deciding_one(task: Callable[..., Task]) -> 
     model, several = Net(), task(metrics=["f1_macro", "accuracy", "roc_auc", "f1_macro"])
     assert ["accuracy", "f1_macro", "roc_auc"] == [m.name for m in several.metrics]
     assert several.metric is several.metrics[0]
-    found = evaluate.loss_and_metrics(model, X, Y, several)
-    assert [20] == model.sizes and ["accuracy", "f1_macro", "roc_auc"] == list(found.metrics)
-    for name, value in found.metrics.items():
+    result = evaluate.loss_and_metrics(model, X, Y, several)
+    assert [20] == model.sizes and ["accuracy", "f1_macro", "roc_auc"] == list(result.metrics)
+    for name, value in result.metrics.items():
         assert value == evaluate.loss_and_metrics(model, X, Y, task(metric=name)).metrics[name]
 
 

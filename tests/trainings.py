@@ -126,7 +126,8 @@ class Watcher:
         assert {"val/loss", "val/accuracy"} == set(metrics)
         self.seen.append(f"epoch {epoch}")
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Nothing is buffered here."""
 
     def finish(self) -> None:
         self.seen.append("finish")

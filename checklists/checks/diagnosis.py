@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.repair.causes import load as load_causes
 from pipeline.results import CEILINGS, Evidence, Outcome, Result
 
-UNTRAINED = "there is no history: no training of this plan is on record"
+UNTRAINED = "the history is missing: no training of this plan is on record"
 
 
 def playbooks_read(evidence: Evidence, *, min_playbooks: int) -> Result:

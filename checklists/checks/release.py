@@ -18,7 +18,7 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
     """Pass when the test score reaches the target and the limit of its 95 % interval misses it by at most the margin.
 
     The limit is the lower one where greater is better, else the upper one. A score that reaches the target is
-    inconclusive if its limit misses by more, or if there is no margin.
+    inconclusive if its limit misses by more, or if no margin is given.
     """
     score = evidence["test_score"]
     greater = bool(score["greater_is_better"])

@@ -26,7 +26,9 @@ def _nothing_compared(evidence: Evidence) -> Result | None:
     """Return the result of an item about a comparison that did not happen; None if candidates were compared."""
     if evidence["arms"]:
         return None
-    return Result("not_applicable", why=evidence.get("choice", "nothing was compared: there is no change to try"))
+    return Result(
+        "not_applicable", why=evidence.get("choice", "nothing was compared: the diagnosis gave no change to try")
+    )
 
 
 def candidates_from_causes(evidence: Evidence) -> Result:

@@ -17,7 +17,7 @@ def ring(n, seed):
 
 
 def data():
-    """There are no labels."""
+    """Data without labels."""
     return {
         name: (ring(n, seed), torch.zeros(n, dtype=torch.long))
         for seed, (name, n) in enumerate((("train", 2000), ("val", 500), ("test", 500)))

@@ -43,8 +43,8 @@ def step(model, batch):
     words, tags = batch
     logits = model(words)
     loss = criterion(logits.view(-1, TAGS), tags.view(-1))
-    kept = tags != -100
-    accuracy = (logits.argmax(-1) == tags)[kept].float().mean()
+    is_word = tags != -100
+    accuracy = (logits.argmax(-1) == tags)[is_word].float().mean()
     return {"loss": loss, "tag_accuracy": accuracy}
 
 

@@ -35,15 +35,15 @@ class Broadcast(NamedTuple):
 
 
 class BroadcastDetector(TorchFunctionMode):
-    """Follows outputs and targets through every operation inside the block; `found` is the first that expands both.
+    """Follows outputs and targets through every operation inside the block; `broadcast` is the first that expands both.
 
     Only shapes with different numbers of axes count: [B, 1] with [1, B] says that every pair is meant.
     """
 
     def __init__(self, targets: object, outputs: object = None, model: nn.Module | None = None) -> None:
         super().__init__()
-        self.found: Broadcast | None = None
-        self._kept: dict[int, Tensor] = {}  # an id stays one tensor's only while the tensor is kept
+        self.broadcast: Broadcast | None = None
+        self._alive: dict[int, Tensor] = {}  # an id stays that of one tensor only while the tensor is referenced
         self._outputs, self._targets = set[int](), set[int]()
         self._model = model
         self._hook: RemovableHandle | None = None
@@ -63,7 +63,7 @@ class BroadcastDetector(TorchFunctionMode):
 
     def _add(self, marked: set[int], values: object) -> None:
         for tensor in tensors(values):
-            self._kept[id(tensor)] = tensor
+            self._alive[id(tensor)] = tensor
             marked.add(id(tensor))
 
     def __torch_function__(
@@ -77,10 +77,10 @@ class BroadcastDetector(TorchFunctionMode):
         operands = list(tensors([*args, *(kwargs or {}).values()]))
         from_outputs = [t for t in operands if id(t) in self._outputs]
         from_targets = [t for t in operands if id(t) in self._targets]
-        if from_outputs and from_targets and self.found is None:
+        if from_outputs and from_targets and self.broadcast is None:
             only_outputs = [t for t in from_outputs if id(t) not in self._targets]
             only_targets = [t for t in from_targets if id(t) not in self._outputs]
-            self.found = _expansion(func, only_outputs, only_targets, result)
+            self.broadcast = _expansion(func, only_outputs, only_targets, result)
         if from_outputs:
             self._add(self._outputs, result)
         if from_targets:

@@ -122,7 +122,7 @@ def _probe_pass(
             with attributed_step(model, task), BroadcastDetector(targets, model=model) as detector:
                 outputs, loss = check_step(task.step, task.metrics, model, X, targets)
             _require_trainable(model)
-            _require_no_broadcast("task.step", detector.found)
+            _require_no_broadcast("task.step", detector.broadcast)
         else:
             with attributed_to("model"):
                 outputs = model(X)
@@ -131,7 +131,7 @@ def _probe_pass(
             targets = task.loss_targets(y, outputs)
             with attributed_to("loss"), BroadcastDetector(targets, outputs) as detector:
                 loss = task.loss(outputs, targets)
-            _require_no_broadcast("loss", detector.found)
+            _require_no_broadcast("loss", detector.broadcast)
         torch_after, global_after = rng_states(device)
         # A change of the generator's state means that the pass drew from it.
         stochastic = not all(map(torch.equal, before[0], torch_after))

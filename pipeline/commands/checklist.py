@@ -39,8 +39,8 @@ def _task_line(item: Item, state: RunState, phase: str) -> str:
     people += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
     required = f"required {tables.format_required(item)}" if item.bound is not None else ""
     figures = ", ".join(text for text in (tables.format_value(item), required) if text)
-    told = "; ".join(text for text in (item.why, *people) if text)
-    return f"- [{box}] **{item.id}** {item.ask} *{item.label}*{f' ({figures})' if figures else ''} {told}".rstrip()
+    remarks = "; ".join(text for text in (item.why, *people) if text)
+    return f"- [{box}] **{item.id}** {item.ask} *{item.label}*{f' ({figures})' if figures else ''} {remarks}".rstrip()
 
 
 def run(args: argparse.Namespace) -> int:

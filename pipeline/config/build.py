@@ -105,13 +105,13 @@ def locate(name: Any, allowed: Sequence[str], where: str) -> Callable[..., Any]:
         raise UserError(fault(where, "is not a dotted name", got=name, expected="a name like my_pkg.model.Net"))
     if not _within(name, allowed) or any(part.startswith("__") for part in name.split(".")):
         raise UserError(_not_allowed(name, name, allowed, where))
-    found = _walk(name, allowed, where)
-    if not callable(found):
+    target = _walk(name, allowed, where)
+    if not callable(target):
         raise UserError(fault(where, "cannot be called", got=name, expected="a class or a function"))
-    home = _home(found)
+    home = _home(target)
     if home is None or not _within(home, allowed):
         raise UserError(_not_allowed(name, home, allowed, where))
-    return found
+    return target
 
 
 def _within(name: str, allowed: Sequence[str]) -> bool:
@@ -123,21 +123,21 @@ def _within(name: str, allowed: Sequence[str]) -> bool:
 def _walk(name: str, allowed: Sequence[str], where: str) -> Any:
     """Follow a dotted name from its top package, importing only what is allowed."""
     parts = name.split(".")
-    found: Any = _import(parts[0], where)
+    target: Any = _import(parts[0], where)
     for depth, part in enumerate(parts[1:], start=2):
         prefix = ".".join(parts[:depth])
         on_the_way = not _within(prefix, allowed)  # `torch` on the way to `torch.nn`
-        if isinstance(found, ModuleType) and not hasattr(found, part):
-            if not hasattr(found, "__path__") or not _is_module(prefix):
-                raise UserError(_not_there(prefix, part, found, where))
-            found = _import(prefix, where)
+        if isinstance(target, ModuleType) and not hasattr(target, part):
+            if not hasattr(target, "__path__") or not _is_module(prefix):
+                raise UserError(_not_there(prefix, part, target, where))
+            target = _import(prefix, where)
             continue
-        if not hasattr(found, part):
-            raise UserError(_not_there(prefix, part, found, where))
-        found = getattr(found, part)
-        if isinstance(found, ModuleType) and not on_the_way and not _within(found.__name__, allowed):
-            raise UserError(_not_allowed(name, found.__name__, allowed, where))
-    return found
+        if not hasattr(target, part):
+            raise UserError(_not_there(prefix, part, target, where))
+        target = getattr(target, part)
+        if isinstance(target, ModuleType) and not on_the_way and not _within(target.__name__, allowed):
+            raise UserError(_not_allowed(name, target.__name__, allowed, where))
+    return target
 
 
 def _is_module(name: str) -> bool:

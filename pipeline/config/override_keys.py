@@ -60,7 +60,10 @@ def familiar_words() -> dict[str, Any]:
     import yaml
 
     table = yaml.safe_load(Path(__file__).with_name("familiar_words.yaml").read_text())
-    values = {key: {_normal(word): str(here) for word, here in words.items()} for key, words in table["values"].items()}
+    values = {
+        key: {_normal(word): str(here) for word, here in translations.items()}
+        for key, translations in table["values"].items()
+    }
     return {"keys": table["keys"], "values": values, "commands": table["commands"]}
 
 
@@ -70,19 +73,19 @@ def _normal(word: object) -> str:
 
 def is_sentence(entry: str) -> bool:
     """Whether an entry of the table explains that there is no equivalent, and is neither a name nor overrides."""
-    words = entry.split()
-    return len(words) > 1 and not all("=" in word or word.startswith(("~", "-")) for word in words)
+    parts = entry.split()
+    return len(parts) > 1 and not all("=" in part or part.startswith(("~", "-")) for part in parts)
 
 
 def familiar_value(key: str, value: object) -> Advice | None:
     """What a value of this key or group is here; None where the table does not have it."""
-    words = familiar_words()["values"].get(key, {})
+    translations = familiar_words()["values"].get(key, {})
     text = str(value)
     if text.startswith("[") and text.endswith("]"):
         items = [item.strip("'\" ") for item in text[1:-1].split(",")]
-        here = [words.get(_normal(item), item) for item in items]
+        here = [translations.get(_normal(item), item) for item in items]
         return Advice(key, (f"{key}=[{','.join(here)}]",)) if here != items else None
-    entry = words.get(_normal(value))
+    entry = translations.get(_normal(value))
     if entry is None:
         return None
     if is_sentence(entry):
@@ -156,5 +159,5 @@ def unknown_key(
 
 def command(*overrides: str) -> str:
     """The command line with these overrides added, as a shell takes them."""
-    words = [f"'{word}'" if any(c in word for c in "[]{}()*$ ") else word for word in overrides if word]
-    return " ".join(["python -m pipeline ...", *words])
+    arguments = [f"'{word}'" if any(c in word for c in "[]{}()*$ ") else word for word in overrides if word]
+    return " ".join(["python -m pipeline ...", *arguments])

@@ -28,8 +28,8 @@ NOT_BUILT = {"executor": "local", "hparams_search": "none"}  # groups with one w
 def first_line(error: BaseException) -> str:
     """The informative part of an error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^\t")]
-    kept = [line for line in lines if not line.startswith(("See http", "full_key:", "object_type="))]
-    return " ".join(kept[:3]) or type(error).__name__
+    reasons = [line for line in lines if not line.startswith(("See http", "full_key:", "object_type="))]
+    return " ".join(reasons[:3]) or type(error).__name__
 
 
 def read(words: Sequence[str]) -> tuple[list[Override], list[str]]:

@@ -105,8 +105,10 @@ def require_built(config: Mapping[str, Any]) -> None:
         value = config[section].get(name)
         # `True == 1` in Python, so that the types are compared as well.
         if value is not None and not any(value == b and isinstance(value, bool) == isinstance(b, bool) for b in built):
-            words = [str(b).lower() for b in dict.fromkeys(map(str, built))]
-            do = f"python -m pipeline ... {key}={words[0]}"
-            faults.append(fault(key, "is not built in this version", got=value, expected=" or ".join(words), do=do))
+            option_names = [str(b).lower() for b in dict.fromkeys(map(str, built))]
+            do = f"python -m pipeline ... {key}={option_names[0]}"
+            faults.append(
+                fault(key, "is not built in this version", got=value, expected=" or ".join(option_names), do=do)
+            )
     if faults:
         raise UserError(*faults)

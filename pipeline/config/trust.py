@@ -106,8 +106,8 @@ def _spec(top: str, folder: str) -> ModuleSpec | None:
 
 def _path(spec: ModuleSpec) -> Path | None:
     """The folder of a package or the file of a module."""
-    found = next(iter(spec.submodule_search_locations or ()), spec.origin)
-    return Path(found).resolve() if found and Path(found).exists() else None
+    location = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    return Path(location).resolve() if location and Path(location).exists() else None
 
 
 def _not_found(package: str, roots: Sequence[Path]) -> str:

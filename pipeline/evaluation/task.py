@@ -280,8 +280,8 @@ def _loss_normalizer(loss: Loss | None, targets: Tree) -> float:
     loss = loss.inner if isinstance(loss, TokenLoss) else loss
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or targets.is_floating_point():
         return float(targets.numel())
-    kept = targets[targets != loss.ignore_index]
-    return float(kept.numel() if loss.weight is None else loss.weight[kept].sum())
+    counted_targets = targets[targets != loss.ignore_index]
+    return float(counted_targets.numel() if loss.weight is None else loss.weight[counted_targets].sum())
 
 
 def build_task(

@@ -39,15 +39,15 @@ def as_yaml(fields: Mapping[str, Any]) -> str:
 
 def as_overrides(fields: Mapping[str, Any]) -> str:
     """The fields as overrides of a command line, quoted for the shell and for Hydra."""
-    words = []
+    overrides = []
     for name, value in fields.items():
         if isinstance(value, dict):
-            words += [f"plan.{name}.{key}={inner}" for key, inner in value.items()]
+            overrides += [f"plan.{name}.{key}={inner}" for key, inner in value.items()]
         elif isinstance(value, list):
-            words.append(f"""'plan.{name}=["{'", "'.join(value)}"]'""")
+            overrides.append(f"""'plan.{name}=["{'", "'.join(value)}"]'""")
         else:
-            words.append(f"""'plan.{name}="{value}"'""")
-    return " ".join(words)
+            overrides.append(f"""'plan.{name}="{value}"'""")
+    return " ".join(overrides)
 
 
 def request(plan: Mapping[str, Any], run: str) -> str:

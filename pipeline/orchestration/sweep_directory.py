@@ -169,8 +169,8 @@ def claim_sweep(
     The second value says whether the sweep is continued. Overrides of Hydra's own settings do not tell sweeps apart:
     an interrupted sweep may be continued with another launcher.
     """
-    words = [word for word in overrides if key_of(word).split(".", 1)[0].split("/", 1)[0] != "hydra"]
-    key = SweepKey(words=words, config_dirs=[str(path) for path in config_dirs])
+    job_overrides = [word for word in overrides if key_of(word).split(".", 1)[0].split("/", 1)[0] != "hydra"]
+    key = SweepKey(words=job_overrides, config_dirs=[str(path) for path in config_dirs])
     unfinished = _lock_unfinished(root, key)
     directory, descriptor = unfinished or _create(root, key)
     try:

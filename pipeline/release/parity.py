@@ -18,7 +18,7 @@ BATCH_SIZES = (1, 2, 7)  # a squeezed batch axis fails at 1; 2 is the size of th
 SMALL_ROWS = 256  # rows for small batches, which test the batch axis and not the values
 
 
-class Parity(TypedDict):
+class OutputDistance(TypedDict):
     """How far the outputs of a candidate [B, ...] are from those of the reference.
 
     `max_abs` and `max_rel` are over elements, `max_rel` where |reference| exceeds `atol`; `close` means that every
@@ -33,18 +33,17 @@ class Parity(TypedDict):
     close: bool
     argmax_agreement: float | None
     worst_margin: float
+
+
+class Parity(OutputDistance):
+    """The distance for one batch; `shapes` of reference and candidate where they differ."""
+
     shapes: NotRequired[list[list[int]]]
 
 
-class ModelParity(TypedDict):
-    """The worst parity over all batch sizes, and `batches`, the parity at each of them."""
+class ModelParity(OutputDistance):
+    """The largest distance over all batch sizes, and `batches`, the parity at each of them."""
 
-    rows: int
-    max_abs: float
-    max_rel: float
-    close: bool
-    argmax_agreement: float | None
-    worst_margin: float
     rtol: float
     atol: float
     batches: dict[str, Parity]

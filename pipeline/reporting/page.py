@@ -265,8 +265,8 @@ def _learning_curves(run: Run, missing: list[str]) -> list[LearningCurve]:
 
 def _images(run: Run) -> list[tuple[str, str]]:
     """Return the run's PNG files as (title, data URI); the learning curve is drawn as SVG instead."""
-    found = [*sorted(run.path.glob("*/*.png")), *sorted(run.path.glob("optimization/*/*.png"))]
-    paths = [path for path in found if path.stem != "learning_curve"]
+    image_paths = [*sorted(run.path.glob("*/*.png")), *sorted(run.path.glob("optimization/*/*.png"))]
+    paths = [path for path in image_paths if path.stem != "learning_curve"]
     encoded = [(path, base64.b64encode(path.read_bytes()).decode()) for path in paths]
     return [(f"{_place(p)}: {in_words(p.stem)}", f"data:image/png;base64,{text}") for p, text in encoded]
 

@@ -26,12 +26,12 @@ def source_digests(path: Path) -> dict[str, str]:
     """The SHA-256 of every source file of a module or package, by its path from the folder that it is imported from."""
     if path.is_file():
         return {path.name: sha256(path)}
-    found = {}
+    modules = {}
     for folder, subfolders, names in os.walk(path, followlinks=False):
         subfolders[:] = [s for s in subfolders if s != "__pycache__"]
         for file in (Path(folder, name) for name in names if name.endswith(SOURCE)):
-            found[file.relative_to(path.parent).as_posix()] = sha256(file)
-    return found
+            modules[file.relative_to(path.parent).as_posix()] = sha256(file)
+    return modules
 
 
 def importable(root: Path, names: Iterable[str]) -> set[Path] | None:
@@ -42,7 +42,7 @@ def importable(root: Path, names: Iterable[str]) -> set[Path] | None:
     """
     tops = {name.partition(".")[0] for name in names}
     alone = _is_installed(root)
-    found: set[Path] = set()
+    modules: set[Path] = set()
     waiting = [prefix for name in names for prefix in _prefixes(name)]
     seen: set[str] = set()
     while waiting:
@@ -51,14 +51,14 @@ def importable(root: Path, names: Iterable[str]) -> set[Path] | None:
             continue
         seen.add(module)
         path = _module_file(root, module)
-        if path is None or path in found:
+        if path is None or path in modules:
             continue
         imported = None if path.suffix != ".py" else _imports(path, module)
         if imported is None:
             return None
-        found.add(path)
+        modules.add(path)
         waiting += [prefix for name in imported for prefix in _prefixes(name)]
-    return found
+    return modules
 
 
 def _is_installed(root: Path) -> bool:

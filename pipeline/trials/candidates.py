@@ -45,7 +45,7 @@ def untried(diagnosis: Diagnosis, start: Delta, tried: Set[str]) -> list[Arm]:
 
 
 def explain_no_candidate(diagnosis: Diagnosis, start: Delta) -> str:
-    """Return why there is no candidate to compare with the control, with the cures that a person can make by hand."""
+    """Return why no candidate can be compared with the control, with the cures that a person can make by hand."""
     named = [cause["issue"] for cause in diagnosis["root_causes"]]
     cures = [fix for fix in diagnosis["recommended_fixes"] if fix["kind"] == "cure" and fix["cause"] in named]
     if not named:

@@ -113,11 +113,11 @@ def explain_choice(results: Sequence[ArmResult], winner: ArmResult | None, targe
     sufficient = [result for result in better if reaches(result, target, greater)]
     if winner is None:
         return "no candidate is significantly better than the control"
-    found = f"significantly better than the control: {_ids(better)}; reaching the target {target:.4g} on average"
+    comparison = f"significantly better than the control: {_ids(better)}; reaching the target {target:.4g} on average"
     if not sufficient:
-        return f"{found}: none, so the one with the largest effect is chosen, {winner['id']}"
+        return f"{comparison}: none, so the one with the largest effect is chosen, {winner['id']}"
     smallest = f", of which {winner['id']} is the smallest change (first in the diagnosis's order)"
-    return f"{found}: {_ids(sufficient)}{smallest if len(sufficient) > 1 else ''}"
+    return f"{comparison}: {_ids(sufficient)}{smallest if len(sufficient) > 1 else ''}"
 
 
 def _ids(results: Sequence[ArmResult]) -> str:

@@ -46,8 +46,8 @@ def run(seed, mended):
             optimizer.step()
         with torch.no_grad():
             drawn = generator(torch.randn(500, noise))
-        found = torch.cdist(drawn, CENTERS).argmin(1).bincount(minlength=8)
-        modes = (found > 15).sum().item()
+        nearest_counts = torch.cdist(drawn, CENTERS).argmin(1).bincount(minlength=8)
+        modes = (nearest_counts > 15).sum().item()
         losses = {"train/loss": loss.item(), "train/loss_discriminator": loss_d.item()}
         monitor.validated(epoch, losses, modes=modes, spread=drawn.std(0).mean().item())
     return modes, monitor

@@ -12,8 +12,8 @@ def run(seed, mended):
     X, y = make_moons(600, noise=0.2, random_state=0)
     X, y = torch.tensor(X, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
     X_train, y_train, X_val, y_val = X[:400], y[:400], X[400:], y[400:]
-    kept = (y_train == 0) | (torch.arange(400) < 60)
-    X_train, y_train = X_train[kept], y_train[kept]
+    selected_rows = (y_train == 0) | (torch.arange(400) < 60)
+    X_train, y_train = X_train[selected_rows], y_train[selected_rows]
     weight = (y_train == 0).sum() / (y_train == 1).sum()
 
     torch.manual_seed(seed)

@@ -51,14 +51,14 @@ def _indices(split_of_row: Array) -> SplitIndices:
 
 
 def _by_column(table: Table, column: str) -> SplitIndices:
-    words = np.array(table.complete_column(column, "split"))
-    unknown = np.flatnonzero(~np.isin(words, SPLITS))
+    split_names = np.array(table.complete_column(column, "split"))
+    unknown = np.flatnonzero(~np.isin(split_names, SPLITS))
     if len(unknown):
         place = table.place(int(unknown[0]), column)
-        raise UserError(fault(place, "is not the name of a split", got=str(words[unknown[0]]), among=SPLITS))
-    if empty := [name for name in SPLITS if name not in words]:
+        raise UserError(fault(place, "is not the name of a split", got=str(split_names[unknown[0]]), among=SPLITS))
+    if empty := [name for name in SPLITS if name not in split_names]:
         raise UserError(fault(f"{table.files[0]}: column '{column}'", f"gives no row to {', '.join(empty)}"))
-    return _indices(np.array([SPLITS.index(word) for word in words]))
+    return _indices(np.array([SPLITS.index(word) for word in split_names]))
 
 
 def time_indices(times: NDArray[np.float64], *, val: float = 0.2, test: float = 0.2) -> SplitIndices:
