@@ -183,7 +183,7 @@ def test_bundled_target_proposes_its_arguments() -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-a", "A", ".", "mlartifacts", "a" * 64, "a\\nb", "ä"])
 def test_run_name_must_be_valid(name: str) -> None:
-    """Only the names of DESIGN 4.4 name a run."""
+    """A run has a name of small letters, digits, hyphens and underscores."""
     [message] = faults([f"run.name='{name}'"])
 
     assert message.startswith("run.name: ")

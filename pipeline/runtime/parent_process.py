@@ -22,7 +22,7 @@ def die_with_parent() -> None:
         import ctypes
 
         set_by_kernel = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0
-        if os.getppid() != parent:  # the parent ended before the kernel was told
+        if os.getppid() != parent:  # the parent ended before the kernel knew of the request
             os.kill(os.getpid(), signal.SIGKILL)
         if set_by_kernel:
             return

@@ -47,8 +47,8 @@ class SentTraining:
 class SentCache:
     """What one tracker was sent of a run. Losing it costs time: the same values are sent again.
 
-    Trackers are told apart by a digest of their URI, which may contain a password. The cache is emptied when the MLflow
-    run is another one, as after its database was deleted.
+    Trackers are distinguished by a digest of their URI, which may contain a password. The cache is emptied when the
+    MLflow run is another one, as after its database was deleted.
     """
 
     def __init__(self, path: Path, uri: str, shown_uri: str, run: str) -> None:

@@ -47,7 +47,7 @@ def _performance(fit: Any) -> dict[str, float]:
 
 
 def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
-    """Train the folder's job, from its last checkpoint on where there is one, and leave `result.json` beside it.
+    """Train the folder's job, from its last checkpoint on where there is one, and write `result.json` into the folder.
 
     Raises Interrupted when a signal asked it to stop (the same call takes the training up again), UserError for a
     folder that is no job, Refused when the ledger does not permit training.
