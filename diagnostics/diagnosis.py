@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -170,7 +171,9 @@ class Diagnosis:
 def _format_fix(number: int, fix: Fix) -> str:
     """Return one line: what to change, the overrides to type where the config has the keys, and for which cause."""
     remedy = fix.remedy
-    overrides = [f"{key}={format_override_value(value)}" for key, value in remedy.overrides.items()]
+    # Hydra merges a whole section with the one before, so that typing it would not replace it.
+    values = {key: value for key, value in remedy.overrides.items() if not isinstance(value, Mapping)}
+    overrides = [f"{key}={format_override_value(value)}" for key, value in values.items()]
     overrides += [f"surgery={format_override_value(remedy.surgery)}"] if remedy.surgery else []
     typed = "".join(f", `{override}`" for override in overrides)
     return f"{number}. {remedy.description}{typed} ({'fix' if fix.kind == 'cure' else fix.kind} for `{fix.cause}`)"

@@ -1,4 +1,4 @@
-"""Optimization: which is the smallest change that significantly improves the run?
+"""Optimization: which is the first fix, in the diagnosis's order, that significantly improves the run?
 
 Needs the diagnosis of this round. Trains a control arm without change and each candidate cure on the same seeds,
 threads and budget of steps, in worker processes, and compares them pair by pair with an exact test, corrected for the
@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.engine.budget import extended_steps
 from pipeline.orchestration.phase import PhaseContext
-from pipeline.results import Artifact, Evidence, Score, counted, digest, plain
+from pipeline.results import Artifact, Evidence, Score, counted, digest, exact, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
@@ -261,7 +261,7 @@ def _write_documents(ctx: PhaseContext, control: Trial, trial: Trial, criteria: 
     planned = _frozen_plan(ctx).config
     fixed = trial.job.config(planned)
     command = rerun_command(ctx.run, ctx.state, planned, trial.job.delta)
-    files.write_text(ctx.folder / "fixed.yaml", f"# {command}\n{yaml.safe_dump(plain(fixed), sort_keys=False)}")
+    files.write_text(ctx.folder / "fixed.yaml", f"# {command}\n{yaml.safe_dump(exact(fixed), sort_keys=False)}")
     before = performance(ctx.run.path, control, control.job.config(planned), ctx.trust)
     after = performance(ctx.run.path, trial, fixed, ctx.trust)
     document = implementation(planned, trial, criteria, {"before": before, "after": after})
@@ -282,8 +282,8 @@ def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Tria
         return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed
     outcome = _with_class_results(ctx, _fixed_outcome(ctx, fixed), fixed)
     _write_documents(ctx, study.trials["control-1"], fixed, _criteria(winner, outcome))
-    metric, value = ctx.config["task"]["metric"], f"{fixed.value:.4g}" if fixed.score else "no score"
-    ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {metric} {value} on validation")
+    score = f"{fixed.score['metric']} {fixed.value:.4g}" if fixed.score else "no score"
+    ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {score} on validation")
     return outcome, fixed
 
 

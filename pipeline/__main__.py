@@ -233,11 +233,13 @@ def print_help() -> int:
 
 def _unknown_command(name: str) -> str:
     """The message for a first word that is no command: what other libraries call so, else the most similar command."""
-    from pipeline.config.override_keys import familiar_words
+    from pipeline.config.override_keys import familiar_value, familiar_words
     from pipeline.errors import nearest
 
     known = (*COMMANDS, *NOT_BUILT)
-    meant = familiar_words()["commands"].get(name.lower()) or nearest(name, COMMANDS) or ""
+    phase = familiar_value("phase", name)
+    proposed = phase.overrides[0] if phase else nearest(name, COMMANDS)
+    meant = familiar_words()["commands"].get(name.lower()) or proposed or ""
     do = "python -m pipeline --help" if not meant else f"python -m pipeline {meant}"
     return fault("command", "unknown command", got=name, among=known, close=meant, do=do)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -80,13 +80,31 @@ def exact(value: Any) -> Any:
     return value if isinstance(value, float) else plain(value)
 
 
+# What reads each type of key again; `str` marks text keys that look like a marked key themselves.
+_KEY_TYPES: dict[str, Callable[[str], Any]] = {
+    "int": int, "float": float, "bool": lambda text: text == "True", "NoneType": lambda text: None, "str": str,
+}  # fmt: skip
+
+
+def _tagged_key(key: object) -> str:
+    kind, colon, _ = str(key).partition(":")
+    if isinstance(key, str) and not (colon and kind in _KEY_TYPES):
+        return key
+    return f"{type(key).__name__}:{key}"
+
+
+def _untagged_key(key: str) -> Any:
+    kind, colon, text = key.partition(":")
+    return _KEY_TYPES[kind](text) if colon and kind in _KEY_TYPES else key
+
+
 def tagged(value: Any) -> Any:
     """The value as JSON can hold it without loss: `{"float": "nan"}` for NaN, where `plain` has the text "nan".
 
-    Keys that are not text are text with their type. `untagged` gives the numbers back.
+    Keys that are not text are text with their type, such as `int:0`. `untagged` gives both back.
     """
     if isinstance(value, Mapping):
-        return {k if isinstance(k, str) else f"{type(k).__name__}:{k}": tagged(v) for k, v in value.items()}
+        return {_tagged_key(k): tagged(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [tagged(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -95,11 +113,11 @@ def tagged(value: Any) -> Any:
 
 
 def untagged(value: Any) -> Any:
-    """A value that `tagged` gave, with its numbers."""
+    """A value that `tagged` gave, with its numbers and keys."""
     if isinstance(value, Mapping):
         if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
             return float(value["float"])
-        return {k: untagged(v) for k, v in value.items()}
+        return {_untagged_key(k): untagged(v) for k, v in value.items()}
     return [untagged(v) for v in value] if isinstance(value, list) else value
 
 

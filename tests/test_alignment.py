@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.building import probe
 from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
-from pipeline.data.load import seal
+from pipeline.data.load import load, seal
 from pipeline.data.sources.npz import npz
 from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.errors import UserError
@@ -26,7 +26,11 @@ from pipeline.evaluation.evaluate import score_split
 from pipeline.evaluation.predictions import align_predictions, same_values
 from pipeline.evaluation.task import Task, build_task
 from pipeline.run_store.job import Job
-from tests.trainings import config
+from pipeline.trials.executor import Trial
+from pipeline.trials.fix_report import class_results
+from tests.trainings import config, permitted, train
+
+__all__ = ["permitted"]
 
 SEEN: list[tuple[int, ...]] = []  # shapes of the targets that the user's functions were given
 
@@ -354,3 +358,23 @@ def test_trivial_baseline_of_autoencoder_is_its_mean() -> None:
     parts = components(data, "autoencoder", metric="rmse", loss={"_target_": "torch.nn.BCEWithLogitsLoss"},
                        model={"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 3})  # fmt: skip
     assert parts.baseline_score["value"] == 0.0
+
+
+@pytest.mark.usefixtures("permitted")
+def test_class_results_of_a_trial_keep_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After optimization, too, a metric of the user's own gets the targets as a column."""
+    monkeypatch.setattr("pipeline.models.mlp.column_f1", column_f1, raising=False)
+    monkeypatch.setattr(column_f1, "__module__", "pipeline.models.mlp")  # needs no trust
+    X = np.random.default_rng(0).normal(size=(80, 4))
+    np.savez(tmp_path / "rows.npz", X=X, y=(X[:, :1] > 0).astype(int))
+    body = config(
+        data={"_target_": "pipeline.data.sources.npz.npz", "path": str(tmp_path / "rows.npz")},
+        model=linear(),
+        loss={"_target_": "torch.nn.BCEWithLogitsLoss"},
+        task__kind="binary",
+        task__metric={"_target_": "pipeline.models.mlp.column_f1", "_partial_": True},
+    )
+    (folder := tmp_path / "trial").mkdir()
+    fit_result = train(body, load(body), folder=folder)
+    trial = Trial("c1-1", Job("", "trial"), folder, {"checkpoint": str(fit_result.checkpoint)})
+    assert len(class_results(tmp_path, trial, body, ())["classes"]) == 2

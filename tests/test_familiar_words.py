@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 from functools import cache
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config.arguments import REFUSED_FLAGS, parse
 from pipeline.config.build import build
 from pipeline.config.compose import compose
-from pipeline.config.override_keys import familiar_words, is_sentence, key_of, leaves
+from pipeline.config.override_keys import command, familiar_words, is_sentence, key_of, leaves
 from pipeline.errors import UserError
 from pipeline.evaluation.metric_config import metric_from_config, metrics_from_config
 from pipeline.evaluation.metrics import METRICS_BY_KIND
@@ -272,3 +275,19 @@ def test_unknown_option_is_found_in_a_folder(tmp_path: Any) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "resnet50.yaml").write_text("_target_: my_pkg.ResNet\n")
     assert compose(["model=resnet50"], [tmp_path])["model"]["_target_"] == "my_pkg.ResNet"
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), max_size=3))
+def test_command_survives_a_shell(overrides: list[str]) -> None:
+    """Split by a shell, a proposed command has the overrides that were meant."""
+    assert shlex.split(command(*overrides)) == ["python", "-m", "pipeline", "...", *overrides]
+
+
+@pytest.mark.parametrize("word", ["lion", "lbfgs"])
+def test_optimizer_without_equivalent_in_a_file_is_one_message(word: str, tmp_path: Path) -> None:
+    """An experiment file whose optimizer is a word that has no equivalent ends in a message with a next step."""
+    (tmp_path / "experiment").mkdir()
+    text = f"# @package _global_\ndefaults: [/experiment/digits, _self_]\noptimizer: {word}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"optimizer: .*Do: "):
+        compose(["experiment=mine"], [tmp_path])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline.reporting.page import collect, write_report
+from pipeline.reporting.tables import items_table
+from pipeline.run_store.gate import Item
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
@@ -159,3 +163,12 @@ def test_item_label_is_not_implemented_everywhere(tmp_path: Path, cli: Cli) -> N
     assert (said["outcome"], said["label"]) == ("errored", "not implemented") == (item.outcome, item.label)
     assert row.label == "not implemented" and re.search(r"\*\*latency\*\* .* \*not implemented\*", markdown)
     assert fold(()).gate_label("planning") == "not reached"
+
+
+def test_items_table_prints_brackets_as_they_are(finished: Run) -> None:
+    """Code and lists in the details of a check are text, not markup."""
+    why = "X, y = X[order], y[order]; trust=[spirals]; [/home]"
+    item = Item("a", "Is it?", "failed", why=why)
+    console = Console(width=200, file=io.StringIO(), no_color=True)
+    console.print(items_table("baseline", [item], finished.state()))
+    assert why in console.file.getvalue()  # type: ignore[attr-defined]

@@ -212,3 +212,18 @@ def test_confidence_interval_of_a_metric_that_compares_rows() -> None:
     assert repeated[0] > value  # what a bootstrap would have said
     assert low < value < high
     assert 0.5 < (high - low) / (2 * 1.96 * np.sqrt(value * (1 - value) / 150)) < 2
+
+
+def test_confidence_interval_of_a_sum_is_that_of_its_mean() -> None:
+    """A metric that adds up over rows is not taken for one that compares rows with each other."""
+    draw = np.random.default_rng(0)
+    y, predictions = draw.normal(size=(2, 200))
+    total, mean = (
+        Metric(name, function, "values", greater_is_better=False)
+        for name, function in (
+            ("total", lambda y, p: float(np.abs(y - p).sum())),
+            ("mean", lambda y, p: float(np.abs(y - p).mean())),
+        )
+    )
+    bounds = np.array(confidence_interval(mean, y, predictions)) * len(y)
+    assert confidence_interval(total, y, predictions) == pytest.approx(tuple(bounds))

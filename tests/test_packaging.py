@@ -282,8 +282,8 @@ def pipeline_that_ends(folder: Path, code: int) -> None:
 
 
 MEANINGS = {
-    1: "fault of the program, the machine or the code of a user",
-    2: "wrong input",
+    1: "fault of the program or the machine",
+    2: "wrong input, or an error in your code",
     3: "gate closed, or another answer that is no (exhausted, changed records)",
     4: "only an approval is missing",
     130: "interrupted; the same command continues",

@@ -233,7 +233,7 @@ def test_explain_choice_gives_the_rule_that_decided() -> None:
 
     assert explain(0.8) == (
         "significantly better than the control: c1, c2; reaching the target 0.8 on average: c1, c2, "
-        "of which c1 is the smallest change (first in the diagnosis's order)"
+        "of which c1 is first in the diagnosis's order"
     )
     assert explain(0.95).endswith("reaching the target 0.95 on average: c2")
     assert explain(0.999).endswith("none, so the one with the largest effect is chosen, c2")

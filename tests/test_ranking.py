@@ -42,6 +42,15 @@ def test_rank_gives_mean_and_spread_over_seeds(rows: list[ranking.RankedRun]) ->
     assert summaries["b-3"] == pytest.approx({"mean": 0.85, "std": statistics.stdev([0.9, 0.8]), "n": 2})
 
 
+def test_rank_reads_nan_as_the_ledger_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score of NaN, which the ledger holds as text, counts as no score."""
+    score = {"metric": "rmse", "value": "nan", "greater_is_better": False}
+    row = {"run": "a", "overrides": ["seed=1"], "exit_code": 0, "score": score, "branch": "", "why": []}
+    monkeypatch.setattr(ranking, "_describe", lambda root, job: dict(row))
+    [ranked] = ranking.rank(Path(), [Job("a", 0, ["seed=1"])])
+    assert ranked["over_seeds"] == {"mean": None, "std": None, "n": 0}
+
+
 def test_config_rows_rank_by_mean(rows: list[ranking.RankedRun]) -> None:
     """The better mean comes first, without the overrides that all share; a run without a score is not hidden."""
     assert ranking.config_rows(rows) == [

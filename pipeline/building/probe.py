@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.batching.augment import apply_augmentations, build_augmentations
 from pipeline.building.broadcasting import Broadcast, BroadcastDetector
-from pipeline.building.builder import build_loss, build_model, build_optimizer, build_schedule
+from pipeline.building.builder import build_model, build_optimizer, build_schedule, build_training_task
 from pipeline.building.memory import Autocast
 from pipeline.building.metric_probe import require_fitting_metrics
 from pipeline.building.resource_estimate import StepCost, measure_step
@@ -26,7 +26,7 @@ from pipeline.data.tree import Tree, count_rows, leaves, to_device
 from pipeline.error_attribution import NO_KERNEL, attributed_step, attributed_to
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.step import check_step
-from pipeline.evaluation.task import Task, build_task, loss_name
+from pipeline.evaluation.task import Task, loss_name
 from pipeline.preprocess.modules import PreprocessedModel
 from pipeline.runtime import options
 from pipeline.runtime.precision import autocast
@@ -136,10 +136,13 @@ def _probe_pass(
         # A change of the generator's state means that the pass drew from it.
         stochastic = not all(map(torch.equal, before[0], torch_after))
         _require_scalar_loss(loss, task)
-        if outputs is not None and isinstance(y, Tensor):
-            with attributed_to("task.predict"), torch.no_grad():
-                task.check_predictions(outputs.detach().float() if outputs.is_floating_point() else outputs, y)
-    return ProbeResult(None if outputs is None else outputs.detach(), stochastic, before[1] != global_after)
+        if outputs is not None:
+            # float32, as in evaluation: autocast gives types that NumPy does not have.
+            outputs = outputs.detach().float() if outputs.is_floating_point() else outputs.detach()
+            if isinstance(y, Tensor):
+                with attributed_to("task.predict"), torch.no_grad():
+                    task.check_predictions(outputs, y)
+    return ProbeResult(outputs, stochastic, before[1] != global_after)
 
 
 def nondeterministic_operations(
@@ -278,9 +281,7 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
     precision = trainer.get("precision", 32)
     with seeded(derive(seed, "fit")):
         model = build_model(config, trust, seed, data).to(device)
-        loss = build_loss(config, trust, class_counts(data.train.y))
-        loss = loss.to(device) if isinstance(loss, nn.Module) else loss
-        task = build_task(config, loss, model, trust, data.column_targets)
+        task = build_training_task(config, model, trust, class_counts(data.train.y), data.column_targets)
         sample = data.train.take(torch.arange(min(2, len(data.train))))
         X, y = to_device(sample.X, device), to_device(sample.y, device)
         try:

@@ -10,7 +10,7 @@ from pipeline.reporting import tables
 from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import DEFAULT_ROOT, next_step
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -32,10 +32,9 @@ def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
     # A check that is not implemented fails in every run, so that running the phase again cannot help.
     if not item.is_built:
         return f"not implemented in this version; to continue, a named person can waive it: {waive}"
-    root = "" if run.shown_root == DEFAULT_ROOT else f" run.root={run.shown_root}"
-    repair = f"correct what it says, then: python -m pipeline phase={phase} run.name={run.name}{root}"
+    repair = f"correct what it says, then: python -m pipeline phase={phase} {run.overrides}"
     if item.id == tables.TEST_ITEM and item.outcome == "failed":
-        repair = _train_another(run, state, root)
+        repair = _train_another(run, state)
     return (
         f"{repair}\n            or accept it: {waive}"
         if item.waivable
@@ -43,7 +42,7 @@ def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
     )
 
 
-def _train_another(run: Run, state: RunState, root: str) -> str:
+def _train_another(run: Run, state: RunState) -> str:
     """Return what helps against a test score below the target: the score of a model is final, so another model."""
     scored = len({opening["candidate"] for opening in state.test_opened})
     checks = plans.load(run, state).checklists[PHASES[-1]]
@@ -52,7 +51,7 @@ def _train_another(run: Run, state: RunState, root: str) -> str:
     if not left:
         return "the test score of this model is final, and no other model may be scored on these test rows"
     models = f"{left} more {'model' if left == 1 else 'models'} may be scored on these test rows"
-    change = f"python -m pipeline phase=baseline run.name={run.name}{root} KEY=VALUE"
+    change = f"python -m pipeline phase=baseline {run.overrides} KEY=VALUE"
     return f"the test score of this model is final; train another ({models}): {change}"
 
 

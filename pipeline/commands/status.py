@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
@@ -114,13 +115,13 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
         console.print(tables.items_table(phase, gate.items, state))
     else:
         for item in items:
-            console.print(f"  … {item['id']}  [dim]{item['ask']}[/]", soft_wrap=True)
+            console.print(f"  … {item['id']}  [dim]{escape(item['ask'])}[/]", soft_wrap=True)
     signable = gate is not None and not state.stale(phase)
     lacking = cannot_pass(plan, phase, run.name, run.shown_root, signable)
     reasons = f": {_count_reasons(plan, phase, lacking)}" if lacking else ""
     console.print(f"\n{len(lacking)} of {len(items)} checks cannot pass yet{reasons}", soft_wrap=True)
     for name, why in lacking.items():
-        console.print(f"  {name}: {why}", soft_wrap=True)
+        console.print(f"  {name}: {escape(why)}", soft_wrap=True)
 
 
 def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
@@ -192,7 +193,7 @@ def _print_runs(states: list[tuple[Run, RunState]]) -> None:
     table = tables.new_table("run", *PHASES, "validation", "next")
     for run, state in states:
         gates = [state.gate_label(phase) for phase in PHASES]
-        table.add_row(run.name, *gates, state.branch or "", next_step(state, root=run.shown_root).why)
+        table.add_row(run.name, *gates, state.branch or "", escape(next_step(state, root=run.shown_root).why))
     tables.console().print(table)
 
 

@@ -128,11 +128,12 @@ def _fill_left_out(config: dict[str, Any]) -> None:
 
     Which sections need which others is checked by the schema.
     """
-    for section in ("loss", "scheduler", "tracking", "preprocess"):
+    for section in ("loss", "scheduler"):
         if config.get(section) in (None, "none"):
-            bundled = conf_dir() / section / "none.yaml"
-            node = yaml.safe_load(bundled.read_text()) if bundled.is_file() else None
-            config[section] = node if section in ("tracking", "preprocess") else None
+            config[section] = None
+    for section in ("tracking", "preprocess"):
+        if config.get(section) in (None, "none"):
+            config[section] = yaml.safe_load((conf_dir() / section / "none.yaml").read_text())
 
 
 def _section(said: str) -> str:

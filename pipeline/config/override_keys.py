@@ -6,6 +6,8 @@ is read only when something is wrong.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipeline.errors import fault, nearest
 SHOW = "python -m pipeline --cfg job"
 OPEN = ("model", "data", "loss", "optimizer", "scheduler")
 OFF = ("false", "0", "no", "none", "null", "off")
+_PLAIN = re.compile(r"[\w@%+=:,./~<>-]*")  # needs no quoting in a shell; `<value>` is a gap to fill in
 VALUE = "<value>"  # in a proposed override, where the user must choose the value
 
 Accepts = Callable[[str, str], bool]  # whether a key or group accepts the value that is written like this
@@ -159,5 +162,5 @@ def unknown_key(
 
 def command(*overrides: str) -> str:
     """The command line with these overrides added, as a shell takes them."""
-    arguments = [f"'{word}'" if any(c in word for c in "[]{}()*$ ") else word for word in overrides if word]
+    arguments = [word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in overrides if word]
     return " ".join(["python -m pipeline ...", *arguments])

@@ -121,7 +121,8 @@ def _format_error(where: str, errors: list[ErrorDetails], config: Mapping[str, A
     place = re.split(r"\.\d+(?:\.|$)", where)[0]  # a list is replaced as a whole: no override names an element of it
     advice = familiar_value(place, _as_typed(_look_up(config, place))) if not isinstance(got, dict) else None
     if advice and advice.sentence:
-        return fault(where, f"is {advice.sentence}", got=got, expected=expected, do=command(f"{where}={choices[0]}"))
+        do = command(f"{where}={choices[0]}") if choices else SHOW
+        return fault(where, f"is {advice.sentence}", got=got, expected=expected, do=do)
     if advice:
         close = advice.overrides[-1].partition("=")[2]
         return fault(where, _what(kinds), got=got, expected=expected, close=close, do=command(*advice.overrides))

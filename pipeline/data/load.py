@@ -193,7 +193,7 @@ def _load_pair(raw: object, where: str, kind: str, faults: list[str]) -> LoadedP
         return None
     cast = not nested and kind != "language_model" and raw_X.dtype.kind in "biu"
     dataset = unpacked[2]
-    augmented = dataset is not None and is_augmented(dataset, where, derive(0, where))
+    augmented = where == "data.train" and dataset is not None and is_augmented(dataset, where, derive(0, where))
     return LoadedPair(X, y, dataset, y.ndim < raw_y.ndim, raw_X if cast else None, augmented)
 
 

@@ -94,9 +94,10 @@ NO_METADATA = RowMetadata()
 class Split:
     """Rows of one split: X float32 [N, ...]; y int64 [N] for classes, float32 [N, ...] for values.
 
-    X may be nested: a dict or tuple of tensors, float32, int64 or bool. `dataset` is the user's map-style Dataset if
-    the rows come from one: training reads it again in every epoch, everything else uses X and y. `augmented`: it gives
-    other inputs each time it is read. `row_metadata` holds the groups, times and slices that the owner declared.
+    X is int64 where integers are kept. X may be nested: a dict or tuple of tensors, float32, int64 or bool. `dataset`
+    is the user's map-style Dataset if the rows come from one: training reads it again in every epoch, everything else
+    uses X and y. `augmented`: it gives other inputs each time it is read. `row_metadata` holds the groups, times and
+    slices that the owner declared.
     """
 
     name: str

@@ -215,7 +215,8 @@ def named_metric(name: str, kind: str) -> Metric | None:
 def confidence_interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
     """Return the metric's 95 % interval on these rows: Wilson for proportions, else a percentile bootstrap.
 
-    For a metric that changes if every row is there twice, which compares rows with each other: from half samples.
+    A metric that neither stays the same (a mean) nor doubles (a sum) if every row is there twice compares rows with
+    each other: its interval is from half samples.
 
     Whole rows are resampled: the tokens of one window depend on each other, so a share of tokens is not a proportion
     of independent rows. (NaN, NaN) where the metric is NaN or undefined in every resample.
@@ -239,7 +240,8 @@ def confidence_interval(metric: Metric, targets: Array, predictions: Array, seed
         return metric(targets[rows], predictions[rows])
 
     twice = of_rows(np.repeat(np.arange(n), 2))
-    if math.isclose(twice, value, rel_tol=1e-6, abs_tol=1e-9):
+    # A mean stays as it is and a sum doubles; any other metric compares rows with each other.
+    if any(math.isclose(twice, times * value, rel_tol=1e-6, abs_tol=1e-9) for times in (1, 2)):
         return bootstrap_interval(of_rows, n, seed)
     return half_sample_interval(of_rows, n, seed)
 

@@ -134,8 +134,7 @@ class SweepJob:
         run = request.run
         state = run.state() if run.exists() else None
         if state and state.plan:  # an interrupted sweep goes on, and the config that it composes may have changed
-            plan = plans.load(run, state)
-            changes = plans.changed_config(plan.config, plans.with_resolved(config, plan.facts))
+            changes = plans.changes_from(plans.load(run, state), config)
             refuse_changes(run, state, request.phase, request.overrides, changes)
             request = replace(request, changed=bool(changes))
         return execute_run(self.registry(), self.hooks(config), request).exit_code(request.phase)

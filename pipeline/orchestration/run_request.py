@@ -92,15 +92,15 @@ def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[st
     assert state.plan is not None
     dirs = dirs or state.plan.get("config_dirs", [])
     _refuse_new_trust(run, state, overrides)
-    frozen = plans.load(run, state).config
+    plan = plans.load(run, state)
     changing = plan_overrides(overrides)
     if changing or (phase == "auto" and all(Path(folder).is_dir() for folder in dirs)):
         overridden = {key_of(o) for o in changing}
         stored = [o for o in state.plan.get("overrides", []) if key_of(o) not in overridden]
-        changes = _changes(run, state, _compose([*stored, *changing], dirs), phase)
+        changes = plans.changes_from(plan, _compose([*stored, *changing], dirs))
         _refuse_differences(run, phase, changing, changes)
     own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}, "trust": []}
-    config = {**frozen, **own_keys}
+    config = {**plan.config, **own_keys}
     return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head)
 
 
@@ -123,8 +123,7 @@ def _request_from_overrides(run: Run, state: RunState, phase: str, overrides: li
 def _changes(run: Run, state: RunState, config: Mapping[str, Any], phase: str) -> Changes:
     """The keys that differ from the frozen plan. A damaged plan file counts as changed for `phase=planning`."""
     try:
-        plan = plans.load(run, state)
-        return plans.changed_config(plan.config, plans.with_resolved(config, plan.facts))
+        return plans.changes_from(plans.load(run, state), config)
     except Refused:
         if phase != "planning":
             raise

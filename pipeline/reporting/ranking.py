@@ -76,7 +76,7 @@ def group_by_config(rows: Iterable[RankedRun]) -> dict[tuple[str, ...], list[Ran
 
 
 def _over_seeds(rows: Sequence[RankedRun]) -> OverSeeds:
-    scores = [row["score"]["value"] for row in rows if row["score"]]
+    scores = [float(row["score"]["value"]) for row in rows if row["score"]]  # the ledger writes NaN as text
     values = [value for value in scores if not math.isnan(value)]
     return {
         "mean": statistics.fmean(values) if values else None,

@@ -142,7 +142,8 @@ def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
     """Return the checks of a gate with outcome, value, what was required, and details."""
     table = new_table("check", "outcome", "value", "required", "details")
     for item in items:
-        table.add_row(item.id, format_outcome(item, state, phase), format_value(item), format_required(item), item.why)
+        texts = (escape(text) for text in (format_value(item), format_required(item), item.why))
+        table.add_row(item.id, format_outcome(item, state, phase), *texts)
     return table
 
 

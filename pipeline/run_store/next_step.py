@@ -107,10 +107,10 @@ def _after_mending(state: RunState, step: NextStep, place: str) -> NextStep:
 def _alternatives(state: RunState, place: str) -> tuple[Alternative, ...]:
     """What can be tried instead where no repair is left; a new revision of the plan starts with the first round."""
     records = state.exhausted.get("alternatives", []) if state.exhausted else []
-    commands = (["python", "-m", "pipeline", f"phase={r['phase']}", f"run.name={state.name}"] for r in records)
+    run = f"run.name={state.name}{place}"
     return tuple(
-        Alternative(record["why"], f"{shlex.join(command)}{place} {shlex.join(record['overrides'])}".rstrip())
-        for record, command in zip(records, commands, strict=True)
+        Alternative(r["why"], f"python -m pipeline phase={r['phase']} {run} {shlex.join(r['overrides'])}".rstrip())
+        for r in records
     )
 
 

@@ -121,6 +121,11 @@ def _same(old: Any, new: Any) -> bool:
     return bool(old == new) or (isinstance(old, float) and isinstance(new, float) and old != old and new != new)
 
 
+def changes_from(plan: Plan, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The config keys that differ from the plan, once the values that planning found stand for `auto`."""
+    return changed_config(plan.config, with_resolved(config, plan.facts))
+
+
 def with_resolved(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with the values that planning found for the keys that are `auto` and follow from the data."""
     resolved = {**config}

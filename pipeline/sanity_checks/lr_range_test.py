@@ -137,12 +137,10 @@ def suggest(rates: Curve, losses: Curve, never_negative: str | None = None) -> S
 def combine(seeds: Sequence[Suggestion]) -> CombinedSuggestion:
     """Return the suggestion of the median seed with the range of all; none if most of the seeds suggest none."""
     suggestions = [seed["suggested"] for seed in seeds]
-    with_rate = sorted((seed for seed in seeds if seed["suggested"]), key=lambda seed: float(seed["suggested"] or 0))
-    without = [seed for seed in seeds if not seed["suggested"]]
-    if 2 * len(with_rate) <= len(seeds):
-        return {**without[0], "suggestions": suggestions}
-    rates = [float(seed["suggested"] or 0) for seed in with_rate]
-    middle = with_rate[(len(with_rate) - 1) // 2]
+    rates = sorted(rate for rate in suggestions if rate)
+    if 2 * len(rates) <= len(seeds):
+        return {**next(seed for seed in seeds if not seed["suggested"]), "suggestions": suggestions}
+    middle = next(seed for seed in seeds if seed["suggested"] == rates[(len(rates) - 1) // 2])
     return {**middle, "low": rates[0], "high": rates[-1], "suggestions": suggestions}
 
 

@@ -20,14 +20,14 @@ class Fix(TypedDict):
 
 
 class Diagnosis(TypedDict):
-    """What a study reads of `diagnosis.json`; the fixes are ordered from cheap to expensive."""
+    """What a study reads of `diagnosis.json`; fixes of likely causes come first, and for each cause cheap ones."""
 
     root_causes: list[dict[str, Any]]
     recommended_fixes: list[Fix]
 
 
 def untried(diagnosis: Diagnosis, start: Delta, tried: Set[str]) -> list[Arm]:
-    """Return an arm for every untried cure of a named cause, in the diagnosis's order (cheapest first).
+    """Return an arm for every untried cure of a named cause, in the diagnosis's order.
 
     Cures that need a change of code cannot be tried. `tried` are digests of changes.
     """

@@ -94,18 +94,17 @@ def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint:
 
 def class_results(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> ClassReport:
     """Return the results per class of a trial's model on the validation rows."""
-    from pipeline.building.builder import build_loss, build_model
+    from pipeline.building.builder import build_model, build_training_task
     from pipeline.checkpoints.generation import load
     from pipeline.data.load import load as load_data
     from pipeline.data.splits import class_counts
     from pipeline.evaluation.evaluate import score_split
     from pipeline.evaluation.per_class import report_of
-    from pipeline.evaluation.task import build_task
 
     data = load_data(config, trust)
     model = build_model(config, trust, seed=0, data=data)
     model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
-    task = build_task(config, build_loss(config, trust, class_counts(data.train.y)), model, trust)
+    task = build_training_task(config, model, trust, class_counts(data.train.y), data.column_targets)
     return report_of(score_split(model, data.val, task), data, str(section_of(config, "task")["kind"]))
 
 

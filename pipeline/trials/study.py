@@ -99,7 +99,7 @@ def select_arm(results: Sequence[ArmResult], target: float, greater: bool) -> Ar
     """
     winners = [result for result in results if result["wins"]]
     sufficient = [result for result in winners if reaches(result, target, greater)]
-    # The smallest sufficient change, not the best score: the more a fix changes, the more it may break.
+    # The first sufficient change, not the best score: the order begins with the most likely cause and its cheapest fix.
     if sufficient:
         return min(sufficient, key=lambda result: result["order"])
     return max(winners, key=lambda result: result["effect"], default=None)
@@ -116,8 +116,8 @@ def explain_choice(results: Sequence[ArmResult], winner: ArmResult | None, targe
     comparison = f"significantly better than the control: {_ids(better)}; reaching the target {target:.4g} on average"
     if not sufficient:
         return f"{comparison}: none, so the one with the largest effect is chosen, {winner['id']}"
-    smallest = f", of which {winner['id']} is the smallest change (first in the diagnosis's order)"
-    return f"{comparison}: {_ids(sufficient)}{smallest if len(sufficient) > 1 else ''}"
+    first = f", of which {winner['id']} is first in the diagnosis's order"
+    return f"{comparison}: {_ids(sufficient)}{first if len(sufficient) > 1 else ''}"
 
 
 def _ids(results: Sequence[ArmResult]) -> str:

@@ -62,8 +62,9 @@ def _of_numbers(values: NDArray[Any], name: str, rows: int) -> str:
         span = abs(float(values[-1]) - float(values[0])) + 1
         if span <= DENSE * rows:
             return "numbers the rows in their order"
-    named = not NAMES.isdisjoint(word.lower() for word in _WORDS.findall(name))
-    different = len(np.unique(values))
-    if named and (different >= UNIQUE * len(values) or float(np.abs(values).max()) > EXACT):
+    if NAMES.isdisjoint(word.lower() for word in _WORDS.findall(name)):
+        return ""
+    different = len(np.unique(values))  # sorts the column: only where the name asks for it
+    if different >= UNIQUE * len(values) or float(np.abs(values).max()) > EXACT:
         return f"{different} different whole numbers in {len(values)} rows"
     return ""
