@@ -291,3 +291,10 @@ def test_optimizer_without_equivalent_in_a_file_is_one_message(word: str, tmp_pa
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=r"optimizer: .*Do: "):
         compose(["experiment=mine"], [tmp_path])
+
+
+def test_unknown_key_proposes_no_internal_key() -> None:
+    """`data.target` is not taken for `data._target_`, which names a function."""
+    with pytest.raises(UserError) as refused:
+        compose(["experiment=wine", "data.target=x"], [])
+    assert "_target_=" not in str(refused.value)

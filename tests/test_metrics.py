@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from pipeline.errors import UserError
-from pipeline.evaluation.intervals import bootstrap_interval
+from pipeline.evaluation.intervals import bootstrap_interval, wilson_interval
 from pipeline.evaluation.metric_config import metric_from_config
 from pipeline.evaluation.metrics import Metric, confidence_interval, score_predictions
 from pipeline.results import Score, TrainSide
@@ -227,3 +227,18 @@ def test_confidence_interval_of_a_sum_is_that_of_its_mean() -> None:
     )
     bounds = np.array(confidence_interval(mean, y, predictions)) * len(y)
     assert confidence_interval(total, y, predictions) == pytest.approx(tuple(bounds))
+
+
+@pytest.mark.parametrize("name", ["f1", "precision", "recall", "jaccard"])
+def test_metric_of_one_class_names_its_average(name: str) -> None:
+    """scikit-learn's metrics of one class, on three classes, are answered with the average over classes."""
+    three = np.array([0, 1, 2, 1])
+    metric = metric_from_config({"kind": "classification", "metric": name})
+    with pytest.raises(UserError, match=f"Do: .*task.metric={name}_macro"):
+        metric(three, three)
+    assert metric_from_config({"kind": "classification", "metric": f"{name}_macro"})(three, three) == 1
+
+
+def test_wilson_interval_without_successes_begins_at_zero() -> None:
+    """No rounding error is printed as a bound."""
+    assert wilson_interval(0, 12)[0] == 0

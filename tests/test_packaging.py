@@ -284,7 +284,7 @@ def pipeline_that_ends(folder: Path, code: int) -> None:
 MEANINGS = {
     1: "fault of the program or the machine",
     2: "wrong input, or an error in your code",
-    3: "gate closed, or another answer that is no (exhausted, changed records)",
+    3: "gate closed",
     4: "only an approval is missing",
     130: "interrupted; the same command continues",
     137: "killed or unknown",

@@ -382,6 +382,14 @@ def test_alternatives_leave_out_what_the_config_lacks() -> None:
     assert [record["overrides"] for record in records] == [["trainer.max_epochs=20"], ["trust=[my_pkg]"], []]
 
 
+def test_alternatives_leave_out_what_trials_have_refuted() -> None:
+    """A change that did not help in a trial, alone or with others, is not proposed again."""
+    config = {"trainer": {"max_epochs": 10}, "model": {"_target_": "my_pkg.Net"}}
+    tried = [{"trainer.max_epochs": 20, "trainer.patience": 5}]
+
+    assert ["trainer.max_epochs=20"] not in [r["overrides"] for r in alternatives(config, [], tried)]
+
+
 def test_optimization_prints_the_winner_apart_from_the_table(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table has one line per seed; the choice has its reason, and the last training is in a sentence."""
     printed: list[str] = []

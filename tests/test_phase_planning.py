@@ -515,3 +515,12 @@ def test_planning_asks_for_the_card_before_it_reads_data(tmp_path: Path) -> None
         execute_run(make_registry(), make_hooks(told.append), resolve_request(arguments, []))
 
     assert told[0].startswith("planning: the problem card lacks purpose")
+
+
+def test_card_request_says_which_gate_needs_which_field() -> None:
+    """Planning needs the owner; what the card only recommends is needed by the last gate."""
+    card = {name: "given" for name in problem_card.CARD} | {"owner": None, "intended_use": None}
+    first = problem_card.request(card, "run.name=a").splitlines()[0]
+
+    assert first.startswith("planning: the problem card lacks owner, without which the planning gate stays closed")
+    assert first.endswith("and intended_use, which the last gate requires;")

@@ -107,9 +107,7 @@ def _format_without_items(run: Run, state: RunState, phase: str, asked: bool) ->
         return ""
     lines = [f"{phase}: {label}"]
     if label == "stale":
-        lines.append(
-            "  why:      it was evaluated for an earlier plan or training, and says nothing of the present one"
-        )
+        lines.append(f"  why:      {state.stale_reason(phase)}")
     elif label == "not needed":
         lines.append("  why:      the branch leads to finalization without it")
     else:
@@ -142,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
             print(text + "\n")
     if not current and not args.gate:
         print("no gate has been evaluated for the present plan\n")
+    elif state.failed:
+        print(f"{state.failed['phase']} failed: {state.failed['why']}\n")
     elif current and not shown:
         print(f"every evaluated check is satisfied: {', '.join(current)}\n")
     if not args.item:

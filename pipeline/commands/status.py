@@ -132,7 +132,7 @@ def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
     skipped = _not_evaluated(unsatisfied) if phase == PHASES[0] else []
     if not unsatisfied:
         return
-    of = "" if state.gate(phase) else f" ({state.gate_label(phase)}: evaluated for an earlier plan or training)"
+    of = "" if state.gate(phase) else f" ({state.gate_label(phase)}: {state.stale_reason(phase)})"
     console.print(f"\n[bold]{phase}[/]: checks that did not pass{of}", soft_wrap=True)
     console.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
     if skipped:

@@ -144,10 +144,11 @@ def unknown_key(
     new = [k for k in addable or () if k not in in_config]
     known = [*in_config, *new]
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+    proposable = {name: k for name, k in siblings.items() if not name.startswith("_")}  # not `_target_` for `target`
     expected = f"one of {', '.join(sorted(siblings))}" if section and 0 < len(siblings) <= 20 else "a key of the config"
     advice = with_value(f"+{key}", value, accepts) if key in new else familiar_key(key, value, known, accepts)
     if not advice:
-        similar = siblings.get(nearest(last, siblings) or "") or nearest(last if siblings else key, known)
+        similar = proposable.get(nearest(last, proposable) or "") or nearest(last if siblings else key, known)
         place = f"+{similar}" if similar in new else similar
         advice = with_value(place, value, accepts) if place else None
     if advice and advice.sentence:

@@ -21,7 +21,7 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     from scipy.stats import binomtest
 
     bounds = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(bounds.low), float(bounds.high)
+    return (float(bounds.low) if successes else 0.0), float(bounds.high)  # without successes, rounding leaves 1e-17
 
 
 def bootstrap_interval(statistic: Callable[[NDArray[np.int64]], float], n: int, seed: int) -> Interval:

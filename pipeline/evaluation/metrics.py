@@ -77,7 +77,9 @@ class Metric:
         if self.users_own:
             return user_code_error(self.where, error, f"'{self.name}' fails")
         reason = (str(error).splitlines() or ["no reason"])[0]
-        return UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})"))
+        # scikit-learn's f1, precision, recall and jaccard are of one class; over several classes they are averaged.
+        do = f"{self.where}={self.name}_macro" if "average='binary'" in reason else ""
+        return UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})", do=do))
 
     def better(self, value: float, other: float) -> bool:
         """Return whether a value is strictly better than another; NaN never is, and any number is better than NaN."""

@@ -55,8 +55,11 @@ def request(plan: Mapping[str, Any], run: str) -> str:
     fields = missing_fields(plan)
     if not fields:
         return ""
+    required = ", ".join(name for name in fields if name not in RECOMMENDED)
+    recommended = ", ".join(name for name in fields if name in RECOMMENDED)
+    later = f" and {recommended}, which the last gate requires" if recommended else ""
     return (
-        f"planning: the problem card lacks {', '.join(fields)}, without which the planning gate stays closed;\n"
+        f"planning: the problem card lacks {required}, without which the planning gate stays closed{later};\n"
         f"write this into the experiment file, in your own words:\n{as_yaml(fields)}\n"
         f"or: python -m pipeline phase=planning {run} {as_overrides(fields)}"
     )

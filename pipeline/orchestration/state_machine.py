@@ -20,6 +20,7 @@ from pipeline.results import PHASES, ROUNDED, Evidence, GateState, plain
 from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import branch
+from pipeline.run_store.job import Job
 from pipeline.run_store.ledger import SCHEMA, Entry, Ledger
 from pipeline.run_store.next_step import next_step, obstacle
 from pipeline.run_store.plan import Plan
@@ -216,7 +217,9 @@ def _record_exhaustion(run: Run, ledger: Ledger, values: Mapping[str, Any]) -> N
         rounds = f"{state.max_rounds} rounds did not reach the target"
         why = values.get("nothing_left_why", "no untried cure is left") if nothing_left else rounds
         packages = [grant["package"] for grant in state.trust]
-        options = alternatives(plans.load(run, state).config, packages)
+        jobs = [e["data"]["job"] for e in ledger.entries if e["kind"] == "job.started"]
+        tried = [Job.from_json(job).delta.overrides for job in jobs]
+        options = alternatives(plans.load(run, state).config, packages, tried)
         ledger.append("exhausted", {"round": decision["round"], "why": why, "alternatives": options})
 
 

@@ -107,6 +107,14 @@ class RunState:
             return gate.revision != self.plan["revision"]
         return gate.revision != self.plan["revision"] or gate.basis != self.basis(phase, gate.round)
 
+    def stale_reason(self, phase: str) -> str:
+        """Why a stale gate no longer counts, as a sentence about it."""
+        gate, decision = self.gates[phase], self.current_branch()
+        same_plan = self.plan is not None and gate.revision == self.plan["revision"]
+        if phase == "diagnostics" and same_plan and decision is not None and decision["phase"] == "optimization":
+            return f"it explains round {gate.round}, after which optimization decided the branch again"
+        return "it was evaluated for an earlier plan or training, and says nothing of the present one"
+
     def valid_waivers(self, phase: str, today: date | None = None) -> list[Waiver]:
         """The waivers that apply to a gate: recorded after what the gate is built on, and not expired."""
         gate = self.gates.get(phase)
