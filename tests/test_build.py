@@ -18,10 +18,10 @@ from pipeline.building.builder import build_schedule
 from pipeline.config.build import ALLOWED, _home, build, locate
 from pipeline.config.compose import compose
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.trust import activate, grant, roots
 from pipeline.errors import Refused, UserError
 from pipeline.results import digest
-from pipeline.runtime.source_files import source_digests
+from pipeline.trust.grants import activate, grant, roots
+from pipeline.trust.source_files import source_digests
 
 COMPLETE = [(group, path.stem) for group in ("data", "model", "loss") for path in (conf_dir() / group).glob("*.yaml")]
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from pipeline.config.trust import why_not
 from pipeline.errors import FivegateError, UserCodeError, UserError, fault, nearest
+from pipeline.trust.grants import why_not
 
 ALLOWED = ("pipeline.models", "pipeline.data", "torch.nn", "torch.optim")
 BUILDER = "pipeline.data.load"  # builds targets itself, with a trust that a config must not choose

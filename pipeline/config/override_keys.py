@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,11 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         key = f"{prefix}.{name}" if prefix else str(name)
         yield key, value
         yield from leaves(value, key)
+
+
+def targets_of(config: Mapping[str, Any]) -> list[str]:
+    """Every `_target_` of a config."""
+    return [str(value) for key, value in leaves(dict(config)) if key.rpartition(".")[2] == "_target_"]
 
 
 @cache

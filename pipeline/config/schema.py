@@ -16,10 +16,10 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config.conf_dir import conf_dir
 from pipeline.config.override_keys import command
-from pipeline.config.trust import why_not
 from pipeline.config.validation_errors import format_errors
 from pipeline.errors import UserError, fault
 from pipeline.run_store.run import NAME, RESERVED
+from pipeline.trust.grants import why_not
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -83,11 +83,12 @@ def _grant_trust(ledger: Ledger, request: RunRequest) -> RunRequest:
 
     A package of which a file that the run imports changed needs a new plan, so the request then counts as changed.
     """
-    from pipeline.config import trust
+    from pipeline.config.override_keys import targets_of
+    from pipeline.trust import grants as trust
 
     packages = request.config.get("trust") or []
     if packages:
-        grants = trust.grant(packages, trust.roots(request.config_dirs), trust.targets_of(request.config))
+        grants = trust.grant(packages, trust.roots(request.config_dirs), targets_of(request.config))
         before = fold(ledger.entries).trust
         if list(before) != list(grants):
             ledger.append("trust.granted", {"packages": grants})

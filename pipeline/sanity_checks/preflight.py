@@ -17,13 +17,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config import trust
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import Hooks, Registry
 from pipeline.results import Evidence
 from pipeline.run_store import checklist, files, permits
 from pipeline.run_store.gate import Item
 from pipeline.run_store.run import Run
+from pipeline.trust import grants as trust
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 PERSONAL = ("problem_card", "metric_and_target")  # items that only a person can answer

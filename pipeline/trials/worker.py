@@ -58,8 +58,8 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     permit = permits.train(run)
 
     from pipeline.checkpoints.generation import state_of
-    from pipeline.config import trust
     from pipeline.engine.fit import fit
+    from pipeline.trust import grants as trust
 
     trust.activate(run.state().trust, run.overrides)
     done = fit(permit, job, observers(), folder=folder)

@@ -14,17 +14,15 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
 
-from pipeline.config.override_keys import leaves
 from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.results import digest
 from pipeline.run_store.files import sha256
 from pipeline.run_store.records import GrantRecord
-from pipeline.runtime.source_files import GUARD, importable, source_digests
+from pipeline.trust.source_files import GUARD, importable, source_digests
 
 OURS = frozenset({"pipeline", "phases", "diagnostics", "checklists", "fivegate", "torch"})
 
@@ -84,11 +82,6 @@ def _grant(package: str, place: Path, targets: Iterable[str]) -> GrantRecord:
         imported = digests
     others = {name: value for name, value in digests.items() if name not in imported}
     return GrantRecord(package=package, root=str(root), digest=digest(imported), files=imported, others=others)
-
-
-def targets_of(config: Mapping[str, Any]) -> list[str]:
-    """Every `_target_` of a config."""
-    return [str(value) for key, value in leaves(dict(config)) if key.rpartition(".")[2] == "_target_"]
 
 
 def _places(top: str, roots: Sequence[Path]) -> list[Path]:
