@@ -214,7 +214,7 @@ class Optimization(Section):
     next: AfterOptimization
     rounds: Annotated[int, Field(ge=1, le=3)]
     candidates: Count
-    seeds_per_arm: Annotated[int, Field(ge=2)]
+    seeds_per_arm: Annotated[int, Field(ge=2, le=20)]  # the exact test counts 2**seeds choices of signs
     parallel: Literal["auto"] | Count
 
 
