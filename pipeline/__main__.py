@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import import_guard
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.escaping import visible, visible_lines
 from pipeline.runtime.announce import announced
 from pipeline.runtime.interrupt import Interrupted, outside_training
 
@@ -131,26 +132,24 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: boo
     from pipeline.commands import status
     from pipeline.orchestration.execute import execute_run
     from pipeline.orchestration.run_request import resolve_request
-    from pipeline.reporting import tables
+    from pipeline.reporting.terminal import console, print_json
 
-    console = tables.console(stderr=as_json)
+    screen = console(stderr=as_json)
 
     def show_progress(training: str, metric: Any) -> Any:
         from pipeline.reporting.progress import TrainingProgress
 
-        return TrainingProgress(console, training, metric)
+        return TrainingProgress(screen, training, metric)
 
     def log(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
+        screen.print(text, soft_wrap=True)
 
     with announced(log, "composing the configuration"):
         request = resolve_request(overrides, config_dirs)
     hooks = make_hooks(log, show_progress)
     outcome = execute_run(make_registry(), hooks, request)
     if as_json:
-        import json
-
-        print(json.dumps(status.summary(outcome.run, outcome.run.state())))
+        print_json(status.summary(outcome.run, outcome.run.state()))
     else:
         status.show(outcome.run, outcome.run.state())
     return outcome.exit_code(request.phase)
@@ -160,12 +159,13 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
     """Execute every job of a sweep as a run of its own, print them ranked, and return the exit code."""
     from pipeline.orchestration.execute import SweepJob
     from pipeline.orchestration.sweep import multirun
-    from pipeline.reporting import ranking, tables
+    from pipeline.reporting import ranking
+    from pipeline.reporting.terminal import console
 
-    console = tables.console(stderr=as_json)
+    screen = console(stderr=as_json)
 
     def log(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
+        screen.print(text, soft_wrap=True)
 
     @contextmanager
     def track_sweep(directory: SweepDirectory, config: Mapping[str, Any]) -> Iterator[None]:
@@ -186,8 +186,10 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
 
 def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> Hooks:
     """The hooks of one job of a sweep, in the process of the job: its lines begin with the name of its run."""
-    name, stream = config["run"]["name"], sys.stderr if as_json else sys.stdout
-    return make_hooks(lambda text: print(f"{name}  {text}", file=stream, flush=True))
+    from pipeline.reporting.terminal import print_lines
+
+    name = visible(config["run"]["name"])
+    return make_hooks(lambda text: print_lines(f"{name}  {text}", stderr=as_json))
 
 
 def run_command(name: str, argv: Sequence[str]) -> int:
@@ -276,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. Every fault of the input is one line on stderr."""
     shadowed = import_guard.message()
     if shadowed:
-        print(shadowed, file=sys.stderr)
+        print(visible_lines(shadowed), file=sys.stderr)
         return 2
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -285,13 +287,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # a pipe that was closed raises here, and not while the interpreter exits
             return code
     except FivegateError as error:
-        print("\n".join(error.faults), file=sys.stderr)
+        print(visible_lines("\n".join(error.faults)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut off the message
         where = stop if isinstance(stop, Interrupted) else "nothing that was recorded is lost"
         again = shlex.join(["python", "-m", "pipeline", *argv])
-        print(f"\ninterrupted: {where}  Do: {again}", file=sys.stderr)
+        print(visible_lines(f"\ninterrupted: {where}  Do: {again}"), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader closed the pipe, as `| head` does: a record was shown, a phase is not finished
         os._exit(0 if argv[0] in COMMANDS else 1)  # a normal exit would report the broken pipe once more
@@ -299,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = _user_code_message(error)
         if message is None:
             raise
-        print(message, file=sys.stderr)
+        print(visible_lines(message), file=sys.stderr)
         return UserError.exit_code
 
 

@@ -14,15 +14,21 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from pipeline.escaping import visible_lines
+
 _UNSET: Any = object()
 
 
 class FivegateError(Exception):
-    """The base class, with one message per fault; the process returns `exit_code`."""
+    """The base class, with one message per fault; the process returns `exit_code`.
+
+    A message may quote names and texts of other people, so that its control characters are escaped.
+    """
 
     exit_code = 1
 
     def __init__(self, *faults: str) -> None:
+        faults = tuple(map(visible_lines, faults))
         super().__init__("\n".join(faults))
         self.faults = faults
 

@@ -219,6 +219,6 @@ def test_junit_has_a_case_per_item() -> None:
     assert [root.attrib[k] for k in ("tests", "failures", "errors", "skipped", "time")] == ["4", "1", "1", "1", "1.5"]
     assert [case.get("time") for case in root.iter("testcase")] == ["0.0"] * 4
     failure = root.find(".//testcase[@name='bad']/failure")
-    assert failure is not None and failure.attrib == {"message": "no & <never>?", "type": "data_leakage"}
+    assert failure is not None and failure.attrib == {"message": "no & <never>\\x00", "type": "data_leakage"}
     assert root.find(".//testcase[@name='skipped']/skipped") is not None
     assert root.find(".//testcase[@name='raised']/error") is not None

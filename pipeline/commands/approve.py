@@ -9,6 +9,7 @@ from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.orchestration.state_machine import record_branch
 from pipeline.release.release import release, release_blocker
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, styled
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.ledger import Ledger
@@ -74,18 +75,17 @@ def refresh_report(run: Run) -> None:
     try:
         write_report(run.path)
     except FivegateError as error:
-        tables.console().print(f"the report was not written: {error}", markup=False, soft_wrap=True)
+        console().print(f"the report was not written: {error}", soft_wrap=True)
 
 
 def release_when_open(run: Run, ledger: Ledger) -> None:
     """Release the bundle if the last gate is open now, write the report, and print the next step."""
-    console = tables.console()
     record_branch(run, ledger)  # a waiver may have opened the gate of a training, or replaced its branch
     if release_blocker(fold(ledger.entries), utc_today()) is None:
         release(run, ledger)
-        console.print(f"[green]released[/]: {run.inside('bundle')}")
+        console().print(styled("[green]released[/]: {bundle}", bundle=run.inside("bundle")), soft_wrap=True)
     refresh_report(run)
-    console.print(tables.next_step_line(next_step(fold(ledger.entries), root=run.shown_root)), soft_wrap=True)
+    console().print(tables.next_step_line(next_step(fold(ledger.entries), root=run.shown_root)), soft_wrap=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,6 +93,6 @@ def run(args: argparse.Namespace) -> int:
     run = Run.find(args.run, args.root)
     with opened(run) as ledger:
         for item in sign(run, ledger, who, args.note):
-            tables.console().print(f"[green]✓[/] {item} signed by {who}")
+            console().print(styled("[green]✓[/] {item} signed by {who}", item=item, who=who))
         release_when_open(run, ledger)
     return 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from pipeline.escaping import markdown as escaped
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import print_lines
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
@@ -27,7 +29,7 @@ def markdown(state: RunState, plan: plans.Plan, phase: str) -> Iterator[str]:
     yield f"## {phase}: {state.gate_label(phase)}\n"
     gate = state.gates.get(phase)
     if gate is None or state.gate(phase) is None:
-        yield from (f"- [ ] **{item['id']}** {item['ask']}" for item in plan.checklists[phase])
+        yield from (f"- [ ] **{escaped(item['id'])}** {escaped(item['ask'])}" for item in plan.checklists[phase])
         return
     yield from (_task_line(item, state, phase) for item in gate.items)
 
@@ -40,14 +42,15 @@ def _task_line(item: Item, state: RunState, phase: str) -> str:
     required = f"required {tables.format_required(item)}" if item.bound is not None else ""
     figures = ", ".join(text for text in (tables.format_value(item), required) if text)
     remarks = "; ".join(text for text in (item.why, *people) if text)
-    return f"- [{box}] **{item.id}** {item.ask} *{item.label}*{f' ({figures})' if figures else ''} {remarks}".rstrip()
+    rest = f" *{escaped(item.label)}*{f' ({escaped(figures)})' if figures else ''} {escaped(remarks)}".rstrip()
+    return f"- [{box}] **{escaped(item.id)}** {escaped(item.ask)}{rest}"
 
 
 def run(args: argparse.Namespace) -> int:
     run = Run.find(args.run, args.root)
     state = run.state()
     plan = plans.load(run, state)
-    print(f"# Gates of {run.name}\n")
+    print_lines(f"# Gates of {escaped(run.name)}\n")
     for phase in [args.gate] if args.gate else PHASES:
-        print("\n".join(markdown(state, plan, phase)) + "\n")
+        print_lines("\n".join(markdown(state, plan, phase)) + "\n")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import UserError, fault
-from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, print_json
 
 if TYPE_CHECKING:
     from pipeline.history import History
@@ -45,14 +45,12 @@ def run(args: argparse.Namespace, read: Callable[[Path], History], diagnose: Cal
         folder = Path(args.out)
         diagnosis.save(folder)
         names = [folder] if folder.suffix else [folder / "diagnosis.json", folder / "incident.md"]
-        console = tables.console(stderr=args.json)  # standard output is JSON then
-        console.print(f"wrote {' and '.join(map(str, names))}", markup=False, soft_wrap=True)
+        # With --json, standard output is JSON.
+        console(stderr=args.json).print(f"wrote {' and '.join(map(str, names))}", soft_wrap=True)
     if args.json:
-        import json
-
-        print(json.dumps(diagnosis.to_json()))
+        print_json(diagnosis.to_json())
     else:
         from rich.markdown import Markdown
 
-        tables.console().print(Markdown(diagnosis.incident()))
+        console().print(Markdown(diagnosis.incident(), hyperlinks=False))
     return 0

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, new_table
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run
@@ -35,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
     first, second = Run.find(args.run, args.root), Run.find(args.other, args.root)
     changed = plans.differences(outcome(first), outcome(second))
     if not changed:
-        tables.console().print(f"{first.name} and {second.name} agree in config, facts, gates and outcome")
+        console().print(f"{first.name} and {second.name} agree in config, facts, gates and outcome")
         return 0
-    table = tables.new_table("key", first.name, second.name)
+    table = new_table("key", first.name, second.name)
     for key, (old, new) in changed.items():
         table.add_row(key, tables.number(old), tables.number(new))
-    tables.console().print(table)
+    console().print(table)
     return 0

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from pipeline.errors import UserError, fault
+from pipeline.escaping import visible
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, print_lines
 from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
@@ -63,14 +65,14 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     if item.bound is not None:
         lines.append(f"  required: {tables.format_required(item)}")
     if item.why:
-        lines.append(f"  details:  {item.why}")
+        lines.append(f"  details:  {visible(item.why)}")
     if item.cause:
         from pipeline.repair.causes import load
 
         lines.append(f"  cause:    {item.cause}: {load()[item.cause].means}")
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
-    lines += [f"  waived:   by {w.who} until {w.expires}: {w.why}" for w in waivers]
-    lines += [f"  signed:   by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+    lines += [f"  waived:   by {visible(w.who)} until {w.expires}: {visible(w.why)}" for w in waivers]
+    lines += [f"  signed:   by {visible(s.who)}" for s in state.valid_sign_offs(phase) if s.item == item.id]
     if not tables.satisfied(item, state, phase):
         lines.append(f"  next:     {_what_to_do(run, state, phase, item)}")
     return "\n".join(lines)
@@ -125,25 +127,25 @@ def run(args: argparse.Namespace) -> int:
     if args.item:
         shown = [(p, i) for p, i in items if i.id == args.item]
         if not shown:
-            print(_format_planned_item(run, state, args.item))
+            print_lines(_format_planned_item(run, state, args.item))
             return 0
     else:
         shown = [(p, i) for p, i in items if not tables.satisfied(i, state, p)]
     not_built = [] if args.item else [(p, i) for p, i in shown if not i.is_built]
     for phase, item in shown:
         if (phase, item) not in not_built:
-            print(format_item(run, state, phase, item) + "\n")
+            print_lines(format_item(run, state, phase, item) + "\n")
     for phase in dict.fromkeys(phase for phase, _ in not_built):
-        print(_format_not_built(run, phase, [i for p, i in not_built if p == phase]) + "\n")
+        print_lines(_format_not_built(run, phase, [i for p, i in not_built if p == phase]) + "\n")
     for phase in phases:
         if text := _format_without_items(run, state, phase, asked=bool(args.gate)):
-            print(text + "\n")
+            print_lines(text + "\n")
     if not current and not args.gate:
-        print("no gate has been evaluated for the present plan\n")
+        print_lines("no gate has been evaluated for the present plan\n")
     elif state.failed:
-        print(f"{state.failed['phase']} failed: {state.failed['why']}\n")
+        print_lines(f"{state.failed['phase']} failed: {visible(state.failed['why'])}\n")
     elif current and not shown:
-        print(f"every evaluated check is satisfied: {', '.join(current)}\n")
+        print_lines(f"every evaluated check is satisfied: {', '.join(current)}\n")
     if not args.item:
-        tables.console().print(tables.score_lines(state), soft_wrap=True)
+        console().print(tables.score_lines(state), soft_wrap=True)
     return 0

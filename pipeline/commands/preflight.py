@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError, fault
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, new_table, print_json, styled
 
 if TYPE_CHECKING:
     from pipeline.sanity_checks.preflight import PreflightReport
@@ -54,10 +55,6 @@ def run(args: argparse.Namespace, preflight: Preflight) -> int:
 
 
 def _print_json(args: argparse.Namespace, report: PreflightReport) -> None:
-    import json
-
-    from pipeline.results import plain
-
     items = [{"phase": phase, **vars(item)} for phase, phase_items in report.items.items() for item in phase_items]
     body = {
         "model": args.model,
@@ -66,26 +63,23 @@ def _print_json(args: argparse.Namespace, report: PreflightReport) -> None:
         "messages": report.messages,
         "items": items,
     }
-    print(json.dumps(plain({**body, "ready": report.ready, "seconds": round(report.seconds, 3)}), allow_nan=False))
+    print_json({**body, "ready": report.ready, "seconds": round(report.seconds, 3)})
 
 
 def _show(report: PreflightReport) -> None:
-    from rich.markup import escape
-
-    console = tables.console()
+    screen = console()
     for line in (*(f"inferred: {line}" for line in report.inferred), *report.messages):
-        console.print(escape(line), soft_wrap=True)
-    table = tables.new_table("check", "outcome", "value", "required", "details")
+        screen.print(line, soft_wrap=True)
+    table = new_table("check", "outcome", "value", "required", "details")
     for phase_items in report.items.values():
         for item in phase_items:
-            details = escape(item.why + (f" ({item.cause})" if item.cause else ""))
-            value, required = escape(tables.format_value(item)), escape(tables.format_required(item))
+            details = item.why + (f" ({item.cause})" if item.cause else "")
+            value, required = tables.format_value(item), tables.format_required(item)
             table.add_row(item.id, tables.outcome_of(item), value, required, details)
-    console.print(table)
+    screen.print(table)
     outcomes = [item.outcome for phase_items in report.items.values() for item in phase_items]
     counts = ", ".join(f"{outcomes.count(o)} {o.replace('_', ' ')}" for o in dict.fromkeys(outcomes))
-    console.print(
-        f"\n{'[green]ready[/]' if report.ready else '[red]not ready[/]'}: {counts}, in {report.seconds:.1f} s"
-    )
+    template = f"\n{'[green]ready[/]' if report.ready else '[red]not ready[/]'}: {{counts}}, in {{seconds}} s"
+    screen.print(styled(template, counts=counts, seconds=f"{report.seconds:.1f}"))
     for item in report.warnings:
-        console.print(f"  look at {item.id}: {escape(item.why.removeprefix('warning: '))}", soft_wrap=True)
+        screen.print(f"  look at {item.id}: {item.why.removeprefix('warning: ')}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.reporting.page import write_report
+from pipeline.reporting.terminal import print_lines
 from pipeline.run_store.run import Run
 
 
@@ -14,5 +15,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(write_report(Run.find(args.run, args.root).path))
+    print_lines(write_report(Run.find(args.run, args.root).path).as_posix())
     return 0

@@ -7,6 +7,7 @@ import argparse
 from pipeline.commands.approve import refresh_report, require_role, typed_name
 from pipeline.errors import Refused, fault
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, styled
 from pipeline.run_store import files
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         ledger.append("rolled_back", rollback)
         refresh_report(run)
         step = next_step(fold(ledger.entries), root=run.shown_root)
-    console = tables.console()
-    console.print(f"{run.name}: {who} has withdrawn the release of {rollback['subject'][:12]}")
-    console.print(tables.next_step_line(step), soft_wrap=True)
+    template = "{run}: {who} has withdrawn the release of {subject}"
+    console().print(styled(template, run=run.name, who=who, subject=rollback["subject"][:12]))
+    console().print(tables.next_step_line(step), soft_wrap=True)
     return 0

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, new_table, print_json, styled
 from pipeline.results import PHASES, counted, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
@@ -103,28 +102,28 @@ def summary(run: Run, state: RunState) -> dict[str, Any]:
 
 
 def _show_gate(run: Run, state: RunState, phase: str) -> None:
-    console = tables.console()
+    screen = console()
     plan = plans.load(run, state)
     items = plan.checklists[phase]
     gate = state.gates.get(phase)
     label = state.gate_label(phase)
-    console.print(
-        f"[bold]{run.name}[/]  gate {phase}: {tables.GATES.get(label, label)}, {counted(len(items), 'check')}\n"
-    )
+    title = "[bold]{run}[/]  gate {phase}: {gate}, {checks}\n"
+    texts = {"run": run.name, "phase": phase, "checks": counted(len(items), "check")}
+    screen.print(styled(title, gate=tables.GATES.get(label, label), **texts))
     if gate:
-        console.print(tables.items_table(phase, gate.items, state))
+        screen.print(tables.items_table(phase, gate.items, state))
     else:
         for item in items:
-            console.print(f"  … {item['id']}  [dim]{escape(item['ask'])}[/]", soft_wrap=True)
+            screen.print(styled("  … {item}  [dim]{ask}[/]", item=item["id"], ask=item["ask"]), soft_wrap=True)
     signable = gate is not None and not state.stale(phase)
     lacking = cannot_pass(plan, phase, run.name, run.shown_root, signable)
     reasons = f": {_count_reasons(plan, phase, lacking)}" if lacking else ""
-    console.print(f"\n{len(lacking)} of {len(items)} checks cannot pass yet{reasons}", soft_wrap=True)
+    screen.print(f"\n{len(lacking)} of {len(items)} checks cannot pass yet{reasons}", soft_wrap=True)
     for name, why in lacking.items():
-        console.print(f"  {name}: {escape(why)}", soft_wrap=True)
+        screen.print(styled("  {name}: {why}", name=name, why=why), soft_wrap=True)
 
 
-def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
+def _show_unsatisfied(screen: Console, state: RunState, phase: str) -> None:
     """Print the items of a gate that are not satisfied; those that are not built, or not evaluated, share one line."""
     items = state.gates[phase].items if phase in state.gates and state.gate_label(phase) != "not needed" else ()
     unsatisfied = [i for i in items if not tables.satisfied(i, state, phase)]
@@ -133,13 +132,13 @@ def _show_unsatisfied(console: Console, state: RunState, phase: str) -> None:
     if not unsatisfied:
         return
     of = "" if state.gate(phase) else f" ({state.gate_label(phase)}: {state.stale_reason(phase)})"
-    console.print(f"\n[bold]{phase}[/]: checks that did not pass{of}", soft_wrap=True)
-    console.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
+    screen.print(styled("\n[bold]{phase}[/]: checks that did not pass{of}", phase=phase, of=of), soft_wrap=True)
+    screen.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
     if skipped:
-        console.print(f"{counted(len(skipped), 'check')} not evaluated, since planning stopped at {SEED_ITEM}")
+        screen.print(f"{counted(len(skipped), 'check')} not evaluated, since planning stopped at {SEED_ITEM}")
     if not_built:
         names = ", ".join(i.id for i in not_built)
-        console.print(f"– not implemented in this version ({len(not_built)}): {names}", highlight=False)
+        screen.print(f"– not implemented in this version ({len(not_built)}): {names}")
 
 
 def _not_evaluated(items: Sequence[Item]) -> list[Item]:
@@ -151,22 +150,21 @@ def _not_evaluated(items: Sequence[Item]) -> list[Item]:
 
 def show(run: Run, state: RunState) -> None:
     """Print the table of gates, the checks that are not satisfied, the scores and the next command."""
-    console = tables.console()
+    screen = console()
     revision = state.plan["revision"] if state.plan else "–"
-    console.print(f"[bold]{run.name}[/]  plan revision {revision}, {state.seq + 1} ledger entries\n")
-    console.print(tables.gates_table(state))
+    title = "[bold]{run}[/]  plan revision {revision}, {entries} ledger entries\n"
+    screen.print(styled(title, run=run.name, revision=revision, entries=state.seq + 1))
+    screen.print(tables.gates_table(state))
     for phase in PHASES:
-        _show_unsatisfied(console, state, phase)
-    console.print("\n" + tables.score_lines(state))
+        _show_unsatisfied(screen, state, phase)
+    screen.print()
+    screen.print(tables.score_lines(state))
     for waiver in (w for phase in PHASES for w in state.valid_waivers(phase)):
-        console.print(
-            f"waived: {waiver.phase}/{waiver.item} by {waiver.who} until {waiver.expires}: {waiver.why}", markup=False
-        )
+        screen.print(styled("waived: {phase}/{item} by {who} until {expires}: {why}", **vars(waiver)))
     if state.failed:
-        console.print(
-            f"the last attempt of {state.failed['phase']} failed: {state.failed['why']}", markup=False, soft_wrap=True
-        )
-    console.print(tables.next_step_line(next_step(state, root=run.shown_root)), soft_wrap=True)
+        template = "the last attempt of {phase} failed: {why}"
+        screen.print(styled(template, phase=state.failed["phase"], why=state.failed["why"]), soft_wrap=True)
+    screen.print(tables.next_step_line(next_step(state, root=run.shown_root)), soft_wrap=True)
 
 
 def _show_all(root: Path, as_json: bool) -> None:
@@ -182,7 +180,7 @@ def _show_all(root: Path, as_json: bool) -> None:
         except Refused as error:  # the other runs are still shown
             damaged += error.faults
     if as_json:
-        tables.console().print_json(json.dumps([summary(*pair) for pair in states]))
+        print_json([summary(*pair) for pair in states], indent=2)
     else:
         _print_runs(states)
     if damaged:
@@ -190,11 +188,11 @@ def _show_all(root: Path, as_json: bool) -> None:
 
 
 def _print_runs(states: list[tuple[Run, RunState]]) -> None:
-    table = tables.new_table("run", *PHASES, "validation", "next")
+    table = new_table("run", *PHASES, "validation", "next")
     for run, state in states:
         gates = [state.gate_label(phase) for phase in PHASES]
-        table.add_row(run.name, *gates, state.branch or "", escape(next_step(state, root=run.shown_root).why))
-    tables.console().print(table)
+        table.add_row(run.name, *gates, state.branch or "", next_step(state, root=run.shown_root).why)
+    console().print(table)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -204,7 +202,7 @@ def run(args: argparse.Namespace) -> int:
     run = Run.find(args.run, args.root)
     state = run.state()
     if args.json:
-        tables.console().print_json(json.dumps(summary(run, state)))
+        print_json(summary(run, state), indent=2)
     elif args.gate:
         _show_gate(run, state, args.gate)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.release import verify
-from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, styled
 from pipeline.run_store.ledger import scan_ledger
 from pipeline.run_store.run import Run
 
@@ -18,17 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     run = Run.find(args.run, args.root)
     entries, faults = verify.faults(run)
-    console = tables.console()
+    screen = console()
     for fault in faults:
-        console.print(f"✗ {fault}", style="red", markup=False, soft_wrap=True)
+        screen.print(f"✗ {fault}", style="red", soft_wrap=True)
     if faults:
-        console.print(f"{run.name}: not as recorded; {entries} ledger entries are intact")
+        screen.print(f"{run.name}: not as recorded; {entries} ledger entries are intact")
         return 3
     # Not a fault: only a kill during a write leaves an incomplete last line, and nothing acknowledged is in it.
     torn = scan_ledger(run.ledger_path).torn
     if torn:
-        console.print(
-            f"the last write was interrupted: {len(torn)} bytes, which the next write moves out of the ledger"
-        )
-    console.print(f"[green]✓[/] {run.name}: {entries} ledger entries, all recorded files and all gates are intact")
+        screen.print(f"the last write was interrupted: {len(torn)} bytes, which the next write moves out of the ledger")
+    template = "[green]✓[/] {run}: {entries} ledger entries, all recorded files and all gates are intact"
+    screen.print(styled(template, run=run.name, entries=entries))
     return 0

@@ -8,6 +8,7 @@ from datetime import date
 from pipeline.commands.approve import release_when_open, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, styled
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         phase = _phase_of(run, fold(ledger.entries), args.item)
         waiver = {"phase": phase, "item": args.item, "who": who, "why": args.why.strip(), "expires": args.expires}
         ledger.append("waiver", waiver)
-        tables.console().print(f"[yellow]~[/] {phase}/{args.item} waived by {who} until {args.expires}")
+        template = "[yellow]~[/] {phase}/{item} waived by {who} until {expires}"
+        console().print(styled(template, phase=phase, item=args.item, who=who, expires=args.expires))
         release_when_open(run, ledger)
     return 0

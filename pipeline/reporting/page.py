@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.errors import UserError
+from pipeline.escaping import visible_lines
 from pipeline.history import History
 from pipeline.reporting.measures import Measures, measures
 from pipeline.reporting.panels import Panel, panels, reference_kind
@@ -108,7 +109,9 @@ def write_report(run_dir: Path) -> Path:
     from pipeline.repair.config_edits import format_override_value
 
     templates = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=templates, autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True
+    )
     filters = {
         "number": number,
         "words": in_words,
@@ -152,6 +155,11 @@ def collect(run: Run) -> ReportData:
         not_checked=_not_checked(state, diagnoses, missing),
         entries=[(e["seq"], _time_text(e), e["kind"], _entry_summary(e)) for e in entries],
     )
+
+
+def _shown(value: object) -> object:
+    """Return what the page shows of a value: every text without control characters, and our own HTML as it is."""
+    return visible_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _sentence(text: str) -> str:

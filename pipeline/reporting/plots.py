@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import ArrayLike
 
+from pipeline.escaping import visible
 from pipeline.evaluation.per_class import worst_pairs
 from pipeline.history import History
 from pipeline.reporting.panels import Panel, panels, reference_kind
@@ -49,7 +50,7 @@ def learning_curve(history: History) -> dict[str, bytes]:
         figure = Figure(figsize=(5.2 * max(1, len(shown)), 4.4), layout="constrained")
         for panel, axes in zip(shown, figure.subplots(1, max(1, len(shown)), squeeze=False)[0], strict=False):
             _plot(panel, axes)
-            axes.set(title=panel.title, xlabel="epoch")
+            axes.set(title=visible(panel.title), xlabel="epoch")
             # Below the axes, where no curve can run through it.
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
             axes.spines[["top", "right"]].set_visible(False)
@@ -76,7 +77,7 @@ def inline_svg(panel: Panel, salt: str) -> Markup:
         axes.set_axisbelow(True)
         axes.tick_params(which="both", left=False, bottom=False, labelcolor=GREY)
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _for_page(buffer.getvalue(), f"{panel.title} over epochs")
+    return _for_page(buffer.getvalue(), f"{visible(panel.title)} over epochs")
 
 
 def _for_page(document: str, label: str) -> Markup:
@@ -99,10 +100,10 @@ def _plot(panel: Panel, axes: Axes) -> None:
 
     for line in panel.lines:
         colour, marker = (BLUE if line.split == "train" else ORANGE), ("o" if len(line.x) <= MARKED_POINTS else None)
-        axes.plot(line.x, line.y, label=line.name, color=colour, linewidth=1.8, marker=marker, markersize=4)
+        axes.plot(line.x, line.y, label=visible(line.name), color=colour, linewidth=1.8, marker=marker, markersize=4)
     for name, value in panel.references.items():
         colour, style = REFERENCES[reference_kind(name)]
-        label = f"{name.replace('_', ' ')} {value:.4g}"
+        label = f"{visible(name.replace('_', ' '))} {value:.4g}"
         axes.axhline(value, color=colour, linestyle=style, linewidth=1.2, label=label)
     if panel.best_epoch is not None:
         label = f"best epoch {panel.best_epoch:.0f}"
@@ -134,7 +135,7 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> dict[str,
     """
     from matplotlib.figure import Figure
 
-    counts = np.asarray(matrix)
+    counts, class_names = np.asarray(matrix), [visible(name) for name in class_names]
     classes = len(class_names)
     if counts.shape != (classes, classes):
         raise ValueError(f"a confusion matrix of {classes} classes is [{classes}, {classes}], got {list(counts.shape)}")

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from pipeline.engine.observer import StepObserver
+from pipeline.escaping import visible
 from pipeline.evaluation.metrics import Metric
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class TrainingProgress(StepObserver):
         self, console: Console, training: str, metric: Metric, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.every = 1
-        self.console, self.training, self.metric, self.clock = console, training, metric, clock
+        self.console, self.training, self.metric, self.clock = console, visible(training), metric, clock
         self.live: Progress | None = None
         self.bar = TaskID(0)
         self.is_live = console.is_terminal and not console.is_dumb_terminal
@@ -107,10 +108,17 @@ class TrainingProgress(StepObserver):
 
     def _draw(self) -> None:
         if self.live is None:
-            text = TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+            text = TextColumn(
+                "{task.fields[line]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+            )
             bar = [BarColumn(20, table_column=Column(min_width=10))] if self.console.width >= WIDE_COLUMNS else []
             self.live = Progress(
-                TextColumn("{task.description}"), *bar, text, console=self.console, transient=True, auto_refresh=False
+                TextColumn("{task.description}", markup=False),
+                *bar,
+                text,
+                console=self.console,
+                transient=True,
+                auto_refresh=False,
             )
             self.bar = self.live.add_task(self.training, total=self.last_step, line="")
             self.live.start()
@@ -137,4 +145,4 @@ class TrainingProgress(StepObserver):
         if steps > 0:
             seconds = (self.clock() - self.started) / steps * max(0, self.last_step - self.step)
             parts.append(f"{timedelta(seconds=math.ceil(seconds))} left")
-        return "  ".join(parts)
+        return visible("  ".join(parts))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from pipeline.config.override_keys import key_of
 from pipeline.reporting import tables
+from pipeline.reporting.terminal import console, new_table, print_json, styled
 from pipeline.results import PHASES
 from pipeline.run_store.plan import NOT_IN_PLAN
 from pipeline.run_store.records import ScoreRecord
@@ -128,11 +128,11 @@ def varied_overrides(rows: Sequence[RankedRun]) -> list[list[str]]:
     return [[override for override in row["overrides"] if override not in shared] for row in rows]
 
 
-def show(root: Path, jobs: Iterable[EndedJob], as_json: bool, log: Callable[[str], None] = print) -> int:
+def show(root: Path, jobs: Iterable[EndedJob], as_json: bool) -> int:
     """Print the ranking, and return the highest exit code of the jobs."""
     rows = rank(root, jobs)
     if as_json:
-        log(json.dumps(rows))
+        print_json(rows)
     else:
         _print(rows)
     return max((row["exit_code"] for row in rows), default=0)
@@ -141,7 +141,7 @@ def show(root: Path, jobs: Iterable[EndedJob], as_json: bool, log: Callable[[str
 def _print(rows: Sequence[RankedRun]) -> None:
     """Print the table, then the first reasons of every job that did not succeed."""
     metrics = {row["score"]["metric"] for row in rows if row["score"]}
-    table = tables.new_table("#", "run", " / ".join(sorted(metrics)) or "score")
+    table = new_table("#", "run", " / ".join(sorted(metrics)) or "score")
     table.add_column("95 % interval", no_wrap=True)
     for name in ("validation", "ended"):
         table.add_column(name, overflow="fold")
@@ -157,16 +157,16 @@ def _print(rows: Sequence[RankedRun]) -> None:
         interval = f"{score['low']:.3f} to {score['high']:.3f}" if score else ""
         ended = EXITS.get(row["exit_code"], str(row["exit_code"]))
         table.add_row(str(place), row["run"], value, interval, row["branch"], ended, " ".join(own))
-    console = tables.console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     if configs := _config_table(rows):
-        console.print()
-        console.print(configs)
+        screen.print()
+        screen.print(configs)
     for row in rows:
         hidden = len(row["why"]) - SHOWN_REASONS
         rest = [f"and {hidden} more; explain shows all of them"] if hidden > 0 else []
         for line in [*row["why"][:SHOWN_REASONS], *rest]:
-            console.print(f"{row['run']}: {line}", markup=False, soft_wrap=True)
+            screen.print(styled("{run}: {line}", run=row["run"], line=line), soft_wrap=True)
 
 
 def config_rows(rows: Sequence[RankedRun]) -> list[tuple[str, str, str, str]]:
@@ -197,7 +197,7 @@ def _config_table(rows: Sequence[RankedRun]) -> Table | None:
     cells = config_rows(rows)
     if not cells:
         return None
-    table = tables.new_table("config, over its seeds", "mean", "std", "n")
+    table = new_table("config, over its seeds", "mean", "std", "n")
     for row in cells:
         table.add_row(*row)
     return table

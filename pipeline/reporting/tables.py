@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.reporting.terminal import TextTable, new_table, styled
 from pipeline.results import PHASES, compared
 from pipeline.run_store import gate as gates
 from pipeline.run_store.gate import Item
@@ -18,41 +16,22 @@ from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
 OUTCOMES = {
-    "passed": "[green]✓ passed[/]",
-    "warning": "[yellow]⚠ passed with warning[/]",
-    "failed": "[red]✗ failed[/]",
-    "inconclusive": "[yellow]? inconclusive[/]",
-    "errored": "[red]! errored[/]",
-    "pending": "[cyan]… pending[/]",
-    "not_applicable": "[dim]– not applicable[/]",
-    "waived": "[yellow]~ waived[/]",
-    "signed": "[green]✓ signed[/]",
+    name: styled(template)
+    for name, template in {
+        "passed": "[green]✓ passed[/]",
+        "warning": "[yellow]⚠ passed with warning[/]",
+        "failed": "[red]✗ failed[/]",
+        "inconclusive": "[yellow]? inconclusive[/]",
+        "errored": "[red]! errored[/]",
+        "pending": "[cyan]… pending[/]",
+        "not_applicable": "[dim]– not applicable[/]",
+        "waived": "[yellow]~ waived[/]",
+        "signed": "[green]✓ signed[/]",
+    }.items()
 }
-GATES = {"open": "[green]open[/]", "closed": "[red]closed[/]", "pending": "[cyan]pending[/]"}
+GATES = {"open": styled("[green]open[/]"), "closed": styled("[red]closed[/]"), "pending": styled("[cyan]pending[/]")}
 TEST_ITEM = "target_on_test"  # the check of finalization that compares the test score with the target
 VALUE_CHARS = 24  # of a value in a table; a longer one is cut
-
-
-class _Console(Console):
-    """A console that leaves a closed pipe to the command line, where rich would exit with 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise  # rich calls this inside its `except BrokenPipeError`
-
-
-def console(stderr: bool = False) -> Console:
-    """Return the console; output to a file is 120 columns wide unless COLUMNS is set."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else 120
-    return _Console(stderr=stderr, highlight=False, soft_wrap=False, width=width)
-
-
-def new_table(*columns: str) -> Table:
-    """Return a table without borders; a long cell continues on the next line."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in ("run", "check", "outcome"))
-    return table
 
 
 def number(value: object) -> str:
@@ -85,18 +64,18 @@ def satisfied(item: Item, state: RunState, phase: str) -> bool:
     return gates.satisfied(item, state.valid_waivers(phase), state.valid_sign_offs(phase), subject, gates.utc_today())
 
 
-def format_outcome(item: Item, state: RunState, phase: str) -> str:
-    """Return the item's outcome, or the valid signature or waiver that lies over it, as console markup."""
+def format_outcome(item: Item, state: RunState, phase: str) -> Text:
+    """Return the item's outcome, or the valid signature or waiver that lies over it, in colour."""
     if item.outcome not in ("passed", "not_applicable"):
         if any(s.item == item.id for s in state.valid_sign_offs(phase)):
             return OUTCOMES["signed"]
         if any(w.item == item.id for w in state.valid_waivers(phase)):
-            return f"{OUTCOMES['waived']} [dim]({item.label})[/]"
-    return outcome_of(item) if item.is_built else f"[dim]– {item.label}[/]"
+            return styled("{waived} [dim]({label})[/]", waived=OUTCOMES["waived"], label=item.label)
+    return outcome_of(item) if item.is_built else styled("[dim]– {label}[/]", label=item.label)
 
 
-def outcome_of(item: Item) -> str:
-    """Return the item's own outcome as console markup."""
+def outcome_of(item: Item) -> Text:
+    """Return the item's own outcome in colour."""
     return OUTCOMES["warning" if item.warns else item.outcome]
 
 
@@ -122,19 +101,20 @@ def items_count(answered: int, items: Sequence[Item]) -> tuple[str, int]:
 def gates_table(state: RunState) -> Table:
     """Return the phases with their gates, the number of satisfied checks, and of those that do not apply (n/a)."""
     planned = state.plan.get("questions", {}) if state.plan else {}
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = TextTable(box=None, pad_edge=False, header_style="bold")
     for name in ("phase", "gate", "checks passed", "n/a", "plan revision", "round"):
         table.add_column(name, justify="left" if name in ("phase", "gate") else "right")
     for phase in PHASES:
         gate = state.gates.get(phase)
         label = state.gate_label(phase)
         if gate is None or label == "not needed":
-            table.add_row(phase, f"[dim]{label}[/]", f"[dim]–/{planned.get(phase, '?')}[/]", "", "", "")
+            count = styled("[dim]–/{planned}[/]", planned=planned.get(phase, "?"))
+            table.add_row(phase, styled("[dim]{label}[/]", label=label), count, "", "", "")
             continue
         answered = [i for i in gate.items if i.outcome != "not_applicable" and satisfied(i, state, phase)]
-        count, idle = items_count(len(answered), gate.items)
-        shown = count, f"{idle or ''}", str(gate.revision), str(gate.round)
-        table.add_row(phase, GATES.get(label, f"[dim]{label}[/]"), *shown)
+        answered_text, idle = items_count(len(answered), gate.items)
+        shown = answered_text, f"{idle or ''}", str(gate.revision), str(gate.round)
+        table.add_row(phase, GATES.get(label, styled("[dim]{label}[/]", label=label)), *shown)
     return table
 
 
@@ -142,21 +122,24 @@ def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
     """Return the checks of a gate with outcome, value, what was required, and details."""
     table = new_table("check", "outcome", "value", "required", "details")
     for item in items:
-        texts = (escape(text) for text in (format_value(item), format_required(item), item.why))
+        texts = format_value(item), format_required(item), item.why
         table.add_row(item.id, format_outcome(item, state, phase), *texts)
     return table
 
 
-def score_lines(state: RunState) -> str:
+def score_lines(state: RunState) -> Text:
     """Return how the model compares with the target: a line for validation, and one for test once it is scored."""
     branch = state.current_branch()
     if branch is None:
-        return "validation: not scored yet"
+        return Text("validation: not scored yet")
     colour = "green" if branch["branch"] == "sufficient" else "yellow"
-    first, *rest = gates.branch_conditions(branch)
-    line = f"validation: [{colour}]{', '.join([first, *rest])}[/]"
+    line = styled(f"validation: [{colour}]{{conditions}}[/]", conditions=", ".join(gates.branch_conditions(branch)))
     test = compare_test_with_target(state)
-    return line if test is None else f"{line}\ntest: [{'green' if test[0] == 'passed' else 'red'}]{test[1]}[/]"
+    if test is None:
+        return line
+    outcome, figures = test
+    template = f"{{line}}\ntest: [{'green' if outcome == 'passed' else 'red'}]{{figures}}[/]"
+    return styled(template, line=line, figures=figures)
 
 
 def compare_test_with_target(state: RunState) -> tuple[str, str] | None:
@@ -173,9 +156,10 @@ def compare_test_with_target(state: RunState) -> tuple[str, str] | None:
     return item.outcome, f"{reached.get(item.outcome, 'target missed')} ({item.unit} {figures})".replace("( ", "(")
 
 
-def next_step_line(step: NextStep) -> str:
+def next_step_line(step: NextStep) -> Text:
     """Return what comes next with its command, and what else a person can do, each as a command."""
-    lines = [f"next: {escape(step.why)}", f"  [bold]{escape(step.command)}[/]"]
+    line = styled("next: {why}\n  [bold]{command}[/]", why=step.why, command=step.command)
     for alternative in step.alternatives:
-        lines += [f"or {escape(alternative.why)}:", f"  [bold]{escape(alternative.command)}[/]"]
-    return "\n".join(lines)
+        template, texts = "\nor {why}:\n  [bold]{command}[/]", {"why": alternative.why, "command": alternative.command}
+        line = line.append_text(styled(template, **texts))
+    return line

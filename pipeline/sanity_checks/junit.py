@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.escaping import visible_lines
 from pipeline.run_store.gate import Item
 
 if TYPE_CHECKING:
@@ -57,4 +58,4 @@ def _case(classname: str, item: Item) -> TestCase:
 
 
 def _clean(text: str) -> str:
-    return _NOT_IN_XML.sub("?", text)
+    return _NOT_IN_XML.sub("?", visible_lines(text))
