@@ -83,10 +83,12 @@ class CauseScore:
 
     @property
     def basis(self) -> str:
-        """`inference` without support, `report` for logs, else the strongest basis among the playbooks' entries."""
-        if not self.supporting:
+        """`inference` without support, `report` for logs, else the strongest basis of the entries with support."""
+        # An entry of another playbook, of which no measurement holds, adds nothing to the cause.
+        supported = [c.basis for c in self.candidates if any(self.observations[s].holds for s in c.supported_by)]
+        if not supported:
             return "inference"
-        return "report" if self.from_logs else max((c.basis for c in self.candidates), key=lambda b: CEILINGS[b])
+        return "report" if self.from_logs else max(supported, key=lambda basis: CEILINGS[basis])
 
     @property
     def plausible(self) -> bool:

@@ -19,6 +19,7 @@ from pipeline.orchestration.phase import PhaseContext
 from pipeline.reporting import plots
 from pipeline.results import Artifact, Evidence, plain
 from pipeline.run_store import files
+from pipeline.run_store.gate import BranchInputs
 from pipeline.run_store.job import Job
 from pipeline.runtime.announce import announced
 
@@ -40,14 +41,6 @@ class FirstNonfinite(TypedDict):
     what: str
     module: str
     rows: list[int]
-
-
-class BranchInputs(TypedDict):
-    """What the branch is decided on: target reached, shown to beat the trivial baseline, ids of blocking symptoms."""
-
-    target: bool
-    trivial: bool
-    symptoms: list[str]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from pipeline.engine.budget import extended_steps
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, Score, counted, digest, exact, plain
 from pipeline.run_store import files
+from pipeline.run_store.gate import BranchInputs
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
 from pipeline.runtime.announce import Parts, announced
 from pipeline.trials.candidates import Diagnosis, explain_no_candidate, untried
-from pipeline.trials.executor import Trial, measurements, parallel_jobs, run_jobs
+from pipeline.trials.executor import Trial, format_steps, measurements, parallel_jobs, run_jobs
 from pipeline.trials.fix_report import class_results, implementation, performance, rerun_command
 from pipeline.trials.study import (
     Arm,
@@ -41,14 +42,6 @@ if TYPE_CHECKING:
 DOCUMENTS = ("fixed.yaml", "implementation.json")
 MATRIX = ("confusion_matrix.png", "confusion_matrix.svg")  # of the fixed model, where there are classes
 FIXED = "fixed"  # the id of the winner's training on the master seed
-
-
-class BranchInputs(TypedDict):
-    """What the branch is decided on: target reached, shown to beat the trivial baseline, ids of blocking symptoms."""
-
-    target: bool
-    trivial: bool
-    symptoms: list[str]
 
 
 class Outcome(TypedDict):
@@ -146,8 +139,15 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
         ctx.ledger.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
     parallel = parallel_jobs(ctx.settings["parallel"], threads)
     several = f"{len(jobs)} trainings in processes of their own, {parallel} at a time"
-    with announced(ctx.log, f"  {'1 training in a process of its own' if len(jobs) == 1 else several}"):
-        trials = run_jobs(jobs, ctx.folder / "trials", parallel=parallel, threads=threads, on_finished=record)
+    text, folder = f"  {'1 training in a process of its own' if len(jobs) == 1 else several}", ctx.folder / "trials"
+
+    def still() -> str:
+        """A line after a long silence: how many trainings have ended, and where those that run were last saved."""
+        ended, steps = parts.still(), format_steps(jobs, folder)
+        return f"{ended}; {steps}" if ended and steps else ended
+
+    with announced(ctx.log, text, still=still):
+        trials = run_jobs(jobs, folder, parallel=parallel, threads=threads, on_finished=record)
     return {trial.id: trial for trial in trials}
 
 

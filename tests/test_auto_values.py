@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.building import builder, probe
-from pipeline.building.auto_values import auto_integers, auto_widths
+from pipeline.building.auto_values import auto_integers, auto_widths, model_node
 from pipeline.data.analysis.identifiers import identifier_columns
 from pipeline.data.load import load, seal
 from pipeline.data.sources.delimited import csv_table
@@ -71,6 +71,30 @@ def test_auto_widths_count_prepared_columns() -> None:
     assert auto_widths(body, data)["model.in_features"] == 5
     model = builder.build_model(body, (), 3, data)
     assert model.eval()(data.train.X[:2]).shape == (2, 3)
+
+
+def test_auto_widths_of_parts_of_a_model() -> None:
+    """A width is found wherever it stands in the section, also in a list, and the model is built with it."""
+    own, layer = {"_target_": "pipeline.models.mlp.MLP", **AUTO}, {"_target_": "torch.nn.Linear", "out_features": 4}
+    parts = {"encoder": {**layer, "in_features": "auto"}, "heads": [own, {**LINEAR, "in_features": 4}]}
+    data = seal(splits(SERIES, THREE), "classification")
+    body = config(model={"_target_": "my_pkg.Net", **parts})
+    widths = auto_widths(body, data)
+
+    assert widths == {
+        "model.encoder.in_features": 3,
+        "model.heads.0.in_features": 15,
+        "model.heads.0.out_features": 3,
+        "model.heads.1.out_features": 3,
+    }
+    assert model_node(body, data)["encoder"] == {**layer, "in_features": 3}
+    assert model_node(body, data)["heads"] == [
+        {**own, "in_features": 15, "out_features": 3},
+        {**LINEAR, "in_features": 4, "out_features": 3},
+    ]
+    assert body["model"]["encoder"]["in_features"] == "auto"
+    wrapped = config(model={"_target_": "torch.nn.Flatten"})
+    assert model_node(wrapped, data) == {"_target_": "torch.nn.Flatten"}
 
 
 def test_auto_widths_refuse_what_data_do_not_determine() -> None:

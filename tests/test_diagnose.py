@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagnostics.conditions import Condition, Observation
 from diagnostics.confidence import CEILINGS, Confidence, confidence_from_support
-from diagnostics.diagnose import diagnose
+from diagnostics.diagnose import CauseScore, diagnose
 from diagnostics.diagnosis import Diagnosis
-from diagnostics.playbook import example_history
+from diagnostics.playbook import CandidateCause, example_history
 from diagnostics.readers import canonical_name, read
 from pipeline.errors import UserError
 from pipeline.history import History
@@ -150,6 +152,19 @@ def test_diagnose_lowers_confidence_with_less_evidence() -> None:
     assert first[0].confidence.value > first[1].confidence.value > first[2].confidence.value
     assert ["research", "research", "report"] == [c.confidence.basis for c in first]
     assert any("the log has no update_ratio" in gap["why"] for gap in partial.not_checked)
+
+
+def test_basis_is_that_of_entries_with_support() -> None:
+    """The literature behind another playbook's entry, of which no measurement holds, adds nothing to the cause."""
+    holds, fails = (Condition("first", ("a",), above=bound) for bound in (1.0, 9.0))
+    observations = {condition: Observation(condition, 5.0) for condition in (holds, fails)}
+    inferred = CandidateCause("x", (holds,), (), None, "", "inference")
+    researched = CandidateCause("x", (fails,), (), None, "", "research")
+
+    assert CauseScore((inferred, researched), observations, from_logs=False).confidence().basis == "inference"
+    both = replace(researched, supported_by=(fails, holds))
+    assert CauseScore((inferred, both), observations, from_logs=False).confidence().basis == "research"
+    assert CauseScore((researched,), observations, from_logs=False).confidence().basis == "inference"
 
 
 def test_diagnose_rules_out_contradicted_causes() -> None:

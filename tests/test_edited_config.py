@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -68,6 +69,33 @@ def test_moved_goalpost_in_file_needs_planning(own_folder: Path, phase: str) -> 
     do = str(refused.value).partition("Do: python -m pipeline ")[2]
 
     assert resolve_request(shlex.split(do), [own_folder / "conf"]).changed
+
+
+@pytest.mark.parametrize(
+    ("text", "notice"),
+    [
+        (
+            HYPERPARAMETER,
+            "phase=diagnostics uses the frozen plan, not the config files that were edited since "
+            "(optimizer.lr 0.001, now 0.02); to use them: python -m pipeline phase=baseline run.name=mine run.root=",
+        ),
+        (GOALPOST, "python -m pipeline phase=planning run.name=mine run.root="),
+        (HEAD + "trainer:\n  epoch: 2\n", "the config files of today have a fault: trainer.epoch: unknown key"),
+        (HEAD + "# a remark\n", ""),
+    ],
+)
+def test_later_phase_mentions_edited_file_that_it_does_not_use(own_folder: Path, text: str, notice: str) -> None:
+    """With the run's name alone a later phase works from the plan, and says in one line what was edited since."""
+    run = planned_from_file(own_folder)
+    arguments = ["phase=diagnostics", "run.name=mine", f"run.root={own_folder}"]
+    assert resolve_request(arguments, []).notice == ""
+    edit(run, text)
+    file = own_folder / "conf" / "experiment" / "mine.yaml"
+    os.utime(file, (file.stat().st_atime, (run.path / "plan" / "1.yaml").stat().st_mtime + 1))
+    said = resolve_request(arguments, []).notice
+
+    assert notice in said
+    assert bool(said) == bool(notice) and "\n" not in said
 
 
 def test_later_phase_refuses_edited_file_that_it_names(own_folder: Path) -> None:

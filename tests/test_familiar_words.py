@@ -143,6 +143,16 @@ def test_familiar_flag_leads_to_an_override() -> None:
         assert not refused(*corrected), (message, refused(*corrected))
 
 
+@pytest.mark.parametrize("typed", ["momentum", "optimizer.momentum"])
+def test_momentum_without_sgd_leads_to_sgd(typed: str) -> None:
+    """AdamW has no momentum: the command chooses SGD and keeps the value."""
+    message = refused("optimizer=adamw", f"{typed}=0.9")
+
+    assert "did you mean 'optimizer.momentum'?" in message or typed == "optimizer.momentum"
+    assert message.endswith("Do: python -m pipeline ... optimizer=sgd optimizer.momentum=0.9")
+    assert not refused("optimizer=sgd", "optimizer.momentum=0.9")
+
+
 # The classes of `model` and Hydra's launchers refuse these words later, with messages of their own.
 JUDGED_LATER = ("hydra/launcher", "model.activation", "model.normalization")
 ENTRIES = {key: words for key, words in VALUES.items() if key not in (*METRICS, *JUDGED_LATER)}

@@ -41,6 +41,14 @@ def half():
 def broken():
     raise OSError("the disk is on fire")
 
+class Lone(nn.Linear):
+    """One output; its inputs are as many as it is told."""
+    def __init__(self, in_features):
+        super().__init__(in_features, 1)
+
+def two_classes():
+    return {name: (X, (y > 0).astype(int)) for name, (X, y) in table().items()}
+
 class Dead(nn.Linear):
     """A softmax over its one output is 1, whatever comes in: no gradient, nothing to learn."""
     def __init__(self):
@@ -122,6 +130,14 @@ def test_preflight_takes_overrides(preflight: Callable[..., Any]) -> None:
     assert any("learning rate 0.01 is planned" in line for line in report["messages"])
     code, report, err = preflight("Wide", "values", "loss=huber", "loss.delta=2.0", "+model.outputs=1")
     assert (code, report["inferred"]) == (0, ["task=regression, since targets are floats"]), err
+
+
+def test_preflight_infers_the_task_of_a_model_with_auto_width(preflight: Callable[..., Any]) -> None:
+    """The width is that of the data, so that the model runs: with one output and two classes the task is binary."""
+    _, report, err = preflight("Lone", "two_classes", "+model.in_features=auto")
+    assert report, err
+    inferred = ["task=binary, since targets are integers of 2 classes, and the model has one output"]
+    assert report["inferred"] == [*inferred, "loss=BCEWithLogitsLoss, since none is given"]
 
 
 def test_preflight_fails_for_a_model_that_does_not_learn(preflight: Callable[..., Any]) -> None:

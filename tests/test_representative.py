@@ -74,6 +74,8 @@ def test_representative_does_not_compare_augmented_rows_with_validation() -> Non
     fixed = (draw.normal(0, 0.1, (90, 3)), rows["train"][1])
     shifted = check_item({**rows, "train": Noisy(*fixed, std=0.0)})
 
+    recorded = measure_representativeness(seal({**rows, "train": Noisy(*rows["train"], std=0.1)}, "binary"), "binary")
+    assert recorded["augmented"] and recorded["features"] is None  # no figure of a comparison that was not made
     assert augmented.outcome == "passed" and "changes its rows each time they are read" in augmented.why
     assert shifted.outcome == "failed" and "validation differs from train in X[" in shifted.why
 

@@ -608,6 +608,7 @@ def test_sanity_checks_without_time_are_not_run(trained: Run, own_folder: Path) 
 
 
 OVERFIT = {"min_steps": 20, "suspicious_ratio": 0.99}
+NEGATIVE = {"zeroed_inputs__gain": float("nan"), "zeroed_inputs__zeroed": -0.5}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("one_batch_tried", {"overfit_one_batch__first": -0.11, "overfit_one_batch__last": -9.0,
      "overfit_one_batch__loss_ratio": 82.0}, OVERFIT, "passed", "loss fell from -0.11 to -9"),
@@ -618,6 +619,9 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("one_batch_tried", {"overfit_one_batch__first": 0.0, "overfit_one_batch__last": 0.0,
      "overfit_one_batch__loss_ratio": float("nan")}, OVERFIT, "passed", "does not fall, it goes from 0 to 0"),
     ("inputs_matter", {"zeroed_inputs__gain": 0.0}, {"min_gain": 0.02}, "passed", "warning: after"),
+    ("inputs_matter", {**NEGATIVE, "zeroed_inputs__real": -9.0}, {"min_gain": 0.02}, "passed",
+     "the loss is -9, on zeroed inputs -0.5; a share of a negative loss means nothing"),
+    ("inputs_matter", {**NEGATIVE, "zeroed_inputs__real": -0.1}, {"min_gain": 0.02}, "passed", "warning: after"),
     ("inputs_matter", {"zeroed_inputs__stopped": "nonfinite"}, {"min_gain": 0.02}, "passed", "non-finite"),
     ("chance_on_shuffled_labels", {"shuffled_labels__half_widths_above": 2.1, "shuffled_labels__shuffles": 9},
      {"clear": 1.0, "shuffles": 10}, "passed", "the lowest of 9 shuffles"),

@@ -46,7 +46,8 @@ def one_batch_tried(evidence: Evidence, *, min_steps: int, suspicious_ratio: flo
 def inputs_matter(evidence: Evidence, *, min_gain: float) -> Result:
     """Passing proves that a training on zeroed inputs was compared with one on the real rows; not that inputs help.
 
-    If the inputs remove a smaller share of the loss than the bound, the reason warns.
+    If the inputs remove a smaller share of the loss than the bound, the reason warns. Of a loss that is negative there
+    is no share: then it warns if the inputs do not lower the loss.
     """
     values = _measured(evidence, "zeroed_inputs")
     if isinstance(values, Result):
@@ -57,6 +58,10 @@ def inputs_matter(evidence: Evidence, *, min_gain: float) -> Result:
         return Result("passed", why="one of the two trainings became non-finite")
     if gain >= min_gain:
         return Result("passed", gain, min_gain, unit, losses, relation=">=")
+    if math.isnan(gain) and values["real"] < values["zeroed"]:
+        return Result("passed", why=f"{losses}; a share of a negative loss means nothing")
+    if math.isnan(gain):
+        return Result("passed", why=f"warning: {losses}; the inputs do not lower it", cause="inputs_uninformative")
     why = f"warning: {losses}; the inputs hardly matter"
     return Result("passed", gain, min_gain, unit, why, "inputs_uninformative", relation=">=")
 

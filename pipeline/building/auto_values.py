@@ -1,13 +1,15 @@
 """Config values that are `auto` and follow from the data; planning freezes what they are.
 
-`model.in_features` and `model.out_features` are the widths that data, task and loss ask for. `preprocess.integers` says
-whether integer features stay integers, as an embedding needs them, or become float32, as every other layer does.
+`in_features` and `out_features`, of `model` or of a part of it (`model.encoder.in_features`), are the widths that data,
+task and loss ask for. `preprocess.integers` says whether integer features stay integers, as an embedding needs them, or
+become float32, as every other layer does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from pipeline.run_store.plan import with_resolved
 from pipeline.runtime.seeds import seeded
 
 AUTO = "auto"
+WIDTHS = ("in_features", "out_features")
 TWO_OUTPUTS = ("CrossEntropyLoss", "cross_entropy", "NLLLoss", "nll_loss", "MultiMarginLoss")  # also of a binary task
 ROWS = 2  # that are given to a model; batch normalization needs two
 
@@ -47,29 +50,47 @@ def load_resolved(
 
 
 def auto_widths(config: Mapping[str, Any], data: Data) -> dict[str, object]:
-    """Return the value of `model.in_features` and `model.out_features`, of those that are `auto`.
+    """Return the value of each `in_features` and `out_features` in the section `model` that is `auto`, by its key.
 
     Raises UserError for one that the data do not determine.
     """
-    model = section_of(config, "model")
-    finders = {"in_features": _in_features, "out_features": _out_features}
-    return {f"model.{key}": find(config, data) for key, find in finders.items() if model.get(key) == AUTO}
+    widths: dict[str, object] = {}
+    for key, target in _auto_keys(section_of(config, "model"), "model"):
+        find = _out_features if key.endswith(".out_features") else partial(_in_features, target)
+        widths[key] = find(config, data, key)
+    return widths
 
 
-def _in_features(config: Mapping[str, Any], data: Data) -> int:
+def model_node(config: Mapping[str, Any], data: Data) -> dict[str, object]:
+    """Return a copy of the section `model` in which the widths that are `auto` are those of the data."""
+    return section_of(with_resolved(config, {"resolved": auto_widths(config, data)}), "model")
+
+
+def _auto_keys(node: object, key: str) -> Iterator[tuple[str, object]]:
+    """Yield the key of every width that is `auto`, with the `_target_` that gets it."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name in WIDTHS and value == AUTO:
+                yield f"{key}.{name}", node.get("_target_")
+            yield from _auto_keys(value, f"{key}.{name}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _auto_keys(value, f"{key}.{i}")
+
+
+def _in_features(target: object, config: Mapping[str, Any], data: Data, key: str) -> int:
     """Return the numbers per row that reach the model, after `preprocess`; for torch's own layers the last axis."""
-    key = "model.in_features"
     if not isinstance(data.train.X, Tensor):
         raise UserError(fault(key, "auto is not known for nested features", expected="a number"))
     inputs_only = {**config, "preprocess": {**section_of(config, "preprocess"), "targets": "none"}}
     with torch.no_grad():
         rows = wrap_model(nn.Identity(), inputs_only, data).eval()(data.train.X[:ROWS])
-    if str(section_of(config, "model").get("_target_")).startswith("torch.nn."):
+    if str(target).startswith("torch.nn."):
         return int(rows.shape[-1])
     return math.prod(rows.shape[1:])
 
 
-def _out_features(config: Mapping[str, Any], data: Data) -> int:
+def _out_features(config: Mapping[str, Any], data: Data, key: str) -> int:
     """Return one output per class, label, token id or value; 1 for a binary task, 2 if its loss takes two logits."""
     kind, y = section_of(config, "task")["kind"], data.train.y
     if kind == "binary":
@@ -83,7 +104,7 @@ def _out_features(config: Mapping[str, Any], data: Data) -> int:
         count = data.classes
     if count is None:
         got = f"targets of shape {['N', *y.shape[1:]]} in a {kind} task".replace("'", "")
-        raise UserError(fault("model.out_features", "auto is not known", got=got, expected="a number"))
+        raise UserError(fault(key, "auto is not known", got=got, expected="a number"))
     return count
 
 
@@ -109,11 +130,11 @@ def _failure(
     config: Mapping[str, Any], data: Data, trust: Sequence[str], batch: tuple[Tensor, Tensor]
 ) -> Exception | None:
     """Return why the model, or the step with the model, does not run on these rows; planning reports it later."""
-    node = {key: value for key, value in section_of(config, "model").items() if key != "init_from"}
-    widths = {key.rpartition(".")[2]: value for key, value in auto_widths(config, data).items()}
+    node = model_node(config, data)
+    node.pop("init_from", None)
     try:
         with seeded(0), torch.no_grad():
-            model: Any = build({**node, **widths}, trust=trust, where="model")
+            model: Any = build(node, trust=trust, where="model")
             step = build_step(section_of(config, "task"), model, trust)
             wrapped = wrap_model(model, config, data) if batch[0].is_floating_point() else model
             if step is None:

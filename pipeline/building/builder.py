@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pipeline.building.auto_values import auto_widths
+from pipeline.building.auto_values import model_node
 from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints.weights import read_tensors
 from pipeline.config.build import build, build_function, section_of
@@ -37,8 +37,7 @@ def build_model(config: Mapping[str, object], trust: Sequence[str], seed: int, d
     fitted on the train rows of `data`. Raises UserError for a target that is not a module, for `init_from` weights that
     do not fit, and for preprocessing that does not fit the data.
     """
-    node = section_of(config, "model")
-    node |= {key.rpartition(".")[2]: value for key, value in auto_widths(config, data).items()}
+    node = model_node(config, data)
     weights_file = node.pop("init_from", None)
     # The weights depend on the seed alone, whatever was drawn before in this process.
     with seeded(derive(seed, "init")), attributed_to("model", "cannot be built"):

@@ -118,8 +118,12 @@ def familiar_key(key: str, value: str, known: Collection[str] | None, accepts: A
         overrides = tuple(entry.split())
         return Advice(key_of(overrides[-1]), overrides)
     places = [entry] if isinstance(entry, str) else entry
-    here = next((place for place in places if known is None or place.startswith("+") or place in known), None)
-    return None if here is None else with_value(here, value, accepts)
+    here = next((p for p in places if known is None or p.startswith("+") or " " in p or p in known), None)
+    if here is None:
+        return None
+    *choices, name = here.split()
+    advice = with_value(name, value, accepts)
+    return Advice(advice.key, (*choices, *advice.overrides))
 
 
 def with_value(key: str, value: str, accepts: Accepts) -> Advice:

@@ -45,6 +45,8 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
         run_is_new = len(ledger.entries) == 1
         try:
             _refuse_concurrent_change(run, ledger, request)
+            if request.notice:
+                hooks.log(request.notice)
             request = _grant_trust(ledger, request)
             replan = request.phase == "baseline" and request.changed
             record_branch(run, ledger)

@@ -29,6 +29,7 @@ class RunRequest:
     """What a command asks for: the composed config, the overrides behind it, and whether it differs from the plan.
 
     `ledger_head` is the ledger's head that the request was compared with; it is empty for a run without a plan.
+    `notice` is a line about config files that were edited after planning and that the phase does not use.
     """
 
     config: dict[str, Any]
@@ -36,6 +37,7 @@ class RunRequest:
     config_dirs: list[str]
     changed: bool = False
     ledger_head: str = ""
+    notice: str = ""
 
     @property
     def phase(self) -> str:

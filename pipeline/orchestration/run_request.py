@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.conf_dir import conf_dir
 from pipeline.config.override_keys import key_of
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
-from pipeline.run_store.plan import NOT_IN_PLAN
+from pipeline.run_store.plan import NOT_IN_PLAN, Plan
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
+MAX_SHOWN = 5  # edited keys that are listed
 STARTING_PHASES = ("planning", "baseline", "auto")  # the phases that may create a run
 
 Changes = Mapping[str, tuple[Any, Any]]
@@ -87,21 +89,48 @@ def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[st
     """The request of a later phase: the config of the frozen plan, from which no override may differ.
 
     `auto` also composes the stored overrides anew, since a config file may have been edited. A later phase that is
-    requested by name, without overrides, needs no config file.
+    requested by name, without overrides, needs no config file; the request only mentions an edit.
     """
     assert state.plan is not None
     dirs = dirs or state.plan.get("config_dirs", [])
     _refuse_new_trust(run, state, overrides)
     plan = plans.load(run, state)
-    changing = plan_overrides(overrides)
+    changing, notice = plan_overrides(overrides), ""
     if changing or (phase == "auto" and all(Path(folder).is_dir() for folder in dirs)):
         overridden = {key_of(o) for o in changing}
         stored = [o for o in state.plan.get("overrides", []) if key_of(o) not in overridden]
         changes = plans.changes_from(plan, _compose([*stored, *changing], dirs))
         _refuse_differences(run, phase, changing, changes)
+    elif phase != "auto":
+        notice = _edits_since(run, state, plan, phase, dirs)
     own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}, "trust": []}
     config = {**plan.config, **own_keys}
-    return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head)
+    return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head, notice=notice)
+
+
+def _edits_since(run: Run, state: RunState, plan: Plan, phase: str, dirs: Sequence[str]) -> str:
+    """Return one line about edits of config files after planning that this phase does not use; empty without any.
+
+    The config is composed, which takes a while, only if a file is newer than that of the plan.
+    """
+    assert state.plan is not None
+    frozen = (run.path / state.plan["file"]).stat().st_mtime
+    folders = [conf_dir(), *map(Path, dirs)]
+    if not all(folder.is_dir() for folder in folders):
+        return ""
+    if not any(file.stat().st_mtime > frozen for folder in folders for file in folder.rglob("*.yaml")):
+        return ""
+    try:
+        changes = plans.changes_from(plan, _compose(state.plan.get("overrides", []), dirs))
+    except UserError as error:
+        return f"phase={phase} uses the frozen plan; the config files of today have a fault: {error.faults[0]}"
+    if not changes:
+        return ""
+    shown = [f"{key} {old}, now {new}" for key, (old, new) in list(changes.items())[:MAX_SHOWN]]
+    more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
+    again = _command(run, "planning" if plans.moved_goalposts(changes) else "baseline", [])
+    edits = f"the config files that were edited since ({', '.join(shown)}{more})"
+    return f"phase={phase} uses the frozen plan, not {edits}; to use them: {again}"
 
 
 def _request_from_overrides(run: Run, state: RunState, phase: str, overrides: list[str], dirs: list[str]) -> RunRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.results import Branch, GateState, Outcome, compared
 
@@ -15,6 +15,14 @@ NOT_BUILT = "not built"  # how the `why` of an item begins that this version can
 def utc_today() -> date:
     """Today in UTC, as in the times of the ledger: a waiver expires on the same day everywhere."""
     return datetime.now(UTC).date()
+
+
+class BranchInputs(TypedDict):
+    """What the branch is decided on: target reached, shown to beat the trivial baseline, ids of blocking symptoms."""
+
+    target: bool
+    trivial: bool
+    symptoms: list[str]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ measured (splits, data digests, threads, budget, environment, trusted packages).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.results import digest, exact, tagged
@@ -128,12 +128,22 @@ def changes_from(plan: Plan, config: Mapping[str, Any]) -> dict[str, tuple[Any, 
 
 def with_resolved(config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with the values that planning found for the keys that are `auto` and follow from the data."""
-    resolved = {**config}
+    resolved: Any = {**config}
     for key, value in facts.get("resolved", {}).items():
-        section, _, name = key.partition(".")
-        if (resolved.get(section) or {}).get(name) == "auto":
-            resolved[section] = {**resolved[section], name: value}
-    return resolved
+        resolved = _replace_auto(resolved, key.split("."), value)
+    return cast(dict[str, Any], resolved)
+
+
+def _replace_auto(node: Any, names: Sequence[str], value: object) -> Any:
+    """Return a copy of the node with the value at these names, or the node itself where it is not `auto` there."""
+    if not names:
+        return value if isinstance(node, str) and node == "auto" else node
+    name, *rest = names
+    if isinstance(node, Mapping) and name in node:
+        return {**node, name: _replace_auto(node[name], rest, value)}
+    if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+        return [_replace_auto(item, rest, value) if i == int(name) else item for i, item in enumerate(node)]
+    return node
 
 
 def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,4 +1,4 @@
-"""One line about work that takes long: printed after a few seconds of silence, never for what is done by then."""
+"""Lines about work that takes long: printed after a few seconds of silence, never for what is done by then."""
 
 from __future__ import annotations
 
@@ -9,22 +9,40 @@ from contextlib import contextmanager
 
 SILENCE_S = 3.0  # that nobody wonders about
 LINE_S = 10.0  # between two lines about the parts of one piece of work
+AGAIN_S = 30.0  # between two lines about work that is not in parts
 
 
 @contextmanager
-def announced(log: Callable[[str], None], text: str, seconds: float = SILENCE_S) -> Iterator[None]:
-    """Log `text` if the block is still running after so many seconds.
+def announced(
+    log: Callable[[str], None],
+    text: str,
+    seconds: float = SILENCE_S,
+    *,
+    still: Callable[[], str] | None = None,
+    again: float = AGAIN_S,
+) -> Iterator[None]:
+    """Log `text` if the block is still running after so many seconds, then what `still` returns every `again` seconds.
 
-    The thread that waits for it computes nothing, so that it changes no result.
+    An empty line of `still` is not logged. The thread that waits computes nothing of the work, so that it changes no
+    result.
     """
-    timer = threading.Timer(seconds, log, [text])
-    timer.daemon = True
-    timer.start()
+    ended = threading.Event()
+
+    def speak() -> None:
+        if ended.wait(seconds):
+            return
+        log(text)
+        while still is not None and not ended.wait(again):
+            if line := still():
+                log(line)
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()  # a line that is being printed is finished first
+        ended.set()
+        thread.join()  # a line that is being printed is finished first
 
 
 class Parts:
@@ -36,6 +54,13 @@ class Parts:
         self.log, self.what, self.total, self.clock = log, what, total, clock
         self.done, self.started = 0, clock()
         self.shown = self.started
+
+    def still(self) -> str:
+        """Return a line about how many parts have ended, with the seconds so far; empty soon after another line."""
+        now = self.clock()
+        if now - self.shown < AGAIN_S:
+            return ""
+        return f"  {self.done} of {self.total} {self.what} have ended, {now - self.started:.0f} s so far"
 
     def finish_one(self, shown: bool = False) -> None:
         """Count one part; `shown` says that a line about it was printed already."""

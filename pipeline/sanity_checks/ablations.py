@@ -73,8 +73,9 @@ def overfit_one_batch(context: CheckContext) -> OverfitResult:
 def zeroed_inputs(context: CheckContext) -> ZeroedInputsResult:
     """Train on the real rows and on rows whose inputs are zeros, and compare the losses.
 
-    `gain` is the share of the loss on zeroed inputs that the real inputs remove. The training on the real rows becomes
-    the control of the context.
+    `gain` is the share of the loss on zeroed inputs that the real inputs remove; NaN where a loss is negative or that
+    on zeroed inputs is 0, since a share needs a zero that is the best loss. The training on the real rows becomes the
+    control of the context.
     """
     steps = context.steps("sanity_check_steps")
     context.control = control = context.train("sanity_check.control", steps)
@@ -83,7 +84,7 @@ def zeroed_inputs(context: CheckContext) -> ZeroedInputsResult:
     except UserError as error:  # some models cannot take lengths, masks or angles of zero
         raise NotApplicable(f"the model does not take inputs of zeros ({error.faults[0]})") from error
     with_inputs, without = final_loss(control.history), final_loss(zeroed.history)
-    gain = (without - with_inputs) / abs(without) if without else math.nan
+    gain = (without - with_inputs) / without if without > 0 and not with_inputs < 0 else math.nan
     stopped = "nonfinite" if "nonfinite" in (control.stop_reason, zeroed.stop_reason) else "done"
     return {"steps": steps, "real": with_inputs, "zeroed": without, "gain": gain, "stopped": stopped}
 

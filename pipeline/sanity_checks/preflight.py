@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import Hooks, Registry
@@ -24,6 +25,9 @@ from pipeline.run_store import checklist, files, permits
 from pipeline.run_store.gate import Item
 from pipeline.run_store.run import Run
 from pipeline.trust import grants as trust
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 PERSONAL = ("problem_card", "metric_and_target")  # items that only a person can answer
@@ -170,14 +174,28 @@ def _prepare_experiment(
     _write_experiment(root, fixed, "classification", None if loss_given else LOSSES["classification"])
     config = compose(run_overrides, [root / "conf"])
     source = build(config["data"], trust=packages, where="data")
-    node = {name: value for name, value in config["model"].items() if name != "init_from"}
-    task = infer_task(source, lambda: build(node, trust=packages, where="model"))
+    task = infer_task(source, lambda: _build_uninitialized(config, packages))
     kind = config["task"]["kind"] if task_given else task.kind
     loss = None if loss_given else task.loss if kind == task.kind else LOSSES.get(kind, task.loss)
     _write_experiment(root, fixed, kind, loss)
     inferred = [] if task_given else [f"task={kind}, since {task.why}"]
     inferred += [f"loss={loss.rpartition('.')[2]}, since none is given"] if loss else []
     return run_overrides, inferred
+
+
+def _build_uninitialized(config: Mapping[str, Any], packages: Sequence[str]) -> nn.Module:
+    """Build the model of a config without the weights that it starts from; widths that are `auto` need the data."""
+    from pipeline.building.auto_values import AUTO, WIDTHS, model_node
+    from pipeline.config.build import build
+    from pipeline.config.override_keys import leaves
+    from pipeline.data.load import load
+
+    node = dict(config["model"])
+    if any(value == AUTO and key.rpartition(".")[2] in WIDTHS for key, value in leaves(node)):
+        node = model_node(config, load(config, packages))
+    node.pop("init_from", None)
+    model: nn.Module = build(node, trust=packages, where="model")
+    return model
 
 
 def _write_experiment(root: Path, fixed: Mapping[str, object], task: str, loss: str | None) -> None:

@@ -63,14 +63,14 @@ class ProductionShift(FeatureShift, ClassifierTest):
 class Representativeness(TypedDict):
     """What the owner declares, and how far targets, features and production data differ from train.
 
-    `augmented`: train rows are changed each time they are read, so their features are not compared with validation, and
-    production data are compared with validation instead of train.
+    `augmented`: train rows are changed each time they are read, so their features are not compared with validation
+    (`features` is None), and production data are compared with validation instead of train.
     """
 
     declared: str | None
     targets: dict[str, Shift] | None
     augmented: bool
-    features: FeatureShift
+    features: FeatureShift | None
     production: ProductionShift | None
 
 
@@ -90,7 +90,7 @@ def measure_representativeness(data: Data, kind: str) -> Representativeness:
         "declared": data.unrepresentative_reason,
         "targets": class_shift(data) if classes else target_shift(data),
         "augmented": data.train.augmented,
-        "features": feature_shift(reference, data.val.X, data.feature_names),
+        "features": None if data.train.augmented else feature_shift(data.train.X, data.val.X, data.feature_names),
         "production": production,
     }
 
