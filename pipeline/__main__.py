@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pipeline import import_guard
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.escaping import visible, visible_lines
+from pipeline.run_store.lock import ends_forked_children
 from pipeline.runtime.announce import announced
 from pipeline.runtime.interrupt import Interrupted, outside_training
 
@@ -282,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with outside_training():
+        with outside_training(), ends_forked_children():
             code = select_command(argv)()
             sys.stdout.flush()  # a pipe that was closed raises here, and not while the interpreter exits
             return code

@@ -2,7 +2,8 @@
 
 A file is written under a temporary name in the same folder, synced and renamed, and the folder is synced. Every system
 call passes a numbered fault point, so that a test can make exactly the k-th one fail or kill the process there:
-`FIVEGATE_FAULT=ENOSPC@3` raises, `FIVEGATE_FAULT=kill@3` sends SIGKILL, `FIVEGATE_FAULT=short@3` writes half.
+`FIVEGATE_FAULT=ENOSPC@3` raises, `FIVEGATE_FAULT=kill@3` sends SIGKILL, `FIVEGATE_FAULT=short@3` writes half. A process
+that the user's code forked ends there too: the files of a run belong to the process that holds its lock.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from pipeline.errors import UserError, fault
 from pipeline.results import plain
+from pipeline.run_store.lock import end_forked_writer
 
 Hook = Callable[[str, Path], bool]
 
@@ -72,6 +74,7 @@ def fault_points(hook: Hook) -> Iterator[None]:
 
 
 def _point(operation: str, path: Path) -> bool:
+    end_forked_writer(path)
     return _hook is not None and _hook(operation, path)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline.errors import FivegateError
 from pipeline.import_guard import child_pythonpath
+from pipeline.run_store.lock import end_if_forked_from
 from pipeline.runtime.parent_process import die_with_parent
 from pipeline.tracking.connection import TrackerUnavailable, TrackingConfig
 from pipeline.tracking.mirror import mirror
@@ -55,13 +56,14 @@ def mirror_run(run_dir: Path, config: TrackingConfig, unavailable: Callable[[str
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    timeout = END_TIMEOUT_S
+    timeout, owner = END_TIMEOUT_S, os.getpid()
     try:
         yield
     except KeyboardInterrupt:
         timeout = INTERRUPT_TIMEOUT_S
         raise
     finally:
+        end_if_forked_from(owner)  # a child of the user's code would end the process of its parent
         why = _finish(process, timeout)
         if why:
             unavailable(why)

@@ -18,6 +18,7 @@ from typing import Any, TypedDict
 from pipeline.import_guard import child_pythonpath
 from pipeline.run_store import files
 from pipeline.run_store.job import Job
+from pipeline.run_store.lock import end_if_forked_from
 from pipeline.runtime.threads import cores
 
 RunWorker = Callable[[Path, int], subprocess.CompletedProcess[str]]  # (folder of the job, threads)
@@ -175,10 +176,11 @@ def start_jobs(
     A trial that is not finished `seconds` after the start raises TimeoutError. All workers have ended after the block.
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
-    pool, workers = ThreadPoolExecutor(max_workers=parallel), Workers()
+    pool, workers, owner = ThreadPoolExecutor(max_workers=parallel), Workers(), os.getpid()
     try:
         yield pool.map(lambda trial: _run_trial(trial, threads, workers.run), trials, timeout=seconds)
     finally:
+        end_if_forked_from(owner)  # a child of the user's code would stop the workers of its parent
         _shut_down(pool, workers)
 
 

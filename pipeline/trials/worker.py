@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.errors import UserError, fault
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Job
+from pipeline.run_store.lock import sole_writer
 from pipeline.run_store.run import Run
 
 
@@ -62,18 +63,19 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     from pipeline.trust import grants as trust
 
     trust.activate(run.state().trust, run.overrides)
-    done = fit(permit, job, observers(), folder=folder)
-    assert done.checkpoint is not None
-    ran = state_of(done.checkpoint)["identity"]
-    files.write_bytes(folder / "history.npz", done.history.to_bytes())
-    result = {
-        "score": done.score,
-        "steps": done.steps,
-        "stopped": done.stop_reason,
-        "seed": ran["seed"],
-        "threads": ran["threads"],
-        "weights": done.weights_digest,
-        "checkpoint": run.relative(done.checkpoint),
-        "performance": _performance(done),
-    }
-    files.write_json(folder / "result.json", result)
+    with sole_writer(folder):
+        done = fit(permit, job, observers(), folder=folder)
+        assert done.checkpoint is not None
+        ran = state_of(done.checkpoint)["identity"]
+        files.write_bytes(folder / "history.npz", done.history.to_bytes())
+        result = {
+            "score": done.score,
+            "steps": done.steps,
+            "stopped": done.stop_reason,
+            "seed": ran["seed"],
+            "threads": ran["threads"],
+            "weights": done.weights_digest,
+            "checkpoint": run.relative(done.checkpoint),
+            "performance": _performance(done),
+        }
+        files.write_json(folder / "result.json", result)
