@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from diagnostics.conditions import Observation
 from diagnostics.confidence import Confidence
 from diagnostics.playbook import Kind, Severity
 from diagnostics.schema import SCHEMA, DiagnosisRecord, FixRecord, GapRecord, RootCauseRecord, SymptomRecord
+from pipeline.escaping import code_span, markdown, visible
 from pipeline.repair.config_edits import format_override_value
 from pipeline.repair.cures import Remedy
 from pipeline.results import plain
@@ -128,18 +129,20 @@ class Diagnosis:
     def incident(self) -> str:
         """Return the diagnosis as one Markdown page: observations, causes, changes to try, and what was not checked."""
         if not self.symptoms:
-            parts = [f"# {self._no_symptom()}", self.confidence_statement]
+            parts = [f"# {self._no_symptom()}", markdown(self.confidence_statement)]
         else:
-            parts = [f"# {self.symptoms[0].title}", self.confidence_statement, "## What was observed"]
+            title, statement = markdown(self.symptoms[0].title), markdown(self.confidence_statement)
+            parts = [f"# {title}", statement, "## What was observed"]
             for symptom in self.symptoms:
-                observations = "".join(f"\n- {observation.sentence()}" for observation in symptom.observations)
-                parts.append(f"**{symptom.title}** (`{symptom.id}`, {symptom.severity}){observations}")
+                observations = "".join(f"\n- {markdown(seen.sentence())}" for seen in symptom.observations)
+                heading = f"**{markdown(symptom.title)}** ({code_span(symptom.id)}, {symptom.severity})"
+                parts.append(heading + observations)
             if self.root_causes:
                 parts += self._causes_and_changes()
         if self.would_decide:
-            parts += ["## What would decide", "\n".join(f"- {text}" for text in self.would_decide)]
+            parts += ["## What would decide", "\n".join(f"- {markdown(text)}" for text in self.would_decide)]
         parts.append("## What was not checked")
-        gaps = "\n".join(f"- {gap['what']}: {gap['why']}" for gap in self.not_checked)
+        gaps = "\n".join(f"- {markdown(gap['what'])}: {markdown(gap['why'])}" for gap in self.not_checked)
         parts.append(gaps or "Everything was checked.")
         return "\n\n".join(parts) + "\n"
 
@@ -153,19 +156,23 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         """Return a small table for notebooks; every text is escaped."""
         rows = "".join(
-            f"<tr><td>{escape(c.issue)}</td><td>{c.confidence.value:.2f} ({escape(c.confidence.basis)})</td>"
-            f"<td>{escape('; '.join(c.evidence[:2]))}</td><td>{escape(c.fix)}</td></tr>"
+            f"<tr><td>{_html(c.issue)}</td><td>{c.confidence.value:.2f} ({_html(c.confidence.basis)})</td>"
+            f"<td>{_html('; '.join(c.evidence[:2]))}</td><td>{_html(c.fix)}</td></tr>"
             for c in self.root_causes
         )
         caption = ", ".join(s.title for s in self.symptoms) or self._no_symptom()
         head = "<tr><th>cause</th><th>confidence</th><th>evidence</th><th>fix</th></tr>" if rows else ""
-        table = f"<table><caption>{escape(caption)}</caption>{head}{rows}</table>"
-        return f"{table}<p>{escape(self.confidence_statement)}</p>"
+        table = f"<table><caption>{_html(caption)}</caption>{head}{rows}</table>"
+        return f"{table}<p>{_html(self.confidence_statement)}</p>"
 
     def __repr__(self) -> str:
         symptoms = ", ".join(s.id for s in self.symptoms) or "no symptom"
         causes = ", ".join(f"{c.issue} {c.confidence.value:.2f}" for c in self.root_causes[:3])
         return f"Diagnosis({symptoms}{causes and ': ' + causes})"
+
+
+def _html(text: str) -> str:
+    return html.escape(visible(text))
 
 
 def _format_fix(number: int, fix: Fix) -> str:
@@ -175,13 +182,14 @@ def _format_fix(number: int, fix: Fix) -> str:
     values = {key: value for key, value in remedy.overrides.items() if not isinstance(value, Mapping)}
     overrides = [f"{key}={format_override_value(value)}" for key, value in values.items()]
     overrides += [f"surgery={format_override_value(remedy.surgery)}"] if remedy.surgery else []
-    typed = "".join(f", `{override}`" for override in overrides)
-    return f"{number}. {remedy.description}{typed} ({'fix' if fix.kind == 'cure' else fix.kind} for `{fix.cause}`)"
+    typed = "".join(f", {code_span(override)}" for override in overrides)
+    kind = "fix" if fix.kind == "cure" else fix.kind
+    return f"{number}. {markdown(remedy.description)}{typed} ({kind} for {code_span(fix.cause)})"
 
 
 def _format_cause(rank: int, cause: RootCause) -> str:
-    evidence = "".join(f"\n   - {sentence}" for sentence in cause.evidence)
-    source = f"\n   - Source: {cause.cites}" if cause.cites else ""
+    evidence = "".join(f"\n   - {markdown(sentence)}" for sentence in cause.evidence)
+    source = f"\n   - Source: {markdown(cause.cites)}" if cause.cites else ""
     confidence = f"{cause.confidence.value:.2f}, {cause.confidence.basis}"
-    heading = f"{rank}. **{cause.issue}** ({confidence}): {cause.means}."
-    return f"{heading}{evidence}{source}\n   - First change to try: {cause.fix}"
+    heading = f"{rank}. **{markdown(cause.issue)}** ({confidence}): {markdown(cause.means)}."
+    return f"{heading}{evidence}{source}\n   - First change to try: {markdown(cause.fix)}"

@@ -14,8 +14,8 @@ _HIDDEN = re.compile(
     "\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_MARKDOWN = re.compile(r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)")
-_LINE_START = re.compile(r"^(\s*\d{0,9})([#+=.)-]+(?=\s|$))")  # what makes a heading, a list or a rule of a line
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|<(?=[\w/!?])|&(?=[\w#])|(?<!\w)_|_(?!\w)")
+_LINE_START = re.compile(r"^(\s*\d{0,9})([#+=.)-]+(?=\s|$)|>)")  # what makes a heading, a list or a rule of a line
 _BACKTICKS = re.compile("`+")
 
 
@@ -30,6 +30,11 @@ def visible(text: object) -> str:
     """Return a text as one line in which every control, invisible or bidirectional character is its escape."""
     shown = str(text)
     return shown if shown.isascii() and shown.isprintable() else _HIDDEN.sub(_escape, shown)
+
+
+def hidden_characters(text: str) -> list[str]:
+    """Return the escape of each character of the text that `visible` replaces, once each."""
+    return list(dict.fromkeys(map(_escape, _HIDDEN.finditer(text))))
 
 
 def visible_lines(text: object) -> str:

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from pipeline.errors import FivegateError, Refused, UserError, fault
+from pipeline.escaping import hidden_characters
 from pipeline.orchestration.state_machine import record_branch
 from pipeline.release.release import release, release_blocker
 from pipeline.reporting import tables
@@ -32,7 +33,17 @@ def typed_name(who: str | None) -> str:
     if not who or not who.strip():
         expected = "the name of the person who decides"
         raise UserError(fault("--who", "is missing", expected=expected, do="repeat with --who NAME"))
-    return who.strip()
+    who = who.strip()
+    if faults := hidden_faults("--who", who):
+        raise UserError(*faults)
+    return who
+
+
+def hidden_faults(option: str, text: str) -> list[str]:
+    """Return a message if a text that will be recorded has control or invisible characters, as a pasted one may."""
+    hidden = hidden_characters(text)
+    expected = "one line of visible characters"
+    return [fault(option, f"has {', '.join(hidden)}", got=text, expected=expected)] if hidden else []
 
 
 def allowed_names(run: Run, state: RunState, role: str) -> list[str]:
@@ -90,6 +101,8 @@ def release_when_open(run: Run, ledger: Ledger) -> None:
 
 def run(args: argparse.Namespace) -> int:
     who = typed_name(args.who)
+    if faults := hidden_faults("--note", args.note):
+        raise UserError(*faults)
     run = Run.find(args.run, args.root)
     with opened(run) as ledger:
         for item in sign(run, ledger, who, args.note):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.approve import refresh_report, require_role, typed_name
-from pipeline.errors import Refused, fault
+from pipeline.commands.approve import hidden_faults, refresh_report, require_role, typed_name
+from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
 from pipeline.run_store import files
@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     who = typed_name(args.who)
+    if faults := hidden_faults("--why", args.why):
+        raise UserError(*faults)
     run = Run.find(args.run, args.root)
     with opened(run) as ledger:
         state = fold(ledger.entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from datetime import date
 
-from pipeline.commands.approve import release_when_open, typed_name
+from pipeline.commands.approve import hidden_faults, release_when_open, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
@@ -49,6 +49,7 @@ def _faults(why: str, expires: str, today: date) -> list[str]:
         expected = f"a sentence of at least {MIN_WHY_CHARS} characters"
         what, got = ("is not a justification", {"got": why}) if why else ("is missing", {})
         faults.append(fault("--why", what, expected=expected, **got))
+    faults += hidden_faults("--why", why.strip())
     try:
         day = date.fromisoformat(expires)
     except ValueError:

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from pipeline.escaping import code_span, markdown, visible
 from pipeline.results import PHASES, canonical
 from pipeline.run_store.gate import Item, branch_conditions
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.records import ScoreRecord
-from pipeline.tracking.run_export import RunExport, too_large
+from pipeline.tracking.run_export import RunExport, safe_name, too_large
 
 DIGEST_CHARS = 36  # MLflow's own limits: of a dataset's digest,
 TAG_CHARS = 5000  # of a tag,
 PROFILE_CHARS = 16_000_000  # of a dataset's profile
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ def tags(export: RunExport) -> dict[str, str]:
         values["fivegate.not_uploaded"] = ", ".join(large)
     values["mlflow.source.name"] = "python -m pipeline"
     values["mlflow.source.type"] = "LOCAL"
-    values["mlflow.note.content"] = note(export)
-    return {name: value[:TAG_CHARS] for name, value in values.items()}
+    values[NOTE] = note(export)
+    # The note is Markdown of several lines, whose texts are escaped where they are inserted.
+    lines = {name: value if name == NOTE else visible(value) for name, value in values.items()}
+    return {safe_name(name): value[:TAG_CHARS] for name, value in lines.items()}
 
 
 def _item_text(item: Item) -> str:
@@ -66,18 +70,19 @@ def _item_text(item: Item) -> str:
 def note(export: RunExport) -> str:
     """Return the run's description in Markdown: its purpose, score, branch, next command and gates."""
     state, plan = export.state, export.config.get("plan") or {}
-    experiment = f" of the experiment `{state.experiment}`" if state.experiment else ""
-    lines = [str(plan.get("purpose") or f"Run `{state.name}`{experiment}."), ""]
+    experiment = f" of the experiment {code_span(state.experiment)}" if state.experiment else ""
+    purpose = plan.get("purpose")
+    lines = [markdown(purpose) if purpose else f"Run {code_span(state.name)}{experiment}.", ""]
     lines += [_score_text(state.score), ""] if state.score else []
     step, branch = next_step(state), state.current_branch()
     if branch:
-        lines += [f"Validation: {', '.join(branch_conditions(branch))}.", ""]
-    lines += [f"Next: {step.why}", "", f"    {step.command}", "", "| phase | gate |", "|---|---|"]
+        lines += [f"Validation: {markdown(', '.join(branch_conditions(branch)))}.", ""]
+    lines += [f"Next: {markdown(step.why)}", "", f"    {visible(step.command)}", "", "| phase | gate |", "|---|---|"]
     return "\n".join([*lines, *(f"| {phase} | {state.gate_label(phase)} |" for phase in PHASES), ""])
 
 
 def _score_text(score: ScoreRecord) -> str:
-    text = f"**{score['metric']} {_number(score['value'])}** on {score.get('split', 'val')}"
+    text = f"**{markdown(score['metric'])} {_number(score['value'])}** on {score.get('split', 'val')}"
     interval = f", 95 % interval {_number(score.get('low'))} to {_number(score.get('high'))}"
     return text + (interval if isinstance(score.get("low"), float) else "") + f", n = {score.get('n')}"
 
@@ -100,7 +105,7 @@ def datasets(export: RunExport) -> Iterator[DatasetRecord]:
         profile = canonical({"rows": facts.get("rows"), "counts": facts.get("counts")})[:PROFILE_CHARS]
         schema = canonical({"schema": facts.get("schema")})
         digest = str(facts["digest"])[:DIGEST_CHARS]
-        yield DatasetRecord(split, f"{name}/{split}", digest, canonical(source), schema, profile)
+        yield DatasetRecord(split, visible(f"{name}/{split}"), digest, canonical(source), schema, profile)
 
 
 def _without_folders(value: object) -> object:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.escaping import visible
 from pipeline.history import History
 from pipeline.results import canonical
 from pipeline.run_store import plan as plans
@@ -132,8 +133,10 @@ class RunExport:
 
 
 def safe_name(name: str) -> str:
-    """Return the name without characters that MLflow refuses, at most 250 characters long."""
-    return _UNSAFE.sub("_", name).strip("/")[:250]
+    """Return the name without characters and path segments that MLflow refuses, at most 250 characters long."""
+    segments = _UNSAFE.sub("_", name).split("/")
+    kept = ["_" if segment == ".." else segment for segment in segments if segment not in ("", ".")]
+    return "/".join(kept)[:250].rstrip("/") or "_"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -145,7 +148,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _param_text(value: object) -> str:
-    return value if isinstance(value, str) else canonical(value)
+    return visible(value) if isinstance(value, str) else canonical(value)
 
 
 def params(export: RunExport) -> dict[str, str]:

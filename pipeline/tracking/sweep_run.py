@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.escaping import markdown, visible
 from pipeline.orchestration.sweep_directory import SweepDirectory, sweep_directories
 from pipeline.reporting.ranking import config_rows, rank
 from pipeline.run_store import files
@@ -63,12 +64,12 @@ def find_or_create(tracker: Tracker, sweep: Path) -> str:
 
 
 def _describe(name: str, words: Sequence[str]) -> str:
-    return f"Sweep {name}:\n\n    python -m pipeline -m {' '.join(words)}\n"[:5000]
+    return f"Sweep {name}:\n\n    python -m pipeline -m {visible(' '.join(words))}\n"[:5000]
 
 
 def _note(sweep: SweepDirectory, root: Path) -> str:
     """Return the command of the sweep, and a table of its configs with mean and standard deviation over their seeds."""
-    lines = [" | ".join(row) for row in config_rows(rank(root, sweep.ends()))]
+    lines = [" | ".join(map(markdown, row)) for row in config_rows(rank(root, sweep.ends()))]
     table = ["config | mean | std | n", "--- | --- | --- | ---", *lines] if lines else []
     return "\n".join([_describe(sweep.path.name, sweep.record["words"]), *table])[:5000]
 
