@@ -376,6 +376,6 @@ def test_run_of_older_schema_is_refused(
 
     ended = cli(*arguments)
 
-    refused(ended, 3, f"{run.path}: was written by schema 1, got 1; expected 2  Do: read it with the version")
+    refused(ended, 3, f"{run.path}: was written by schema 1, got 1; expected 3  Do: read it with the version")
     assert len(ended[2].splitlines()) == 1
     assert tree(own_folder / "runs") == before

@@ -25,12 +25,14 @@ from pipeline.results import GateState
 from pipeline.run_store import plan as plans
 from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run, opened
+from pipeline.run_store.state import RunState
 from tests.check_helpers import judge
 from tests.conftest import SMALL, Cli
 from tests.ledger_fixtures import baseline_done, passed
 from tests.ledger_fixtures import gate as record_gate
 
 ROOT = Path(__file__).resolve().parents[1]
+OWNER = "Example Owner"
 LATER = (date.today() + timedelta(days=9)).isoformat()
 NEXT = re.compile(r"^next: .+\n  python -m pipeline \S.*$", re.MULTILINE)
 
@@ -128,21 +130,21 @@ def test_verify_names_changed_entry_and_file(finished: Run, cli: Cli) -> None:
 
 def test_checklist_prints_markdown_boxes(finished: Run, cli: Cli) -> None:
     """Ticked where satisfied, empty where not; a waiver is written beside its item."""
-    code, _, _ = cli("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
+    code, _, _ = cli("waive", "digits", "slices", "--who", OWNER, "--why", "no slices here", "--expires", LATER)
     assert code == 0
     code, out, _ = cli("checklist", "digits", "--gate", "finalization")
     boxes = re.findall(r"^- \[([ x])\] \*\*(\w+)\*\*", out, re.MULTILINE)
 
     assert code == 0 and len(boxes) == 24
     assert ("x", "onnx_parity") in boxes and (" ", "calibration") in boxes and ("x", "slices") in boxes
-    assert f"waived by Ada until {LATER}: no slices here" in out
+    assert f"waived by {OWNER} until {LATER}: no slices here" in out
     assert len(re.findall(r"^## ", cli("checklist", "digits")[1], re.MULTILINE)) == 5
 
 
 def test_checklist_ignores_expired_waiver(finished: Run, cli: Cli) -> None:
     """A waiver whose last day is over leaves its box empty."""
     with opened(finished) as ledger:
-        over = {"phase": "finalization", "item": "slices", "who": "Ada", "why": "no slices", "expires": "2020-01-01"}
+        over = {"phase": "finalization", "item": "slices", "who": OWNER, "why": "no slices", "expires": "2020-01-01"}
         ledger.append("waiver", over)
 
     assert "- [ ] **slices**" in cli("checklist", "digits", "--gate", "finalization")[1]
@@ -153,12 +155,12 @@ def test_waived_item_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     """The table of gates counts a valid waiver, explain asks for nothing more, and the report is up to date."""
     before = re.search(r"finalization +closed +(\d+)/24", cli("status", "digits")[1])
     finished.inside("report.html").unlink(missing_ok=True)
-    cli("waive", "digits", "slices", "--who", "Ada", "--why", "no slices here", "--expires", LATER)
+    cli("waive", "digits", "slices", "--who", OWNER, "--why", "no slices here", "--expires", LATER)
     _, out, _ = cli("status", "digits")
     after = re.search(r"finalization +closed +(\d+)/24", out)
 
     assert before and after and int(after[1]) == int(before[1]) + 1
-    assert "not implemented in this version (15)" in out and "waived: finalization/slices by Ada" in out
+    assert "not implemented in this version (15)" in out and f"waived: finalization/slices by {OWNER}" in out
     assert "slices: " not in cli("explain", "digits")[1]
     assert "no slices here" in finished.inside("report.html").read_text()
 
@@ -185,21 +187,17 @@ def test_commands_name_run_of_another_root(finished: Run, cli: Cli, tmp_path: Pa
         ({"owner": None, "approvers": []}, []),
     ],
 )
-def test_approve_accepts_owner_and_approvers(
-    plan: dict[str, object], names: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_approve_accepts_owner_and_approvers(plan: dict[str, object], names: list[str]) -> None:
     """The owner always may, listed or not; nobody whom the plan does not name."""
-    from types import SimpleNamespace
-
     from pipeline.commands import approve
     from pipeline.errors import UserError
 
-    monkeypatch.setattr(approve.plans, "load", lambda run, state: SimpleNamespace(config={"plan": plan}))
-    run = Run(Path("runs/x"))
+    state = RunState(revisions=({"seq": 1, "people": plan},))  # type: ignore[arg-type,typeddict-item]
+    add = r"Do: python -m pipeline phase=planning run\.name=x plan\.owner=Mallory"
 
-    assert approve.allowed_names(run, run.state, "owner") == names  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="Do: ask one of them" if names else r"Do: add plan\.owner=NAME"):
-        approve.require_role(run, run.state, "owner", "Mallory", "may not sign it")  # type: ignore[arg-type]
+    assert state.people() == names
+    with pytest.raises(UserError, match="Do: ask one of them" if names else add):
+        approve.require_role(Run(Path("runs/x").resolve()), state, "owner", "Mallory", "may not sign it")
 
 
 def test_status_names_keys_that_finalization_needs(cli: Cli) -> None:

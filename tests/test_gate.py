@@ -65,7 +65,7 @@ def test_waiver_of_unwaivable_item_has_no_effect() -> None:
 def test_sign_off_is_bound_to_its_subject() -> None:
     """A sign-off under another digest, or without one, does not count."""
     item = _item("approval", "pending", sign_off="owner", waivable=False)
-    signed = SignOff("finalization", "approval", "Ada", "abc")
+    signed = SignOff("finalization", "approval", "Ada", "abc")  # `decide` gets those that have not lapsed
 
     assert decide([item], signed=[signed], subject="abc", today=TODAY) == "open"
     assert decide([item], signed=[signed], subject="abd", today=TODAY) == "pending"

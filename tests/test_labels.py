@@ -18,7 +18,7 @@ from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
 from tests.conftest import Cli
-from tests.ledger_fixtures import CONFIG, baseline_done, freeze, gate, mended, passed
+from tests.ledger_fixtures import CONFIG, LATER, baseline_done, freeze, gate, mended, passed
 
 NAMED = "3 candidate causes named: test a fix"
 UNDECIDED = "not decided: the diagnosis names no cause, and diagnostics/1/incident.md says what would decide;"
@@ -126,7 +126,7 @@ def test_report_does_not_call_waived_branch_sufficient(tmp_path: Path) -> None:
             "item": "branch",
             "who": "Ada",
             "why": "a rehearsal of it",
-            "expires": "2999-01-01",
+            "expires": LATER,
         }
         ledger.append("waiver", about)
     section = next(phase for phase in collect(run).phases if phase.name == "diagnostics")

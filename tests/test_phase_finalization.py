@@ -20,6 +20,7 @@ from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import Cli, go
 
 LATER = (date.today() + timedelta(days=30)).isoformat()
+OWNER = "Example Owner"
 WHY = "accepted for a rehearsal on synthetic forms"
 
 
@@ -31,7 +32,7 @@ def record_waivers(run: Run, names: list[str]) -> None:
     """Waive items as `waive` does, without its report after each one."""
     with opened(run) as ledger:
         for name in names:
-            ledger.append("waiver", {"phase": "finalization", "item": name, "who": "Ada", "why": WHY, "expires": LATER})
+            ledger.append("waiver", {"phase": "finalization", "item": name, "who": OWNER, "why": WHY, "expires": LATER})
 
 
 def test_finalization_gate_has_24_items(finished: Run) -> None:
@@ -208,8 +209,8 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
     *others, first, last = errored(finished)
     record_waivers(finished, others)
     for name in (first, last):
-        code, out, _ = cli("waive", "digits", name, "--who", "Ada", "--why", WHY, "--expires", LATER)
-        assert code == 0 and f"{name} waived by Ada until {LATER}" in " ".join(out.split())
+        code, out, _ = cli("waive", "digits", name, "--who", OWNER, "--why", WHY, "--expires", LATER)
+        assert code == 0 and f"{name} waived by {OWNER} until {LATER}" in " ".join(out.split())
     assert finished.state().gate("finalization") == "pending"
     assert cli("phase=auto", "run.name=digits")[0] == 4
 
@@ -281,7 +282,7 @@ def test_waived_branch_leads_to_finalization(trained: Run, cli: Cli) -> None:
     with pytest.raises(Refused, match="gate diagnostics: is not open"):
         permits.export(trained)
 
-    code, _, _ = cli("waive", "digits", "branch", "--who", "Ada", "--why", WHY, "--expires", LATER)
+    code, _, _ = cli("waive", "digits", "branch", "--who", OWNER, "--why", WHY, "--expires", LATER)
 
     state = trained.state()
     assert code == 0 and state.sufficient() and {"diagnostics", "optimization"} <= set(state.not_needed)

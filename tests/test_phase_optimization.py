@@ -32,6 +32,7 @@ from pipeline.trials.executor import Trial
 from pipeline.trials.fix_report import rerun_command
 from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SMALL, Cli, go
+from tests.ledger_fixtures import LATER
 
 
 def test_optimization_writes_the_fixed_config(mended: Run) -> None:
@@ -346,7 +347,7 @@ def test_exhausted_run_offers_commands_that_are_accepted(
         request = resolve_request(words, [])
         assert request.run.path == run.path and request.changed == ("planning" not in words[0])
     waive = shlex.split(
-        step.command.replace("NAME", "Ada").replace("...", "x" * 12).replace("YYYY-MM-DD", "2999-01-01")
+        step.command.replace("NAME", "'Example Owner'").replace("...", "x" * 12).replace("YYYY-MM-DD", LATER)
     )
     assert cli(*commands["train longer"])[0] == 0
     assert run.state().plan["revision"] == 2 and run.state().exhausted is None

@@ -27,6 +27,7 @@ from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run
 from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SMALL, go
+from tests.ledger_fixtures import LATER
 
 
 @pytest.fixture
@@ -385,7 +386,7 @@ def test_imbalance_treatment_opens_the_gate(plan: Any, word: str) -> None:
 def test_waiver_opens_the_gate(plan: Any, own_folder: Any, cli: Any) -> None:
     """The owner may train on rows with missing values; the outcome stays on record."""
     assert plan("missing value", "run.root=runs")[0] == "closed"
-    arguments = ("--root", own_folder, "--who", "Ada", "--why", "they are intended", "--expires", "9999-12-31")
+    arguments = ("--root", own_folder, "--who", "Example Owner", "--why", "they are intended", "--expires", LATER)
     assert cli("waive", "digits", "data_finite", *arguments)[0] == 0
     run = Run.find("digits", own_folder)
     assert run.state().gate("planning") == "open"

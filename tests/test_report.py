@@ -20,7 +20,7 @@ from pipeline.reporting.panels import panels
 from pipeline.reporting.plots import inline_svg
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
-from tests.ledger_fixtures import DIAGNOSIS, MEASURES, baseline_done, history, mended, passed, with_measures
+from tests.ledger_fixtures import DIAGNOSIS, LATER, MEASURES, baseline_done, history, mended, passed, with_measures
 from tests.ledger_fixtures import gate as judge
 
 
@@ -62,7 +62,7 @@ def test_report_shows_the_whole_run(tmp_path: Path) -> None:
         "python -m pipeline explain digits-hot --gate finalization", "not finite from epoch 0.7",
         "after the fix, round 1",
         "learning_rate_too_high", "0.93", "optimizer.lr=0.003", "clip_grad_norm_", "c1 adopted", "+0.87", "0.031",
-        "Is onnx parity done?", "1.2e-06", "waived", "( failed )", "Ada Lovelace", "shadow deployment only",
+        "Is onnx parity done?", "1.2e-06", "waived", "( failed )", "Ada", "shadow deployment only",
         "not built: latency of the exported form", "activations – the monitor was off", "first plan", "study.decided",
     ):  # fmt: skip
         assert expected in arguments or expected.replace("( failed )", "(failed)") in arguments, expected
@@ -189,14 +189,14 @@ def test_report_marks_expired_waivers(tmp_path: Path) -> None:
     shown = {row.item.id: row.label for row in collect(run).phases[-1].rows}
 
     assert (shown["latency"], shown["target_on_test"]) == ("not implemented", "waived")
-    assert "2020-01-01 not valid" in page and "2999-01-01 not valid" not in page
+    assert "2020-01-01 not valid" in page and f"{LATER} not valid" not in page
     assert f"verify {run.path.name}" not in page and f"verify ./{run.path.name}" in page
 
 
 def test_report_refuses_a_changed_ledger(tmp_path: Path) -> None:
     """A report of a changed ledger is refused, and no file is written."""
     run = mended(tmp_path)
-    run.ledger_path.write_bytes(run.ledger_path.read_bytes().replace(b"Lovelace", b"Lovelacy"))
+    run.ledger_path.write_bytes(run.ledger_path.read_bytes().replace(b"shadow", b"shadov"))
     with pytest.raises(Refused, match="the ledger was changed"):
         write_report(run.path)
     assert not run.inside("report.html").exists()

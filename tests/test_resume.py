@@ -26,6 +26,7 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.run import Run
 from pipeline.runtime import interrupt
 from pipeline.runtime.interrupt import Interrupted
+from tests.ledger_fixtures import LATER
 from tests.trainings import Changed, Watcher, blobs, config, permitted, train
 
 __all__ = ["permitted"]
@@ -379,7 +380,7 @@ def test_baseline_names_nonfinite_row(own_folder: Path, cli: Any) -> None:
     code, out, _ = cli("phase=diagnostics", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     assert code in (2, 3)  # there is no run yet
     cli("phase=planning", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
-    why = ("--who", "Ada", "--why", "to see what training makes of it", "--expires", "9999-12-31")
+    why = ("--who", "nobody", "--why", "to see what training makes of it", "--expires", LATER)
     assert cli("waive", "holed", "data_finite", *why)[0] == 0
     code, out, _ = cli("phase=baseline", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
     assert "the first tensor that is not finite: inputs, train rows 77" in out

@@ -146,7 +146,7 @@ class Commands(RuleBasedStateMachine):
     @rule(item=st.sampled_from(["branch", "owner_approval", *RANDOM_ITEM.values()]))
     def waive(self, item: str) -> None:
         why = "good enough to rehearse with"
-        self.run_main(["waive", str(self.run.path), item, "--who", "Bob", "--why", why, "--expires", TOMORROW], 0, 2, 3)
+        self.run_main(["waive", str(self.run.path), item, "--who", "Ada", "--why", why, "--expires", TOMORROW], 0, 2, 3)
 
     @rule(who=st.sampled_from(["Ada", "Mallory"]))
     def approve(self, who: str) -> None:

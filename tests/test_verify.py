@@ -18,14 +18,20 @@ from pipeline.run_store.gate import Item, Waiver, decide, utc_today
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
+from tests.conftest import Cli
 
+OWNER = "Example Owner"
 LATER = (utc_today() + timedelta(days=30)).isoformat()
 DAY = timedelta(days=1)
 
 
 def waive(ledger: Ledger, phase: str, item: str, expires: str = LATER) -> None:
     why = "accepted for a rehearsal on synthetic forms"
-    ledger.append("waiver", {"phase": phase, "item": item, "who": "Ada", "why": why, "expires": expires})
+    ledger.append("waiver", {"phase": phase, "item": item, "who": OWNER, "why": why, "expires": expires})
+
+
+def sign(ledger: Ledger, who: str = OWNER) -> None:
+    ledger.append("sign_off", fold(ledger.entries).signature("finalization", "owner_approval", who))
 
 
 @pytest.fixture
@@ -35,8 +41,7 @@ def signed(finished: Run) -> Run:
     with opened(finished) as ledger:
         for item in (i for i in gate.items if i.outcome == "errored"):
             waive(ledger, "finalization", item.id)
-        sign = {"phase": "finalization", "item": "owner_approval", "who": "Example Owner", "digest": gate.subject}
-        ledger.append("sign_off", {**sign, "note": ""})
+        sign(ledger)
     return finished
 
 
@@ -108,7 +113,8 @@ def test_release_evaluates_every_gate_again(signed: Run) -> None:
         verdict = {"phase": "baseline", "round": 1, "revision": gate.revision, "basis": gate.basis, "subject": None}
         ledger.append("gate.decided", {**verdict, "state": "closed"})
 
-    assert signed.state().gate("finalization") == "open"
+    assert signed.state().gate("finalization") == "pending"
+    assert signed.state().lapsed_signature("finalization").startswith("signed before loss_at_init_measured changed")
     refused(signed, "the baseline gate is not open, it is closed")
 
 
@@ -121,7 +127,9 @@ def test_release_evaluates_the_branch_again(signed: Run) -> None:
     with opened(signed) as ledger:
         waive(ledger, "baseline", "branch", utc_today().isoformat())
     refused(signed, "the branch is insufficient and has no valid waiver", utc_today() + DAY)
+    refused(signed, "the finalization gate is not open")  # the branch and its waiver are younger than the signature
     with opened(signed) as ledger:
+        sign(ledger)
         release(signed, ledger)
     assert faults(signed)[1] == []
 
@@ -230,3 +238,111 @@ def test_fold_uses_the_utc_day(signed: Run, far_away: None) -> None:
         waive(ledger, "baseline", "branch", today.isoformat())
         assert fold(ledger.entries).sufficient() and fold(ledger.entries).sufficient(today)
         assert fold(ledger.entries).valid_waivers("baseline") == fold(ledger.entries).valid_waivers("baseline", today)
+
+
+def test_signature_does_not_cover_later_waivers(finished: Run, cli: Cli) -> None:
+    """A signature of a bundle with open checks does not release it after they were waived; a new one does."""
+    errored = [i.id for i in finished.state().gates["finalization"].items if i.outcome == "errored"]
+    assert len(errored) == 16
+    with opened(finished) as ledger:
+        sign(ledger)
+        for item in errored:
+            waive(ledger, "finalization", item)
+        with pytest.raises(Refused, match="the finalization gate is not open"):
+            release(finished, ledger)
+    code, _, _ = cli("phase=auto", "run.name=digits")
+
+    assert code == 4 and finished.state().released is None
+    reason = f"waits for a person to sign again: signed before 16 waivers were given: finalization/{errored[0]}, "
+    assert reason in cli("status", "digits")[1] and "signed before 16 waivers" in cli("explain", "digits")[1]
+    assert cli("approve", "digits", "--who", OWNER)[0] == 0 and finished.state().released
+    assert faults(finished)[1] == []
+
+
+def test_approve_refuses_to_sign_before_the_waivers(finished: Run, cli: Cli) -> None:
+    """Nothing is signed while checks are open, since a later waiver would not be covered; the message names them."""
+    before = finished.ledger_path.read_bytes()
+    code, _, err = cli("approve", "digits", "--who", OWNER)
+
+    assert code == 3 and "16 checks first must pass or be waived: population_covered, " in err
+    assert "Do: python -m pipeline explain digits --gate finalization" in err
+    assert finished.ledger_path.read_bytes() == before
+
+
+def record_gate_again(ledger: Ledger, **outcomes: str) -> None:
+    """The last gate is evaluated again, with these outcomes changed."""
+    gate = fold(ledger.entries).gates["finalization"]
+    for item in gate.items:
+        changed = {**vars(item), "outcome": outcomes.get(item.id, item.outcome)}
+        ledger.append("item.evaluated", {"phase": "finalization", "round": 1, **changed})
+    about = {"phase": "finalization", "round": 1, "revision": gate.revision, "basis": gate.basis}
+    state = fold(
+        [*ledger.entries, {**ledger.entries[-1], "kind": "gate.decided", "data": {**about, "subject": gate.subject}}]
+    )
+    ledger.append("gate.decided", {**about, "subject": gate.subject, "state": state.gate("finalization")})
+
+
+def test_signature_survives_the_same_outcomes_only(signed: Run) -> None:
+    """A gate that is evaluated again with the same outcomes stays open; with another outcome it waits for a person."""
+    with opened(signed) as ledger:
+        record_gate_again(ledger)
+        assert fold(ledger.entries).gate("finalization") == "open"
+        record_gate_again(ledger, calibration="failed")
+        state = fold(ledger.entries)
+
+    assert state.gate("finalization") == "pending"
+    assert state.lapsed_signature("finalization") == "signed before calibration changed from errored to failed"
+
+
+@pytest.mark.parametrize("phase", ["finalization", "baseline"])
+def test_signature_lapses_with_a_renewed_waiver(signed: Run, phase: str) -> None:
+    """An expired waiver closes the gate, and its renewal asks for a new signature; so does a waiver of another gate."""
+    last = date.fromisoformat(LATER)
+    assert signed.state().gate("finalization", last) == "open"
+    assert signed.state().gate("finalization", last + DAY) == "closed"
+    item = {"finalization": "calibration", "baseline": "training_repeats"}[phase]
+    with opened(signed) as ledger:
+        waive(ledger, phase, item, (last + DAY).isoformat())
+
+    assert signed.state().gate("finalization") == "pending"
+    expected = f"signed before 1 waiver was given: {phase}/{item}"
+    assert signed.state().lapsed_signature("finalization") == expected
+
+
+@pytest.mark.parametrize("part", ["digest", "outcomes", "waivers", "binding", "who"])
+def test_signature_must_agree_with_its_parts(finished: Run, part: str) -> None:
+    """A signature written into the ledger counts only if it is bound to what stands beside it, by a known person."""
+    with opened(finished) as ledger:
+        for item in (i for i in finished.state().gates["finalization"].items if i.outcome == "errored"):
+            waive(ledger, "finalization", item.id)
+        signature = fold(ledger.entries).signature("finalization", "owner_approval", OWNER)
+        other = {"digest": "0" * 64, "outcomes": {}, "waivers": [], "binding": "0" * 64, "who": "Mallory"}
+        ledger.append("sign_off", {**signature, part: other[part]})
+
+    assert finished.state().gate("finalization") == "pending"
+
+
+@pytest.mark.parametrize(
+    ("who", "days"),
+    [("Mallory", 30), ("", 30), (OWNER, 367), (OWNER, 10**6)],
+    ids=["stranger", "nobody", "long", "ever"],
+)
+def test_waiver_counts_for_known_people_and_a_year(finished: Run, cli: Cli, who: str, days: int) -> None:
+    """A waiver by somebody whom the plan does not name, or for more than a year, is refused, also in the ledger."""
+    expires = (utc_today() + timedelta(days=days)).isoformat()
+    code, _, err = cli("waive", "digits", "slices", "--who", who, "--why", "there are no slices", "--expires", expires)
+    assert code == 2 and ("may not waive slices" in err or "more than a year away" in err or "--who: is missing" in err)
+    with opened(finished) as ledger:
+        data = {"phase": "finalization", "item": "slices", "who": who, "why": "there are none", "expires": expires}
+        ledger.append("waiver", data)
+
+    assert finished.state().waivers[0].refusal and finished.state().valid_waivers("finalization") == []
+
+
+def test_waiver_of_the_branch_counts_for_known_people(trained: Run) -> None:
+    """A branch that a stranger waives in the ledger stays insufficient."""
+    with opened(trained) as ledger:
+        data = {"phase": "baseline", "item": "branch", "who": "Mallory", "why": "there are none", "expires": LATER}
+        ledger.append("waiver", data)
+
+    assert not trained.state().sufficient()

@@ -22,6 +22,7 @@ from typing import Any
 from cases import HERE, Case, cases
 
 from pipeline.__main__ import main as fivegate
+from pipeline.run_store.gate import utc_today
 from pipeline.run_store.run import Run
 
 BOTH = ("playbooks", "blind")  # a loop and its logs have no target, so both readings are the same
@@ -93,7 +94,14 @@ def plan_case(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Ru
     closed = _unsatisfied(run, "planning")
     for item in closed:
         if item.waivable:
-            reason = ["--who", "Fault Benchmark", "--why", "a case of the benchmark", "--expires", "2099-12-31"]
+            reason = [
+                "--who",
+                "Fault Benchmark",
+                "--why",
+                "a case of the benchmark",
+                "--expires",
+                utc_today().isoformat(),
+            ]
             _run_command("waive", str(run.path), item.id, *reason)
     return run, closed
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
 from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.escaping import hidden_characters
 from pipeline.orchestration.state_machine import record_branch
 from pipeline.release.release import release, release_blocker
+from pipeline.repair.config_edits import format_override_value
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
-from pipeline.run_store import plan as plans
+from pipeline.results import PHASES, counted
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.next_step import next_step
@@ -46,37 +48,63 @@ def hidden_faults(option: str, text: str) -> list[str]:
     return [fault(option, f"has {', '.join(hidden)}", got=text, expected=expected)] if hidden else []
 
 
-def allowed_names(run: Run, state: RunState, role: str) -> list[str]:
-    """Return who may sign for a role: the person who has it in the plan, and the plan's approvers."""
-    plan = plans.load(run, state).config["plan"]
-    return [name for name in dict.fromkeys([plan.get(role), *(plan.get("approvers") or [])]) if name]
+def role_fault(run: Run, state: RunState, role: str, who: str, what: str) -> str:
+    """Return the fault `what` when the plan does not name this person for the role; empty when it does."""
+    allowed = state.people(role)
+    if who in allowed:
+        return ""
+    if allowed:
+        return fault("--who", what, got=who, among=allowed, do="ask one of them")
+    override = shlex.quote(f"plan.{role}={format_override_value(who)}")
+    do = f"python -m pipeline phase=planning {run.overrides} {override}"
+    return fault("--who", f"{what}, since the plan names nobody", got=who, expected=f"a plan with an {role}", do=do)
 
 
 def require_role(run: Run, state: RunState, role: str, who: str, what: str) -> None:
     """Raise UserError, with `what` as the fault, when the plan does not name this person for the role."""
-    allowed = allowed_names(run, state, role)
-    if who not in allowed:
-        do = "ask one of them" if allowed else f"add plan.{role}=NAME with phase=planning"
-        raise UserError(fault("--who", what, got=who, among=allowed, do=do))
+    if unknown := role_fault(run, state, role, who, what):
+        raise UserError(unknown)
+
+
+def _refuse_before_waivers(run: Run, state: RunState, phase: str) -> None:
+    """Raise Refused while a gate waits for more than signatures: a later waiver would not be covered by this one."""
+    for before in PHASES[: PHASES.index(phase)]:
+        if not state.passed(before):
+            label = state.gate_label(before)
+            do = f"python -m pipeline explain {tables.command_argument(run)} --gate {before}"
+            raise Refused(fault(f"gate {before}", "has to be open before anything is signed", got=label, do=do))
+    gate = state.gates[phase]
+    open_items = [i for i in gate.items if i.outcome != "pending" and not tables.satisfied(i, state, phase)]
+    if open_items:
+        names = ", ".join(item.id for item in open_items)
+        left = f"{counted(len(open_items), 'check')} first must pass or be waived: {names}"
+        what = f"cannot be signed yet, since a signature covers only the waivers before it; {left}"
+        do = f"python -m pipeline explain {tables.command_argument(run)} --gate {phase}"
+        raise Refused(fault(f"gate {phase}", what, do=do))
 
 
 def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
-    """Sign every check that waits for this person, bound to the digest of its bundle, and return the checks' ids."""
+    """Sign every check that waits for this person, and return the checks' ids.
+
+    A signature is of the bundle's digest, of the outcomes of all checks and of the waivers in force.
+    """
     state = fold(ledger.entries)
     waiting = [(p, g, i) for p, g in state.gates.items() for i in g.items if i.sign_off and not state.stale(p)]
     if not waiting:
         do = next_step(state, root=run.shown_root).command
         raise Refused(fault(run.name, "nothing waits for approval", do=do))
-    signed = []
+    signatures = []
     for phase, gate, item in waiting:
         require_role(run, state, str(item.sign_off), who, f"may not sign {item.id}")
         # A signature belongs to the digest of a bundle: without one it would hold for any later bundle.
         if gate.subject is None:
             do = f"python -m pipeline status {tables.command_argument(run)}"
             raise Refused(fault(item.id, "there is no bundle to sign yet", do=do))
-        ledger.append("sign_off", {"phase": phase, "item": item.id, "who": who, "digest": gate.subject, "note": note})
-        signed.append(item.id)
-    return signed
+        _refuse_before_waivers(run, state, phase)
+        signatures.append(state.signature(phase, item.id, who, note))
+    for signature in signatures:
+        ledger.append("sign_off", signature)
+    return [signature["item"] for signature in signatures]
 
 
 def refresh_report(run: Run) -> None:

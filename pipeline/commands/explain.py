@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
     place = tables.command_argument(run)
     if item.sign_off:
-        return f"python -m pipeline approve {place} --who NAME"
+        lapse = state.lapsed_signature(phase)
+        approve = f"python -m pipeline approve {place} --who NAME"
+        others = [i for i in state.gates[phase].items if i is not item and not tables.satisfied(i, state, phase)]
+        last = "after the other checks: a signature covers the waivers before it; " if others else ""
+        return f"{f'{lapse}; ' if lapse else ''}{last}{approve}"
     waive = f"python -m pipeline waive {place} {item.id} --who NAME --why '...' --expires YYYY-MM-DD"
     # A check that is not implemented fails in every run, so that running the phase again cannot help.
     if not item.is_built:

@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def cannot_pass(
-    plan: plans.Plan, phase: str, run: str, root: str = DEFAULT_ROOT, signable: bool = False
+    plan: plans.Plan, phase: str, run: str, root: str = DEFAULT_ROOT, gate: str | None = None
 ) -> dict[str, str]:
     """Return why items of the gate cannot pass as planned, by id, with the command that helps where there is one.
 
-    A signature can be given (`signable`) only when the phase has run.
+    A signature can be given only where nothing else is missing: the state of the `gate` is pending.
     """
     place = "" if root == DEFAULT_ROOT else f" run.root={root}"
     signer = run if root == DEFAULT_ROOT else f"{root}/{run}"
@@ -46,8 +46,9 @@ def cannot_pass(
             values = " ".join(f"{key}=VALUE" for key in missing)
             reasons.append(f"add: python -m pipeline phase=planning run.name={run}{place} {values}")
         if item.get("sign_off"):
-            when = f": python -m pipeline approve {signer} --who NAME" if signable else f" after phase={phase}"
-            reasons.append(f"needs the {item['sign_off']}'s signature{when}")
+            approve = f": python -m pipeline approve {signer} --who NAME"
+            when = {None: f" after phase={phase}", "closed": f", after every other check passed or was waived{approve}"}
+            reasons.append(f"needs the {item['sign_off']}'s signature{when.get(gate, approve)}")
         if reasons:
             reasons_of[item["id"]] = "; ".join(reasons)
     return reasons_of
@@ -115,8 +116,7 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     else:
         for item in items:
             screen.print(styled("  … {item}  [dim]{ask}[/]", item=item["id"], ask=item["ask"]), soft_wrap=True)
-    signable = gate is not None and not state.stale(phase)
-    lacking = cannot_pass(plan, phase, run.name, run.shown_root, signable)
+    lacking = cannot_pass(plan, phase, run.name, run.shown_root, state.gate(phase))
     reasons = f": {_count_reasons(plan, phase, lacking)}" if lacking else ""
     screen.print(f"\n{len(lacking)} of {len(items)} checks cannot pass yet{reasons}", soft_wrap=True)
     for name, why in lacking.items():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from datetime import date
 
-from pipeline.commands.approve import hidden_faults, release_when_open, typed_name
+from pipeline.commands.approve import hidden_faults, release_when_open, require_role, role_fault, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
-from pipeline.run_store.gate import utc_today
+from pipeline.run_store.gate import LONGEST_WAIVER, utc_today
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
 
@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
     parser.add_argument("item", metavar="CHECK", help="id of a check, or 'branch' for a validation below the target")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
-    parser.add_argument("--who", help="your name (prompted for if omitted)")
+    parser.add_argument("--who", help="your name as in plan.owner or plan.approvers (prompted for if omitted)")
     parser.add_argument("--why", default="", help="why this is acceptable")
-    parser.add_argument("--expires", default="", help="expiry date, inclusive, as YYYY-MM-DD")
+    parser.add_argument("--expires", default="", help="expiry date, inclusive, within a year, as YYYY-MM-DD")
 
 
 def _phase_of(run: Run, state: RunState, name: str) -> str:
@@ -54,10 +54,13 @@ def _faults(why: str, expires: str, today: date) -> list[str]:
         day = date.fromisoformat(expires)
     except ValueError:
         what, got = ("is not a date", {"got": expires}) if expires else ("is missing", {})
-        faults.append(fault("--expires", what, expected="a date, YYYY-MM-DD", **got))
-    else:
-        if day < today:
-            faults.append(fault("--expires", "is in the past", got=expires, expected=f"{today.isoformat()} or later"))
+        return [*faults, fault("--expires", what, expected="a date, YYYY-MM-DD", **got)]
+    latest = today + LONGEST_WAIVER
+    if day < today:
+        faults.append(fault("--expires", "is in the past", got=expires, expected=f"{today.isoformat()} or later"))
+    elif day > latest:
+        expected = f"{latest.isoformat()} or earlier"
+        faults.append(fault("--expires", "is more than a year away", got=expires, expected=expected))
     return faults
 
 
@@ -69,13 +72,18 @@ def run(args: argparse.Namespace) -> int:
         who, faults = "", list(error.faults)
     run = Run.find(args.run, args.root)
     faults += _faults(args.why, args.expires, utc_today())
+    what = f"may not waive {args.item}"
     if faults:
-        raise UserError(*faults)
+        unknown = role_fault(run, run.state(), "owner", who, what) if who else ""
+        raise UserError(*faults, *([unknown] if unknown else []))
     with opened(run) as ledger:
-        phase = _phase_of(run, fold(ledger.entries), args.item)
-        waiver = {"phase": phase, "item": args.item, "who": who, "why": args.why.strip(), "expires": args.expires}
+        state = fold(ledger.entries)
+        phase = _phase_of(run, state, args.item)
+        require_role(run, state, "owner", who, what)
+        expires = date.fromisoformat(args.expires).isoformat()
+        waiver = {"phase": phase, "item": args.item, "who": who, "why": args.why.strip(), "expires": expires}
         ledger.append("waiver", waiver)
         template = "[yellow]~[/] {phase}/{item} waived by {who} until {expires}"
-        console().print(styled(template, phase=phase, item=args.item, who=who, expires=args.expires))
+        console().print(styled(template, phase=phase, item=args.item, who=who, expires=expires))
         release_when_open(run, ledger)
     return 0

@@ -46,9 +46,7 @@ def freeze(run: Run, ledger: Ledger, request: RunRequest, checklists: Checklists
             "overrides": request.overrides,
             "config_dirs": request.config_dirs,
             "changed": _changes(previous, plan),
-            "questions": {phase: len(items) for phase, items in checklists.items()},
-            "rounds": config["phases"]["optimization"]["rounds"],
-            "then": {phase: settings["next"] for phase, settings in config["phases"].items()},
+            **plans.recorded_facts(plan),
         },
     )
     return plan

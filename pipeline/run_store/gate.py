@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypedDict
 
-from pipeline.results import Branch, GateState, Outcome, compared
+from pipeline.results import Branch, GateState, Outcome, canonical, compared, counted, digest
 
 NOT_BUILT = "not built"  # how the `why` of an item begins that this version cannot answer
+LONGEST_WAIVER = timedelta(days=366)  # from the day it is given to its last day: a year, also where it is a leap year
+NAMED = 3  # changes that a sentence lists
 
 
 def utc_today() -> date:
@@ -60,9 +62,28 @@ class Item:
         return "passed with warning" if self.warns else self.outcome.replace("_", " ")
 
 
+def waiver_refusal(who: str, allowed: Iterable[str], expires: str, given: date) -> str:
+    """Why a waiver given on that day does not count, as what follows its name; empty for one that counts.
+
+    `allowed` are the people of the plan who may waive. A waiver that never ends would be a change of the checklist.
+    """
+    if who not in allowed:
+        return f"{who} is neither the owner nor an approver of the plan"
+    try:
+        last = date.fromisoformat(expires)
+    except ValueError:
+        return f"its last day, {expires}, is not a date"
+    if last - given > LONGEST_WAIVER:
+        return f"its last day, {expires}, is more than a year after {given.isoformat()}"
+    return ""
+
+
 @dataclass(frozen=True)
 class Waiver:
-    """A named person accepts a check (or a validation below the target) as it is, for a reason, until a day."""
+    """A named person accepts a check (or a validation below the target) as it is, for a reason, until a day.
+
+    `refusal` is why it does not count, which only an entry can have that no command wrote.
+    """
 
     phase: str
     item: str
@@ -70,21 +91,80 @@ class Waiver:
     why: str
     expires: str
     seq: int = -1
+    refusal: str = ""
 
     def valid(self, today: date) -> bool:
-        return today <= date.fromisoformat(self.expires)
+        return not self.refusal and today <= date.fromisoformat(self.expires)
+
+    @property
+    def terms(self) -> dict[str, str]:
+        """What a signature of a bundle accepts with it."""
+        return {"phase": self.phase, "item": self.item, "who": self.who, "why": self.why, "expires": self.expires}
+
+
+Outcomes = Mapping[str, Mapping[str, str]]  # of the items, by phase
+
+
+def signed_digest(subject: str, outcomes: Outcomes, waivers: Iterable[Mapping[str, str]]) -> str:
+    """One SHA-256 over all that a signature accepts: the bundle, the outcomes of the items, the waivers in force."""
+    terms = sorted((dict(terms) for terms in waivers), key=canonical)
+    return digest({"subject": subject, "outcomes": outcomes, "waivers": terms})
 
 
 @dataclass(frozen=True)
 class SignOff:
-    """A person's signature for one item, bound to the digest of what was signed."""
+    """A person's signature for one item: of a bundle (`digest`), the outcomes of all items and the waivers in force.
+
+    `binding` is the digest over the three (`signed_digest`). `refusal` is why the signature does not count.
+    """
 
     phase: str
     item: str
     who: str
     digest: str
     note: str = ""
+    outcomes: Outcomes = field(default_factory=dict)
+    waivers: tuple[Mapping[str, str], ...] = ()
+    binding: str = ""
     seq: int = -1
+    refusal: str = ""
+
+    def lapse(self, subject: str | None, outcomes: Outcomes, waivers: Iterable[Waiver]) -> str:
+        """Why the signature does not count for these outcomes and waivers, as a clause; empty where it counts.
+
+        A waiver that was signed and has expired is no reason: its item closes the gate by itself.
+        """
+        if self.refusal:
+            return f"the signature of {self.who} does not count: {self.refusal}"
+        if self.digest != subject:
+            return f"{self.who} signed another bundle, {self.digest[:12]}"
+        if self.binding != signed_digest(self.digest, self.outcomes, self.waivers):
+            return f"the signature of {self.who} is not of the outcomes and waivers beside it"
+        if changes := _outcome_changes(self.outcomes, outcomes):
+            return f"signed before {_listed(changes)}"
+        given = [f"{w.phase}/{w.item}" for w in waivers if w.terms not in self.waivers]
+        if given:
+            verb = "was" if len(given) == 1 else "were"
+            return f"signed before {counted(len(given), 'waiver')} {verb} given: {_listed(given)}"
+        return ""
+
+
+def _outcome_changes(signed: Outcomes, current: Outcomes) -> list[str]:
+    """Every item whose outcome is not the one that was signed, with both."""
+    changes = []
+    for phase in dict.fromkeys([*signed, *current]):
+        old, new = signed.get(phase, {}), current.get(phase, {})
+        if not old or not new:
+            changes.append(f"{phase} was evaluated" if new else f"{phase} was evaluated for another plan or training")
+            continue
+        pairs = {item: (old.get(item, "nothing"), new.get(item, "nothing")) for item in [*new, *old]}
+        changes += [f"{item} changed from {was} to {now}" for item, (was, now) in pairs.items() if was != now]
+    return changes
+
+
+def _listed(texts: list[str]) -> str:
+    rest = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    return ", ".join(texts[:NAMED]) + rest
 
 
 def satisfied(

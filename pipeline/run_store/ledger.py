@@ -30,7 +30,7 @@ class Entry(TypedDict):
     hash: str
 
 
-SCHEMA = 2  # of the ledger, the plan and the evidence files: raised when a key of any of them changes its meaning
+SCHEMA = 3  # of the ledger, the plan and the evidence files: raised when a key of any of them changes its meaning
 GENESIS = "0" * 64
 
 KINDS = frozenset(
@@ -70,7 +70,17 @@ def _entry_fault(line: bytes, seq: int, prev: str) -> tuple[Entry | None, str | 
         return None, "does not follow the entry before it"
     if entry["kind"] not in KINDS:
         return None, f"is of the unknown kind {entry['kind']!r}"
+    if not isinstance(entry["data"], dict) or not _is_time(entry["time"]):
+        return None, "does not have the data and the time of an entry"
     return Entry(**entry), None  # type: ignore[typeddict-item]  # the six fields were checked above
+
+
+def _is_time(text: object) -> bool:
+    try:
+        datetime.fromisoformat(str(text))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_torn(tail: bytes) -> bool:

@@ -80,7 +80,9 @@ def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
         return NextStep(None, why, waive, 3, _alternatives(state, place))
     if gate == "pending":
         approve = f"python -m pipeline approve {run} --who NAME"
-        return NextStep(None, f"the {phase} gate waits for a person", approve, 4)
+        lapse = state.lapsed_signature(phase)
+        why = f"the {phase} gate waits for a person" + (f" to sign again: {lapse}" if lapse else "")
+        return NextStep(None, why, approve, 4)
     if gate == "closed" and phase == PHASES[0] and _lacks_seed(state):
         plan = f"python -m pipeline phase={phase} run.name={state.name}{place} seed=1"
         return NextStep(None, "the planning gate is closed: there is no seed", plan, 3)

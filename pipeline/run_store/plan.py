@@ -41,6 +41,17 @@ class Plan:
         return int(self.config["seed"])
 
 
+def recorded_facts(plan: Plan) -> dict[str, Any]:
+    """What the entry of a plan says of its content: the fold over the ledger reads no plan file."""
+    phases, card = plan.config["phases"], plan.config["plan"]
+    return {
+        "questions": {phase: len(items) for phase, items in plan.checklists.items()},
+        "rounds": phases["optimization"]["rounds"],
+        "then": {phase: settings["next"] for phase, settings in phases.items()},
+        "people": {"owner": card.get("owner"), "approvers": list(card.get("approvers") or ())},
+    }
+
+
 def write(run: Run, plan: Plan) -> Path:
     """Write the plan to its file in the run directory and return the path."""
     path = run.inside("plan", f"{plan.revision}.yaml")

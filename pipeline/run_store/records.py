@@ -29,6 +29,13 @@ class FileRecord(TypedDict):
     sha256: str
 
 
+class PeopleRecord(TypedDict):
+    """Who may sign and waive: the owner whom the plan names, and its approvers."""
+
+    owner: str | None
+    approvers: list[str]
+
+
 class PlanRecord(TypedDict):
     """One revision of the plan; `changed` maps each key to its old and new value."""
 
@@ -42,6 +49,7 @@ class PlanRecord(TypedDict):
     questions: NotRequired[dict[str, int]]
     rounds: NotRequired[int]
     then: NotRequired[dict[str, dict[str, str | None]]]
+    people: NotRequired[PeopleRecord]
 
 
 class PhaseRecord(TypedDict):

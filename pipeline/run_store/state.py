@@ -7,8 +7,17 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
-from pipeline.results import ROUNDED, Branch, GateState
-from pipeline.run_store.gate import Item, SignOff, Waiver, decide, utc_today
+from pipeline.results import PHASES, ROUNDED, Branch, GateState
+from pipeline.run_store.gate import (
+    Item,
+    Outcomes,
+    SignOff,
+    Waiver,
+    decide,
+    signed_digest,
+    utc_today,
+    waiver_refusal,
+)
 from pipeline.run_store.ledger import GENESIS, Entry
 from pipeline.run_store.records import (
     BranchRecord,
@@ -122,18 +131,59 @@ class RunState:
         today = today or utc_today()
         return [w for w in self.waivers if w.phase == phase and w.seq > since and w.valid(today)]
 
-    def valid_sign_offs(self, phase: str) -> list[SignOff]:
-        """The signatures bound to a gate's current subject that no rollback has withdrawn."""
-        subject = self.gates[phase].subject if phase in self.gates else None
-        signatures = (s for s in self.sign_offs if s.phase == phase and s.seq > self.rolled_back_at)
-        return [s for s in signatures if subject and s.digest == subject]
+    def people(self, role: str = "owner") -> list[str]:
+        """Who may act in a role: the person who has it in the plan, and the plan's approvers."""
+        people: dict[str, Any] = dict((self.plan and self.plan.get("people")) or {})
+        named = [people.get(role), *people.get("approvers", ())]
+        return list(dict.fromkeys(str(name).strip() for name in named if name and str(name).strip()))
+
+    def outcomes(self, phase: str) -> Outcomes:
+        """What a signature in this phase accepts besides the bundle: the outcomes of all items up to it, by phase."""
+        evaluated = [p for p in PHASES[: PHASES.index(phase) + 1] if p in self.gates and not self.stale(p)]
+        found = {p: {item.id: str(item.outcome) for item in self.gates[p].items} for p in evaluated}
+        decision = self.current_branch()
+        if decision and decision["phase"] in found:
+            found[decision["phase"]]["branch"] = decision["branch"]
+        return found
+
+    def waivers_in_force(self, phase: str, today: date | None = None) -> list[Waiver]:
+        """The waivers that apply to the gates up to this phase, also that of the branch."""
+        evaluated = [p for p in PHASES[: PHASES.index(phase) + 1] if p in self.gates and not self.stale(p)]
+        return [waiver for p in evaluated for waiver in self.valid_waivers(p, today)]
+
+    def signature(self, phase: str, item: str, who: str, note: str = "", today: date | None = None) -> dict[str, Any]:
+        """The data of the entry `sign_off`: the bundle of the gate with all that its signature accepts today."""
+        subject, outcomes = self.gates[phase].subject, self.outcomes(phase)
+        waivers = [waiver.terms for waiver in self.waivers_in_force(phase, today)]
+        accepted = {"digest": subject, "outcomes": outcomes, "waivers": waivers}
+        about = {"phase": phase, "item": item, "who": who, "note": note}
+        return {**about, **accepted, "binding": signed_digest(subject or "", outcomes, waivers)}
+
+    def lapse(self, sign_off: SignOff, today: date | None = None) -> str:
+        """Why a signature does not count today, as a clause; empty where it counts."""
+        if sign_off.seq <= self.rolled_back_at:
+            return f"the release that {sign_off.who} signed was withdrawn"
+        phase, gate = sign_off.phase, self.gates.get(sign_off.phase)
+        if gate is None:
+            return f"the gate of {phase} was not evaluated"
+        return sign_off.lapse(gate.subject, self.outcomes(phase), self.waivers_in_force(phase, today))
+
+    def valid_sign_offs(self, phase: str, today: date | None = None) -> list[SignOff]:
+        """The signatures of a gate that no rollback withdrew, of what the gate and those before it accept now."""
+        return [s for s in self.sign_offs if s.phase == phase and not self.lapse(s, today)]
+
+    def lapsed_signature(self, phase: str) -> str:
+        """Why the newest signature of a gate does not count; empty where it counts, or where there is none."""
+        signatures = [s for s in self.sign_offs if s.phase == phase]
+        return self.lapse(signatures[-1]) if signatures else ""
 
     def gate(self, phase: str, today: date | None = None) -> GateState | None:
         """The gate's state today, with waivers and sign-offs; None when it was not evaluated or is stale."""
         gate = self.gates.get(phase)
         if gate is None or self.stale(phase):
             return None
-        return decide(gate.items, self.valid_waivers(phase, today), self.valid_sign_offs(phase), gate.subject, today)
+        signed = self.valid_sign_offs(phase, today)
+        return decide(gate.items, self.valid_waivers(phase, today), signed, gate.subject, today)
 
     def passed(self, phase: str, today: date | None = None) -> bool:
         """Whether the phases after this one may run: its gate is open, or the phase is skipped."""
@@ -219,7 +269,25 @@ def _record_gate(state: RunState, data: dict[str, Any], seq: int) -> RunState:
     return replace(state, gates={**state.gates, data["phase"]: gate}, not_needed=not_needed, _items=())
 
 
-def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunState:
+def _waiver(state: RunState, data: dict[str, Any], seq: int, time: str) -> Waiver:
+    """The waiver of an entry, which counts only where the plan knows its person and it lasts at most a year."""
+    terms = {key: str(data.get(key, "")) for key in ("phase", "item", "who", "why", "expires")}
+    given = date.fromisoformat(time[:10])
+    refusal = waiver_refusal(terms["who"], state.people(), terms["expires"], given)
+    return Waiver(**terms, seq=seq, refusal=refusal)
+
+
+def _sign_off(state: RunState, data: dict[str, Any], seq: int) -> SignOff:
+    """The signature of an entry, which counts only where the plan knows its person for the role of the item."""
+    known = {key: data[key] for key in ("phase", "item", "who", "digest", "note", "outcomes", "binding") if key in data}
+    items = state.gates[data["phase"]].items if data["phase"] in state.gates else ()
+    roles = [item.sign_off for item in items if item.id == data["item"] and item.sign_off]
+    allowed = [name for role in roles for name in state.people(role)]
+    refusal = "" if data["who"] in allowed else "the plan does not name this person for it"
+    return SignOff(**known, waivers=tuple(data.get("waivers", ())), seq=seq, refusal=refusal)
+
+
+def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str) -> RunState:
     """The state after one more entry; kinds that do not change it (jobs, exports, notes) pass through."""
     record: Any = {**data, "seq": seq}
     match kind:
@@ -248,9 +316,9 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int) -> RunSta
         case "candidate.chosen":
             return replace(state, candidate=record)
         case "waiver":
-            return replace(state, waivers=(*state.waivers, Waiver(**data, seq=seq)))
+            return replace(state, waivers=(*state.waivers, _waiver(state, data, seq, time)))
         case "sign_off":
-            return replace(state, sign_offs=(*state.sign_offs, SignOff(**data, seq=seq)))
+            return replace(state, sign_offs=(*state.sign_offs, _sign_off(state, data, seq)))
         case "test.opened":
             return replace(state, test_opened=(*state.test_opened, record))
         case "exhausted":
@@ -266,6 +334,6 @@ def fold(entries: Iterable[Entry]) -> RunState:
     """The state that follows from a sequence of ledger entries."""
     state = RunState()
     for entry in entries:
-        state = _apply(state, entry["kind"], entry["data"], entry["seq"])
+        state = _apply(state, entry["kind"], entry["data"], entry["seq"], entry["time"])
         state = replace(state, head=entry["hash"], seq=entry["seq"])
     return state
