@@ -53,7 +53,7 @@ def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> C
     model = build_model(config, ctx.trust, seed=0, data=data)  # any seed: the weights are loaded below
     weights, _ = load(ctx.run.path / record["checkpoint"])
     if weights_digest(weights) != record["weights"]:
-        do = f"python -m pipeline verify {ctx.run.name}"
+        do = f"python -m pipeline verify {ctx.run.argument}"
         raise Refused(fault(record["checkpoint"], "has other weights than the candidate", do=do))
     model.load_state_dict(weights)
     return Candidate(model.eval(), config, record["weights"], record["checkpoint"])

@@ -18,6 +18,7 @@ from pipeline.building.builder import build_model, build_optimizer, build_schedu
 from pipeline.building.memory import Autocast
 from pipeline.building.metric_probe import require_fitting_metrics
 from pipeline.building.resource_estimate import StepCost, measure_step
+from pipeline.config.override_keys import command
 from pipeline.config.sections import require_built
 from pipeline.data.analysis.labels import stray_labels
 from pipeline.data.dataset import Data
@@ -178,7 +179,7 @@ def _require_fitting_outputs(outputs: object, task: Task, rows: int, y: Tensor, 
         raise UserError(fault("model", "outputs have no batch dimension", got=got, expected=f"({rows}, ...)"))
     got = f"shape {_format_shape(outputs.shape)}"
     if task.kind == "classification" and classes and (outputs.ndim != 2 or outputs.shape[1] < classes):
-        do = f"surgery=[{{resize_output: {{out_features: {classes}}}}}], or fix the model's last layer"
+        do = _resize(classes)
         expected = f"[B, {classes}], one output per class"
         raise TooFewOutputs(fault("model", "outputs do not fit the classes", got=got, expected=expected, do=do))
     if task.kind == "language_model" and (outputs.shape[:-1] != y.shape or outputs.shape[-1] < (classes or 0)):
@@ -187,10 +188,13 @@ def _require_fitting_outputs(outputs: object, task: Task, rows: int, y: Tensor, 
     if task.kind == "binary" and (outputs.ndim > 2 or (outputs.ndim == 2 and outputs.shape[1] > 2)):
         raise UserError(fault("model", "outputs do not fit a binary task", got=got, expected="[B], [B, 1] or [B, 2]"))
     if task.kind in PER_VALUE and outputs[0].numel() != y[0].numel() and task.takes_targets_shape:
-        do = f"surgery=[{{resize_output: {{out_features: {y[0].numel()}}}}}], or fix the model's last layer"
-        raise UserError(
-            fault("model", "outputs do not fit the targets", got=got, expected=_format_shape(y.shape), do=do)
-        )
+        expected, do = _format_shape(y.shape), _resize(y[0].numel())
+        raise UserError(fault("model", "outputs do not fit the targets", got=got, expected=expected, do=do))
+
+
+def _resize(outputs: int) -> str:
+    """What makes a model have so many outputs."""
+    return f"fix the model's last layer, or: {command(f'surgery=[{{resize_output: {{out_features: {outputs}}}}}]')}"
 
 
 def _require_trainable(model: nn.Module) -> None:
@@ -198,11 +202,7 @@ def _require_trainable(model: nn.Module) -> None:
     if not any(p.requires_grad for p in model.parameters()):
         count = sum(1 for _ in model.parameters())
         got = f"{count} parameters, none of which requires a gradient" if count else "no parameters"
-        do = (
-            "python -m pipeline ... \"surgery=[{unfreeze: {match: '*'}}]\""
-            if count
-            else "give the model a layer with parameters"
-        )
+        do = command('surgery=[{unfreeze: {match: "*"}}]') if count else "give the model a layer with parameters"
         raise UserError(fault("model", "has no trainable parameters", got=got, do=do))
 
 

@@ -98,7 +98,7 @@ def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
         require_role(run, state, str(item.sign_off), who, f"may not sign {item.id}")
         # A signature belongs to the digest of a bundle: without one it would hold for any later bundle.
         if gate.subject is None:
-            do = f"python -m pipeline status {tables.command_argument(run)}"
+            do = f"python -m pipeline status {run.argument}"
             raise Refused(fault(item.id, "there is no bundle to sign yet", do=do))
         _refuse_before_waivers(run, state, phase)
         signatures.append(state.signature(phase, item.id, who, note))

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
-    place = tables.command_argument(run)
+    place = run.argument
     if item.sign_off:
         lapse = state.lapsed_signature(phase)
         approve = f"python -m pipeline approve {place} --who NAME"
@@ -84,7 +84,7 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
 
 def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:
     """Return one paragraph for the items of a gate that are not built, with the command that waives one of them."""
-    place = tables.command_argument(run)
+    place = run.argument
     waive = f"python -m pipeline waive {place} CHECK --who NAME --why '...' --expires YYYY-MM-DD"
     lines = [f"{phase}: {counted(len(items), 'check')} not implemented in this version"]
     lines += [f"  {item.id}: {item.ask}" for item in items]

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     with opened(run) as ledger:
         state = fold(ledger.entries)
         if not state.released:
-            do = f"python -m pipeline status {tables.command_argument(run)}"
+            do = f"python -m pipeline status {run.argument}"
             raise Refused(fault(run.name, "is not released", do=do))
         require_role(run, state, "owner", who, "may not withdraw a release")
         rollback = {"who": who, "why": args.why, "subject": state.released["subject"]}

@@ -7,7 +7,6 @@ from datetime import date
 
 from pipeline.commands.approve import hidden_faults, release_when_open, require_role, role_fault, typed_name
 from pipeline.errors import Refused, UserError, fault
-from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
 from pipeline.run_store.gate import LONGEST_WAIVER, utc_today
 from pipeline.run_store.run import Run, opened
@@ -30,7 +29,7 @@ def _phase_of(run: Run, state: RunState, name: str) -> str:
     if name == "branch":
         branch = state.current_branch()
         if branch is None or branch["branch"] == "sufficient":
-            do = f"python -m pipeline status {tables.command_argument(run)}"
+            do = f"python -m pipeline status {run.argument}"
             raise Refused(fault("branch", "cannot be waived: no model has missed the target on validation", do=do))
         return str(branch["phase"])
     items = {item.id: (phase, item) for phase, gate in state.gates.items() for item in gate.items}
@@ -38,7 +37,7 @@ def _phase_of(run: Run, state: RunState, name: str) -> str:
         raise UserError(fault("CHECK", "no evaluated check has this id", got=name, among=[*items, "branch"]))
     phase, item = items[name]
     if not item.waivable:
-        do = f"python -m pipeline explain {tables.command_argument(run)} {name}"
+        do = f"python -m pipeline explain {run.argument} {name}"
         raise Refused(fault(name, "cannot be waived: without it no other value of this run can be trusted", do=do))
     return phase
 

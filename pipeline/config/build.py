@@ -182,7 +182,7 @@ def _not_allowed(name: str, home: str | None, allowed: Sequence[str], where: str
     got = name if home == name else f"{name}, which is from {home or 'no module'}"
     package = (home or "").partition(".")[0]
     offer = package.isidentifier() and not why_not(package)
-    do = f"read {package}; if you trust it: python -m pipeline ... trust=[{package}]" if offer else None
+    do = f"read {package}; if you trust it: python -m pipeline ... 'trust=[{package}]'" if offer else None
     return fault(where, "is not allowed", got=got, expected=f"something from {', '.join(allowed)}", do=do)
 
 

@@ -116,7 +116,7 @@ def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, 
     config, faults = _resolved(composed)
     _fill_left_out(config)
     if config.get("trust") and not any(key_of(word) == "trust" for word in overrides):
-        do = "read that package; if you trust it: python -m pipeline ... trust=[PACKAGE]"
+        do = "read that package; if you trust it: python -m pipeline ... 'trust=[PACKAGE]'"
         faults.append(fault("trust", "a config file cannot grant trust", got=config["trust"], expected="[]", do=do))
     broken = {_section(said) for said in faults}
     typed = {key_of(word) for word in overrides}

@@ -173,7 +173,7 @@ def _addition(where: str) -> str:
     """The command that adds a missing key."""
     phase = where.partition("phases.")[2]
     if phase and "." not in phase:
-        return f"python -m pipeline ... phases=[{','.join(PHASES)}]"
+        return command(f"phases=[{','.join(PHASES)}]")
     if "." in where:
         return command(f"++{where}={'true' if where.endswith('._partial_') else VALUE}")
     option = default_option(where)

@@ -66,7 +66,7 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
     permit = permits.require(permit, permits.TrainPermit)
     plan = permit.plan
     if job.plan_digest != plan.digest:
-        do = f"python -m pipeline status {permit.run.name}"
+        do = f"python -m pipeline status {permit.run.argument}"
         raise Refused(fault("job", "is of another plan", got=job.plan_digest[:12], expected=plan.digest[:12], do=do))
     config = TrainingConfig.from_mapping(job.config(plan.config))
     trust = tuple(grant["package"] for grant in permit.run.state().trust)

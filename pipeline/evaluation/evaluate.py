@@ -244,6 +244,6 @@ def score_test(model: nn.Module, sealed: SealedTest, key: TestKey, task: Task, s
     weights = weights_digest(model.state_dict())
     if weights != candidate:
         what = "is not the candidate that the test rows were opened for"
-        do = f"python -m pipeline verify {key.run.name}"
+        do = f"python -m pipeline verify {key.run.argument}"
         raise Refused(fault("model", what, got=f"weights {weights[:12]}", expected=candidate[:12], do=do))
     return score_split(model, sealed.read(key), task, seed)

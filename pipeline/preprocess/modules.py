@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.override_keys import command
 from pipeline.data.tree import Tree
 from pipeline.errors import UserError, fault
 
@@ -119,7 +120,8 @@ class InverseTargetScale(nn.Module):
             return outputs  # the probe reports outputs that are not tensors
         if self.mean.ndim and outputs.shape[1:] != self.mean.shape:
             expected = f"[B, {len(self.mean)}], one output per target"
-            do = f"surgery=[{{resize_output: {{out_features: {len(self.mean)}}}}}], or fix the model's last layer"
+            resize = f"surgery=[{{resize_output: {{out_features: {len(self.mean)}}}}}]"
+            do = f"fix the model's last layer, or: {command(resize)}"
             got = f"shape [{', '.join(['B', *map(str, outputs.shape[1:])])}]"
             raise UserError(fault("model", "outputs do not fit the targets", got=got, expected=expected, do=do))
         return torch.addcmul(

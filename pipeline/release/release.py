@@ -67,7 +67,7 @@ def release(run: Run, ledger: Ledger, today: date | None = None) -> None:
     # Not as of the signature: a waiver may have expired between the signature and the release.
     why = release_blocker(state, today or utc_today())
     if why:
-        do = f"python -m pipeline status {run.name} --gate finalization"
+        do = f"python -m pipeline status {run.argument} --gate finalization"
         raise Refused(fault(run.name, f"cannot be released: {why}", do=do))
     subject = _signed_subject(run, state)
     path = run.inside("bundle", "attestations", "release.json")

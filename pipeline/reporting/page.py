@@ -18,7 +18,6 @@ from pipeline.reporting.measures import Measures, measures
 from pipeline.reporting.panels import Panel, panels, reference_kind
 from pipeline.reporting.studies import StudySection, studies
 from pipeline.reporting.tables import (
-    command_argument,
     compare_test_with_target,
     format_required,
     in_words,
@@ -136,7 +135,7 @@ def collect(run: Run) -> ReportData:
     plan = plans.load(run, state) if state.plan else None
     return ReportData(
         name=run.name,
-        place=command_argument(run),
+        place=run.argument,
         state=state,
         updated=_time_text(entries[-1])[:16] if entries else "",
         config=plan.config if plan else {},

@@ -11,8 +11,7 @@ from pipeline.reporting.terminal import TextTable, new_table, styled
 from pipeline.results import PHASES, compared
 from pipeline.run_store import gate as gates
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import DEFAULT_ROOT, NextStep
-from pipeline.run_store.run import Run
+from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.state import RunState
 
 OUTCOMES = {
@@ -51,11 +50,6 @@ def number(value: object) -> str:
 def in_words(identifier: str) -> str:
     """Return an identifier with spaces instead of underscores."""
     return str(identifier).replace("_", " ")
-
-
-def command_argument(run: Run) -> str:
-    """Return how a command refers to the run: by name in the default root, by folder elsewhere."""
-    return run.name if run.shown_root == DEFAULT_ROOT else f"{run.shown_root}/{run.name}"
 
 
 def satisfied(item: Item, state: RunState, phase: str) -> bool:

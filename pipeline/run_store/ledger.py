@@ -123,7 +123,9 @@ def read_ledger(path: Path) -> list[Entry]:
     scan = scan_ledger(path)
     refuse_other_schema(path, scan.entries)
     if scan.fault:
-        do = f"python -m pipeline verify {path.parent.name}"
+        from pipeline.run_store.run import Run
+
+        do = f"python -m pipeline verify {Run(path.parent.resolve()).argument}"
         raise Refused(fault(str(path), f"the ledger was changed: {scan.fault}", do=do))
     return scan.entries
 

@@ -137,14 +137,17 @@ class RunLock:
         return self._descriptor is not None and self.path.parent == path.parent.resolve()
 
     def _busy(self, holder: object) -> UserError:
+        from pipeline.run_store.run import Run
+
         run_dir = self.path.parent
+        status = f"python -m pipeline status {Run(run_dir.resolve()).argument}"
         return UserError(
             fault(
                 str(run_dir),
                 "another process is using this run",
                 got=f"process {holder}",
                 expected="one process per run",
-                do=f"wait for it (python -m pipeline status {run_dir.name}), or choose another run.name=NAME",
+                do=f"wait for it ({status}), or choose another run.name=NAME",
             )
         )
 

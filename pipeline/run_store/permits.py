@@ -97,7 +97,7 @@ def _need_open(run: Run, state: RunState, *phases: str) -> None:
                     "is not open",
                     got="stale" if state.stale(phase) else state.gate(phase) or "not evaluated",
                     expected="open",
-                    do=f"python -m pipeline status {run.name}",
+                    do=f"python -m pipeline status {run.argument}",
                 )
             )
 

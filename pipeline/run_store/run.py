@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,13 @@ class Run:
     @property
     def overrides(self) -> str:
         """The overrides that name the run in a printed command: `run.name`, and `run.root` outside the default root."""
-        place = "" if self.shown_root == DEFAULT_ROOT else f" run.root={self.shown_root}"
+        place = "" if self.shown_root == DEFAULT_ROOT else " " + shlex.quote(f"run.root={self.shown_root}")
         return f"run.name={self.name}{place}"
+
+    @property
+    def argument(self) -> str:
+        """How a command that reads the records refers to the run: by name in the default root, elsewhere by folder."""
+        return self.name if self.shown_root == DEFAULT_ROOT else shlex.quote(f"{self.shown_root}/{self.name}")
 
     def exists(self) -> bool:
         return self.ledger_path.exists()

@@ -105,7 +105,7 @@ def _path(spec: ModuleSpec) -> Path | None:
 
 def _not_found(package: str, roots: Sequence[Path]) -> str:
     expected = f"a package in {', '.join(map(str, roots)) or 'the current folder'}, or an installed one"
-    do = "python -m pipeline --config-dir DIR ... trust=[PACKAGE], with the package next to DIR"
+    do = "python -m pipeline --config-dir DIR ... 'trust=[PACKAGE]', with the package next to DIR"
     known = importable_names(roots)
     return fault("trust", "there is no such package", got=package, expected=expected, among=known, do=do)
 

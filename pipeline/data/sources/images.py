@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.override_keys import command
 from pipeline.data.source_data import SPLITS, SourceData, SplitPairs, take_splits
 from pipeline.data.sources.labels import check_class_counts
 from pipeline.data.splits import split_rows
@@ -98,7 +99,7 @@ def _decode_images(files: Sequence[Path], channels: int, size: Sequence[int] | N
         array = np.asarray(image, np.float32).reshape(image.height, image.width, channels) / 255
         shape = shape or array.shape[:2]
         if array.shape[:2] != shape:
-            do = f"python -m pipeline ... data.size=[{shape[0]},{shape[1]}]"
+            do = command(f"data.size=[{shape[0]},{shape[1]}]")
             what, expected = "differs in height and width", f"{shape} as {files[0].name}"
             faults.append(fault(str(file), what, got=array.shape[:2], expected=expected, do=do))
             continue

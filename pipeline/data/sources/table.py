@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.override_keys import command
 from pipeline.errors import UserError, fault
 
 # If at least this share of a column's values are numbers, the others are taken for mistakes, and reported; with fewer
@@ -100,7 +101,7 @@ def parse_numbers(table: Table, name: str, key: str) -> NDArray[np.float64] | No
         what = "is not a number, unlike the rest of its column"
         if len(text_rows) > 1:
             what = f"is not a number, one of {len(text_rows)} such cells in a column of numbers"
-        do = f"correct the cell, or: python -m pipeline ... data.categories=[{name}]"
+        do = f"correct the cell, or: {command(f'data.categories=[{name}]')}"
         row = text_rows[0]
         raise UserError(fault(table.place(row, name), what, got=cells[row], expected="a number", do=do))
     return None
