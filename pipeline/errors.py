@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pipeline.escaping import visible_lines
@@ -99,3 +100,9 @@ def fault(
     if do:
         text += f"  Do: {do}"
     return text
+
+
+def relative_path(path: Path) -> str:
+    """Return a path as messages name it: relative to the current folder where possible."""
+    here, path = Path.cwd(), path.absolute()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)

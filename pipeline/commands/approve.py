@@ -71,7 +71,7 @@ def _refuse_before_waivers(run: Run, state: RunState, phase: str) -> None:
     for before in PHASES[: PHASES.index(phase)]:
         if not state.passed(before):
             label = state.gate_label(before)
-            do = f"python -m pipeline explain {tables.command_argument(run)} --gate {before}"
+            do = f"python -m pipeline explain {run.argument} --gate {before}"
             raise Refused(fault(f"gate {before}", "has to be open before anything is signed", got=label, do=do))
     gate = state.gates[phase]
     open_items = [i for i in gate.items if i.outcome != "pending" and not tables.satisfied(i, state, phase)]
@@ -79,7 +79,7 @@ def _refuse_before_waivers(run: Run, state: RunState, phase: str) -> None:
         names = ", ".join(item.id for item in open_items)
         left = f"{counted(len(open_items), 'check')} first must pass or be waived: {names}"
         what = f"cannot be signed yet, since a signature covers only the waivers before it; {left}"
-        do = f"python -m pipeline explain {tables.command_argument(run)} --gate {phase}"
+        do = f"python -m pipeline explain {run.argument} --gate {phase}"
         raise Refused(fault(f"gate {phase}", what, do=do))
 
 

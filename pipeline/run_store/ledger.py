@@ -8,12 +8,13 @@ file and records that. Any other deviation counts as tampering, and the first de
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipeline.errors import Refused, fault
+from pipeline.errors import Refused, fault, relative_path
 from pipeline.results import canonical, digest, plain
 from pipeline.run_store import files
 from pipeline.run_store.lock import RunLock
@@ -123,9 +124,7 @@ def read_ledger(path: Path) -> list[Entry]:
     scan = scan_ledger(path)
     refuse_other_schema(path, scan.entries)
     if scan.fault:
-        from pipeline.run_store.run import Run
-
-        do = f"python -m pipeline verify {Run(path.parent.resolve()).argument}"
+        do = f"python -m pipeline verify {shlex.quote(relative_path(path.parent))}"
         raise Refused(fault(str(path), f"the ledger was changed: {scan.fault}", do=do))
     return scan.entries
 

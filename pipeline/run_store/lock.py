@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserError, fault, relative_path
 
 _owners: dict[Path, int] = {}  # the folders that one process writes alone, with the id of that process
 _forked_at = ""  # in a forked child: `file:line` of the call that forked it
@@ -137,10 +138,8 @@ class RunLock:
         return self._descriptor is not None and self.path.parent == path.parent.resolve()
 
     def _busy(self, holder: object) -> UserError:
-        from pipeline.run_store.run import Run
-
         run_dir = self.path.parent
-        status = f"python -m pipeline status {Run(run_dir.resolve()).argument}"
+        status = f"python -m pipeline status {shlex.quote(relative_path(run_dir))}"
         return UserError(
             fault(
                 str(run_dir),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserError, fault, relative_path
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA, Ledger, read_ledger
 from pipeline.run_store.lock import RunLock
@@ -50,8 +50,7 @@ class Run:
     @property
     def shown_root(self) -> str:
         """The folder of runs, relative to the current folder where possible, as printed commands name it."""
-        root = self.path.parent
-        return root.relative_to(Path.cwd()).as_posix() if root.is_relative_to(Path.cwd()) else str(root)
+        return relative_path(self.path.parent)
 
     @property
     def overrides(self) -> str:
