@@ -143,7 +143,7 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: boo
         return TrainingProgress(screen, training, metric)
 
     def log(text: str) -> None:
-        screen.print(text, soft_wrap=True)
+        screen.print(visible(text), soft_wrap=True)
 
     with announced(log, "composing the configuration"):
         request = resolve_request(overrides, config_dirs)
@@ -166,7 +166,7 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
     screen = console(stderr=as_json)
 
     def log(text: str) -> None:
-        screen.print(text, soft_wrap=True)
+        screen.print(visible(text), soft_wrap=True)
 
     @contextmanager
     def track_sweep(directory: SweepDirectory, config: Mapping[str, Any]) -> Iterator[None]:
@@ -190,7 +190,7 @@ def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> Hooks:
     from pipeline.reporting.terminal import print_lines
 
     name = visible(config["run"]["name"])
-    return make_hooks(lambda text: print_lines(f"{name}  {text}", stderr=as_json))
+    return make_hooks(lambda text: print_lines(f"{name}  {visible(text)}", stderr=as_json))
 
 
 def run_command(name: str, argv: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pipeline.escaping import visible_lines
+from pipeline.escaping import visible, visible_lines
 
 _UNSET: Any = object()
 
@@ -86,19 +86,19 @@ def fault(
     is proposed where `close` is not given.
     """
     among = [str(a) for a in among]
-    text = f"{where}: {what}"
+    text = f"{visible(where)}: {what}"
     if got is not _UNSET:
         text += f", got {got!r}" if isinstance(got, str) else f", got {got}"
     if expected is None and among and len(among) <= 12:
         expected = "one of " + ", ".join(sorted(among))
     if expected:
-        text += f"; expected {expected}"
+        text += f"; expected {visible(expected)}"
     if close is None and got is not _UNSET and among:
         close = nearest(str(got), among)
     if close:
-        text += f"; did you mean '{close}'?"
+        text += f"; did you mean '{visible(close)}'?"
     if do:
-        text += f"  Do: {do}"
+        text += f"  Do: {visible(do)}"
     return text
 
 

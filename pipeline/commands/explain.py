@@ -69,14 +69,15 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     if item.bound is not None:
         lines.append(f"  required: {tables.format_required(item)}")
     if item.why:
-        lines.append(f"  details:  {visible(item.why)}")
+        lines.append(f"  details:  {item.why}")
     if item.cause:
         from pipeline.repair.causes import load
 
         lines.append(f"  cause:    {item.cause}: {load()[item.cause].means}")
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
-    lines += [f"  waived:   by {visible(w.who)} until {w.expires}: {visible(w.why)}" for w in waivers]
-    lines += [f"  signed:   by {visible(s.who)}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+    lines += [f"  waived:   by {w.who} until {w.expires}: {w.why}" for w in waivers]
+    lines += [f"  signed:   by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+    lines = [*map(visible, lines)]
     if not tables.satisfied(item, state, phase):
         lines.append(f"  next:     {_what_to_do(run, state, phase, item)}")
     return "\n".join(lines)
@@ -87,7 +88,7 @@ def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:
     place = run.argument
     waive = f"python -m pipeline waive {place} CHECK --who NAME --why '...' --expires YYYY-MM-DD"
     lines = [f"{phase}: {counted(len(items), 'check')} not implemented in this version"]
-    lines += [f"  {item.id}: {item.ask}" for item in items]
+    lines += [visible(f"  {item.id}: {item.ask}") for item in items]
     return "\n".join([*lines, f"  next:     to continue, a named person can waive each of them: {waive}"])
 
 
@@ -100,7 +101,7 @@ def _format_planned_item(run: Run, state: RunState, name: str) -> str:
     phase, item = planned[name]
     step = next_step(state, root=run.shown_root)
     until = " since the plan or the training changed" if state.stale(phase) else ""
-    return f"{phase}/{name}: not evaluated yet{until}\n  question: {item['ask']}\n  next:     {step.command}"
+    return f"{phase}/{name}: not evaluated yet{until}\n  question: {visible(item['ask'])}\n  next:     {step.command}"
 
 
 def _format_without_items(run: Run, state: RunState, phase: str, asked: bool) -> str:

@@ -37,6 +37,7 @@ CSS_COLOURS = {  # in the report a colour is a variable of the page, which has a
 }
 REFERENCES = {"target": (GREEN, "--"), "trivial": (GREY, ":"), "initial": (GREY, ":"), "baseline": (PURPLE, "-.")}
 NAMED_PAIRS = 3  # pairs of confused classes in the title of a confusion matrix; all of them have a frame
+LABEL_CHARS = 32  # of a name in a figure; a longer name would leave no room for the figure itself
 MARKED_POINTS = 12  # a curve with at most this many points has a marker at each of them
 PANEL_SIZE = (400 / 72, 225 / 72)  # inches; at matplotlib's 72 points per inch, the viewBox is 400 by 225
 
@@ -50,7 +51,7 @@ def learning_curve(history: History) -> dict[str, bytes]:
         figure = Figure(figsize=(5.2 * max(1, len(shown)), 4.4), layout="constrained")
         for panel, axes in zip(shown, figure.subplots(1, max(1, len(shown)), squeeze=False)[0], strict=False):
             _plot(panel, axes)
-            axes.set(title=visible(panel.title), xlabel="epoch")
+            axes.set(title=_label(panel.title), xlabel="epoch")
             # Below the axes, where no curve can run through it.
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
             axes.spines[["top", "right"]].set_visible(False)
@@ -100,7 +101,7 @@ def _plot(panel: Panel, axes: Axes) -> None:
 
     for line in panel.lines:
         colour, marker = (BLUE if line.split == "train" else ORANGE), ("o" if len(line.x) <= MARKED_POINTS else None)
-        axes.plot(line.x, line.y, label=visible(line.name), color=colour, linewidth=1.8, marker=marker, markersize=4)
+        axes.plot(line.x, line.y, label=_label(line.name), color=colour, linewidth=1.8, marker=marker, markersize=4)
     for name, value in panel.references.items():
         colour, style = REFERENCES[reference_kind(name)]
         label = f"{visible(name.replace('_', ' '))} {value:.4g}"
@@ -135,7 +136,7 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> dict[str,
     """
     from matplotlib.figure import Figure
 
-    counts, class_names = np.asarray(matrix), [visible(name) for name in class_names]
+    counts, class_names = np.asarray(matrix), [_label(name) for name in class_names]
     classes = len(class_names)
     if counts.shape != (classes, classes):
         raise ValueError(f"a confusion matrix of {classes} classes is [{classes}, {classes}], got {list(counts.shape)}")
@@ -159,6 +160,12 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> dict[str,
         _frame_worst_pairs(axes, counts, class_names)
         figure.colorbar(image, label="share of the true class", shrink=0.8)
         return _image_files(figure)
+
+
+def _label(name: str) -> str:
+    """Return a name as a figure has room for it."""
+    shown = visible(name)
+    return shown if len(shown) <= LABEL_CHARS else shown[: LABEL_CHARS - 1] + "…"
 
 
 def _frame_worst_pairs(axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:

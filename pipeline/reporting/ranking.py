@@ -153,8 +153,9 @@ def _print(rows: Sequence[RankedRun]) -> None:
     for row, own, key in zip(rows, overrides, keys, strict=True):
         place = keys.index(key) + 1  # equal scores share a rank
         score = row["score"]
-        value = f"{score['value']:.4f}" if score else "–"
-        interval = f"{score['low']:.3f} to {score['high']:.3f}" if score else ""
+        # The ledger writes NaN as text.
+        value = f"{float(score['value']):.4f}" if score else "–"
+        interval = f"{float(score['low']):.3f} to {float(score['high']):.3f}" if score else ""
         ended = EXITS.get(row["exit_code"], str(row["exit_code"]))
         table.add_row(str(place), row["run"], value, interval, row["branch"], ended, " ".join(own))
     screen = console()

@@ -6,12 +6,14 @@ measured (splits, data digests, threads, budget, environment, trusted packages).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline.errors import Refused, UserError, fault
+from pipeline.escaping import hidden_characters
 from pipeline.results import digest, exact, tagged
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA
@@ -21,6 +23,7 @@ from pipeline.run_store.state import RunState
 
 GOALPOSTS = ("seed", "plan", "task", "data", "phases")
 NOT_IN_PLAN = ("phase", "run", "trust")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: what Python makes of a byte that is not UTF-8
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ def recorded_facts(plan: Plan) -> dict[str, Any]:
 
 
 def write(run: Run, plan: Plan) -> Path:
-    """Write the plan to its file in the run directory and return the path."""
+    """Write the plan to its file in the run directory and return the path.
+
+    Raises UserError for a text that no file can hold, such as a class name from the name of a folder that is not UTF-8.
+    """
+    if faults := _undecodable({"config": plan.config, "facts": plan.facts}):
+        raise UserError(*faults)
     path = run.inside("plan", f"{plan.revision}.yaml")
     body = {
         "schema": SCHEMA,
@@ -67,6 +75,22 @@ def write(run: Run, plan: Plan) -> Path:
     return path
 
 
+def _undecodable(value: object, key: str = "") -> list[str]:
+    """Return a message for each text that is not Unicode, with its dotted key."""
+    if isinstance(value, Mapping):
+        inner = [(f"{key}.{name}" if key else str(name), part) for name, part in value.items()]
+        return [
+            *_undecodable([*value], key),
+            *(message for name, part in inner for message in _undecodable(part, name)),
+        ]
+    if isinstance(value, list | tuple):
+        return [message for part in value for message in _undecodable(part, key)]
+    if not isinstance(value, str) or value.isascii() or not _SURROGATE.search(value):
+        return []
+    expected = "text in Unicode; rename the file or folder that it comes from"
+    return [fault(key.partition(".")[2], "has a byte that is not UTF-8", got=value, expected=expected)]
+
+
 def _format_yaml(body: dict[str, Any]) -> str:
     import yaml
 
@@ -77,7 +101,11 @@ def _format_yaml(body: dict[str, Any]) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None)
 
     Dumper.add_representer(str, represent_text)
-    return str(yaml.dump(body, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+    text = str(yaml.dump(body, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+    if not hidden_characters(text.replace("\n", "")):
+        return text
+    # A person reads the file in an editor, which would show a bidirectional or invisible character as something else.
+    return str(yaml.dump(body, Dumper=Dumper, sort_keys=False, allow_unicode=False))
 
 
 def load(run: Run, state: RunState | None = None, revision: int | None = None) -> Plan:
