@@ -162,6 +162,7 @@ def _handles_missing_values(config: Mapping[str, Any], data: Data, trust: Sequen
 
     from pipeline.building.builder import build_model
     from pipeline.data.tree import leaves
+    from pipeline.error_attribution import reraise_stop
 
     def rows_to_probe(split: Split) -> Tensor:
         missing = torch.cat([t.isnan().reshape(len(t), math.prod(t.shape[1:])) for t in leaves(split.X)], 1)
@@ -178,7 +179,8 @@ def _handles_missing_values(config: Mapping[str, Any], data: Data, trust: Sequen
     try:
         with torch.no_grad():
             return all(bool(torch.isfinite(model(part.X)).all()) for part in parts)
-    except Exception:  # the user's model may refuse such rows, or return something else than a tensor
+    except BaseException as error:  # the user's model may refuse such rows, or return something else than a tensor
+        reraise_stop(error)
         return False
 
 

@@ -283,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with outside_training(), ends_forked_children():
+        with outside_training(), ends_forked_children(), _users_faults_named():
             code = select_command(argv)()
             sys.stdout.flush()  # a pipe that was closed raises here, and not while the interpreter exits
             return code
@@ -298,22 +298,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader closed the pipe, as `| head` does: a record was shown, a phase is not finished
         os._exit(0 if argv[0] in COMMANDS else 1)  # a normal exit would report the broken pipe once more
-    except (Exception, SystemExit) as error:
-        message = _user_code_message(error)
-        if message is None:
+
+
+@contextmanager
+def _users_faults_named() -> Iterator[None]:
+    """Turn an exception of the user's code outside of a phase, as in `preflight`, into the error that names its line.
+
+    Inside `outside_training`, since only there a Ctrl-C differs from a KeyboardInterrupt that the user's code raises.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if "torch" not in sys.modules:  # no code of the user has run
             raise
-        print(visible_lines(message), file=sys.stderr)
-        return UserError.exit_code
+        from pipeline.error_attribution import unclaimed_error
 
-
-def _user_code_message(error: BaseException) -> str | None:
-    """The message for an exception of the user's code outside of a phase, as in `preflight`; None for one of ours."""
-    if "torch" not in sys.modules:  # no code of the user has run
-        return None
-    from pipeline.error_attribution import unclaimed_error
-
-    shown = unclaimed_error(error)
-    return None if shown is error else str(shown)
+        shown = unclaimed_error(error)
+        if shown is error:
+            raise
+        raise shown from error
 
 
 if __name__ == "__main__":

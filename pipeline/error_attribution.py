@@ -17,7 +17,10 @@ from torch.optim import Optimizer
 
 from pipeline.errors import FivegateError, UserCodeError, UserError, fault
 from pipeline.import_guard import IMPORT_ROOT, NAMES
+from pipeline.runtime.interrupt import is_stop_request
 
+LONGEST_SEARCHED = 20_000  # characters of an error's text in which a known message is looked for
+LONGEST_SHOWN = 1000  # and that a message of ours quotes
 _TORCH = str(Path(torch.__file__).parent)
 _STDLIB = f"{sysconfig.get_paths()['stdlib']}/"
 _INSTALLED = re.compile(r"^.*/(?:site|dist)-packages/[^/]+")  # up to the name of the installed package
@@ -59,11 +62,27 @@ class HasStep(Protocol):
     def step(self) -> object | None: ...
 
 
+def is_users_fault(error: BaseException) -> bool:
+    """Whether an exception that leaves code of the user's is a fault of that code, whatever its class.
+
+    It is none if it is one of our own errors, asks the process to stop, or closes a generator.
+    """
+    if isinstance(error, FivegateError) or is_stop_request(error):
+        return False
+    return not isinstance(error, GeneratorExit) or bool(place_of(error))
+
+
+def reraise_stop(error: BaseException) -> None:
+    """Raise an exception again that only asks the process or a generator to stop, where every other one is handled."""
+    if not isinstance(error, Exception) and not is_users_fault(error):
+        raise error
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory is exhausted, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _ALLOCATOR_MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in message_of(error) for message in _ALLOCATOR_MESSAGES)
 
 
 def is_internal(path: str) -> bool:
@@ -81,7 +100,7 @@ def is_users_code(path: str) -> bool:
 
 def needs_integers(error: BaseException) -> bool:
     """Whether an operation such as an embedding was given floats where it takes ids."""
-    return bool(_NEEDS_INTEGERS.search(str(error)))
+    return bool(_NEEDS_INTEGERS.search(message_of(error)))
 
 
 def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
@@ -116,17 +135,26 @@ def place_of(error: BaseException) -> str:
     """The line of the user's own files at which an error was raised, as `file:line`; empty if none was involved."""
     if isinstance(error, SyntaxError) and error.filename and is_users_code(error.filename):
         return f"{error.filename}:{error.lineno}"
-    frame = _own_frame(error)
-    return f"{frame[0].f_code.co_filename}:{frame[1]}" if frame else ""
+    if frame := _own_frame(error):
+        return f"{frame[0].f_code.co_filename}:{frame[1]}"
+    return place_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else ""
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an error, cut after `LONGEST_SEARCHED` characters; empty if it cannot be read."""
+    try:
+        return str(error)[:LONGEST_SEARCHED]
+    except BaseException as failure:  # `__str__` may be the user's own
+        reraise_stop(failure)
+        return ""
 
 
 def text_of(error: BaseException) -> str:
-    """The class and the text of an error in one line; a text that cannot be read counts as none."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # `__str__` may be the user's own
-        text = ""
-    return f"{type(error).__name__}: {text or 'no message'}"
+    """The class and the text of an error in one line, and the first error of a group."""
+    text = " ".join(message_of(error).split()) or "no message"
+    text = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    first = f"; the first: {text_of(error.exceptions[0])}" if isinstance(error, BaseExceptionGroup) else ""
+    return f"{type(error).__name__}: {text}{first}"
 
 
 def _format_place(error: BaseException) -> str:
@@ -138,23 +166,34 @@ def _format_place(error: BaseException) -> str:
     for frame, _ in reversed(_frames(error)):
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module) and not list(module.children()):
-            return f" in {module!r}"
+            return f" in {_shown(module)}"
     return ""
+
+
+def _shown(module: nn.Module) -> str:
+    """The module as it prints itself, or its class where the user's own `extra_repr` fails."""
+    try:
+        return repr(module)
+    except BaseException as failure:
+        reraise_stop(failure)
+        return type(module).__name__
 
 
 def user_code_error(name: str, error: BaseException, what: str = "fails") -> UserError:
     """Return one message with the part, the user's line and the text, or with the remedy for errors of a known kind."""
-    text = text_of(error).partition(": ")[2]
+    text = " ".join(message_of(error).split()) or "no message"
     if out_of_memory(error):
         size = re.search(r"allocate ([\d.]+ ?\w+)", text)
         do = "free some, take a smaller model, or another trainer.accelerator"
-        return UserError(fault(name, "needs more memory than there is", got=size[1] if size else text, do=do))
+        place = place_of(error)
+        what, got = f"needs more memory than there is{place and f' at {place}'}", size[1] if size else text_of(error)
+        return UserCodeError(fault(name, what, got=got, do=do), place=place)
     if operation := NO_KERNEL.search(text):
         what = f"{operation[1]}{_format_place(error)} has no deterministic kernel"
         expected, do = "warn, which lets it vary, or another operation", "trainer.deterministic=warn"
         return UserError(fault("trainer.deterministic", what, got="true", expected=expected, do=do))
     if any(kind.__module__.startswith(_COMPILERS) for kind in type(error).__mro__):
-        reason = re.split(r" Set TORCHDYNAMO_VERBOSE| from user code:", text)[0]
+        reason = re.split(r" Set TORCHDYNAMO_VERBOSE| from user code:", text)[0][:LONGEST_SHOWN]
         do = "trainer.compile=false" + (", or install a C++ compiler (g++)" if "compiler found" in text else "")
         return UserError(fault("trainer.compile", f"the compiler fails ({type(error).__name__}: {reason})", do=do))
     remedy = next((do for pattern, do in _REMEDIES if pattern.search(text)), None)
@@ -167,9 +206,9 @@ def attributed_to(name: str, what: str = "fails") -> Iterator[None]:
     """Turn an exception inside the block into one UserError that names the part, the user's line and the text."""
     try:
         yield
-    except FivegateError:
-        raise
-    except (Exception, SystemExit) as error:  # a user's `sys.exit` must not end the process without a word
+    except BaseException as error:  # a user's `sys.exit` must not end the process without a word
+        if not is_users_fault(error):
+            raise
         raise user_code_error(name, error, what) from error
 
 
@@ -179,7 +218,7 @@ def unclaimed_error(error: BaseException) -> BaseException:
     If the user's code raised it, the message names the line and the function. Any other error is ours, and is returned
     unchanged.
     """
-    frame = None if isinstance(error, FivegateError) else _own_frame(error)
+    frame = _own_frame(error) if is_users_fault(error) else None
     if frame is None:
         return error
     place = place_of(error)
@@ -215,7 +254,7 @@ def _failed_part(error: BaseException, model: nn.Module, custom_step: bool) -> t
 
 def attributed(error: BaseException, model: nn.Module, task: HasStep | None = None) -> BaseException:
     """Return the error of a training step as the user should see it; ours and an observer's are returned unchanged."""
-    if isinstance(error, FivegateError):
+    if not is_users_fault(error):
         return error
     part = _failed_part(error, model, task is not None and task.step is not None)
     return user_code_error(part[0], error, part[1]) if part else error
@@ -226,7 +265,7 @@ def attributed_step(model: nn.Module, task: HasStep) -> Iterator[None]:
     """Turn an exception of a forward or backward pass inside the block into the error that `attributed` returns."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         shown = attributed(error, model, task)
         if shown is error:
             raise

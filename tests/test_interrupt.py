@@ -22,7 +22,7 @@ from pipeline.run_store import permits
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.run import Run
 from pipeline.runtime import interrupt
-from pipeline.runtime.interrupt import Interrupted, catch_signals, outside_training
+from pipeline.runtime.interrupt import Interrupted, StopSignal, catch_signals, outside_training
 from pipeline.trials import executor
 from tests.conftest import SMALL
 
@@ -119,7 +119,7 @@ def test_outside_training_turns_sigterm_into_keyboard_interrupt() -> None:
     ("stop", "says"),
     [
         (Interrupted("step 120 of 340, epoch 7 of 20; a checkpoint was written"), "step 120 of 340, epoch 7 of 20; a"),
-        (KeyboardInterrupt(), "nothing that was recorded is lost"),
+        (StopSignal("SIGINT"), "nothing that was recorded is lost"),
     ],
 )
 def test_main_prints_command_that_continues(

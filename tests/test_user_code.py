@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 import importlib
+import os
 import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +24,11 @@ from pipeline.trials.executor import run_jobs
 from tests.check_helpers import read_evidence
 from tests.conftest import Cli
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # A package of somebody's own, in which every part asks whether it is its turn to fail.
 PACKAGE = '''
+import os
 import sys
 import numpy as np
 import torch
@@ -40,6 +48,15 @@ def turn(part):
 
 def error():
     return FAILING["error"]
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+    @staticmethod
+    def backward(ctx, gradient):
+        if turn("backward"): raise error()
+        return gradient
 
 class Own(Exception):
     """An exception without a message."""
@@ -73,7 +90,7 @@ class Net(nn.Module):
         self.layer = nn.Linear(3, 3)
     def forward(self, x):
         if turn("model"): raise error()
-        return self.layer(x)
+        return Backward.apply(self.layer(x))
     def train(self, mode=True):
         if turn("model.train"): raise error()
         return super().train(mode)
@@ -83,6 +100,10 @@ class Broken(nn.Linear):
         super().__init__(3, 3)
     def forward(self, x):
         if turn("broken") or True: raise IndexError("a mistake")
+
+class Vanishing(Broken):
+    def forward(self, x):
+        os._exit(0)
 
 class Loss(nn.CrossEntropyLoss):
     def __init__(self):
@@ -171,9 +192,17 @@ class UserProgram:
     def error(self, name: str) -> BaseException:
         if name in ("Own", "Unreadable"):
             return getattr(self.module, name)()
-        return {"SystemExit": SystemExit(3), "KeyError": KeyError("absent")}.get(name) or getattr(
-            __import__("builtins"), name
-        )("a mistake")
+        groups = {"ExceptionGroup": [ValueError("inside")], "BaseExceptionGroup": [SystemExit(0)]}
+        if name in groups:
+            return getattr(builtins, name)("several", groups[name])
+        known = {
+            "SystemExit": SystemExit(3),
+            "SystemExit: 0": SystemExit(0),
+            "KeyError": KeyError("absent"),
+            "CancelledError": asyncio.CancelledError(),
+            "ValueError: xxx": ValueError("x" * 3_000_000),
+        }
+        return known.get(name) or getattr(builtins, name)("a mistake")
 
     def mend(self) -> None:
         """The file changes, and fails no more."""
@@ -260,6 +289,86 @@ def test_user_code_that_fails_is_one_message(program: Program, part: str, key: s
     own.mend()
     code, out, err = own.cli(*shlex.split(step.command)[3:])
     assert code == 0, out + err
+
+
+# What is no `Exception`, would end the process with another exit code, or has a text that is not fit to print.
+ENDINGS = (
+    "SystemExit: 0", "KeyboardInterrupt", "GeneratorExit", "RecursionError", "MemoryError", "CancelledError",
+    "ExceptionGroup", "BaseExceptionGroup", "ValueError: xxx", "StopAsyncIteration",
+)  # fmt: skip
+ENDING_PARTS = [
+    ("data", "data: {0}.table", PLANNING),
+    ("item", "data.train[", TRAINING),
+    ("model.__init__", "model: {0}.Net", PLANNING),
+    ("model", "model:", TRAINING),
+    ("backward", "model or loss: fails in the backward pass", TRAINING),
+    ("loss", "loss:", PLANNING),
+    ("task.metric", "task.metric: 'hits'", EVALUATION),
+    ("task.predict", "task.predict:", PLANNING),
+    ("optimizer", "optimizer:", TRAINING),
+    ("scheduler", "scheduler:", EVALUATION),
+]
+
+
+@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.parametrize(
+    ("part", "key", "phase", "error"),
+    [(*ENDING_PARTS[(i + shift) % len(ENDING_PARTS)], ENDINGS[i]) for shift in (0, 3, 7) for i in range(len(ENDINGS))],
+)
+def test_user_code_cannot_end_the_process(program: Program, part: str, key: str, phase: str, error: str) -> None:
+    """Whatever class the user's exception has, it is a fault of that code with its line, and nothing is called done."""
+    own = program()
+    own.fails(part, phase, error)
+
+    code, out, err = own.run("baseline")
+
+    assert code == 2, out + err
+    if error == "MemoryError":  # has a message of its own, since smaller batches are tried
+        assert "memory" in err and own.line(part) in err
+    else:
+        assert err.startswith(key.format(own.name)) and own.line(part) in err and error in err
+    assert len(err) < 2000 and "Traceback" not in out + err
+
+
+def test_sweep_job_that_exits_with_0_is_not_done(program: Program) -> None:
+    """`sys.exit(0)` in the user's model of a sweep's job is a fault of that job, and the others run."""
+    own = program()
+    own.fails("model.__init__", PLANNING, "SystemExit: 0")
+
+    code, out, err = own.cli(
+        "-m", "phase=planning", "--config-dir", "conf", "experiment=own", f"trust=[{own.name}]", "seed=1,2"
+    )
+
+    assert code == 2 and out.count("wrong input") == 2, out + err
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("default_sigint")
+def test_ctrl_c_in_user_code_is_an_interrupt(own_folder: Path) -> None:
+    """Ctrl-C while the user's code runs ends with 130, although its frame is the last."""
+    (own_folder / "waits.py").write_text(
+        "import time\ndef table():\n    print('here', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-m", "pipeline", "preflight", "waits:table", "waits:table"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{own_folder}"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130 and "interrupted" in err
+
+
+@pytest.mark.process
+def test_worker_that_vanishes_with_0_is_a_recorded_failure(program: Program) -> None:
+    """A trial whose process ends with 0 and without a result died, and the reason says so."""
+    own = program()
+    assert own.run("planning")[0] == 0
+    run = Run(Path("runs/own").resolve())
+    plan = permits.train(run).plan
+    jobs = [("one", Job(plan.digest, "trial", Delta({"model": {"_target_": f"{own.name}.Vanishing"}})))]
+    [trial] = run_jobs(jobs, run.inside("trials"), parallel=1, threads=1, on_finished=lambda trial: None)
+    assert trial.died == "exit 0: it ended without a result, as after os._exit"
 
 
 def test_user_code_that_fails_in_the_export_is_the_reason_of_its_gate(program: Program) -> None:

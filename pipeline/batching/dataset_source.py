@@ -27,6 +27,7 @@ from pipeline.batching.rows import TRAINING_SIGNALS, ReadFailure, RowDataset, Ro
 from pipeline.data import tree
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
+from pipeline.error_attribution import reraise_stop, text_of
 from pipeline.errors import FivegateError, UserError, fault
 
 RawBatch = tuple[Tree, Tree] | ReadFailure  # inputs and targets of a batch on the CPU, or why they cannot be read
@@ -74,9 +75,9 @@ class DatasetSource:
         try:
             with _signals_blocked():
                 self._batches = iter(self.loader)
-        except Exception as error:  # pickling, where processes are not forked, may fail in any way
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            what = f"no process can be started that reads the data ({reason})"
+        except BaseException as error:  # pickling, where processes are not forked, may fail in any way
+            reraise_stop(error)
+            what = f"no process can be started that reads the data ({text_of(error)})"
             raise UserError(fault("loader.num_workers", what, got=self.workers, do="loader.num_workers=0")) from error
         self._workers, self._owner = list(getattr(self._batches, "_workers", ())), os.getpid()
         atexit.register(self.close)  # else Python waits at exit for processes that ignore its SIGTERM
@@ -131,6 +132,7 @@ class DatasetSource:
                 raise
             what = "a process that reads the data died"
             do = "loader.num_workers=0 (9: memory may be short; 7: /dev/shm may be too small)"
+            do = do if dead[0].exitcode else "take os._exit out of the Dataset: it ends the process that reads a row"
             raise FivegateError(fault("loader.num_workers", what, got=_format_exit(dead[0]), do=do)) from error
 
     def close(self) -> None:

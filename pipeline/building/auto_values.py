@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.config.build import build, section_of
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
-from pipeline.error_attribution import needs_integers
+from pipeline.error_attribution import needs_integers, reraise_stop
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.step import build_step
 from pipeline.preprocess.wrap import wrap_model
@@ -128,7 +128,7 @@ def auto_integers(config: Mapping[str, Any], data: Data, trust: Sequence[str]) -
 
 def _failure(
     config: Mapping[str, Any], data: Data, trust: Sequence[str], batch: tuple[Tensor, Tensor]
-) -> Exception | None:
+) -> BaseException | None:
     """Return why the model, or the step with the model, does not run on these rows; planning reports it later."""
     node = model_node(config, data)
     node.pop("init_from", None)
@@ -141,6 +141,7 @@ def _failure(
                 wrapped(batch[0])
             else:
                 step(wrapped, (batch[0], batch[1][:, None] if data.column_targets else batch[1]))
-    except Exception as error:  # a user's model may fail in any way
+    except BaseException as error:  # a user's model may fail in any way
+        reraise_stop(error)
         return error
     return None

@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.batching.batch import Batch
 from pipeline.data.tree import Tree, count_rows, leaves, map_leaves
-from pipeline.error_attribution import attributed, in_optimizer, out_of_memory
+from pipeline.error_attribution import attributed, in_optimizer, out_of_memory, place_of
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.task import Task
 from pipeline.runtime.seeds import seeded
@@ -94,10 +94,11 @@ def step_error(
     """
     if not out_of_memory(error) or in_optimizer(error):
         return attributed(error, model, task)
+    place = place_of(error)
     release(error)
     rows, device = len(batch), next(leaves(batch.inputs)).device.type
     fits = rows_that_fit(model, task, batch.inputs, batch.targets, autocast)
-    what = f"the step does not fit the memory of the {device}"
+    what = f"the step does not fit the memory of the {device}{place and f' at {place}'}"
     if fits is None:
         do = "free some, take a smaller model, or trainer.precision=bf16-mixed"
         return UserError(fault("model", f"{what}, not even with one row", do=do))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import FivegateError, UserCodeError, UserError, fault, nearest
+from pipeline.errors import UserCodeError, UserError, fault, nearest
 from pipeline.trust.grants import why_not
 
 ALLOWED = ("pipeline.models", "pipeline.data", "torch.nn", "torch.optim")
@@ -152,9 +152,11 @@ def _import(name: str, where: str) -> ModuleType:
             do = "python -m pipeline --config-dir DIR ..., with the package next to DIR"
             raise UserError(fault(where, "there is no such module", got=name, do=do)) from error
         raise _import_error(name, error, where) from error
-    except FivegateError:  # the package was changed since it was trusted
-        raise
-    except (Exception, SystemExit) as error:  # a user's module may fail in any way when it is imported
+    except BaseException as error:  # a user's module may fail in any way when it is imported
+        from pipeline.error_attribution import is_users_fault
+
+        if not is_users_fault(error):  # the package was changed since it was trusted
+            raise
         raise _import_error(name, error, where) from error
 
 
@@ -262,9 +264,11 @@ def _make(node: Any, allowed: Sequence[str], where: str, recursive: bool = True)
         return functools.partial(target, *positional, **arguments)
     try:
         return target(*positional, **arguments)
-    except FivegateError:
-        raise
-    except (Exception, SystemExit) as error:  # a constructor may refuse its arguments in any way
+    except BaseException as error:  # a constructor may refuse its arguments in any way
+        from pipeline.error_attribution import is_users_fault
+
+        if not is_users_fault(error):
+            raise
         raise _construction_error(str(node["_target_"]), error, where) from error
 
 

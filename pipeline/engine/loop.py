@@ -130,7 +130,7 @@ class Training:
         for batches in components.batches.accumulation_groups(epoch, steps_done):
             try:
                 withheld = not self._train_step(step_seed, batches)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 raise self._step_error(error, batches[0]) from error
             if withheld or (guard.read_due(progress.step) and guard.has_withheld()):
                 break
@@ -203,7 +203,7 @@ class Training:
         self.model.train()
         try:
             self._train_step(derive(self.components.seed, "step"), batches)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise self._step_error(error, batches[0]) from error
 
     def next_batches(self) -> list[Batch]:

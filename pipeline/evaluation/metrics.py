@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.error_attribution import user_code_error
-from pipeline.errors import FivegateError, UserError, fault
+from pipeline.error_attribution import is_users_fault, message_of, reraise_stop, text_of, user_code_error
+from pipeline.errors import UserError, fault
 from pipeline.evaluation.intervals import (
     bootstrap_interval,
     bootstrap_of_mean,
@@ -62,21 +62,22 @@ class Metric:
             return math.nan
         try:
             value = self.function(targets, predictions)
-        except FivegateError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's own function may fail in any way
+        except BaseException as error:  # the user's own function may fail in any way
+            if not is_users_fault(error):
+                raise
             raise self._error(error) from error
         try:
             return float(value)
-        except (TypeError, ValueError) as error:
-            got = type(value).__name__
+        except BaseException as error:  # so may a number of the user's own, and a number may be too large
+            reraise_stop(error)
+            got = f"{type(value).__name__} ({text_of(error)})"
             raise UserError(fault(self.where, f"'{self.name}' does not return a number", got=got)) from error
 
     def _error(self, error: BaseException) -> UserError:
         """What the function raised: the line of a user's own function, else what a library says of the predictions."""
         if self.users_own:
             return user_code_error(self.where, error, f"'{self.name}' fails")
-        reason = (str(error).splitlines() or ["no reason"])[0]
+        reason = (message_of(error).splitlines() or ["no reason"])[0]
         # scikit-learn's f1, precision, recall and jaccard are of one class; over several classes they are averaged.
         do = f"{self.where}={self.name}_macro" if "average='binary'" in reason else ""
         return UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})", do=do))

@@ -27,6 +27,7 @@ from pipeline.run_store.plan import Plan
 from pipeline.run_store.records import FileRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
+from pipeline.runtime.interrupt import is_stop_request
 from pipeline.trials.alternatives import alternatives
 
 
@@ -132,12 +133,18 @@ def _recorded(ctx: PhaseContext, phase: str, basis: int) -> Iterator[None]:
 
 
 def _as_user_sees(error: BaseException) -> BaseException:
-    """The error of a phase; one of the user's code that no part has claimed becomes a UserError."""
-    if isinstance(error, FivegateError | KeyboardInterrupt):
-        return error
-    from pipeline.error_attribution import unclaimed_error  # imports torch, which a phase has loaded already
+    """The error of a phase; one of the user's code that no part has claimed becomes a UserError.
 
-    return unclaimed_error(error)
+    An exception that would end the process with another exit code, such as a library's `sys.exit`, is a fault.
+    """
+    if isinstance(error, FivegateError) or is_stop_request(error):
+        return error
+    from pipeline.error_attribution import text_of, unclaimed_error  # imports torch, which a phase has loaded already
+
+    shown = unclaimed_error(error)
+    if isinstance(shown, Exception):
+        return shown
+    return FivegateError(fault("phase", f"was ended from within by a library ({text_of(error)})"))
 
 
 def _record_evidence(ctx: PhaseContext, phase: str, evidence: Evidence) -> None:

@@ -20,7 +20,7 @@ from pipeline.config.schema import validate
 from pipeline.errors import FivegateError, UserError
 from pipeline.orchestration.sweep_directory import JobEnd, SweepDirectory
 from pipeline.orchestration.sweep_isolation import isolated
-from pipeline.runtime.interrupt import REPEAT_SECONDS, outside_training, signal_handlers
+from pipeline.runtime.interrupt import REPEAT_SECONDS, StopSignal, is_stop_request, outside_training, signal_handlers
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Task:
         if self.directory.settled(number):
             return
         if os.getpid() == self.parent_pid:  # relay_signals must not relay a stop to its own process
-            with signal_handlers({signal.SIGINT: signal.default_int_handler}), outside_training():
+            with outside_training():
                 self.directory.record_end(number, self._run(composed, overrides, number))
             return
         name = self._name(composed, number)
@@ -54,7 +54,7 @@ class Task:
             with outside_training(), self.directory.job_process(number, name, overrides), _ends_with_sweep(self):
                 if not self.directory.stopping:
                     self.directory.record_end(number, self._run(composed, overrides, number))
-        except KeyboardInterrupt as stop:
+        except StopSignal as stop:
             log.error("%s: interrupted: %s", name, stop)
 
     def _name(self, composed: DictConfig, number: int) -> str:
@@ -78,9 +78,9 @@ class Task:
         except FivegateError as error:
             log.error("%s: %s", name, error)
             code = error.exit_code
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        except Exception:  # a fault of the program in one job does not stop the others
+        except BaseException as error:  # a fault of one job, `sys.exit` included, does not stop the others
+            if is_stop_request(error):
+                raise
             log.exception("%s: fault in the program", name)
             code = 1
         return JobEnd(name, code, overrides)
@@ -112,7 +112,7 @@ def _ends_with_sweep(task: Task) -> Iterator[None]:
 def relay_signals(directory: SweepDirectory) -> Iterator[list[str]]:
     """Relay a request to stop to the processes of the jobs, which finish their step; yields the list of requests.
 
-    A second request, at least half a second later, kills them and raises KeyboardInterrupt.
+    A second request, at least half a second later, kills them and raises StopSignal.
     """
     requests: list[str] = []
     first = 0.0
@@ -125,7 +125,7 @@ def relay_signals(directory: SweepDirectory) -> Iterator[list[str]]:
             directory.stop_jobs(signal.SIGTERM)
         elif time.monotonic() - first > REPEAT_SECONDS:
             directory.stop_jobs(signal.SIGKILL)
-            raise KeyboardInterrupt(requests[0])
+            raise StopSignal(requests[0])
 
     with signal_handlers({signal.SIGINT: stop, signal.SIGTERM: stop}):
         yield requests

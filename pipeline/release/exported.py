@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.error_attribution import place_of
+from pipeline.error_attribution import message_of, place_of, reraise_stop
 from pipeline.errors import FivegateError, fault
 from pipeline.run_store import files
 from pipeline.run_store.permits import ExportPermit, require
@@ -135,7 +135,7 @@ def reason(error: BaseException) -> str:
     """Return the first line of the error that caused an exporter's error, with the line of the user's code, if any."""
     while error.__cause__ is not None:
         error = error.__cause__
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    first = next((line.strip() for line in message_of(error).splitlines() if line.strip()), "no message")
     place = place_of(error)
     return f"{type(error).__name__}: {first[:300]}{place and f' at {place}'}"
 
@@ -159,7 +159,8 @@ def export(
         batch = trace_batch(example)
         try:
             outputs = frozen(batch)
-        except Exception as error:  # a custom step may call the model in another way
+        except BaseException as error:  # a custom step may call the model in another way
+            reraise_stop(error)
             what = "cannot be called with one batch of inputs, as exported forms are"
             raise ExportFailed(fault("model", what, got=reason(error))) from error
         if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != TRACE_ROWS:
@@ -167,7 +168,8 @@ def export(
             raise ExportFailed(fault("model", "its outputs cannot be exported", got=got, expected="a tensor [B, ...]"))
         try:
             data, facts = write(frozen, batch)
-        except Exception as error:  # exporters raise anything, from RuntimeError to their own
+        except BaseException as error:  # exporters raise anything, from RuntimeError to their own
+            reraise_stop(error)
             raise ExportFailed(fault("model", f"cannot be exported as {format}", got=reason(error))) from error
     files.write_bytes(path, data)
     seconds = time.perf_counter() - started

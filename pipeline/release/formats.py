@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from pipeline.error_attribution import reraise_stop
 from pipeline.errors import UserError, fault
 from pipeline.release.exported import Batch, Exported, ExportFailed, reason
 from pipeline.release.onnx import export_onnx
@@ -65,7 +66,8 @@ def _compared(name: str, exported: Exported, model: nn.Module, rows: Batch, rtol
     """Compare an exported file with the model; a file or a model that fails on these rows has no parity."""
     try:
         parity = compare_with_model(model, LOADERS[name](exported.path), rows, rtol=rtol, atol=atol)
-    except Exception as error:  # the model gets rows of zeros and extremes, alone and in batches, and may refuse them
+    except BaseException as error:  # the model gets rows of zeros and extremes, alone and in batches, may refuse them
+        reraise_stop(error)
         what = f"cannot be compared with its {name} file"
         return ExportResult(None, None, fault("model", what, got=reason(error)))
     return ExportResult(exported, parity)

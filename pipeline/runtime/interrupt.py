@@ -20,7 +20,11 @@ REPEAT_SECONDS = 0.5
 Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], None]]
 
 
-class Interrupted(KeyboardInterrupt):
+class StopSignal(KeyboardInterrupt):
+    """A signal asked the process to stop. Code of the user's own that raises KeyboardInterrupt raises another class."""
+
+
+class Interrupted(StopSignal):
     """A training stopped because a signal requested it; the message says at which step."""
 
 
@@ -57,7 +61,7 @@ def signal_handlers(handlers: Handlers) -> Iterator[None]:
 def catch_signals() -> Iterator[StopRequest]:
     """Inside the block SIGINT and SIGTERM request a stop and SIGUSR1 a checkpoint; the training loop polls the request.
 
-    A second request to stop, at least half a second later, raises KeyboardInterrupt at once. In other threads than the
+    A second request to stop, at least half a second later, raises StopSignal at once. In other threads than the
     main one no signal is received.
     """
     request, first = StopRequest(), 0.0
@@ -67,7 +71,7 @@ def catch_signals() -> Iterator[StopRequest]:
         if request.stop is None:
             request.stop, first = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - first > REPEAT_SECONDS:
-            raise KeyboardInterrupt(request.stop)
+            raise StopSignal(request.stop)
 
     def checkpoint(number: int, frame: FrameType | None) -> None:
         request.checkpoint = True
@@ -78,10 +82,24 @@ def catch_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def outside_training() -> Iterator[None]:
-    """Inside the block SIGTERM raises KeyboardInterrupt as Ctrl-C does, and SIGUSR1 does nothing."""
+    """Inside the block SIGTERM and Ctrl-C raise StopSignal, and SIGUSR1 does nothing."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("SIGTERM")
+        raise StopSignal(signal.Signals(number).name)
 
-    with signal_handlers({signal.SIGTERM: stop, signal.SIGUSR1: lambda number, frame: None}):
+    def ignore(number: int, frame: FrameType | None) -> None:
+        return
+
+    with signal_handlers({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: ignore}):
         yield
+
+
+def is_stop_request(error: BaseException) -> bool:
+    """Whether an exception says that somebody outside of the program wants it to stop.
+
+    A KeyboardInterrupt that is no StopSignal is a request only where Python itself handles Ctrl-C, as in a notebook;
+    under the handlers above it was raised by code of the user's own.
+    """
+    if isinstance(error, StopSignal) or not isinstance(error, KeyboardInterrupt):
+        return isinstance(error, StopSignal)
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler

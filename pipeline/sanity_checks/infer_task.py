@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.tree import Tree
+from pipeline.error_attribution import reraise_stop
 from pipeline.runtime.seeds import seeded
 
 TARGETS_READ = 1000
@@ -72,7 +73,8 @@ def _read_train(source: object) -> tuple[Tree | None, NDArray[Any] | None]:
             return _first_two(train[0]), np.asarray(y)
         rows = [train[i] for i in range(min(len(train), TARGETS_READ))]
         return None, np.asarray([np.asarray(row[1]) for row in rows])
-    except Exception:  # a user's data may be anything; the error is reported when the data are loaded
+    except BaseException as error:  # a user's data may be anything; the error is reported when the data are loaded
+        reraise_stop(error)
         return None, None
 
 
@@ -94,5 +96,6 @@ def _run_model(X: Tree | None, build_model: Callable[[], nn.Module]) -> tuple[Te
             last_module = [type(module).__name__ for module in model.modules()][-1]
             outputs = model.eval()(X)
         return (outputs if isinstance(outputs, Tensor) and outputs.ndim else None), last_module
-    except Exception:  # planning runs the model again, and reports the error
+    except BaseException as error:  # planning runs the model again, and reports the error
+        reraise_stop(error)
         return None, ""

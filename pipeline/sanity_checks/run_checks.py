@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.error_attribution import unclaimed_error
+from pipeline.error_attribution import reraise_stop, text_of, unclaimed_error
 from pipeline.errors import FivegateError
 from pipeline.history import History
 from pipeline.sanity_checks.ablations import overfit_one_batch, shuffled_labels, zeroed_inputs
@@ -72,9 +72,10 @@ def run_check(check: SanityCheck, context: CheckContext) -> dict[str, Any]:
         result = {"outcome": "not_run", "why": f"not run: {reason}"}
     except FivegateError as error:
         result = {"outcome": "errored", "why": error.faults[0]}
-    except Exception as error:  # a user's model and data may fail in any way; missing evidence closes the gate
+    except BaseException as error:  # a user's model and data may fail in any way; missing evidence closes the gate
+        reraise_stop(error)
         shown = unclaimed_error(error)
-        why = str(shown) if shown is not error else f"{type(error).__name__}: {error}"
+        why = str(shown) if shown is not error else text_of(error)
         result = {"outcome": "errored", "why": why}
     return {**result, "seconds": round(time.perf_counter() - began, 3)}
 

@@ -140,7 +140,8 @@ def _run_trial(trial: Trial, threads: int, run_worker: RunWorker) -> Trial:
     if process.returncode == 0 and result is not None:
         return replace(trial, result=result)
     # The last line is the error itself, below its traceback.
-    last = (process.stderr.strip() or process.stdout.strip() or "no message").splitlines()[-1]
+    silent = "no message" if process.returncode else "it ended without a result, as after os._exit"
+    last = (process.stderr.strip() or process.stdout.strip() or silent).splitlines()[-1]
     how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit {process.returncode}"
     return replace(trial, died=f"{how}: {last}")
 

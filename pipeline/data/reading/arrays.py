@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.data.reading.items import describe
 from pipeline.data.source_data import Array
 from pipeline.data.tree import Tree
+from pipeline.error_attribution import message_of, place_of, reraise_stop, text_of
 from pipeline.errors import fault
 
 _KINDS = {  # what a NumPy dtype kind that is not numeric holds
@@ -54,8 +55,11 @@ def _array(value: Any, where: str, faults: list[str]) -> Array | None:
             value = value.detach().cpu()
             value = value.float() if value.dtype == torch.bfloat16 else value  # NumPy has no bfloat16
         array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        faults.append(fault(where, f"is not an array ({str(error).splitlines()[0]})", got=type(value).__name__))
+    except BaseException as error:  # `__array__` may be the user's own
+        reraise_stop(error)
+        place, reason = place_of(error), (message_of(error).splitlines() or ["no reason"])[0]
+        why = f"{text_of(error)} at {place}" if place else reason
+        faults.append(fault(where, f"is not an array ({why})", got=type(value).__name__))
         return None
     if array.dtype.kind not in "biuf":
         what = f"contains {_KINDS.get(array.dtype.kind, 'no numbers')}"

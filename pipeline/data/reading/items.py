@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.data.source_data import Array, MapDataset
 from pipeline.data.tree import Tree, named_leaves
-from pipeline.error_attribution import user_code_error
+from pipeline.error_attribution import is_users_fault, user_code_error
 from pipeline.errors import UserError, fault
 from pipeline.runtime.seeds import derive
 from pipeline.runtime.threads import running_on
@@ -49,7 +49,9 @@ def read_item(dataset: MapDataset, index: int, where: str, *, seed: int, epoch: 
         item = dataset[index]
         pair = isinstance(item, tuple | list) and len(item) == 2
         arrays = (_arrays(item[0]), _array(item[1])) if pair else None
-    except (Exception, SystemExit) as error:  # the user's code may fail in any way
+    except BaseException as error:  # the user's code may fail in any way
+        if not is_users_fault(error):
+            raise
         raise user_code_error(f"{where}[{index}]", error, "cannot be read") from error
     if arrays is None:
         raise UserError(fault(f"{where}[{index}]", "is not a pair", got=describe(item), expected=PAIR))
