@@ -104,7 +104,7 @@ def test_cannot_pass_names_missing_key() -> None:
 
     items = [{"id": "documents", "check": "x.y", "needs": ["plan.purpose", "plan.owner"]}, {"id": "fine"}]
     plan = plans.Plan(1, {"plan": {"owner": "Ada", "purpose": None}}, {"finalization": items}, {})
-    reasons = cannot_pass(plan, "finalization", "mine")
+    reasons = cannot_pass(plan, "finalization", Run.at("runs", "mine"))
 
     assert list(reasons) == ["documents"]
     assert "add: python -m pipeline phase=planning run.name=mine plan.purpose=VALUE" in reasons["documents"]

@@ -51,7 +51,7 @@ def test_next_step_after_diagnosis(tmp_path: Path, causes: int, why: str) -> Non
     run = baseline_done(tmp_path, branch="insufficient")
     with opened(run) as ledger:
         gate(ledger, "diagnostics", passed("causes_known", value=causes))
-    step = next_step(run.state(), run.shown_root)
+    step = next_step(run.state(), run.path)
 
     assert step.phase == "optimization" and step.why.startswith(why)
     assert "test a fix" not in step.why or causes
@@ -63,7 +63,7 @@ def test_next_step_without_count_of_causes_claims_none(tmp_path: Path) -> None:
     with opened(run) as ledger:
         gate(ledger, "diagnostics", passed("limits_said"))
 
-    assert next_step(run.state()).why == "the diagnosis is done: test a fix"
+    assert next_step(run.state(), run.path).why == "the diagnosis is done: test a fix"
 
 
 # --- gates of an earlier plan ----------------------------------------------------------------------------------------

@@ -162,12 +162,12 @@ class Commands(RuleBasedStateMachine):
         for command in ("status", "explain", "checklist", "verify"):
             self.run_main([command, str(self.run.path)], 0)
 
-    @precondition(lambda self: next_step(self.run.state()).phase)
+    @precondition(lambda self: next_step(self.run.state(), self.run.path).phase)
     @rule(outcome=OUTCOMES, good=st.booleans())
     def follow_the_next_step(self, outcome: str, good: bool) -> None:
         """The proposed command runs: the state machine does not refuse what `status` proposes."""
         self.outcome, self.good = outcome, good
-        phase = next_step(self.run.state()).phase
+        phase = next_step(self.run.state(), self.run.path).phase
         assert phase
         execute_run(self.registry, Hooks(log=lambda text: None), self.request(phase))
 
@@ -213,14 +213,14 @@ class Commands(RuleBasedStateMachine):
 
     @invariant()
     def every_stop_has_a_command_that_continues(self) -> None:
-        step = next_step(self.state())
+        step = next_step(self.state(), self.run.path)
         assert step.command.startswith("python -m pipeline ") and (step.why or step.phase)
         assert step.phase is None or step.exit_code == 0
 
     @invariant()
     def next_step_is_never_refused(self) -> None:
         state = self.state()
-        phase = next_step(state).phase
+        phase = next_step(state, self.run.path).phase
         assert phase is None or obstacle(state, phase) is None
 
     @invariant()
@@ -261,7 +261,7 @@ def walk() -> Iterator[Commands]:
 def proposed_phase(walk: Commands) -> str | None:
     """The phase that comes next; it must not be refused."""
     state = walk.run.state()
-    phase = next_step(state).phase
+    phase = next_step(state, walk.run.path).phase
     assert phase is None or obstacle(state, phase) is None
     return phase
 
@@ -281,7 +281,8 @@ def test_state_machine_stops_after_three_rounds(walk: Commands) -> None:
     state = walk.run.state()
 
     assert state.exhausted and state.exhausted["round"] == 3
-    assert next_step(state).exit_code == 3 and "a person decides" in next_step(state).why
+    step = next_step(state, walk.run.path)
+    assert step.exit_code == 3 and "a person decides" in step.why
     assert [g.round for p, g in state.gates.items() if p in ROUNDED] == [3, 3]
 
 

@@ -283,7 +283,7 @@ def test_user_code_that_fails_is_one_message(program: Program, part: str, key: s
         return
     assert own.line(part) in run.state().failed["why"]  # type: ignore[index]
 
-    step = next_step(run.state())
+    step = next_step(run.state(), run.path)
     assert step.why.endswith(f"fails again until {own.line(part)} is mended; then")
 
     own.mend()

@@ -91,7 +91,7 @@ def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
     state = fold(ledger.entries)
     waiting = [(p, g, i) for p, g in state.gates.items() for i in g.items if i.sign_off and not state.stale(p)]
     if not waiting:
-        do = next_step(state, root=run.shown_root).command
+        do = next_step(state, run.path).command
         raise Refused(fault(run.name, "nothing waits for approval", do=do))
     signatures = []
     for phase, gate, item in waiting:
@@ -124,7 +124,7 @@ def release_when_open(run: Run, ledger: Ledger) -> None:
         release(run, ledger)
         console().print(styled("[green]released[/]: {bundle}", bundle=run.inside("bundle")), soft_wrap=True)
     refresh_report(run)
-    console().print(tables.next_step_line(next_step(fold(ledger.entries), root=run.shown_root)), soft_wrap=True)
+    console().print(tables.next_step_line(next_step(fold(ledger.entries), run.path)), soft_wrap=True)
 
 
 def run(args: argparse.Namespace) -> int:

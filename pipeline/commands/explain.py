@@ -99,7 +99,7 @@ def _format_planned_item(run: Run, state: RunState, name: str) -> str:
     if name not in planned:
         raise UserError(fault("CHECK", "no gate has a check of this id", got=name, among=planned))
     phase, item = planned[name]
-    step = next_step(state, root=run.shown_root)
+    step = next_step(state, run.path)
     until = " since the plan or the training changed" if state.stale(phase) else ""
     return f"{phase}/{name}: not evaluated yet{until}\n  question: {visible(item['ask'])}\n  next:     {step.command}"
 
@@ -119,7 +119,7 @@ def _format_without_items(run: Run, state: RunState, phase: str, asked: bool) ->
         lines.append("  why:      the branch leads to finalization without it")
     else:
         lines.append("  why:      the phase has not run")
-    step = next_step(state, root=run.shown_root)
+    step = next_step(state, run.path)
     return "\n".join([*lines, f"  next:     {step.command}"])
 
 

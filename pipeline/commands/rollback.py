@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         files.write_json(path, {"schema": 1, **rollback})  # in the bundle too, for people who have only that
         ledger.append("rolled_back", rollback)
         refresh_report(run)
-        step = next_step(fold(ledger.entries), root=run.shown_root)
+        step = next_step(fold(ledger.entries), run.path)
     template = "{run}: {who} has withdrawn the release of {subject}"
     console().print(styled(template, run=run.name, who=who, subject=rollback["subject"][:12]))
     console().print(tables.next_step_line(step), soft_wrap=True)

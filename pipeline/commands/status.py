@@ -15,7 +15,7 @@ from pipeline.reporting.terminal import console, new_table, print_json, styled
 from pipeline.results import PHASES, counted, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import DEFAULT_ROOT, SEED_ITEM, next_step
+from pipeline.run_store.next_step import SEED_ITEM, next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -27,15 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def cannot_pass(
-    plan: plans.Plan, phase: str, run: str, root: str = DEFAULT_ROOT, gate: str | None = None
-) -> dict[str, str]:
+def cannot_pass(plan: plans.Plan, phase: str, run: Run, gate: str | None = None) -> dict[str, str]:
     """Return why items of the gate cannot pass as planned, by id, with the command that helps where there is one.
 
     A signature can be given only where nothing else is missing: the state of the `gate` is pending.
     """
-    place = "" if root == DEFAULT_ROOT else f" run.root={root}"
-    signer = run if root == DEFAULT_ROOT else f"{root}/{run}"
     reasons_of = {}
     for item in plan.checklists[phase]:
         missing = [key for key in item.get("needs") or [] if _lookup(plan.config, key) in (None, "", [], {})]
@@ -44,9 +40,9 @@ def cannot_pass(
             reasons.append(f"not implemented in this version: {item['not_built']}")
         if missing:
             values = " ".join(f"{key}=VALUE" for key in missing)
-            reasons.append(f"add: python -m pipeline phase=planning run.name={run}{place} {values}")
+            reasons.append(f"add: python -m pipeline phase=planning {run.overrides} {values}")
         if item.get("sign_off"):
-            approve = f": python -m pipeline approve {signer} --who NAME"
+            approve = f": python -m pipeline approve {run.argument} --who NAME"
             when = {None: f" after phase={phase}", "closed": f", after every other check passed or was waived{approve}"}
             reasons.append(f"needs the {item['sign_off']}'s signature{when.get(gate, approve)}")
         if reasons:
@@ -79,7 +75,7 @@ def _lookup(config: object, key: str) -> object:
 
 def summary(run: Run, state: RunState) -> dict[str, Any]:
     """Return the state of a run as one JSON object."""
-    step = next_step(state, root=run.shown_root)
+    step = next_step(state, run.path)
     return plain(
         {
             "run": run.name,
@@ -116,7 +112,7 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     else:
         for item in items:
             screen.print(styled("  … {item}  [dim]{ask}[/]", item=item["id"], ask=item["ask"]), soft_wrap=True)
-    lacking = cannot_pass(plan, phase, run.name, run.shown_root, state.gate(phase))
+    lacking = cannot_pass(plan, phase, run, state.gate(phase))
     reasons = f": {_count_reasons(plan, phase, lacking)}" if lacking else ""
     screen.print(f"\n{len(lacking)} of {len(items)} checks cannot pass yet{reasons}", soft_wrap=True)
     for name, why in lacking.items():
@@ -164,7 +160,7 @@ def show(run: Run, state: RunState) -> None:
     if state.failed:
         template = "the last attempt of {phase} failed: {why}"
         screen.print(styled(template, phase=state.failed["phase"], why=state.failed["why"]), soft_wrap=True)
-    screen.print(tables.next_step_line(next_step(state, root=run.shown_root)), soft_wrap=True)
+    screen.print(tables.next_step_line(next_step(state, run.path)), soft_wrap=True)
 
 
 def _show_all(root: Path, as_json: bool) -> None:
@@ -191,7 +187,7 @@ def _print_runs(states: list[tuple[Run, RunState]]) -> None:
     table = new_table("run", *PHASES, "validation", "next")
     for run, state in states:
         gates = [state.gate_label(phase) for phase in PHASES]
-        table.add_row(run.name, *gates, state.branch or "", next_step(state, root=run.shown_root).why)
+        table.add_row(run.name, *gates, state.branch or "", next_step(state, run.path).why)
     console().print(table)
 
 

@@ -61,7 +61,7 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
             if run_is_new:
                 _remove_unplanned_run(run, ledger, root_is_new)
             raise
-        return RunOutcome(run, gate, next_step(fold(ledger.entries), run.shown_root))
+        return RunOutcome(run, gate, next_step(fold(ledger.entries), run.path))
 
 
 def _origin(request: RunRequest) -> dict[str, Any]:

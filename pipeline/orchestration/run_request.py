@@ -16,6 +16,7 @@ from pipeline.config.override_keys import key_of
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
 from pipeline.results import PHASES
+from pipeline.run_naming import unquoted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.plan import NOT_IN_PLAN, Plan
 from pipeline.run_store.run import Run
@@ -30,7 +31,7 @@ Changes = Mapping[str, tuple[Any, Any]]
 def override_value(overrides: Sequence[str], key: str) -> str | None:
     """The value that the overrides give a key, the last one if there are several; None when there is none."""
     values = [o.partition("=")[2] for o in overrides if key_of(o) == key and "=" in o]
-    return values[-1].strip("'\"") if values else None
+    return unquoted(values[-1]) if values else None
 
 
 def plan_overrides(overrides: Sequence[str]) -> list[str]:

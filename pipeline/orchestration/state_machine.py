@@ -36,7 +36,7 @@ def choose_phase(run: Run, state: RunState, request: RunRequest, replan: bool) -
     if replan or (request.phase == "baseline" and state.gate("planning") != "open"):
         return "planning"
     if request.phase == "auto":
-        return next_step(state, run.shown_root).phase
+        return next_step(state, run.path).phase
     if request.phase == "finalization" and state.gate("finalization") == "open" and state.released:
         return None
     return None if _is_complete(run, state, request.phase) else request.phase
@@ -63,7 +63,7 @@ def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase:
     before the phase is closed.
     """
     state = fold(ledger.entries)
-    _refuse_unless_ready(state, phase, run.shown_root)
+    _refuse_unless_ready(state, phase, run)
     checklists = _read_checklists(registry, request.config) if phase == "planning" else {}
     ctx = _phase_context(hooks, run, ledger, phase, request)
     basis = state.basis(phase)
@@ -84,10 +84,10 @@ def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase:
     return gate
 
 
-def _refuse_unless_ready(state: RunState, phase: str, root: str) -> None:
+def _refuse_unless_ready(state: RunState, phase: str, run: Run) -> None:
     """Raise Refused when `phase` may not run now, with the command that continues the run."""
     if why := obstacle(state, phase):
-        step = next_step(state, root)
+        step = next_step(state, run.path)
         raise Refused(fault(f"phase={phase}", why, do=step.command))
 
 

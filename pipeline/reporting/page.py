@@ -142,7 +142,7 @@ def collect(run: Run) -> ReportData:
         verdict=_verdict(state),
         test=compare_test_with_target(state),
         test_score=_test_score(entries, state),
-        next=next_step(state, root=run.shown_root),
+        next=next_step(state, run.path),
         phases=[_phase_section(state, phase, plan) for phase in PHASES],
         waivers=[(waiver, any(waiver in state.valid_waivers(p) for p in PHASES)) for waiver in state.waivers],
         sign_offs=list(state.sign_offs),

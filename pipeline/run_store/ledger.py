@@ -8,14 +8,14 @@ file and records that. Any other deviation counts as tampering, and the first de
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipeline.errors import Refused, fault, relative_path
+from pipeline.errors import Refused, fault
 from pipeline.results import canonical, digest, plain
+from pipeline.run_naming import run_argument
 from pipeline.run_store import files
 from pipeline.run_store.lock import RunLock
 
@@ -124,7 +124,7 @@ def read_ledger(path: Path) -> list[Entry]:
     scan = scan_ledger(path)
     refuse_other_schema(path, scan.entries)
     if scan.fault:
-        do = f"python -m pipeline verify {shlex.quote(relative_path(path.parent))}"
+        do = f"python -m pipeline verify {run_argument(path.parent)}"
         raise Refused(fault(str(path), f"the ledger was changed: {scan.fault}", do=do))
     return scan.entries
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from pipeline.errors import UserError, fault, relative_path
+from pipeline.errors import UserError, fault
+from pipeline.run_naming import run_argument
 
 _owners: dict[Path, int] = {}  # the folders that one process writes alone, with the id of that process
 _forked_at = ""  # in a forked child: `file:line` of the call that forked it
@@ -139,14 +139,13 @@ class RunLock:
 
     def _busy(self, holder: object) -> UserError:
         run_dir = self.path.parent
-        status = f"python -m pipeline status {shlex.quote(relative_path(run_dir))}"
         return UserError(
             fault(
                 str(run_dir),
                 "another process is using this run",
                 got=f"process {holder}",
                 expected="one process per run",
-                do=f"wait for it ({status}), or choose another run.name=NAME",
+                do=f"wait for it (python -m pipeline status {run_argument(run_dir)}), or choose another run.name=NAME",
             )
         )
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.results import PHASES, ROUNDED, counted
+from pipeline.run_naming import run_argument, run_overrides
 from pipeline.run_store.gate import branch_conditions
 from pipeline.run_store.state import RunState
 
-DEFAULT_ROOT = "runs"  # where runs are stored unless run.root names another folder
 SEED_ITEM = "seeds_fixed"  # the item of planning without which the phase evaluates no other evidence
 CAUSES_ITEM = "causes_known"  # the item of diagnostics whose value is the number of causes that were named
 NEEDS = {"baseline": PHASES[:1], "optimization": PHASES[:3], "finalization": PHASES[:4]}
@@ -63,13 +64,12 @@ def obstacle(state: RunState, phase: str) -> str | None:
     return None
 
 
-def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
-    """The next step of the run, or why it stops and which command continues it. `root` is the folder of the run."""
-    run = state.name if root == DEFAULT_ROOT else f"{root}/{state.name}"
+def next_step(state: RunState, run_dir: Path) -> NextStep:
+    """The next step of the run in this folder, or why it stops and which command continues it."""
+    run, overrides = run_argument(run_dir), run_overrides(run_dir)
     if state.released:
         return NextStep(None, "released", f"python -m pipeline verify {run}")
     phase, why = _due_phase(state)
-    place = "" if root == DEFAULT_ROOT else f" run.root={root}"
     gate = state.gate(phase)
     blocked = gate in ("closed", "pending")
     # The only obstacle of a phase that is due is the number of rounds; a blocked optimization is explained first.
@@ -77,22 +77,22 @@ def next_step(state: RunState, root: str = DEFAULT_ROOT) -> NextStep:
         spent = state.exhausted["why"] if state.exhausted else f"{state.max_rounds} rounds did not reach the target"
         waive = f"python -m pipeline waive {run} branch --who NAME --why '...' --expires YYYY-MM-DD"
         why = f"exhausted: {spent}; a person decides: accept the model below its target, or try something else"
-        return NextStep(None, why, waive, 3, _alternatives(state, place))
+        return NextStep(None, why, waive, 3, _alternatives(state, overrides))
     if gate == "pending":
         approve = f"python -m pipeline approve {run} --who NAME"
         lapse = state.lapsed_signature(phase)
         why = f"the {phase} gate waits for a person" + (f" to sign again: {lapse}" if lapse else "")
         return NextStep(None, why, approve, 4)
     if gate == "closed" and phase == PHASES[0] and _lacks_seed(state):
-        plan = f"python -m pipeline phase={phase} run.name={state.name}{place} seed=1"
+        plan = f"python -m pipeline phase={phase} {overrides} seed=1"
         return NextStep(None, "the planning gate is closed: there is no seed", plan, 3)
     if gate == "closed":
         return NextStep(None, f"the {phase} gate is closed", f"python -m pipeline explain {run} --gate {phase}", 3)
-    step = NextStep(phase, why, f"python -m pipeline phase={phase} run.name={state.name}{place}")
-    return _after_mending(state, step, place)
+    step = NextStep(phase, why, f"python -m pipeline phase={phase} {overrides}")
+    return _after_mending(state, step, overrides)
 
 
-def _after_mending(state: RunState, step: NextStep, place: str) -> NextStep:
+def _after_mending(state: RunState, step: NextStep, overrides: str) -> NextStep:
     """The same step, or what must be changed before it: a phase that failed on wrong input fails again without."""
     failed = state.failed
     if failed is None or "mend" not in failed:
@@ -102,18 +102,15 @@ def _after_mending(state: RunState, step: NextStep, place: str) -> NextStep:
     command = step.command
     if line and state.trust:  # a changed package is a changed plan, and has to be trusted again
         packages = ",".join(grant["package"] for grant in state.trust)
-        command = f"python -m pipeline phase=baseline run.name={state.name}{place} 'trust=[{packages}]'"
+        command = f"python -m pipeline phase=baseline {overrides} 'trust=[{packages}]'"
     return replace(step, why=why, command=command)
 
 
-def _alternatives(state: RunState, place: str) -> tuple[Alternative, ...]:
+def _alternatives(state: RunState, overrides: str) -> tuple[Alternative, ...]:
     """What can be tried instead where no repair is left; a new revision of the plan starts with the first round."""
     records = state.exhausted.get("alternatives", []) if state.exhausted else []
-    run = f"run.name={state.name}{place}"
-    return tuple(
-        Alternative(r["why"], f"python -m pipeline phase={r['phase']} {run} {shlex.join(r['overrides'])}".rstrip())
-        for r in records
-    )
+    commands = (f"python -m pipeline phase={r['phase']} {overrides} {shlex.join(r['overrides'])}" for r in records)
+    return tuple(Alternative(r["why"], command.rstrip()) for r, command in zip(records, commands, strict=True))
 
 
 def _why_optimization(state: RunState) -> str:

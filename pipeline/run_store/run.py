@@ -10,26 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, fault, relative_path
+from pipeline.errors import UserError, fault
+from pipeline.run_naming import DEFAULT_ROOT, run_argument, run_overrides, shown_root, valid_name
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA, Ledger, read_ledger
 from pipeline.run_store.lock import RunLock
-from pipeline.run_store.next_step import DEFAULT_ROOT
 from pipeline.run_store.state import RunState, fold
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,62}$")
 RESERVED = frozenset({"mlartifacts"})
 
 
-def check_name(name: str) -> str:
-    """The name itself. Raises UserError when it is not a valid name of a run."""
+def check_name(name: str, root: Path | None = None) -> str:
+    """The name itself. Raises UserError when it is not a valid name of a run, with how to rename one of this name."""
     if not NAME.fullmatch(name) or name in RESERVED:
         expected = "1 to 63 of a-z 0-9 _ -, beginning with a letter or digit" + (
             f", and not {name!r}, which is reserved" if name in RESERVED else ""
         )
-        raise UserError(
-            fault("run.name", "cannot name a run", got=name, expected=expected, do="choose another run.name=NAME")
-        )
+        do, run_dir = "choose another run.name=NAME", (root or Path()) / name
+        if root is not None and (run_dir / "ledger.jsonl").is_file():  # such as `digits (copy)`
+            renamed = run_dir.with_name(valid_name(name))
+            do = f"{shlex.join(['mv', '--', str(run_dir), str(renamed)])}, and use {run_overrides(renamed)}"
+        raise UserError(fault("run.name", "cannot name a run", got=name, expected=expected, do=do))
     return name
 
 
@@ -50,18 +52,17 @@ class Run:
     @property
     def shown_root(self) -> str:
         """The folder of runs, relative to the current folder where possible, as printed commands name it."""
-        return relative_path(self.path.parent)
-
-    @property
-    def overrides(self) -> str:
-        """The overrides that name the run in a printed command: `run.name`, and `run.root` outside the default root."""
-        place = "" if self.shown_root == DEFAULT_ROOT else " " + shlex.quote(f"run.root={self.shown_root}")
-        return f"run.name={self.name}{place}"
+        return shown_root(self.path)
 
     @property
     def argument(self) -> str:
-        """How a command that reads the records refers to the run: by name in the default root, elsewhere by folder."""
-        return self.name if self.shown_root == DEFAULT_ROOT else shlex.quote(f"{self.shown_root}/{self.name}")
+        """What names the run in a printed command on its records, such as `status`."""
+        return run_argument(self.path)
+
+    @property
+    def overrides(self) -> str:
+        """The overrides that name the run in a printed command that runs a phase."""
+        return run_overrides(self.path)
 
     def exists(self) -> bool:
         return self.ledger_path.exists()
@@ -79,7 +80,7 @@ class Run:
     @classmethod
     def at(cls, root: str | Path, name: str) -> Run:
         """The run of this name under a root folder, whether or not it exists."""
-        return cls(Path(root).resolve() / check_name(name))
+        return cls(Path(root).resolve() / check_name(name, Path(root)))
 
     @classmethod
     def find(cls, name: str | Path, root: str | Path = DEFAULT_ROOT) -> Run:
@@ -90,8 +91,13 @@ class Run:
                 return cls(path.resolve())
         known = sorted(p.parent.name for p in Path(root).glob("*/ledger.jsonl"))
         default = Path(root) == Path(DEFAULT_ROOT)
-        start = "python -m pipeline phase=baseline experiment=digits" + ("" if default else f" run.root={root}")
-        do = start if not known else "python -m pipeline status" + ("" if default else f" --root {root}")
+        place = "" if default else f" {run_overrides(Path(root) / 'digits')}"
+        start = f"python -m pipeline phase=baseline experiment=digits{place}"
+        do = (
+            start
+            if not known
+            else "python -m pipeline status" + ("" if default else f" --root {shlex.quote(str(root))}")
+        )
         expected = None if known else f"a run directory, or the name of a run under {root}/ (there is none yet)"
         raise UserError(fault("RUN", "no such run", got=str(name), expected=expected, among=known, do=do))
 

@@ -34,7 +34,7 @@ class DatasetRecord:
 def tags(export: RunExport) -> dict[str, str]:
     """Return the state of the run: phase, gates with the outcome of every item, branch, plan, next command."""
     state = export.state
-    values = {"fivegate.run": state.name, "fivegate.identity": export.identity}
+    values = {"fivegate.run": export.run.name, "fivegate.identity": export.identity}
     if state.experiment:  # empty for the default experiment, and MLflow shows an empty tag as a blank cell
         values["fivegate.experiment"] = state.experiment
     started = [entry["data"]["phase"] for entry in export.entries if entry["kind"] == "phase.started"]
@@ -48,7 +48,7 @@ def tags(export: RunExport) -> dict[str, str]:
         values |= {"fivegate.plan.digest": state.plan["digest"], "fivegate.plan.revision": str(state.plan["revision"])}
     branch = state.current_branch()
     values["fivegate.branch"] = branch["branch"] if branch else "not decided"
-    values["fivegate.next"] = next_step(state).command
+    values["fivegate.next"] = next_step(state, export.run.path).command
     large = too_large(export)
     if large:
         values["fivegate.not_uploaded"] = ", ".join(large)
@@ -72,9 +72,9 @@ def note(export: RunExport) -> str:
     state, plan = export.state, export.config.get("plan") or {}
     experiment = f" of the experiment {code_span(state.experiment)}" if state.experiment else ""
     purpose = plan.get("purpose")
-    lines = [markdown(purpose) if purpose else f"Run {code_span(state.name)}{experiment}.", ""]
+    lines = [markdown(purpose) if purpose else f"Run {code_span(export.run.name)}{experiment}.", ""]
     lines += [_score_text(state.score), ""] if state.score else []
-    step, branch = next_step(state), state.current_branch()
+    step, branch = next_step(state, export.run.path), state.current_branch()
     if branch:
         lines += [f"Validation: {markdown(', '.join(branch_conditions(branch)))}.", ""]
     lines += [f"Next: {markdown(step.why)}", "", f"    {visible(step.command)}", "", "| phase | gate |", "|---|---|"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.build import section_of
 from pipeline.config.override_keys import key_of
 from pipeline.repair.config_edits import format_override_value, get
+from pipeline.run_naming import DEFAULT_ROOT
 from pipeline.run_store.job import Delta
-from pipeline.run_store.next_step import DEFAULT_ROOT
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
