@@ -17,6 +17,7 @@ import numpy as np
 from diagnostics.conditions import Condition
 from diagnostics.confidence import CEILINGS
 from diagnostics.signals import SIGNALS, curve_limits
+from pipeline import safe_yaml
 from pipeline.errors import UserError, fault
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
@@ -80,6 +81,7 @@ def parse(name: str, text: str) -> Playbook:
     match = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
     if not match:
         raise UserError(fault(where, "no front matter", expected="YAML between two lines of ---"))
+    safe_yaml.check(match[1], where)
     try:
         front = OmegaConf.to_container(OmegaConf.create(match[1]))
     except Exception as error:  # the YAML parser raises many types, and each means that this file is wrong

@@ -24,7 +24,8 @@ from pipeline.config.conf_dir import conf_dir
 from pipeline.config.override_keys import SHOW, as_hydra, key_of, leaves
 from pipeline.config.overrides import NOT_BUILT, PRIMARY, first_line, not_built_fault, sort_out
 from pipeline.config.schema import faults_of
-from pipeline.errors import UserError, fault
+from pipeline.errors import FivegateError, UserError, fault
+from pipeline.trust.hydra_loader import CheckedLoader, UserConfigSource
 
 STORED = (str, bool, int, float, list, dict, type(None))  # the types of values that a plan can hold
 ADD_FOLDER = "python -m pipeline --config-dir DIR ..."
@@ -88,6 +89,9 @@ def hydra_over(folders: Sequence[Path]) -> Iterator[str]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), job_name="pipeline", version_base="1.3"):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            hydra.config_loader = CheckedLoader(hydra.config_loader.get_search_path())
             yield search_path(folders)
     finally:
         GlobalHydra.instance().hydra = outer
@@ -97,13 +101,15 @@ def hydra_over(folders: Sequence[Path]) -> Iterator[str]:
 def search_path(folders: Sequence[Path]) -> str:
     """The override that adds folders to Hydra's search path."""
     escaped = (str(folder).replace("\\", "\\\\").replace("'", "\\'") for folder in folders)
-    return "hydra.searchpath=[" + ",".join(f"'file://{path}'" for path in escaped) + "]"
+    return "hydra.searchpath=[" + ",".join(f"'{UserConfigSource.scheme()}://{path}'" for path in escaped) + "]"
 
 
 def _composed(words: list[str]) -> tuple[DictConfig | None, list[str]]:
     """Compose; where Hydra refuses, all reasons, and the config without the faulty overrides."""
     try:
         return hydra_compose(PRIMARY, words, return_hydra_config=True), []
+    except FivegateError:  # a setting or a file that must not be read
+        raise
     except Exception as error:  # Hydra and YAML raise many types of errors, all caused by the input
         return sort_out(words, error)
 

@@ -13,7 +13,7 @@ def answer(arguments: Arguments) -> int:
     composition(arguments.overrides, arguments.config_dirs)
     search = search_path(existing(arguments.config_dirs)[0])
     try:
-        hydra_main([*arguments.hydra_flags, search, *arguments.overrides], lambda config: None)
+        hydra_main([*arguments.hydra_flags, search, *arguments.overrides])
     except SystemExit as exit_:
         if exit_.code:
             flags = " ".join(arguments.hydra_flags)

@@ -21,10 +21,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from pipeline.config.arguments import parse
-from pipeline.config.compose import Composition, composition, existing, hydra_over, search_path
-from pipeline.config.hydra_main import hydra_main
+from pipeline.config.compose import Composition, composition, existing, hydra_over
+from pipeline.config.hydra_main import hydra_sweep
 from pipeline.config.override_keys import key_of
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserError
 from pipeline.orchestration.run_request import override_value
 from pipeline.orchestration.sweep_directory import SETTLED, JobEnd, SweepDirectory, claim_sweep
 from pipeline.orchestration.sweep_isolation import isolated
@@ -33,7 +33,6 @@ from pipeline.runtime.interrupt import Interrupted
 from pipeline.runtime.threads import cores
 
 MAX_CHECKED = 64  # jobs that are composed before the first one starts; composing more would take too long
-LAUNCHERS = ("basic", "joblib", "submitit_local")
 N_JOBS = "hydra.launcher.n_jobs"
 
 Around = Callable[[SweepDirectory, dict[str, Any]], AbstractContextManager[object]]
@@ -64,7 +63,7 @@ def multirun(
     overrides, folders = list(arguments.overrides), arguments.config_dirs
     checked = _check_jobs(overrides, folders)
     first = checked[0]
-    launcher = _launcher(first)
+    launcher = str(first.choices.get("hydra/launcher", "basic"))
     root = Path(first.config["run"]["root"]).resolve()
     with ExitStack() as stack:
         directory, continued = stack.enter_context(claim_sweep(root, overrides, existing(folders)[0]))
@@ -74,18 +73,9 @@ def multirun(
         stack.enter_context(around(directory, first.config))
         own = [f"run.sweep={directory.number}", *_launcher_overrides(launcher, checked, overrides)]
         typed = [o for o in overrides if key_of(o) not in map(key_of, own)]
-        words = ["--multirun", search_path(existing(folders)[0]), *typed, *own]
-        lost = _launch(words, Task(directory, overrides, job, os.getpid()), launcher, log)
+        task = Task(directory, overrides, job, os.getpid())
+        lost = _launch([*typed, *own], existing(folders)[0], task, launcher, log)
         return SweepResult(root, directory.number, [*directory.ends(), *lost])
-
-
-def _launcher(first: Composition) -> str:
-    """The chosen launcher. Raises UserError for one whose jobs this version cannot stop or continue."""
-    chosen = str(first.choices.get("hydra/launcher", "basic"))
-    if chosen not in LAUNCHERS:
-        what = "is not built: its jobs could be neither stopped nor continued"
-        raise UserError(fault("hydra/launcher", what, got=chosen, among=LAUNCHERS, do="python -m pipeline --help"))
-    return chosen
 
 
 def _launcher_overrides(launcher: str, jobs: Sequence[Composition], overrides: Sequence[str]) -> list[str]:
@@ -119,7 +109,9 @@ def _count(setting: int | str) -> int:
     return cores() if setting == "auto" else int(setting)
 
 
-def _launch(words: list[str], task: Task, launcher: str, log: Callable[[str], None]) -> list[JobEnd]:
+def _launch(
+    words: list[str], folders: Sequence[Path], task: Task, launcher: str, log: Callable[[str], None]
+) -> list[JobEnd]:
     """Let Hydra launch every job, mark the sweep as finished, and return the jobs whose process died.
 
     Raises Interrupted when the user asked for a stop.
@@ -132,12 +124,12 @@ def _launch(words: list[str], task: Task, launcher: str, log: Callable[[str], No
     with isolated():
         os.environ.pop("MLFLOW_RUN_ID", None)  # would make all jobs write to that one run
         if launcher == "basic":
-            hydra_main(words, run_job)
+            hydra_sweep(words, folders, run_job)
             directory.finish()
             return []
         try:
             with relay_signals(directory) as requests:
-                hydra_main(words, run_job)
+                hydra_sweep(words, folders, run_job)
         except UserError:
             raise
         except Exception as error:  # launchers raise exceptions of any kind when one of their processes dies

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline import safe_yaml
 from pipeline.errors import Refused, UserError, fault
 from pipeline.escaping import hidden_characters
 from pipeline.results import digest, exact, tagged
@@ -122,9 +123,8 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     if record is None:
         raise UserError(fault("revision", "there is no such plan", got=revision, among=[str(k) for k in known]))
     path = run.path / record["file"]
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        body = yaml.load(path.read_text(), Loader=loader)
+        body = safe_yaml.load(path.read_text(), str(path))
         plan = Plan(record["revision"], body["config"], body["checklists"], body["facts"])
         intact = plan.digest == record["digest"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):

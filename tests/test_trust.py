@@ -1,0 +1,219 @@
+"""Configs of somebody else: what they may set, read and run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from pipeline import safe_yaml
+from pipeline.__main__ import main
+from pipeline.config.compose import composition
+from pipeline.config.hydra_main import hydra_sweep
+from pipeline.errors import UserError
+from pipeline.orchestration.sweep import multirun
+
+HEADER = "# @package _global_\ndefaults: [digits]\nseed: 1\n"
+LOAD = "{_target_: torch.load, f: pwned.pkl, weights_only: false}"
+
+
+class Leaves:
+    """Unpickling it leaves a file behind."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("pwned",)
+
+
+@pytest.fixture
+def theirs(own_folder: Path) -> Path:
+    """Somebody's folder of configs, next to a pickle that makes the folder `pwned` when it is loaded."""
+    (own_folder / "pwned.pkl").write_bytes(pickle.dumps(Leaves()))
+    (own_folder / "conf" / "experiment").mkdir(parents=True)
+    return own_folder / "conf"
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    path = folder / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+# --- settings of Hydra -----------------------------------------------------------------------------------------------
+
+SETTINGS = [
+    (f"callbacks: {{x: {LOAD}}}", "hydra.callbacks"),
+    ("job_logging: {handlers: {x: {(): torch.load, f: pwned.pkl}}}", "hydra.job_logging"),
+    ("hydra_logging: {handlers: {x: {class: my_pkg.Handler}}}", "hydra.hydra_logging"),
+    ("launcher: {_target_: torch.load}", "hydra.launcher._target_"),
+    (f"launcher: {{inner: {LOAD}}}", "'inner' not in 'BasicLauncherConf'"),
+    ("sweeper: {_target_: hydra_plugins.evil.Sweeper}", "hydra.sweeper._target_"),
+    ("sweeper: {params: {trust: '[my_pkg]'}}", "hydra.sweeper.params"),
+    ("sweeper: {params: {++hydra.callbacks: '{}'}}", "hydra.sweeper.params"),
+    ("sweeper: {params: {seed: '${oc.env:HOME}'}}", "hydra.sweeper.params"),
+    ("job: {env_set: {LD_PRELOAD: x.so}}", "hydra.job.env_set"),
+    ("job: {env_copy: [PATH]}", "hydra.job.env_copy"),
+    ("mode: MULTIRUN", "hydra.mode"),
+    ("help: {template: x}", "hydra.help"),
+    ("overrides: {hydra: ['hydra.callbacks={}']}", "hydra.overrides"),
+    ("verbose: '${oc.env:HOME}'", "hydra.verbose"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "key"), SETTINGS)
+def test_foreign_config_sets_no_setting_of_hydra_that_is_not_listed(theirs: Path, setting: str, key: str) -> None:
+    """Whatever Hydra might build or follow is refused before it does, and the message names file and key."""
+    write(theirs, "experiment/sly", HEADER + f"hydra: {{{setting}}}\n")
+
+    with pytest.raises(UserError, match=key) as refusal:
+        composition(["experiment=sly"], [theirs])
+    assert all("  Do: " in message for message in refusal.value.faults)
+    if key.startswith("hydra.") and key != "hydra.overrides":
+        assert any(message.startswith(f"experiment/sly.yaml: {key}") for message in refusal.value.faults)
+
+
+@pytest.mark.parametrize(
+    ("group", "content", "override"),
+    [
+        ("hydra/callbacks/sly", f"x: {LOAD}", "+hydra/callbacks=sly"),
+        ("hydra/launcher/joblib", f"_target_: torch.load\nx: {LOAD}", "hydra/launcher=joblib"),
+        ("hydra/launcher/sly", f"_target_: torch.load\nx: {LOAD}", "hydra/launcher=sly"),
+        ("hydra/sweeper/sly", f"_target_: torch.load\nx: {LOAD}", "hydra/sweeper=sly"),
+        ("hydra/job_logging/sly", "version: 1", "hydra/job_logging=sly"),
+        ("hydra/sly", f"# @package hydra\ncallbacks: {{x: {LOAD}}}", "hydra=sly"),
+        ("model/sly", "# @package hydra.callbacks.x\n_target_: torch.load", "model=sly"),
+        ("model/sly", "_target_: torch.load", "+model@hydra.callbacks.x=sly"),
+    ],
+)
+def test_foreign_option_sets_no_setting_of_hydra(theirs: Path, group: str, content: str, override: str) -> None:
+    """Options of Hydra's own groups, and packages that point there, are no way around."""
+    write(theirs, group, content)
+
+    with pytest.raises(UserError, match="hydra"):
+        composition(["seed=1", override], [theirs])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.callbacks.x._target_=torch.load",
+        "hydra={callbacks:{x:{_target_:torch.load}}}",
+        "++hydra.searchpath=[pkg://os]",
+        "hydra={searchpath:[pkg://os]}",
+        "hydra.job.env_set={A:b}",
+        "hydra.launcher={_target_:torch.load}",
+        "hydra.job.chdir=true",
+        "hydra.sweep.dir=/tmp/elsewhere",
+        "hydra.run.dir=/tmp/elsewhere",
+        "hydra.output_subdir=.hydra",
+    ],
+)
+def test_override_sets_no_setting_of_hydra_that_is_not_listed(override: str) -> None:
+    """The command line of somebody's README may set no more than a file."""
+    with pytest.raises(UserError, match="hydra"):
+        composition(["seed=1", override])
+
+
+def test_files_of_the_same_name_hide_none_of_ours(theirs: Path) -> None:
+    """A `config.yaml` and a `hydra/default.yaml` of somebody else are not read."""
+    write(theirs, "config", f"hydra: {{callbacks: {{x: {LOAD}}}}}")
+    write(theirs, "hydra/default", f"callbacks: {{x: {LOAD}}}")
+
+    assert composition(["seed=7"], [theirs]).config["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "launcher: {n_jobs: 2, timeout: 1000}",
+        "sweeper: {params: {optimizer.lr: '0.1,0.2', seed: 3}, max_batch_size: 2}",
+        "verbose: [pipeline]",
+    ],
+)
+def test_foreign_config_may_set_what_is_listed(theirs: Path, setting: str) -> None:
+    """Numbers of jobs, batches and swept values are anybody's to choose."""
+    write(theirs, "experiment/fair", HEADER + f"hydra: {{{setting}}}\n")
+
+    assert composition(["experiment=fair", "hydra/launcher=joblib"], [theirs]).config["seed"] == 1
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_callback_of_a_foreign_config_runs_nothing(theirs: Path, mode: list[str], capsys: Any) -> None:
+    """The pickle that a callback names is not loaded, neither by a run nor by a sweep."""
+    write(theirs, "experiment/sly", HEADER + f"hydra: {{callbacks: {{x: {LOAD}}}}}\n")
+
+    assert main([*mode, "--config-dir", str(theirs), "experiment=sly", "phase=planning", "tracking=none"]) == 2
+    assert "experiment/sly.yaml: hydra.callbacks: is fixed" in capsys.readouterr().err
+    assert not Path("pwned").exists() and not Path("runs").exists()
+
+
+def test_jobs_that_no_check_composed_are_refused_by_the_loader(theirs: Path) -> None:
+    """Of a long sweep only the first jobs are composed beforehand; the loader refuses a later one all the same."""
+    handlers = "job_logging: {version: 1, handlers: {x: {(): torch.load, f: pwned.pkl}}, root: {handlers: [x]}}"
+    write(theirs, "experiment/sly", HEADER + f"hydra: {{{handlers}}}\n")
+    done: list[int] = []
+
+    def job(composed: DictConfig) -> None:
+        done.append(1)
+
+    with pytest.raises(UserError, match=r"hydra\.job_logging: is fixed"):
+        hydra_sweep(["+run.sweep=1", "experiment=digits,sly"], [theirs], job)
+    assert not Path("pwned").exists() and not done
+
+
+def test_foreign_config_sweeps_its_own_params(theirs: Path) -> None:
+    """`hydra.sweeper.params` of a file makes one job of each value."""
+    write(theirs, "experiment/fair", HEADER + "hydra: {sweeper: {params: {seed: '3,4'}}}\n")
+    seeds: list[int] = []
+
+    def job(config: dict[str, Any], words: list[str]) -> int:
+        seeds.append(config["seed"])
+        return 0
+
+    multirun(["-m", "--config-dir", str(theirs), "experiment=fair"], job)
+    assert seeds == [3, 4]
+
+
+# --- YAML that stands for too much -----------------------------------------------------------------------------------
+
+
+def bomb(levels: int = 9) -> str:
+    """A few lines of aliases to aliases: `levels` nines of values."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (bomb(), r"f\.yaml:\d: aliases stand for too many values; expected at most 10,000"),
+        ("[" * 100_000, r"f\.yaml:1: is nested too deeply"),
+        ("- " * 5_000 + "x", r"f\.yaml:1: is nested too deeply"),
+        ("a: &a {b: *a}", r"f\.yaml:1: &a contains itself"),
+        ("a: &a " + "x" * 100_000 + "\nb: [" + "*a, " * 1000 + "]", r"f\.yaml:2: aliases stand for too many values"),
+    ],
+)
+def test_safe_yaml_refuses_what_would_not_end(text: str, says: str) -> None:
+    """Aliases of aliases, deep nesting (which ends the process inside libyaml) and loops are found while parsing."""
+    with pytest.raises(UserError, match=says):
+        safe_yaml.load(text, "f.yaml")
+
+
+def test_safe_yaml_reads_honest_aliases_and_long_lists() -> None:
+    """A few aliases, and a file that simply holds many values, are read."""
+    assert safe_yaml.load("a: &a [1, 2]\nb: *a\nc: {<<: {d: 1}, e: 2}", "f.yaml") == {
+        "a": [1, 2], "b": [1, 2], "c": {"d": 1, "e": 2},
+    }  # fmt: skip
+    assert len(safe_yaml.load("\n".join(["- 1"] * 20_000), "f.yaml")) == 20_000
+
+
+def test_foreign_config_with_an_alias_bomb_is_refused(theirs: Path) -> None:
+    """The message names the file and the line, and comes at once."""
+    write(theirs, "experiment/sly", HEADER + bomb())
+
+    with pytest.raises(UserError, match=r"conf/experiment/sly\.yaml:\d+: aliases stand for too many values"):
+        composition(["experiment=sly"], [theirs])
