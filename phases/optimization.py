@@ -128,6 +128,9 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
 
     def record(trial: Trial) -> None:
         end = {"id": trial.id, "round": ctx.round, "score": trial.score, "died": trial.died}
+        if trial.interrupted:
+            ctx.log(f"  {trial.id} was taken up once more: its process ended with {trial.interrupted}")
+            end["interrupted"] = trial.interrupted
         ctx.ledger.append("job.finished", {**end, "weights": trial.result.get("weights")})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         parts.finish_one(shown=len(line) == columns)

@@ -216,6 +216,7 @@ def _preflight(model: str, data: str, overrides: Sequence[str], seed: int) -> Pr
 
 def run_worker(argv: Sequence[str]) -> int:
     """Train one trial in this process."""
+    from pipeline.errors import DiskError
     from pipeline.runtime.parent_process import die_with_parent
     from pipeline.trials import worker
 
@@ -225,7 +226,11 @@ def run_worker(argv: Sequence[str]) -> int:
 
     from diagnostics.monitor import Monitor
 
-    worker.work(Path(argv[0]), lambda: [Monitor()])
+    try:
+        worker.work(Path(argv[0]), lambda: [Monitor()])
+    except DiskError as error:
+        print("\n".join(error.faults), file=sys.stderr)
+        return os.EX_IOERR  # tells the executor that not the training failed
     return 0
 
 

@@ -2,7 +2,8 @@
 
 FivegateError        1  fault in the program or the machine
 ├── UserError        2  the input is wrong
-│   └── UserCodeError   the user's own code failed
+│   ├── UserCodeError   the user's own code failed
+│   └── DiskError       the disk or the file system refused
 └── Refused          3  a gate is closed or a check failed
 
 Exit code 4 (a person must decide) is not an exception: the run stops normally at a pending gate.
@@ -46,6 +47,10 @@ class UserCodeError(UserError):
     def __init__(self, *faults: str, place: str = "") -> None:
         super().__init__(*faults)
         self.place = place
+
+
+class DiskError(UserError):
+    """The disk or the file system refused; the same command continues when there is room or a permission."""
 
 
 class Refused(FivegateError):

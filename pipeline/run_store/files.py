@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, fault
+from pipeline.errors import DiskError, fault
 from pipeline.results import plain
 from pipeline.run_store.lock import end_forked_writer
 
@@ -79,12 +79,12 @@ def _point(operation: str, path: Path) -> bool:
 
 
 @contextmanager
-def _as_user_error(path: Path, doing: str) -> Iterator[None]:
+def _as_disk_error(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         do = _ADVICE.get(error.errno or 0)
-        raise UserError(fault(str(path), f"cannot {doing}", got=error.strerror or str(error), do=do)) from error
+        raise DiskError(fault(str(path), f"cannot {doing}", got=error.strerror or str(error), do=do)) from error
 
 
 def _write_and_sync(descriptor: int, data: bytes, path: Path) -> None:
@@ -109,8 +109,8 @@ def sync_folder(path: Path) -> None:
 
 
 def folder(path: Path) -> Path:
-    """Create the folder with its parents, unless it exists. Raises UserError where it cannot be created."""
-    with _as_user_error(path, "make the folder"):
+    """Create the folder with its parents, unless it exists. Raises DiskError where it cannot be created."""
+    with _as_disk_error(path, "make the folder"):
         if not path.is_dir():
             _point("mkdir", path)
             path.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def folder(path: Path) -> Path:
 
 def claim(path: Path) -> bool:
     """Create the folder; True for the one caller that created it, False where it exists already."""
-    with _as_user_error(path, "make the folder"):
+    with _as_disk_error(path, "make the folder"):
         _point("mkdir", path)
         try:
             path.mkdir()
@@ -131,10 +131,10 @@ def claim(path: Path) -> bool:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the content of the file, completely or not at all. Raises UserError when the disk refuses."""
+    """Replace the content of the file, completely or not at all. Raises DiskError when the disk refuses."""
     folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _as_user_error(path, "write"):
+    with _as_disk_error(path, "write"):
         try:
             _point("open", temporary)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -160,9 +160,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append a line with one write and sync it. Raises UserError when the disk refuses."""
+    """Append a line with one write and sync it. Raises DiskError when the disk refuses."""
     created = not path.exists()
-    with _as_user_error(path, "append"):
+    with _as_disk_error(path, "append"):
         _point("open", path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -175,7 +175,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 def truncate(path: Path, length: int) -> None:
     """Cut the file to `length` bytes."""
-    with _as_user_error(path, "truncate"):
+    with _as_disk_error(path, "truncate"):
         _point("truncate", path)
         descriptor = os.open(path, os.O_WRONLY)
         try:
@@ -232,7 +232,7 @@ def commit_folder(temporary: Path, final: Path) -> None:
     This is one step where the system can exchange two names. Where it cannot, a kill in between leaves the old folder
     as `.<name>.<pid>.old`, and the next commit gives it its name back first.
     """
-    with _as_user_error(final, "commit"):
+    with _as_disk_error(final, "commit"):
         _clear_up_after_a_kill(final, temporary)
         for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
             _point("fsync", path)
@@ -251,14 +251,14 @@ def commit_folder(temporary: Path, final: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove the file, if it exists."""
-    with _as_user_error(path, "remove"):
+    with _as_disk_error(path, "remove"):
         _point("unlink", path)
         path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
     """Remove the folder with its content, if it exists."""
-    with _as_user_error(path, "remove"):
+    with _as_disk_error(path, "remove"):
         _point("unlink", path)
         if path.exists():
             shutil.rmtree(path)

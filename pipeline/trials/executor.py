@@ -26,13 +26,17 @@ RunWorker = Callable[[Path, int], subprocess.CompletedProcess[str]]  # (folder o
 
 @dataclass(frozen=True)
 class Trial:
-    """One training that ended. `result` is what the worker wrote, empty if it died; `died` is the reason."""
+    """One training that ended. `result` is what the worker wrote, empty if it died; `died` is the reason.
+
+    `interrupted` is why its first worker was killed or refused by the disk; a second one has taken the job up.
+    """
 
     id: str
     job: Job
     folder: Path
     result: Mapping[str, Any] = field(default_factory=dict)
     died: str | None = None
+    interrupted: str | None = None
 
     @property
     def score(self) -> Mapping[str, Any] | None:
@@ -129,21 +133,37 @@ def _prepare_folder(folder: Path, job: Job) -> None:
         files.write_json(folder / "job.json", job.to_json())
 
 
+def _is_no_outcome(process: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a worker ended for a reason that says nothing about its training: a signal, or the disk refused."""
+    return process.returncode < 0 or process.returncode == os.EX_IOERR
+
+
 def _run_trial(trial: Trial, threads: int, run_worker: RunWorker) -> Trial:
-    """Run the job unless it has a result already."""
+    """Run the job unless it has a result already.
+
+    A worker that was killed, or that the disk refused, is replaced once: its training would count as the worst of the
+    study, and a control that counts so makes a change look better than it is.
+    """
     result = _result(trial.folder, trial.job)
     if result is not None:
         return replace(trial, result=result)
     _prepare_folder(trial.folder, trial.job)
     process = run_worker(trial.folder, threads)
+    if _is_no_outcome(process):
+        trial = replace(trial, interrupted=_ending(process))
+        process = run_worker(trial.folder, threads)
     result = _result(trial.folder, trial.job)
     if process.returncode == 0 and result is not None:
         return replace(trial, result=result)
-    # The last line is the error itself, below its traceback.
+    return replace(trial, died=_ending(process))
+
+
+def _ending(process: subprocess.CompletedProcess[str]) -> str:
+    """Return how a worker ended, with its last line: the error itself, below its traceback."""
     silent = "no message" if process.returncode else "it ended without a result, as after os._exit"
     last = (process.stderr.strip() or process.stdout.strip() or silent).splitlines()[-1]
     how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit {process.returncode}"
-    return replace(trial, died=f"{how}: {last}")
+    return f"{how}: {last}"
 
 
 def run_jobs(

@@ -1,0 +1,276 @@
+"""A small run through all five phases in seconds, in processes that can be killed and whose writes can be injured.
+
+The modules are imported once; each command then runs in a fork, and so do its workers. What a command does is what
+`python -m pipeline` does, without the seconds that imports take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.release.bundle import bundle_digest
+from pipeline.run_store.ledger import read_ledger
+from pipeline.run_store.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
+NAME = "walk"
+# The learning rate is a thousand times too high: the baseline misses its target, and one fix is tried and adopted.
+WORDS = [
+    "experiment=digits_hot", f"run.name={NAME}", "tracking=none", "trainer.max_epochs=2", "trainer.checkpoint_steps=5",
+    "task.target=0.5", "phases.baseline.overfit_steps=20", "phases.baseline.sanity_check_steps=20",
+    "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0", "phases.baseline.baseline_model_seconds=0",
+    "phases.optimization.seeds_per_arm=7", "phases.optimization.candidates=1", "phases.optimization.parallel=2",
+    "export.formats=[torchscript]",
+]  # fmt: skip
+
+SERVER = "import tests.phase_walks as w; w.serve()"
+
+
+class Ended(NamedTuple):
+    """How a command ended: exit code (-9 if killed), seconds, what it printed, whether the kill found its victim."""
+
+    code: int
+    seconds: float
+    output: str
+    killed: bool
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL for the whole process group, the parent alone or one worker, after seconds or entries of the ledger."""
+
+    victim: str  # group | parent | worker
+    seconds: float = 0.0
+    entries: int = 0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at the n-th call of an operation on a path by one process, once; without it all calls are noted."""
+
+    process: str = ""  # "parent", or the id of a trial
+    operation: str = ""
+    path: str = ""
+    number: int = 0
+    kind: str = ""  # kill | short | the name of an errno
+
+
+class Walks:
+    """Runs commands one after another, each in a new process group."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=folder, env=environment, **pipes)
+
+    def __call__(
+        self, root: Path, phase: str = "auto", kill: Kill | None = None, fault: Fault | None = None, log: str = ""
+    ) -> Ended:
+        """Run a phase (auto: all) of the run under `root`; `log` is a file that notes every fault point passed."""
+        asked = {
+            "words": [f"phase={phase}", *WORDS, f"run.root={root}"],
+            "ledger": str(root / NAME / "ledger.jsonl"),
+            "kill": vars(kill) if kill else None,
+            "fault": vars(fault) if fault else None,
+            "log": log,
+        }
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return Ended(*json.loads(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """Return everything that the run amounts to, apart from times: weights, scores, choice, gates, payload."""
+    state, entries = run.state(), read_ledger(run.ledger_path)
+    finished = {
+        e["data"]["id"]: (e["data"]["weights"], e["data"]["score"]) for e in entries if e["kind"] == "job.finished"
+    }
+    studies = [e["data"] for e in entries if e["kind"] == "study.decided"]
+    payload = run.inside("bundle", "payload")
+    return {
+        "plan": state.plan and state.plan["digest"],
+        "candidate": state.candidate and (state.candidate["weights"], state.candidate["score"]),
+        "branch": state.branches and state.branches[-1]["branch"],
+        "trials": finished,
+        "chosen": studies and {**studies[-1]},
+        "items": {phase: [(item.id, item.outcome) for item in gate.items] for phase, gate in state.gates.items()},
+        "gates": {phase: state.gate(phase) for phase in state.gates},
+        "test": [e["data"]["score"] for e in entries if e["kind"] == "test.scored"][-1:],
+        "opened": len(state.test_opened),
+        "payload": bundle_digest(payload) if payload.is_dir() else None,
+    }
+
+
+# --- in the process that serves --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Injury:
+    """A hook of the file module that notes calls, or makes one of them fail once over all processes of a command."""
+
+    fault: Fault | None
+    log: str
+    process: str = "parent"
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __call__(self, operation: str, path: Path) -> bool:
+        import errno
+        import re
+        import signal
+
+        named = re.sub(r"\.\d+\.(tmp|old)$", r".PID.\1", str(path).rpartition(f"/{NAME}/")[2] or path.name)
+        self.counts[operation, named] += 1
+        number = self.counts[operation, named]
+        if self.log:
+            with open(self.log, "a") as stream:
+                stream.write(json.dumps([self.process, operation, named, number]) + "\n")
+        fault = self.fault
+        if fault is None or (self.process, operation, named, number) != tuple(vars(fault).values())[:4]:
+            return False
+        try:
+            os.close(os.open("injured", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        if fault.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault.kind == "short":
+            return True
+        raise OSError(getattr(errno, fault.kind), os.strerror(getattr(errno, fault.kind)), str(path))
+
+
+def _run(asked: dict[str, Any], output: Path) -> int:
+    """Be the process of one command."""
+    from pipeline.__main__ import main
+    from pipeline.run_store import files
+    from pipeline.trials import executor
+
+    stream = output.open("w", buffering=1)
+    for number in (1, 2):
+        os.dup2(stream.fileno(), number)
+    injury = Injury(Fault(**asked["fault"]) if asked["fault"] else None, asked["log"])
+    files._hook = injury if asked["fault"] or asked["log"] else None
+
+    def in_a_fork(workers: object, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
+        said = Path(f"said-{folder.name}").resolve()
+        said.touch()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.dup2(os.open(said, os.O_WRONLY | os.O_TRUNC), 2)
+                injury.process, injury.counts = folder.name, Counter()
+                code = main(["worker", str(folder)])
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        text = said.read_text()
+        said.unlink()
+        return subprocess.CompletedProcess([], code, "", text)
+
+    executor.Workers.run = in_a_fork  # type: ignore[method-assign]
+    return main(asked["words"])
+
+
+def _group(leader: int) -> list[int]:
+    """Return the living processes of a group, but its leader."""
+    members = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(group) == leader and state != "Z" and int(path.parent.name) != leader:
+            members.append(int(path.parent.name))
+    return members
+
+
+def _kill_in_time(child: int, kill: dict[str, Any], ledger: Path, began: float) -> bool:
+    """Kill the victim when its time has come; return whether it was still there."""
+    import signal
+    import time
+
+    while True:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return False
+        due = time.perf_counter() - began >= kill["seconds"]
+        if due and kill["entries"]:
+            due = ledger.exists() and ledger.read_bytes().count(b"\n") >= kill["entries"]
+        victims = [child] if kill["victim"] != "worker" else _group(child)[:1] if due else []
+        if due and victims:
+            break
+        time.sleep(0.001)
+    try:
+        (os.killpg if kill["victim"] == "group" else os.kill)(victims[0], signal.SIGKILL)
+    except ProcessLookupError:  # so soon that the child has no group of its own yet, or just ended
+        if kill["victim"] == "worker":
+            return False
+        os.kill(child, signal.SIGKILL)
+    return True
+
+
+def _attempt(asked: dict[str, Any]) -> Ended:
+    import time
+
+    output, began = Path("output"), time.perf_counter()
+    Path("injured").unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setsid()
+            code = _run(asked, output)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    killed = bool(asked["kill"]) and _kill_in_time(child, asked["kill"], Path(asked["ledger"]), began)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    deadline = time.perf_counter() + 5
+    while left := _group(child):  # workers die with their parent
+        assert time.perf_counter() < deadline, f"processes outlived their parent: {left}"
+        time.sleep(0.002)
+    return Ended(code, time.perf_counter() - began, output.read_text() if output.exists() else "", killed)
+
+
+def serve() -> None:
+    """Answer every line of standard input, which asks for one command, with how it ended."""
+    import hydra  # noqa: F401
+    import jinja2  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import sklearn.datasets
+    import sklearn.metrics
+    import sympy  # noqa: F401
+    import torch.jit  # noqa: F401
+
+    import checklists.resolve  # noqa: F401
+    import phases.baseline
+    import phases.diagnostics
+    import phases.finalization
+    import phases.optimization
+    import phases.planning  # noqa: F401
+    import pipeline.config.compose
+    import pipeline.engine.fit
+    import pipeline.orchestration.execute
+    import pipeline.release.formats
+    import pipeline.reporting.page  # noqa: F401
+
+    sklearn.datasets.load_digits()
+    for line in sys.stdin:
+        print(json.dumps(_attempt(json.loads(line))), flush=True)
