@@ -10,13 +10,13 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.release.bundle import bundle_digest
-from pipeline.run_store.ledger import read_ledger
+from pipeline.run_store.ledger import Ledger, read_ledger
 from pipeline.run_store.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,14 +53,21 @@ class Kill:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What happens at the n-th call of an operation on a path by one process, once; without it all calls are noted."""
+class Point:
+    """A kind of call of the file module: by the parent or a worker, the operation, and the path without numbers."""
 
-    process: str = ""  # "parent", or the id of a trial
-    operation: str = ""
-    path: str = ""
-    number: int = 0
-    kind: str = ""  # kill | short | the name of an errno
+    process: str
+    operation: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens once, at the first call at a point, by the parent or by the worker of one trial."""
+
+    point: Point
+    kind: str  # kill | short | the name of an errno
+    trial: str = ""
 
 
 class Walks:
@@ -72,14 +79,14 @@ class Walks:
         self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=folder, env=environment, **pipes)
 
     def __call__(
-        self, root: Path, phase: str = "auto", kill: Kill | None = None, fault: Fault | None = None, log: str = ""
+        self, root: Path, phase: str = "auto", kill: Kill | None = None, faults: Sequence[Fault] = (), log: str = ""
     ) -> Ended:
-        """Run a phase (auto: all) of the run under `root`; `log` is a file that notes every fault point passed."""
+        """Run a phase (auto: all) of the run under `root`; `log` is a file that notes every call of the file module."""
         asked = {
             "words": [f"phase={phase}", *WORDS, f"run.root={root}"],
             "ledger": str(root / NAME / "ledger.jsonl"),
             "kill": vars(kill) if kill else None,
-            "fault": vars(fault) if fault else None,
+            "faults": [[*vars(fault.point).values(), fault.kind, fault.trial] for fault in faults],
             "log": log,
         }
         assert self.process.stdin and self.process.stdout
@@ -120,36 +127,50 @@ def outcome(run: Run) -> dict[str, Any]:
 
 @dataclass
 class Injury:
-    """A hook of the file module that notes calls, or makes one of them fail once over all processes of a command."""
+    """A hook of the file module that notes calls, and makes calls fail once over all processes of a command."""
 
-    fault: Fault | None
+    faults: list[Fault]
     log: str
-    process: str = "parent"
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    trial: str = ""  # of this process; empty in the parent
+    entry: str = ""  # the kind of the entry that is appended to the ledger
 
     def __call__(self, operation: str, path: Path) -> bool:
-        import errno
-        import re
-        import signal
-
-        named = re.sub(r"\.\d+\.(tmp|old)$", r".PID.\1", str(path).rpartition(f"/{NAME}/")[2] or path.name)
-        self.counts[operation, named] += 1
-        number = self.counts[operation, named]
+        point = self.point(operation, path)
         if self.log:
             with open(self.log, "a") as stream:
-                stream.write(json.dumps([self.process, operation, named, number]) + "\n")
-        fault = self.fault
-        if fault is None or (self.process, operation, named, number) != tuple(vars(fault).values())[:4]:
-            return False
-        try:
-            os.close(os.open("injured", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        if fault.kind == "kill":
+                stream.write(json.dumps([*vars(point).values(), self.trial]) + "\n")
+        for number, fault in enumerate(self.faults):
+            if fault.point == point and fault.trial in ("", self.trial) and _first(f"injured-{number}"):
+                return self.injure(fault.kind, path)
+        return False
+
+    def point(self, operation: str, path: Path) -> Point:
+        import re
+
+        inside = str(path).rpartition(f"/{NAME}/")[2] if f"/{NAME}/" in str(path) else path.name
+        named = re.sub(r"\d+", "N", re.sub(r"trials/[^/]+", "trials/ID", inside))
+        if named == "ledger.jsonl":
+            named += f" ({self.entry})"
+        return Point("worker" if self.trial else "parent", operation, named)
+
+    def injure(self, kind: str, path: Path) -> bool:
+        import errno
+        import signal
+
+        if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault.kind == "short":
+        if kind == "short":
             return True
-        raise OSError(getattr(errno, fault.kind), os.strerror(getattr(errno, fault.kind)), str(path))
+        raise OSError(getattr(errno, kind), os.strerror(getattr(errno, kind)), str(path))
+
+
+def _first(name: str) -> bool:
+    """Whether this call creates the file."""
+    try:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _run(asked: dict[str, Any], output: Path) -> int:
@@ -161,8 +182,16 @@ def _run(asked: dict[str, Any], output: Path) -> int:
     stream = output.open("w", buffering=1)
     for number in (1, 2):
         os.dup2(stream.fileno(), number)
-    injury = Injury(Fault(**asked["fault"]) if asked["fault"] else None, asked["log"])
-    files._hook = injury if asked["fault"] or asked["log"] else None
+    injury = Injury([Fault(Point(*words[:3]), *words[3:]) for words in asked["faults"]], asked["log"])
+    if injury.faults or injury.log:
+        files._hook = injury
+    append = Ledger.append
+
+    def append_and_tell(ledger: Ledger, kind: str, data: dict[str, Any]) -> Any:
+        injury.entry = kind
+        return append(ledger, kind, data)
+
+    Ledger.append = append_and_tell  # type: ignore[method-assign]
 
     def in_a_fork(workers: object, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
         said = Path(f"said-{folder.name}").resolve()
@@ -172,7 +201,7 @@ def _run(asked: dict[str, Any], output: Path) -> int:
             code = 1
             try:
                 os.dup2(os.open(said, os.O_WRONLY | os.O_TRUNC), 2)
-                injury.process, injury.counts = folder.name, Counter()
+                injury.trial = folder.name
                 code = main(["worker", str(folder)])
             finally:
                 os._exit(code)
@@ -226,7 +255,8 @@ def _attempt(asked: dict[str, Any]) -> Ended:
     import time
 
     output, began = Path("output"), time.perf_counter()
-    Path("injured").unlink(missing_ok=True)
+    for marker in Path().glob("injured-*"):
+        marker.unlink()
     child = os.fork()
     if child == 0:
         code = 1

@@ -272,6 +272,28 @@ def test_executor_resumes_stopped_trial(own_folder: Path) -> None:
     assert files_seen_by_worker(folder, other) == ["job.json"]
 
 
+@pytest.mark.parametrize("ending", [-9, os.EX_IOERR])
+def test_executor_replaces_worker_that_was_killed_once(own_folder: Path, ending: int) -> None:
+    """A kill and a full disk say nothing about a training: a second worker takes it up, and a second end counts."""
+    endings = [ending, 0]
+
+    def worker(at: Path, threads: int) -> subprocess.CompletedProcess[str]:
+        code = endings.pop(0)
+        if code == 0:
+            (at / "result.json").write_text("{}")
+        return subprocess.CompletedProcess([], code, "", "")
+
+    job = Job("plan", "trial")
+    taken_up = executor._run_trial(executor.Trial("a", job, own_folder / "a"), 1, worker)
+    assert taken_up.died is None and taken_up.interrupted and not endings
+
+    endings = [ending, ending]
+    assert executor._run_trial(executor.Trial("b", job, own_folder / "b"), 1, worker).died
+
+    endings = [1]  # the training's own fault is not repeated
+    assert executor._run_trial(executor.Trial("c", job, own_folder / "c"), 1, worker).died
+
+
 @pytest.mark.process
 def test_die_with_parent_ends_orphaned_process(planned: Run) -> None:
     """A worker does not outlive a parent that was killed."""
