@@ -110,7 +110,7 @@ def make_hooks(log: Callable[[str], None], progress: MakeProgress | None = None)
     """The hooks of a run: besides `log` and `progress`, its report and its tracker."""
     from pipeline.orchestration.phase import Hooks
 
-    return Hooks(log=log, report=_write_report, track=_track, progress=progress)
+    return Hooks(log=log, report=_write_report, track=partial(_track, log), progress=progress)
 
 
 def _write_report(run: Run) -> None:
@@ -119,10 +119,12 @@ def _write_report(run: Run) -> None:
     write_report(run.path)
 
 
-def _track(run: Run, config: Mapping[str, Any], warn: Callable[[str], None]) -> AbstractContextManager[None]:
+def _track(
+    log: Callable[[str], None], run: Run, config: Mapping[str, Any], warn: Callable[[str], None]
+) -> AbstractContextManager[None]:
     from pipeline.tracking.sync_process import mirror_run
 
-    return mirror_run(run.path, config["tracking"], warn)
+    return mirror_run(run.path, config["tracking"], warn, log)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pathlib import Path
 from pipeline.errors import FivegateError
 from pipeline.import_guard import child_pythonpath
 from pipeline.run_store.lock import end_if_forked_from
+from pipeline.runtime.announce import announced
 from pipeline.runtime.parent_process import die_with_parent
 from pipeline.tracking.connection import TrackerUnavailable, TrackingConfig
 from pipeline.tracking.mirror import mirror
@@ -37,10 +38,16 @@ Fingerprint = tuple[tuple[str, int], ...]
 
 
 @contextmanager
-def mirror_run(run_dir: Path, config: TrackingConfig, unavailable: Callable[[str], None]) -> Iterator[None]:
+def mirror_run(
+    run_dir: Path,
+    config: TrackingConfig,
+    unavailable: Callable[[str], None],
+    log: Callable[[str], None] = lambda text: None,
+) -> Iterator[None]:
     """Keep the tracker up to date inside the block, and send the rest after it; call `unavailable(why)` on failure.
 
-    The end takes about a minute at most, whatever the tracker does, and seconds after an interrupt.
+    The end takes about a minute at most, whatever the tracker does, and seconds after an interrupt. `log` is told of it
+    where it takes long.
     """
     if config.get("kind") == "none":
         yield
@@ -64,7 +71,8 @@ def mirror_run(run_dir: Path, config: TrackingConfig, unavailable: Callable[[str
         raise
     finally:
         end_if_forked_from(owner)  # a child of the user's code would end the process of its parent
-        why = _finish(process, timeout)
+        with announced(log, f"sending the rest of the run to the tracker, for {timeout:.0f} s at most"):
+            why = _finish(process, timeout)
         if why:
             unavailable(why)
 
