@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +19,21 @@ from pipeline.reporting import plots
 from pipeline.reporting.page import collect, write_report
 from pipeline.reporting.panels import panels
 from pipeline.reporting.plots import inline_svg
+from pipeline.reporting.tables import score_lines
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
-from tests.ledger_fixtures import DIAGNOSIS, LATER, MEASURES, baseline_done, history, mended, passed, with_measures
+from tests.ledger_fixtures import (
+    CONFIG,
+    DIAGNOSIS,
+    LATER,
+    MEASURES,
+    baseline_done,
+    freeze,
+    history,
+    mended,
+    passed,
+    with_measures,
+)
 from tests.ledger_fixtures import gate as judge
 
 
@@ -166,6 +179,19 @@ def test_report_of_a_run_without_a_plan(tmp_path: Path) -> None:
         pass
     arguments = text_of(write_report(run.path))
     assert "There is no plan yet" in arguments and "Validation: not scored yet" in arguments
+
+
+def test_report_and_screen_say_why_a_score_is_not_judged(tmp_path: Path) -> None:
+    """A score under a closed baseline gate is not compared with the target, which differs from not being scored."""
+    run = Run.at(tmp_path, "shut")
+    with opened(run, experiment="digits") as ledger:
+        freeze(run, ledger, CONFIG)
+        judge(ledger, "planning", passed("seeds_fixed"))
+        assert score_lines(run.state()).plain == "validation: not scored yet"
+        judge(ledger, "baseline", replace(passed("rows_independent"), outcome="failed"))
+
+    assert score_lines(run.state()).plain == "validation: not judged while the baseline gate is closed"
+    assert "Validation: not judged while the baseline gate is closed." in text_of(write_report(run.path))
 
 
 def test_report_lists_unreadable_files(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pipeline.reporting.tables import (
     items_count,
     number,
     satisfied,
+    why_not_judged,
 )
 from pipeline.results import PHASES
 from pipeline.run_store import files
@@ -118,7 +119,9 @@ def write_report(run_dir: Path) -> Path:
         "sentence": _sentence,
         "required": format_required,
     }
-    environment.filters.update(filters, conditions=branch_conditions, override=format_override_value)
+    environment.filters.update(
+        filters, conditions=branch_conditions, not_judged=why_not_judged, override=format_override_value
+    )
     html = environment.get_template(TEMPLATE).render(vars(collect(Run(Path(run_dir).resolve()))))
     path = Path(run_dir) / "report.html"
     files.write_text(path, html)

@@ -121,11 +121,17 @@ def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
     return table
 
 
+def why_not_judged(state: RunState) -> str:
+    """Return why validation is not compared with the target yet: a score under a closed gate counts for nothing."""
+    gate = state.gate("baseline")
+    return f"not judged while the baseline gate is {gate}" if gate in ("closed", "pending") else "not scored yet"
+
+
 def score_lines(state: RunState) -> Text:
     """Return how the model compares with the target: a line for validation, and one for test once it is scored."""
     branch = state.current_branch()
     if branch is None:
-        return Text("validation: not scored yet")
+        return Text(f"validation: {why_not_judged(state)}")
     colour = "green" if branch["branch"] == "sufficient" else "yellow"
     line = styled(f"validation: [{colour}]{{conditions}}[/]", conditions=", ".join(gates.branch_conditions(branch)))
     test = compare_test_with_target(state)
