@@ -37,6 +37,7 @@ COMMANDS = (
     "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
     "diagnose", "preflight",
 )  # fmt: skip
+JUDGING = ("verify",)  # commands that judge the items of gates again
 NOT_BUILT = ("drift",)
 HELP = """\
 Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a checklist).
@@ -207,6 +208,8 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         return int(module.run(parser.parse_args(argv), read, diagnose))
     if name == "preflight":
         return int(module.run(parser.parse_intermixed_args(argv), _preflight))
+    if name in JUDGING:
+        return int(module.run(parser.parse_args(argv), make_registry().judge))
     return int(module.run(parser.parse_args(argv)))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -45,29 +46,43 @@ def compared(value: float, limit: float, at_least: bool = True) -> str:
     return f"{value:.{digits}g} {sign} {limit:.{digits}g}"
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON can hold it; NaN and infinities become the strings "nan", "inf", "-inf".
-
-    Raises TypeError for anything that has no faithful JSON form.
-    """
+def _json_form(value: Any, number: Callable[[float], Any]) -> Any:
+    """The value as JSON can hold it, with floats as `number` gives them. Raises TypeError where it has no such form."""
     if type(value).__module__ == "numpy":  # scalars and arrays, without importing numpy
-        return plain(value.tolist())
+        return _json_form(value.tolist(), number)
     if isinstance(value, str):
         return str(value)  # also for its subclasses, such as torch's version
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return number(value)
     if isinstance(value, PurePath):
         return value.as_posix()
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return _json_form(asdict(value), number)
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): _json_form(v, number) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-        return [plain(v) for v in items]
+        return [_json_form(v, number) for v in items]
     raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it; NaN and infinities become the strings "nan", "inf", "-inf".
+
+    Raises TypeError for anything that has no faithful JSON form.
+    """
+    return _json_form(value, lambda number: number if math.isfinite(number) else str(number))
+
+
+def _nonfinite(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[list[str | int]]:
+    """The place of every NaN and infinity in a JSON value, as the keys and positions that lead to it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield list(path)
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield from _nonfinite(part, (*path, key))
 
 
 def exact(value: Any) -> Any:
@@ -157,6 +172,23 @@ class Evidence:
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.values.get(name, default)
+
+    def to_json(self) -> dict[str, Any]:
+        """The evidence as its file has it: `plain`, and in `nonfinite` which of its texts are NaN or infinities."""
+        numbers = _json_form(self.values, float)
+        return {**plain(self), "values": plain(numbers), "nonfinite": list(_nonfinite(numbers))}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Evidence:
+        """The evidence of a file, with its numbers: what a phase measured as every later reader gets it."""
+        values = copy.deepcopy(body["values"])
+        for *path, last in body.get("nonfinite", ()):
+            node = values
+            for key in path:
+                node = node[key]
+            node[last] = float(node[last])
+        artifacts = {name: Artifact(**record) for name, record in body.get("artifacts", {}).items()}
+        return cls(values, body.get("units", {}), artifacts)
 
 
 @dataclass(frozen=True)

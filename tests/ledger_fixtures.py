@@ -54,7 +54,7 @@ def freeze(run: Run, ledger: Ledger, config: dict[str, Any], changed: dict[str, 
     plan = plans.Plan(len(fold(ledger.entries).revisions) + 1, config, {phase: [] for phase in PHASES}, {"threads": 1})
     path = plans.write(run, plan)
     about = {"revision": plan.revision, "digest": plan.digest, "file": run.relative(path), "changed": changed or {}}
-    about["people"] = {"owner": config["plan"]["owner"], "approvers": []}
+    about |= plans.recorded_facts(plan)
     ledger.append("plan.frozen", about)
 
 

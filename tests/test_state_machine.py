@@ -13,6 +13,7 @@ from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -172,7 +173,8 @@ class Commands(RuleBasedStateMachine):
         execute_run(self.registry, Hooks(log=lambda text: None), self.request(phase))
 
     def run_main(self, argv: list[str], *codes: int) -> None:
-        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        registry = mock.patch("pipeline.__main__.make_registry", lambda: self.registry)
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out), registry:
             code = main(argv)
         assert code in codes, (argv, code, out.getvalue())
 

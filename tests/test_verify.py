@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from checklists.resolve import resolve_check
 from pipeline.errors import Refused
 from pipeline.release.bundle import bundle_digest, previous_release
 from pipeline.release.release import release
-from pipeline.release.verify import faults
-from pipeline.run_store import files
+from pipeline.release.verify import faults, verify
+from pipeline.results import Evidence, canonical, digest
+from pipeline.run_store import checklist, files
 from pipeline.run_store.gate import Item, Waiver, decide, utc_today
-from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.ledger import GENESIS, Ledger
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
-from tests.conftest import Cli
+from tests.conftest import Cli, go
 
 OWNER = "Example Owner"
 LATER = (utc_today() + timedelta(days=30)).isoformat()
@@ -346,3 +352,123 @@ def test_waiver_of_the_branch_counts_for_known_people(trained: Run) -> None:
         ledger.append("waiver", data)
 
     assert not trained.state().sufficient()
+
+
+def judge_real(items: list[Any], evidence: Evidence) -> list[Item]:
+    return checklist.judge(items, evidence, resolve_check)
+
+
+def rewrite(run: Run, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the entries of a ledger and give all of them new hashes, as anybody can who has the folder."""
+    entries = [json.loads(line) for line in run.ledger_path.read_bytes().splitlines()]
+    previous = GENESIS
+    for entry in entries:
+        change(entry)
+        entry["prev"] = previous
+        entry["hash"] = previous = digest({key: value for key, value in entry.items() if key != "hash"})
+    run.ledger_path.write_text("".join(canonical(entry) + "\n" for entry in entries))
+
+
+def pass_everything(entry: dict[str, Any]) -> None:
+    """All items of the last gate passed, and the test score is .9999."""
+    data = entry["data"]
+    if entry["kind"] == "item.evaluated" and data["phase"] == "finalization" and not data["sign_off"]:
+        data["outcome"] = "passed"
+        if data["id"] == "target_on_test":
+            data["value"] = 0.9999
+    if entry["kind"] == "gate.decided" and data["phase"] == "finalization":
+        data["state"] = "pending"
+
+
+def test_verify_judges_every_item_again(finished: Run, cli: Cli) -> None:
+    """A ledger that was rewritten with new hashes agrees with itself, but not with the evidence: each item is named."""
+    assert verify(finished, judge_real).faults == []
+    rewrite(finished, pass_everything)
+    assert faults(finished)[1] == []
+
+    code, out, _ = cli("verify", "digits")
+
+    assert code == 3 and out.count("is recorded as outcome 'passed', its evidence gives 'errored'") == 16
+    assert "finalization/target_on_test (gate of entry " in out and "is recorded as value 0.9999, its evidence" in out
+
+
+@pytest.mark.parametrize("key", ["outcome", "value", "bound", "unit", "why", "waivable", "sign_off", "ask", "relation"])
+@pytest.mark.parametrize("phase", ["planning", "baseline", "finalization"])
+def test_verify_compares_every_key_of_an_item(finished: Run, phase: str, key: str) -> None:
+    """No key of a recorded item can be changed alone, in the gate of any phase."""
+    first: list[str] = []
+
+    def change(entry: dict[str, Any]) -> None:
+        if entry["kind"] == "item.evaluated" and entry["data"]["phase"] == phase and not first:
+            first.append(entry["data"]["id"])
+            entry["data"][key] = "failed" if key == "outcome" else "something else"
+
+    rewrite(finished, change)
+
+    assert any(f.startswith(f"{phase}/{first[0]} (gate of entry ") for f in verify(finished, judge_real).faults)
+
+
+def test_verify_finds_a_missing_item(finished: Run) -> None:
+    """A gate that was decided without one of its checks is reported."""
+    entries = [json.loads(line) for line in finished.ledger_path.read_bytes().splitlines()]
+    kept = [e for e in entries if e["data"].get("id") != "target_on_test"]
+    finished.ledger_path.write_text("".join(canonical(e) + "\n" for e in kept))
+    numbers = iter(range(len(kept)))
+    rewrite(finished, lambda entry: entry.update(seq=next(numbers)))
+
+    assert any("gate finalization was decided without target_on_test" in f for f in verify(finished, judge_real).faults)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        ("branch.decided", {"branch": "insufficient"}, "the branch is recorded as insufficient"),
+        ("branch.decided", {"symptoms": ["nan_loss"]}, "the branch is recorded as sufficient, the baseline evidence"),
+        ("branch.decided", {"target_value": 0.1}, "names another score or target"),
+        ("candidate.chosen", {"weights": "0" * 64}, "the candidate is not the one of the baseline evidence"),
+        (
+            "plan.frozen",
+            {"people": {"owner": "Mallory", "approvers": []}},
+            "people is not as in revision 1 of the plan",
+        ),
+        ("plan.frozen", {"rounds": 9}, "rounds is not as in revision 1 of the plan"),
+    ],
+)
+def test_verify_derives_the_decisions_again(finished: Run, kind: str, change: dict[str, Any], says: str) -> None:
+    """Branch, candidate and what the entry of a plan says follow from evidence and plan, or are reported."""
+    rewrite(finished, lambda entry: entry["data"].update(change) if entry["kind"] == kind else None)
+
+    assert any(says in f for f in verify(finished, judge_real).faults)
+
+
+def test_verify_says_what_it_cannot_judge(finished: Run, cli: Cli) -> None:
+    """Checks that are not implemented, and gates whose evidence was replaced, are a line each and no fault."""
+    go(finished.path.parent, "phase=finalization", "run.name=digits")
+    code, out, _ = cli("verify", "digits")
+
+    assert code == 0
+    assert "not judged again: 16 checks not implemented in this version" in out
+    assert "not judged again: 1 earlier gate whose evidence a later attempt replaced" in out
+
+
+def test_verify_reports_waivers_and_signatures_that_do_not_count(finished: Run) -> None:
+    """Entries that no command would have written are reported, although they change no gate."""
+    with opened(finished) as ledger:
+        data = {"phase": "finalization", "item": "slices", "who": "Mallory", "why": "no slices", "expires": LATER}
+        ledger.append("waiver", data)
+        sign(ledger, "Mallory")
+    output = verify(finished, judge_real).faults
+
+    assert any("the waiver of slices does not count: Mallory is neither the owner nor an approver" in f for f in output)
+    assert any("the signature of Mallory does not count" in f for f in output)
+
+
+@pytest.mark.process
+def test_verify_imports_neither_torch_nor_hydra_nor_scipy(finished: Run) -> None:
+    """A stranger verifies a run within a second: nothing heavy is imported."""
+    script = (
+        "import sys\nfrom pipeline.__main__ import main\ncode = main(['verify', sys.argv[1]])\n"
+        "heavy = {'torch', 'hydra', 'scipy', 'sklearn', 'matplotlib', 'mlflow'} & set(sys.modules)\n"
+        "sys.exit(code or bool(heavy))"
+    )
+    subprocess.run([sys.executable, "-c", script, str(finished.path)], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""`verify RUN`: check that the ledger, the recorded files and the gates were not changed; never repairs anything."""
+"""`verify RUN`: check ledger and recorded files, and judge gates and branch again; never repairs anything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 
 from pipeline.release import verify
 from pipeline.reporting.terminal import console, styled
+from pipeline.run_store.checklist import Judge
 from pipeline.run_store.ledger import scan_ledger
 from pipeline.run_store.run import Run
 
@@ -15,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, judge: Judge) -> int:
     run = Run.find(args.run, args.root)
-    entries, faults = verify.faults(run)
+    entries, faults, notes = verify.verify(run, judge)
     screen = console()
     for fault in faults:
         screen.print(f"✗ {fault}", style="red", soft_wrap=True)
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     torn = scan_ledger(run.ledger_path).torn
     if torn:
         screen.print(f"the last write was interrupted: {len(torn)} bytes, which the next write moves out of the ledger")
+    for note in notes:
+        screen.print(f"not judged again: {note}", soft_wrap=True)
     template = "[green]✓[/] {run}: {entries} ledger entries, all recorded files and all gates are intact"
     screen.print(styled(template, run=run.name, entries=entries))
     return 0

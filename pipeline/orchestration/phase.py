@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import Refused, fault
 from pipeline.results import Artifact, Evidence
 from pipeline.run_store import files, permits
-from pipeline.run_store.checklist import FindCheck
+from pipeline.run_store.checklist import FindCheck, judge
+from pipeline.run_store.gate import Item
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.plan import Plan
-from pipeline.run_store.records import FileRecord
+from pipeline.run_store.records import ChecklistItem, FileRecord, is_intact
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -91,7 +92,7 @@ class PhaseContext:
 
     def _verified_path(self, phase: str, record: FileRecord) -> Path:
         path = self.run.path / record["path"]
-        if not path.is_file() or files.sha256(path) != record["sha256"]:
+        if not is_intact(self.run.path, **record):
             do = f"restore it, or run the phase again: python -m pipeline phase={phase} {self.run.overrides}"
             raise Refused(fault(record["path"], "is not the file that the ledger recorded", do=do))
         return path
@@ -124,6 +125,10 @@ class Registry:
     phase: Callable[[str], PhaseRun]
     check: FindCheck
     checklists: Path
+
+    def judge(self, items: list[ChecklistItem], evidence: Evidence) -> list[Item]:
+        """Evaluate items on evidence: for the gate of a phase, and again for `verify`."""
+        return judge(items, evidence, self.check)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.errors import FivegateError, Refused, UserCodeError, UserError, fault
 from pipeline.orchestration.phase import Hooks, PhaseContext, Registry, RunRequest
 from pipeline.orchestration.plan_revision import Checklists, format_revision, freeze
-from pipeline.results import PHASES, ROUNDED, Evidence, GateState, plain
+from pipeline.results import PHASES, ROUNDED, Evidence, GateState
 from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import branch
@@ -24,7 +24,7 @@ from pipeline.run_store.job import Job
 from pipeline.run_store.ledger import SCHEMA, Entry, Ledger
 from pipeline.run_store.next_step import next_step, obstacle
 from pipeline.run_store.plan import Plan
-from pipeline.run_store.records import FileRecord
+from pipeline.run_store.records import is_intact
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 from pipeline.runtime.interrupt import is_stop_request
@@ -47,13 +47,7 @@ def _is_complete(run: Run, state: RunState, phase: str) -> bool:
     if phase in ("planning", "finalization") or state.gate(phase) != "open":
         return False
     record = state.finished[phase]
-    return all(_is_intact(run, artifact) for artifact in (record["evidence"], *record["artifacts"].values()))
-
-
-def _is_intact(run: Run, record: FileRecord) -> bool:
-    """Whether a recorded file still has the recorded bytes."""
-    path = run.path / record["path"]
-    return path.is_file() and files.sha256(path) == record["sha256"]
+    return all(is_intact(run.path, **artifact) for artifact in (record["evidence"], *record["artifacts"].values()))
 
 
 def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase: str, request: RunRequest) -> GateState:
@@ -70,7 +64,7 @@ def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase:
     measure = registry.phase(phase)
     with _recorded(ctx, phase, basis):
         evidence = measure(ctx)
-    _record_evidence(ctx, phase, evidence)
+    evidence = _record_evidence(ctx, phase, evidence)
     plan = ctx.plan or freeze(run, ledger, request, checklists, evidence["facts"])
     if not ctx.plan and (changed := ledger.entries[-1]["data"].get("changed")):
         hooks.log(format_revision(plan, changed))
@@ -147,12 +141,16 @@ def _as_user_sees(error: BaseException) -> BaseException:
     return FivegateError(fault("phase", f"was ended from within by a library ({text_of(error)})"))
 
 
-def _record_evidence(ctx: PhaseContext, phase: str, evidence: Evidence) -> None:
-    """Write the evidence to its file and record the end of the phase with the digests of all its files."""
+def _record_evidence(ctx: PhaseContext, phase: str, evidence: Evidence) -> Evidence:
+    """Write the evidence to its file, record the end of the phase with the digests of all its files.
+
+    Returns the evidence as it is read from the file: the gate judges what `verify` judges again.
+    """
     path = ctx.folder / "evidence.json"
-    files.write_json(path, {"schema": SCHEMA, **plain(evidence)})
+    files.write_json(path, {"schema": SCHEMA, **evidence.to_json()})
     record = {"phase": phase, "round": ctx.round, "evidence": ctx.artifact(path), "artifacts": evidence.artifacts}
     ctx.ledger.append("phase.finished", record)
+    return Evidence.from_json(json.loads(path.read_text()))
 
 
 def _decide_gate(
@@ -160,7 +158,7 @@ def _decide_gate(
 ) -> GateState:
     """Evaluate every item of the gate, record the outcomes and the gate's state, and return the state."""
     ledger = ctx.ledger
-    for item in checklist.judge(plan.checklists[phase], evidence, registry.check):
+    for item in registry.judge(plan.checklists[phase], evidence):
         ledger.append("item.evaluated", {"phase": phase, "round": ctx.round, **vars(item)})
     decision = {
         "phase": phase,
@@ -189,7 +187,7 @@ def record_branch(run: Run, ledger: Ledger) -> None:
         record = state.finished.get(phase)
         if record is None or state.gate(phase) != "open":
             continue
-        if not _is_intact(run, record["evidence"]):
+        if not is_intact(run.path, **record["evidence"]):
             continue  # the evidence is lost, so the phase counts as not done and runs again
         values = json.loads((run.path / record["evidence"]["path"]).read_text())["values"]
         where = {"phase": phase, "round": record["round"]}

@@ -1,24 +1,41 @@
-"""Verify a run's records: the hash chain, every recorded file, every gate and every release."""
+"""Verify a run's records: the hash chain, every recorded file, every gate, judged again, and every release.
+
+No torch and no Hydra: anybody who has the folder can verify it quickly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import FivegateError
+from pipeline.release import rejudge
 from pipeline.release.bundle import bundle_digest, previous_release
 from pipeline.release.release import release_blocker
-from pipeline.run_store import files
+from pipeline.results import Evidence, canonical, counted
 from pipeline.run_store import plan as plans
-from pipeline.run_store.ledger import Entry, refuse_other_schema, scan_ledger
+from pipeline.run_store.checklist import Judge
+from pipeline.run_store.gate import NOT_BUILT
+from pipeline.run_store.ledger import Entry, read_ledger, refuse_other_schema, scan_ledger
+from pipeline.run_store.records import PlanRecord, changed_files, rank, restart
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import fold
+from pipeline.run_store.state import RunState, fold
+
+
+class Verification(NamedTuple):
+    """The number of intact ledger entries, all that is not as recorded, and what could not be judged again."""
+
+    entries: int
+    faults: list[str]
+    notes: list[str]
 
 
 def faults(run: Run) -> tuple[int, list[str]]:
-    """Return the number of intact ledger entries, and everything that is not as recorded. Changes nothing.
+    """Return the number of intact ledger entries, and every record that does not agree with the others.
 
+    The gates are computed again from their recorded items; `verify` also judges the items again. Changes nothing.
     Raises Refused for a run of another schema.
     """
     scan = scan_ledger(run.ledger_path)
@@ -26,35 +43,80 @@ def faults(run: Run) -> tuple[int, list[str]]:
     if scan.fault:
         return len(scan.entries), [f"ledger.jsonl: {scan.fault}"]
     entries, state = scan.entries, fold(scan.entries)
-    problems = [*_file_faults(run, entries), *_gate_faults(entries)]
+    problems = [*_file_faults(run, entries), *_gate_faults(entries), *_people_faults(state)]
     problems += [*_payload_faults(run, entries), *_release_faults(run, entries)]
     for revision in state.revisions:
         try:
-            plans.load(run, state, revision["revision"])
+            plan = plans.load(run, state, revision["revision"])
         except FivegateError as error:
             problems.append(str(error))
+        else:
+            problems += _plan_faults(revision, plan)
     return len(entries), problems
 
 
-def _recorded_files(value: object) -> Iterator[tuple[str, str]]:
-    """Yield every (path, sha256) in an entry's data, at any depth."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get("path"), str) and isinstance(value.get("sha256"), str):
-            yield value["path"], value["sha256"]
-        for part in value.values():
-            yield from _recorded_files(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _recorded_files(part)
+def verify(run: Run, judge: Judge, before: tuple[str, int] | None = None) -> Verification:
+    """Check all records of a run, and judge every item and branch again from the evidence on disk. Changes nothing.
+
+    With `before`, a phase and its round, only what this phase may be built on is checked: its own files and those of
+    later phases are being replaced. Raises Refused for a run of another schema.
+    """
+    entries, problems = faults(run) if before is None else _faults_before(run, before)
+    scan = scan_ledger(run.ledger_path)
+    if scan.fault:
+        return Verification(entries, problems, [])
+    judged, notes = _judged_again(run, scan.entries, judge, before)
+    return Verification(entries, [*problems, *judged], notes)
 
 
-def _restart(entries: list[Entry], entry: Entry) -> tuple[Entry | None, bool]:
-    """Return the entry that started the phase of `entry` again after it, and whether that attempt finished."""
-    phase = (entry["data"].get("phase"), entry["data"].get("round"))
-    later = [e for e in entries[entry["seq"] + 1 :] if (e["data"].get("phase"), e["data"].get("round")) == phase]
-    started = next((e for e in later if e["kind"] == "phase.started"), None)
-    finished = started is not None and any(e["kind"] == "phase.finished" and e["seq"] > started["seq"] for e in later)
-    return started, finished
+def _faults_before(run: Run, before: tuple[str, int]) -> tuple[int, list[str]]:
+    entries = read_ledger(run.ledger_path)
+    return len(entries), list(_file_faults(run, entries, before))
+
+
+def _judged_again(
+    run: Run, entries: list[Entry], judge: Judge, before: tuple[str, int] | None
+) -> tuple[list[str], list[str]]:
+    """Return the faults of gates, branches and evidence that are judged again, and what could not be."""
+    state, problems, replaced, not_built = fold(entries), list[str](), 0, 0
+    gates = [g for g in rejudge.recorded_gates(entries) if before is None or rank(g.phase, g.round) < rank(*before)]
+    measured: dict[tuple[str, int], tuple[Entry, Evidence]] = {}
+    last = {(gate.phase, gate.round): gate.finished for gate in gates}
+    for gate in gates:
+        if gate.finished is None:
+            problems.append(f"entry {gate.decision['seq']}: gate {gate.phase} was decided without evidence")
+            continue
+        if gate.finished is not last[gate.phase, gate.round]:
+            replaced += 1
+            continue
+        evidence = rejudge.read_evidence(run, gate.finished)
+        if evidence is None:  # the file is missing or damaged, which is a fault of its own
+            continue
+        measured[gate.phase, gate.round] = (gate.finished, evidence)
+        problems += rejudge.gate_faults(run, state, gate, evidence, judge)
+        not_built += sum(str(item.get("why", "")).startswith(NOT_BUILT) for item in gate.items)
+    problems += rejudge.decision_faults(run, entries, state, measured)
+    notes = [f"{counted(not_built, 'check')} not implemented in this version"] if not_built else []
+    if replaced:
+        notes.append(f"{counted(replaced, 'earlier gate')} whose evidence a later attempt replaced")
+    return problems, notes
+
+
+def _plan_faults(record: PlanRecord, plan: plans.Plan) -> Iterator[str]:
+    """Yield what the entry of a plan says otherwise than the plan: its people, its rounds, what comes next."""
+    for key, value in plans.recorded_facts(plan).items():
+        if canonical(record.get(key)) != canonical(value):
+            yield f"entry {record['seq']}: {key} is not as in revision {plan.revision} of the plan"
+
+
+def _people_faults(state: RunState) -> Iterator[str]:
+    """Yield the waivers and signatures that no command would have recorded, and that count for nothing."""
+    for waiver in state.waivers:
+        if waiver.refusal:
+            yield f"entry {waiver.seq}: the waiver of {waiver.item} does not count: {waiver.refusal}"
+    for sign_off in state.sign_offs:
+        if sign_off.refusal:
+            yield f"entry {sign_off.seq}: the signature of {sign_off.who} does not count: {sign_off.refusal}"
 
 
 def _unfinished_hint(restart: Entry | None) -> str:
@@ -65,20 +127,12 @@ def _unfinished_hint(restart: Entry | None) -> str:
     return f" (entry {restart['seq']} started the {phase} phase again, and it did not finish: run it again)"
 
 
-def _file_faults(run: Run, entries: list[Entry]) -> Iterator[str]:
-    """Yield files that are not as recorded; of a phase that ran again and finished, only the newest record counts."""
-    newest = {path: (sha, e) for e in entries for path, sha in _recorded_files(e["data"])}
-    for path, (sha, entry) in sorted(newest.items()):
-        file = run.path / path
-        exists = file.is_file()
-        if exists and files.sha256(file) == sha:
-            continue
-        restart, finished = _restart(entries, entry)
-        if finished:
-            continue
-        seq = entry["seq"]
+def _file_faults(run: Run, entries: list[Entry], before: tuple[str, int] | None = None) -> Iterator[str]:
+    """Yield files that are not as recorded."""
+    for path, entry in changed_files(run.path, entries, before):
+        seq, exists = entry["seq"], (run.path / path).is_file()
         what = f"is not the file that entry {seq} recorded" if exists else f"is missing, entry {seq} recorded it"
-        yield f"{path}: {what}{_unfinished_hint(restart)}"
+        yield f"{path}: {what}{_unfinished_hint(restart(entries, entry)[0])}"
 
 
 def _gate_faults(entries: list[Entry]) -> Iterator[str]:
@@ -105,9 +159,9 @@ def _payload_faults(run: Run, entries: list[Entry]) -> Iterator[str]:
     subject, on_disk = decisions[-1]["data"]["subject"], _digest_of(run.inside("bundle", "payload"))
     if on_disk == subject:
         return
-    restart, _ = _restart(entries, decisions[-1])
+    again, _ = restart(entries, decisions[-1])
     what = "is missing" if on_disk is None else f"has the digest {on_disk[:12]}"
-    yield f"bundle/payload: {what}, entry {decisions[-1]['seq']} evaluated {subject[:12]}{_unfinished_hint(restart)}"
+    yield f"bundle/payload: {what}, entry {decisions[-1]['seq']} evaluated {subject[:12]}{_unfinished_hint(again)}"
 
 
 def _release_faults(run: Run, entries: list[Entry]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pipeline.run_store.records import ChecklistItem
 
 Check = Callable[..., Result]
 FindCheck = Callable[[str], Check]
+Judge = Callable[[list[ChecklistItem], Evidence], list[Item]]
 
 KEYS = ("id", "ask", "check", "sign_off", "not_built", "with", "waivable", "needs")
 ANSWERS = ("check", "sign_off", "not_built")

@@ -20,7 +20,7 @@ from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA
 from pipeline.run_store.records import ChecklistItem
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import RunState
+from pipeline.run_store.state import MAX_ROUNDS, RunState
 
 GOALPOSTS = ("seed", "plan", "task", "data", "phases")
 NOT_IN_PLAN = ("phase", "run", "trust")
@@ -47,11 +47,11 @@ class Plan:
 
 def recorded_facts(plan: Plan) -> dict[str, Any]:
     """What the entry of a plan says of its content: the fold over the ledger reads no plan file."""
-    phases, card = plan.config["phases"], plan.config["plan"]
+    phases, card = plan.config.get("phases") or {}, plan.config.get("plan") or {}
     return {
         "questions": {phase: len(items) for phase, items in plan.checklists.items()},
-        "rounds": phases["optimization"]["rounds"],
-        "then": {phase: settings["next"] for phase, settings in phases.items()},
+        "rounds": (phases.get("optimization") or {}).get("rounds", MAX_ROUNDS),
+        "then": {phase: settings["next"] for phase, settings in phases.items() if "next" in settings},
         "people": {"owner": card.get("owner"), "approvers": list(card.get("approvers") or ())},
     }
 

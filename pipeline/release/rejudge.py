@@ -1,0 +1,174 @@
+"""Judge recorded gates and branches again: from the evidence on disk, by the checklists that the plan froze.
+
+The ledger says what was decided, the evidence what was measured. Who rewrites the one alone is found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import FivegateError
+from pipeline.results import Evidence, Score, canonical, plain
+from pipeline.run_store import plan as plans
+from pipeline.run_store.checklist import Judge
+from pipeline.run_store.gate import branch
+from pipeline.run_store.ledger import Entry
+from pipeline.run_store.plan import Plan
+from pipeline.run_store.records import read_recorded_json
+from pipeline.run_store.run import Run
+from pipeline.run_store.state import RunState
+
+NOT_RECORDED = ("phase", "round")  # keys of `item.evaluated` that are not the item's own
+
+
+@dataclass(frozen=True)
+class JudgedGate:
+    """One decision of a gate, the end of the phase that it is about, and the items that were recorded for it."""
+
+    decision: Entry
+    finished: Entry | None
+    items: tuple[Mapping[str, Any], ...]
+
+    @property
+    def phase(self) -> str:
+        return str(self.decision["data"]["phase"])
+
+    @property
+    def round(self) -> int:
+        return int(self.decision["data"]["round"])
+
+
+def recorded_gates(entries: list[Entry]) -> Iterator[JudgedGate]:
+    """Yield every decision of a gate with what it was decided on."""
+    finished: dict[tuple[str, int], Entry] = {}
+    items: list[Mapping[str, Any]] = []
+    for entry in entries:
+        data = entry["data"]
+        match entry["kind"]:
+            case "phase.started":
+                items = []
+            case "phase.finished":
+                finished[data["phase"], data["round"]] = entry
+            case "item.evaluated":
+                items.append({key: value for key, value in data.items() if key not in NOT_RECORDED})
+            case "gate.decided":
+                yield JudgedGate(entry, finished.get((data["phase"], data["round"])), tuple(items))
+                items = []
+
+
+def read_evidence(run: Run, finished: Entry | None) -> Evidence | None:
+    """The evidence of a phase as it was recorded; None where the file is missing, damaged, or of a later attempt."""
+    body = read_recorded_json(run.path, finished["data"].get("evidence") if finished else None)
+    return Evidence.from_json(body) if body is not None else None
+
+
+def gate_faults(run: Run, state: RunState, gate: JudgedGate, evidence: Evidence, judge: Judge) -> Iterator[str]:
+    """Yield the items that the ledger records otherwise than the evidence and the frozen checklist give them."""
+    seq, phase = gate.decision["seq"], gate.phase
+    try:
+        questions = plans.load(run, state, gate.decision["data"]["revision"]).checklists[phase]
+        judged = [plain(vars(item)) for item in judge(questions, evidence)]
+    except FivegateError as error:  # a plan that is not as recorded, or a check that this version does not have
+        yield f"entry {seq}: gate {phase} cannot be judged again: {error}"
+        return
+    ids, recorded = [item["id"] for item in judged], [item.get("id") for item in gate.items]
+    if recorded != ids:
+        missing = [name for name in ids if name not in recorded]
+        what = f"without {', '.join(missing)}" if missing else "with other checks than the plan has"
+        yield f"entry {seq}: gate {phase} was decided {what}"
+    known = {item.get("id"): item for item in gate.items}
+    pairs = [(known[item["id"]], item) for item in judged if item["id"] in known]
+    for record, item in pairs:
+        if canonical(record) != canonical(item):
+            yield f"{phase}/{item['id']} (gate of entry {seq}) is recorded {_difference(record, item)}"
+    if gate.decision["data"].get("subject") != evidence.get("subject"):
+        yield f"entry {seq}: gate {phase} is recorded for another bundle than its evidence names"
+
+
+def _difference(record: Mapping[str, Any], item: Mapping[str, Any]) -> str:
+    """The first keys that differ, as recorded and as judged."""
+    keys = [key for key in ("outcome", "value", "bound") if record.get(key) != item[key]]
+    keys = keys or [key for key in item if record.get(key) != item[key]][:1] or ["a key that no check has"]
+    return "as " + ", ".join(f"{key} {record.get(key)!r}, its evidence gives {item.get(key)!r}" for key in keys)
+
+
+Measured = Mapping[tuple[str, int], tuple[Entry, Evidence]]  # by phase and round: the end of the phase, its evidence
+DECISIONS = ("candidate.chosen", "branch.decided")
+UNDECIDED: Mapping[str, Any] = {"target": False, "trivial": False, "symptoms": []}
+
+
+def decision_faults(run: Run, entries: list[Entry], state: RunState, measured: Measured) -> Iterator[str]:
+    """Yield the candidates and branches that do not follow from the evidence of their phase."""
+    plan: Plan | None = None
+    candidate: Mapping[str, Any] = {}
+    before = UNDECIDED
+    for entry in entries:
+        kind, data = entry["kind"], entry["data"]
+        if kind == "plan.frozen":
+            plan, candidate, before = _plan_of(run, state, data["revision"]), {}, UNDECIDED
+        if kind not in DECISIONS:
+            continue
+        finished, evidence = measured.get((data["phase"], data["round"]), (None, None))
+        # Of a phase that ran again the disk has the evidence of the last attempt, which came after this decision.
+        current = evidence if finished is not None and finished["seq"] < entry["seq"] else None
+        if kind == "candidate.chosen":
+            candidate = data
+            if current is not None and _differs(data, current.get("candidate") or {}):
+                yield f"entry {entry['seq']}: the candidate is not the one of the {data['phase']} evidence"
+            continue
+        if current is not None:
+            baseline = measured.get(("baseline", 1))
+            trivial = baseline[1] if baseline and baseline[0]["seq"] < entry["seq"] else None
+            yield from _branch_faults(entry, current, trivial, candidate, before, plan)
+        before = data
+
+
+def _plan_of(run: Run, state: RunState, revision: int) -> Plan | None:
+    try:
+        return plans.load(run, state, revision)
+    except FivegateError:  # reported by the check of the plans
+        return None
+
+
+def _differs(record: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    return any(canonical(record.get(key)) != canonical(value) for key, value in expected.items()) or not expected
+
+
+def _branch_faults(
+    entry: Entry,
+    evidence: Evidence,
+    baseline: Evidence | None,
+    candidate: Mapping[str, Any],
+    before: Mapping[str, Any],
+    plan: Plan | None,
+) -> Iterator[str]:
+    """Yield what a recorded branch says otherwise than the evidence, the score in it, and the plan's target."""
+    data, where = entry["data"], f"entry {entry['seq']}: the branch"
+    inputs = dict(evidence["branch"])
+    target = (plan.config.get("task") or {}).get("target") if plan else None
+    if _differs(data, {**inputs, "branch": branch(**inputs)}):
+        yield f"{where} is recorded as {data.get('branch')}, the {data['phase']} evidence gives {branch(**inputs)}"
+    if _differs(data, {"score": candidate.get("score"), "target_value": None if target is None else float(target)}):
+        yield f"{where} names another score or target than the candidate and the plan"
+    if not evidence.get("candidate"):
+        if data["phase"] == "optimization" and _differs({key: before.get(key) for key in inputs}, inputs):
+            yield f"{where} changed although the optimization adopted nothing"
+        return
+    derived = _derived_inputs(evidence["candidate"].get("score"), target, baseline)
+    for name, value in derived.items():
+        if inputs[name] != value:
+            yield f"{where} records {name}={inputs[name]}, the score and the plan give {value}"
+
+
+def _derived_inputs(record: Mapping[str, Any] | None, target: Any, baseline: Evidence | None) -> dict[str, bool]:
+    """What the score of the candidate gives for the branch, where its two comparisons are on record."""
+    score = Score(**record) if record else None
+    derived = {}
+    if target is not None:
+        derived["target"] = score is not None and score.reaches(float(target))
+    trivial = baseline.get("trivial_baseline") if baseline is not None else None
+    if trivial is not None:
+        derived["trivial"] = score is not None and score.beats(float(trivial["value"]))
+    return derived
