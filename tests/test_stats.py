@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
-from pipeline.trials.stats import sign_flip_p_value
+from pipeline.trials.stats import holm, sign_flip_p_value
 from tests.conftest import Cli
 
 
@@ -70,3 +70,10 @@ def test_seeds_per_arm_is_bounded_before_any_trial(cli: Cli) -> None:
     code, out, err = cli("phase=auto", "experiment=digits", "phases.optimization.seeds_per_arm=24")
 
     assert code == 2 and "seeds_per_arm" in err and "20" in err and "Traceback" not in out + err
+
+
+def test_holm_corrects_for_every_candidate() -> None:
+    """The smallest p-value counts three times, the next twice; none falls below one before it, and none exceeds 1."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.02]) == [0.02] and holm([]) == []
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
