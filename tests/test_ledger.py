@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
-from pipeline.results import canonical
+from pipeline.results import canonical, digest
 from pipeline.run_store import files
 from pipeline.run_store.ledger import GENESIS, Ledger, read_ledger, scan_ledger
 from pipeline.run_store.lock import RunLock
@@ -119,12 +119,24 @@ def test_ledger_append_failure_loses_nothing(tmp_path: Path) -> None:
         ledger.append("job.finished", {"n": 1})
         with (
             files.fault_points(lambda operation, _: operation == "write"),
-            pytest.raises(files.UserError, match="cannot append"),
+            pytest.raises(files.DiskError, match="cannot append"),
         ):
             ledger.append("job.finished", {"n": 2})
         ledger.append("job.finished", {"n": 3})
 
     assert [e["kind"] for e in read_ledger(ledger.path)] == ["job.finished", "ledger.torn", "job.finished"]
+
+
+def test_read_ledger_detects_an_entry_with_a_new_hash(tmp_path: Path) -> None:
+    """An entry whose content and own hash were rewritten no longer leads to the entry after it."""
+    path = _written(tmp_path, [{"n": i} for i in range(4)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    entry = {**json.loads(lines[1]), "data": {"n": 9}}
+    entry["hash"] = digest({name: value for name, value in entry.items() if name != "hash"})
+    path.write_bytes(b"".join([lines[0], canonical(entry).encode() + b"\n", *lines[2:]]))
+
+    with pytest.raises(Refused, match="entry 2 does not follow the entry before it"):
+        read_ledger(path)
 
 
 @pytest.mark.parametrize("change", ["delete", "swap", "duplicate", "insert"])

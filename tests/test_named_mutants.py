@@ -83,7 +83,7 @@ MUTANTS = {
         "pipeline/run_store/ledger.py",
         'entry["seq"] != seq or entry["prev"] != prev',
         'entry["seq"] != seq',
-        "test_ledger.py::test_read_ledger_detects_moved_entries",
+        "test_ledger.py::test_read_ledger_detects_an_entry_with_a_new_hash",
     ),
     "a waiver never expires": Mutant(
         "pipeline/run_store/gate.py",

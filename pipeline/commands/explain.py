@@ -76,6 +76,8 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
         lines.append(f"  cause:    {item.cause}: {load()[item.cause].means}")
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
     lines += [f"  waived:   by {w.who} until {w.expires}: {w.why}" for w in waivers]
+    ended = [w for w in state.expired_waivers(phase) if w.item == item.id]
+    lines += [f"  waived:   no longer; the waiver by {w.who} ended with {w.expires} (UTC)" for w in ended]
     lines += [f"  signed:   by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
     lines = [*map(visible, lines)]
     if not tables.satisfied(item, state, phase):

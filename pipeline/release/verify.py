@@ -6,7 +6,7 @@ No torch and no Hydra: anybody who has the folder can verify it quickly.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ from pipeline.run_store.ledger import Entry, read_ledger, refuse_other_schema, s
 from pipeline.run_store.records import PlanRecord, changed_files, rank, restart
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
+
+WRITING = timedelta(minutes=1)  # that lies between a decision and its entry at most
 
 
 class Verification(NamedTuple):
@@ -140,10 +142,19 @@ def _gate_faults(entries: list[Entry]) -> Iterator[str]:
     for index, entry in enumerate(entries):
         if entry["kind"] == "gate.decided":
             phase, recorded = entry["data"]["phase"], entry["data"]["state"]
-            # On the entry's own day: a waiver that has expired since was valid then.
-            derived = fold(entries[: index + 1]).gate(phase, date.fromisoformat(entry["time"][:10]))
-            if derived != recorded:
-                yield f"entry {entry['seq']}: gate {phase} is recorded as {recorded}, its items give {derived}"
+            state = fold(entries[: index + 1])
+            derived = [state.gate(phase, day) for day in _days_of(entry)]
+            if recorded not in derived:
+                yield f"entry {entry['seq']}: gate {phase} is recorded as {recorded}, its items give {derived[0]}"
+
+
+def _days_of(entry: Entry) -> list[date]:
+    """Return the days on which an entry's decision may have been made: a waiver that has expired since was valid then.
+
+    That is the entry's own day, and the day before where it was written in the first minute after midnight.
+    """
+    written = datetime.fromisoformat(entry["time"])
+    return list(dict.fromkeys([written.date(), (written - WRITING).date()]))
 
 
 def _digest_of(payload: Path) -> str | None:
@@ -170,7 +181,8 @@ def _release_faults(run: Run, entries: list[Entry]) -> Iterator[str]:
         if entry["kind"] != "released":
             continue
         before, subject = fold(entries[:index]), entry["data"]["subject"]
-        why = release_blocker(before, date.fromisoformat(entry["time"][:10]))
+        blockers = [release_blocker(before, day) for day in _days_of(entry)]
+        why = blockers[0] if all(blockers) else None
         if why or before.gates["finalization"].subject != subject:
             yield f"entry {entry['seq']}: released, although {why or 'another bundle was evaluated'}"
         payloads = (run.inside("bundle", "payload"), previous_release(run, subject) / "payload")

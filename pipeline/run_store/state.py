@@ -126,10 +126,18 @@ class RunState:
 
     def valid_waivers(self, phase: str, today: date | None = None) -> list[Waiver]:
         """The waivers that apply to a gate: recorded after what the gate is built on, and not expired."""
+        today = today or utc_today()
+        return [waiver for waiver in self._waivers_of(phase) if waiver.valid(today)]
+
+    def expired_waivers(self, phase: str, today: date | None = None) -> list[Waiver]:
+        """The waivers that applied to a gate until their last day, which is over; without those given anew."""
+        renewed = {waiver.item for waiver in self.valid_waivers(phase, today)}
+        return [w for w in self._waivers_of(phase) if not w.refusal and w.item not in renewed]
+
+    def _waivers_of(self, phase: str) -> list[Waiver]:
         gate = self.gates.get(phase)
         since = self.plan["seq"] if phase == "planning" and self.plan else gate.basis if gate else -1
-        today = today or utc_today()
-        return [w for w in self.waivers if w.phase == phase and w.seq > since and w.valid(today)]
+        return [waiver for waiver in self.waivers if waiver.phase == phase and waiver.seq > since]
 
     def people(self, role: str = "owner") -> list[str]:
         """Who may act in a role: the person who has it in the plan, and the plan's approvers."""

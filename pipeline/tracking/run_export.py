@@ -123,8 +123,12 @@ class RunExport:
         return self.run.path.parent / ".sweeps" / str(number) if number else None
 
     def time(self, seq: int) -> int:
-        """Return the time of an entry in milliseconds since 1970."""
-        return round(datetime.fromisoformat(self.entries[seq]["time"]).timestamp() * 1000)
+        """Return the time of an entry in milliseconds since 1970, not before that of any entry before it.
+
+        A clock that was set back would give a run that ends before it starts.
+        """
+        so_far = self.entries[: seq % len(self.entries) + 1]
+        return max(round(datetime.fromisoformat(entry["time"]).timestamp() * 1000) for entry in so_far)
 
     def started(self, phase: str) -> int:
         """Return when the phase last started; for a phase that has no such entry, when the run was created."""
