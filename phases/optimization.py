@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import yaml
 
 from pipeline.engine.budget import extended_steps
+from pipeline.errors import UserError, fault
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, Score, counted, digest, exact, plain
 from pipeline.run_store import files
@@ -169,6 +170,7 @@ def _run_study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
         for arm in arms
     ]
     trials = _train(ctx, jobs, len(arms))
+    _refuse_without_survivor(trials.values())
     rows = compare_arms(arms, trials, seeds, greater)
     for row in rows:
         row["reaches"] = reaches(row, target, greater)
@@ -178,6 +180,14 @@ def _run_study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:
         ctx.log(f"  {format_arm(row, target, greater)}")
     _record_choice(ctx, rows, winner, choice)
     return Study(arms, seeds, budget, trials, rows, winner, choice)
+
+
+def _refuse_without_survivor(trials: Iterable[Trial]) -> None:
+    """Raise UserError with the first reason when every training died: then there is nothing to compare."""
+    reasons = [trial.died for trial in trials]
+    if all(reasons):
+        what = f"all {len(reasons)} trainings died, so nothing was compared"
+        raise UserError(fault("optimization", what, got=f"in the first one: {reasons[0]}"))
 
 
 def _skip_study(ctx: PhaseContext, why: str) -> Study:

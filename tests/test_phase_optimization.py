@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from phases.optimization import Arm, compare_arms, explain_choice, select_arm, untried
+from phases.optimization import Arm, compare_arms, explain_choice, format_arm, reaches, select_arm, untried
 from pipeline.__main__ import make_hooks
+from pipeline.errors import Refused, UserError
 from pipeline.orchestration.run_request import resolve_request
 from pipeline.release.verify import faults
 from pipeline.reporting.page import write_report
@@ -139,16 +140,12 @@ def test_verify_finds_changed_files_of_trials(mended: Run) -> None:
 
 def test_optimization_needs_a_diagnosis(trained: Run) -> None:
     """After a baseline alone, optimization is refused with the command for diagnostics."""
-    from pipeline.errors import Refused
-
     with pytest.raises(Refused, match=r"the diagnostics gate is not evaluated .*Do: .* phase=diagnostics"):
         go(trained.path.parent, "phase=optimization", "run.name=digits")
 
 
 def test_optimization_refuses_a_sufficient_run(finished: Run) -> None:
     """With a sufficient branch there is nothing to repair."""
-    from pipeline.errors import Refused
-
     with pytest.raises(Refused, match="is not needed, since on validation: target reached"):
         go(finished.path.parent, "phase=optimization", "run.name=digits")
 
@@ -206,6 +203,14 @@ def test_compare_arms_counts_died_trials_as_the_worst() -> None:
     assert rows[1]["p"] == pytest.approx(2 / 2**6)  # one pair is a tie
 
 
+def test_arm_without_a_score_reaches_no_target() -> None:
+    """No figure is printed for an arm of which every training died, also where lower is better."""
+    control, dead = _study(greater=False, control=GOOD, c1=[float("nan")] * 7)
+
+    assert not reaches(dead, 1e9, False) and reaches(control, 1e9, False)
+    assert format_arm(dead, 1e9, False) == "c1: none of its trainings ended with a score"
+
+
 @pytest.mark.process
 def test_run_jobs_reports_success_and_death_of_workers(mended: Run) -> None:
     """A job in its own process gives the recorded weights; one that cannot run has a reason; both are reported."""
@@ -246,20 +251,34 @@ def test_explain_choice_gives_the_rule_that_decided() -> None:
 # --- rounds, with simulated trainings -------------------------------------------------------------------------------
 
 
-def fake_trials(monkeypatch: pytest.MonkeyPatch, value: Callable[[Job], float], fixed: str | None = None) -> None:
-    """Trials end at once with the score that `value` gives their job; the fixed training dies of `fixed`."""
+def fake_trials(
+    monkeypatch: pytest.MonkeyPatch, value: Callable[[Job], float], fixed: str | None = None, every: bool = False
+) -> None:
+    """Trials end at once with the score that `value` gives their job; the fixed one, or `every`, dies of `fixed`."""
 
     def run_jobs(jobs: Sequence[tuple[str, Job]], folder: Path, *, on_finished: Any, **_: Any) -> list[Trial]:
-        done = []
+        done = list[Trial]()
         for name, job in jobs:
             score = {"split": "val", "metric": "accuracy", "value": value(job), "low": 0.0, "high": 1.0, "n": 360}
             found = {"score": score, "seed": job.seed_index, "threads": 1, "steps": job.max_steps, "stopped": "done"}
-            died = fixed if name == "fixed" else None
+            died = fixed if name == "fixed" or every else None
             done.append(Trial(name, job, folder / name, {} if died else found, died))
             on_finished(done[-1])
         return done
 
     monkeypatch.setattr("phases.optimization.run_jobs", run_jobs)
+
+
+def test_optimization_compares_nothing_when_every_training_died(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first reason is the message; no study, candidate or exhaustion is recorded."""
+    fake_trials(monkeypatch, lambda job: 0.5, fixed="exit 2: my_pkg: has changed since it was trusted", every=True)
+    go(trained.path.parent, "phase=diagnostics", "run.name=digits")
+
+    with pytest.raises(
+        UserError, match="trainings died, so nothing was compared, got 'in the first one: exit 2: my_pkg"
+    ):
+        go(trained.path.parent, "phase=optimization", "run.name=digits")
+    assert studies(trained) == [] and not trained.state().exhausted and trained.state().gate("optimization") is None
 
 
 def studies(run: Run) -> list[dict[str, Any]]:
@@ -297,6 +316,8 @@ def test_optimization_rounds_end_with_the_last_cures(trained: Run, monkeypatch: 
     run, _, advice = go(trained.path.parent, "phase=auto", "run.name=digits")
 
     assert len(studies(run)) == 1 and "no untried cure is left" in advice.why
+    with pytest.raises(Refused, match="phase=diagnostics: cannot run, since no untried cure is left"):
+        go(trained.path.parent, "phase=diagnostics", "run.name=digits")
 
 
 @pytest.fixture
@@ -489,7 +510,14 @@ def test_rerun_command_gives_the_fixed_config(arguments: list[str], delta: Delta
 
 
 def arm(**new: Any) -> dict[str, Any]:
-    base = {"id": "c1", "cause": "learning_rate_too_high", "cure": "lower_lr", "order": 1, "change": "lr=0.1"}
+    base = {
+        "id": "c1",
+        "cause": "learning_rate_too_high",
+        "cure": "lower_lr",
+        "order": 1,
+        "change": "lr=0.1",
+        "values": [0.5],
+    }
     return {**base, "p": 0.01, "effect": 0.5, "mean": 0.9, **new}
 
 

@@ -52,7 +52,7 @@ def obstacle(state: RunState, phase: str) -> str | None:
     if phase == "finalization" and decision and not sufficient:
         return f"cannot run yet, since on validation: {', '.join(branch_conditions(decision))}"
     if phase in ROUNDED and decision and not sufficient and (state.exhausted or state.round > state.max_rounds):
-        return "cannot run, since no round is left"
+        return f"cannot run, since {_why_exhausted(state)}"
     if phase == "optimization" and sufficient and not state.awaits_branch(phase):
         conditions = branch_conditions(decision) if decision and decision["branch"] == "sufficient" else []
         reason = f"on validation: {', '.join(conditions)}" if conditions else "a person accepted the model"
@@ -62,6 +62,10 @@ def obstacle(state: RunState, phase: str) -> str | None:
     if phase == "diagnostics" and state.plan is None:
         return "cannot run, since there is no plan yet"
     return None
+
+
+def _why_exhausted(state: RunState) -> str:
+    return state.exhausted["why"] if state.exhausted else f"{state.max_rounds} rounds did not reach the target"
 
 
 def next_step(state: RunState, run_dir: Path) -> NextStep:
@@ -74,9 +78,9 @@ def next_step(state: RunState, run_dir: Path) -> NextStep:
     blocked = gate in ("closed", "pending")
     # The only obstacle of a phase that is due is the number of rounds; a blocked optimization is explained first.
     if obstacle(state, phase) and not (blocked and phase == "optimization"):
-        spent = state.exhausted["why"] if state.exhausted else f"{state.max_rounds} rounds did not reach the target"
         waive = f"python -m pipeline waive {run} branch --who NAME --why '...' --expires YYYY-MM-DD"
-        why = f"exhausted: {spent}; a person decides: accept the model below its target, or try something else"
+        choice = "a person decides: accept the model below its target, or try something else"
+        why = f"exhausted: {_why_exhausted(state)}; {choice}"
         return NextStep(None, why, waive, 3, _alternatives(state, overrides))
     if gate == "pending":
         approve = f"python -m pipeline approve {run} --who NAME"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -88,7 +89,9 @@ def compare_arms(arms: Sequence[Arm], trials: Mapping[str, Trial], pairs: int, g
 
 
 def reaches(result: ArmResult, target: float, greater: bool) -> bool:
-    """Return whether the mean score of an arm reaches the target."""
+    """Return whether the mean score of an arm reaches the target; an arm of which no training has a score does not."""
+    if not any(map(math.isfinite, result["values"])):
+        return False
     return result["mean"] >= target if greater else result["mean"] <= target
 
 
@@ -126,6 +129,8 @@ def _ids(results: Sequence[ArmResult]) -> str:
 
 def format_arm(result: ArmResult, target: float, greater: bool) -> str:
     """Return the result of one candidate in one line."""
+    if not any(map(math.isfinite, result["values"])):
+        return f"{result['id']}: none of its trainings ended with a score"
     better = "significantly better" if result["wins"] else "not significantly better"
     verb = "reaches" if reaches(result, target, greater) else "misses"
     return (
