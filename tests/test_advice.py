@@ -220,7 +220,7 @@ def faults(advice: Advice) -> Iterator[str]:
         for word in OVERRIDE.findall(re.sub(rf"{COMMAND} [a-z]+ .*", "", body)):
             if what := wrong_override(word.strip("'\"")):
                 yield what
-        sections = {key.partition(".")[0] for key in keys()}
+        sections = {key.partition(".")[0] for key in keys()} - {"hydra"}  # has keys of its own, which no run may set
         for name in DOTTED.findall(body):
             if GAP not in name and name.partition(".")[0] in sections and name not in keys() | NOT_KEYS:
                 yield f"there is no key {name}"
