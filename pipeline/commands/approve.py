@@ -1,24 +1,32 @@
-"""`approve RUN --who NAME`: approve the bundle for release, as the owner or an approver whom the plan names."""
+"""`approve RUN --who NAME [--key PATH]`: approve the bundle for release, as the owner or an approver of the plan."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.escaping import hidden_characters
 from pipeline.orchestration.state_machine import record_branch
+from pipeline.release.attestation import attest_sign_off
 from pipeline.release.release import release, release_blocker
+from pipeline.release.signatures import read_key
 from pipeline.repair.config_edits import format_override_value
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
 from pipeline.results import PHASES, counted
+from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
     parser.add_argument("--who", help="your name as in plan.owner or plan.approvers (prompted for if omitted)")
     parser.add_argument("--note", default="", help="what you reviewed")
+    parser.add_argument("--key", type=Path, metavar="PATH", help="your OpenSSH Ed25519 private key, to sign with it")
 
 
 def typed_name(who: str | None) -> str:
@@ -83,10 +92,11 @@ def _refuse_before_waivers(run: Run, state: RunState, phase: str) -> None:
         raise Refused(fault(f"gate {phase}", what, do=do))
 
 
-def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
+def sign(run: Run, ledger: Ledger, who: str, note: str, key: Ed25519PrivateKey | None = None) -> list[str]:
     """Sign every check that waits for this person, and return the checks' ids.
 
-    A signature is of the bundle's digest, of the outcomes of all checks and of the waivers in force.
+    A signature is of the bundle's digest, of the outcomes of all checks and of the waivers in force. It is attested
+    next to the bundle, signed with the `key` where there is one.
     """
     state = fold(ledger.entries)
     waiting = [(p, g, i) for p, g in state.gates.items() for i in g.items if i.sign_off and not state.stale(p)]
@@ -103,7 +113,7 @@ def sign(run: Run, ledger: Ledger, who: str, note: str) -> list[str]:
         _refuse_before_waivers(run, state, phase)
         signatures.append(state.signature(phase, item.id, who, note))
     for signature in signatures:
-        ledger.append("sign_off", signature)
+        ledger.append("sign_off", {**signature, "attestation": attest_sign_off(run, ledger, signature, key)})
     return [signature["item"] for signature in signatures]
 
 
@@ -117,6 +127,19 @@ def refresh_report(run: Run) -> None:
         console().print(f"the report was not written: {error}", soft_wrap=True)
 
 
+def send_to_tracker(run: Run) -> None:
+    """Send to the run's tracker what it does not have yet: with it, a decision is also on record outside of the run."""
+    config = plans.load(run).config.get("tracking") or {}
+    if config.get("kind") == "mlflow":
+        from pipeline.tracking.sync_process import mirror_run
+
+        def warn(why: str) -> None:
+            console().print(f"the tracker is unavailable ({why}); what is missing is sent later", soft_wrap=True)
+
+        with mirror_run(run.path, config, warn):
+            pass
+
+
 def release_when_open(run: Run, ledger: Ledger) -> None:
     """Release the bundle if the last gate is open now, write the report, and print the next step."""
     record_branch(run, ledger)  # a waiver may have opened the gate of a training, or replaced its branch
@@ -124,6 +147,7 @@ def release_when_open(run: Run, ledger: Ledger) -> None:
         release(run, ledger)
         console().print(styled("[green]released[/]: {bundle}", bundle=run.inside("bundle")), soft_wrap=True)
     refresh_report(run)
+    send_to_tracker(run)
     console().print(tables.next_step_line(next_step(fold(ledger.entries), run.path)), soft_wrap=True)
 
 
@@ -131,9 +155,10 @@ def run(args: argparse.Namespace) -> int:
     who = typed_name(args.who)
     if faults := hidden_faults("--note", args.note):
         raise UserError(*faults)
+    key = read_key(args.key) if args.key else None
     run = Run.find(args.run, args.root)
     with opened(run) as ledger:
-        for item in sign(run, ledger, who, args.note):
+        for item in sign(run, ledger, who, args.note, key):
             console().print(styled("[green]✓[/] {item} signed by {who}", item=item, who=who))
         release_when_open(run, ledger)
     return 0

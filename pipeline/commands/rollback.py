@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.approve import hidden_faults, refresh_report, require_role, typed_name
+from pipeline.commands.approve import hidden_faults, refresh_report, require_role, send_to_tracker, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         files.write_json(path, {"schema": 1, **rollback})  # in the bundle too, for people who have only that
         ledger.append("rolled_back", rollback)
         refresh_report(run)
+        send_to_tracker(run)
         step = next_step(fold(ledger.entries), run.path)
     template = "{run}: {who} has withdrawn the release of {subject}"
     console().print(styled(template, run=run.name, who=who, subject=rollback["subject"][:12]))

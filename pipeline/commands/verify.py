@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.release import verify
+from pipeline.release import attestation, verify
 from pipeline.reporting.terminal import console, styled
 from pipeline.run_store.checklist import Judge
 from pipeline.run_store.ledger import scan_ledger
 from pipeline.run_store.run import Run
+from pipeline.tracking import anchors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, judge: Judge) -> int:
     run = Run.find(args.run, args.root)
     entries, faults, notes = verify.verify(run, judge)
+    scan = scan_ledger(run.ledger_path)
+    tracker = anchors.compare(run, scan.entries)
+    if not scan.fault:  # else the rest of the ledger cannot be read, and nothing was truncated
+        faults = [*faults, *tracker.faults]
     screen = console()
     for fault in faults:
         screen.print(f"✗ {fault}", style="red", soft_wrap=True)
@@ -26,11 +31,15 @@ def run(args: argparse.Namespace, judge: Judge) -> int:
         screen.print(f"{run.name}: not as recorded; {entries} ledger entries are intact")
         return 3
     # Not a fault: only a kill during a write leaves an incomplete last line, and nothing acknowledged is in it.
-    torn = scan_ledger(run.ledger_path).torn
-    if torn:
-        screen.print(f"the last write was interrupted: {len(torn)} bytes, which the next write moves out of the ledger")
+    if scan.torn:
+        screen.print(
+            f"the last write was interrupted: {len(scan.torn)} bytes, which the next write moves out of the ledger"
+        )
     for note in notes:
         screen.print(f"not judged again: {note}", soft_wrap=True)
+    for anchor in attestation.anchors(run) or ["no attestation compared: nothing was signed"]:
+        screen.print(anchor, soft_wrap=True)
+    screen.print(tracker.note, soft_wrap=True)
     template = "[green]✓[/] {run}: {entries} ledger entries, all recorded files and all gates are intact"
     screen.print(styled(template, run=run.name, entries=entries))
     return 0

@@ -6,6 +6,7 @@ from datetime import date
 from typing import Any
 
 from pipeline.errors import Refused, fault
+from pipeline.release import attestation
 from pipeline.release.bundle import bundle_digest
 from pipeline.results import PHASES
 from pipeline.run_store import files
@@ -44,10 +45,14 @@ def _signed_subject(run: Run, state: RunState) -> str:
     return subject
 
 
-def _attestation(state: RunState, subject: str) -> dict[str, Any]:
-    """Return what is attested about the bundle: plan, items, waivers, signatures and plan revisions."""
+def _attestation(run: Run, ledger: Ledger, state: RunState, subject: str) -> dict[str, Any]:
+    """Return what is attested about the bundle: plan, items, waivers, signatures, plan revisions, and the ledger."""
+    signers = [sign_off.who for sign_off in state.valid_sign_offs("finalization")]
+    signed = state.signature("finalization", "", "")
     return {
-        "schema": 1,
+        "schema": attestation.SCHEMA,
+        "statement": attestation.statement(run, ledger, signed, "release", who=signers),
+        "signature": None,
         "subject": subject,
         "plan": state.plan,
         "ledger_head": state.head,
@@ -71,6 +76,6 @@ def release(run: Run, ledger: Ledger, today: date | None = None) -> None:
         raise Refused(fault(run.name, f"cannot be released: {why}", do=do))
     subject = _signed_subject(run, state)
     path = run.inside("bundle", "attestations", "release.json")
-    files.write_json(path, _attestation(state, subject))
-    attestation = {"path": run.relative(path), "sha256": files.sha256(path)}
-    ledger.append("released", {"subject": subject, "attestation": attestation})
+    files.write_json(path, _attestation(run, ledger, state, subject))
+    record = {"path": run.relative(path), "sha256": files.sha256(path)}
+    ledger.append("released", {"subject": subject, "attestation": record})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import FivegateError
-from pipeline.release import rejudge
+from pipeline.release import attestation, rejudge
 from pipeline.release.bundle import bundle_digest, previous_release
 from pipeline.release.release import release_blocker
 from pipeline.results import Evidence, canonical, counted
@@ -46,7 +46,7 @@ def faults(run: Run) -> tuple[int, list[str]]:
         return len(scan.entries), [f"ledger.jsonl: {scan.fault}"]
     entries, state = scan.entries, fold(scan.entries)
     problems = [*_file_faults(run, entries), *_gate_faults(entries), *_people_faults(state)]
-    problems += [*_payload_faults(run, entries), *_release_faults(run, entries)]
+    problems += [*_payload_faults(run, entries), *_release_faults(run, entries), *attestation.faults(run, entries)]
     for revision in state.revisions:
         try:
             plan = plans.load(run, state, revision["revision"])

@@ -17,12 +17,13 @@ from pipeline.run_store.lock import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 DEFAULT_EXPERIMENT = "fivegate"
 BUDGET_S = 60.0  # that a connection may be used, however slow the tracker is
 SOCKET_TIMEOUT_S = 5.0
 
-_ENVIRONMENT = {  # by default MLflow waits 120 s for an answer and tries 7 times, too long for a copy
+ENVIRONMENT = {  # by default MLflow waits 120 s for an answer and tries 7 times, too long for a copy
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -57,11 +58,10 @@ class Tracker:
             raise TrackerUnavailable("the tracker is too slow")
         return self.unlimited
 
-    def find_run(self, identity: str) -> str | None:
-        """Return the id of the MLflow run with this identity (of a ledger, or of a sweep), None where there is none."""
+    def find_runs(self, identity: str) -> list[MlflowRun]:
+        """Return the MLflow runs with this identity (of a ledger, or of a sweep), the newest first."""
         query = f"tags.`fivegate.identity` = '{identity}'"
-        runs = self.client.search_runs([self.experiment], filter_string=query, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+        return list(self.client.search_runs([self.experiment], filter_string=query, max_results=100))
 
     def set_status(self, run: str, status: str, end_time: int | None = None) -> None:
         """Set the status of a run, also after the deadline; `end_time` is in milliseconds since 1970."""
@@ -90,7 +90,7 @@ def connect(root: Path, config: TrackingConfig) -> Iterator[Tracker]:
     """
     uri = tracking_uri(root, config.get("uri"))
     before = dict(os.environ)
-    os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in before})
+    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in before})
     os.environ.pop("MLFLOW_RUN_ID", None)  # MLflow would write every run into that one
     try:
         deadline = time.monotonic() + BUDGET_S
@@ -110,7 +110,7 @@ def connect(root: Path, config: TrackingConfig) -> Iterator[Tracker]:
         first_line = next(iter(str(error).splitlines()), "")[:300].replace(uri, shown)
         raise TrackerUnavailable(f"{shown}: {type(error).__name__}: {first_line}") from error
     finally:
-        for key in {*_ENVIRONMENT, "MLFLOW_RUN_ID"}:
+        for key in {*ENVIRONMENT, "MLFLOW_RUN_ID"}:
             os.environ.pop(key, None)
             if key in before:
                 os.environ[key] = before[key]

@@ -16,8 +16,15 @@ from typing import NamedTuple, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.history import History
-from pipeline.tracking import description, run_export, sweep_run
-from pipeline.tracking.connection import Tracker, TrackingConfig, connect, tracking_uri, without_credentials
+from pipeline.tracking import anchors, description, run_export, sweep_run
+from pipeline.tracking.connection import (
+    Tracker,
+    TrackerUnavailable,
+    TrackingConfig,
+    connect,
+    tracking_uri,
+    without_credentials,
+)
 from pipeline.tracking.run_export import Point, RunExport, Training
 from pipeline.tracking.sent_cache import SentCache, SentTraining
 
@@ -69,11 +76,20 @@ def mirror(run_dir: Path, uri: str | None = None, *, running: bool = False) -> M
 
 
 def _find_or_create_run(tracker: Tracker, export: RunExport) -> str:
-    """Return the id of the MLflow run of this ledger; a job of a sweep is a child of the sweep's run."""
-    run = tracker.find_run(export.identity)
-    if run:
-        return run
-    tags = {"fivegate.identity": export.identity}
+    """Return the id of the MLflow run of this ledger; a job of a sweep is a child of the sweep's run.
+
+    A copy of a run has the identity of its original, and an MLflow run of its own; a run that was renamed keeps its.
+    """
+    runs = tracker.find_runs(export.identity)
+    names = {run.data.tags.get(anchors.NAME_TAG, run.info.run_name): str(run.info.run_id) for run in runs}
+    if export.run.name in names:
+        return names[export.run.name]
+    moved = [
+        run for name, run in names.items() if not anchors.has_identity(export.run.path.parent / name, export.identity)
+    ]
+    if moved:
+        return moved[0]
+    tags = {"fivegate.identity": export.identity, anchors.NAME_TAG: export.run.name}
     if export.sweep and (export.sweep / "sweep.json").is_file():
         tags["mlflow.parentRunId"] = sweep_run.find_or_create(tracker, export.sweep)
     name, started = export.run.name, export.time(0)
@@ -92,6 +108,7 @@ class _Sender:
     def send(self) -> SentCounts:
         """Send what is missing. Uploads come last: a large file that does not get through holds nothing else up."""
         params = self._send_params()
+        self._send_anchors()
         self._send_datasets()
         points = sum(self._send_training(training) for training in run_export.trainings(self.export))
         points += self._send_points(self.run, self.cache.scores, run_export.score_points(self.export))
@@ -105,6 +122,19 @@ class _Sender:
         self._log_params(self.run, params)
         self.cache.params += params
         return len(params)
+
+    def _send_anchors(self) -> None:
+        """Send the hashes of decisions. Raises TrackerUnavailable where the tracker has others of the same entries."""
+        missing = {
+            name: value for name, value in anchors.anchors(self.export.entries).items() if name not in self.cache.params
+        }
+        if missing:
+            known = self.tracker.client.get_run(self.run).data.params
+            if other := [name for name, value in missing.items() if known.get(name, value) != value]:
+                entry = other[0].removeprefix(anchors.ANCHOR)
+                raise TrackerUnavailable(f"it has another entry {entry} of this run, and keeps it; `verify` says more")
+            self._log_params(self.run, missing)
+            self.cache.params += missing
 
     def _log_params(self, run: str, params: dict[str, str]) -> None:
         from mlflow.entities import Param

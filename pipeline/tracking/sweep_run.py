@@ -48,9 +48,9 @@ def find_or_create(tracker: Tracker, sweep: Path) -> str:
     """Return the id of the one MLflow run of the sweep in this folder."""
     about = json.loads((sweep / "sweep.json").read_text())
     with exclusive(sweep.parent, tracker.deadline):  # two jobs that start together would create two
-        run = tracker.find_run(about["identity"])
-        if run:
-            return run
+        runs = tracker.find_runs(about["identity"])
+        if runs:
+            return str(runs[0].info.run_id)
         started = round(datetime.fromisoformat(about["started"]).timestamp() * 1000)
         tags = {
             "fivegate.identity": about["identity"],
