@@ -28,6 +28,8 @@ from pipeline.run_store.state import RunState, fold
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from pipeline.tracking.connection import TrackingConfig
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
@@ -129,7 +131,7 @@ def refresh_report(run: Run) -> None:
 
 def send_to_tracker(run: Run) -> None:
     """Send to the run's tracker what it does not have yet: with it, a decision is also on record outside of the run."""
-    config = plans.load(run).config.get("tracking") or {}
+    config: TrackingConfig = plans.load(run).config.get("tracking") or {}
     if config.get("kind") == "mlflow":
         from pipeline.tracking.sync_process import mirror_run
 
