@@ -28,8 +28,6 @@ from pipeline.run_store.state import RunState, fold
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pipeline.tracking.connection import TrackingConfig
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
@@ -131,9 +129,12 @@ def refresh_report(run: Run) -> None:
 
 def send_to_tracker(run: Run) -> None:
     """Send to the run's tracker what it does not have yet: with it, a decision is also on record outside of the run."""
-    config: TrackingConfig = plans.load(run).config.get("tracking") or {}
-    if config.get("kind") == "mlflow":
+    section = plans.load(run).config.get("tracking") or {}
+    if section.get("kind") == "mlflow":
+        from pipeline.tracking.connection import TrackingConfig
         from pipeline.tracking.sync_process import mirror_run
+
+        config = TrackingConfig(kind="mlflow", uri=section.get("uri"), experiment=section.get("experiment"))
 
         def warn(why: str) -> None:
             console().print(f"the tracker is unavailable ({why}); what is missing is sent later", soft_wrap=True)
