@@ -102,11 +102,15 @@ def test_bundle_digest_covers_every_byte(
     attestations.mkdir()
     (attestations / "owner.json").write_text("{}")
     assert first == bundle_digest(payload)
-    card = payload / "model_card.md"
-    card.write_bytes(b"# Cars")
-    changed = bundle_digest(payload)
-    card.rename(payload / "card.md")
-    assert len({first, changed, bundle_digest(payload)}) == 3
+    digests = [first]
+    for path in sorted(payload.iterdir()):  # each file, the manifest too
+        content = path.read_bytes()
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        digests.append(bundle_digest(payload))
+        path.write_bytes(content)
+    (payload / "model_card.md").rename(payload / "card.md")
+    digests.append(bundle_digest(payload))
+    assert len(set(digests)) == len(digests) > 5
 
 
 def test_write_payload_is_atomic(
