@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations, count, groupby
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,38 @@ def test_ledger_append_failure_loses_nothing(tmp_path: Path) -> None:
         ledger.append("job.finished", {"n": 3})
 
     assert [e["kind"] for e in read_ledger(ledger.path)] == ["job.finished", "ledger.torn", "job.finished"]
+
+
+def append_three(ledger: Ledger) -> None:
+    """Append three entries, each again until the disk takes it."""
+    for n in range(3):
+        for _ in range(9):
+            try:
+                ledger.append("job.finished", {"n": n})
+                break
+            except files.DiskError:
+                continue
+
+
+@pytest.mark.parametrize("kind", ["error", "short"])
+def test_ledger_is_intact_whichever_two_calls_fail(tmp_path: Path, kind: str) -> None:
+    """Two failures at any calls, those of the repair too: the same writer goes on, and the chain has no fault."""
+    for first, second in combinations(range(1, 14), 2):
+        path, calls = tmp_path / f"{first}-{second}" / "ledger.jsonl", count(1)
+        path.parent.mkdir()
+
+        def refuse(operation: str, _: Path, calls=calls, at=(first, second)) -> bool:
+            if next(calls) not in at:
+                return False
+            if kind == "error" or operation != "write":
+                raise OSError(5, "Input/output error")
+            return True
+
+        with _writing(path) as ledger, files.fault_points(refuse):
+            append_three(ledger)
+            assert read_ledger(path) == ledger.entries
+        numbers = [e["data"]["n"] for e in read_ledger(path) if e["kind"] == "job.finished"]
+        assert [n for n, _ in groupby(numbers)] == [0, 1, 2]  # an entry whose sync failed is there twice
 
 
 def test_read_ledger_detects_an_entry_with_a_new_hash(tmp_path: Path) -> None:

@@ -148,8 +148,8 @@ class Ledger:
         self.path = path
         self._lock = lock
         self._need_lock()
-        self.entries = read_ledger(path)
-        self._dirty = False
+        self.entries = list[Entry]()
+        self._dirty = True
         self._heal()
 
     @property
@@ -162,18 +162,20 @@ class Ledger:
             raise TypeError(f"{self.path} is written only while the lock of its run is held; use `opened(run)`")
 
     def _heal(self) -> None:
-        self._dirty = False
+        """Repair what an incomplete write has left. An entry that is complete counts, also one that was not synced."""
+        self.entries = read_ledger(self.path)
         raw = self.path.read_bytes() if self.path.exists() else b""
-        if not raw or raw.endswith(b"\n"):
-            return
-        torn = scan_ledger(self.path).torn
-        if not torn:  # a complete entry without its newline
-            files.append_line(self.path, b"\n")
-            return
+        whole = not raw or raw.endswith(b"\n")
+        torn = b"" if whole else scan_ledger(self.path).torn
         aside = self.path.with_name(f"ledger.torn-{len(self.entries)}")
-        files.write_bytes(aside, torn)
-        files.truncate(self.path, len(raw) - len(torn))
-        self.append("ledger.torn", {"file": aside.name, "bytes": len(torn)})
+        if torn:
+            files.write_bytes(aside, torn)
+            files.truncate(self.path, len(raw) - len(torn))
+        elif not whole:  # a complete entry without its newline
+            files.append_line(self.path, b"\n")
+        self._dirty = False
+        if torn:
+            self.append("ledger.torn", {"file": aside.name, "bytes": len(torn)})
 
     def append(self, kind: str, data: dict[str, Any]) -> Entry:
         """Append one fact and return its entry. It is on disk when this returns: one line, one write, one fsync."""
@@ -190,7 +192,7 @@ class Ledger:
             hash="",
         )
         entry["hash"] = digest({name: value for name, value in entry.items() if name != "hash"})
-        self._dirty = True  # an incomplete write leaves a torn tail, which the next append repairs
+        self._dirty = True  # a write that fails may leave a part of the entry or all of it; the next append looks
         files.append_line(self.path, canonical(entry).encode() + b"\n")
         self._dirty = False
         self.entries.append(entry)
