@@ -7,7 +7,6 @@ class), the warnings raised during training, plots, and the inputs of the branch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from diagnostics.diagnose import diagnose
 from diagnostics.monitor import Monitor
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.reporting import plots
-from pipeline.results import Artifact, Evidence, plain
+from pipeline.results import Artifact, Evidence, format_interval, plain
 from pipeline.run_store import files
 from pipeline.run_store.gate import BranchInputs
 from pipeline.run_store.job import Job
@@ -105,8 +104,7 @@ def _format_score(fit_result: Fit) -> str:
     score = fit_result.score
     if score is None:
         return f"no score, training ended {fit_result.stop_reason} after {fit_result.steps} steps"
-    interval = "" if math.isnan(score.low) else f"95 % interval {score.low:.3g} to {score.high:.3g}, "
-    return f"{score.metric} {score.value:.4g} on validation ({interval}n = {score.n})"
+    return f"{score.metric} {score.value:.4g} on validation ({format_interval(asdict(score))})"
 
 
 def _save(ctx: PhaseContext, path: Path, content: bytes) -> Artifact:

@@ -218,7 +218,9 @@ class Result:
 class Score:
     """A metric on rows the model was not trained on; the only type a target or a selection accepts.
 
-    `low` and `high` bound the 95 % interval; `n` counts the rows. Raises ValueError for train rows.
+    `low` and `high` bound the 95 % interval, NaN where there is none; `n` counts the rows, `groups` the declared groups
+    among them, which alone are independent. `undefined` of the `resamples` behind the interval had no value. Raises
+    ValueError for train rows.
     """
 
     split: Literal["val", "test"]
@@ -228,6 +230,9 @@ class Score:
     high: float
     n: int
     greater_is_better: bool = True
+    undefined: int = 0
+    resamples: int = 0
+    groups: int | None = None
 
     def __post_init__(self) -> None:
         if self.split not in ("val", "test"):
@@ -243,6 +248,25 @@ class Score:
         Without an interval the value alone decides. NaN is never better.
         """
         return compare_with_score(other, asdict(self)) == "worse"
+
+
+FEW_GROUPS = 20  # below, the spread of the groups is known roughly
+
+
+def format_interval(score: Mapping[str, Any]) -> str:
+    """Return `95 % interval 0.96 to 0.991, n = 360` for a score as a mapping, also one read from JSON."""
+    low, high = (float(str(score.get(end, math.nan))) for end in ("low", "high"))
+    interval = "no 95 % interval" if math.isnan(low) else f"95 % interval {low:.3g} to {high:.3g}"
+    return f"{interval}, {format_sample(score)}"
+
+
+def format_sample(score: Mapping[str, Any]) -> str:
+    """Return the number of rows of a score, of their declared groups, and of resamples in which it was undefined."""
+    groups, undefined = score.get("groups"), score.get("undefined")
+    text = f"n = {score['n']}"
+    if groups:
+        text += f" in {'only ' if groups < FEW_GROUPS else ''}{counted(groups, 'group')}"
+    return text + (f", {undefined} of {score['resamples']:,} resamples undefined" if undefined else "")
 
 
 def compare_with_score(value: object, score: Mapping[str, Any]) -> Comparison | None:

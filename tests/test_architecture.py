@@ -22,7 +22,7 @@ PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_MODULES = 12  # of a package
-MAX_PACKAGES = 23  # below pipeline/
+MAX_PACKAGES = 24  # below pipeline/
 DRAWERS = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 LOWEST = ("pipeline/escaping.py", "pipeline/errors.py", "pipeline/results.py", "pipeline/history.py")
 

@@ -538,10 +538,9 @@ def test_shuffled_labels_does_not_take_luck_for_a_leak(
 
 
 def test_shuffled_labels_does_not_take_random_predictions_for_a_leak(
-    planned_blobs: Callable[..., ablations.ShuffledLabelsResult], monkeypatch: pytest.MonkeyPatch
+    planned_blobs: Callable[..., ablations.ShuffledLabelsResult],
 ) -> None:
     """The majority class has an F1 of 0; random predictions of both classes have more, which is chance as well."""
-    monkeypatch.setattr("pipeline.evaluation.intervals.RESAMPLES", 50)
     result = planned_blobs(2, noise=30.0, metric="f1", share=0.4)
     assert result["half_widths_above"] <= 1, result
     assert result["chance"] > 0.2

@@ -437,9 +437,8 @@ def test_digits_as_images() -> None:
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "csv"])
-def test_experiment_passes_planning_and_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_experiment_passes_planning_and_baseline(tmp_path: Path, name: str) -> None:
     """One command opens both gates after two epochs."""
-    monkeypatch.setattr("pipeline.evaluation.intervals.RESAMPLES", 50)  # a thousand take seconds for balanced accuracy
     overrides = [f"data.path={ROOT / 'examples' / 'table' / 'vehicles.csv'}"] if name == "csv" else []
     quick = ("trainer.max_epochs=2", "tracking=none", "phases.baseline.overfit_steps=20", *SHORT)
     run, gate, _ = go(tmp_path, "phase=baseline", f"experiment={name}", *quick, *overrides)

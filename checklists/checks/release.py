@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.results import Evidence, Outcome, Relation, Result, compared
+import math
+
+from pipeline.results import Evidence, Outcome, Relation, Result, compared, format_sample
 
 
 def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
@@ -18,24 +20,26 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
     """Pass when the test score reaches the target and the limit of its 95 % interval misses it by at most the margin.
 
     The limit is the lower one where greater is better, else the upper one. A score that reaches the target is
-    inconclusive if its limit misses by more, or if no margin is given.
+    inconclusive if its limit misses by more, if it has no interval, or if no margin is given.
     """
     score = evidence["test_score"]
     greater = bool(score["greater_is_better"])
     reached = score["value"] >= target if greater else score["value"] <= target
     why = f"test {score['metric']} {compared(score['value'], target, greater)}"
+    end, limit = ("lower", float(str(score["low"]))) if greater else ("upper", float(str(score["high"])))
     certain = False
-    if margin is None:
+    if math.isnan(limit):
+        why += " (target); the score has no 95 % interval"
+    elif margin is None:
         why += " (target); no margin is declared: add plan.margins.target=NUMBER with phase=planning"
     else:
-        end, limit = ("lower", score["low"]) if greater else ("upper", score["high"])
         least = target - margin if greater else target + margin
         certain = limit >= least if greater else limit <= least
         why += f" (target); {end} limit of its 95 % interval {compared(limit, least, greater)}"
         why += f" (target {'-' if greater else '+'} margin {margin:g})"
     outcome: Outcome = "passed" if reached and certain else "inconclusive" if reached else "failed"
     relation: Relation = ">=" if greater else "<="
-    why += f"; n = {score['n']}"
+    why += f"; {format_sample(score)}"
     return Result(outcome, score["value"], target, score["metric"], why, relation=relation)
 
 

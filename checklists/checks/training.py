@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.results import Evidence, Result
+from pipeline.results import Evidence, Result, format_interval
 
 ENDS = {"done": "the planned length, or early stopping, was reached", "budget": "the budget of steps was used"}
 
@@ -59,8 +59,7 @@ def scored_on_validation(evidence: Evidence) -> Result:
         return Result(
             "failed", score["n"], rows, "rows", "not scored on all validation rows", "metric_wrong", relation="=="
         )
-    interval = f"95 % interval {score['low']:.3g} to {score['high']:.3g}"
-    return Result("passed", score["value"], unit=score["metric"], why=f"{interval}, n = {score['n']}")
+    return Result("passed", score["value"], unit=score["metric"], why=format_interval(score))
 
 
 def artifacts_saved(evidence: Evidence, *, names: list[str], for_classes: list[str]) -> Result:

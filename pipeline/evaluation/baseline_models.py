@@ -16,7 +16,8 @@ from torch import Tensor
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split
 from pipeline.evaluation.bigram import bigram_probabilities, token_rows, vocabulary_size
-from pipeline.evaluation.metrics import BUILT_IN, PERPLEXITY, confidence_interval
+from pipeline.evaluation.intervals.score import confidence_interval
+from pipeline.evaluation.metrics import PERPLEXITY
 from pipeline.evaluation.predictions import align_predictions
 from pipeline.evaluation.task import Task
 from pipeline.runtime.seeds import derive
@@ -153,8 +154,8 @@ def _score_raw(task: Task, val: Split, raw: NDArray[Any], seed: int) -> tuple[fl
         inputs = align_predictions(values, targets.shape)
     else:
         inputs = task.reference_inputs(torch.from_numpy(raw).float(), val.y)
-    fast = metric.name in (*BUILT_IN, "perplexity")  # a bootstrap of any other function takes seconds
-    low, high = confidence_interval(metric, targets, inputs, seed) if fast else (math.nan, math.nan)
+    groups = val.row_metadata.groups
+    low, high, *_ = confidence_interval(metric, targets, inputs, seed, groups, resample=False)  # it would take seconds
     return metric(targets, inputs), low, high
 
 

@@ -19,7 +19,7 @@ from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, chunks, count_rows, map_leaves, to_device
 from pipeline.error_attribution import attributed_step, attributed_to
 from pipeline.errors import Refused, fault
-from pipeline.evaluation.metrics import make_score, score_predictions
+from pipeline.evaluation.intervals.score import make_score, score_predictions
 from pipeline.evaluation.step import metric_from_step, step_scalars, validate_step_output
 from pipeline.evaluation.task import Task
 from pipeline.results import Score, TrainSide
@@ -221,14 +221,18 @@ def mean_loss(model: nn.Module, X: Tree, y: Tree, task: Task) -> float:
 
 
 def score_split(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Evaluation:
-    """Evaluate the model on a split; the bootstrap of the score's interval is seeded by `seed`."""
+    """Evaluate the model on a split; the bootstrap of the score's interval is seeded by `seed`.
+
+    Where the owner of the data declared groups, the interval is that of independent groups of rows.
+    """
     result = _run(model, split.X, split.y, task)
     targets = map_leaves(lambda tensor: tensor.cpu().numpy(), split.y)
     outputs, metric = result.outputs, task.metric
     if outputs is None or metric.needs == "step":
         score = make_score(metric, split.name, metric_from_step(metric, result.scalars), count_rows(split.X))
     else:
-        score = score_predictions(metric, split.name, targets, task.metric_inputs(outputs, split.y), seed)
+        groups = split.row_metadata.groups
+        score = score_predictions(metric, split.name, targets, task.metric_inputs(outputs, split.y), seed, groups)
     if outputs is None:
         return Evaluation(None, None, targets, result.loss, score)
     predictions = task.predictions(outputs, split.y)

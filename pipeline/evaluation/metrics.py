@@ -1,4 +1,4 @@
-"""Metrics: functions of targets and predictions, the direction in which they improve, and their intervals."""
+"""Metrics: functions of targets and predictions, and the direction in which they improve."""
 
 from __future__ import annotations
 
@@ -14,20 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.error_attribution import is_users_fault, message_of, reraise_stop, text_of, user_code_error
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.intervals import (
-    bootstrap_interval,
-    bootstrap_of_mean,
-    bootstrap_of_roc_auc,
-    half_sample_interval,
-    wilson_interval,
-)
-from pipeline.results import Score, TrainSide
 
 Needs = Literal["classes", "scores", "values", "token_losses", "step"]
 Array = NDArray[Any]
 RowLosses = tuple[Callable[[Array, Array], Array], Callable[[float], float]]
-
-PROPORTIONS = ("accuracy", "top_k_accuracy")
 
 
 @dataclass(frozen=True)
@@ -213,57 +203,3 @@ def named_metric(name: str, kind: str) -> Metric | None:
     if kind == "language_model" and known is not None and known.needs == "classes" and name not in BUILT_IN:
         return replace(known, function=functools.partial(_over_tokens, function=known.function))
     return known
-
-
-def confidence_interval(metric: Metric, targets: Array, predictions: Array, seed: int = 0) -> tuple[float, float]:
-    """Return the metric's 95 % interval on these rows: Wilson for proportions, else a percentile bootstrap.
-
-    A metric that neither stays the same (a mean) nor doubles (a sum) if every row is there twice compares rows with
-    each other: its interval is from half samples.
-
-    Whole rows are resampled: the tokens of one window depend on each other, so a share of tokens is not a proportion
-    of independent rows. (NaN, NaN) where the metric is NaN or undefined in every resample.
-    """
-    n = len(targets)
-    value = metric(targets, predictions) if n else math.nan
-    if math.isnan(value):
-        return math.nan, math.nan
-    if metric.name in PROPORTIONS and (targets.ndim == 1 or metric.function is _exact_match):
-        return wilson_interval(round(value * n), n)
-    if n < 2:  # every resample is the row itself
-        return value, value
-    if metric.row_losses is not None:
-        row_loss, from_mean = metric.row_losses
-        low, high = bootstrap_of_mean(row_loss(targets, predictions), seed)
-        return from_mean(low), from_mean(high)
-    if metric.function is _roc_auc:
-        return bootstrap_of_roc_auc(predictions[targets == 1], predictions[targets != 1], seed)
-
-    def of_rows(rows: NDArray[np.int64]) -> float:
-        return metric(targets[rows], predictions[rows])
-
-    twice = of_rows(np.repeat(np.arange(n), 2))
-    # A mean stays as it is and a sum doubles; any other metric compares rows with each other.
-    if any(math.isclose(twice, times * value, rel_tol=1e-6, abs_tol=1e-9) for times in (1, 2)):
-        return bootstrap_interval(of_rows, n, seed)
-    return half_sample_interval(of_rows, n, seed)
-
-
-def score_predictions(
-    metric: Metric, split: str, targets: Array, predictions: Array, seed: int = 0
-) -> Score | TrainSide:
-    """Return the metric on a split: a Score with its interval for val and test, a TrainSide for train rows."""
-    value = metric(targets, predictions)
-    bounds = confidence_interval(metric, targets, predictions, seed) if split in ("val", "test") else None
-    return make_score(metric, split, value, len(targets), bounds)
-
-
-def make_score(
-    metric: Metric, split: str, value: float, n: int, bounds: tuple[float, float] | None = None
-) -> Score | TrainSide:
-    """Return a value over `n` rows in the type of its split; without `bounds` its interval is NaN."""
-    if split not in ("val", "test"):
-        return TrainSide(metric.name, value, n)
-    low, high = bounds or (math.nan, math.nan)
-    name: Literal["val", "test"] = "val" if split == "val" else "test"
-    return Score(name, metric.name, value, low, high, n, metric.greater_is_better)

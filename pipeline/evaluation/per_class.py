@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.intervals.bounded import Floats, exact_limits
+from pipeline.evaluation.intervals.classes import proportion_interval
 from pipeline.results import counted
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 WORST = 5  # pairs in the evidence
 SHOWN = 3  # pairs in a line of text
 NO_CLASS = "no class"
-Z = 1.959963984540054  # two-sided 95 %
 
 ClassRow = TypedDict(
     "ClassRow",
@@ -59,18 +60,22 @@ def report_of(evaluation: Evaluation, data: Data, kind: str) -> ClassReport:
     comparable = predictions is not None and getattr(evaluation.targets, "shape", None) == predictions.shape
     if predictions is None or not comparable or predictions.dtype.kind not in "iu" or not count:
         return empty_report()
-    return class_report(evaluation.targets, predictions, data.class_names or tuple(map(str, range(count))))
+    names, groups = data.class_names or tuple(map(str, range(count))), data.val.row_metadata.groups
+    groups = groups if groups is not None and len(groups) == len(predictions) else None
+    return class_report(evaluation.targets, predictions, names, groups)
 
 
-def class_report(targets: NDArray[Any], predictions: NDArray[Any], names: Sequence[str]) -> ClassReport:
+def class_report(
+    targets: NDArray[Any], predictions: NDArray[Any], names: Sequence[str], groups: NDArray[Any] | None = None
+) -> ClassReport:
     """Return the results per class of class ids [N], or per label of several labels [N, L].
 
     Labels have no confusion matrix, since a row may have several. Predictions outside the classes, as a wrong
-    `task.predict` gives them, are counted as `NO_CLASS`, then the last of the classes. Raises ValueError for targets
-    without a name.
+    `task.predict` gives them, are counted as `NO_CLASS`, then the last of the classes. With declared `groups` [N],
+    intervals are those of independent groups. Raises ValueError for targets without a name.
     """
     if targets.ndim == 2:
-        return _label_report(targets == 1, predictions == 1, names)
+        return _label_report(targets == 1, predictions == 1, names, groups)
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     if targets.max() >= len(names):
@@ -85,11 +90,18 @@ def class_report(targets: NDArray[Any], predictions: NDArray[Any], names: Sequen
     precision, recall, f1, support = precision_recall_fscore_support(
         targets, predictions, labels=ids, zero_division=np.nan
     )
-    table = _table(names, precision, recall, f1, support, matrix.diagonal())
+    hits = matrix.diagonal()
+    if groups is None:
+        limits = exact_limits(hits, support)
+    else:
+        limits = _limits_by_class(targets[:, None] == ids, (targets == predictions)[:, None], groups)
+    table = _table(names, precision, recall, f1, support, limits)
     return {"classes": list(names), "matrix": matrix, "per_class": table, "worst_pairs": worst_pairs(matrix, names)}
 
 
-def _label_report(targets: NDArray[np.bool_], predictions: NDArray[np.bool_], names: Sequence[str]) -> ClassReport:
+def _label_report(
+    targets: NDArray[np.bool_], predictions: NDArray[np.bool_], names: Sequence[str], groups: NDArray[Any] | None
+) -> ClassReport:
     from sklearn.metrics import precision_recall_fscore_support
 
     # One label at a time: scikit-learn would read a single column as two classes.
@@ -98,8 +110,24 @@ def _label_report(targets: NDArray[np.bool_], predictions: NDArray[np.bool_], na
         for i in range(len(names))
     ]
     precision, recall, f1, support = (np.concatenate(column) for column in zip(*figures, strict=True))
-    table = _table(names, precision, recall, f1, support, (targets & predictions).sum(axis=0))
+    if groups is None:
+        limits = exact_limits((targets & predictions).sum(axis=0), support)
+    else:
+        limits = _limits_by_class(targets, predictions, groups)
+    table = _table(names, precision, recall, f1, support, limits)
     return {"classes": list(names), "matrix": None, "per_class": table, "worst_pairs": []}
+
+
+def _limits_by_class(
+    members: NDArray[np.bool_], right: NDArray[np.bool_], groups: NDArray[Any]
+) -> tuple[Floats, Floats]:
+    """Return the limits of each recall from the rows [N, C] of a class that are right, if groups are sampled."""
+    numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    limits = [
+        proportion_interval((inside & hit).astype(float), inside.astype(float), numbers)
+        for inside, hit in zip(members.T, np.broadcast_to(right, members.shape).T, strict=True)
+    ]
+    return np.array([interval.low for interval in limits]), np.array([interval.high for interval in limits])
 
 
 def _table(
@@ -108,10 +136,10 @@ def _table(
     recall: NDArray[Any],
     f1: NDArray[Any],
     support: NDArray[Any],
-    hits: NDArray[Any],
+    limits: tuple[Floats, Floats],
 ) -> list[ClassRow]:
     """Return a row per class. Precision is NaN for a class that is never predicted, recall for one without rows."""
-    low, high = wilson(hits, support)
+    low, high = (np.where(support > 0, of_recall, np.nan) for of_recall in limits)
     return [
         {
             "class": name,
@@ -124,15 +152,6 @@ def _table(
         }
         for i, name in enumerate(names)
     ]
-
-
-def wilson(successes: NDArray[Any], trials: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the 95 % interval of each proportion (Wilson, JASA 22, 1927); NaN for no trials."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = successes / trials
-        middle = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
-        reach = Z / (1 + Z**2 / trials) * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
-    return np.clip(middle - reach, 0.0, 1.0), np.clip(middle + reach, 0.0, 1.0)
 
 
 def worst_pairs(matrix: NDArray[Any], names: Sequence[Any]) -> list[ConfusedPair]:

@@ -168,8 +168,7 @@ def _baseline_model_row(model: Mapping[str, Any], score: Mapping[str, Any] | Non
 
 def _class_row(row: Mapping[str, Any]) -> ClassRow:
     precision, recall, f1 = (None if row[key] == "nan" else row[key] for key in ("precision", "recall", "f1"))
-    # Rounded, since the lower end for a recall of 0 can be 1e-18 by rounding error.
-    interval = _interval({end: round(_as_float(row[f"recall_{end}"], math.nan), 6) for end in ("low", "high")})
+    interval = _interval({end: row[f"recall_{end}"] for end in ("low", "high")})
     return ClassRow(row["class"], row["support"], precision, recall, interval, f1)
 
 

@@ -26,7 +26,7 @@ from pipeline.reporting.tables import (
     satisfied,
     why_not_judged,
 )
-from pipeline.results import PHASES
+from pipeline.results import PHASES, format_interval
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item, SignOff, Waiver, branch_conditions
@@ -118,6 +118,7 @@ def write_report(run_dir: Path) -> Path:
         "kind": reference_kind,
         "sentence": _sentence,
         "required": format_required,
+        "interval": format_interval,
     }
     environment.filters.update(
         filters, conditions=branch_conditions, not_judged=why_not_judged, override=format_override_value

@@ -82,7 +82,7 @@ class FailureRecord(TypedDict):
 
 
 class ScoreRecord(TypedDict):
-    """A score on validation rows with its 95 % interval and the number of rows."""
+    """A score on validation rows with its 95 % interval, and the rows, groups and resamples that it is from."""
 
     split: str
     metric: str
@@ -91,6 +91,9 @@ class ScoreRecord(TypedDict):
     high: float
     n: int
     greater_is_better: NotRequired[bool]
+    undefined: NotRequired[int]  # of the resamples
+    resamples: NotRequired[int]
+    groups: NotRequired[int | None]  # that the owner of the data declared
 
 
 class BranchRecord(TypedDict):

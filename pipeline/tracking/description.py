@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pipeline.escaping import code_span, markdown, visible
-from pipeline.results import PHASES, canonical
+from pipeline.results import PHASES, canonical, format_interval
 from pipeline.run_store.gate import Item, branch_conditions
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.records import ScoreRecord
@@ -83,8 +83,7 @@ def note(export: RunExport) -> str:
 
 def _score_text(score: ScoreRecord) -> str:
     text = f"**{markdown(score['metric'])} {_number(score['value'])}** on {score.get('split', 'val')}"
-    interval = f", 95 % interval {_number(score.get('low'))} to {_number(score.get('high'))}"
-    return text + (interval if isinstance(score.get("low"), float) else "") + f", n = {score.get('n')}"
+    return f"{text}, {format_interval(score)}"
 
 
 def _number(value: object) -> str:
