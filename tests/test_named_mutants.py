@@ -128,9 +128,9 @@ MUTANTS = {
         "test_stats.py::test_holm_corrects_for_every_candidate",
     ),
     "an interval is one-sided": Mutant(
-        "pipeline/evaluation/intervals.py",
-        "binomtest(successes, trials)",
-        'binomtest(successes, trials, alternative="greater")',
+        "pipeline/evaluation/intervals/bounded.py",
+        "TAIL = 0.025",
+        "TAIL = 0.05",
         "test_metrics.py::test_confidence_interval_of_342_in_360",
     ),
     "a resumed training skips a batch": Mutant(
