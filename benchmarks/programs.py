@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.results import compare_with_score
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples" / "programs"
 INTRODUCTION = """# Thirty small programs
@@ -119,16 +121,9 @@ def outcome_of(name: str, root: Path, script: str = "", overrides: Sequence[str]
         score=f"{score['value']:.4g}",
         interval="" if math.isnan(low) else f"{low:.3g} to {high:.3g}",
         trivial=f"{trivial['value']:.4g} ({trivial['how']})",
-        better=_is_better(score, float(trivial["value"])),
+        better=compare_with_score(trivial["value"], score) == "worse",
         seconds=seconds,
     )
-
-
-def _is_better(score: dict[str, float], trivial: float) -> bool:
-    """Whether the interval of the score, or the score if it has none, lies on the better side of the trivial score."""
-    sign = 1 if score["greater_is_better"] else -1
-    bound = float(score["low" if sign > 0 else "high"])
-    return sign * (float(score["value"]) if math.isnan(bound) else bound) > sign * trivial
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ class), the warnings raised during training, plots, and the inputs of the branch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -229,7 +229,9 @@ def run(ctx: PhaseContext) -> Evidence:
     report = comparisons.classes
     artifacts = _save_artifacts(ctx, fit_result, report)
     score = asdict(fit_result.score) if fit_result.score else None
-    ctx.log(f"baseline: {_format_score(fit_result)}; {_format_trivial(fit_result)}")
+    ctx.log(
+        f"baseline: {_format_score(fit_result)}; {_format_trivial(fit_result, float(ctx.config['task']['target']))}"
+    )
     return Evidence(
         {
             "plan": permit.plan.digest,
@@ -255,5 +257,10 @@ def run(ctx: PhaseContext) -> Evidence:
     )
 
 
-def _format_trivial(fit_result: Fit) -> str:
-    return f"trivial baseline {fit_result.baseline_score['value']:.4g} ({fit_result.baseline_score['how']})"
+def _format_trivial(fit_result: Fit, target: float) -> str:
+    """Return the bar and its constant, and that the target says nothing where the constant reaches it."""
+    baseline, score = fit_result.baseline_score, fit_result.score
+    line = f"trivial baseline {baseline['value']:.4g} ({baseline['how']})"
+    if score is not None and replace(score, value=baseline["value"]).reaches(target):
+        line += f", which reaches the target {target:.4g}: choose another metric or target"
+    return line

@@ -174,7 +174,7 @@ def test_own_metric_gets_columns() -> None:
     data = rows("binary", column=True)
     parts = components(data, "binary", metric=target("column_f1", _partial_=True))
     assert 0 < score_split(parts.model, parts.val, parts.task).score.value < 1
-    assert parts.baseline_score["how"].startswith("majority class")
+    assert parts.baseline_score["how"].startswith("always answers ")
     assert [s["value"] > 0.9 for s in score_baseline_models(parts.task, data, 0, 5)] == [True, True]
 
 
@@ -307,7 +307,7 @@ def test_trivial_baseline_does_not_call_own_predictor() -> None:
     own = components(data, "binary", loss={"_target_": "torch.nn.BCEWithLogitsLoss"},
                      task={"predict": target("first_class", _partial_=True)})  # fmt: skip
     assert own.baseline_score == auto.baseline_score
-    assert own.baseline_score["how"].startswith("majority class")
+    assert own.baseline_score["how"].startswith("always answers ")
 
 
 @pytest.mark.parametrize("needs", ["values", "classes"])

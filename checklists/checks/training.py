@@ -25,7 +25,7 @@ def loss_at_init_measured(evidence: Evidence, *, suspicious_ratio: float) -> Res
 
 
 def trivial_baseline_scored(evidence: Evidence) -> Result:
-    """Passing proves that a trivial baseline (majority class, or the mean) was scored on validation."""
+    """Passing proves that the best constant prediction for the metric was scored on validation."""
     trivial = evidence["trivial_baseline"]
     why = f"{trivial['how']} on {trivial['n']} validation rows"
     return Result("passed", trivial["value"], unit=trivial["metric"], why=why)

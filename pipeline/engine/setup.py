@@ -78,7 +78,11 @@ class TrainingComponents:
         return sum(p.numel() for p in self.model.parameters())
 
     def facts(self) -> dict[str, float]:
-        """Return what the history records before the first step and without a pass through the model."""
+        """Return what the history records before the first step and without a pass through the model.
+
+        A trivial baseline that reaches the target is left out: the way from one to the other measures nothing then.
+        """
+        trivial, target, metric = self.baseline_score["value"], self.config.target, self.task.metric
         facts = {
             "loss_expected": expected_loss(self.task, self.train.y, self.class_count),
             "train_rows": len(self.train),
@@ -88,9 +92,9 @@ class TrainingComponents:
             "steps_per_epoch": self.budget.steps_per_epoch,
             "max_steps": self.budget.max_steps,
             "batch_size": self.budget.batch_size,
-            "target": self.config.target,
-            "trivial": self.baseline_score["value"],
-            f"decides/{self.task.metric.name}": 1 if self.task.metric.greater_is_better else -1,
+            "target": target,
+            "trivial": trivial if target is None or metric.better(target, trivial) else None,
+            f"decides/{metric.name}": 1 if metric.greater_is_better else -1,
         }
         return {name: float(value) for name, value in facts.items() if value is not None}
 

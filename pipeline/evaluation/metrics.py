@@ -60,8 +60,9 @@ class Metric:
             return float(value)
         except BaseException as error:  # so may a number of the user's own, and a number may be too large
             reraise_stop(error)
-            got = f"{type(value).__name__} ({text_of(error)})"
-            raise UserError(fault(self.where, f"'{self.name}' does not return a number", got=got)) from error
+            why = "" if isinstance(error, TypeError | ValueError) else f" ({text_of(error)})"
+            what = f"'{self.name}' does not return a number{why}"
+            raise UserError(fault(self.where, what, got=type(value).__name__)) from error
 
     def _error(self, error: BaseException) -> UserError:
         """What the function raised: the line of a user's own function, else what a library says of the predictions."""

@@ -93,7 +93,7 @@ def shuffled_labels(context: CheckContext) -> ShuffledLabelsResult:
     """Train on shuffled targets and compare the validation score with chance: above it, labels leak into the model.
 
     Chance is the better of two scores: that of the trivial baseline, and that of the trained model's outputs against
-    permuted validation targets. (A majority class has an F1 of 0, and predictions at random have more.) Rows lie in
+    permuted validation targets. Rows lie in
     clusters, so a model may by luck predict a whole cluster right: one score scatters far beyond its own interval.
     Therefore targets are shuffled again, up to ten times, until chance lies within a score's 95 % interval.
     `half_widths_above` is the distance of the lowest score from chance, in half widths of its interval.
