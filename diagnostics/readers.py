@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import json
+import io
+import itertools
+import math
+import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+import shlex
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import UserError, fault
-from pipeline.history import History
+from pipeline.foreign_files import parse_json, read_bytes
+from pipeline.history import Column, History
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -24,41 +34,78 @@ COLUMNS = {
     **dict.fromkeys(("step", "steps", "global_step", "iteration", "iter", "batch"), "step"),
     **dict.fromkeys(("epoch", "epochs"), "epoch"),
 }
+EXPECTED = "history.npz, a run directory, .csv, .tsv, .jsonl or .ndjson"
 MAX_FAULTS = 12  # printed for one file; a longer list would push the first one off the screen
+# Limits for a file of somebody else: with all of them used up, reading takes less than one gigabyte of memory.
+MAX_BYTES = 256 * 2**20  # of a log
+MAX_HISTORY_BYTES = 128 * 2**20  # of the arrays of a history
+MAX_LINE_CHARS = 2**20
+MAX_COLUMNS = 10_000
+MAX_CELLS = 10_000_000  # of a log
+MAX_SHOWN = 80  # characters of a cell in a message
+MAX_LEVELS = 20  # of nested objects in a line of JSONL
 
 Row = tuple[int, Mapping[str, object]]  # line number in the file, values by the file's own column names
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A number in a file: its line and the file's own name of its column."""
+class Cells:
+    """The numbers of one column, each with its line, and the first cells that are not numbers."""
 
-    line: int
-    column: str
-    value: float
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines, self.numbers = array("q"), array("d")
+        self.others: list[tuple[int, object]] = []
+        self.other_count = 0
+
+    def add(self, line: int, value: object) -> None:
+        """Add the cell of a line."""
+        number = _number(value)
+        if number is not None:
+            self.lines.append(line)
+            self.numbers.append(number)
+            return
+        self.other_count += 1
+        if len(self.others) < MAX_FAULTS:
+            self.others.append((line, value))
+
+
+class Faults:
+    """The first faults of a file, and the number of all."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.count = 0
+
+    def add(self, message: str) -> None:
+        """Count a fault, and keep its message where there is room for it."""
+        self.count += 1
+        if len(self.first) < MAX_FAULTS:
+            self.first.append(message)
 
 
 def read(path: str | Path) -> History:
     """Return the history in a file or run directory. Raises UserError with every fault: file, line and column."""
     path = Path(path)
-    if path.is_dir():
-        return History.load(_find_history(path))
-    if not path.is_file():
-        raise UserError(fault(str(path), "does not exist", expected="history.npz, a run directory, .csv or .jsonl"))
+    if os.path.isdir(path):
+        return History.load(_find_history(path), MAX_HISTORY_BYTES)
     if path.suffix == ".npz":
-        return History.load(path)
+        return History.load(path, MAX_HISTORY_BYTES)
+    content = read_bytes(path, EXPECTED, MAX_BYTES)
     if path.suffix not in FORMATS:
-        expected = "history.npz, a run directory, " + ", ".join(FORMATS)
-        raise UserError(fault(str(path), "unknown format", got=path.suffix, expected=expected))
-    faults: list[str] = []
+        raise UserError(fault(str(path), "unknown format", got=path.suffix, expected=EXPECTED))
+    faults = Faults()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(fault(str(path), f"cannot be read ({error})", expected="text in UTF-8")) from None
-    history = _build_history(path, list(FORMATS[path.suffix](path, text, faults)), faults)
-    if faults:
-        rest = [f"{path}: and {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
-        raise UserError(*faults[:MAX_FAULTS], *rest)
+        # Decoded line by line: the whole text can take four times the memory of its bytes.
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+        history = _build_history(path, FORMATS[path.suffix](path, text, faults), faults)
+    except UnicodeDecodeError as error:
+        encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "cp1252"
+        do = shlex.join(["iconv", "-f", encoding, "-t", "utf-8", str(path)]) + f" > utf8{path.suffix}"
+        what = f"is not text in UTF-8 ({error.reason}, byte 0x{error.object[error.start]:02x})"
+        raise UserError(fault(str(path), what, expected="text in UTF-8", do=do)) from None
+    if faults.count:
+        rest = [f"{path}: and {faults.count - MAX_FAULTS} more faults"] if faults.count > MAX_FAULTS else []
+        raise UserError(*faults.first, *rest)
     return history
 
 
@@ -91,44 +138,69 @@ def canonical_name(name: str) -> str:
     return name.strip()
 
 
-def _read_csv(path: Path, text: str, faults: list[str]) -> Iterator[Row]:
+def _read_csv(path: Path, text: TextIO, faults: Faults) -> Iterator[Row]:
     """Yield the rows of a table whose first line names the columns, separated by commas, semicolons or tabs."""
-    head = text.splitlines()[0] if text.strip() else ""
+    lines = _lines(path, text, faults)
+    head = next(lines, "")
     delimiter = max(",;\t", key=head.count)
-    reader = csv.reader(text.splitlines(), delimiter=delimiter)
-    names = [name.strip() for name in next(reader, [])]
-    for name in sorted({n for n in names if n and names.count(n) > 1}):
-        faults.append(fault(str(path), f"column '{name}' appears twice"))
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(names):
-            where, expected = f"{path}, line {reader.line_num}", f"{len(names)} columns"
-            faults.append(fault(where, "has the wrong number of columns", got=len(cells), expected=expected))
-            continue
-        yield reader.line_num, {n: c.strip() for n, c in zip(names, cells, strict=True) if n and c.strip()}
+    reader = csv.reader(itertools.chain([head], lines), delimiter=delimiter, strict=True)  # refuses an open quote
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if len(names) > MAX_COLUMNS:
+            faults.add(fault(str(path), f"has {len(names):,} columns", expected=f"at most {MAX_COLUMNS:,}"))
+            return
+        repeated = [name for name, count in Counter(filter(None, names)).items() if count > 1]
+        for name in sorted(repeated):
+            faults.add(fault(str(path), f"column '{name}' appears twice"))
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(names):
+                where, expected = f"{path}, line {reader.line_num}", f"{len(names)} columns"
+                faults.add(fault(where, "has the wrong number of columns", got=len(cells), expected=expected))
+                continue
+            yield reader.line_num, {n: c.strip() for n, c in zip(names, cells, strict=True) if n and c.strip()}
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num}"
+        expected = f"cells of at most {csv.field_size_limit():,} characters, and quotes that are closed"
+        faults.add(fault(where, f"cannot be read as a table ({error})", expected=expected))
 
 
-def _read_jsonl(path: Path, text: str, faults: list[str]) -> Iterator[Row]:
+def _lines(path: Path, text: TextIO, faults: Faults) -> Iterator[str]:
+    """Yield the lines of a log; after one that is too long, a fault and no more."""
+    for number in itertools.count(1):
+        line = text.readline(MAX_LINE_CHARS + 1)
+        if len(line) > MAX_LINE_CHARS:
+            expected = f"at most {MAX_LINE_CHARS:,} characters"
+            faults.add(fault(f"{path}, line {number}", "is too long", expected=expected))
+            return
+        if not line:
+            return
+        yield line
+
+
+def _read_jsonl(path: Path, text: TextIO, faults: Faults) -> Iterator[Row]:
     """Yield one JSON object per line. Nested objects become `outer/inner`; null means not measured."""
-    for line, content in enumerate(text.splitlines(), 1):
+    for line, content in enumerate(_lines(path, text, faults), 1):
         if not content.strip():
             continue
+        where = f"{path}, line {line}"
         try:
-            entry = json.loads(content)
-        except ValueError as error:
-            faults.append(fault(f"{path}, line {line}", f"is not JSON ({error})"))
+            entry = parse_json(content, where)
+        except UserError as error:
+            faults.add(error.faults[0])
             continue
         if not isinstance(entry, dict):
-            faults.append(fault(f"{path}, line {line}", "is not a JSON object", got=type(entry).__name__))
+            faults.add(fault(where, "is not a JSON object", got=type(entry).__name__))
             continue
         yield line, dict(_flatten(entry))
 
 
-def _flatten(entry: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flatten(entry: Mapping[str, object], prefix: str = "", level: int = 1) -> Iterator[tuple[str, object]]:
+    """Yield the values with their joined names; an object below `MAX_LEVELS` levels is a value, and not a number."""
     for name, value in entry.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}/")
+        if isinstance(value, Mapping) and level < MAX_LEVELS:
+            yield from _flatten(value, f"{prefix}{name}/", level + 1)
         elif value is not None:
             yield f"{prefix}{name}", value
 
@@ -136,74 +208,110 @@ def _flatten(entry: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
 FORMATS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
 
 
-def _build_history(path: Path, rows: list[Row], faults: list[str]) -> History:
+def _build_history(path: Path, rows: Iterable[Row], faults: Faults) -> History:
     """Return a history of every numeric column, indexed by epoch for validation and by step for the rest.
 
     Where the preferred index is missing or does not increase, the other one is used, and last the row number.
     """
     history = History()
-    columns = _numeric_columns(path, rows, history, faults)
-    if not columns and not faults:
-        faults.append(fault(str(path), "holds no measurement", expected="a column such as loss, val_loss or accuracy"))
-    index_by_line = {table: {c.line: c.value for c in columns.pop(table, [])} for table in ("step", "epoch")}
+    columns, row_lines = _read_columns(path, rows, history, faults)
+    if not columns and not faults.count:
+        faults.add(fault(str(path), "holds no measurement", expected="a column such as loss, val_loss or accuracy"))
+    indices: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {
+        name: (np.array(columns[name].lines), np.array(columns.pop(name).numbers))
+        for name in ("step", "epoch")
+        if name in columns
+    }
     # Several rows per epoch are counted by row, but only if the epochs never fall: else two runs are in one file.
-    if not index_by_line["step"] and all(a <= b for a, b in pairwise(index_by_line["epoch"].values())):
-        index_by_line["row"] = {line: float(i) for i, (line, _) in enumerate(rows)}
-    for name, cells in columns.items():
+    if "step" not in indices and ("epoch" not in indices or _never_falls(indices["epoch"][1])):
+        indices["row"] = np.array(row_lines), np.arange(len(row_lines), dtype=np.float64)
+    for name in list(columns):
+        cells = columns.pop(name)
         preference = ("epoch", "step", "row") if name.startswith("val/") else ("step", "epoch", "row")
-        tables = [table for table in preference if index_by_line.get(table)]
-        usable = [t for t in tables if _strictly_increasing([index_by_line[t].get(c.line) for c in cells])]
-        if usable:
-            log = history.log_epoch if usable[0] == "epoch" else history.log_step
-            for cell in cells:
-                log(int(index_by_line[usable[0]][cell.line]), {name: cell.value})
-        else:
-            line = _first_decrease(cells, index_by_line[tables[0]])
-            where = f"{path}, line {line}, column '{cells[0].column}'"
-            faults.append(fault(where, f"its {tables[0]} does not increase", expected="whole numbers of one run"))
-    history.event("imported", 0, file=path.name, rows=len(rows))
+        candidates = {table: _index_of(cells, *indices[table]) for table in preference if table in indices}
+        usable = next((table for table, index in candidates.items() if _increases(index).all()), None)
+        if usable is None:
+            table, index = next(iter(candidates.items()))
+            where = f"{path}, line {cells.lines[int(np.argmin(_increases(index)))]}, column '{cells.name}'"
+            faults.add(fault(where, f"its {table} does not increase", expected="whole numbers of one run"))
+            continue
+        column = (history.epoch if usable == "epoch" else history.step).setdefault(name, Column())
+        column.index.frombytes(candidates[usable].astype(np.int64).tobytes())
+        with np.errstate(over="ignore"):
+            column.values.frombytes(np.array(cells.numbers).astype(np.float32).tobytes())
+    history.event("imported", 0, file=path.name, rows=len(row_lines))
     return history
 
 
-def _numeric_columns(path: Path, rows: list[Row], history: History, faults: list[str]) -> dict[str, list[Cell]]:
-    """Return the numeric columns by canonical name. A column of text is skipped; text among numbers is a fault."""
-    raw: dict[str, list[tuple[int, object]]] = {}
+def _read_columns(
+    path: Path, rows: Iterable[Row], history: History, faults: Faults
+) -> tuple[dict[str, Cells], array[int]]:
+    """Return the numeric columns by canonical name, and the lines of the rows.
+
+    A column of text is skipped; text among numbers is a fault.
+    """
+    raw: dict[str, Cells] = {}
+    row_lines, count = array("q"), 0
     for line, values in rows:
+        row_lines.append(line)
+        count += len(values)
         for name, value in values.items():
-            raw.setdefault(name, []).append((line, value))
-    columns: dict[str, list[Cell]] = {}
+            if name not in raw:
+                raw[name] = Cells(name)
+            raw[name].add(line, value)
+        if len(raw) > MAX_COLUMNS or count > MAX_CELLS:
+            expected = f"at most {MAX_COLUMNS:,} columns and {MAX_CELLS:,} cells"
+            faults.add(fault(f"{path}, line {line}", "makes the log too large", expected=expected))
+            break
+    columns: dict[str, Cells] = {}
     for name, cells in raw.items():
-        numbers = [(line, value, _number(value)) for line, value in cells]
         column = canonical_name(name)
-        if all(number is None for _, _, number in numbers) and column == name.strip():
+        if not cells.numbers and column == name.strip():
             history.event("column_skipped", 0, column=name)
             continue
-        for line, value, number in numbers:
-            if number is None:
-                faults.append(fault(f"{path}, line {line}, column '{name}'", "is not a number", got=value))
+        for line, value in cells.others:
+            faults.add(fault(f"{path}, line {line}, column '{name}'", "is not a number", got=_short(value)))
+        faults.count += cells.other_count - len(cells.others)
         # loss_step and loss_epoch are both `train/loss`: the first gets the name, the second keeps its own.
-        column = name if column in columns else column
-        columns[column] = [Cell(line, name, number) for line, _, number in numbers if number is not None]
-    return columns
+        columns[name if column in columns else column] = cells
+    return columns, row_lines
+
+
+def _short(value: object) -> object:
+    """Return a value as a message has room for it."""
+    shown = value if isinstance(value, str) else str(value)
+    return value if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}…"
 
 
 def _number(value: object) -> float | None:
     """Return the number in a cell, NaN and infinity included; None if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
+    if isinstance(value, str) and "_" in value:  # Python reads "1_000" as a number, logs do not
+        return None
     try:
         return float(value)
     except ValueError:
         return None
+    except OverflowError:  # an integer with hundreds of digits
+        return math.inf if isinstance(value, int) and value > 0 else -math.inf
 
 
-def _strictly_increasing(index: list[float | None]) -> bool:
-    """Return whether the index consists of whole numbers that strictly increase."""
-    whole = [i for i in index if i is not None and i == i and abs(i) < 2**53 and i == int(i)]
-    return len(whole) == len(index) and all(a < b for a, b in pairwise(whole))
+def _index_of(cells: Cells, lines: NDArray[np.int64], index: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the index of each cell by its line, NaN where its line has none."""
+    own = np.array(cells.lines)
+    if not len(lines):
+        return np.full(len(own), np.nan)
+    places = np.minimum(np.searchsorted(lines, own), len(lines) - 1)
+    return np.where(lines[places] == own, index[places], np.nan)
 
 
-def _first_decrease(cells: list[Cell], index: Mapping[int, float]) -> int:
-    """Return the line at which an index stops increasing."""
-    values = [index.get(cell.line) for cell in cells]
-    return next(cell.line for k, cell in enumerate(cells, 1) if not _strictly_increasing(values[:k]))
+def _increases(index: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for each value whether it is a whole number above the one before it."""
+    increases = (np.abs(index) < 2**53) & (index == np.floor(index))
+    increases[1:] &= index[1:] > index[:-1]
+    return increases
+
+
+def _never_falls(index: NDArray[np.float64]) -> bool:
+    return bool((index[1:] >= index[:-1]).all())

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import zipfile
-import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, fault
+from pipeline.foreign_files import MAX_BYTES, parse_json, read_bytes, read_npz
 from pipeline.results import canonical, plain
 
 SCHEMA = 1
 WARNING = "warning"  # the kind of event that records a warning: `category`, `message`, `where`, `count`
-_BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, AttributeError)
+DTYPES = {"index": np.int64, "values": np.float32, "meta": np.uint8}
+EXPECTED = "the .npz that a run wrote"
 
 
 class Column:
@@ -159,42 +158,47 @@ class History:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str = "history") -> History:
-        """Return the history that `to_bytes` wrote. Raises UserError for anything else; pickles are never loaded."""
+    def from_bytes(cls, data: bytes, where: str = "history", limit: int = MAX_BYTES) -> History:
+        """Return the history that `to_bytes` wrote, of at most `limit` bytes in memory.
+
+        Raises UserError for anything else; pickles are never loaded.
+        """
+        arrays = read_npz(data, where, DTYPES, "a history", limit)
+        meta = parse_json(arrays["meta"].tobytes(), f"{where}, meta", "the columns, facts and events of a history")
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                return cls._from_arrays(file["index"], file["values"], json.loads(file["meta"].tobytes()))
-        except _BROKEN as error:
-            raise UserError(fault(where, f"is not a history ({error})", expected="the .npz that a run wrote")) from None
+            return cls._from_arrays(arrays["index"], arrays["values"], meta)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            reason = f"its meta has no {error}" if isinstance(error, KeyError) else error
+            raise UserError(fault(where, f"is not a history ({reason})", expected=EXPECTED)) from None
 
     @classmethod
     def _from_arrays(cls, index: NDArray[Any], values: NDArray[Any], meta: dict[str, Any]) -> History:
         if meta["schema"] != SCHEMA:
             raise ValueError(f"schema {meta['schema']}, this version reads {SCHEMA}")
-        if index.dtype != np.int64 or values.dtype != np.float32 or index.shape != values.shape:
+        if len(index) != len(values):
             raise ValueError("index and values do not fit each other")
-        if sum(size for _, _, size in meta["columns"]) != len(index):
-            raise ValueError("the columns do not add up to the table")
         history, start = cls(), 0
         for table, name, size in meta["columns"]:
-            column = {"step": history.step, "epoch": history.epoch}[table].setdefault(name, Column())
-            column.index.frombytes(index[start : start + size].tobytes())
-            column.values.frombytes(values[start : start + size].tobytes())
-            if size < 0 or (np.diff(index[start : start + size]) <= 0).any():
+            columns = {"step": history.step, "epoch": history.epoch}[table]
+            if not isinstance(name, str) or type(size) is not int or size < 0 or name in columns:
+                raise ValueError(f"{[table, name, size]} is not a table, a new name and a number of values")
+            own = index[start : start + size]
+            if len(own) != size or (own[1:] <= own[:-1]).any():  # a difference could overflow
                 raise ValueError(f"column {name!r} does not go forward")
+            column = columns[name] = Column()
+            column.index.frombytes(own.tobytes())
+            column.values.frombytes(values[start : start + size].tobytes())
             start += size
+        if start != len(index):
+            raise ValueError("the columns do not add up to the table")
         history.facts = {name: float(value) for name, value in meta["facts"].items()}
-        history.events = [dict(event) for event in meta["events"]]
+        history.events = [_event(event) for event in meta["events"]]
         return history
 
     @classmethod
-    def load(cls, path: str | Path) -> History:
+    def load(cls, path: str | Path, limit: int = MAX_BYTES) -> History:
         """Return the history in a file. Raises UserError if the file is missing or not a history."""
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(fault(str(path), f"cannot read the history ({error.strerror})")) from None
-        return cls.from_bytes(data, str(path))
+        return cls.from_bytes(read_bytes(Path(path), EXPECTED, limit), str(path), limit)
 
     def _columns(self) -> Iterator[tuple[str, str, Column]]:
         """Yield all columns in a canonical order that does not depend on the order of logging."""
@@ -205,6 +209,13 @@ class History:
     def __repr__(self) -> str:
         longest = max((len(c.index) for _, _, c in self._columns()), default=0)
         return f"History({len(self.step)} step and {len(self.epoch)} epoch columns, up to {longest} rows)"
+
+
+def _event(event: Any) -> dict[str, Any]:
+    """Return an event as it was read, if it has a kind and a step."""
+    if not isinstance(event["kind"], str) or type(event["step"]) is not int:
+        raise ValueError(f"an event has the kind {event['kind']!r} and the step {event['step']!r}")
+    return dict(event)
 
 
 def _timeless(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def test_load_reads_file(tmp_path: Path) -> None:
     files.write_bytes(tmp_path / "h.npz", history.to_bytes())
 
     assert history.digest() == History.load(tmp_path / "h.npz").digest()
-    with pytest.raises(UserError, match=r"none\.npz: cannot read the history"):
+    with pytest.raises(UserError, match=r"none\.npz: does not exist"):
         History.load(tmp_path / "none.npz")
 
 
