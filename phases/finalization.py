@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> C
 def _test_score(ctx: PhaseContext, candidate: Candidate, data: Data) -> ScoreRecord:
     """Return the score on the sealed rows. It is measured once per candidate, and read from the ledger afterwards."""
     from pipeline.building.builder import build_training_task
+    from pipeline.data import test_openings
     from pipeline.evaluation.evaluate import score_test
 
     assert ctx.plan is not None
@@ -72,13 +74,23 @@ def _test_score(ctx: PhaseContext, candidate: Candidate, data: Data) -> ScoreRec
     scores: list[ScoreRecord] = [record["score"] for record in records if about.items() <= record.items()]
     if not scores:
         # The key is made after its entry in the ledger: no crash leaves rows that were read and not recorded.
-        key = permits.test(ctx.run, ctx.ledger, data.test.digest)
+        rows, budget = data.test.digest, _looks(ctx)
+        register = partial(test_openings.record, ctx.run, rows, budget=budget)
+        key = permits.test(ctx.run, ctx.ledger, rows, register)
         scoring = build_training_task(candidate.config, candidate.model, ctx.trust, column_targets=data.column_targets)
         evaluation = score_test(candidate.model, data.test, key, scoring, ctx.plan.seed)
         scores = [plain(evaluation.score)]
         ctx.ledger.append("test.scored", {**about, "plan": ctx.plan.digest, "score": scores[0]})
     files.write_json(ctx.folder / "test_score.json", {**about, "score": scores[-1]})  # for people; only written
     return scores[-1]
+
+
+def _looks(ctx: PhaseContext) -> int | None:
+    """Return how many models may be scored on the same test rows, by the plan; None where it sets no limit."""
+    assert ctx.plan is not None
+    items = {item["id"]: item for item in ctx.plan.checklists["finalization"]}
+    limit = items.get("test_opened_once", {}).get("with", {}).get("max_candidates")
+    return None if limit is None else int(limit)
 
 
 def _export(ctx: PhaseContext, candidate: Candidate, data: Data) -> ExportedFiles:
@@ -125,11 +137,23 @@ def _artifacts(ctx: PhaseContext, exports: ExportedFiles) -> dict[str, Artifact]
     return {name: ctx.artifact(path) for name, path in written.items()}
 
 
-def _count_openings(ctx: PhaseContext, candidate: str, rows: str) -> dict[str, int]:
-    """Return how often these test rows were opened for the candidate, and how many candidates opened any test rows."""
+def _count_openings(ctx: PhaseContext, candidate: str, rows: str) -> dict[str, object]:
+    """Return how often the rows were opened for the candidate, how many candidates of this run opened any test rows,
+    and which models and runs of the root were scored on these rows before the candidate.
+    """
+    from pipeline.data import test_openings
+
     opened = fold(ctx.ledger.entries).test_opened
     own = [o for o in opened if (o["candidate"], o.get("digest")) == (candidate, rows)]
-    return {"openings_for_candidate": len(own), "candidates_that_opened": len({o["candidate"] for o in opened})}
+    on_rows = test_openings.openings(ctx.run.path.parent, rows)
+    models = test_openings.models(on_rows)
+    earlier = models[: models.index(candidate)] if candidate in models else models
+    return {
+        "openings_for_candidate": len(own),
+        "candidates_that_opened": len({o["candidate"] for o in opened}),
+        "models_before": len(earlier),
+        "runs_before": test_openings.runs([opening for opening in on_rows if opening["candidate"] in earlier]),
+    }
 
 
 def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:

@@ -306,6 +306,7 @@ def run(ctx: PhaseContext) -> Evidence:
         from pipeline.building.auto_values import load_resolved
         from pipeline.building.probe import probe
         from pipeline.data.analysis.manifest import manifest as make_manifest
+        from pipeline.data.test_openings import planning_evidence
 
     with announced(ctx.log, "planning: reading the data"):
         data, resolved = load_resolved(config, ctx.trust, ctx.log)
@@ -330,7 +331,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "digests": {split: split_facts["digest"] for split, split_facts in manifest["splits"].items()},
             "treatments": _treatments(ctx, data),
             "test_sealed": _refuses_without_key(data),
-            "test_openings": len(ctx.state.test_opened),
+            **planning_evidence(ctx.run, data.test.digest, len(ctx.state.test_opened), ctx.log),
             "environment": facts["environment"],
             "determinism": facts["determinism"],
             "resources": {**cost, "disk_free": shutil.disk_usage(ctx.folder).free},

@@ -60,7 +60,10 @@ def test_sealed(evidence: Evidence, *, max_openings: int) -> Result:
     if openings > max_openings:
         why = "too many models of this run were scored on the test rows: use new test rows and another run.name"
         return Result("failed", openings, max_openings, "models scored on test", why)
-    return Result("passed", openings, max_openings, "models scored on test", f"{evidence['rows']['test']} rows sealed")
+    why = f"{evidence['rows']['test']} rows sealed"
+    if before := evidence.get("scored_before"):
+        why += f"; scored on these rows before: {before}"
+    return Result("passed", openings, max_openings, "models scored on test", why)
 
 
 def splits_independent(evidence: Evidence) -> Result:
@@ -125,15 +128,20 @@ def split_integrity(evidence: Evidence, *, max_shared_fraction: float) -> Result
 
 
 def test_opened_once(evidence: Evidence, *, max_candidates: int) -> Result:
-    """Passing proves that the test rows were read once for this candidate, and by few candidates in all."""
+    """Passing proves that the test rows were read once for this candidate, and by few candidates of all runs."""
     openings, candidates = evidence["openings_for_candidate"], evidence["candidates_that_opened"]
+    models, runs = int(evidence.get("models_before", 0)) + 1, evidence.get("runs_before", [])
     if openings != 1:
         why = "this model was scored on the test rows more than once"
         return Result("failed", openings, 1, "times scored", why, relation="==")
     if candidates > max_candidates:
         why = "too many models of this run were scored on the test rows"
         return Result("failed", candidates, max_candidates, "models scored on test", why)
-    why = f"model {candidates} of at most {max_candidates} that this run may score on the test rows"
+    if models > max_candidates:
+        why = f"too many models were scored on these test rows, before it those of {', '.join(runs)}"
+        return Result("failed", models, max_candidates, "models scored on test", why)
+    why = f"model {max(models, candidates)} of at most {max_candidates} that may be scored on these test rows"
+    why += f", after {counted(models - 1, 'model')} of {', '.join(runs)}" if runs else ""
     return Result("passed", openings, 1, "times scored", why, relation="==")
 
 

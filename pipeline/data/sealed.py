@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from pipeline.data import splits
+from pipeline.data import splits, test_openings
 from pipeline.data.splits import LeafSchema, RowMetadata, Split
 from pipeline.data.tree import Tree
 
@@ -59,6 +59,7 @@ class SealedTest:
         from pipeline.run_store import permits
 
         permits.require(key, permits.TestKey).spend(self.digest)
+        test_openings.record(key.run, self.digest, key.candidate)  # no rows are read that the register does not know
         return _contents[self]
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ directly. This prevents mistakes, not manipulation: a user who edits the code is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,16 +135,19 @@ def _unscored_opening(ledger: Ledger, candidate: str, rows: str) -> Entry | None
     return entries[-1] if entries and entries[-1]["kind"] == "test.opened" else None
 
 
-def test(run: Run, ledger: Ledger, rows: str) -> TestKey:
+def test(run: Run, ledger: Ledger, rows: str, register: Callable[[str], None] | None = None) -> TestKey:
     """A key to the test rows of this digest. Raises Refused, and records nothing, for rows that are not planned.
 
-    The opening is recorded before the key is created, so that it counts even after a crash. An opening whose score is
-    missing because of a crash is used again and not counted twice.
+    `register` is called with the candidate before anything is recorded, and may refuse it. The opening is recorded
+    before the key is created, so that it counts even after a crash. An opening whose score is missing because of a
+    crash is used again and not counted twice.
     """
     state = run.state()
     candidate = _need_candidate(run, state)["weights"]
     plan = plans.load(run, state)
     _need_planned_rows(plan, rows)
+    if register is not None:
+        register(candidate)
     opening = _unscored_opening(ledger, candidate, rows)
     if opening is None:
         opening = ledger.append("test.opened", {"candidate": candidate, "digest": rows, "plan": plan.digest})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -63,6 +64,12 @@ class Run:
     def overrides(self) -> str:
         """The overrides that name the run in a printed command that runs a phase."""
         return run_overrides(self.path)
+
+    @property
+    def identity(self) -> str:
+        """The hash of the first entry of the ledger: copies of a run share it, and no other run has it."""
+        with self.ledger_path.open("rb") as stream:
+            return str(json.loads(stream.readline())["hash"])
 
     def exists(self) -> bool:
         return self.ledger_path.exists()
