@@ -37,7 +37,7 @@ COMMANDS = (
     "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
     "diagnose", "preflight",
 )  # fmt: skip
-JUDGING = ("verify",)  # commands that judge the items of gates again
+JUDGING = ("verify", "approve", "waive")  # commands that judge the items of gates again
 NOT_BUILT = ("drift",)
 HELP = """\
 Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a checklist).

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.history import History
-from pipeline.results import PHASES
+from pipeline.results import PHASES, Evidence
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item, utc_today
@@ -38,7 +38,10 @@ def gate(ledger: Ledger, phase: str, *items: Item, round: int = 1, finished: boo
     where = {"phase": phase, "round": round}
     if finished:
         ledger.append("phase.started", {**where, "basis": state.basis(phase)})
-        ledger.append("phase.finished", {**where, "evidence": {"path": f"{phase}/evidence.json", "sha256": "0" * 64}})
+        evidence = ledger.path.parent / phase / "evidence.json"
+        files.write_json(evidence, Evidence({}).to_json())
+        file = {"path": f"{phase}/evidence.json", "sha256": files.sha256(evidence)}
+        ledger.append("phase.finished", {**where, "evidence": file})
         state = fold(ledger.entries)
     for item in items:
         ledger.append("item.evaluated", {**where, **vars(item)})

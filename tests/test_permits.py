@@ -7,10 +7,13 @@ import pickle
 
 import pytest
 
+from pipeline.__main__ import make_registry
 from pipeline.errors import FivegateError, Refused
+from pipeline.release.verify import verify
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
 from pipeline.run_store.run import Run, opened
+from tests.conftest import go
 
 KINDS = (permits.TrainPermit, permits.TestKey, permits.ExportPermit)
 
@@ -112,3 +115,78 @@ def test_test_key_needs_candidate(trained: Run) -> None:
         assert len(ledger.entries) == before
     with pytest.raises(Refused, match="gate diagnostics: is not open"):
         permits.export(trained)
+
+
+def append_byte(run: Run, *path: str) -> None:
+    file = run.inside(*path)
+    file.write_bytes(file.read_bytes() + b" ")
+
+
+RECORDED = [("planning", "manifest.json"), ("baseline", "evidence.json"), ("baseline", "history.npz")]
+
+
+@pytest.mark.parametrize("path", RECORDED)
+def test_damaged_record_opens_no_test_rows(finished: Run, path: tuple[str, str]) -> None:
+    """One byte more in a file that finalization stands on: no key to the test rows, no export, nothing recorded."""
+    append_byte(finished, *path)
+    before = finished.ledger_path.read_bytes()
+    phase, repeat = path[0], f"or run the phase again  Do: python -m pipeline phase={path[0]} run.name=digits"
+    rows = finished.state().test_opened[0]["digest"]
+
+    with opened(finished) as ledger, pytest.raises(Refused, match="is not the file that the ledger recorded") as key:
+        permits.test(finished, ledger, rows)
+    with pytest.raises(Refused, match=f"{phase}/{path[1]}: is not the file") as export:
+        permits.export(finished)
+    with pytest.raises(Refused, match=f"{phase}/{path[1]}: is not the file that entry") as begun:
+        go(finished.path.parent, "phase=finalization", "run.name=digits")
+
+    assert all(repeat in str(stop.value) for stop in (key, export, begun))
+    assert finished.ledger_path.read_bytes() == before
+
+
+def test_damaged_record_is_mended_by_its_phase(finished: Run) -> None:
+    """The command of the message is accepted: the phase runs again, although its gate is open, and mends the run."""
+    append_byte(finished, "baseline", "evidence.json")
+    append_byte(finished, "finalization", "evidence.json")  # which no phase before it waits for
+
+    go(finished.path.parent, "phase=baseline", "run.name=digits")
+    go(finished.path.parent, "phase=finalization", "run.name=digits")
+
+    assert verify(finished, make_registry().judge).faults == []
+
+
+def test_train_permit_needs_intact_records(planned: Run) -> None:
+    """A changed manifest of the data: nothing trains, until planning ran again."""
+    append_byte(planned, "planning", "manifest.json")
+    with pytest.raises(Refused, match=r"planning/manifest\.json: is not the file.* or run the phase again  Do: "):
+        permits.train(planned)
+    go(planned.path.parent, "phase=planning", "run.name=digits")
+
+    assert permits.train(planned)
+
+
+def test_phase_refuses_a_rewritten_ledger(finished: Run) -> None:
+    """Items that the evidence does not give open no test rows, although ledger and files agree."""
+    from tests.test_verify import rewrite
+
+    def change(entry: dict) -> None:
+        if entry["kind"] == "item.evaluated" and entry["data"]["id"] == "loss_at_init_measured":
+            entry["data"]["value"] = 0.5
+
+    rewrite(finished, change)
+    with pytest.raises(
+        Refused, match=r"baseline/loss_at_init_measured .* is recorded as value 0\.5, its evidence gives"
+    ):
+        go(finished.path.parent, "phase=finalization", "run.name=digits")
+
+
+def test_phase_that_was_killed_runs_again(finished: Run) -> None:
+    """Files that a killed attempt replaced, and that are not recorded yet, are no fault of the next attempt."""
+    with opened(finished) as ledger:
+        ledger.append("phase.started", {"phase": "finalization", "round": 1, "basis": 0})
+    append_byte(finished, "finalization", "export", "model.onnx")
+    append_byte(finished, "finalization", "evidence.json")
+
+    go(finished.path.parent, "phase=finalization", "run.name=digits")
+
+    assert verify(finished, make_registry().judge).faults == []

@@ -194,13 +194,13 @@ def test_finalization_refuses_an_insufficient_model(trained: Run) -> None:
 
 
 def test_finalization_refuses_changed_weights(finished: Run) -> None:
-    """Other weights than the candidate stop the phase with the command that verifies the run."""
+    """Other weights than those of the candidate stop the phase before it begins."""
     checkpoint = finished.path / finished.state().candidate["checkpoint"] / "weights.safetensors"
     raw = bytearray(checkpoint.read_bytes())
     raw[-1] ^= 1
     checkpoint.write_bytes(bytes(raw))
 
-    with pytest.raises(Refused, match="is not what was saved"):
+    with pytest.raises(Refused, match=r"weights\.safetensors: is not the file that entry \d+ recorded"):
         go(finished.path.parent, "phase=finalization", "run.name=digits")
 
 

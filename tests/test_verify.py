@@ -22,6 +22,7 @@ from pipeline.results import Evidence, canonical, digest
 from pipeline.run_store import checklist, files
 from pipeline.run_store.gate import Item, Waiver, decide, utc_today
 from pipeline.run_store.ledger import GENESIS, Ledger
+from pipeline.run_store.next_step import release_blocker
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
 from tests.conftest import Cli, go
@@ -34,6 +35,10 @@ DAY = timedelta(days=1)
 def waive(ledger: Ledger, phase: str, item: str, expires: str = LATER) -> None:
     why = "accepted for a rehearsal on synthetic forms"
     ledger.append("waiver", {"phase": phase, "item": item, "who": OWNER, "why": why, "expires": expires})
+
+
+def judge_real(items: list[Any], evidence: Evidence) -> list[Item]:
+    return checklist.judge(items, evidence, resolve_check)
 
 
 def sign(ledger: Ledger, who: str = OWNER) -> None:
@@ -54,7 +59,7 @@ def signed(finished: Run) -> Run:
 @pytest.fixture
 def released(signed: Run) -> Run:
     with opened(signed) as ledger:
-        release(signed, ledger)
+        release(signed, ledger, judge_real)
     return signed
 
 
@@ -62,7 +67,7 @@ def refused(run: Run, match: str, today: date | None = None) -> None:
     """Releasing is refused in one message, and nothing is recorded or attested."""
     before = run.ledger_path.read_bytes()
     with opened(run) as ledger, pytest.raises(Refused, match=match) as stop:
-        release(run, ledger, today)
+        release(run, ledger, judge_real, today)
     assert "  Do: python -m pipeline " in str(stop.value)
     assert run.ledger_path.read_bytes() == before
 
@@ -136,8 +141,8 @@ def test_release_evaluates_the_branch_again(signed: Run) -> None:
     refused(signed, "the finalization gate is not open")  # the branch and its waiver are younger than the signature
     with opened(signed) as ledger:
         sign(ledger)
-        release(signed, ledger)
-    assert faults(signed)[1] == []
+    assert release_blocker(signed.state(), utc_today()) is None
+    refused(signed, "the branch is recorded as insufficient, the baseline evidence gives sufficient")
 
 
 def test_verify_finds_a_release_that_the_gates_did_not_permit(finished: Run) -> None:
@@ -255,7 +260,7 @@ def test_signature_does_not_cover_later_waivers(finished: Run, cli: Cli) -> None
         for item in errored:
             waive(ledger, "finalization", item)
         with pytest.raises(Refused, match="the finalization gate is not open"):
-            release(finished, ledger)
+            release(finished, ledger, judge_real)
     code, _, _ = cli("phase=auto", "run.name=digits")
 
     assert code == 4 and finished.state().released is None
@@ -352,10 +357,6 @@ def test_waiver_of_the_branch_counts_for_known_people(trained: Run) -> None:
         ledger.append("waiver", data)
 
     assert not trained.state().sufficient()
-
-
-def judge_real(items: list[Any], evidence: Evidence) -> list[Item]:
-    return checklist.judge(items, evidence, resolve_check)
 
 
 def rewrite(run: Run, change: Callable[[dict[str, Any]], None]) -> None:
@@ -472,3 +473,16 @@ def test_verify_imports_neither_torch_nor_hydra_nor_scipy(finished: Run) -> None
         "sys.exit(code or bool(heavy))"
     )
     subprocess.run([sys.executable, "-c", script, str(finished.path)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("path", ["baseline/history.npz", "finalization/evidence.json"])
+def test_release_refuses_damaged_records(signed: Run, cli: Cli, path: str) -> None:
+    """One byte more in any recorded file: nothing is signed or released, and the command that mends it is named."""
+    file = signed.path / path
+    file.write_bytes(file.read_bytes() + b" ")
+    refused(signed, f"{path}: is not the file that entry")
+    before = signed.ledger_path.read_bytes()
+
+    code, _, err = cli("approve", "digits", "--who", OWNER)
+
+    assert code == 3 and f"{path}: is not the file that entry" in err and signed.ledger_path.read_bytes() == before

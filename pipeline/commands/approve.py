@@ -12,16 +12,18 @@ from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.escaping import hidden_characters
 from pipeline.orchestration.state_machine import record_branch
 from pipeline.release.attestation import attest_sign_off
-from pipeline.release.release import release, release_blocker
+from pipeline.release.release import release
 from pipeline.release.signatures import read_key
+from pipeline.release.verify import refuse_unless_clean
 from pipeline.repair.config_edits import format_override_value
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, styled
 from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
+from pipeline.run_store.checklist import Judge
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.ledger import Ledger
-from pipeline.run_store.next_step import next_step
+from pipeline.run_store.next_step import next_step, release_blocker
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
 
@@ -92,7 +94,9 @@ def _refuse_before_waivers(run: Run, state: RunState, phase: str) -> None:
         raise Refused(fault(f"gate {phase}", what, do=do))
 
 
-def sign(run: Run, ledger: Ledger, who: str, note: str, key: Ed25519PrivateKey | None = None) -> list[str]:
+def sign(
+    run: Run, ledger: Ledger, judge: Judge, who: str, note: str, key: Ed25519PrivateKey | None = None
+) -> list[str]:
     """Sign every check that waits for this person, and return the checks' ids.
 
     A signature is of the bundle's digest, of the outcomes of all checks and of the waivers in force. It is attested
@@ -112,6 +116,7 @@ def sign(run: Run, ledger: Ledger, who: str, note: str, key: Ed25519PrivateKey |
             raise Refused(fault(item.id, "there is no bundle to sign yet", do=do))
         _refuse_before_waivers(run, state, phase)
         signatures.append(state.signature(phase, item.id, who, note))
+    refuse_unless_clean(run, judge)
     for signature in signatures:
         ledger.append("sign_off", {**signature, "attestation": attest_sign_off(run, ledger, signature, key)})
     return [signature["item"] for signature in signatures]
@@ -143,25 +148,25 @@ def send_to_tracker(run: Run) -> None:
             pass
 
 
-def release_when_open(run: Run, ledger: Ledger) -> None:
+def release_when_open(run: Run, ledger: Ledger, judge: Judge) -> None:
     """Release the bundle if the last gate is open now, write the report, and print the next step."""
     record_branch(run, ledger)  # a waiver may have opened the gate of a training, or replaced its branch
     if release_blocker(fold(ledger.entries), utc_today()) is None:
-        release(run, ledger)
+        release(run, ledger, judge)
         console().print(styled("[green]released[/]: {bundle}", bundle=run.inside("bundle")), soft_wrap=True)
     refresh_report(run)
     send_to_tracker(run)
     console().print(tables.next_step_line(next_step(fold(ledger.entries), run.path)), soft_wrap=True)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, judge: Judge) -> int:
     who = typed_name(args.who)
     if faults := hidden_faults("--note", args.note):
         raise UserError(*faults)
     key = read_key(args.key) if args.key else None
     run = Run.find(args.run, args.root)
     with opened(run) as ledger:
-        for item in sign(run, ledger, who, args.note, key):
+        for item in sign(run, ledger, judge, who, args.note, key):
             console().print(styled("[green]✓[/] {item} signed by {who}", item=item, who=who))
-        release_when_open(run, ledger)
+        release_when_open(run, ledger, judge)
     return 0

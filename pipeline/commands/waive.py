@@ -8,6 +8,7 @@ from datetime import date
 from pipeline.commands.approve import hidden_faults, release_when_open, require_role, role_fault, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting.terminal import console, styled
+from pipeline.run_store.checklist import Judge
 from pipeline.run_store.gate import LONGEST_WAIVER, utc_today
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
@@ -63,7 +64,7 @@ def _faults(why: str, expires: str, today: date) -> list[str]:
     return faults
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, judge: Judge) -> int:
     faults: list[str] = []
     try:
         who = typed_name(args.who)
@@ -84,5 +85,5 @@ def run(args: argparse.Namespace) -> int:
         ledger.append("waiver", waiver)
         template = "[yellow]~[/] {phase}/{item} waived by {who} until {expires}"
         console().print(styled(template, phase=phase, item=args.item, who=who, expires=expires))
-        release_when_open(run, ledger)
+        release_when_open(run, ledger, judge)
     return 0

@@ -52,7 +52,7 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
             record_branch(run, ledger)
             while phase := choose_phase(run, fold(ledger.entries), request, replan):
                 if phase == "finalization" and fold(ledger.entries).gate(phase) == "open":
-                    release(run, ledger)
+                    release(run, ledger, registry.judge)
                     break
                 gate, replan = run_phase(registry, hooks, run, ledger, phase, request), False
                 if gate != "open" or (phase == request.phase and phase != "finalization"):

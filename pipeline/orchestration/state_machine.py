@@ -16,15 +16,16 @@ from typing import Any
 from pipeline.errors import FivegateError, Refused, UserCodeError, UserError, fault
 from pipeline.orchestration.phase import Hooks, PhaseContext, Registry, RunRequest
 from pipeline.orchestration.plan_revision import Checklists, format_revision, freeze
+from pipeline.release.verify import refuse_unless_clean
 from pipeline.results import PHASES, ROUNDED, Evidence, GateState
 from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import branch
 from pipeline.run_store.job import Job
-from pipeline.run_store.ledger import SCHEMA, Entry, Ledger
+from pipeline.run_store.ledger import SCHEMA, Entry, Ledger, read_ledger
 from pipeline.run_store.next_step import next_step, obstacle
 from pipeline.run_store.plan import Plan
-from pipeline.run_store.records import is_intact
+from pipeline.run_store.records import changed_files, is_intact
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 from pipeline.runtime.interrupt import is_stop_request
@@ -46,8 +47,13 @@ def _is_complete(run: Run, state: RunState, phase: str) -> bool:
     """Whether the phase passed on the inputs that it would get now, and the files that it wrote are intact."""
     if phase in ("planning", "finalization") or state.gate(phase) != "open":
         return False
-    record = state.finished[phase]
-    return all(is_intact(run.path, **artifact) for artifact in (record["evidence"], *record["artifacts"].values()))
+    round_ = state.finished[phase]["round"]
+    changed = changed_files(run.path, read_ledger(run.ledger_path))
+    return not any(_phase_of(entry) == (phase, round_) for _, entry in changed)
+
+
+def _phase_of(entry: Entry) -> tuple[str | None, int]:
+    return entry["data"].get("phase"), entry["data"].get("round", 1)
 
 
 def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase: str, request: RunRequest) -> GateState:
@@ -58,6 +64,8 @@ def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase:
     """
     state = fold(ledger.entries)
     _refuse_unless_ready(state, phase, run)
+    if phase != PHASES[0]:  # planning stands on nothing, and mends a plan
+        refuse_unless_clean(run, registry.judge, before=(phase, state.round if phase in ROUNDED else 1))
     checklists = _read_checklists(registry, request.config) if phase == "planning" else {}
     ctx = _phase_context(hooks, run, ledger, phase, request)
     basis = state.basis(phase)

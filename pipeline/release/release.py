@@ -8,28 +8,14 @@ from typing import Any
 from pipeline.errors import Refused, fault
 from pipeline.release import attestation
 from pipeline.release.bundle import bundle_digest
-from pipeline.results import PHASES
+from pipeline.release.verify import refuse_unless_clean
 from pipeline.run_store import files
+from pipeline.run_store.checklist import Judge
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.next_step import release_blocker
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
-
-
-def release_blocker(state: RunState, today: date) -> str | None:
-    """Return why the records do not permit a release on that day, None where they do. Every gate is evaluated again."""
-    if state.released:
-        return f"it is released already, as {state.released['subject'][:12]}"
-    closed = next((phase for phase in PHASES[:-1] if not state.passed(phase, today)), None)
-    # Without a sufficient branch the next two gates are closed, too, but the branch is the reason.
-    if closed not in ("planning", "baseline") and not state.sufficient(today):
-        return "the branch is insufficient and has no valid waiver"
-    if closed:
-        gate = "stale" if state.stale(closed) else state.gate(closed, today) or "not evaluated"
-        return f"the {closed} gate is not open, it is {gate}"
-    if state.gate("finalization", today) != "open":
-        return "the finalization gate is not open"
-    return None
 
 
 def _signed_subject(run: Run, state: RunState) -> str:
@@ -63,10 +49,11 @@ def _attestation(run: Run, ledger: Ledger, state: RunState, subject: str) -> dic
     }
 
 
-def release(run: Run, ledger: Ledger, today: date | None = None) -> None:
+def release(run: Run, ledger: Ledger, judge: Judge, today: date | None = None) -> None:
     """Write the attestation next to the payload and record the release.
 
-    Raises Refused unless every gate and the branch permit it today, and the payload on disk is the one that was signed.
+    Raises Refused unless every gate and the branch permit it today, the payload on disk is the one that was signed, and
+    all records of the run are as they were made.
     """
     state = fold(ledger.entries)
     # Not as of the signature: a waiver may have expired between the signature and the release.
@@ -75,6 +62,7 @@ def release(run: Run, ledger: Ledger, today: date | None = None) -> None:
         do = f"python -m pipeline status {run.argument} --gate finalization"
         raise Refused(fault(run.name, f"cannot be released: {why}", do=do))
     subject = _signed_subject(run, state)
+    refuse_unless_clean(run, judge)
     path = run.inside("bundle", "attestations", "release.json")
     files.write_json(path, _attestation(run, ledger, state, subject))
     record = {"path": run.relative(path), "sha256": files.sha256(path)}

@@ -10,15 +10,16 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import FivegateError
+from pipeline.errors import FivegateError, Refused
 from pipeline.release import attestation, rejudge
 from pipeline.release.bundle import bundle_digest, previous_release
-from pipeline.release.release import release_blocker
 from pipeline.results import Evidence, canonical, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.checklist import Judge
 from pipeline.run_store.gate import NOT_BUILT
 from pipeline.run_store.ledger import Entry, read_ledger, refuse_other_schema, scan_ledger
+from pipeline.run_store.next_step import release_blocker
+from pipeline.run_store.permits import damaged_file
 from pipeline.run_store.records import PlanRecord, changed_files, rank, restart
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
@@ -69,6 +70,21 @@ def verify(run: Run, judge: Judge, before: tuple[str, int] | None = None) -> Ver
         return Verification(entries, problems, [])
     judged, notes = _judged_again(run, scan.entries, judge, before)
     return Verification(entries, [*problems, *judged], notes)
+
+
+def refuse_unless_clean(run: Run, judge: Judge, before: tuple[str, int] | None = None) -> None:
+    """Raise Refused when `verify` finds a fault, with a message per fault: on such records nothing more is built."""
+    entries = read_ledger(run.ledger_path)
+    state, damaged = fold(entries), dict(changed_files(run.path, entries, before))
+    messages = []
+    for found in verify(run, judge, before).faults:
+        path, _, what = found.partition(": ")
+        if path in damaged:
+            messages.append(damaged_file(run, state, path, what, damaged[path]))
+        else:
+            messages.append(f"{found}  Do: python -m pipeline verify {run.argument}")
+    if messages:
+        raise Refused(*messages)
 
 
 def _faults_before(run: Run, before: tuple[str, int]) -> tuple[int, list[str]]:

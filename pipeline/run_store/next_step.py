@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,22 @@ def obstacle(state: RunState, phase: str) -> str | None:
 
 def _why_exhausted(state: RunState) -> str:
     return state.exhausted["why"] if state.exhausted else f"{state.max_rounds} rounds did not reach the target"
+
+
+def release_blocker(state: RunState, today: date) -> str | None:
+    """Return why the records do not permit a release on that day, None where they do. Every gate is evaluated again."""
+    if state.released:
+        return f"it is released already, as {state.released['subject'][:12]}"
+    closed = next((phase for phase in PHASES[:-1] if not state.passed(phase, today)), None)
+    # Without a sufficient branch the next two gates are closed, too, but the branch is the reason.
+    if closed not in ("planning", "baseline") and not state.sufficient(today):
+        return "the branch is insufficient and has no valid waiver"
+    if closed:
+        gate = "stale" if state.stale(closed) else state.gate(closed, today) or "not evaluated"
+        return f"the {closed} gate is not open, it is {gate}"
+    if state.gate("finalization", today) != "open":
+        return "the finalization gate is not open"
+    return None
 
 
 def next_step(state: RunState, run_dir: Path) -> NextStep:

@@ -1,7 +1,8 @@
 """Permits: objects that are issued only where the ledger shows the required gates to be open.
 
 Training needs a `TrainPermit`, reading the test rows a `TestKey`, exporting an `ExportPermit`. None can be constructed
-directly. This prevents mistakes, not manipulation: a user who edits the code is found by `verify`.
+directly, and none is issued while a recorded file that it stands on is damaged. This prevents mistakes, not
+manipulation: a user who edits the code is found by `verify`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import Refused, fault
+from pipeline.results import PHASES, ROUNDED
 from pipeline.run_store import plan as plans
-from pipeline.run_store.ledger import Entry, Ledger
-from pipeline.run_store.records import CandidateRecord
+from pipeline.run_store.ledger import Entry, Ledger, read_ledger
+from pipeline.run_store.next_step import obstacle
+from pipeline.run_store.records import CandidateRecord, changed_files
 from pipeline.run_store.run import Run
-from pipeline.run_store.state import RunState
+from pipeline.run_store.state import RunState, fold
 
 _ISSUER = object()
 
@@ -89,6 +92,42 @@ def require(permit: object, kind: type[P]) -> P:
     return permit
 
 
+def damaged_file(run: Run, state: RunState, path: str, what: str, entry: Entry) -> str:
+    """The message for a file that is not as this entry recorded it, with its phase as the command, if it may run."""
+    phase, round_ = entry["data"].get("phase"), entry["data"].get("round", 1)
+    current = phase not in ROUNDED or round_ == state.round
+    if phase in PHASES and current and obstacle(state, phase) is None:
+        do = f"python -m pipeline phase={phase} {run.overrides}"
+        return fault(path, what, expected="the recorded bytes: restore the file, or run the phase again", do=do)
+    do = "python -m pipeline phase=auto run.name=NAME"
+    return fault(path, what, expected="the recorded bytes: restore the file from a copy, or start a new run", do=do)
+
+
+def _running_phase(entries: list[Entry]) -> tuple[str, int] | None:
+    """The phase that started last, with its round, unless it has finished; also one that was killed."""
+    started = [e for e in entries if e["kind"] == "phase.started"]
+    if not started:
+        return None
+    phase = (started[-1]["data"]["phase"], started[-1]["data"]["round"])
+    after = (e for e in entries[started[-1]["seq"] :] if e["kind"] == "phase.finished")
+    return None if any((e["data"]["phase"], e["data"]["round"]) == phase for e in after) else phase
+
+
+def _intact_state(run: Run) -> RunState:
+    """The state of the run, on whose files everything is built that a permit allows.
+
+    Raises Refused when a recorded file was changed. A running phase is replacing its own files, so that these count
+    only when it has finished; those of later phases, which it makes stale, count for them alone.
+    """
+    entries = read_ledger(run.ledger_path)
+    state = fold(entries)
+    changed = changed_files(run.path, entries, _running_phase(entries))
+    what = "is not the file that the ledger recorded"
+    if changed:
+        raise Refused(*(damaged_file(run, state, path, what, entry) for path, entry in changed))
+    return state
+
+
 def _need_open(run: Run, state: RunState, *phases: str) -> None:
     for phase in phases:
         if not state.passed(phase):
@@ -105,7 +144,7 @@ def _need_open(run: Run, state: RunState, *phases: str) -> None:
 
 def train(run: Run) -> TrainPermit:
     """A permit to train under the run's current plan. Raises Refused unless the planning gate is open in the ledger."""
-    state = run.state()
+    state = _intact_state(run)
     _need_open(run, state, "planning")
     return TrainPermit(_ISSUER, run, plans.load(run, state), state.head)
 
@@ -142,7 +181,7 @@ def test(run: Run, ledger: Ledger, rows: str, register: Callable[[str], None] | 
     before the key is created, so that it counts even after a crash. An opening whose score is missing because of a
     crash is used again and not counted twice.
     """
-    state = run.state()
+    state = _intact_state(run)
     candidate = _need_candidate(run, state)["weights"]
     plan = plans.load(run, state)
     _need_planned_rows(plan, rows)
@@ -156,6 +195,6 @@ def test(run: Run, ledger: Ledger, rows: str, register: Callable[[str], None] | 
 
 def export(run: Run) -> ExportPermit:
     """A permit to export the candidate. Raises Refused unless every gate before finalization is open or not needed."""
-    state = run.state()
+    state = _intact_state(run)
     _need_candidate(run, state)
     return ExportPermit(_ISSUER, run, plans.load(run, state), state.head)
