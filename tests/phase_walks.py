@@ -176,7 +176,7 @@ def _first(name: str) -> bool:
 def _run(asked: dict[str, Any], output: Path) -> int:
     """Be the process of one command."""
     from pipeline.__main__ import main
-    from pipeline.run_store import files
+    from pipeline.run_store import files, lock
     from pipeline.trials import executor
 
     stream = output.open("w", buffering=1)
@@ -202,6 +202,7 @@ def _run(asked: dict[str, Any], output: Path) -> int:
             try:
                 os.dup2(os.open(said, os.O_WRONLY | os.O_TRUNC), 2)
                 injury.trial = folder.name
+                lock._owners.clear()  # as in a process of its own, and not in a child of the one that has the lock
                 code = main(["worker", str(folder)])
             finally:
                 os._exit(code)
