@@ -25,17 +25,9 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
 from pipeline.runtime.announce import Parts, announced
 from pipeline.trials.candidates import Diagnosis, explain_no_candidate, untried
-from pipeline.trials.executor import Trial, format_steps, measurements, parallel_jobs, run_jobs
+from pipeline.trials.executor import Trial, ending, format_steps, measurements, parallel_jobs, run_jobs
 from pipeline.trials.fix_report import class_results, implementation, performance, rerun_command
-from pipeline.trials.study import (
-    Arm,
-    ArmResult,
-    compare_arms,
-    explain_choice,
-    format_arm,
-    reaches,
-    select_arm,
-)
+from pipeline.trials.study import Arm, ArmResult, compare_arms, explain_choice, format_arm, reaches, select_arm
 
 if TYPE_CHECKING:
     from pipeline.evaluation.per_class import ClassRow, ConfusedPair
@@ -128,11 +120,9 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
     parts = Parts(ctx.log, "trainings", len(jobs))
 
     def record(trial: Trial) -> None:
-        end = {"id": trial.id, "round": ctx.round, "score": trial.score, "died": trial.died}
         if trial.interrupted:
             ctx.log(f"  {trial.id} was taken up once more: its process ended with {trial.interrupted}")
-            end["interrupted"] = trial.interrupted
-        ctx.ledger.append("job.finished", {**end, "weights": trial.result.get("weights")})
+        ctx.ledger.append("job.finished", {"round": ctx.round, **ending(trial)})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         parts.finish_one(shown=len(line) == columns)
         if len(line) == columns:

@@ -131,6 +131,16 @@ def _is_own(path: str) -> bool:
     return path.startswith(BUNDLED) or not _INSTALLED.match(path)
 
 
+def place_of_frame(frame: FrameType | None) -> str:
+    """The line of the user's own files that a thread is at, as `file:line`; empty if it is in none."""
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if is_users_code(path) and _is_own(path):
+            return f"{path}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
 def place_of(error: BaseException) -> str:
     """The line of the user's own files at which an error was raised, as `file:line`; empty if none was involved."""
     if isinstance(error, SyntaxError) and error.filename and is_users_code(error.filename):

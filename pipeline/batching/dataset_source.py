@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
@@ -25,6 +25,7 @@ from pipeline.batching.augment import apply_augmentations
 from pipeline.batching.batch import Batch, BatchingOptions, EpochOrder
 from pipeline.batching.rows import TRAINING_SIGNALS, ReadFailure, RowDataset, RowKey, init_worker
 from pipeline.data import tree
+from pipeline.data.reading.items import slow_rows_told
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 from pipeline.error_attribution import reraise_stop, text_of
@@ -67,10 +68,16 @@ class DatasetSource:
         self._batches: Iterator[RawBatch] | None = None
         self._workers: list[BaseProcess] = []
         self._position = (1, 0)  # epoch and batch number that the loader gives next
+        self._is_waiting = False  # for rows; still True after an exception that cut the waiting off
+        self._own_reading = ExitStack()  # of rows in this process
 
     def start(self) -> None:
         """As `BatchSource.start`. Raises UserError for a Dataset that cannot be sent to another process."""
-        if not self.workers or self._batches is not None:
+        if self._batches is not None:
+            return
+        if not self.workers:
+            self._own_reading.close()
+            self._own_reading.enter_context(slow_rows_told())
             return
         try:
             with _signals_blocked():
@@ -106,8 +113,10 @@ class DatasetSource:
     def _read(self, next_position: tuple[int, int]) -> tuple[Tree, Tree]:
         """Return inputs and targets of the next batch; the loader is at `next_position` afterwards."""
         assert self._batches is not None
+        self._is_waiting = True
         with self._attribute_worker_death():
             raw = next(self._batches)
+        self._is_waiting = False
         self._position = next_position
         if isinstance(raw, ReadFailure):
             raise raw.error()
@@ -138,9 +147,13 @@ class DatasetSource:
     def close(self) -> None:
         """As `BatchSource.close`."""
         batches, self._batches = self._batches, None
+        self._own_reading.close()
         if not self._workers or self._owner != os.getpid():
             return
         atexit.unregister(self.close)
+        if self._is_waiting:  # a worker may be stuck in reading a row, and torch waits five seconds for each
+            for process in self._workers:
+                process.kill()
         getattr(batches, "_shutdown_workers", lambda: None)()
         for process in self._workers:  # torch gives up on a worker that is stuck in reading a row
             process.kill()

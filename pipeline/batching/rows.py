@@ -18,7 +18,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.data import tree
-from pipeline.data.reading.items import check_same_shapes, isolated_reading, leaf_shapes, read_item, stack_rows
+from pipeline.data.reading.items import (
+    check_same_shapes,
+    isolated_reading,
+    leaf_shapes,
+    read_item,
+    stack_rows,
+    tell_slow_row,
+)
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree
 from pipeline.errors import UserCodeError, UserError, fault
@@ -98,7 +105,11 @@ def init_worker(worker: int) -> None:
 
 
 def _exit_with_parent(parent: int | None) -> None:
-    """Watch the parent process. torch does so too, but may then wait for a queue whose lock a dead worker holds."""
+    """Watch the parent process, and name rows that take long.
+
+    torch watches the parent too, but may then wait for a queue whose lock a dead worker holds.
+    """
     while os.getppid() == parent:
         time.sleep(0.5)
+        tell_slow_row()
     os._exit(0)

@@ -20,6 +20,7 @@ from pipeline.data.reading.items import (
     isolated_reading,
     leaf_shapes,
     read_item,
+    slow_rows_told,
     stack_rows,
 )
 from pipeline.data.reading.row_metadata import read_row_metadata, read_unrepresentative_reason
@@ -248,7 +249,7 @@ def _read_dataset(dataset: MapDataset, where: str, faults: list[str]) -> tuple[T
     rows, shapes = list[tuple[Tree, Array]](), list[dict[str, tuple[int, ...]]]()
     seed = derive(0, where)  # not the seed of the run: what is measured on these rows is compared between runs
     try:
-        with isolated_reading():
+        with isolated_reading(), slow_rows_told():
             with attributed_to(where, "__len__ fails"):
                 count = len(dataset)
             for i in range(count):

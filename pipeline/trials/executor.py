@@ -216,6 +216,12 @@ def _shut_down(pool: ThreadPoolExecutor, workers: Workers) -> None:
         raise
 
 
+def ending(trial: Trial) -> dict[str, Any]:
+    """Return what the ledger records of the end of a trial."""
+    end = {"id": trial.id, "score": trial.score, "died": trial.died, "weights": trial.result.get("weights")}
+    return {**end, "interrupted": trial.interrupted} if trial.interrupted else end
+
+
 class TrialMeasurements(TypedDict):
     """What a worker measured of its own training; None where it died."""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -12,13 +15,17 @@ from torch import Tensor
 
 from pipeline.data.source_data import Array, MapDataset
 from pipeline.data.tree import Tree, named_leaves
-from pipeline.error_attribution import is_users_fault, user_code_error
+from pipeline.error_attribution import is_users_fault, place_of_frame, user_code_error
 from pipeline.errors import UserError, fault
 from pipeline.runtime.seeds import derive
 from pipeline.runtime.threads import running_on
 
 PAIR = "a pair (X, y) of numeric arrays, or a map-style Dataset of such pairs"
 ROWS_READ_AGAIN = 8
+SLOW_ROW_S = 30.0  # after which a message names the row that is being read
+
+_current: tuple[str, int, float] | None = None  # the row that this process reads, and since when
+_told: tuple[str, int, float] | None = None  # the last one that a message named
 
 
 @contextmanager
@@ -40,11 +47,13 @@ def read_item(dataset: MapDataset, index: int, where: str, *, seed: int, epoch: 
     The generators of Python, NumPy and torch start from (seed, "item", epoch, index). Call it inside
     `isolated_reading()`. Raises UserError naming the row if it cannot be read or is not a pair.
     """
+    global _current
     draw = derive(seed, "item", epoch, index)
     # The user's transforms may use any of the three generators.
     random.seed(draw)
     np.random.seed(draw % 2**32)
     torch.default_generator.manual_seed(draw)
+    _current = where, index, time.monotonic()
     try:
         item = dataset[index]
         pair = isinstance(item, tuple | list) and len(item) == 2
@@ -53,9 +62,47 @@ def read_item(dataset: MapDataset, index: int, where: str, *, seed: int, epoch: 
         if not is_users_fault(error):
             raise
         raise user_code_error(f"{where}[{index}]", error, "cannot be read") from error
+    finally:
+        _current = None
     if arrays is None:
         raise UserError(fault(f"{where}[{index}]", "is not a pair", got=describe(item), expected=PAIR))
     return arrays
+
+
+def tell_slow_row() -> None:
+    """Write one line to stderr if the row that this process is reading takes long, with the user's line it is at."""
+    global _told
+    row = _current
+    if row is None or row is _told or time.monotonic() - row[2] < SLOW_ROW_S:
+        return
+    _told = row
+    where, index, _ = row
+    place = place_of_frame(sys._current_frames().get(threading.main_thread().ident or 0))
+    at = f", at {place}" if place else ""
+    what = f"this row has been read for {SLOW_ROW_S:g} s and is not there yet{at}"
+    sys.stderr.write(fault(f"{where}[{index}]", what, do="wait, or press Ctrl-C twice") + "\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def slow_rows_told() -> Iterator[None]:
+    """Name a row that takes long while the block reads rows in this process.
+
+    The thread ends with the block: processes that are forked later should find none.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(min(1.0, SLOW_ROW_S)):
+            tell_slow_row()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def is_augmented(dataset: MapDataset, where: str, seed: int) -> bool:
