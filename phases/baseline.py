@@ -7,6 +7,7 @@ class), the warnings raised during training, plots, and the inputs of the branch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,7 +104,13 @@ def _branch_inputs(ctx: PhaseContext, fit_result: Fit) -> BranchInputs:
 def _format_score(fit_result: Fit) -> str:
     score = fit_result.score
     if score is None:
-        return f"no score, training ended {fit_result.stop_reason} after {fit_result.steps} steps"
+        ended = f"training ended {fit_result.stop_reason} after {fit_result.steps} steps"
+        name = fit_result.task.metric.name
+        _, values = fit_result.history.series(f"val/{name}")
+        last = float(values[-1]) if len(values) else 0.0
+        if not math.isfinite(last):
+            ended += f"; {fit_result.task.metric.where}: '{name}' is {last} on validation, which is no score"
+        return f"no score, {ended}"
     return f"{score.metric} {score.value:.4g} on validation ({format_interval(asdict(score))})"
 
 

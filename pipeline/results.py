@@ -33,12 +33,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def compared(value: float, limit: float, at_least: bool = True) -> str:
-    """Return whether a value keeps a limit, as `0.9833 >= 0.95` or `0.9472 < 0.95`; in words where one is NaN.
+    """Return whether a value keeps a limit, as `0.9833 >= 0.95` or `0.9472 < 0.95`; in words unless both are finite.
 
     Numbers that differ are written with the digits that tell them apart.
     """
     value, limit = float(value), float(limit)
-    if math.isnan(value) or math.isnan(limit):
+    if not (math.isfinite(value) and math.isfinite(limit)):
         return f"{value:.4g}, which cannot be compared with {limit:.4g}"
     within = value >= limit if at_least else value <= limit
     sign = (">=" if within else "<") if at_least else ("<=" if within else ">")
@@ -239,13 +239,15 @@ class Score:
             raise ValueError(f"a score is measured on val or test, got {self.split!r}; for train rows use TrainSide")
 
     def reaches(self, target: float) -> bool:
-        """Whether the value reaches the target in the direction of the metric; NaN never does."""
+        """Whether the value reaches the target in the direction of the metric; NaN and infinities never do."""
+        if not math.isfinite(self.value):
+            return False
         return self.value >= target if self.greater_is_better else self.value <= target
 
     def beats(self, other: float) -> bool:
         """Whether the score is shown to be better than another value, which its 95 % interval must not contain.
 
-        Without an interval the value alone decides. NaN is never better.
+        Without an interval the value alone decides. NaN and infinities are neither better nor beaten.
         """
         return compare_with_score(other, asdict(self)) == "worse"
 
@@ -273,10 +275,10 @@ def compare_with_score(value: object, score: Mapping[str, Any]) -> Comparison | 
     """Return how another value of the metric compares with a score: better or worse only outside its 95 % interval.
 
     `score` is a `Score` as a mapping, also one read from JSON. Without an interval only an equal value is as good.
-    None where one of the two is not a number.
+    None where one of the two is NaN or infinite.
     """
     other, measured = float(str(value)), float(str(score["value"]))
-    if math.isnan(other) or math.isnan(measured):
+    if not (math.isfinite(other) and math.isfinite(measured)):
         return None
     ends = [float(str(score.get(end, math.nan))) for end in ("low", "high")]
     bounds = [measured, *(end for end in ends if not math.isnan(end))]

@@ -25,6 +25,7 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
     score = evidence["test_score"]
     greater = bool(score["greater_is_better"])
     reached = score["value"] >= target if greater else score["value"] <= target
+    reached = reached and math.isfinite(score["value"])
     why = f"test {score['metric']} {compared(score['value'], target, greater)}"
     end, limit = ("lower", float(str(score["low"]))) if greater else ("upper", float(str(score["high"])))
     certain = False

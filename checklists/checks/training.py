@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.results import Evidence, Result, format_interval
 
 ENDS = {"done": "the planned length, or early stopping, was reached", "budget": "the budget of steps was used"}
@@ -28,6 +30,8 @@ def trivial_baseline_scored(evidence: Evidence) -> Result:
     """Passing proves that the best constant prediction for the metric was scored on validation."""
     trivial = evidence["trivial_baseline"]
     why = f"{trivial['how']} on {trivial['n']} validation rows"
+    if not math.isfinite(float(trivial["value"])):
+        why = f"warning: {trivial['metric']} is {trivial['value']} for it ({why}), so no score can be better"
     return Result("passed", trivial["value"], unit=trivial["metric"], why=why)
 
 

@@ -339,7 +339,7 @@ class Training:
             model=model.eval(),
             task=self.task,
             history=progress.history,
-            score=score if isinstance(score, Score) else None,
+            score=score if isinstance(score, Score) and math.isfinite(score.value) else None,
             steps=progress.step,
             stop_reason=progress.stop_reason,
             weights_digest=weights_digest(best.weights),

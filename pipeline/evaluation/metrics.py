@@ -74,9 +74,9 @@ class Metric:
         return UserError(fault(self.where, f"'{self.name}' does not fit the predictions ({reason})", do=do))
 
     def better(self, value: float, other: float) -> bool:
-        """Return whether a value is strictly better than another; NaN never is, and any number is better than NaN."""
-        if math.isnan(value) or math.isnan(other):
-            return math.isnan(other) and not math.isnan(value)
+        """Return whether a value is strictly better; only a finite one is, and any is better than a non-finite one."""
+        if not (math.isfinite(value) and math.isfinite(other)):
+            return math.isfinite(value)
         return value > other if self.greater_is_better else value < other
 
 

@@ -76,8 +76,8 @@ def group_by_config(rows: Iterable[RankedRun]) -> dict[tuple[str, ...], list[Ran
 
 
 def _over_seeds(rows: Sequence[RankedRun]) -> OverSeeds:
-    scores = [float(row["score"]["value"]) for row in rows if row["score"]]  # the ledger writes NaN as text
-    values = [value for value in scores if not math.isnan(value)]
+    scores = [float(row["score"]["value"]) for row in rows if row["score"]]  # non-finite ones are text
+    values = [value for value in scores if math.isfinite(value)]
     return {
         "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
@@ -117,7 +117,7 @@ def _reasons(state: RunState | None, exit_code: int) -> list[str]:
 def _sort_key(row: RankedRun) -> tuple[int, float]:
     score = row["score"]
     value = float(score["value"]) if score else math.nan
-    if score is None or math.isnan(value):
+    if score is None or not math.isfinite(value):
         return 1, float(row["exit_code"])
     return 0, -value if score.get("greater_is_better") else value
 
