@@ -167,16 +167,17 @@ def show(run: Run, state: RunState) -> None:
 
 
 def _show_all(root: Path, as_json: bool) -> None:
-    runs = [Run(p.parent.resolve()) for p in sorted(root.glob("*/ledger.jsonl"))]
-    if not runs:
+    folders = [path.parent for path in sorted(root.glob("*/ledger.jsonl"))]
+    if not folders:
         do = "python -m pipeline phase=baseline experiment=digits"
         raise UserError(fault(str(root), "there is no run yet", do=do))
     states: list[tuple[Run, RunState]] = []
     damaged: list[str] = []
-    for run in runs:
+    for folder in folders:
         try:
+            run = Run.find(folder.absolute())
             states.append((run, run.state()))
-        except Refused as error:  # the other runs are still shown
+        except (Refused, UserError) as error:  # the other runs are still shown
             damaged += error.faults
     if as_json:
         print_json([summary(*pair) for pair in states], indent=2)

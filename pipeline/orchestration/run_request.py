@@ -19,7 +19,7 @@ from pipeline.results import PHASES
 from pipeline.run_naming import unquoted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.plan import NOT_IN_PLAN, Plan
-from pipeline.run_store.run import Run
+from pipeline.run_store.run import Run, refuse_links
 from pipeline.run_store.state import RunState
 
 MAX_SHOWN = 5  # edited keys that are listed
@@ -51,6 +51,7 @@ def resolve_request(overrides: Sequence[str], config_dirs: Sequence[str | Path])
         raise UserError(fault("phase", "unknown phase", got=phase, among=(*PHASES, "auto"), do=do))
     dirs = [str(Path(d).resolve()) for d in config_dirs]
     run, config = _find_run(overrides, dirs)
+    refuse_links(run.path)  # before its plan is read
     if not run.exists() or run.state().plan is None:
         if phase not in STARTING_PHASES and not run.exists():
             Run.find(run.name, run.path.parent)  # raises UserError that names the most similar run

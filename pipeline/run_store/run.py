@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, fault
+from pipeline.errors import Refused, UserError, fault
 from pipeline.run_naming import DEFAULT_ROOT, run_argument, run_overrides, shown_root, valid_name
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA, Ledger, read_ledger
@@ -34,6 +35,33 @@ def check_name(name: str, root: Path | None = None) -> str:
             do = f"{shlex.join(['mv', '--', str(run_dir), str(renamed)])}, and use {run_overrides(renamed)}"
         raise UserError(fault("run.name", "cannot name a run", got=name, expected=expected, do=do))
     return name
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a run, with links above it followed, such as `runs` on a larger disk.
+
+    Raises UserError when the folder itself is a link: its records would be somebody else's, or change behind the run.
+    """
+    path = Path(os.path.abspath(path))  # without following the link that it may be
+    if path.is_symlink():
+        what = "is a symbolic link, which cannot be the folder of a run"
+        expected = "the folder itself; only run.root may be a link"
+        do = "name the folder that it leads to, or choose another run.name=NAME"
+        raise UserError(fault(str(path), what, got=f"a link to {os.path.realpath(path)}", expected=expected, do=do))
+    return path.parent.resolve() / path.name
+
+
+def refuse_links(path: Path) -> None:
+    """Raise Refused when something in the folder of a run is a link out of it: it is not a record of this run."""
+    inside = os.path.realpath(path) + os.sep
+    names = (os.path.join(folder, name) for folder, folders, others in os.walk(path) for name in (*folders, *others))
+    links = sorted(name for name in names if os.path.islink(name) and not os.path.realpath(name).startswith(inside))
+    what, expected = "is a symbolic link that leads out of the run", "files and folders of the run itself"
+    do = "put what it leads to in its place, or start a new run: python -m pipeline phase=auto run.name=NAME"
+    if links:
+        raise Refused(
+            *(fault(link, what, got=f"a link to {os.path.realpath(link)}", expected=expected, do=do) for link in links)
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +115,7 @@ class Run:
     @classmethod
     def at(cls, root: str | Path, name: str) -> Run:
         """The run of this name under a root folder, whether or not it exists."""
-        return cls(Path(root).resolve() / check_name(name, Path(root)))
+        return cls(run_folder(Path(root) / check_name(name, Path(root))))
 
     @classmethod
     def find(cls, name: str | Path, root: str | Path = DEFAULT_ROOT) -> Run:
@@ -95,7 +123,9 @@ class Run:
         direct = Path(name)
         for path in (direct, Path(root) / direct):
             if (path / "ledger.jsonl").is_file():
-                return cls(path.resolve())
+                folder = run_folder(path)
+                refuse_links(folder)
+                return cls(folder)
         known = sorted(p.parent.name for p in Path(root).glob("*/ledger.jsonl"))
         default = Path(root) == Path(DEFAULT_ROOT)
         place = "" if default else f" {run_overrides(Path(root) / 'digits')}"
@@ -112,7 +142,8 @@ class Run:
 @contextmanager
 def opened(run: Run, **created: Any) -> Iterator[Ledger]:
     """Open the ledger of the run, locked for writing; `created` is added to the first entry of a new run."""
-    files.folder(run.path)
+    files.folder(run_folder(run.path))
+    refuse_links(run.path)
     with RunLock(run.path) as lock:
         ledger = Ledger(run.ledger_path, lock)
         if not ledger.entries:
