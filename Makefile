@@ -72,11 +72,12 @@ test-process: $(READY)  ## the tests that start processes: commands, interrupts,
 coverage: $(READY)  ## both sets of tests, with line coverage of at least 90 %
 	@$(PYTEST) -n auto --dist worksteal -m "not slow" --cov --cov-fail-under=90 $(ARGS)
 
-# 300 kills without a failure bound the failure rate at one in a hundred, with 95 % confidence.
-test-crash: $(READY)  ## 300 SIGKILLs at random instants, the whole determinism matrix, slow tests, hypothesis with new seeds
-	@FIVEGATE_KILLS=300 $(PYTEST) -s -m "" tests/test_kill.py tests/test_purity.py $(ARGS)
-	@$(PYTEST) -n auto -m "slow or hypothesis" --hypothesis-profile=thorough \
-	  --ignore=tests/test_kill.py --ignore=tests/test_purity.py $(ARGS)
+# Each battery ends with one line. 300 kills without a failure bound the failure rate at 1 %, with 95 % confidence.
+BATTERIES := tests/test_phase_kills.py tests/test_kill.py tests/test_purity.py tests/test_fault_points.py \
+  tests/test_tracker_faults.py tests/test_named_mutants.py
+test-crash: $(READY)  ## 300 SIGKILLs in all five phases, each fault of the disk, broken trackers, named mutants, slow tests
+	@FIVEGATE_KILLS=300 $(PYTEST) -s -m "" $(BATTERIES) $(ARGS)
+	@$(PYTEST) -n auto -m "slow or hypothesis" --hypothesis-profile=thorough $(addprefix --ignore=,$(BATTERIES)) $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff check

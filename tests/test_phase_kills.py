@@ -1,6 +1,6 @@
 """A run that is killed again and again in all five phases ends as an undisturbed one.
 
-FIVEGATE_KILLS is the number of SIGKILLs: 6 in `make test-process`, 300 in `make test-crash`.
+FIVEGATE_KILLS is the number of SIGKILLs: 3 in `make test-process`, 300 in `make test-crash`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.run_store.run import Run
 from tests.phase_walks import NAME, Kill, Walks, outcome
 
 pytestmark = pytest.mark.process
-KILLS = int(os.environ.get("FIVEGATE_KILLS", "6"))
+KILLS = int(os.environ.get("FIVEGATE_KILLS", "3"))
 PER_RUN = 12  # kills of one run before it is left to end
 
 
