@@ -167,7 +167,7 @@ def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:
         "environment": ctx.plan.facts["environment"],
         "determinism": ctx.plan.facts.get("determinism"),
         "ledger": ctx.state.head,
-        "trust": list(ctx.state.trust),
+        "trust": [{k: v for k, v in grant.items() if k != "signature"} for grant in ctx.state.trust],
     }
 
 

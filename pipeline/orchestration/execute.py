@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.next_step import NextStep, next_step
+from pipeline.run_store.records import GrantRecord
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
 
@@ -54,7 +55,8 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
                 if phase == "finalization" and fold(ledger.entries).gate(phase) == "open":
                     release(run, ledger, registry.judge)
                     break
-                gate, replan = run_phase(registry, hooks, run, ledger, phase, request), False
+                with _noting(phase, ledger):
+                    gate, replan = run_phase(registry, hooks, run, ledger, phase, request), False
                 if gate != "open" or (phase == request.phase and phase != "finalization"):
                     break
         except (UserError, Refused):
@@ -88,17 +90,62 @@ def _grant_trust(ledger: Ledger, request: RunRequest) -> RunRequest:
     from pipeline.config.override_keys import targets_of
     from pipeline.trust import grants as trust
 
-    packages = request.config.get("trust") or []
+    run, packages = request.run, request.config.get("trust") or []
     if packages:
-        grants = trust.grant(packages, trust.roots(request.config_dirs), targets_of(request.config))
-        before = fold(ledger.entries).trust
-        if list(before) != list(grants):
+        granted = trust.grant(packages, trust.roots(request.config_dirs), targets_of(request.config))
+        grants = trust.signed(granted, run.path)
+        state = fold(ledger.entries)
+        before = state.trust
+        if state.plan is None or state.gate("planning") != "open" or request.phase in ("planning", "baseline"):
+            imported, new = ([(g["package"], g["root"], g["digest"]) for g in some] for some in (before, grants))
+            request = replace(request, changed=request.changed or imported != new)
+        else:
+            _refuse_other_files(before, grants, run)
+        known = [g for g, old in zip(grants, before, strict=False) if trust.same(g, old) and trust.is_signed(old)]
+        if len(known) < max(len(grants), len(before)):
             ledger.append("trust.granted", {"packages": grants})
-        imported, new = ([(g["package"], g["root"], g["digest"]) for g in some] for some in (before, grants))
-        if imported != new:
-            request = replace(request, changed=True)
-    trust.activate(fold(ledger.entries).trust, request.run.overrides)
+    trust.activate_recorded(fold(ledger.entries).trust, run.path, run.overrides, request.phase)
     return request
+
+
+def _refuse_other_files(planned: Sequence[GrantRecord], grants: Sequence[GrantRecord], run: Run) -> None:
+    """Raise Refused when a package that is trusted again, after planning, is not the code that was planned with."""
+    from pipeline.trust.grants import moved_files
+
+    now = {grant["package"]: grant for grant in grants}
+    faults = []
+    for grant in planned:
+        again = now.get(grant["package"])
+        if again is None or (names := moved_files(grant, again)):
+            what = (
+                "is trusted by the plan" if again is None else f"has changed since it was trusted: {', '.join(names)}"
+            )
+            place = f"{(again or grant)['root']}/{grant['package']}"
+            packages = ",".join(dict.fromkeys([*now, grant["package"]]))
+            do = f"read it, then python -m pipeline phase=planning {run.overrides} 'trust=[{packages}]'"
+            faults.append(fault(place, what, do=do))
+    if faults:
+        raise Refused(*faults)
+
+
+@contextmanager
+def _noting(phase: str, ledger: Ledger) -> Iterator[None]:
+    """Record what planning imports besides the files that `import` statements name; later phases import no more."""
+    before = list(fold(ledger.entries).trust)
+    if phase != "planning" or not before:
+        yield
+        return
+    from pipeline.trust.grants import with_noted
+    from pipeline.trust.source_guard import GUARD
+
+    GUARD.noting = True
+    try:
+        yield
+    finally:
+        GUARD.noting = False
+    grants = with_noted(before)
+    if grants != before:
+        ledger.append("trust.granted", {"packages": grants})
 
 
 def _remove_unplanned_run(run: Run, ledger: Ledger, root_is_new: bool) -> None:

@@ -105,8 +105,8 @@ def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[st
         _refuse_differences(run, phase, changing, changes)
     elif phase != "auto":
         notice = _edits_since(run, state, plan, phase, dirs)
-    own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}, "trust": []}
-    config = {**plan.config, **own_keys}
+    own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}}
+    config = {**plan.config, **own_keys, "trust": _trusted_names(overrides) or []}
     return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head, notice=notice)
 
 
@@ -161,11 +161,19 @@ def _changes(run: Run, state: RunState, config: Mapping[str, Any], phase: str) -
         return {"plan": (None, None)}
 
 
+def _trusted_names(overrides: Sequence[str]) -> list[str] | None:
+    """The packages that the overrides trust; None where they say nothing about it."""
+    trust = override_value(overrides, "trust")
+    if trust is None:
+        return None
+    return [name for part in trust.strip("[]").split(",") if (name := part.strip("'\" "))]
+
+
 def _refuse_new_trust(run: Run, state: RunState, overrides: Sequence[str]) -> None:
     """Raise UserError when a later phase is to trust other packages than those of the plan."""
-    trust = override_value(overrides, "trust")
+    trust, names = override_value(overrides, "trust"), _trusted_names(overrides)
     trusted = [grant["package"] for grant in state.trust]
-    if trust is not None and sorted(n.strip() for n in trust.strip("[]").split(",") if n.strip()) != sorted(trusted):
+    if names is not None and sorted(names) != sorted(trusted):
         do = f"python -m pipeline phase=baseline {run.overrides} 'trust={trust}'"
         expected = f"nothing, or the packages trusted so far ({', '.join(trusted) or 'none'})"
         raise UserError(fault("trust", "must be granted before training", got=trust, expected=expected, do=do))

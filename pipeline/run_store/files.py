@@ -17,7 +17,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,31 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def create_private(path: Path, data: bytes) -> None:
+    """Create a file that only this user can read, in a folder that only this user can change.
+
+    A file that another process created in the meantime is left as it is. Raises OSError where the disk refuses.
+    """
+    _point("mkdir", path.parent)
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    _point("open", temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        try:
+            _write_and_sync(descriptor, data, temporary)
+        finally:
+            os.close(descriptor)
+        _point("link", path)
+        with suppress(FileExistsError):
+            os.link(temporary, path)  # unlike a rename, it never replaces a file
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -160,7 +160,8 @@ class GrantRecord(TypedDict):
     """A package that the user trusts: its name, and the folder that it is imported from.
 
     `files` are the source files that the run can import, below that folder, with the SHA-256 of each; `digest` is that
-    of all of them. `others` are the other source files of the package.
+    of all of them. `others` are the other source files of the package. `loaded` are files next to the package that
+    planning imported although no `import` statement names them. `signature` is by the key of the user who trusts.
     """
 
     package: str
@@ -168,6 +169,8 @@ class GrantRecord(TypedDict):
     digest: str
     files: dict[str, str]
     others: dict[str, str]
+    loaded: NotRequired[dict[str, str]]
+    signature: NotRequired[str]
 
 
 # --- the files of a run that its ledger records ----------------------------------------------------------------------

@@ -62,7 +62,7 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     from pipeline.engine.fit import fit
     from pipeline.trust import grants as trust
 
-    trust.activate(run.state().trust, run.overrides)
+    trust.activate_recorded(run.state().trust, run.path, run.overrides)
     with sole_writer(folder):
         done = fit(permit, job, observers(), folder=folder)
         assert done.checkpoint is not None

@@ -1,7 +1,8 @@
 """Packages of the user: where they are found, which are trusted, and whether their source has changed.
 
 The user trusts a package on the command line, `trust=[my_pkg]`. The grant has the digest of every source file and is
-recorded in the ledger; later phases and workers use the grant, not the command line.
+recorded in the ledger, signed by the key of that user on that machine; later phases and workers use the grant, not the
+command line. A grant that somebody else signed, or nobody, has to be given again.
 
 Its `files` are those that the targets of the config can import. When one of them changes, the run stops until the user
 renews the trust. The `others` of the package may change, since the run does not import them; one that is imported all
@@ -22,9 +23,9 @@ from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.results import digest
 from pipeline.run_store.files import sha256
 from pipeline.run_store.records import GrantRecord
-from pipeline.trust.source_files import GUARD, importable, source_digests
-
-OURS = frozenset({"pipeline", "phases", "diagnostics", "checklists", "fivegate", "torch"})
+from pipeline.trust.signing import is_signed, sign
+from pipeline.trust.source_files import OURS, importable, is_installed, source_digests, unverifiable
+from pipeline.trust.source_guard import GUARD, TrustedFolder
 
 
 def roots(config_dirs: Iterable[Path | str]) -> list[Path]:
@@ -56,11 +57,23 @@ def grant(packages: Sequence[str], roots: Sequence[Path] = (), targets: Iterable
         elif len(places) > 1:
             where = " and in ".join(sorted(str(path.parent) for path in places))
             faults.append(fault("trust", f"{package!r} is found in {where}", do="give your package another name"))
+        elif more := _link_faults(package, places[0]):
+            faults += more
         else:
             granted.append(_grant(package, places[0], targets))
     if faults:
         raise UserError(*faults)
     return granted
+
+
+def _link_faults(package: str, place: Path) -> list[str]:
+    """The faults of a package that its digests cannot cover."""
+    top = package.partition(".")[0]
+    if (place.name if place.is_dir() else place.stem.partition(".")[0]) != top:
+        do = "put the package itself there, or link it under its own name"
+        return [fault("trust", f"{top!r} is a link to something of another name, {place}", do=do)]
+    do = "put the files themselves there, or take them out of the package"
+    return [fault(str(path), f"{why}, which no digest covers", do=do) for path, why in unverifiable(place)]
 
 
 def is_importable(package: str, roots: Sequence[Path] = ()) -> bool:
@@ -110,12 +123,77 @@ def _not_found(package: str, roots: Sequence[Path]) -> str:
     return fault("trust", "there is no such package", got=package, expected=expected, among=known, do=do)
 
 
+def signed(grants: Iterable[GrantRecord], run: Path) -> list[GrantRecord]:
+    """The grants with the signature of this user. Raises UserError for folders that a run must not be trusted with."""
+    grants = list(grants)
+    if faults := [said for grant in grants if (said := _root_fault(grant, run))]:
+        raise UserError(*faults)
+    return [_signed(grant) for grant in grants]
+
+
+def _signed(grant: GrantRecord) -> GrantRecord:
+    unsigned = {name: value for name, value in grant.items() if name != "signature"}
+    return GrantRecord(**{**unsigned, "signature": sign(unsigned)})  # type: ignore[typeddict-item]
+
+
+def same(first: GrantRecord, second: GrantRecord) -> bool:
+    """Whether two grants trust the same files in the same place, whatever planning noted and whoever signed them."""
+    keys = ("package", "root", "digest", "files", "others")
+    return all(first.get(key) == second.get(key) for key in keys)
+
+
+def moved_files(planned: GrantRecord, grant: GrantRecord) -> list[str]:
+    """The files that the run imports and that are not as the plan recorded them."""
+    before, now = planned["files"], grant["files"]
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def activate_recorded(grants: Iterable[GrantRecord], run: Path, overrides: str, phase: str = "auto") -> None:
+    """Make the packages of a run's records importable, if this user granted them.
+
+    Raises Refused for grants that this user's key did not sign, for folders that a run must not name, and as `activate`
+    does. `run` is the folder of the run; `overrides` name it in commands.
+    """
+    grants = list(grants)
+    if faults := [said for grant in grants if (said := _root_fault(grant, run))]:
+        raise Refused(*faults)
+    if unsigned := [grant for grant in grants if not is_signed(grant)]:
+        packages = ",".join(grant["package"] for grant in grants)
+        lists = "; ".join(
+            f"{g['package']} in {g['root']} ({_shown([*g['files'], *g.get('loaded', {})])})" for g in unsigned
+        )
+        do = f"read these files; if you trust them: python -m pipeline phase={phase} {overrides} 'trust=[{packages}]'"
+        raise Refused(fault("trust", f"the run imports code that you did not trust on this machine: {lists}", do=do))
+    activate(grants, overrides)
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 20} more files" if len(names) > 20 else ""
+    return ", ".join(sorted(names)[:20]) + more
+
+
+def _root_fault(grant: GrantRecord, run: Path) -> str | None:
+    """Why code must not be imported from the folder of a grant, or None."""
+    root, runs = grant["root"], run.parent
+    do = "move the package out of the run, and give its place: --config-dir DIR, with the package next to DIR"
+    if not os.path.isabs(root) or os.path.realpath(root) != root:
+        what, expected = "is not the path of a folder", "an absolute path without links"
+        return fault(f"trust: {grant['package']}", what, got=root, expected=expected, do=do)
+    path = Path(root)
+    around = next((p for p in (path, *path.parents) if (p / "ledger.jsonl").exists()), None)
+    if around is None and path != runs and path.is_relative_to(runs):
+        around = runs
+    if around is not None:
+        return fault(f"trust: {grant['package']}", f"is inside {around}, where runs are", got=root, do=do)
+    return None
+
+
 def activate(grants: Iterable[GrantRecord], run: str = "...") -> tuple[str, ...]:
-    """Make the trusted packages importable and return their names, as `build` takes them.
+    """Make packages importable that the user trusts now, and return their names, as `build` takes them.
 
     Raises Refused for every package of which a file that the run imports was changed or removed since it was granted.
-    Any other file of the package is compared when it is imported. `run` are the overrides that name the run in the
-    command which renews the trust.
+    Every file is compared again when it is imported. `run` are the overrides that name the run in the command which
+    renews the trust.
     """
     grants = list(grants)
     renewal = f"python -m pipeline phase=planning {run} 'trust=[{','.join(grant['package'] for grant in grants)}]'"
@@ -127,10 +205,22 @@ def activate(grants: Iterable[GrantRecord], run: str = "...") -> tuple[str, ...]
             faults.append(fault(f"{grant['root']}/{grant['package']}", what, do=f"read it, then {renewal}"))
     if faults:
         raise Refused(*faults)
-    for grant in grants:
-        _guard(grant, renewal)
+    for root in dict.fromkeys(grant["root"] for grant in grants):
+        _guard(root, [grant for grant in grants if grant["root"] == root], renewal)
     importlib.invalidate_caches()
     return tuple(grant["package"] for grant in grants)
+
+
+def with_noted(grants: Iterable[GrantRecord]) -> list[GrantRecord]:
+    """The grants with the files that were imported from their folders although no `import` statement names them."""
+    completed, roots = [], set()
+    for grant in grants:
+        noted = {} if grant["root"] in roots else GUARD.noted(grant["root"])
+        roots.add(grant["root"])
+        if noted:
+            grant = _signed(GrantRecord(**{**grant, "loaded": {**grant.get("loaded", {}), **noted}}))  # type: ignore[typeddict-item]
+        completed.append(grant)
+    return completed
 
 
 def _change(grant: GrantRecord) -> str | None:
@@ -141,27 +231,26 @@ def _change(grant: GrantRecord) -> str | None:
         return "is gone"
     if len(places) > 1:
         return f"is hidden by {places[1]}"
+    trusted = {**grant["files"], **grant.get("loaded", {})}
     changed = [
         name if (root / name).is_file() else f"{name} (gone)"
-        for name, trusted in grant["files"].items()
-        if not (root / name).is_file() or sha256(root / name) != trusted
+        for name, value in trusted.items()
+        if not (root / name).is_file() or sha256(root / name) != value
     ]
     return f"has changed since it was trusted: {', '.join(sorted(changed))}" if changed else None
 
 
-def _guard(grant: GrantRecord, renewal: str) -> None:
-    """From now on, refuse to import a file of the package that is not as it was granted."""
-    root = Path(grant["root"])
-    digests = {**grant["others"], **grant["files"]}
-    trusted = {(root / name).resolve(): value for name, value in digests.items()}
-    names = {name.partition("/")[0].partition(".")[0] for name in (grant["package"], *digests)}
+def _guard(root: str, grants: Sequence[GrantRecord], renewal: str) -> None:
+    """From now on, refuse to import a file from this folder that is not as it was granted."""
 
-    def refuse(file: Path) -> FivegateError:
-        what = "has changed since it was trusted" if file in trusted else "did not exist when its package was trusted"
-        return Refused(fault(str(file), f"{what}, and the run imports it now", do=f"read it, then {renewal}"))
+    def refuse(file: Path, why: str) -> FivegateError:
+        return Refused(fault(str(file), f"{why}, and the run imports it now", do=f"read it, then {renewal}"))
 
-    for place in _places(grant["package"].partition(".")[0], [root]):
-        GUARD.guard(place, names, trusted, refuse)
+    packages = frozenset(grant["package"].partition(".")[0] for grant in grants)
+    digests: dict[str, str] = {}
+    for grant in grants:
+        digests |= {**grant["others"], **grant["files"], **grant.get("loaded", {})}
+    GUARD.guard(TrustedFolder(root, packages, digests, refuse, is_installed(Path(root))))
 
 
 def importable_names(roots: Sequence[Path]) -> list[str]:

@@ -1,21 +1,18 @@
-"""The source files of a user's package: their digests, those that a module can import, and a guard on their import."""
+"""The source files of a user's package: their digests, those that a module can import, and links among them."""
 
 from __future__ import annotations
 
 import ast
 import os
 import site
-import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from collections.abc import Iterable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
 
-from pipeline.errors import FivegateError
 from pipeline.run_store.files import sha256
 
+OURS = frozenset({"pipeline", "phases", "diagnostics", "checklists", "fivegate", "torch"})
 SOURCE = (".py", ".so", ".pyd")
 # What can import a module whose name is not in the source: a file that uses any of it may import all of its package.
 DYNAMIC_MODULES = frozenset({"importlib", "runpy", "pkgutil", "pickle", "cloudpickle", "dill", "joblib"})
@@ -41,7 +38,7 @@ def importable(root: Path, names: Iterable[str]) -> set[Path] | None:
     folder of installed packages.
     """
     tops = {name.partition(".")[0] for name in names}
-    alone = _is_installed(root)
+    alone = is_installed(root)
     modules: set[Path] = set()
     waiting = [prefix for name in names for prefix in _prefixes(name)]
     seen: set[str] = set()
@@ -61,7 +58,8 @@ def importable(root: Path, names: Iterable[str]) -> set[Path] | None:
     return modules
 
 
-def _is_installed(root: Path) -> bool:
+def is_installed(root: Path) -> bool:
+    """Whether the folder is one of installed packages, in which Python looks by itself."""
     places = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     return str(root) in {str(Path(place).resolve()) for place in places}
 
@@ -103,42 +101,28 @@ def _imports(path: Path, module: str) -> list[str] | None:
     return None if any(name.partition(".")[0] in DYNAMIC_MODULES for name in names) else names
 
 
-class SourceGuard(MetaPathFinder):
-    """Refuses to import a file of a guarded package whose bytes are not those that were trusted."""
+def unverifiable(place: Path) -> Iterator[tuple[Path, str]]:
+    """The paths in a package that could be imported although no digest covers what they stand for, with the reason.
 
-    def __init__(self) -> None:
-        self._trusted: dict[str, Mapping[Path, str]] = {}  # per folder or file of a package
-        self._refuse: dict[str, Callable[[Path], FivegateError]] = {}
-        self._names: set[str] = set()  # the first parts of the guarded modules' names
-
-    def guard(
-        self, place: Path, names: Iterable[str], trusted: Mapping[Path, str], refuse: Callable[[Path], FivegateError]
-    ) -> None:
-        """Guard the package or module at `place`, and other modules of these names that have a trusted file.
-
-        `refuse(file)` is the error for a file that is not as it was trusted.
-        """
-        if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
-        self._trusted[str(place)], self._refuse[str(place)] = trusted, refuse
-        self._names |= set(names)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Raise the error for a changed or new file; otherwise leave the import to the other finders."""
-        if fullname.partition(".")[0] not in self._names:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or not spec.origin or not spec.has_location:
-            return None
-        file = Path(spec.origin).resolve()
-        for place, trusted in self._trusted.items():
-            known = trusted.get(file)
-            inside = file.is_relative_to(place)
-            if (known is not None or inside) and sha256(file) != known:
-                raise self._refuse[place](file)
-        return None
+    These are links that lead out of the folder that the package is imported from, links to folders with modules, and
+    bytecode without its source.
+    """
+    root = place.parent
+    for folder, subfolders, names in os.walk(place, followlinks=False):
+        subfolders[:] = [s for s in subfolders if s != "__pycache__"]
+        for path in (Path(folder, name) for name in subfolders):
+            if path.is_symlink() and _holds_modules(path):
+                yield path, f"is a link to modules in {path.resolve()}"
+        for path in (Path(folder, name) for name in names):
+            if path.suffix in SOURCE and path.is_symlink() and not path.resolve().is_relative_to(root):
+                yield path, f"is a link out of {root}, to {path.resolve()}"
+            if path.suffix == ".pyc" and not path.with_suffix(".py").exists():
+                yield path, "is bytecode without its source"
 
 
-GUARD = SourceGuard()
+def _holds_modules(folder: Path) -> bool:
+    """Whether a module can be imported from the folder or from a folder directly inside it."""
+    try:
+        return any(path.suffix in (*SOURCE, ".pyc") for depth in ("*", "*/*") for path in folder.glob(depth))
+    except OSError:
+        return False
