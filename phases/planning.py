@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pipeline.errors import Refused
 from pipeline.orchestration import problem_card
@@ -75,6 +75,7 @@ class PlanFacts(TypedDict):
     trust: list[dict[str, str]]
     init_from: str | None
     resolved: dict[str, object]  # by config key, the values that were `auto` and follow from the data
+    env: NotRequired[list[str]]  # the environment variables that the config was allowed to read
 
 
 def _environment(threads: int, device: str) -> Environment:
@@ -198,7 +199,7 @@ def _plan_facts(
     trainer = ctx.config["trainer"]
     count = threads(trainer["threads"], probe_result.parameters)
     init_from = (ctx.config["model"] or {}).get("init_from")
-    return {
+    facts: PlanFacts = {
         "splits": manifest["splits"],
         "data": {
             "source": manifest["source"],
@@ -218,6 +219,9 @@ def _plan_facts(
         "init_from": files.sha256(Path(init_from)) if init_from else None,
         "resolved": resolved,
     }
+    if variables := ctx.config.get("env"):
+        facts["env"] = sorted(variables)
+    return facts
 
 
 def _analyse(data: Data, kind: str) -> dict[str, object]:

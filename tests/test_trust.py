@@ -15,7 +15,10 @@ from pipeline.__main__ import main
 from pipeline.config.compose import composition
 from pipeline.config.hydra_main import hydra_sweep
 from pipeline.errors import UserError
+from pipeline.orchestration.run_request import resolve_request
 from pipeline.orchestration.sweep import multirun
+from pipeline.run_store import plan as plans
+from tests.conftest import SMALL, go
 
 HEADER = "# @package _global_\ndefaults: [digits]\nseed: 1\n"
 LOAD = "{_target_: torch.load, f: pwned.pkl, weights_only: false}"
@@ -217,3 +220,89 @@ def test_foreign_config_with_an_alias_bomb_is_refused(theirs: Path) -> None:
 
     with pytest.raises(UserError, match=r"conf/experiment/sly\.yaml:\d+: aliases stand for too many values"):
         composition(["experiment=sly"], [theirs])
+
+
+# --- environment variables -------------------------------------------------------------------------------------------
+
+READERS = {
+    "plain": "plan: {owner: '${oc.env:SECRET}'}",
+    "in a text": "plan: {owner: 'name ${oc.env:SECRET}'}",
+    "decoded": "plan: {owner: '${oc.decode:${oc.env:SECRET}}'}",
+    "with a default": "plan: {owner: '${oc.env:SECRET,nobody}'}",
+    "by another key": "plan: {owner: '${plan.purpose}', purpose: '${oc.env:SECRET}'}",
+    "by a computed name": "plan: {owner: '${oc.env:${plan.purpose}}', purpose: SECRET}",
+    "by Hydra": "hydra: {runtime: {choices: {x: '${oc.env:SECRET}'}}}\nplan: {owner: '${hydra:runtime.choices.x}'}",
+    "as a key of open sections": "model: {note: '${oc.env:SECRET}'}",
+}
+
+
+@pytest.mark.parametrize("text", READERS.values(), ids=READERS)
+def test_foreign_config_reads_no_environment_variable(theirs: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the config asks for it, the value is not read, and the message says how to allow it."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    write(theirs, "experiment/sly", HEADER + text + "\n")
+
+    with pytest.raises(UserError, match=r"reads the environment variable SECRET.*'env=\[SECRET\]'") as refusal:
+        composition(["experiment=sly"], [theirs])
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_list_of_defaults_reads_no_environment_variable(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of an option is no way around, since the plan records chosen options."""
+    monkeypatch.setenv("SECRET", "mlp")
+    write(theirs, "experiment/sly", "# @package _global_\ndefaults: [digits, override /model: '${oc.env:SECRET}']\n")
+
+    with pytest.raises(UserError, match="reads the environment variable SECRET"):
+        composition(["experiment=sly"], [theirs])
+
+
+def test_all_environment_variables_are_named_at_once(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command allows all of them; on the command line the same rule holds."""
+    monkeypatch.setenv("C", "anybody")
+    write(theirs, "experiment/sly", HEADER + "plan: {owner: '${oc.env:A}', purpose: '${oc.env:B}'}\n")
+
+    with pytest.raises(UserError) as refusal:
+        composition(["experiment=sly", "plan.population=${oc.env:C}", "env=[C]"], [theirs])
+    assert len(refusal.value.faults) == 2 and all("'env=[A,B,C]'" in message for message in refusal.value.faults)
+
+
+def test_named_environment_variables_are_read(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line names is read, also in a job of a sweep; the name alone is recorded beside the value."""
+    monkeypatch.setenv("WHO", "Ada")
+    write(theirs, "experiment/fair", HEADER + "plan: {owner: '${oc.env:WHO}', purpose: '${oc.env:NOT_SET,else}'}\n")
+    words = ["experiment=fair", "env=[WHO,NOT_SET]"]
+    owners: list[str] = []
+
+    def job(config: dict[str, Any], overrides: list[str]) -> int:
+        owners.append(config["plan"]["owner"])
+        return 0
+
+    config = composition(words, [theirs]).config
+    assert (config["plan"]["owner"], config["plan"]["purpose"], config["env"]) == ("Ada", "else", ["WHO", "NOT_SET"])
+    multirun(["-m", "--config-dir", str(theirs), *words, "seed=1,2"], job)
+    assert owners == ["Ada", "Ada"]
+
+
+@pytest.mark.parametrize("text", ["env: [SECRET]", "env: [SECRET]\nplan: {owner: '${oc.env:SECRET}'}"])
+def test_config_file_cannot_allow_environment_variables(theirs: Path, text: str) -> None:
+    """Only the command line names what may be read."""
+    write(theirs, "experiment/sly", HEADER + text + "\n")
+
+    with pytest.raises(UserError, match=r"env: a config file cannot allow|reads the environment variable SECRET"):
+        composition(["experiment=sly"], [theirs])
+
+
+def test_later_commands_name_environment_variables_again(own_folder: Path, theirs: Path, monkeypatch: Any) -> None:
+    """A ledger, which may be somebody's, allows no variable; a frozen plan needs none."""
+    monkeypatch.setenv("WHO", "Ada")
+    write(theirs, "experiment/fair", HEADER + "plan: {owner: '${oc.env:WHO}'}\ntracking: {kind: none}\n")
+    words = ["experiment=fair", "run.name=mine", "env=[WHO]"]
+    run = go(own_folder / "runs", "phase=planning", *words, *SMALL[1:], config_dirs=[str(theirs)]).run
+
+    plan = plans.load(run)
+    assert plan.config["plan"]["owner"] == "Ada" and plan.facts["env"] == ["WHO"] and "env" not in plan.config
+    with pytest.raises(UserError, match=r"plan\.owner: reads the environment variable WHO.*'env=\[WHO\]'"):
+        resolve_request(["phase=baseline", "run.name=mine", f"run.root={own_folder}/runs"], [])
+    for words in (["phase=baseline", "env=[WHO]"], ["phase=auto"], ["phase=auto", "env=[WHO]"], ["phase=diagnostics"]):
+        request = resolve_request([*words, "run.name=mine", f"run.root={own_folder}/runs"], [])
+        assert request.config["plan"]["owner"] == "Ada" and not request.changed

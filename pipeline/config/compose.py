@@ -6,7 +6,7 @@ Python API read. Hydra stops at the first fault; this module reports all of them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.override_keys import SHOW, as_hydra, key_of, leaves
+from pipeline.config.override_keys import SHOW, as_hydra, key_of, leaves, named
 from pipeline.config.overrides import NOT_BUILT, PRIMARY, first_line, not_built_fault, sort_out
 from pipeline.config.schema import faults_of
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.trust.environment import reading
 from pipeline.trust.hydra_loader import CheckedLoader, UserConfigSource
 
 STORED = (str, bool, int, float, list, dict, type(None))  # the types of values that a plan can hold
@@ -51,8 +52,10 @@ def composition(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
         faults.append(fault("hydra.searchpath", "is set by a flag", do=ADD_FOLDER))
         overrides = [word for word in overrides if key_of(word) != "hydra.searchpath"]
     overrides = [as_hydra(word) for word in overrides]
-    with hydra_over(folders) as search:
+    with reading(named(overrides, "env") or ()) as variables, hydra_over(folders) as search:
         composed, more = _composed([search, *overrides])
+        if variables.refused:  # by a list of defaults
+            raise UserError(*variables.faults())
         faults += more
         if composed is None:
             raise UserError(*faults)
@@ -117,16 +120,29 @@ def _composed(words: list[str]) -> tuple[DictConfig | None, list[str]]:
 def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """A composed config resolved to plain values, and its faults. HydraConfig must be set.
 
-    `overrides` are those of the command line: only they may grant trust.
+    `overrides` are those of the command line: only they may grant trust, and name environment variables to read.
     """
-    config, faults = _resolved(composed)
+    with reading(named(overrides, "env") or ()) as variables:
+        config, faults = _resolved(composed)
+    if variables.refused:
+        return config, variables.faults()  # other faults may be due to what was not read
     _fill_left_out(config)
-    if config.get("trust") and not any(key_of(word) == "trust" for word in overrides):
-        do = "read that package; if you trust it: python -m pipeline ... 'trust=[PACKAGE]'"
-        faults.append(fault("trust", "a config file cannot grant trust", got=config["trust"], expected="[]", do=do))
+    faults += _granted_by_a_file(config, overrides)
     broken = {_section(said) for said in faults}
     typed = {key_of(word) for word in overrides}
     return config, faults + [said for said in faults_of(config, typed) if _section(said) not in broken]
+
+
+def _granted_by_a_file(config: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    faults = []
+    if config.get("trust") and not any(key_of(word) == "trust" and "${" not in word for word in overrides):
+        do = "read that package; if you trust it: python -m pipeline ... 'trust=[PACKAGE]'"
+        faults.append(fault("trust", "a config file cannot grant trust", got=config["trust"], expected="[]", do=do))
+    if config.get("env") and not any(key_of(word) == "env" and "${" not in word for word in overrides):
+        do = "if they are no secrets: python -m pipeline ... 'env=[NAME]'"
+        what = "a config file cannot allow that variables are read"
+        faults.append(fault("env", what, got=config["env"], expected="[]", do=do))
+    return faults
 
 
 def _fill_left_out(config: dict[str, Any]) -> None:

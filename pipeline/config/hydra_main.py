@@ -15,8 +15,10 @@ from omegaconf import DictConfig
 
 from pipeline.config.compose import hydra_over
 from pipeline.config.conf_dir import conf_dir
+from pipeline.config.override_keys import named
 from pipeline.config.overrides import PRIMARY, first_line
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.trust.environment import reading
 
 
 def hydra_main(words: Sequence[str]) -> None:
@@ -26,7 +28,7 @@ def hydra_main(words: Sequence[str]) -> None:
     """
     argv, sys.argv = sys.argv, ["pipeline", *words]
     try:
-        with _raises_user_error():
+        with _raises_user_error(), reading(named(words, "env") or ()):
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=PRIMARY)(_do_nothing)()
     finally:
         sys.argv = argv
@@ -41,7 +43,7 @@ def hydra_sweep(words: Sequence[str], folders: Sequence[Path], task: Callable[[D
 
     Hydra's command line is not used, since it would load the configs with a loader of its own.
     """
-    with _raises_user_error(), hydra_over(folders) as search:
+    with _raises_user_error(), reading(named(words, "env") or ()), hydra_over(folders) as search:
         sweeper = GlobalHydra.instance().hydra
         assert sweeper is not None
         sweeper.multirun(config_name=PRIMARY, task_function=task, overrides=[search, *words])

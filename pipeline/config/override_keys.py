@@ -38,6 +38,14 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
+def named(overrides: Iterable[str], key: str) -> list[str] | None:
+    """The names in the list that the last override of a key gives it, `trust=[a,b]`; None without one."""
+    lists = [word.partition("=")[2] for word in overrides if key_of(word) == key and "=" in word]
+    if not lists:
+        return None
+    return [name for part in lists[-1].strip("'\" ").strip("[]").split(",") if (name := part.strip("'\" "))]
+
+
 def as_hydra(word: str) -> str:
     """An override as Hydra takes it: `scheduler=null` chooses the option `none`, and `loss=null` removes the loss."""
     group, equals, value = word.partition("=")

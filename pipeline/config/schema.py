@@ -255,6 +255,7 @@ class Config(Section):
     executor: Executor
     phases: Phases
     trust: list[Annotated[str, Field(pattern=DOTTED)]]
+    env: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(default_factory=list)
 
     @field_validator("surgery")
     @classmethod

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.override_keys import key_of
+from pipeline.config.override_keys import key_of, named
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
 from pipeline.results import PHASES
@@ -35,7 +35,7 @@ def override_value(overrides: Sequence[str], key: str) -> str | None:
 
 
 def plan_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides that change the plan, without those that name the run, the phase and trusted packages."""
+    """The overrides that change the plan, without those that name run, phase, trusted packages and variables."""
     return [o for o in overrides if key_of(o).split(".", 1)[0] not in NOT_IN_PLAN]
 
 
@@ -90,27 +90,30 @@ def _find_run(overrides: Sequence[str], dirs: Sequence[str]) -> tuple[Run, dict[
 def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[str], dirs: list[str]) -> RunRequest:
     """The request of a later phase: the config of the frozen plan, from which no override may differ.
 
-    `auto` also composes the stored overrides anew, since a config file may have been edited. A later phase that is
-    requested by name, without overrides, needs no config file; the request only mentions an edit.
+    `auto` also composes the stored overrides anew, since a config file may have been edited, unless they need
+    environment variables that this command does not allow. A later phase that is requested by name, without overrides,
+    needs no config file; the request only mentions an edit.
     """
     assert state.plan is not None
     dirs = dirs or state.plan.get("config_dirs", [])
     _refuse_new_trust(run, state, overrides)
     plan = plans.load(run, state)
     changing, notice = plan_overrides(overrides), ""
-    if changing or (phase == "auto" and all(Path(folder).is_dir() for folder in dirs)):
+    env = [o for o in overrides if key_of(o) == "env"]
+    composable = all(Path(folder).is_dir() for folder in dirs) and (env or not plan.facts.get("env"))
+    if changing or (phase == "auto" and composable):
         overridden = {key_of(o) for o in changing}
         stored = [o for o in state.plan.get("overrides", []) if key_of(o) not in overridden]
-        changes = plans.changes_from(plan, _compose([*stored, *changing], dirs))
+        changes = plans.changes_from(plan, _compose([*stored, *changing, *env], dirs))
         _refuse_differences(run, phase, changing, changes)
-    elif phase != "auto":
-        notice = _edits_since(run, state, plan, phase, dirs)
+    elif phase != "auto" and composable:
+        notice = _edits_since(run, state, plan, phase, dirs, env)
     own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}}
-    config = {**plan.config, **own_keys, "trust": _trusted_names(overrides) or []}
+    config = {**plan.config, **own_keys, "trust": named(overrides, "trust") or []}
     return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head, notice=notice)
 
 
-def _edits_since(run: Run, state: RunState, plan: Plan, phase: str, dirs: Sequence[str]) -> str:
+def _edits_since(run: Run, state: RunState, plan: Plan, phase: str, dirs: Sequence[str], env: Sequence[str]) -> str:
     """Return one line about edits of config files after planning that this phase does not use; empty without any.
 
     The config is composed, which takes a while, only if a file is newer than that of the plan.
@@ -123,7 +126,7 @@ def _edits_since(run: Run, state: RunState, plan: Plan, phase: str, dirs: Sequen
     if not any(file.stat().st_mtime > frozen for folder in folders for file in folder.rglob("*.yaml")):
         return ""
     try:
-        changes = plans.changes_from(plan, _compose(state.plan.get("overrides", []), dirs))
+        changes = plans.changes_from(plan, _compose([*state.plan.get("overrides", []), *env], dirs))
     except UserError as error:
         return f"phase={phase} uses the frozen plan; the config files of today have a fault: {error.faults[0]}"
     if not changes:
@@ -161,17 +164,9 @@ def _changes(run: Run, state: RunState, config: Mapping[str, Any], phase: str) -
         return {"plan": (None, None)}
 
 
-def _trusted_names(overrides: Sequence[str]) -> list[str] | None:
-    """The packages that the overrides trust; None where they say nothing about it."""
-    trust = override_value(overrides, "trust")
-    if trust is None:
-        return None
-    return [name for part in trust.strip("[]").split(",") if (name := part.strip("'\" "))]
-
-
 def _refuse_new_trust(run: Run, state: RunState, overrides: Sequence[str]) -> None:
     """Raise UserError when a later phase is to trust other packages than those of the plan."""
-    trust, names = override_value(overrides, "trust"), _trusted_names(overrides)
+    trust, names = override_value(overrides, "trust"), named(overrides, "trust")
     trusted = [grant["package"] for grant in state.trust]
     if names is not None and sorted(names) != sorted(trusted):
         do = f"python -m pipeline phase=baseline {run.overrides} 'trust={trust}'"

@@ -21,6 +21,7 @@ from pipeline.errors import FivegateError, UserError
 from pipeline.orchestration.sweep_directory import JobEnd, SweepDirectory
 from pipeline.orchestration.sweep_isolation import isolated
 from pipeline.runtime.interrupt import REPEAT_SECONDS, StopSignal, is_stop_request, outside_training, signal_handlers
+from pipeline.trust.environment import reading, reading_all
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class Task:
 
     def _name(self, composed: DictConfig, number: int) -> str:
         try:
-            return f"{composed.run.name}-{self.directory.number}-{number}"
+            with reading(()):
+                name = composed.run.name
+            return f"{name}-{self.directory.number}-{number}"
         except Exception:  # an interpolation may fail in any way; `_run` reports it
             return f"?-{self.directory.number}-{number}"
 
@@ -74,7 +77,8 @@ class Task:
                     raise UserError(*faults)
                 name = config["run"]["name"] = f"{config['run']['name']}-{suffix}"
                 validate(config)
-                code = self.job(config, overrides)
+                with reading_all():
+                    code = self.job(config, overrides)
         except FivegateError as error:
             log.error("%s: %s", name, error)
             code = error.exit_code

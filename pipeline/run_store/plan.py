@@ -23,7 +23,7 @@ from pipeline.run_store.run import Run
 from pipeline.run_store.state import MAX_ROUNDS, RunState
 
 GOALPOSTS = ("seed", "plan", "task", "data", "phases")
-NOT_IN_PLAN = ("phase", "run", "trust")
+NOT_IN_PLAN = ("phase", "run", "trust", "env")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: what Python makes of a byte that is not UTF-8
 
 
