@@ -291,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if shadowed:
         print(visible_lines(shadowed), file=sys.stderr)
         return 2
+    import_guard.look_in_current_folder_last()
     argv = sys.argv[1:] if argv is None else argv
     try:
         with outside_training(), ends_forked_children(), _users_faults_named():

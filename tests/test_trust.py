@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,23 @@ def test_foreign_config_with_an_alias_bomb_is_refused(theirs: Path) -> None:
         composition(["experiment=sly"], [theirs])
 
 
+@pytest.mark.parametrize(
+    ("one", "joined"),
+    [
+        ("${{data.a{}}}", "{}{}{}{}{}{}{}{}"),
+        ("${{.a{}}}", "{}{}{}{}{}{}{}{}"),
+        ("'${{oc.select:data.a{}}}'", "[{}, {}, {}, {}, {}, {}, {}, {}]"),
+    ],
+)
+def test_interpolations_that_stand_for_too_much_are_refused(theirs: Path, one: str, joined: str) -> None:
+    """Keys that each repeat the one before are measured before they are resolved."""
+    lines = [f"  a{n}: {joined.format(*[one.format(n - 1)] * 8)}" for n in range(1, 12)]
+    write(theirs, "experiment/sly", HEADER + "data:\n  a0: xxxxxxxx\n" + "\n".join(lines) + "\n")
+
+    with pytest.raises(UserError, match="data: its interpolations stand for too much"):
+        composition(["experiment=sly"], [theirs])
+
+
 # --- environment variables -------------------------------------------------------------------------------------------
 
 READERS = {
@@ -306,3 +325,20 @@ def test_later_commands_name_environment_variables_again(own_folder: Path, their
     for words in (["phase=baseline", "env=[WHO]"], ["phase=auto"], ["phase=auto", "env=[WHO]"], ["phase=diagnostics"]):
         request = resolve_request([*words, "run.name=mine", f"run.root={own_folder}/runs"], [])
         assert request.config["plan"]["owner"] == "Ada" and not request.changed
+
+
+# --- the current folder ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_current_folder_hides_no_library_and_adds_no_plugin(own_folder: Path) -> None:
+    """`python -m pipeline` in somebody's folder imports neither a `yaml.py` nor plugins of Hydra from it."""
+    ran = f"open({str(own_folder / 'ran')!r}, 'w')\n"
+    (own_folder / "yaml.py").write_text(ran)
+    (own_folder / "hydra_plugins" / "evil").mkdir(parents=True)
+    (own_folder / "hydra_plugins" / "evil" / "__init__.py").write_text(ran)
+    command = [sys.executable, "-m", "pipeline", "--cfg", "job"]
+    done = subprocess.run(command, cwd=own_folder, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0 and "model:" in done.stdout, done.stderr
+    assert not (own_folder / "ran").exists()

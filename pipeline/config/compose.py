@@ -25,6 +25,7 @@ from pipeline.config.override_keys import SHOW, as_hydra, key_of, leaves, named
 from pipeline.config.overrides import NOT_BUILT, PRIMARY, first_line, not_built_fault, sort_out
 from pipeline.config.schema import faults_of
 from pipeline.errors import FivegateError, UserError, fault
+from pipeline.trust import expansion
 from pipeline.trust.environment import reading
 from pipeline.trust.hydra_loader import CheckedLoader, UserConfigSource
 
@@ -122,6 +123,9 @@ def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, 
 
     `overrides` are those of the command line: only they may grant trust, and name environment variables to read.
     """
+    raw: Any = OmegaConf.to_container(composed, resolve=False)
+    if too_large := expansion.faults_of({key: value for key, value in raw.items() if key != "hydra"}):
+        return raw, too_large
     with reading(named(overrides, "env") or ()) as variables:
         config, faults = _resolved(composed)
     if variables.refused:

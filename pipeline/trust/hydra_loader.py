@@ -7,7 +7,9 @@ builds callbacks and log handlers right after. The loader is therefore the one p
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -26,6 +28,17 @@ from pipeline.trust.hydra_settings import faults_of, launcher_fault
 
 NO_FOLDERS = "hydra.searchpath=[]"
 OURS = ("hydra", "main")  # what Hydra calls the providers of its own files and of our config folder
+
+
+def _leave_out_plugins_of_the_current_folder() -> None:
+    """Hydra imports every module of the namespace `hydra_plugins`, of which somebody's folder may hold a part."""
+    here = os.path.realpath(os.getcwd())
+    folders = [os.path.join(entry, "hydra_plugins") for entry in sys.path if os.path.realpath(entry) != here]
+    module = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
+    module.__path__ = [folder for folder in folders if os.path.isdir(folder)]
+
+
+_leave_out_plugins_of_the_current_folder()  # before Hydra looks for plugins, which it does once in a process
 
 
 class UserConfigSource(FileConfigSource):
