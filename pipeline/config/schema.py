@@ -339,10 +339,8 @@ def _lacking_loss(config: Mapping[str, Any]) -> list[str]:
         or task.get("kind") == "custom"
     ):
         return []
-    expected = "a loss, or a task.step that returns one"
-    return [
-        fault("loss", "is missing", expected=expected, do=command(f"loss={LOSSES.get(str(task.get('kind')), 'mse')}"))
-    ]
+    do = command(f"loss={LOSSES.get(str(task.get('kind')), 'mse')}")
+    return [fault("loss", "is missing", expected="a loss, or a task.step that returns one", do=do)]
 
 
 def validate(config: Mapping[str, Any]) -> None:
