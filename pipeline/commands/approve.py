@@ -148,15 +148,20 @@ def send_to_tracker(run: Run) -> None:
             pass
 
 
-def release_when_open(run: Run, ledger: Ledger, judge: Judge) -> None:
-    """Release the bundle if the last gate is open now, write the report, and print the next step."""
+def release_when_open(run: Run, ledger: Ledger, judge: Judge, signed: bool = False) -> None:
+    """Release the bundle if the last gate is open now, write the report, and print the next step.
+
+    A release, and what was `signed`, is sent to the tracker at once; a waiver with the next command that sends.
+    """
     record_branch(run, ledger)  # a waiver may have opened the gate of a training, or replaced its branch
     if release_blocker(fold(ledger.entries), utc_today()) is None:
         release(run, ledger, judge)
         console().print(styled("[green]released[/]: {bundle}", bundle=run.inside("bundle")), soft_wrap=True)
+        signed = True
     refresh_report(run)
-    send_to_tracker(run)
     console().print(tables.next_step_line(next_step(fold(ledger.entries), run.path)), soft_wrap=True)
+    if signed:
+        send_to_tracker(run)
 
 
 def run(args: argparse.Namespace, judge: Judge) -> int:
@@ -168,5 +173,5 @@ def run(args: argparse.Namespace, judge: Judge) -> int:
     with opened(run) as ledger:
         for item in sign(run, ledger, judge, who, args.note, key):
             console().print(styled("[green]✓[/] {item} signed by {who}", item=item, who=who))
-        release_when_open(run, ledger, judge)
+        release_when_open(run, ledger, judge, signed=True)
     return 0

@@ -106,7 +106,7 @@ def anchors(run: Run) -> list[str]:
         if isinstance(attestation.signature, Mapping):
             by = f"signed with the key {signatures.fingerprint(str(attestation.signature.get('public_key')))}"
         who = about["who"] if isinstance(about.get("who"), str) else ", ".join(map(str, about.get("who") or []))
-        lines.append(f"{attestation.path} has entry {about['ledger']['seq']}, {who}, {by}")
+        lines.append(f"{attestation.path}: entry {about['ledger']['seq']}, by {who or 'nobody'}, {by}")
     return lines
 
 
