@@ -18,8 +18,9 @@ from pipeline.errors import Refused
 from pipeline.release.bundle import bundle_digest, previous_release
 from pipeline.release.release import release
 from pipeline.release.verify import faults, verify
-from pipeline.results import Evidence, canonical, digest
+from pipeline.results import Evidence, canonical, digest, plain
 from pipeline.run_store import checklist, files
+from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item, Waiver, decide, utc_today
 from pipeline.run_store.ledger import GENESIS, Ledger
 from pipeline.run_store.next_step import release_blocker
@@ -393,7 +394,7 @@ def test_verify_judges_every_item_again(finished: Run, cli: Cli) -> None:
     assert "finalization/target_on_test (gate of entry " in out and "is recorded as value 0.9999, its evidence" in out
 
 
-@pytest.mark.parametrize("key", ["outcome", "value", "bound", "unit", "why", "waivable", "sign_off", "ask", "relation"])
+@pytest.mark.parametrize("key", ["outcome", "value", "bound", "unit", "waivable", "sign_off", "ask", "relation"])
 @pytest.mark.parametrize("phase", ["planning", "baseline", "finalization"])
 def test_verify_compares_every_key_of_an_item(finished: Run, phase: str, key: str) -> None:
     """No key of a recorded item can be changed alone, in the gate of any phase."""
@@ -407,6 +408,14 @@ def test_verify_compares_every_key_of_an_item(finished: Run, phase: str, key: st
     rewrite(finished, change)
 
     assert any(f.startswith(f"{phase}/{first[0]} (gate of entry ") for f in verify(finished, judge_real).faults)
+
+
+def test_verify_says_where_a_reason_was_worded_otherwise(finished: Run) -> None:
+    """The sentence of a check may change with the version: it is a line, and not a fault."""
+    rewrite(finished, lambda entry: entry["data"].update(why="so") if entry["data"].get("id") == "lineage" else None)
+    result = verify(finished, judge_real)
+
+    assert result.faults == [] and any("the reason of 1 check, which this version words" in n for n in result.notes)
 
 
 def test_verify_finds_a_missing_item(finished: Run) -> None:
@@ -486,3 +495,50 @@ def test_release_refuses_damaged_records(signed: Run, cli: Cli, path: str) -> No
     code, _, err = cli("approve", "digits", "--who", OWNER)
 
     assert code == 3 and f"{path}: is not the file that entry" in err and signed.ledger_path.read_bytes() == before
+
+
+def rewrite_evidence(run: Run, phase: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the evidence of a phase, and the ledger so that it agrees: digest, items, hashes."""
+    path = run.inside(*phase.split("/"), "evidence.json")
+    body = json.loads(path.read_text())
+    change(body["values"])
+    files.write_json(path, body)
+    name, state = phase.split("/")[0], run.state()
+    questions = plans.load(run, state).checklists[name]
+    items = {item.id: plain(vars(item)) for item in judge_real(questions, Evidence.from_json(body))}
+
+    def agree(entry: dict[str, Any]) -> None:
+        data = entry["data"]
+        if entry["kind"] == "phase.finished" and data["phase"] == name:
+            data["evidence"]["sha256"] = files.sha256(path)
+        if entry["kind"] == "item.evaluated" and data["phase"] == name:
+            data.update(items[data["id"]])
+
+    rewrite(run, agree)
+
+
+FORGED = [
+    ("finalization", lambda values: values["test_score"].update(value=0.9999, low=0.999), "test_score"),
+    ("finalization", lambda values: values["lineage"].update(seed=99), "lineage"),
+    ("baseline", lambda values: values["score"].update(value=0.9999), "score"),
+    ("baseline", lambda values: values["per_class"][0].update(recall=1.5), "per_class"),
+    ("planning", lambda values: values["digests"].update(test="0" * 64), "digests"),
+]
+
+
+@pytest.mark.parametrize(("phase", "change", "what"), FORGED, ids=[f"{phase} {what}" for phase, _, what in FORGED])
+def test_verify_derives_evidence_from_other_records(finished: Run, phase: str, change: Any, what: str) -> None:
+    """Evidence and ledger that were rewritten to agree are still compared with what they were made from."""
+    rewrite_evidence(finished, phase, change)
+
+    assert f"{phase}/evidence.json: {what} is not that of the other records" in verify(finished, judge_real).faults
+
+
+def test_verify_compares_the_arms_again(mended: Run) -> None:
+    """The statistics of a study follow from the results that its trainings wrote."""
+    assert verify(mended, judge_real).faults == []
+
+    rewrite_evidence(mended, "optimization/1", lambda values: values["arms"][0].update(p=0.001))
+
+    expected = "optimization/1/evidence.json: the comparison is not that of the other records"
+    assert expected in verify(mended, judge_real).faults

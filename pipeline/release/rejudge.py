@@ -5,8 +5,9 @@ The ledger says what was decided, the evidence what was measured. Who rewrites t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipeline.errors import FivegateError
@@ -20,6 +21,8 @@ from pipeline.run_store.records import read_recorded_json
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError)  # of a forged file
+WORDING = "why"  # the key of an item that is a sentence of the version that judged it, and decides nothing
 NOT_RECORDED = ("phase", "round")  # keys of `item.evaluated` that are not the item's own
 
 
@@ -61,7 +64,10 @@ def recorded_gates(entries: list[Entry]) -> Iterator[JudgedGate]:
 def read_evidence(run: Run, finished: Entry | None) -> Evidence | None:
     """The evidence of a phase as it was recorded; None where the file is missing, damaged, or of a later attempt."""
     body = read_recorded_json(run.path, finished["data"].get("evidence") if finished else None)
-    return Evidence.from_json(body) if body is not None else None
+    try:
+        return Evidence.from_json(body) if body is not None else None
+    except MALFORMED:
+        return None
 
 
 def gate_faults(run: Run, state: RunState, gate: JudgedGate, evidence: Evidence, judge: Judge) -> Iterator[str]:
@@ -81,10 +87,20 @@ def gate_faults(run: Run, state: RunState, gate: JudgedGate, evidence: Evidence,
     known = {item.get("id"): item for item in gate.items}
     pairs = [(known[item["id"]], item) for item in judged if item["id"] in known]
     for record, item in pairs:
-        if canonical(record) != canonical(item):
+        if canonical({**record, WORDING: ""}) != canonical({**item, WORDING: ""}):
             yield f"{phase}/{item['id']} (gate of entry {seq}) is recorded {_difference(record, item)}"
     if gate.decision["data"].get("subject") != evidence.get("subject"):
         yield f"entry {seq}: gate {phase} is recorded for another bundle than its evidence names"
+
+
+def reworded(run: Run, state: RunState, gate: JudgedGate, evidence: Evidence, judge: Judge) -> int:
+    """The number of items whose recorded reason this version words otherwise; their outcomes are compared elsewhere."""
+    try:
+        questions = plans.load(run, state, gate.decision["data"]["revision"]).checklists[gate.phase]
+        reasons = {item.id: item.why for item in judge(questions, evidence)}
+    except FivegateError:
+        return 0
+    return sum(item.get(WORDING) != reasons.get(str(item.get("id"))) for item in gate.items)
 
 
 def _difference(record: Mapping[str, Any], item: Mapping[str, Any]) -> str:
@@ -121,7 +137,10 @@ def decision_faults(run: Run, entries: list[Entry], state: RunState, measured: M
         if current is not None:
             baseline = measured.get(("baseline", 1))
             trivial = baseline[1] if baseline and baseline[0]["seq"] < entry["seq"] else None
-            yield from _branch_faults(entry, current, trivial, candidate, before, plan)
+            try:
+                yield from _branch_faults(entry, current, trivial, candidate, before, plan)
+            except MALFORMED as error:
+                yield f"entry {entry['seq']}: the branch cannot be derived ({type(error).__name__}: {error})"
         before = data
 
 
@@ -172,3 +191,113 @@ def _derived_inputs(record: Mapping[str, Any] | None, target: Any, baseline: Evi
     if trivial is not None:
         derived["trivial"] = score is not None and score.beats(float(trivial["value"]))
     return derived
+
+
+# --- evidence against the other records ------------------------------------------------------------------------------
+
+
+def evidence_faults(run: Run, entries: list[Entry], state: RunState, measured: Measured) -> Iterator[str]:
+    """Yield the evidence of current gates that does not agree with the plan, the ledger and the files it was made from.
+
+    Only what follows from other records without torch is derived; outputs of models are not computed again.
+    """
+    for phase, gate in state.gates.items():
+        plan = _plan_of(run, state, gate.revision)
+        finished, evidence = measured.get((phase, gate.round), (None, None))
+        if plan is None or finished is None or evidence is None:
+            continue
+        path, compare = finished["data"]["evidence"]["path"], partial(_DERIVED[phase], run, entries, finished)
+        try:
+            derived = [(what, canonical(value) == canonical(other)) for what, value, other in compare(evidence, plan)]
+        except MALFORMED as error:
+            yield f"{path}: does not have the form that this version writes ({type(error).__name__}: {error})"
+            continue
+        yield from (f"{path}: {what} is not that of the other records" for what, same in derived if not same)
+
+
+Derived = Iterator[tuple[str, Any, Any]]  # what a value is, as the evidence has it, and as other records give it
+
+
+def _file_of(run: Run, finished: Entry, name: str) -> Any:
+    """The content of a JSON file that a phase recorded by this name; None without it."""
+    return read_recorded_json(run.path, finished["data"].get("artifacts", {}).get(name))
+
+
+def _planning(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
+    if digests := evidence.get("digests"):
+        yield "digests", digests, {name: split["digest"] for name, split in plan.facts["splits"].items()}
+    if manifest := _file_of(run, finished, "manifest"):
+        yield "rows", evidence.get("rows"), {name: split["rows"] for name, split in manifest["splits"].items()}
+
+
+def _baseline(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
+    for name, planned in (("plan", plan.digest), ("seed", plan.config.get("seed"))):
+        if name in evidence.values:
+            yield name, evidence[name], planned
+    report, score = _file_of(run, finished, "confusion_matrix.json"), evidence.get("score")
+    if report is None:
+        return
+    yield "per_class", evidence.get("per_class"), report["per_class"]
+    matrix = report.get("matrix")
+    if matrix and score and score["metric"] == "accuracy":
+        right, rows = sum(row[i] for i, row in enumerate(matrix)), sum(map(sum, matrix))
+        yield "score", round(float(score["value"]), 6), round(right / rows, 6)
+
+
+def _diagnostics(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
+    if "diagnosis" in evidence.values:
+        yield "diagnosis", evidence["diagnosis"], _file_of(run, finished, "diagnosis")
+
+
+def _optimization(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
+    """The comparison of the arms, computed again from the results that each training wrote."""
+    arms = evidence.get("arms")
+    if not arms:
+        return
+    from pipeline.run_store.job import Delta, Job
+    from pipeline.trials.executor import Trial
+    from pipeline.trials.study import Arm, compare_arms, select_arm
+
+    everyone, pairs, greater = [evidence["control"], *arms], evidence["seeds_per_arm"], evidence["greater_is_better"]
+    names = [f"{arm['id']}-{index}" for arm in everyone for index in range(1, pairs + 1)]
+    results = {name: _file_of(run, finished, f"{name}/result.json") or {} for name in names}
+    trials = {name: Trial(name, Job("", "trial"), run.path, result) for name, result in results.items()}
+    rows = compare_arms([Arm(arm["id"], Delta(), order=arm["order"]) for arm in everyone], trials, pairs, greater)
+    yield "the comparison", _figures(everyone), _figures(rows)
+    winner = select_arm(rows[1:], float(evidence["target"]), greater)
+    yield "the winner", evidence["winner"] and evidence["winner"]["id"], winner and winner["id"]
+    started = max(e["seq"] for e in entries if e["kind"] == "phase.started" and e["seq"] < finished["seq"])
+    ended = [e["data"] for e in entries[started : finished["seq"]] if e["kind"] == "job.finished"]
+    yield "trials_recorded", evidence["trials_recorded"], len(ended)
+    yield "trials_died", evidence["trials_died"], sum(bool(job["died"]) for job in ended)
+
+
+def _figures(arms: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    return [[arm[key] for key in ("id", "values", "mean", "effect", "p", "wins")] for arm in arms]
+
+
+def _finalization(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
+    """The test score and its openings, as the ledger has them, and where the model comes from."""
+    lineage = evidence.get("lineage")
+    if not lineage:
+        return
+    planned = {name: split["digest"] for name, split in plan.facts["splits"].items()}
+    yield "lineage", [lineage[key] for key in ("plan", "seed", "data")], [plan.digest, plan.seed, planned]
+    yield "planned_digests", evidence["planned_digests"], planned
+    before = entries[: finished["seq"]]
+    about = {"candidate": lineage["weights"], "digest": planned["test"]}
+    scored = [e["data"] for e in before if e["kind"] == "test.scored" and about.items() <= e["data"].items()]
+    yield "test_score", evidence["test_score"], scored[-1]["score"] if scored else None
+    opened = [e["data"] for e in before if e["kind"] == "test.opened"]
+    own = [data for data in opened if about.items() <= data.items()]
+    yield "openings_for_candidate", evidence["openings_for_candidate"], len(own)
+    yield "candidates_that_opened", evidence["candidates_that_opened"], len({data["candidate"] for data in opened})
+
+
+_DERIVED: Mapping[str, Callable[[Run, list[Entry], Entry, Evidence, Plan], Derived]] = {
+    "planning": _planning,
+    "baseline": _baseline,
+    "diagnostics": _diagnostics,
+    "optimization": _optimization,
+    "finalization": _finalization,
+}

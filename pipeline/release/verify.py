@@ -20,7 +20,7 @@ from pipeline.run_store.gate import NOT_BUILT
 from pipeline.run_store.ledger import Entry, read_ledger, refuse_other_schema, scan_ledger
 from pipeline.run_store.next_step import release_blocker
 from pipeline.run_store.permits import damaged_file
-from pipeline.run_store.records import PlanRecord, changed_files, rank, restart
+from pipeline.run_store.records import PlanRecord, changed_files, is_intact, rank, recorded_files, restart
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
@@ -96,7 +96,7 @@ def _judged_again(
     run: Run, entries: list[Entry], judge: Judge, before: tuple[str, int] | None
 ) -> tuple[list[str], list[str]]:
     """Return the faults of gates, branches and evidence that are judged again, and what could not be."""
-    state, problems, replaced, not_built = fold(entries), list[str](), 0, 0
+    state, problems, replaced, not_built, reworded = fold(entries), list[str](), 0, 0, 0
     gates = [g for g in rejudge.recorded_gates(entries) if before is None or rank(g.phase, g.round) < rank(*before)]
     measured: dict[tuple[str, int], tuple[Entry, Evidence]] = {}
     last = {(gate.phase, gate.round): gate.finished for gate in gates}
@@ -108,15 +108,22 @@ def _judged_again(
             replaced += 1
             continue
         evidence = rejudge.read_evidence(run, gate.finished)
-        if evidence is None:  # the file is missing or damaged, which is a fault of its own
+        if evidence is None:
+            known = next(recorded_files(gate.finished["data"].get("evidence")), None)
+            if known is None or is_intact(run.path, *known):  # a damaged file is a fault of its own
+                problems.append(f"entry {gate.finished['seq']}: the evidence of {gate.phase} cannot be read")
             continue
         measured[gate.phase, gate.round] = (gate.finished, evidence)
         problems += rejudge.gate_faults(run, state, gate, evidence, judge)
+        reworded += rejudge.reworded(run, state, gate, evidence, judge)
         not_built += sum(str(item.get("why", "")).startswith(NOT_BUILT) for item in gate.items)
     problems += rejudge.decision_faults(run, entries, state, measured)
+    problems += rejudge.evidence_faults(run, entries, state, measured)
     notes = [f"{counted(not_built, 'check')} not implemented in this version"] if not_built else []
     if replaced:
         notes.append(f"{counted(replaced, 'earlier gate')} whose evidence a later attempt replaced")
+    if reworded:
+        notes.append(f"the reason of {counted(reworded, 'check')}, which this version words otherwise than the record")
     return problems, notes
 
 
