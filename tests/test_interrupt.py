@@ -311,3 +311,38 @@ def test_die_with_parent_ends_orphaned_process(planned: Run) -> None:
     parent.wait()
     parent.stdout.close()
     wait_until(lambda: not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(), 5)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("scope", [catch_signals, outside_training])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_forked_child_has_the_default_signals(scope: Callable[[], Any], number: signal.Signals) -> None:
+    """A child that the user's code forks ends by a signal, as it would anywhere else; its parent requested nothing."""
+    ready, told = os.pipe()
+    with scope() as request:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(told, b"1")
+                time.sleep(60)
+            except BaseException as error:
+                os._exit(130 if type(error) is KeyboardInterrupt else 99)
+            os._exit(98)
+        os.read(ready, 1)
+        os.kill(child, number)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        assert code == (130 if number == signal.SIGINT else -number)
+        assert request is None or not (request.stop or request.checkpoint)
+
+
+@pytest.mark.process
+def test_pool_of_processes_in_user_code_ends() -> None:
+    """`multiprocessing.Pool` ends its processes by SIGTERM: inside of a training they end, too."""
+    import multiprocessing
+
+    began = time.monotonic()
+    with catch_signals(), multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+
+    assert time.monotonic() - began < 20

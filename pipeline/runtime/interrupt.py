@@ -5,6 +5,7 @@ This module does not import torch, because the command line sets its handlers be
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -17,7 +18,8 @@ from types import FrameType
 # group, and a parent passes the request on to its workers, so one Ctrl-C can arrive twice.
 REPEAT_SECONDS = 0.5
 
-Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], None]]
+Handler = Callable[[int, FrameType | None], None]
+Handlers = Mapping[signal.Signals, Handler]
 
 
 class StopSignal(KeyboardInterrupt):
@@ -49,12 +51,31 @@ def signal_handlers(handlers: Handlers) -> Iterator[None]:
     former = {number: signal.getsignal(number) for number in handlers}
     for number, handler in handlers.items():
         if not (number == signal.SIGINT and former[number] == signal.SIG_IGN):
-            signal.signal(number, handler)
+            signal.signal(number, _in_this_process(handler))
     try:
         yield
     finally:
         for number, before in former.items():
             signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+def _in_this_process(handler: Handler) -> Handler:
+    """The handler, for this process only: in a child that the user's code forks, a signal does what it does by default.
+
+    `multiprocessing.Pool` ends its processes by SIGTERM, and would wait forever for one that took it for a request.
+    """
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+        elif number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    return handle
 
 
 @contextmanager
