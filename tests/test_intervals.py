@@ -56,7 +56,7 @@ def test_exact_interval_equals_scipy(successes: int, failures: int) -> None:
         (metric_of("r2", "regression"), VALUES, VALUES),
         (metric_of("explained_variance", "regression"), VALUES, VALUES),
         (bench.WITHIN, VALUES, VALUES),
-        (bench.NEAREST, LABELS, np.stack([9.0 * LABELS, VALUES], axis=1)),
+        (bench.NEAREST, LABELS, 99.0 * LABELS + VALUES),
     ],
     ids=lambda value: value.name if isinstance(value, Metric) else "",
 )
@@ -109,6 +109,17 @@ def test_class_interval_contains_the_metric(pairs: list[tuple[int, int]], averag
         value = metric_of(name)(targets, predictions)
         low, high, *_ = class_interval(decisions(targets, predictions, groups, labels=False), share, average)
         assert -1e-9 <= low <= value + 1e-9 and value - 1e-9 <= high <= 1 + 1e-9
+
+
+@given(
+    CLASS_PAIRS,
+    st.sampled_from(["balanced_accuracy", "f1_macro", "precision_weighted", "jaccard_macro", "recall_macro"]),
+)
+def test_bench_computes_the_metrics_of_scikit_learn(pairs: list[tuple[int, int]], name: str) -> None:
+    """The quick functions of the benchmark have scikit-learn's values."""
+    targets, predictions = np.array(pairs).T
+    metric = metric_of(name)
+    assert bench.quick(metric, 4)(targets, predictions) == pytest.approx(metric(targets, predictions))
 
 
 @given(CLASS_PAIRS)

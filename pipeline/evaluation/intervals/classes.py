@@ -71,13 +71,14 @@ def proportion_interval(hits: Array, trials: Array, groups: Array | None, *, dec
 def _clustered(value: float, contributions: Floats, groups: Array, involved: int, declared: bool) -> Interval:
     """Return the interval of a share of which each cluster contributes a part.
 
-    One declared group more may be wrong as a whole. Of rows of many tokens or labels one more is as bad as the worst.
+    One row or declared group more may be wrong as a whole. Of rows of many tokens, one more is at most twice as far
+    from the mean as the farthest.
     """
     variance = clustered_variance(contributions, groups)
     if math.isnan(variance):
         return NO_INTERVAL
     unit = 1 / max(involved, 1)
-    largest = float(np.abs(sums_by(groups, contributions)).max())
+    largest = 2 * float(np.abs(sums_by(groups, contributions)).max())
     return bounded_interval(value, variance, unit if declared or not variance else min(unit, largest))
 
 
@@ -121,7 +122,7 @@ def _one_share(
         limits = exact_interval(float(hits.sum()), float(len(hit)))  # of one class per row, all are the accuracy
         return _transformed(limits, (lambda x: x / (2 - x)) if share == "jaccard" else (lambda x: x))
     limits = proportion_interval(
-        row_hits.astype(float), row_trials.astype(float), choices.clusters, declared=choices.declared
+        row_hits.astype(float), row_trials.astype(float), choices.clusters, declared=choices.declared or choices.labels
     )
     return _transformed(limits, _f1 if share == "f1" else (lambda x: x))
 
@@ -158,8 +159,8 @@ def _average(choices: Decisions, share: Share, hit: Array, hits: Floats, trials:
     # One cluster more may be wrong as a whole, for its part of every class that it has.
     having = _clusters_by_class(choices)
     unit = doubled * float((weights * slope / np.maximum(having, 1)).max())
-    if not choices.declared and clustered:
-        unit = min(unit, float(np.abs(sums_by(choices.clusters, contributions)).max()))
+    if not (choices.declared or choices.labels) and clustered:
+        unit = min(unit, 2 * float(np.abs(sums_by(choices.clusters, contributions)).max()))
     return bounded_interval(value, max(variance, clustered), min(1.0, unit))
 
 
