@@ -150,15 +150,20 @@ class DatasetSource:
         self._own_reading.close()
         if not self._workers or self._owner != os.getpid():
             return
-        atexit.unregister(self.close)
-        if self._is_waiting:  # a worker may be stuck in reading a row, and torch waits five seconds for each
+        try:
+            if self._is_waiting:  # a worker may be stuck in reading a row, and torch waits five seconds for each
+                self._kill_workers()
+            getattr(batches, "_shutdown_workers", lambda: None)()
+        finally:  # also when a signal interrupts it: Python would wait at exit for a worker that lives
+            self._kill_workers()
             for process in self._workers:
-                process.kill()
-        getattr(batches, "_shutdown_workers", lambda: None)()
-        for process in self._workers:  # torch gives up on a worker that is stuck in reading a row
+                process.join()
+            self._workers = []
+            atexit.unregister(self.close)
+
+    def _kill_workers(self) -> None:
+        for process in self._workers:
             process.kill()
-            process.join()
-        self._workers = []
 
 
 def _identity(raw: object) -> object:
