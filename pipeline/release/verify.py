@@ -80,6 +80,8 @@ def refuse_unless_clean(run: Run, judge: Judge, before: tuple[str, int] | None =
     for found in verify(run, judge, before).faults:
         path, _, what = found.partition(": ")
         if path in damaged:
+            if not (run.path / path).exists():
+                what = "is not the file that the ledger recorded: it is missing"
             messages.append(damaged_file(run, state, path, what, damaged[path]))
         else:
             messages.append(f"{found}  Do: python -m pipeline verify {run.argument}")
