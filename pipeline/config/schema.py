@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.conf_dir import conf_dir
+from pipeline.config.conf_dir import LOSSES, conf_dir
 from pipeline.config.override_keys import command
 from pipeline.config.validation_errors import format_errors
 from pipeline.errors import UserError, fault
@@ -24,14 +24,6 @@ from pipeline.trust.grants import why_not
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
-LOSSES = {  # the bundled loss of each kind of task
-    "classification": "cross_entropy",
-    "binary": "bce_with_logits",
-    "multilabel": "bce_with_logits",
-    "regression": "mse",
-    "autoencoder": "mse",
-    "language_model": "cross_entropy",
-}
 DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 

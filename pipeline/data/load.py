@@ -23,6 +23,7 @@ from pipeline.data.reading.items import (
     slow_rows_told,
     stack_rows,
 )
+from pipeline.data.reading.rounding import float32_faults
 from pipeline.data.reading.row_metadata import read_row_metadata, read_unrepresentative_reason
 from pipeline.data.sealed import SealedTest
 from pipeline.data.source_data import SPLITS, Array, MapDataset
@@ -47,6 +48,7 @@ class LoadedPair(NamedTuple):
     column_targets: bool = False  # the class ids were [N, 1]
     integers: Array | None = None  # X as it was given, where it was one array of integers and is float32 now
     augmented: bool = False
+    raw: Mapping[str, Array] = {}  # the floats and integers that are float32 now, as they were given, by their part
 
     def with_integers(self) -> LoadedPair:
         """The pair with X as int64 or bool, where it was given as such."""
@@ -89,6 +91,7 @@ def seal(source: object, kind: str, keep_integers: bool = False) -> Data:
     keep_integers = keep_integers and integers
     if keep_integers:
         pairs = {name: pair.with_integers() for name, pair in pairs.items()}
+    faults += _rounding_faults(pairs, keep_integers, names["feature_names"])
     faults += _disagreements(pairs, names["class_names"], names["feature_names"])
     X = pairs["train"].X if "train" in pairs else None
     # Only rows [N, F] have columns that can be categorical.
@@ -176,7 +179,7 @@ def _load_pair(raw: object, where: str, kind: str, faults: list[str]) -> LoadedP
             faults.append(fault(f"{where}.X", "an autoencoder takes no nested features", got=got, expected=expected))
             return None
         features = to_float32(raw_X)
-        return LoadedPair(features, features)
+        return LoadedPair(features, features, raw={"X": raw_X})
     raw_y = read_targets(unpacked[1], f"{where}.y", faults)
     if raw_X is None or raw_y is None or not _same_length(raw_X, raw_y, where, faults):
         return None
@@ -195,7 +198,30 @@ def _load_pair(raw: object, where: str, kind: str, faults: list[str]) -> LoadedP
     cast = not nested and kind != "language_model" and raw_X.dtype.kind in "biu"
     dataset = unpacked[2]
     augmented = where == "data.train" and dataset is not None and is_augmented(dataset, where, derive(0, where))
-    return LoadedPair(X, y, dataset, y.ndim < raw_y.ndim, raw_X if cast else None, augmented)
+    raw = {name: leaf for name, leaf in named_leaves(raw_X, "X").items() if kind != "language_model"}
+    raw = {name: leaf for name, leaf in raw.items() if not nested or leaf.dtype.kind == "f"}
+    if y.dtype == torch.float32:
+        raw["y"] = raw_y
+    return LoadedPair(X, y, dataset, y.ndim < raw_y.ndim, raw_X if cast else None, augmented, raw)
+
+
+def _rounding_faults(
+    pairs: Mapping[str, LoadedPair], keep_integers: bool, feature_names: Sequence[str] | None
+) -> list[str]:
+    """What float32 cannot hold of the splits, one fault for each part of the rows."""
+    faults = []
+    train = pairs.get("train")
+    for part in train.raw if train is not None else ():
+        arrays = {f"data.{name}.{part}": pair.raw[part] for name, pair in pairs.items() if part in pair.raw}
+        if (keep_integers and part == "X") or len({array.shape[1:] for array in arrays.values()}) > 1:
+            continue  # integers are kept, or another fault is reported
+
+        def column_name(number: int, named: bool = part == "X") -> str:
+            known = named and feature_names is not None and number < len(feature_names)
+            return f"column '{feature_names[number]}'" if known and feature_names else f"column {number}"
+
+        faults += float32_faults(arrays, column_name)
+    return faults
 
 
 def _same_length(X: Tree, y: Sized, where: str, faults: list[str]) -> bool:

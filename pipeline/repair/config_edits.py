@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from pipeline.config.conf_dir import LOSSES, loss_target
+
 Config = Mapping[str, object]
 Edit = Callable[[Config], list[dict[str, object]]]  # alternative sets of overrides, smallest change first
 
@@ -119,15 +121,14 @@ def optimizer(_: Config, old: object) -> object:
     return sgd if target.endswith(("Adam", "AdamW")) else adamw
 
 
-_LOSSES = {"classification": "CrossEntropyLoss", "binary": "BCEWithLogitsLoss", "multilabel": "BCEWithLogitsLoss"}
-_LOSSES |= {"language_model": "CrossEntropyLoss", "regression": "MSELoss", "autoencoder": "MSELoss"}
-
-
 def loss(config: Config, old: object) -> object:
     """The usual loss of the task kind."""
-    name = _LOSSES.get(str(get(config, "task.kind")))
-    same = isinstance(old, Mapping) and str(old.get("_target_")).endswith(f".{name}")
-    return old if name is None or same else {"_target_": f"torch.nn.{name}"}
+    kind = str(get(config, "task.kind"))
+    if kind not in LOSSES:
+        return old
+    target = loss_target(kind)
+    same = isinstance(old, Mapping) and str(old.get("_target_")).endswith(f".{target.rpartition('.')[2]}")
+    return old if same else {"_target_": target}
 
 
 def robust_loss(_: Config, old: object) -> object:

@@ -11,19 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.config.conf_dir import loss_target
 from pipeline.data.tree import Tree
 from pipeline.error_attribution import reraise_stop
 from pipeline.runtime.seeds import seeded
 
 TARGETS_READ = 1000
-LOSSES = {
-    "classification": "torch.nn.CrossEntropyLoss",
-    "binary": "torch.nn.BCEWithLogitsLoss",
-    "multilabel": "torch.nn.BCEWithLogitsLoss",
-    "regression": "torch.nn.MSELoss",
-    "autoencoder": "torch.nn.MSELoss",
-    "language_model": "torch.nn.CrossEntropyLoss",
-}
 
 
 @dataclass(frozen=True)
@@ -54,14 +47,14 @@ def infer_task(source: object, build_model: Callable[[], nn.Module]) -> Inferred
     classes = len(np.unique(y))
     outputs, last_module = _run_model(X, build_model)
     if classes <= 2 and outputs is not None and outputs[1:].numel() == len(outputs) - 1:
-        loss = "torch.nn.BCELoss" if last_module == "Sigmoid" else LOSSES["binary"]
+        loss = "torch.nn.BCELoss" if last_module == "Sigmoid" else loss_target("binary")
         return InferredTask("binary", loss, f"targets are integers of {classes} classes, and the model has one output")
-    loss = "torch.nn.NLLLoss" if last_module == "LogSoftmax" else LOSSES["classification"]
+    loss = "torch.nn.NLLLoss" if last_module == "LogSoftmax" else loss_target("classification")
     return InferredTask("classification", loss, f"targets are integers of {classes} classes")
 
 
 def _task(kind: str, why: str) -> InferredTask:
-    return InferredTask(kind, LOSSES[kind], why)
+    return InferredTask(kind, loss_target(kind), why)
 
 
 def _read_train(source: object) -> tuple[Tree | None, NDArray[Any] | None]:

@@ -163,20 +163,23 @@ def _prepare_experiment(
     """Write the experiment into the temporary folder; return the overrides of its run, and what was inferred."""
     from pipeline.config.build import build
     from pipeline.config.compose import compose
+    from pipeline.config.conf_dir import LOSSES, loss_target
     from pipeline.config.override_keys import key_of
-    from pipeline.sanity_checks.infer_task import LOSSES, infer_task
+    from pipeline.sanity_checks.infer_task import infer_task
 
     keys = {key_of(override) for override in overrides}
     task_given, loss_given = bool(keys & {"task", "task.kind"}), "loss" in keys
     fixed = {"seed": seed, "root": json.dumps(str(root / "runs")), "minutes": MINUTES, **targets}
     run_overrides = [*overrides, "experiment=preflight", f"trust=[{','.join(packages)}]"]
     # Composed once with any task, so that the overrides reach model and data before the task is inferred from them.
-    _write_experiment(root, fixed, "classification", None if loss_given else LOSSES["classification"])
+    _write_experiment(root, fixed, "classification", None if loss_given else loss_target("classification"))
     config = compose(run_overrides, [root / "conf"])
     source = build(config["data"], trust=packages, where="data")
     task = infer_task(source, lambda: _build_uninitialized(config, packages))
     kind = config["task"]["kind"] if task_given else task.kind
-    loss = None if loss_given else task.loss if kind == task.kind else LOSSES.get(kind, task.loss)
+    loss = (
+        None if loss_given else task.loss if kind == task.kind else loss_target(kind) if kind in LOSSES else task.loss
+    )
     _write_experiment(root, fixed, kind, loss)
     inferred = [] if task_given else [f"task={kind}, since {task.why}"]
     inferred += [f"loss={loss.rpartition('.')[2]}, since none is given"] if loss else []

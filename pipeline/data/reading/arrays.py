@@ -16,6 +16,7 @@ from pipeline.data.tree import Tree
 from pipeline.error_attribution import message_of, place_of, reraise_stop, text_of
 from pipeline.errors import fault
 
+MOST_CLASSES = 1_000_000  # memory and time are in proportion to the highest class id
 _KINDS = {  # what a NumPy dtype kind that is not numeric holds
     "O": "objects",
     "U": "text",
@@ -139,6 +140,12 @@ def _class_ids(array: Array, where: str, kind: str, faults: list[str]) -> Tensor
         faults.append(fault(f"{where}[{row}]", what, got=array[row], expected="whole numbers from 0"))
         return None
     labels = array.astype(np.int64)
+    if labels.size and labels.max() >= MOST_CLASSES:
+        row, distinct = int(labels.argmax()), len(np.unique(labels))
+        what = f"is too high for a class id: there are {distinct} distinct ones"
+        do = "number them where the data are made: np.unique(labels, return_inverse=True)[1]"
+        faults.append(fault(f"{where}[{row}]", what, got=labels[row], expected="0 .. classes - 1", do=do))
+        return None
     highest = 1 if kind == "binary" else None
     if labels.min() < 0 or (highest is not None and labels.max() > highest):
         row = int(labels.argmin() if labels.min() < 0 else labels.argmax())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.reading.rounding import float32_faults
 from pipeline.data.source_data import Array, SourceData, SplitIndices, take_splits
 from pipeline.data.sources.labels import class_ids, target_values
 from pipeline.data.sources.split_assignment import assign_splits, values_by_split
@@ -69,6 +70,8 @@ def _divide(
     then bound to one split, and the rows are divided again. Rows stay bound, so the loop ends.
     """
     raw, categories = _numeric_features(table, names, options)
+    if faults := float32_faults({"data": raw}, lambda column: f"column '{names[column]}'"):
+        raise UserError(*faults)
     with np.errstate(over="ignore"):
         features = raw.astype(np.float32)
     declared = len(table.files) > 1 or options.split is not None or options.time is not None

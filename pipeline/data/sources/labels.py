@@ -53,8 +53,8 @@ def check_class_counts(y: NDArray[np.int64], names: Sequence[str], where: str, p
         raise UserError(fault(place(int(first[single])), what, expected=expected))
 
 
-def target_values(table: Table, label: str) -> NDArray[np.float32]:
-    """Values to predict, float32 [N]. Raises UserError naming the first that is missing or not a finite number."""
+def target_values(table: Table, label: str) -> NDArray[np.float64]:
+    """Values to predict [N]. Raises UserError naming the first that is missing or not a finite number."""
     values = []
     for row, cell in enumerate(table.complete_column(label, "label")):
         value = parse_number(cell)
@@ -63,4 +63,4 @@ def target_values(table: Table, label: str) -> NDArray[np.float32]:
             do = "python -m pipeline ... data.label_kind=classes" if row == 0 else None
             raise UserError(fault(table.place(row, label), what, got=cell, expected="a value to predict", do=do))
         values.append(value)
-    return np.array(values, np.float32)
+    return np.array(values, np.float64)
