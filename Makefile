@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash coverage lint check bench bench-intervals mutants bench-faults verify-faults programs lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz coverage lint check bench bench-intervals mutants bench-faults verify-faults programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -64,20 +64,24 @@ smoke: $(READY)  ## train every bundled experiment, and run all phases of digits
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
 test: $(READY)  ## the quick tests on all cores: under five minutes on two cores
-	@$(PYTEST) -n auto --dist worksteal -m "not slow and not process" $(ARGS)
+	@$(PYTEST) -n auto --dist worksteal -m "not slow and not process and not fuzz" $(ARGS)
 
 test-process: $(READY)  ## the tests that start processes: commands, interrupts, kills, the wheel
-	@$(PYTEST) -n auto -m "process and not slow" $(ARGS)
+	@$(PYTEST) -n auto -m "process and not slow and not fuzz" $(ARGS)
 
 coverage: $(READY)  ## both sets of tests, with line coverage of at least 90 %
-	@$(PYTEST) -n auto --dist worksteal -m "not slow" --cov --cov-fail-under=90 $(ARGS)
+	@$(PYTEST) -n auto --dist worksteal -m "not slow and not fuzz" --cov --cov-fail-under=90 $(ARGS)
 
 # Each battery ends with one line. 300 kills without a failure bound the failure rate at 1 %, with 95 % confidence.
 BATTERIES := tests/test_phase_kills.py tests/test_kill.py tests/test_purity.py tests/test_fault_points.py \
   tests/test_tracker_faults.py tests/test_named_mutants.py
 test-crash: $(READY)  ## 300 SIGKILLs in all five phases, each fault of the disk, broken trackers, named mutants, slow tests
 	@FIVEGATE_KILLS=300 $(PYTEST) -s -m "" $(BATTERIES) $(ARGS)
-	@$(PYTEST) -n auto -m "slow or hypothesis" --hypothesis-profile=thorough $(addprefix --ignore=,$(BATTERIES)) $(ARGS)
+	@$(PYTEST) -n auto -m "(slow or hypothesis) and not fuzz" --hypothesis-profile=thorough $(addprefix --ignore=,$(BATTERIES)) $(ARGS)
+
+# A seed that failed is tried again with FIVEGATE_FUZZ_SEED=<seed> make test-fuzz ARGS='-k <parser>'.
+test-fuzz: $(READY)  ## every parser with damaged files, ten minutes in all, in less than 1 GB of memory
+	@$(PYTEST) -s -m fuzz tests/test_fuzz.py $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff check

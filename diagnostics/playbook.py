@@ -19,6 +19,7 @@ from diagnostics.confidence import CEILINGS
 from diagnostics.signals import SIGNALS, curve_limits
 from pipeline import safe_yaml
 from pipeline.errors import UserError, fault
+from pipeline.foreign_files import read_bytes
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
 
@@ -70,7 +71,15 @@ def names() -> list[str]:
 def load_all(folder: Path | None = None) -> tuple[Playbook, ...]:
     """Return every playbook in the folder, sorted by id. Raises UserError with all faults of the first bad file."""
     folder = folder or Path(__file__).parent
-    return tuple(parse(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.md")))
+    return tuple(parse(path.stem, _read(path)) for path in sorted(folder.glob("*.md")))
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_bytes(path, "a playbook", safe_yaml.MAX_BYTES).decode()
+    except UnicodeDecodeError as error:
+        what = f"is not text in UTF-8 ({error.reason})"
+        raise UserError(fault(f"diagnostics/{path.name}", what, expected="a playbook in UTF-8")) from None
 
 
 def parse(name: str, text: str) -> Playbook:

@@ -234,7 +234,7 @@ def run_worker(argv: Sequence[str]) -> int:
     try:
         worker.work(Path(argv[0]), lambda: [Monitor()])
     except DiskError as error:
-        print("\n".join(error.faults), file=sys.stderr)
+        print(visible_lines("\n".join(error.faults)), file=sys.stderr)
         return os.EX_IOERR  # tells the executor that not the training failed
     return 0
 

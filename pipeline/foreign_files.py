@@ -10,6 +10,7 @@ import io
 import json
 import os
 import stat
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,7 +26,21 @@ MAX_BYTES = 2**30  # of a file or of the arrays in it, in memory
 MAX_DEPTH = 100  # of JSON; our own files have less than twenty levels
 _HEADER_BYTES = 10_000  # of an array, as numpy's own limit
 Arrays = dict[str, NDArray[Any]]
-_BROKEN = (ValueError, SyntaxError, KeyError, TypeError, EOFError, OSError, RuntimeError, MemoryError, OverflowError)
+# What reading a damaged archive or array raises.
+BROKEN = (
+    ValueError,
+    SyntaxError,
+    KeyError,
+    TypeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 
 
 def read_bytes(path: Path, expected: str, limit: int = MAX_BYTES) -> bytes:
@@ -86,7 +101,7 @@ def read_npz(data: bytes, where: str, dtypes: Mapping[str, type], expected: str,
             return {
                 name: _array(archive, member, np.dtype(dtypes[name]), name, limit) for name, member in members.items()
             }
-    except (zipfile.BadZipFile, zlib.error, *_BROKEN) as error:
+    except BROKEN as error:
         reason = f"it has no array {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise UserError(fault(where, f"is not {expected} ({reason})", expected="the .npz that a run wrote")) from None
 

@@ -57,7 +57,10 @@ def attacked(tmp_path: Path) -> Run:
     with opened(run, experiment=HOSTILE) as ledger:
         config = {**hostile(CONFIG), "plan": {"owner": "Ada", "purpose": HOSTILE, "approvers": [HOSTILE]}}
         facts = {"splits": {"val": {"digest": HOSTILE, "rows": 3, "counts": {HOSTILE: 3}}}, "class_names": [HOSTILE]}
-        checks = {phase: [{"id": f"check_{phase}", "ask": HOSTILE, "with": {}}] for phase in PHASES}
+        checks = {
+            phase: [{"id": f"check_{phase}", "ask": HOSTILE, "not_built": HOSTILE, "with": {}, "waivable": True}]
+            for phase in PHASES
+        }
         plan = plans.Plan(1, config, checks, facts)
         record = {"revision": 1, "digest": plan.digest, "file": run.relative(plans.write(run, plan)), "changed": {}}
         ledger.append("plan.frozen", record)

@@ -48,19 +48,29 @@ def pack(value: object, where: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return the value that was packed. Raises KeyError if one of its tensors is missing."""
+    """Return the value that was packed.
+
+    Raises KeyError if one of its tensors is missing, and UserError for a value that `pack` does not return.
+    """
+    try:
+        return _unpack(packed, tensors)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(fault("checkpoint", f"holds a state that cannot be read ({error})")) from None
+
+
+def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(packed, list):
-        return [unpack(part, tensors) for part in packed]
+        return [_unpack(part, tensors) for part in packed]
     if not isinstance(packed, dict):
         return packed
     if TAG not in packed:
-        return {key: unpack(part, tensors) for key, part in packed.items()}
+        return {key: _unpack(part, tensors) for key, part in packed.items()}
     kind, of = packed[TAG], packed["of"]
     if kind == "tensor":
         return tensors[of]
     if kind == "float":
         return float(of)
     if kind == "tuple":
-        return tuple(unpack(part, tensors) for part in of)
-    pairs = {key: unpack(part, tensors) for key, part in of}
+        return tuple(_unpack(part, tensors) for part in of)
+    pairs = {key: _unpack(part, tensors) for key, part in of}
     return Counter(pairs) if kind == "counter" else pairs

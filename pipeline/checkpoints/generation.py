@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.checkpoints.weights import read_tensors, weights_digest
 from pipeline.errors import FivegateError, Refused, UserError, fault
+from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.history import History
 from pipeline.results import digest
 from pipeline.run_store import files
@@ -145,11 +146,11 @@ def state_of(generation: Path, *, verify: bool = False) -> CheckpointState:
     """
     path = generation / STATE
     try:
-        state: CheckpointState = json.loads(path.read_text())
+        state: CheckpointState = parse_json(read_bytes(path, "the state of a checkpoint"), str(path))
         digests, _, _, recorded = dict(state["files"]), state["role"], state["weights_digest"], state["digest"]
         if state["schema"] != SCHEMA:
             raise ValueError(state["schema"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(fault(str(path), "cannot be read as the state of a checkpoint")) from None
     if digest({key: value for key, value in state.items() if key != "digest"}) != recorded:
         raise Refused(fault(str(path), "is not what was saved", expected=f"digest {recorded[:12]}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline.escaping import visible
 from pipeline.release import attestation, verify
 from pipeline.reporting.terminal import console, styled
 from pipeline.run_store.checklist import Judge
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace, judge: Judge) -> int:
         faults = [*faults, *tracker.faults]
     screen = console()
     for fault in faults:
-        screen.print(f"✗ {fault}", style="red", soft_wrap=True)
+        screen.print(f"✗ {visible(fault)}", style="red", soft_wrap=True)
     if faults:
         screen.print(f"{run.name}: not as recorded; {entries} ledger entries are intact")
         return 3

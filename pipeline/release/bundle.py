@@ -12,8 +12,6 @@ No torch: the recipient of a bundle can check it without.
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline.errors import UserError, fault
+from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.results import digest
 from pipeline.run_store import files
 from pipeline.run_store.ledger import read_ledger
@@ -28,6 +27,7 @@ from pipeline.run_store.permits import ExportPermit, require
 from pipeline.run_store.run import Run
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**20  # it lists less than a dozen files
 REQUIRED = ("model.onnx", "weights.safetensors", "plan.yaml", MANIFEST)
 ARCHIVES = {  # zip archives that run code when torch opens them, with parts of the member names that each must have
     "model.torchscript.pt": ("/code/", "/constants.pkl"),
@@ -139,7 +139,8 @@ def check_layout(payload: Path) -> list[str]:
 
 def _manifest_faults(payload: Path, names: set[str]) -> list[str]:
     try:
-        listed = json.loads((payload / MANIFEST).read_text())["files"]
+        content = read_bytes(payload / MANIFEST, "a manifest", MAX_MANIFEST_BYTES)
+        listed = parse_json(content, MANIFEST)["files"]
         rows = {name: (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{MANIFEST}: cannot be read as a manifest"]
@@ -208,7 +209,7 @@ def _is_text(path: Path, start: bytes) -> bool:
 
 def _is_json(path: Path, start: bytes) -> bool:
     try:
-        json.load(io.BytesIO(path.read_bytes()))
+        parse_json(path.read_bytes(), path.name)
     except ValueError:
         return False
     return True

@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import safe_yaml
 from pipeline.errors import UserError, fault
+from pipeline.json_types import mismatch
 from pipeline.results import Evidence, Result, exact, plain
 from pipeline.run_store.gate import NOT_BUILT, Item
 from pipeline.run_store.records import ChecklistItem
@@ -54,11 +56,18 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[Checkli
             fault(f"phases.{path.stem}.checklist", "there is no such checklist", got=path.stem, among=known)
         )
     try:
+        safe_yaml.check_file(path)
         whole = OmegaConf.merge(OmegaConf.create(_escaped(dict(config))), OmegaConf.load(path))
         resolved: Any = OmegaConf.to_container(whole, resolve=True)
         items: list[ChecklistItem] = resolved["items"]
-    except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, TypeError) as error:
-        raise UserError(fault(path.name, "cannot be read as a checklist", got=str(error).splitlines()[0])) from error
+        if (what := mismatch(items, list[ChecklistItem], "items")) is not None:
+            raise TypeError(what)
+    except UserError:
+        raise
+    # A file that is not a mapping is an OSError of OmegaConf's.
+    except (OmegaConfBaseException, yaml.YAMLError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
+        got = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(fault(path.name, "cannot be read as a checklist", got=got)) from error
     faults = [f for item in items for f in _faults(path.name, item, find)]
     ids = [str(item.get("id")) for item in items]
     repeated = sorted({i for i in ids if ids.count(i) > 1})
@@ -147,7 +156,9 @@ def _answer(item: ChecklistItem, evidence: Evidence, find: FindCheck) -> Result:
         return Result("errored", why=f"{NOT_BUILT}: {item['not_built']}")
     if item.get("sign_off"):
         return Result("pending", why=f"waits for the sign-off of the {item['sign_off']}")
-    return _call(find(item["check"]), evidence, item["with"])
+    if not item.get("check"):  # of a plan that this version did not write
+        return Result("errored", why="the plan has no check for it")
+    return _call(find(item["check"]), evidence, item.get("with") or {})
 
 
 def judge(items: list[ChecklistItem], evidence: Evidence, find: FindCheck) -> list[Item]:
@@ -165,7 +176,7 @@ def judge(items: list[ChecklistItem], evidence: Evidence, find: FindCheck) -> li
                 unit=result.unit,
                 why=result.why,
                 cause=result.cause,
-                waivable=item["waivable"],
+                waivable=item.get("waivable", True),
                 sign_off=item.get("sign_off"),
                 evidence=result.evidence,
                 relation="" if result.bound is None else result.relation,

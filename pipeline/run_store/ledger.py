@@ -59,7 +59,7 @@ def _entry_fault(line: bytes, seq: int, prev: str) -> tuple[Entry | None, str | 
     """The entry of one line, or what is wrong with it as the `seq`-th entry after hash `prev`."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, "is not JSON"
     if not isinstance(entry, dict) or set(entry) != {"seq", "time", "kind", "data", "prev", "hash"}:
         return None, "does not have the six fields of an entry"
@@ -69,7 +69,7 @@ def _entry_fault(line: bytes, seq: int, prev: str) -> tuple[Entry | None, str | 
         return None, "does not match its hash"
     if entry["seq"] != seq or entry["prev"] != prev:
         return None, "does not follow the entry before it"
-    if entry["kind"] not in KINDS:
+    if not isinstance(entry["kind"], str) or entry["kind"] not in KINDS:
         return None, f"is of the unknown kind {entry['kind']!r}"
     if not isinstance(entry["data"], dict) or not _is_time(entry["time"]):
         return None, "does not have the data and the time of an entry"
@@ -90,7 +90,7 @@ def _is_torn(tail: bytes) -> bool:
         return False
     try:
         json.JSONDecoder().raw_decode(tail.decode())
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, RecursionError):
         return False
     except ValueError:
         return True

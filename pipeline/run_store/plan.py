@@ -127,7 +127,9 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
         body = safe_yaml.load(path.read_text(), str(path))
         plan = Plan(record["revision"], body["config"], body["checklists"], body["facts"])
         intact = plan.digest == record["digest"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except UserError:
+        raise
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         intact = False
     if not intact:
         do = f"restore {path} or plan again: python -m pipeline phase=planning {run.overrides}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
-from pipeline.results import PHASES, ROUNDED, Branch
+from pipeline.errors import Refused, fault
+from pipeline.json_types import mismatch
+from pipeline.results import PHASES, ROUNDED, Branch, Outcome
 from pipeline.run_store import files
 from pipeline.run_store.ledger import Entry
 
+Phase = Literal["planning", "baseline", "diagnostics", "optimization", "finalization"]
 ChecklistItem = TypedDict(
     "ChecklistItem",
     {
@@ -64,7 +67,7 @@ class PhaseRecord(TypedDict):
     phase: str
     round: int
     evidence: FileRecord
-    artifacts: dict[str, FileRecord]
+    artifacts: NotRequired[dict[str, FileRecord]]
 
 
 class FailureRecord(TypedDict):
@@ -117,8 +120,8 @@ class CandidateRecord(TypedDict):
     phase: str
     round: int
     weights: str
-    checkpoint: str
-    job: dict[str, Any]
+    checkpoint: NotRequired[str]
+    job: NotRequired[dict[str, Any]]
     score: NotRequired[ScoreRecord | None]
 
 
@@ -235,3 +238,116 @@ def changed_files(folder: Path, entries: list[Entry], before: tuple[str, int] | 
 def _counts(entry: Entry, before: tuple[str, int] | None) -> bool:
     phase, round_ = entry["data"].get("phase"), entry["data"].get("round", 1)
     return before is None or (phase in PHASES and rank(phase, round_) < rank(*before))
+
+
+class TrustRecord(TypedDict):
+    """The packages that the user trusts from then on."""
+
+    packages: list[GrantRecord]
+
+
+class ItemRecord(TypedDict):
+    """One item of a gate with its outcome."""
+
+    phase: Phase
+    round: NotRequired[int]
+    id: str
+    ask: str
+    outcome: Outcome
+    value: NotRequired[Any]
+    bound: NotRequired[Any]
+    unit: NotRequired[str]
+    why: NotRequired[str]
+    cause: NotRequired[str | None]
+    waivable: NotRequired[bool]
+    sign_off: NotRequired[str | None]
+    evidence: NotRequired[list[str]]
+    relation: NotRequired[str]
+
+
+class GateRecord(TypedDict):
+    """The decision of a gate: the plan's revision, what the phase was built on, and the digest of its bundle."""
+
+    phase: Phase
+    round: int
+    revision: int
+    basis: int
+    subject: NotRequired[str | None]
+
+
+class WaiverRecord(TypedDict):
+    """A person accepts an item until a day."""
+
+    phase: str
+    item: str
+    who: str
+    why: str
+    expires: str
+
+
+class SignOffRecord(TypedDict):
+    """A person's signature of a bundle, with the outcomes and waivers that it covers."""
+
+    phase: str
+    item: str
+    who: str
+    digest: str
+    note: NotRequired[str]
+    outcomes: NotRequired[dict[str, dict[str, str]]]
+    waivers: NotRequired[list[dict[str, str]]]
+    binding: NotRequired[str]
+
+
+class TestScoreRecord(TypedDict):
+    """The score of a candidate on the test rows."""
+
+    candidate: str
+    score: ScoreRecord | None
+
+
+class JobRecord(TypedDict):
+    """A trial that started or ended."""
+
+    round: int
+    id: str
+    score: NotRequired[ScoreRecord | None]
+    died: NotRequired[str | None]
+
+
+class ArmRecord(TypedDict):
+    id: str
+    values: NotRequired[list[Any]]
+
+
+class StudyRecord(TypedDict):
+    """The comparison of a round."""
+
+    round: int
+    arms: list[ArmRecord]
+    winner: str | None
+    why: NotRequired[str]
+
+
+class NotNeededRecord(TypedDict):
+    phase: Phase
+
+
+RECORDS: dict[str, type] = {
+    "plan.frozen": PlanRecord, "trust.granted": TrustRecord, "phase.finished": PhaseRecord,
+    "phase.failed": FailureRecord, "stopped": FailureRecord, "item.evaluated": ItemRecord, "gate.decided": GateRecord,
+    "gate.not_needed": NotNeededRecord, "branch.decided": BranchRecord, "candidate.chosen": CandidateRecord,
+    "job.started": JobRecord, "job.finished": JobRecord, "study.decided": StudyRecord, "test.opened": OpeningRecord,
+    "test.scored": TestScoreRecord, "waiver": WaiverRecord, "sign_off": SignOffRecord,
+    "exhausted": ExhaustionRecord, "released": ReleaseRecord,
+}  # fmt: skip
+CLOSED = frozenset({ItemRecord, WaiverRecord})  # objects are made of these, which have no other keys
+
+
+def checked(entry: Entry) -> Entry:
+    """Return the entry. Raises Refused if its data are not a record of its kind, which no command of ours writes."""
+    record = RECORDS.get(entry["kind"])
+    what = None if record is None else mismatch(entry["data"], record, entry["kind"], CLOSED)
+    if what is not None:
+        expected = "an entry that this version wrote"
+        raise Refused(fault(f"ledger.jsonl, entry {entry['seq']}", f"cannot be read: {what}", expected=expected))
+    return entry

@@ -30,6 +30,7 @@ from pipeline.run_store.records import (
     PlanRecord,
     ReleaseRecord,
     ScoreRecord,
+    checked,
 )
 
 MAX_ROUNDS = 3
@@ -341,7 +342,7 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
 def fold(entries: Iterable[Entry]) -> RunState:
     """The state that follows from a sequence of ledger entries."""
     state = RunState()
-    for entry in entries:
+    for entry in map(checked, entries):
         state = _apply(state, entry["kind"], entry["data"], entry["seq"], entry["time"])
         state = replace(state, head=entry["hash"], seq=entry["seq"])
     return state

@@ -6,7 +6,6 @@ outside its folder, and dies with its parent.
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, fault
+from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Job
 from pipeline.run_store.lock import sole_writer
@@ -30,8 +30,10 @@ def _run_around(folder: Path) -> Run:
 def _read_job(folder: Path) -> Job:
     path = folder / "job.json"
     try:
-        return Job.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Job.from_json(parse_json(read_bytes(path, "a job.json that a run wrote"), str(path)))
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             fault(str(path), "is not a job", got=str(error), expected="a job.json that a run wrote")
         ) from error

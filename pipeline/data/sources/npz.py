@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pipeline.data.source_data import SPLITS, Array, Pair, SourceData, SplitPair
 from pipeline.data.sources.labels import check_class_counts
 from pipeline.data.splits import split_rows
 from pipeline.errors import UserError, fault
+from pipeline.foreign_files import BROKEN
 
 Arrays = dict[str, Array]
 MAX_CLASSES = 1 << 20  # a larger label without class names is taken for a mistake
@@ -74,7 +74,7 @@ def _read(path: str) -> Arrays:
         raise UserError(fault("data.path", what, got=path, expected=f"a file, relative to {Path.cwd()}")) from error
     except UserError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:  # a pickle is a ValueError here
+    except BROKEN as error:  # a pickle is a ValueError here
         raise UserError(
             fault("data.path", "is not an NPZ file", got=path, expected="a file written by numpy.savez")
         ) from error
@@ -83,7 +83,7 @@ def _read(path: str) -> Arrays:
 def _array(path: str, loaded: Mapping[str, Array], name: str) -> Array:
     try:
         return np.asarray(loaded[name])
-    except ValueError as error:  # NumPy refuses to unpickle objects
+    except BROKEN as error:  # NumPy refuses to unpickle objects
         what = "contains objects, which are never unpickled" if "bject" in str(error) else f"is damaged ({error})"
         raise UserError(fault(f"{path}: row 0, array '{name}'", what, expected="an array of numbers")) from error
 

@@ -1,0 +1,360 @@
+"""Every parser with damaged files: each gives a value or a typed refusal, within a gigabyte of memory.
+
+`make test` takes some examples of each parser, the same every time; `make test-fuzz` new ones for ten minutes in all.
+FIVEGATE_FUZZ_SECONDS is the time of one parser, FIVEGATE_FUZZ_SEED the first seed. A failing example is printed with
+its seed, which finds it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import resource
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from checklists.resolve import CHECKS, resolve_check
+from diagnostics import playbook
+from diagnostics.diagnose import diagnose
+from diagnostics.readers import read
+from pipeline.checkpoints import generation
+from pipeline.checkpoints.codec import unpack
+from pipeline.commands import status
+from pipeline.data.sources.delimited import csv_table
+from pipeline.data.sources.npz import npz
+from pipeline.errors import FivegateError
+from pipeline.foreign_files import parse_json
+from pipeline.release.bundle import check_layout
+from pipeline.reporting.page import write_report
+from pipeline.reporting.panels import panels
+from pipeline.results import canonical, digest, tagged
+from pipeline.run_store import checklist
+from pipeline.run_store import plan as plans
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.ledger import GENESIS
+from pipeline.run_store.run import Run
+from pipeline.trials import worker
+from tests.ledger_fixtures import history, mended
+
+QUICK_EXAMPLES = 150
+MEMORY_MB = 1000
+SECONDS = float(os.environ.get("FIVEGATE_FUZZ_SECONDS", "45"))
+FIRST_SEED = int(os.environ.get("FIVEGATE_FUZZ_SEED", "0")) or random.SystemRandom().randrange(2**32)
+
+NAMES = st.sampled_from(["a", "kind", "step", "loss", "phase", "", "\x00", "é", "[/foo]", "__class__", "\ud800"])
+ODD = st.sampled_from(
+    [None, True, -1, 0, 2**63, -(2**63) - 1, 10**400, 1.5, -0.0, 1e308, "nan", "", "x" * 300, "\x1b[31m", "\ud800",
+     "../..", "/dev/zero", "2020-13-45", [], {}, [[]], {"": {}}, {"a": None}]
+)  # fmt: skip
+JSON = st.recursive(
+    ODD | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+TOKENS = [
+    b"NaN", b"-", b"1e400", b"9" * 401, b"[" * 3000, b'{"":' * 500, b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\r", b'"',
+    b"\n", b",", b":", b"&a [*a]", b"!!python/object:os.system", b"- ", b"  ", b"null", b"---\n", b"\xe2\x80\xa8",
+]  # fmt: skip
+
+
+def damaged(original: bytes) -> st.SearchStrategy[bytes]:
+    """The bytes with a few pieces replaced, inserted, removed, repeated, or cut off."""
+    places = st.integers(0, len(original))
+    edit = st.tuples(
+        st.sampled_from(["replace", "insert", "delete", "repeat", "cut"]),
+        places,
+        st.integers(1, 40),
+        st.sampled_from(TOKENS) | st.binary(max_size=6),
+    )
+    return st.lists(edit, max_size=4).map(lambda edits: _edited(original, edits))
+
+
+def _edited(content: bytes, edits: list[tuple[str, int, int, bytes]]) -> bytes:
+    for kind, place, length, token in edits:
+        piece = content[place : place + length]
+        new = {"replace": token, "insert": token + piece, "delete": b"", "repeat": piece * 3, "cut": b""}[kind]
+        content = content[:place] + new + (b"" if kind == "cut" else content[place + length :])
+    return content
+
+
+@st.composite
+def altered(draw: st.DrawFn, original: Any) -> Any:
+    """A JSON value with one to three of its parts replaced, renamed, removed or added."""
+    value = json.loads(json.dumps(original))
+    for _ in range(draw(st.integers(1, 3))):
+        value = _alter(draw, value)
+    return value
+
+
+def _alter(draw: st.DrawFn, value: Any) -> Any:
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 9)) == 0:
+        return draw(JSON)
+    if isinstance(value, list):
+        place = draw(st.integers(0, len(value) - 1))
+        return [*value[:place], _alter(draw, value[place]), *value[place + 1 :]]
+    key = draw(st.sampled_from(sorted(value)))
+    action = draw(st.sampled_from(["alter", "alter", "alter", "remove", "rename", "add"]))
+    if action == "alter":
+        return {**value, key: _alter(draw, value[key])}
+    rest = {k: v for k, v in value.items() if k != key}
+    if action == "remove":
+        return rest
+    return {**rest, draw(NAMES): value[key]} if action == "rename" else {**value, draw(NAMES): draw(JSON)}
+
+
+@st.composite
+def archives(draw: st.DrawFn, original: bytes) -> bytes:
+    """An NPZ file of which a member is damaged, missing or of another type, with a checksum that is right."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(original)) as whole, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as members:
+        target = draw(st.sampled_from(whole.namelist()))
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == target:
+                array = np.load(io.BytesIO(content))
+                dtypes = ["<i8", "<f4", "<f8", "|u1", "<i2", "|b1", "<U3", "<M8[s]", "<c8"]
+                other = io.BytesIO()
+                np.save(other, array.astype(draw(st.sampled_from(dtypes)), casting="unsafe"))
+                content = draw(damaged(content) | st.just(other.getvalue()) | st.none())
+            if content is not None:
+                members.writestr(name, content)
+    return buffer.getvalue()
+
+
+def chained(entries: list[Any]) -> bytes:
+    """A ledger of these entries, with the numbers and hashes that a person who rewrites it would compute."""
+    lines, prev = [], GENESIS
+    for seq, entry in enumerate(entries):
+        if isinstance(entry, dict):
+            entry = {**{k: v for k, v in entry.items() if k != "hash"}, "seq": seq, "prev": prev}
+            entry["hash"] = prev = digest(entry)
+        lines.append(canonical(entry).encode() + b"\n")
+    return b"".join(lines)
+
+
+# --- the parsers -----------------------------------------------------------------------------------------------------
+
+
+class Parser(NamedTuple):
+    """The file that a parser reads, the contents that it is tried with, and what reads it."""
+
+    name: str
+    contents: Callable[[], st.SearchStrategy[bytes]]
+    parse: Callable[[Path], object]
+
+
+@cache
+def example_run() -> Path:
+    """A run in a folder of this process, with files of all kinds; the parsers read what takes their places."""
+    folder = Path(tempfile.mkdtemp(prefix="fivegate-fuzz-"))
+    run = mended(folder)
+    job = Job("0" * 64, "trial", Delta({"optimizer.lr": float("inf")}, ({"scale": {"by": 2}},)), 3, 20)
+    (run.path / "job.json").write_text(json.dumps(job.to_json()))
+    return run.path
+
+
+def entries() -> list[Any]:
+    return [json.loads(line) for line in (example_run() / "ledger.jsonl").read_bytes().splitlines()]
+
+
+def read_run(path: Path) -> None:
+    """What `status`, `verify` and `report` read of a run."""
+    run = Run(path.parent)
+    state = run.state()
+    status.summary(run, state)
+    status.show(run, state)
+    write_report(run.path)
+
+
+def read_plan(path: Path) -> None:
+    """The plan of a run, once as a changed file, and once as one whose digest the ledger has."""
+    run = Run(example_run())
+    state = run.state()
+    changed = path.read_bytes()
+    original = run.inside("plan", "1.yaml").read_bytes()
+    try:
+        run.inside("plan", "1.yaml").write_bytes(changed)
+        plans.load(run, state)
+    finally:
+        run.inside("plan", "1.yaml").write_bytes(original)
+
+
+def read_manifest(path: Path) -> None:
+    assert all(isinstance(message, str) for message in check_layout(path.parent))
+
+
+def read_state(path: Path) -> None:
+    """The state of a checkpoint, with a digest that fits where it has one."""
+    value = generation.state_of(path.parent)
+    with contextlib.suppress(KeyError):  # a tensor that is missing, as its callers expect
+        unpack(value, {})
+
+
+def read_playbook(path: Path) -> None:
+    playbook.load_all.__wrapped__(path.parent)
+
+
+def read_log(path: Path) -> None:
+    panels(read(path))
+    diagnose(read(path)).incident()
+
+
+def read_checklist(path: Path) -> None:
+    checklist.read(path, {"task": {"target": 0.5}, "plan": {}}, resolve_check)
+
+
+def playbooks() -> st.SearchStrategy[bytes]:
+    text = Path(playbook.__file__).with_name("nan_loss.md").read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    rest = text.split("---\n", 2)[2]
+    whole = altered(front).map(lambda value: f"---\n{json.dumps(value)}\n---\n{rest}".encode(errors="surrogatepass"))
+    return whole | damaged(text.encode())
+
+
+def checklists_of(phase: str) -> st.SearchStrategy[bytes]:
+    text = (CHECKS.parent / f"{phase}.yaml").read_text()
+    return altered(yaml.safe_load(text)).map(lambda value: json.dumps(value).encode()) | damaged(text.encode())
+
+
+def histories() -> st.SearchStrategy[bytes]:
+    original = history(breaks_at=7).to_bytes()
+    with np.load(io.BytesIO(original)) as arrays:
+        whole, meta = dict(arrays), json.loads(arrays["meta"].tobytes())
+
+    def with_meta(value: Any) -> bytes:
+        buffer = io.BytesIO()
+        np.savez(buffer, **{**whole, "meta": np.frombuffer(json.dumps(value).encode(), np.uint8)})
+        return buffer.getvalue()
+
+    return altered(meta).map(with_meta) | archives(original) | damaged(original)
+
+
+def tables() -> st.SearchStrategy[bytes]:
+    rows = b"age,size,label\n" + b"".join(
+        b"%d,%s,%s\n" % (i, [b"big", b"", b"3"][i % 3], b"ab"[i % 2 :][:1]) for i in range(24)
+    )
+    return damaged(rows)
+
+
+def states() -> st.SearchStrategy[bytes]:
+    state = {"schema": generation.SCHEMA, "role": "last", "weights_digest": "0" * 64, "files": {}, "step": 3,
+             "optimizer": {"!": "tuple", "of": [1, {"!": "float", "of": "nan"}]}}  # fmt: skip
+
+    def signed(value: Any) -> bytes:
+        return json.dumps({**value, "digest": digest(value)} if isinstance(value, dict) else value).encode()
+
+    return altered(state).map(signed) | damaged(signed(state))
+
+
+def arrays() -> st.SearchStrategy[bytes]:
+    buffer = io.BytesIO()
+    np.savez(buffer, X=np.arange(60.0).reshape(20, 3), y=np.arange(20) % 2)
+    return archives(buffer.getvalue()) | damaged(buffer.getvalue())
+
+
+LOG_CSV = b"epoch,train_loss,val_loss,lr\n" + b"".join(b"%d,%.3f,%.3f,0.1\n" % (i, 2 / (i + 1), 3) for i in range(12))
+LOG_LINES = [{"step": i, "loss": 2 / (i + 1), "eval": {"loss": None if i % 3 else 1.5}} for i in range(12)]
+
+
+def lines(rows: list[Any]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def manifests() -> st.SearchStrategy[bytes]:
+    manifest = {"schema": 1, "source": {"run": "a"}, "files": {"plan.yaml": {"bytes": 1, "sha256": "a"}}}
+    return altered(manifest).map(lambda value: json.dumps(value).encode()) | damaged(json.dumps(manifest).encode())
+
+
+def jobs() -> st.SearchStrategy[bytes]:
+    original = (example_run() / "job.json").read_bytes()
+    return altered(json.loads(original)).map(lambda value: json.dumps(value).encode()) | damaged(original)
+
+
+def plan_files() -> st.SearchStrategy[bytes]:
+    original = (example_run() / "plan" / "1.yaml").read_bytes()
+    body = yaml.safe_load(original)
+    return altered(tagged(body)).map(lambda value: json.dumps(value).encode()) | damaged(original)
+
+
+PARSERS = {
+    "history": Parser("history.npz", histories, read_log),
+    "CSV log": Parser("log.csv", lambda: damaged(LOG_CSV), read_log),
+    "JSONL log": Parser("log.jsonl", lambda: altered(LOG_LINES).map(
+        lambda rows: lines(rows if isinstance(rows, list) else [rows])) | damaged(lines(LOG_LINES)), read_log),
+    "ledger": Parser("ledger.jsonl", lambda: altered(entries()).map(
+        lambda rows: chained(rows if isinstance(rows, list) else [rows])) | damaged(chained(entries())), read_run),
+    "plan": Parser("plan.yaml", plan_files, read_plan),
+    "playbook": Parser("nan_loss.md", playbooks, read_playbook),
+    "checklist": Parser("baseline.yaml", lambda: checklists_of("baseline"), read_checklist),
+    "manifest": Parser("manifest.json", manifests, read_manifest),
+    "checkpoint": Parser("state.json", states, read_state),
+    "job": Parser("job.json", jobs, lambda path: worker._read_job(path.parent)),
+    "CSV table": Parser("rows.csv", tables, lambda path: csv_table(str(path), "label")),
+    "NPZ arrays": Parser("rows.npz", arrays, lambda path: npz(str(path))),
+    "JSON": Parser("any.json", lambda: st.binary() | damaged(b'{"a": [1, {"b": null}]}'),
+                   lambda path: parse_json(path.read_bytes(), "any.json")),
+}  # fmt: skip
+
+
+def fuzz(parser: Parser, folder: Path, examples: int, first: int | None) -> int:
+    """Try the parser with so many examples, and return how many were different. Raises what it must not raise."""
+    path, seen = folder / parser.name, set()
+
+    @settings(
+        max_examples=examples,
+        derandomize=first is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(parser.contents())
+    def attempt(content: bytes) -> None:
+        seen.add(hash(content))
+        path.write_bytes(content)
+        try:
+            parser.parse(path)
+        except FivegateError as refusal:
+            assert refusal.faults and all(re.search(r": .", message) for message in refusal.faults), refusal.faults
+
+    (attempt if first is None else seed(first)(attempt))()
+    return len(seen)
+
+
+def peak_memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_parser_refuses_damaged_files(tmp_path: Path, name: str) -> None:
+    """A file that was damaged, rewritten or made up is read or refused with a message, and nothing else happens."""
+    assert fuzz(PARSERS[name], tmp_path, QUICK_EXAMPLES, None) > QUICK_EXAMPLES / 10
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", PARSERS)
+def test_parser_refuses_damaged_files_for_minutes(tmp_path: Path, name: str) -> None:
+    """As above with new examples until the time is over; the whole process needs less than a gigabyte."""
+    end, count, first = time.monotonic() + SECONDS, 0, FIRST_SEED
+    while time.monotonic() < end:
+        print(f"{name}: seed {first}", flush=True)
+        count += fuzz(PARSERS[name], tmp_path, 500, first)
+        first += 1
+    print(f"FUZZ {name}: {count:,} examples, at most {peak_memory_mb():.0f} MB", flush=True)
+    assert peak_memory_mb() < MEMORY_MB
