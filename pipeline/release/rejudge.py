@@ -245,8 +245,9 @@ def _baseline(run: Run, entries: list[Entry], finished: Entry, evidence: Evidenc
 
 
 def _diagnostics(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
-    if "diagnosis" in evidence.values:
-        yield "diagnosis", evidence["diagnosis"], _file_of(run, finished, "diagnosis")
+    document = _file_of(run, finished, "diagnosis")
+    if document is not None:  # a lost file is a fault of its own
+        yield "diagnosis", evidence.get("diagnosis"), document
 
 
 def _optimization(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
@@ -261,6 +262,8 @@ def _optimization(run: Run, entries: list[Entry], finished: Entry, evidence: Evi
     everyone, pairs, greater = [evidence["control"], *arms], evidence["seeds_per_arm"], evidence["greater_is_better"]
     names = [f"{arm['id']}-{index}" for arm in everyone for index in range(1, pairs + 1)]
     results = {name: _file_of(run, finished, f"{name}/result.json") or {} for name in names}
+    if not any(results.values()):  # every training died, or the files are lost, which is a fault of its own
+        return
     trials = {name: Trial(name, Job("", "trial"), run.path, result) for name, result in results.items()}
     rows = compare_arms([Arm(arm["id"], Delta(), order=arm["order"]) for arm in everyone], trials, pairs, greater)
     yield "the comparison", _figures(everyone), _figures(rows)
