@@ -253,7 +253,7 @@ SHUFFLED = np.random.default_rng(1).permutation(N)
     [
         ("id", SHUFFLED, True),
         ("patientId", 1000 + 7 * SHUFFLED, True),
-        ("customer_id", 20_240_000 + SHUFFLED, True),
+        ("customer_id", 2_024_000 + SHUFFLED, True),
         ("Unnamed: 0", np.arange(N), True),
         ("nr", np.arange(1, N + 1), True),
         ("nr", np.arange(N)[::-1], True),

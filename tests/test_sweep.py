@@ -27,6 +27,7 @@ from pipeline.orchestration.sweep_directory import claim_sweep
 from pipeline.orchestration.sweep_isolation import isolated
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run
+from pipeline.runtime.interrupt import StopSignal
 from pipeline.runtime.threads import cores
 from tests.conftest import SMALL
 
@@ -149,15 +150,15 @@ def test_sweep_job_may_compose() -> None:
 
 
 def test_sweep_job_exit_and_interrupt() -> None:
-    """`sys.exit` in a user's code is one job's end; Ctrl-C is the user's word for all."""
+    """`sys.exit` is a fault of one job, whatever its argument; a request to stop is for all jobs."""
 
     def leave(config: dict[str, Any], output: list[str]) -> int:
         if config["seed"] == 3:
-            raise KeyboardInterrupt
+            raise StopSignal
         sys.exit(config["seed"] - 1 or None)
 
-    assert [end.exit_code for end in multirun(["-m", "seed=1,2"], leave).ends] == [0, 1]
-    with pytest.raises(KeyboardInterrupt):
+    assert [end.exit_code for end in multirun(["-m", "seed=1,2"], leave).ends] == [1, 1]
+    with pytest.raises(StopSignal):
         multirun(["-m", "seed=3,1"], leave)
 
 
@@ -189,10 +190,10 @@ def test_sweep_is_continued_by_same_overrides() -> None:
     def job(config: dict[str, Any], output: list[str]) -> int:
         seen.append(config["seed"])
         if len(seen) == 3:
-            raise KeyboardInterrupt
+            raise StopSignal
         return {1: 3, 2: 1}.get(config["seed"], 0)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StopSignal):
         multirun(arguments, job, message.append)
     other = multirun(["-m", "seed=7,8"], lambda config, output: 0)
     done = multirun(arguments, job, message.append)
@@ -221,7 +222,7 @@ def test_sweep_with_one_joblib_process_can_be_stopped(number: signal.Signals) ->
         os.kill(os.getpid(), number)
         return time.sleep(0.2) or 0
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StopSignal):
         multirun(["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"], job)
     assert seen == [1]
 

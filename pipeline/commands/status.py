@@ -156,10 +156,10 @@ def show(run: Run, state: RunState) -> None:
     screen.print()
     screen.print(tables.score_lines(state))
     for waiver in (w for phase in PHASES for w in state.valid_waivers(phase)):
-        screen.print(styled("waived: {phase}/{item} by {who} until {expires}: {why}", **vars(waiver)))
+        screen.print(styled("waived: {phase}/{item} by {who} until {expires}: {why}", **vars(waiver)), soft_wrap=True)
     for waiver in (w for phase in PHASES for w in state.expired_waivers(phase)):
         template = "no longer waived: {phase}/{item}, whose waiver by {who} ended with {expires} (UTC)"
-        screen.print(styled(template, **vars(waiver)))
+        screen.print(styled(template, **vars(waiver)), soft_wrap=True)
     if state.failed:
         template = "the last attempt of {phase} failed: {why}"
         screen.print(styled(template, phase=state.failed["phase"], why=state.failed["why"]), soft_wrap=True)

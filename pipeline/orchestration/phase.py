@@ -14,9 +14,9 @@ from pipeline.results import Artifact, Evidence
 from pipeline.run_store import files, permits
 from pipeline.run_store.checklist import FindCheck, judge
 from pipeline.run_store.gate import Item
-from pipeline.run_store.ledger import Ledger
+from pipeline.run_store.ledger import Ledger, is_intact
 from pipeline.run_store.plan import Plan
-from pipeline.run_store.records import ChecklistItem, FileRecord, is_intact
+from pipeline.run_store.records import ChecklistItem, FileRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 

@@ -22,10 +22,9 @@ from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import branch
 from pipeline.run_store.job import Job
-from pipeline.run_store.ledger import SCHEMA, Entry, Ledger, read_ledger
+from pipeline.run_store.ledger import SCHEMA, Entry, Ledger, changed_files, is_intact, read_ledger
 from pipeline.run_store.next_step import next_step, obstacle
 from pipeline.run_store.plan import Plan
-from pipeline.run_store.records import changed_files, is_intact
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 from pipeline.runtime.interrupt import is_stop_request

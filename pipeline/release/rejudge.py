@@ -15,9 +15,8 @@ from pipeline.results import Evidence, Score, canonical, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.checklist import Judge
 from pipeline.run_store.gate import branch
-from pipeline.run_store.ledger import Entry
+from pipeline.run_store.ledger import Entry, read_recorded_json
 from pipeline.run_store.plan import Plan
-from pipeline.run_store.records import read_recorded_json
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 

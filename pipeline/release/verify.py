@@ -17,10 +17,20 @@ from pipeline.results import Evidence, canonical, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.checklist import Judge
 from pipeline.run_store.gate import NOT_BUILT
-from pipeline.run_store.ledger import Entry, read_ledger, refuse_other_schema, scan_ledger
+from pipeline.run_store.ledger import (
+    Entry,
+    changed_files,
+    is_intact,
+    rank,
+    read_ledger,
+    recorded_files,
+    refuse_other_schema,
+    restart,
+    scan_ledger,
+)
 from pipeline.run_store.next_step import release_blocker
 from pipeline.run_store.permits import damaged_file
-from pipeline.run_store.records import PlanRecord, changed_files, is_intact, rank, recorded_files, restart
+from pipeline.run_store.records import PlanRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 

@@ -1,4 +1,4 @@
-"""The ledger: one canonical JSON line per fact, chained by hashes, each appended by one write and one fsync.
+"""The ledger: one canonical JSON line per fact, chained by hashes, and the files of the run that its entries record.
 
 An entry is `{"seq","time","kind","data","prev","hash"}`; `hash` is the SHA-256 of the line without `hash`.
 A tail is *torn* when it has no final newline and is the beginning of an entry: the next writer moves it to its own
@@ -8,13 +8,14 @@ file and records that. Any other deviation counts as tampering, and the first de
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
 from pipeline.errors import Refused, fault
-from pipeline.results import canonical, digest, plain
+from pipeline.results import PHASES, ROUNDED, canonical, digest, plain
 from pipeline.run_naming import run_argument
 from pipeline.run_store import files
 from pipeline.run_store.lock import RunLock
@@ -197,3 +198,67 @@ class Ledger:
         self._dirty = False
         self.entries.append(entry)
         return entry
+
+
+# --- the files of a run that its ledger records ----------------------------------------------------------------------
+
+
+def recorded_files(value: object) -> Iterator[tuple[str, str]]:
+    """Yield every (path, sha256) in an entry's data, at any depth."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("path"), str) and isinstance(value.get("sha256"), str):
+            yield value["path"], value["sha256"]
+        for part in value.values():
+            yield from recorded_files(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from recorded_files(part)
+
+
+def is_intact(folder: Path, path: str, sha256: str) -> bool:
+    """Whether a recorded file of the run in this folder is inside it and has the recorded bytes."""
+    file = folder / path
+    return file.resolve().is_relative_to(folder.resolve()) and file.is_file() and files.sha256(file) == sha256
+
+
+def read_recorded_json(folder: Path, record: object) -> Any:
+    """The content of a recorded JSON file; None where it is not as recorded."""
+    known = next(recorded_files(record), None)
+    if known is None or not is_intact(folder, *known):
+        return None
+    try:
+        return json.loads((folder / known[0]).read_text())
+    except ValueError:
+        return None
+
+
+def rank(phase: str, round_: int) -> tuple[int, int]:
+    """The place of a phase on the way to a release: a later one may have been built on it."""
+    index = PHASES.index(phase)
+    return (round_ if phase in ROUNDED else 0 if index < PHASES.index(ROUNDED[0]) else len(PHASES) * 1000, index)
+
+
+def restart(entries: list[Entry], entry: Entry) -> tuple[Entry | None, bool]:
+    """Return the entry that started the phase of `entry` again after it, and whether that attempt finished."""
+    phase = (entry["data"].get("phase"), entry["data"].get("round"))
+    later = [e for e in entries[entry["seq"] + 1 :] if (e["data"].get("phase"), e["data"].get("round")) == phase]
+    started = next((e for e in later if e["kind"] == "phase.started"), None)
+    finished = started is not None and any(e["kind"] == "phase.finished" and e["seq"] > started["seq"] for e in later)
+    return started, finished
+
+
+def changed_files(folder: Path, entries: list[Entry], before: tuple[str, int] | None = None) -> list[tuple[str, Entry]]:
+    """Every recorded file that is not as recorded, with its entry, by path.
+
+    Of a phase that ran again and finished, only the newest record counts. With `before`, a phase and its round, only
+    the files that this phase may be built on count: not its own, which it is writing again, and no later ones.
+    """
+    newest = {path: (sha256, e) for e in entries for path, sha256 in recorded_files(e["data"])}
+    changed = [(path, e) for path, (sha256, e) in sorted(newest.items()) if _counts(e, before)
+               and not is_intact(folder, path, sha256)]  # fmt: skip
+    return [(path, entry) for path, entry in changed if not restart(entries, entry)[1]]
+
+
+def _counts(entry: Entry, before: tuple[str, int] | None) -> bool:
+    phase, round_ = entry["data"].get("phase"), entry["data"].get("round", 1)
+    return before is None or (phase in PHASES and rank(phase, round_) < rank(*before))

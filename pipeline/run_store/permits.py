@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from pipeline.errors import Refused, fault
 from pipeline.results import PHASES, ROUNDED
 from pipeline.run_store import plan as plans
-from pipeline.run_store.ledger import Entry, Ledger, read_ledger
+from pipeline.run_store.ledger import Entry, Ledger, changed_files, read_ledger
 from pipeline.run_store.next_step import obstacle
-from pipeline.run_store.records import CandidateRecord, changed_files
+from pipeline.run_store.records import CandidateRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 

@@ -16,7 +16,6 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 NAMES = {"id", "ids", "uid", "uuid", "guid", "index", "idx", "row", "rowid", "unnamed", "identifier", "key", "serial"}
 UNIQUE = 0.95  # share of different values among the rows, since a table may repeat a few rows
 DENSE = 1.1  # row numbers of the three splits together are about as many as the rows
-EXACT = 2.0**24  # float32 does not tell larger whole numbers apart
 MIN_ROWS = 20  # fewer rows may be unique and sorted by chance
 
 
@@ -65,6 +64,6 @@ def _of_numbers(values: NDArray[Any], name: str, rows: int) -> str:
     if NAMES.isdisjoint(word.lower() for word in _WORDS.findall(name)):
         return ""
     different = len(np.unique(values))  # sorts the column: only where the name asks for it
-    if different >= UNIQUE * len(values) or float(np.abs(values).max()) > EXACT:
+    if different >= UNIQUE * len(values):
         return f"{different} different whole numbers in {len(values)} rows"
     return ""

@@ -143,7 +143,7 @@ def _class_ids(array: Array, where: str, kind: str, faults: list[str]) -> Tensor
     if labels.size and labels.max() >= MOST_CLASSES:
         row, distinct = int(labels.argmax()), len(np.unique(labels))
         what = f"is too high for a class id: there are {distinct} distinct ones"
-        do = "number them where the data are made: np.unique(labels, return_inverse=True)[1]"
+        do = "number them from 0 where the data are made, such as with scikit-learn's LabelEncoder"
         faults.append(fault(f"{where}[{row}]", what, got=labels[row], expected="0 .. classes - 1", do=do))
         return None
     highest = 1 if kind == "binary" else None

@@ -124,6 +124,7 @@ def _loss_message(where: str, array: Array, column: int, column_name: Callable[[
     do = f"subtract a constant where the data are made, in every split, such as {offset:.12g}"
     if where.endswith(".y"):
         do += ", and add it to the predictions in float64"
-    elif values.dtype.kind in "iu":
-        do += "; for ids of an embedding preprocess.integers=keep"
+    else:
+        do += "; leave the column out if it is an identifier"
+        do += "; for ids of an embedding preprocess.integers=keep" if values.dtype.kind in "iu" else ""
     return fault(where, what, got=f"values near {offset:.12g}", do=do)
