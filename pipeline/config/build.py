@@ -22,7 +22,8 @@ from pipeline.errors import UserCodeError, UserError, fault, nearest
 from pipeline.trust.grants import why_not
 
 ALLOWED = ("pipeline.models", "pipeline.data", "torch.nn", "torch.optim")
-BUILDER = "pipeline.data.load"  # builds targets itself, with a trust that a config must not choose
+# What no config may name: it builds targets itself, with a trust that a config must not choose, or imports modules.
+REFUSED = ("pipeline.data.load", "torch.nn.attention", "torch.nn.utils._deprecation_utils")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
@@ -103,7 +104,8 @@ def locate(name: Any, allowed: Sequence[str], where: str) -> Callable[..., Any]:
     """The callable of that dotted name, which itself comes from an allowed package. Raises UserError otherwise."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(fault(where, "is not a dotted name", got=name, expected="a name like my_pkg.model.Net"))
-    if not _within(name, allowed) or any(part.startswith("__") for part in name.split(".")):
+    hidden = "_" if _within(name, ALLOWED) else "__"  # private functions of torch import modules by their names
+    if not _within(name, allowed) or any(part.startswith(hidden) for part in name.split(".")):
         raise UserError(_not_allowed(name, name, allowed, where))
     target = _walk(name, allowed, where)
     if not callable(target):
@@ -115,9 +117,9 @@ def locate(name: Any, allowed: Sequence[str], where: str) -> Callable[..., Any]:
 
 
 def _within(name: str, allowed: Sequence[str]) -> bool:
-    """Whether a dotted name lies in one of the packages, on package boundaries, and not where targets are built."""
+    """Whether a dotted name lies in one of the packages, on package boundaries, and not in `REFUSED`."""
     inside = any(name == package or name.startswith(f"{package}.") for package in allowed)
-    return inside and not name.startswith(BUILDER)
+    return inside and not name.startswith(REFUSED)
 
 
 def _walk(name: str, allowed: Sequence[str], where: str) -> Any:
