@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.orchestration.run_request import resolve_request
 from pipeline.orchestration.sweep import multirun
 from pipeline.run_store import plan as plans
+from pipeline.trust import expansion
 from tests.conftest import SMALL, go
 
 HEADER = "# @package _global_\ndefaults: [digits]\nseed: 1\n"
@@ -239,6 +240,25 @@ def test_interpolations_that_stand_for_too_much_are_refused(theirs: Path, one: s
 
     with pytest.raises(UserError, match="data: its interpolations stand for too much"):
         composition(["experiment=sly"], [theirs])
+
+
+def test_faults_of_expansion_measures_names_that_are_computed() -> None:
+    """The text at `k0` is a part of the name in `${data.${data.k0}}`, so that this refers to `a0`."""
+    data = {"a0": "xxxxxxxx"}
+    for n in range(1, 8):
+        data |= {f"k{n - 1}": f"a{n - 1}", f"a{n}": f"${{data.${{data.k{n - 1}}}}}" * 8}
+
+    assert expansion.faults_of({"data": {"a": "x", "k": "a", "b": "${data.${data.k}}"}}) == []
+    assert "data: its interpolations stand for too much" in expansion.faults_of({"data": data})[0]
+    data["k0"] = "${data.k1}"
+    assert "cannot be measured" in expansion.faults_of({"data": data})[0]
+
+
+def test_faults_of_expansion_measures_keys_with_dots() -> None:
+    """A key that itself has dots, which no interpolation can name, is measured where it stands."""
+    columns = {f"column.{n}": "${data.text}" for n in range(11)}
+
+    assert expansion.faults_of({"data": {"text": "x" * 1_000_000, "columns": columns}})
 
 
 # --- environment variables -------------------------------------------------------------------------------------------
