@@ -166,7 +166,9 @@ def test_branch_conditions_compare_score_with_target(value: float, greater: bool
     assert branch_conditions(decision)[0] == words
 
 
-@given(st.floats(allow_nan=False), st.floats(allow_nan=False), st.booleans())
+@given(
+    st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False), st.booleans()
+)
 def test_compared_never_contradicts_itself(value: float, limit: float, at_least: bool) -> None:
     """The two numbers as written are in the relation that stands between them."""
     left, sign, right = compared(value, limit, at_least).split()

@@ -21,6 +21,7 @@ from pipeline.release.verify import faults, verify
 from pipeline.results import Evidence, canonical, digest, plain
 from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
+from pipeline.run_store.files import sha256
 from pipeline.run_store.gate import Item, Waiver, decide, utc_today
 from pipeline.run_store.ledger import GENESIS, Ledger
 from pipeline.run_store.next_step import release_blocker
@@ -73,11 +74,9 @@ def refused(run: Run, match: str, today: date | None = None) -> None:
     assert run.ledger_path.read_bytes() == before
 
 
-def begin(ledger: Ledger, phase: str, *, end: bool = False) -> int:
+def begin(ledger: Ledger, phase: str) -> int:
     """The phase starts once more; back comes the entry's number."""
     entry = ledger.append("phase.started", {"phase": phase, "round": 1, "basis": 0})
-    if end:
-        ledger.append("phase.finished", {"phase": phase, "round": 1, "evidence": {}, "artifacts": {}})
     return int(entry["seq"])
 
 
@@ -146,10 +145,15 @@ def test_release_evaluates_the_branch_again(signed: Run) -> None:
     refused(signed, "the branch is recorded as insufficient, the baseline evidence gives sufficient")
 
 
+def evidence_record(run: Run) -> dict[str, str]:
+    file = run.inside("baseline", "evidence.json")
+    return {"path": run.relative(file), "sha256": sha256(file)}
+
+
 def test_verify_finds_a_release_that_the_gates_did_not_permit(finished: Run) -> None:
     """A release behind a closed gate is reported, and so is one of another bundle."""
     with opened(finished) as ledger:
-        seq = ledger.append("released", {"subject": "0" * 64, "attestation": {}})["seq"]
+        seq = ledger.append("released", {"subject": "0" * 64, "attestation": evidence_record(finished)})["seq"]
 
     output = faults(finished)[1]
 
@@ -217,7 +221,9 @@ def test_verify_ignores_files_that_a_later_run_replaced(finished: Run) -> None:
     finished.inside("baseline", "history.npz").unlink()
     assert any(f.startswith("baseline/history.npz: ") for f in faults(finished)[1])
     with opened(finished) as ledger:
-        begin(ledger, "baseline", end=True)
+        ledger.append("phase.started", {"phase": "baseline", "round": 1, "revision": 1})
+        finish = {"phase": "baseline", "round": 1, "evidence": evidence_record(finished)}
+        ledger.append("phase.finished", finish)
     assert not any(f.startswith("baseline/history.npz: ") for f in faults(finished)[1])
 
 
@@ -403,7 +409,8 @@ def test_verify_compares_every_key_of_an_item(finished: Run, phase: str, key: st
     def change(entry: dict[str, Any]) -> None:
         if entry["kind"] == "item.evaluated" and entry["data"]["phase"] == phase and not first:
             first.append(entry["data"]["id"])
-            entry["data"][key] = "failed" if key == "outcome" else "something else"
+            other = {"outcome": "failed", "waivable": not entry["data"].get("waivable", True)}
+            entry["data"][key] = other.get(key, "something else")
 
     rewrite(finished, change)
 
