@@ -15,17 +15,17 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError, fault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_BYTES = 2**30  # of a file or of the arrays in it, in memory
 MAX_DEPTH = 100  # of JSON; our own files have less than twenty levels
 _HEADER_BYTES = 10_000  # of an array, as numpy's own limit
-Arrays = dict[str, NDArray[Any]]
 # What reading a damaged archive or array raises.
 BROKEN = (
     ValueError,
@@ -86,12 +86,16 @@ def _is_deep(value: object) -> bool:
     return True
 
 
-def read_npz(data: bytes, where: str, dtypes: Mapping[str, type], expected: str, limit: int = MAX_BYTES) -> Arrays:
+def read_npz(
+    data: bytes, where: str, dtypes: Mapping[str, type], expected: str, limit: int = MAX_BYTES
+) -> dict[str, NDArray[Any]]:
     """Return the one-dimensional arrays of an NPZ file that have these names, each of its own dtype.
 
     All together have at most `limit` bytes. What an archive claims is compared with the limit before anything is
     unpacked. Pickles are never loaded.
     """
+    import numpy as np  # not at the top: `verify` needs the readers of JSON alone
+
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {name: archive.getinfo(f"{name}.npy") for name in dtypes}
@@ -108,6 +112,8 @@ def read_npz(data: bytes, where: str, dtypes: Mapping[str, type], expected: str,
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, dtype: np.dtype[Any], name: str, limit: int) -> Any:
     """Return one array of one dimension, whose header is compared with the size of its data."""
+    import numpy as np
+
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
         raise ValueError(f"array {name!r} is encrypted or compressed in another way than numpy's")
     with archive.open(member) as stream:

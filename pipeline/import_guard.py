@@ -43,7 +43,11 @@ def look_in_current_folder_last() -> None:
 
     The folder may be somebody else's, and a `yaml.py` in it would run in place of the library.
     """
-    if sys.path and os.path.realpath(sys.path[0]) == os.path.realpath(os.getcwd()) != str(HOME):
+    try:
+        here = os.path.realpath(os.getcwd())
+    except FileNotFoundError:  # the folder was removed, so that nothing can be imported from it
+        return
+    if sys.path and os.path.realpath(sys.path[0]) == here != str(HOME):
         sys.path.append(sys.path.pop(0))
 
 

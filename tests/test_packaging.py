@@ -179,6 +179,19 @@ def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_look_in_current_folder_last_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that was removed meanwhile, a command still answers, and Python looks where it did."""
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    before = [*sys.path]
+
+    import_guard.look_in_current_folder_last()
+
+    assert sys.path == before
+
+
 def test_the_face_hands_on_its_names() -> None:
     """Run, Monitor and diagnose are those of their own files, and an unknown name is an AttributeError."""
     from diagnostics.diagnose import diagnose
@@ -249,7 +262,7 @@ def test_make_lists_its_targets() -> None:
     """`make help` names exactly the targets that are promised."""
     promised = (
         "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
-        "lint check mutants bench-faults verify-faults programs bench lock help"
+        "test-fuzz lint check mutants bench-faults verify-faults programs bench bench-intervals lock help"
     )
     completed = make(["help"], ROOT)
     assert re.findall(r"^  make (\S+)", completed.stdout, re.M) == promised.split()

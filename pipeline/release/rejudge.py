@@ -12,9 +12,7 @@ from typing import Any
 
 from pipeline.errors import FivegateError
 from pipeline.results import Evidence, Score, canonical, plain
-from pipeline.run_store import plan as plans
-from pipeline.run_store.checklist import Judge
-from pipeline.run_store.gate import branch
+from pipeline.run_store.gate import Item, branch
 from pipeline.run_store.ledger import Entry, read_recorded_json
 from pipeline.run_store.plan import Plan
 from pipeline.run_store.run import Run
@@ -69,15 +67,10 @@ def read_evidence(run: Run, finished: Entry | None) -> Evidence | None:
         return None
 
 
-def gate_faults(run: Run, state: RunState, gate: JudgedGate, evidence: Evidence, judge: Judge) -> Iterator[str]:
-    """Yield the items that the ledger records otherwise than the evidence and the frozen checklist give them."""
+def gate_faults(gate: JudgedGate, evidence: Evidence, items: Iterable[Item]) -> Iterator[str]:
+    """Yield the items that the ledger records otherwise than `items`: the evidence judged by the frozen checklist."""
     seq, phase = gate.decision["seq"], gate.phase
-    try:
-        questions = plans.load(run, state, gate.decision["data"]["revision"]).checklists[phase]
-        judged = [plain(vars(item)) for item in judge(questions, evidence)]
-    except FivegateError as error:  # a plan that is not as recorded, or a check that this version does not have
-        yield f"entry {seq}: gate {phase} cannot be judged again: {error}"
-        return
+    judged = [plain(vars(item)) for item in items]
     ids, recorded = [item["id"] for item in judged], [item.get("id") for item in gate.items]
     if recorded != ids:
         missing = [name for name in ids if name not in recorded]
@@ -92,13 +85,9 @@ def gate_faults(run: Run, state: RunState, gate: JudgedGate, evidence: Evidence,
         yield f"entry {seq}: gate {phase} is recorded for another bundle than its evidence names"
 
 
-def reworded(run: Run, state: RunState, gate: JudgedGate, evidence: Evidence, judge: Judge) -> int:
+def reworded(gate: JudgedGate, items: Iterable[Item]) -> int:
     """The number of items whose recorded reason this version words otherwise; their outcomes are compared elsewhere."""
-    try:
-        questions = plans.load(run, state, gate.decision["data"]["revision"]).checklists[gate.phase]
-        reasons = {item.id: item.why for item in judge(questions, evidence)}
-    except FivegateError:
-        return 0
+    reasons = {item.id: item.why for item in items}
     return sum(item.get(WORDING) != reasons.get(str(item.get("id"))) for item in gate.items)
 
 
@@ -109,12 +98,13 @@ def _difference(record: Mapping[str, Any], item: Mapping[str, Any]) -> str:
     return "as " + ", ".join(f"{key} {record.get(key)!r}, its evidence gives {item.get(key)!r}" for key in keys)
 
 
+ReadPlan = Callable[[int], Plan]  # by revision; raises FivegateError for a plan that is not as recorded
 Measured = Mapping[tuple[str, int], tuple[Entry, Evidence]]  # by phase and round: the end of the phase, its evidence
 DECISIONS = ("candidate.chosen", "branch.decided")
 UNDECIDED: Mapping[str, Any] = {"target": False, "trivial": False, "symptoms": []}
 
 
-def decision_faults(run: Run, entries: list[Entry], state: RunState, measured: Measured) -> Iterator[str]:
+def decision_faults(entries: list[Entry], read_plan: ReadPlan, measured: Measured) -> Iterator[str]:
     """Yield the candidates and branches that do not follow from the evidence of their phase."""
     plan: Plan | None = None
     candidate: Mapping[str, Any] = {}
@@ -122,7 +112,7 @@ def decision_faults(run: Run, entries: list[Entry], state: RunState, measured: M
     for entry in entries:
         kind, data = entry["kind"], entry["data"]
         if kind == "plan.frozen":
-            plan, candidate, before = _plan_of(run, state, data["revision"]), {}, UNDECIDED
+            plan, candidate, before = _plan_of(read_plan, data["revision"]), {}, UNDECIDED
         if kind not in DECISIONS:
             continue
         finished, evidence = measured.get((data["phase"], data["round"]), (None, None))
@@ -143,9 +133,9 @@ def decision_faults(run: Run, entries: list[Entry], state: RunState, measured: M
         before = data
 
 
-def _plan_of(run: Run, state: RunState, revision: int) -> Plan | None:
+def _plan_of(read_plan: ReadPlan, revision: int) -> Plan | None:
     try:
-        return plans.load(run, state, revision)
+        return read_plan(revision)
     except FivegateError:  # reported by the check of the plans
         return None
 
@@ -195,13 +185,15 @@ def _derived_inputs(record: Mapping[str, Any] | None, target: Any, baseline: Evi
 # --- evidence against the other records ------------------------------------------------------------------------------
 
 
-def evidence_faults(run: Run, entries: list[Entry], state: RunState, measured: Measured) -> Iterator[str]:
+def evidence_faults(
+    run: Run, entries: list[Entry], state: RunState, read_plan: ReadPlan, measured: Measured
+) -> Iterator[str]:
     """Yield the evidence of current gates that does not agree with the plan, the ledger and the files it was made from.
 
     Only what follows from other records without torch is derived; outputs of models are not computed again.
     """
     for phase, gate in state.gates.items():
-        plan = _plan_of(run, state, gate.revision)
+        plan = _plan_of(read_plan, gate.revision)
         finished, evidence = measured.get((phase, gate.round), (None, None))
         if plan is None or finished is None or evidence is None:
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,10 +85,13 @@ def verify(run: Run, judge: Judge, before: tuple[str, int] | None = None) -> Ver
 
 def refuse_unless_clean(run: Run, judge: Judge, before: tuple[str, int] | None = None) -> None:
     """Raise Refused when `verify` finds a fault, with a message per fault: on such records nothing more is built."""
+    problems = verify(run, judge, before).faults
+    if not problems:
+        return
     entries = read_ledger(run.ledger_path)
     state, damaged = fold(entries), dict(changed_files(run.path, entries, before))
     messages = []
-    for found in verify(run, judge, before).faults:
+    for found in problems:
         path, _, what = found.partition(": ")
         if path in damaged:
             if not (run.path / path).exists():
@@ -95,8 +99,7 @@ def refuse_unless_clean(run: Run, judge: Judge, before: tuple[str, int] | None =
             messages.append(damaged_file(run, state, path, what, damaged[path]))
         else:
             messages.append(f"{found}  Do: python -m pipeline verify {run.argument}")
-    if messages:
-        raise Refused(*messages)
+    raise Refused(*messages)
 
 
 def _faults_before(run: Run, before: tuple[str, int]) -> tuple[int, list[str]]:
@@ -109,6 +112,7 @@ def _judged_again(
 ) -> tuple[list[str], list[str]]:
     """Return the faults of gates, branches and evidence that are judged again, and what could not be."""
     state, problems, replaced, not_built, reworded = fold(entries), list[str](), 0, 0, 0
+    read_plan = cache(partial(plans.load, run, state))
     gates = [g for g in rejudge.recorded_gates(entries) if before is None or rank(g.phase, g.round) < rank(*before)]
     measured: dict[tuple[str, int], tuple[Entry, Evidence]] = {}
     last = {(gate.phase, gate.round): gate.finished for gate in gates}
@@ -126,11 +130,16 @@ def _judged_again(
                 problems.append(f"entry {gate.finished['seq']}: the evidence of {gate.phase} cannot be read")
             continue
         measured[gate.phase, gate.round] = (gate.finished, evidence)
-        problems += rejudge.gate_faults(run, state, gate, evidence, judge)
-        reworded += rejudge.reworded(run, state, gate, evidence, judge)
+        try:
+            items = judge(read_plan(gate.decision["data"]["revision"]).checklists[gate.phase], evidence)
+        except FivegateError as error:  # a plan that is not as recorded, or a check that this version does not have
+            problems.append(f"entry {gate.decision['seq']}: gate {gate.phase} cannot be judged again: {error}")
+            continue
+        problems += rejudge.gate_faults(gate, evidence, items)
+        reworded += rejudge.reworded(gate, items)
         not_built += sum(str(item.get("why", "")).startswith(NOT_BUILT) for item in gate.items)
-    problems += rejudge.decision_faults(run, entries, state, measured)
-    problems += rejudge.evidence_faults(run, entries, state, measured)
+    problems += rejudge.decision_faults(entries, read_plan, measured)
+    problems += rejudge.evidence_faults(run, entries, state, read_plan, measured)
     notes = [f"{counted(not_built, 'check')} not implemented in this version"] if not_built else []
     if replaced:
         notes.append(f"{counted(replaced, 'earlier gate')} whose evidence a later attempt replaced")
