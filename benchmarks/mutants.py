@@ -52,7 +52,7 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "release": (
         ("pipeline/release/bundle.py", "pipeline/release/verify.py", "pipeline/release/release.py",
-         "pipeline/release/parity.py"),
+         "pipeline/export/parity.py"),
         ("test_bundle", "test_verify", "test_release_exports", "test_phase_finalization"),
     ),
 }  # fmt: skip

@@ -6,14 +6,14 @@ exported files with it, and writes the bundle that the owner signs. Does not cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import Refused, fault
 from pipeline.orchestration.phase import PhaseContext
+from pipeline.readiness.subject import Subject
 from pipeline.results import Artifact, Evidence, digest, plain
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Job
@@ -21,19 +21,7 @@ from pipeline.run_store.records import CandidateRecord, ScoreRecord
 from pipeline.run_store.state import fold
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from pipeline.data.dataset import Data
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The model to release, in eval mode: its config, the digest of its weights, and its checkpoint folder."""
-
-    model: nn.Module
-    config: Mapping[str, Any]
-    weights: str
-    checkpoint: str
 
 
 @dataclass(frozen=True)
@@ -44,9 +32,9 @@ class ExportedFiles:
     parity: dict[str, object]
 
 
-def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> Candidate:
+def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> Subject:
     """Return the candidate with its weights. Raises Refused when the checkpoint has other weights than recorded."""
-    from pipeline.building.builder import build_model
+    from pipeline.building.builder import build_model, build_training_task
     from pipeline.checkpoints.generation import load
     from pipeline.checkpoints.weights import weights_digest
 
@@ -57,28 +45,28 @@ def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> C
         do = f"python -m pipeline verify {ctx.run.argument}"
         raise Refused(fault(record["checkpoint"], "has other weights than the candidate", do=do))
     model.load_state_dict(weights)
-    return Candidate(model.eval(), config, record["weights"], record["checkpoint"])
+    task = build_training_task(config, model, ctx.trust, column_targets=data.column_targets)
+    assert ctx.plan is not None
+    return Subject(model.eval(), task, data, config, record["weights"], ctx.plan.seed, ctx.trust)
 
 
-def _test_score(ctx: PhaseContext, candidate: Candidate, data: Data) -> ScoreRecord:
+def _test_score(ctx: PhaseContext, candidate: Subject) -> ScoreRecord:
     """Return the score on the sealed rows. It is measured once per candidate, and read from the ledger afterwards."""
-    from pipeline.building.builder import build_training_task
     from pipeline.data import test_openings
     from pipeline.evaluation.evaluate import score_test
 
     assert ctx.plan is not None
     # The target is left out: with a new target the same score is compared again, not measured again.
     task = digest({key: value for key, value in candidate.config["task"].items() if key != "target"})
-    about = {"candidate": candidate.weights, "digest": data.test.digest, "task": task}
+    about = {"candidate": candidate.weights, "digest": candidate.data.test.digest, "task": task}
     records = [e["data"] for e in ctx.ledger.entries if e["kind"] == "test.scored"]
     scores: list[ScoreRecord] = [record["score"] for record in records if about.items() <= record.items()]
     if not scores:
         # The key is made after its entry in the ledger: no crash leaves rows that were read and not recorded.
-        rows, budget = data.test.digest, _looks(ctx)
+        rows, budget = candidate.data.test.digest, _looks(ctx)
         register = partial(test_openings.record, ctx.run, rows, budget=budget)
         key = permits.test(ctx.run, ctx.ledger, rows, register)
-        scoring = build_training_task(candidate.config, candidate.model, ctx.trust, column_targets=data.column_targets)
-        evaluation = score_test(candidate.model, data.test, key, scoring, ctx.plan.seed)
+        evaluation = score_test(candidate.model, candidate.data.test, key, candidate.task, candidate.seed)
         scores = [plain(evaluation.score)]
         ctx.ledger.append("test.scored", {**about, "plan": ctx.plan.digest, "score": scores[0]})
     files.write_json(ctx.folder / "test_score.json", {**about, "score": scores[-1]})  # for people; only written
@@ -93,13 +81,13 @@ def _looks(ctx: PhaseContext) -> int | None:
     return None if limit is None else int(limit)
 
 
-def _export(ctx: PhaseContext, candidate: Candidate, data: Data) -> ExportedFiles:
+def _export(ctx: PhaseContext, candidate: Subject) -> ExportedFiles:
     """Export every declared format, compare each file with the model on validation rows, and record the files."""
-    from pipeline.release.formats import export_formats
+    from pipeline.export.formats import export_formats
 
     folder = files.folder(ctx.folder / "export")
     formats = ctx.config["export"]["formats"]
-    results = export_formats(permits.export(ctx.run), candidate.model, data.val.X, folder, formats=formats)
+    results = export_formats(permits.export(ctx.run), candidate.model, candidate.data.val.X, folder, formats=formats)
     exports = ExportedFiles({}, {})
     for name, result in results.items():
         exports.parity[name] = {"error": result.failure} if result.exported is None else plain(result.parity)
@@ -179,9 +167,9 @@ def run(ctx: PhaseContext) -> Evidence:
     assert ctx.plan is not None and ctx.state.candidate is not None
     data = load(ctx.config, ctx.trust)
     candidate = _load_candidate(ctx, ctx.state.candidate, data)
-    score = _test_score(ctx, candidate, data)
-    exports = _export(ctx, candidate, data)
-    subject, faults = _write_bundle(ctx, exports, candidate.checkpoint)
+    score = _test_score(ctx, candidate)
+    exports = _export(ctx, candidate)
+    subject, faults = _write_bundle(ctx, exports, ctx.state.candidate["checkpoint"])
     ctx.log(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {subject[:12]}")
     return Evidence(
         {

@@ -20,6 +20,8 @@ GateState = Literal["open", "closed", "pending"]
 Branch = Literal["sufficient", "insufficient"]
 Comparison = Literal["better", "as good", "worse"]
 Relation = Literal["<=", ">=", "<", "==", "is"]
+Basis = Literal["automatic", "attested"]
+Acceptable = Literal["", "small_sample", "not_audited"]
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
@@ -196,7 +198,9 @@ class Result:
     """The result of a check: its outcome, the value it compared, and the bound.
 
     `relation` is what passing requires of the value with respect to the bound; `is` precedes a bound in words. `why` is
-    one sentence; `cause` is an id of causes.yaml where one applies.
+    one sentence; `cause` is an id of causes.yaml where one applies. `basis` is `attested` where the result rests on
+    what the owner declared. An inconclusive result names in `acceptable` the plan's statement that would accept it:
+    `small_sample` for too few rows, `not_audited` for what could not be audited here.
     """
 
     outcome: Outcome
@@ -207,11 +211,14 @@ class Result:
     cause: str | None = None
     evidence: tuple[str, ...] = ()
     relation: Relation = "<="
+    basis: Basis = "automatic"
+    acceptable: Acceptable = ""
 
     def __post_init__(self) -> None:
         assert self.outcome in OUTCOMES, self.outcome
         if self.outcome == "not_applicable" and not self.why:
             raise ValueError("a result that is not applicable must say why")
+        assert not self.acceptable or self.outcome == "inconclusive", "only an inconclusive result can be accepted"
 
 
 @dataclass(frozen=True)

@@ -298,8 +298,8 @@ def serve() -> None:
     import phases.planning  # noqa: F401
     import pipeline.config.compose
     import pipeline.engine.fit
+    import pipeline.export.formats
     import pipeline.orchestration.execute
-    import pipeline.release.formats
     import pipeline.reporting.page  # noqa: F401
 
     sklearn.datasets.load_digits()

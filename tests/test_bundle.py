@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.errors import Refused, UserError
+from pipeline.export.formats import export_formats
 from pipeline.release.bundle import bundle_digest, check_layout, previous_release, write_payload
-from pipeline.release.formats import export_formats
 from pipeline.run_store import files, permits
 from pipeline.run_store.run import opened
 from tests.ledger_fixtures import baseline_done

@@ -28,7 +28,7 @@ ATTEMPTS = """
 import json, os, shutil, sys
 import hydra, matplotlib.pyplot, onnxruntime, scipy.stats, sklearn.datasets, sklearn.metrics, torch.onnx
 import phases.baseline, phases.finalization, phases.planning
-import pipeline.engine.loop, pipeline.release.formats, pipeline.orchestration.execute
+import pipeline.engine.loop, pipeline.export.formats, pipeline.orchestration.execute
 from pipeline.__main__ import main
 from pipeline.run_store import files
 

@@ -27,8 +27,8 @@ from pipeline.engine.replay import replay
 from pipeline.errors import UserError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.task import build_task, expected_loss, loss_name
+from pipeline.export.formats import FORMATS, export_formats
 from pipeline.preprocess.modules import InverseTargetScale, OneHot, PreprocessedModel, ScaledLoss, unwrap
-from pipeline.release.formats import FORMATS, export_formats
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Delta, Job
 from tests.conftest import examples, go

@@ -18,10 +18,10 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from pipeline.errors import Refused, UserError
-from pipeline.release import parity
-from pipeline.release.exported import ExportFailed, serving
-from pipeline.release.formats import FORMATS, ExportResult, export_formats
-from pipeline.release.onnx import export_onnx, inspect_onnx
+from pipeline.export import parity
+from pipeline.export.exported import ExportFailed, serving
+from pipeline.export.formats import FORMATS, ExportResult, export_formats
+from pipeline.export.onnx import export_onnx, inspect_onnx
 from pipeline.run_store import permits
 from tests.ledger_fixtures import baseline_done
 

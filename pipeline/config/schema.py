@@ -82,6 +82,11 @@ class Margins(Section):
     regression: Annotated[float, Field(ge=0)] | None
 
 
+class Statement(Section):
+    who: Text
+    why: Text
+
+
 class ProblemCard(Section):
     purpose: Text | None
     intended_use: Text | None
@@ -93,6 +98,8 @@ class ProblemCard(Section):
     approvers: list[Text]
     limits: Limits
     margins: Margins
+    small_sample: Statement | None = None
+    not_audited: Statement | None = None
 
 
 class Task(Section):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import Refused, fault
 from pipeline.results import Artifact, Evidence
 from pipeline.run_store import files, permits
-from pipeline.run_store.checklist import FindCheck, judge
+from pipeline.run_store.checklist import FindCheck, Judge, judge
 from pipeline.run_store.gate import Item
 from pipeline.run_store.ledger import Ledger, is_intact
 from pipeline.run_store.plan import Plan
@@ -58,7 +58,8 @@ MakeProgress = Callable[[str, "Metric"], "StepObserver"]  # (name of the trainin
 class PhaseContext:
     """Everything that a phase may use: its config, its own folder, and the facts in the ledger so far.
 
-    `plan` is None for planning only, which creates it. A phase writes to `folder` and nowhere else.
+    `plan` is None for planning only, which creates it. A phase writes to `folder` and nowhere else. `judge` evaluates
+    items as the gate will, for the report that a release contains.
     """
 
     run: Run
@@ -70,6 +71,7 @@ class PhaseContext:
     round: int
     log: Callable[[str], None] = field(repr=False)
     make_progress: MakeProgress | None = field(default=None, repr=False)
+    judge: Judge | None = field(default=None, repr=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:

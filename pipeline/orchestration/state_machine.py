@@ -66,7 +66,7 @@ def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase:
     if phase != PHASES[0]:  # planning stands on nothing, and mends a plan
         refuse_unless_clean(run, registry.judge, before=(phase, state.round if phase in ROUNDED else 1))
     checklists = _read_checklists(registry, request.config) if phase == "planning" else {}
-    ctx = _phase_context(hooks, run, ledger, phase, request)
+    ctx = _phase_context(registry, hooks, run, ledger, phase, request)
     basis = state.basis(phase)
     measure = registry.phase(phase)
     with _recorded(ctx, phase, basis):
@@ -98,7 +98,9 @@ def _read_checklists(registry: Registry, config: Mapping[str, Any]) -> Checklist
     return {p: checklist.read(path, config, registry.check) for p, path in paths.items()}
 
 
-def _phase_context(hooks: Hooks, run: Run, ledger: Ledger, phase: str, request: RunRequest) -> PhaseContext:
+def _phase_context(
+    registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase: str, request: RunRequest
+) -> PhaseContext:
     state = fold(ledger.entries)
     plan = plans.load(run, state) if phase != "planning" else None
     return PhaseContext(
@@ -111,6 +113,7 @@ def _phase_context(hooks: Hooks, run: Run, ledger: Ledger, phase: str, request: 
         round=state.round if phase in ROUNDED else 1,
         log=hooks.log,
         make_progress=hooks.progress,
+        judge=registry.judge,
     )
 
 

@@ -13,12 +13,12 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipeline import safe_yaml
 from pipeline.errors import UserError, fault
 from pipeline.json_types import mismatch
-from pipeline.results import Evidence, Result, exact, plain
+from pipeline.results import Acceptable, Evidence, Result, exact, plain
 from pipeline.run_store.gate import NOT_BUILT, Item
 from pipeline.run_store.records import ChecklistItem
 
@@ -75,8 +75,24 @@ def read(path: Path, config: Mapping[str, Any], find: FindCheck) -> list[Checkli
     faults += _missing_faults(path, ids, items)
     if faults:
         raise UserError(*faults)
-    complete: list[ChecklistItem] = [exact({"waivable": True, "with": {}, **item}) for item in items]
+    accepted = _accepted(config)
+    complete: list[ChecklistItem] = [exact({"waivable": True, "with": {}, **accepted, **item}) for item in items]
     return complete
+
+
+def _accepted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan's statements that accept inconclusive outcomes, as every item of the frozen plan has them.
+
+    Raises UserError for a statement of a person who may not waive checks either.
+    """
+    card = config.get("plan") or {}
+    statements = {name: card[name] for name in get_args(Acceptable) if name and card.get(name)}
+    people = [name for name in (card.get("owner"), *card.get("approvers", ())) if name]
+    strangers = {name: said["who"] for name, said in statements.items() if said["who"] not in people}
+    if strangers:
+        what = "is neither the owner nor an approver of the plan"
+        raise UserError(*(fault(f"plan.{name}.who", what, got=who, among=people) for name, who in strangers.items()))
+    return {"accepted": statements} if statements else {}
 
 
 def _escaped(value: Any) -> Any:
@@ -161,6 +177,12 @@ def _answer(item: ChecklistItem, evidence: Evidence, find: FindCheck) -> Result:
     return _call(find(item["check"]), evidence, item.get("with") or {})
 
 
+def _acceptance(item: ChecklistItem, result: Result) -> str:
+    """Who accepted in the plan, and why, that a result is inconclusive for this reason; empty if nobody did."""
+    statement = item.get("accepted", {}).get(result.acceptable) if result.outcome == "inconclusive" else None
+    return f"{statement['who']}: {statement['why']}" if statement else ""
+
+
 def judge(items: list[ChecklistItem], evidence: Evidence, find: FindCheck) -> list[Item]:
     """Evaluate every item on the evidence, in the order of the checklist."""
     evaluated = []
@@ -180,6 +202,9 @@ def judge(items: list[ChecklistItem], evidence: Evidence, find: FindCheck) -> li
                 sign_off=item.get("sign_off"),
                 evidence=result.evidence,
                 relation="" if result.bound is None else result.relation,
+                basis=result.basis,
+                acceptable=result.acceptable,
+                accepted_by=_acceptance(item, result),
             )
         )
     return evaluated

@@ -43,6 +43,9 @@ class Item:
     sign_off: str | None = None
     evidence: tuple[str, ...] = ()
     relation: str = ""  # that passing requires between value and bound; empty in runs of earlier versions
+    basis: str = "automatic"  # `attested` where the outcome rests on a statement of a person
+    acceptable: str = ""  # the statement of the plan that accepts an inconclusive outcome: small_sample, not_audited
+    accepted_by: str = ""  # who made this statement in the plan, and why; empty without it
 
     @property
     def warns(self) -> bool:
@@ -59,6 +62,8 @@ class Item:
         """The outcome in words, as people read it; the recorded outcome keeps its closed list of words."""
         if not self.is_built:
             return "not implemented"
+        if self.accepted_by:
+            return f"{self.outcome.replace('_', ' ')}, accepted"
         return "passed with warning" if self.warns else self.outcome.replace("_", " ")
 
 
@@ -170,11 +175,11 @@ def _listed(texts: list[str]) -> str:
 def satisfied(
     item: Item, waivers: Iterable[Waiver], signed: Iterable[SignOff], subject: str | None, today: date
 ) -> bool:
-    """Whether an item lets its gate open: passed, not applicable, signed, or waived and not expired.
+    """Whether an item lets its gate open: passed, not applicable, accepted by the plan, signed, or waived.
 
     `subject` is the digest that a sign-off must be bound to; a signature of anything else does not count.
     """
-    if item.outcome in ("passed", "not_applicable"):
+    if item.outcome in ("passed", "not_applicable") or item.accepted_by:
         return True
     if item.sign_off and subject and any(s.item == item.id and s.digest == subject for s in signed):
         return True

@@ -41,7 +41,7 @@ KINDS = frozenset(
         "phase.started", "phase.finished", "phase.failed",
         "item.evaluated", "gate.decided", "gate.not_needed", "branch.decided",
         "job.started", "job.finished", "study.decided", "candidate.chosen",
-        "test.opened", "test.scored", "export.written", "waiver", "sign_off",
+        "candidate.frozen", "test.opened", "test.scored", "export.written", "waiver", "sign_off",
         "exhausted", "released", "rolled_back", "stopped", "tracking.unavailable",
     }
 )  # fmt: skip

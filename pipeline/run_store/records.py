@@ -21,6 +21,7 @@ ChecklistItem = TypedDict(
         "with": dict[str, Any],  # the thresholds of the check
         "waivable": bool,
         "needs": list[str],
+        "accepted": dict[str, dict[str, str]],  # by the plan: for each kind of inconclusive outcome, who and why
     },
     total=False,
 )
@@ -195,6 +196,9 @@ class ItemRecord(TypedDict):
     sign_off: NotRequired[str | None]
     evidence: NotRequired[list[str]]
     relation: NotRequired[str]
+    basis: NotRequired[str]
+    acceptable: NotRequired[str]
+    accepted_by: NotRequired[str]
 
 
 class GateRecord(TypedDict):
@@ -268,6 +272,7 @@ RECORDS: dict[str, type] = {
     "plan.frozen": PlanRecord, "trust.granted": TrustRecord, "phase.finished": PhaseRecord,
     "phase.failed": FailureRecord, "stopped": FailureRecord, "item.evaluated": ItemRecord, "gate.decided": GateRecord,
     "gate.not_needed": NotNeededRecord, "branch.decided": BranchRecord, "candidate.chosen": CandidateRecord,
+    "candidate.frozen": CandidateRecord,
     "job.started": JobRecord, "job.finished": JobRecord, "study.decided": StudyRecord, "test.opened": OpeningRecord,
     "test.scored": TestScoreRecord, "waiver": WaiverRecord, "sign_off": SignOffRecord,
     "exhausted": ExhaustionRecord, "released": ReleaseRecord,

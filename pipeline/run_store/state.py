@@ -63,6 +63,7 @@ class RunState:
     not_needed: dict[str, int] = field(default_factory=dict)
     branches: tuple[BranchRecord, ...] = ()
     candidate: CandidateRecord | None = None
+    frozen: CandidateRecord | None = None  # of its trainings on several seeds the one to release
     waivers: tuple[Waiver, ...] = ()
     sign_offs: tuple[SignOff, ...] = ()
     trust: tuple[GrantRecord, ...] = ()
@@ -281,8 +282,7 @@ def _record_gate(state: RunState, data: dict[str, Any], seq: int) -> RunState:
 def _waiver(state: RunState, data: dict[str, Any], seq: int, time: str) -> Waiver:
     """The waiver of an entry, which counts only where the plan knows its person and it lasts at most a year."""
     terms = {key: str(data.get(key, "")) for key in ("phase", "item", "who", "why", "expires")}
-    given = date.fromisoformat(time[:10])
-    refusal = waiver_refusal(terms["who"], state.people(), terms["expires"], given)
+    refusal = waiver_refusal(terms["who"], state.people(), terms["expires"], date.fromisoformat(time[:10]))
     return Waiver(**terms, seq=seq, refusal=refusal)
 
 
@@ -306,7 +306,9 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
             return replace(state, trust=tuple(data["packages"]))
         case "plan.frozen":
             revisions = (*state.revisions, record)
-            return replace(state, revisions=revisions, not_needed={}, exhausted=None, candidate=None, released=None)
+            return replace(
+                state, revisions=revisions, not_needed={}, exhausted=None, candidate=None, frozen=None, released=None
+            )
         case "phase.started":
             return replace(state, _items=(), failed=None)
         case "phase.finished":
@@ -323,17 +325,17 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
         case "branch.decided":
             return replace(state, branches=(*state.branches, record))
         case "candidate.chosen":
-            return replace(state, candidate=record)
+            return replace(state, candidate=record, frozen=None)
+        case "candidate.frozen":
+            return replace(state, frozen=record)
         case "waiver":
             return replace(state, waivers=(*state.waivers, _waiver(state, data, seq, time)))
         case "sign_off":
             return replace(state, sign_offs=(*state.sign_offs, _sign_off(state, data, seq)))
         case "test.opened":
             return replace(state, test_opened=(*state.test_opened, record))
-        case "exhausted":
-            return replace(state, exhausted=record)
-        case "released":
-            return replace(state, released=record)
+        case "exhausted" | "released":
+            return replace(state, **{kind: record})
         case "rolled_back":
             return replace(state, released=None, rolled_back_at=seq)
     return state

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.release.exported import Batch, Exported, ExportFacts, export, map_leaves
+from pipeline.export.exported import Batch, Exported, ExportFacts, export, map_leaves
 from pipeline.run_store.permits import ExportPermit
 
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from pipeline.error_attribution import reraise_stop
 from pipeline.errors import UserError, fault
-from pipeline.release.exported import Batch, Exported, ExportFailed, reason
-from pipeline.release.onnx import export_onnx
-from pipeline.release.parity import LOADERS, ModelParity, compare_with_model
-from pipeline.release.program import export_program
-from pipeline.release.torchscript import export_torchscript
+from pipeline.export.exported import Batch, Exported, ExportFailed, reason
+from pipeline.export.onnx import export_onnx
+from pipeline.export.parity import LOADERS, ModelParity, compare_with_model
+from pipeline.export.program import export_program
+from pipeline.export.torchscript import export_torchscript
 from pipeline.run_store.permits import ExportPermit
 
 FORMATS: dict[str, tuple[str, Callable[[ExportPermit, nn.Module, Batch, Path], Exported]]] = {

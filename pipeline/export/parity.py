@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from torch import nn
 
-from pipeline.release.exported import Batch, Leaf, map_leaves, named_leaves, row_count, serving
+from pipeline.export.exported import Batch, Leaf, map_leaves, named_leaves, row_count, serving
 
 Outputs = np.ndarray
 Runner = Callable[[Batch], Outputs]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.release.exported import Batch, Exported, ExportFacts, export
+from pipeline.export.exported import Batch, Exported, ExportFacts, export
 from pipeline.run_store.permits import ExportPermit
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip archive: equal models have equal bytes

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import FivegateError
-from pipeline.release.exported import Batch, Exported, ExportFacts, export, map_leaves, named_leaves
+from pipeline.export.exported import Batch, Exported, ExportFacts, export, map_leaves, named_leaves
 from pipeline.run_store.permits import ExportPermit
 
 if TYPE_CHECKING:
