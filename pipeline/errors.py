@@ -93,7 +93,7 @@ def fault(
     among = [str(a) for a in among]
     text = f"{visible(where)}: {what}"
     if got is not _UNSET:
-        text += f", got {got!r}" if isinstance(got, str) else f", got {got}"
+        text += f", got {quoted(got)}" if isinstance(got, str) else f", got {got}"
     if expected is None and among and len(among) <= 12:
         expected = "one of " + ", ".join(sorted(among))
     if expected:
@@ -105,6 +105,14 @@ def fault(
     if do:
         text += f"  Do: {visible(do)}"
     return text
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, on one line, with its backslashes as they are: a path, a pattern, another message.
+
+    A text that was quoted or escaped before is not escaped once more.
+    """
+    return repr(text).replace("\\\\", "\\")
 
 
 def relative_path(path: Path) -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from diagnostics.diagnose import diagnose
-from pipeline.errors import UserError
+from pipeline.errors import UserError, fault, quoted
 from pipeline.escaping import code_span, hidden_characters, markdown, visible, visible_lines
 from pipeline.evaluation.metric_config import metric_from_config
 from pipeline.history import History
@@ -288,6 +288,31 @@ def test_progress_prints_hostile_names_as_text(is_live: bool) -> None:
 
 
 # --- the functions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["runs\\a", r"\d+\\", r"[/x]\[y]", "caf\\xe9", "C:\\"])
+def test_fault_quotes_text_without_doubling_backslashes(text: str) -> None:
+    """A path or pattern is quoted as it is, also where one message quotes another."""
+    inner = fault("a", "is wrong", got=text)
+    outer = UserError(fault("b", "failed", got=inner))
+    assert inner == f"a: is wrong, got '{text}'"
+    assert str(outer) == f'b: failed, got "{inner}"'
+
+
+@given(text=st.text())
+def test_fault_escapes_once(text: str) -> None:
+    """A message that is escaped again is the same, and so is a text that was escaped before it was quoted."""
+    once = UserError(fault("a", "is wrong", got=text)).faults[0]
+    assert UserError(once).faults[0] == once
+    assert quoted(quoted(text)[1:-1]) in (quoted(text), f'"{quoted(text)[1:-1]}"', f"'{quoted(text)[1:-1]}'")
+
+
+def test_failure_is_one_line(attacked: Run, cli: Cli) -> None:
+    """The faults of a failed phase are separated by semicolons, and not by the escape of a line break."""
+    with opened(attacked) as ledger:
+        ledger.append("phase.failed", {"phase": "finalization", "round": 1, "why": "a: is wrong\nb: is wrong"})
+    for command in ("status", "explain"):
+        assert "a: is wrong; b: is wrong" in cli(command, attacked.path)[1]
 
 
 def test_visible_escapes_every_control_and_direction() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.util
+import re
+import resource
+import sys
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -309,6 +313,26 @@ def test_parquet_table_needs_pyarrow(tmp_path: Path) -> None:
     assert all(np.array_equal(read[split][0], other[split][0]) for split in SPLITS)
 
 
+class Metadata(NamedTuple):
+    """What Parquet says of a file without reading its cells."""
+
+    num_rows: int
+    num_columns: int
+
+
+def test_parquet_table_refuses_a_small_file_of_many_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal cells take nothing in Parquet: a file with far more cells than bytes is refused before they are read."""
+    (tmp_path / "t.parquet").write_bytes(bytes(1000))
+    pyarrow = SimpleNamespace(read_metadata=lambda path: Metadata(10**9, 2), read_table=None)
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(parquet=pyarrow))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", pyarrow)
+
+    message = error_of(parquet_table, "t.parquet", "y")
+
+    assert "got '2,000,000,000 cells in 1,000 bytes'; expected at most 20,000,000: " in message
+    assert "  Do: leave out rows or columns, or write the table as CSV" in message
+
+
 # --- arrays, images, text ---------------------------------------------------------------------------------------------
 
 
@@ -321,6 +345,27 @@ def test_npz_reads_arrays_and_splits(tmp_path: Path) -> None:
         tmp_path / "b.npz", **{f"{n}_{s}": (X if n == "X" else y)[k::3] for n in "Xy" for k, s in enumerate(SPLITS)}
     )
     assert X[1::3].tolist() == npz("b.npz", label_kind="values")["val"][0].tolist()
+
+
+def test_npz_refuses_a_small_file_of_huge_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays that are far larger than their file are refused before they are unpacked; others are read."""
+    monkeypatch.setattr("pipeline.data.sources.npz.MAX_BYTES", 1000)
+    X, y = np.zeros((2_000_000, 2)), np.arange(2_000_000) % 2
+    np.savez_compressed(tmp_path / "a.npz", X=X, y=y.astype(np.int8))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    message = error_of(npz, "a.npz")
+
+    assert re.fullmatch(
+        r"data\.path: a\.npz has arrays that are far larger .*, got '34,000,\d+ bytes in a file of \d\d,\d+'; "
+        r"expected at most [\d,]+ bytes: 1,000, or 100 times the file  Do: write the arrays with numpy\.savez, .*",
+        message,
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 5000  # kilobytes
+    values = np.random.default_rng(0).normal(size=(100, 2))
+    for write_as in (np.savez, np.savez_compressed):
+        write_as(tmp_path / "a.npz", X=values, y=y[:100])
+        assert len(npz("a.npz")["train"][0]) == 60
 
 
 @pytest.mark.parametrize(

@@ -549,3 +549,52 @@ def test_verify_compares_the_arms_again(mended: Run) -> None:
 
     expected = "optimization/1/evidence.json: the comparison is not that of the other records"
     assert expected in verify(mended, judge_real).faults
+
+
+@pytest.mark.parametrize("left_out", ["every result", "one result", "a result and its score"])
+def test_verify_is_not_silent_about_missing_results(mended: Run, left_out: str) -> None:
+    """A ledger that leaves out results of trainings gives nothing to compare the arms with, which is a fault."""
+
+    def leave_out(entry: dict[str, Any]) -> None:
+        data = entry["data"]
+        if entry["kind"] == "phase.finished" and data["phase"] == "optimization":
+            names = [name for name in data["artifacts"] if name.endswith("/result.json")]
+            for name in names if left_out == "every result" else names[:1]:
+                del data["artifacts"][name]
+        if left_out.endswith("score") and entry["kind"] == "job.finished" and data["id"] == "control-1":
+            data.update(score=None, died="exit 1")
+
+    rewrite(mended, leave_out)
+
+    assert any(f.startswith("optimization/1/evidence.json: the ") for f in verify(mended, judge_real).faults)
+
+
+def test_verify_compares_results_with_the_ledger(mended: Run) -> None:
+    """The score of a training is the same in its result and in the ledger."""
+
+    def other_score(entry: dict[str, Any]) -> None:
+        if entry["kind"] == "job.finished" and entry["data"]["id"] == "c1-1":
+            entry["data"]["score"]["value"] = 0.5
+
+    rewrite(mended, other_score)
+
+    expected = "optimization/1/evidence.json: the list of scores is not that of the other records"
+    assert expected in verify(mended, judge_real).faults
+
+
+@pytest.mark.parametrize(
+    ("phase", "name"),
+    [("planning", "manifest"), ("baseline", "confusion_matrix.json"), ("diagnostics", "diagnosis")],
+)
+def test_verify_is_not_silent_about_missing_files(mended: Run, phase: str, name: str) -> None:
+    """Evidence whose source the ledger leaves out is not taken for compared."""
+
+    def leave_out(entry: dict[str, Any]) -> None:
+        if entry["kind"] == "phase.finished" and entry["data"]["phase"] == phase:
+            del entry["data"]["artifacts"][name]
+
+    rewrite(mended, leave_out)
+
+    assert any(
+        f"evidence.json: the list of files, without {name}, is not" in f for f in verify(mended, judge_real).faults
+    )

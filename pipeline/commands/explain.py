@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     if not current and not args.gate:
         print_lines("no gate has been evaluated for the present plan\n")
     elif state.failed:
-        print_lines(f"{state.failed['phase']} failed: {visible(state.failed['why'])}\n")
+        print_lines(f"{state.failed['phase']} failed: {tables.failure(state.failed)}\n")
     elif current and not shown:
         print_lines(f"every evaluated check is satisfied: {', '.join(current)}\n")
     if not args.item:

@@ -162,7 +162,7 @@ def show(run: Run, state: RunState) -> None:
         screen.print(styled(template, **vars(waiver)), soft_wrap=True)
     if state.failed:
         template = "the last attempt of {phase} failed: {why}"
-        screen.print(styled(template, phase=state.failed["phase"], why=state.failed["why"]), soft_wrap=True)
+        screen.print(styled(template, phase=state.failed["phase"], why=tables.failure(state.failed)), soft_wrap=True)
     screen.print(tables.next_step_line(next_step(state, run.path)), soft_wrap=True)
 
 

@@ -216,9 +216,16 @@ def _file_of(run: Run, finished: Entry, name: str) -> Any:
     return read_recorded_json(run.path, finished["data"].get("artifacts", {}).get(name))
 
 
+def _has_file(finished: Entry, name: str) -> Derived:
+    """Whether the phase recorded the file: a record without it would leave nothing to compare the evidence with."""
+    yield f"the list of files, without {name},", name in finished["data"].get("artifacts", {}), True
+
+
 def _planning(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
     if digests := evidence.get("digests"):
         yield "digests", digests, {name: split["digest"] for name, split in plan.facts["splits"].items()}
+    if evidence.get("rows"):
+        yield from _has_file(finished, "manifest")
     if manifest := _file_of(run, finished, "manifest"):
         yield "rows", evidence.get("rows"), {name: split["rows"] for name, split in manifest["splits"].items()}
 
@@ -227,6 +234,8 @@ def _baseline(run: Run, entries: list[Entry], finished: Entry, evidence: Evidenc
     for name, planned in (("plan", plan.digest), ("seed", plan.config.get("seed"))):
         if name in evidence.values:
             yield name, evidence[name], planned
+    if evidence.get("per_class"):
+        yield from _has_file(finished, "confusion_matrix.json")
     report, score = _file_of(run, finished, "confusion_matrix.json"), evidence.get("score")
     if report is None:
         return
@@ -238,6 +247,8 @@ def _baseline(run: Run, entries: list[Entry], finished: Entry, evidence: Evidenc
 
 
 def _diagnostics(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
+    if "diagnosis" in evidence.values:
+        yield from _has_file(finished, "diagnosis")
     document = _file_of(run, finished, "diagnosis")
     if document is not None:  # a lost file is a fault of its own
         yield "diagnosis", evidence.get("diagnosis"), document
@@ -254,18 +265,25 @@ def _optimization(run: Run, entries: list[Entry], finished: Entry, evidence: Evi
 
     everyone, pairs, greater = [evidence["control"], *arms], evidence["seeds_per_arm"], evidence["greater_is_better"]
     names = [f"{arm['id']}-{index}" for arm in everyone for index in range(1, pairs + 1)]
-    results = {name: _file_of(run, finished, f"{name}/result.json") or {} for name in names}
-    if not any(results.values()):  # every training died, or the files are lost, which is a fault of its own
+    started = max(e["seq"] for e in entries if e["kind"] == "phase.started" and e["seq"] < finished["seq"])
+    jobs = [e["data"] for e in entries[started : finished["seq"]] if e["kind"] == "job.finished"]
+    yield "trials_recorded", evidence["trials_recorded"], len(jobs)
+    yield "trials_died", evidence["trials_died"], sum(bool(job["died"]) for job in jobs)
+    ended = {job["id"]: job for job in jobs}
+    # A training has a result exactly where the ledger says that it did not die: without one its arm would look worse.
+    recorded = [name for name in names if f"{name}/result.json" in finished["data"].get("artifacts", {})]
+    survivors = [name for name in names if name in ended and not ended[name]["died"]]
+    yield "the list of results", recorded, survivors
+    results = {name: _file_of(run, finished, f"{name}/result.json") for name in recorded}
+    if recorded != survivors or not all(results.values()):  # a file that is lost is a fault of its own
         return
-    trials = {name: Trial(name, Job("", "trial"), run.path, result) for name, result in results.items()}
+    scores = [results[name].get("score") for name in recorded]
+    yield "the list of scores", scores, [ended[name]["score"] for name in recorded]
+    trials = {name: Trial(name, Job("", "trial"), run.path, results.get(name) or {}) for name in names}
     rows = compare_arms([Arm(arm["id"], Delta(), order=arm["order"]) for arm in everyone], trials, pairs, greater)
     yield "the comparison", _figures(everyone), _figures(rows)
     winner = select_arm(rows[1:], float(evidence["target"]), greater)
     yield "the winner", evidence["winner"] and evidence["winner"]["id"], winner and winner["id"]
-    started = max(e["seq"] for e in entries if e["kind"] == "phase.started" and e["seq"] < finished["seq"])
-    ended = [e["data"] for e in entries[started : finished["seq"]] if e["kind"] == "job.finished"]
-    yield "trials_recorded", evidence["trials_recorded"], len(ended)
-    yield "trials_died", evidence["trials_died"], sum(bool(job["died"]) for job in ended)
 
 
 def _figures(arms: Iterable[Mapping[str, Any]]) -> list[list[Any]]:

@@ -63,7 +63,7 @@ def faults(run: Run) -> tuple[int, list[str]]:
         try:
             plan = plans.load(run, state, revision["revision"])
         except FivegateError as error:
-            problems.append(str(error))
+            problems += error.faults
         else:
             problems += _plan_faults(revision, plan)
     return len(entries), problems
@@ -133,7 +133,8 @@ def _judged_again(
         try:
             items = judge(read_plan(gate.decision["data"]["revision"]).checklists[gate.phase], evidence)
         except FivegateError as error:  # a plan that is not as recorded, or a check that this version does not have
-            problems.append(f"entry {gate.decision['seq']}: gate {gate.phase} cannot be judged again: {error}")
+            where = f"entry {gate.decision['seq']}: gate {gate.phase} cannot be judged again"
+            problems += [f"{where}: {why}" for why in error.faults]
             continue
         problems += rejudge.gate_faults(gate, evidence, items)
         reworded += rejudge.reworded(gate, items)

@@ -106,7 +106,7 @@ def _reasons(state: RunState | None, exit_code: int) -> list[str]:
     if state is None:
         return ["stopped before there was a plan; the log above has the reason"]
     if state.failed:
-        return [f"{state.failed['phase']}: {state.failed['why']}"]
+        return [f"{state.failed['phase']}: {tables.failure(state.failed)}"]
     phases = [p for p in PHASES if state.gate(p) in ("closed", "pending")]
     if not phases:
         return []

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.escaping import visible
 from pipeline.reporting.terminal import TextTable, new_table, styled
 from pipeline.results import PHASES, compared
 from pipeline.run_store import gate as gates
 from pipeline.run_store.gate import Item
 from pipeline.run_store.next_step import NextStep
+from pipeline.run_store.records import FailureRecord
 from pipeline.run_store.state import RunState
 
 OUTCOMES = {
@@ -50,6 +52,11 @@ def number(value: object) -> str:
 def in_words(identifier: str) -> str:
     """Return an identifier with spaces instead of underscores."""
     return str(identifier).replace("_", " ")
+
+
+def failure(record: FailureRecord) -> str:
+    """Return why a phase failed on one line, its faults separated by semicolons."""
+    return visible("; ".join(record["why"].split("\n")))
 
 
 def satisfied(item: Item, state: RunState, phase: str) -> bool:

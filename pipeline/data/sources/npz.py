@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from pipeline.data.source_data import SPLITS, Array, Pair, SourceData, SplitPair
 from pipeline.data.sources.labels import check_class_counts
 from pipeline.data.splits import split_rows
 from pipeline.errors import UserError, fault
-from pipeline.foreign_files import BROKEN
+from pipeline.foreign_files import BROKEN, MAX_BYTES
 
 Arrays = dict[str, Array]
+MAX_RATIO = 100  # of the arrays to their file where they are larger than `MAX_BYTES`; measured values pack tenfold
 MAX_CLASSES = 1 << 20  # a larger label without class names is taken for a mistake
 
 
@@ -68,6 +71,8 @@ def _read(path: str) -> Arrays:
             loaded = np.load(stream, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise UserError(fault("data.path", "is a single array", got=path, expected="an NPZ file with X and y"))
+            assert loaded.zip is not None  # it was just opened
+            _refuse_bomb(path, loaded.zip)
             return {name: _array(path, loaded, name) for name in loaded.files}
     except OSError as error:
         what = f"cannot be read ({error.strerror or error})"
@@ -78,6 +83,22 @@ def _read(path: str) -> Arrays:
         raise UserError(
             fault("data.path", "is not an NPZ file", got=path, expected="a file written by numpy.savez")
         ) from error
+
+
+def _refuse_bomb(path: str, archive: zipfile.ZipFile) -> None:
+    """Raises UserError for a small file that unpacks to arrays that fill the memory, before any of it is unpacked.
+
+    No member gives more bytes than the archive claims.
+    """
+    size, packed = sum(member.file_size for member in archive.infolist()), os.path.getsize(path)
+    limit = max(MAX_BYTES, MAX_RATIO * packed)
+    if size > limit:
+        what = f"{path} has arrays that are far larger than the file, which fills the memory"
+        expected = f"at most {limit:,} bytes: {MAX_BYTES:,}, or {MAX_RATIO} times the file"
+        do = "write the arrays with numpy.savez, which does not compress, if they are meant to be as large"
+        raise UserError(
+            fault("data.path", what, got=f"{size:,} bytes in a file of {packed:,}", expected=expected, do=do)
+        )
 
 
 def _array(path: str, loaded: Mapping[str, Array], name: str) -> Array:

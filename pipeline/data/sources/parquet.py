@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from pipeline.data.sources.columns import table_data
 from pipeline.data.sources.delimited import split_paths
 from pipeline.data.sources.table import Table, TableOptions
 from pipeline.errors import UserError, fault
+
+MAX_CELLS = 20_000_000  # of a file of any size; a cell takes about 50 bytes
+CELLS_PER_BYTE = 100  # of a larger file: equal cells take next to nothing in Parquet
 
 
 def parquet_table(
@@ -55,7 +59,10 @@ def _read_table(paths: Sequence[str]) -> Table:
     tables = []
     for path in paths:
         try:
+            _refuse_bomb(path, reader.read_metadata(path))
             tables.append(reader.read_table(path))
+        except UserError:
+            raise
         except (OSError, ValueError) as error:  # the errors of pyarrow are subclasses of these
             what = f"cannot be read ({' '.join(str(error).split())})"
             raise UserError(fault("data.path", what, got=str(path), expected="a Parquet file")) from error
@@ -71,6 +78,17 @@ def _read_table(paths: Sequence[str]) -> Table:
     counts = [table.num_rows for table in tables]
     lines = np.concatenate([np.arange(1, count + 1) for count in counts])
     return Table(tuple(map(str, paths)), tuple(names), cells, np.repeat(np.arange(len(paths)), counts), lines)
+
+
+def _refuse_bomb(path: str, metadata: Any) -> None:
+    """Raises UserError for a small file with so many cells that they fill the memory, before they are read."""
+    cells, packed = metadata.num_rows * metadata.num_columns, os.path.getsize(path)
+    limit = max(MAX_CELLS, CELLS_PER_BYTE * packed)
+    if cells > limit:
+        what = f"{path} has far more cells than its size lets expect, which fill the memory"
+        expected = f"at most {limit:,}: {MAX_CELLS:,}, or {CELLS_PER_BYTE} per byte"
+        do = "leave out rows or columns, or write the table as CSV, which takes a byte per cell at least"
+        raise UserError(fault("data.path", what, got=f"{cells:,} cells in {packed:,} bytes", expected=expected, do=do))
 
 
 def _cell(value: object) -> str | None:
