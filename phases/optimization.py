@@ -23,10 +23,10 @@ from pipeline.run_store import files
 from pipeline.run_store.gate import BranchInputs
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
-from pipeline.runtime.announce import Parts, announced
 from pipeline.trials.candidates import Diagnosis, explain_no_candidate, untried
-from pipeline.trials.executor import Trial, ending, format_steps, measurements, parallel_jobs, run_jobs
+from pipeline.trials.executor import Trial, measurements
 from pipeline.trials.fix_report import class_results, implementation, performance, rerun_command
+from pipeline.trials.recorded import train_recorded
 from pipeline.trials.study import Arm, ArmResult, compare_arms, explain_choice, format_arm, reaches, select_arm
 
 if TYPE_CHECKING:
@@ -111,38 +111,17 @@ def _step_budget(ctx: PhaseContext, arms: Sequence[Arm]) -> int:
 
 
 def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> dict[str, Trial]:
-    """Train every job, and record start and end of each in the ledger.
-
-    A line of the table, which is the scores of one seed, is printed per `columns` jobs; none for 0 columns.
-    """
-    threads = int(_frozen_plan(ctx).facts["threads"])
-    line: list[str] = []
-    parts = Parts(ctx.log, "trainings", len(jobs))
-
-    def record(trial: Trial) -> None:
-        if trial.interrupted:
-            ctx.log(f"  {trial.id} was taken up once more: its process ended with {trial.interrupted}")
-        ctx.ledger.append("job.finished", {"round": ctx.round, **ending(trial)})
-        line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
-        parts.finish_one(shown=len(line) == columns)
-        if len(line) == columns:
-            ctx.log(f"  {f'seed {trial.job.seed_index}':<8}  " + "  ".join(line).rstrip())
-            line.clear()
-
-    for name, job in jobs:
-        ctx.ledger.append("job.started", {"id": name, "round": ctx.round, "job": job.to_json()})
-    parallel = parallel_jobs(ctx.settings["parallel"], threads)
-    several = f"{len(jobs)} trainings in processes of their own, {parallel} at a time"
-    text, folder = f"  {'1 training in a process of its own' if len(jobs) == 1 else several}", ctx.folder / "trials"
-
-    def still() -> str:
-        """A line after a long silence: how many trainings have ended, and where those that run were last saved."""
-        ended, steps = parts.still(), format_steps(jobs, folder)
-        return f"{ended}; {steps}" if ended and steps else ended
-
-    with announced(ctx.log, text, still=still):
-        trials = run_jobs(jobs, folder, parallel=parallel, threads=threads, on_finished=record)
-    return {trial.id: trial for trial in trials}
+    """Train every job under the folder of this round; a line per seed is printed where there are columns."""
+    return train_recorded(
+        jobs,
+        ctx.folder / "trials",
+        ledger=ctx.ledger,
+        round=ctx.round,
+        log=ctx.log,
+        setting=ctx.settings["parallel"],
+        threads=int(_frozen_plan(ctx).facts["threads"]),
+        columns=columns,
+    )
 
 
 def _run_study(ctx: PhaseContext, arms: Sequence[Arm], greater: bool) -> Study:

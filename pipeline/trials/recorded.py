@@ -1,0 +1,56 @@
+"""Train jobs in processes of their own, with the start and the end of each in the ledger and on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.run_store.job import Job
+from pipeline.run_store.ledger import Ledger
+from pipeline.runtime.announce import Parts, announced
+from pipeline.trials.executor import Trial, ending, format_steps, parallel_jobs, run_jobs
+
+
+def train_recorded(
+    jobs: Sequence[tuple[str, Job]],
+    folder: Path,
+    *,
+    ledger: Ledger,
+    round: int,
+    log: Callable[[str], None],
+    setting: int | str,
+    threads: int,
+    columns: int = 0,
+) -> dict[str, Trial]:
+    """Train every job under `folder/<id>`, and return the trials by id.
+
+    `setting` is the number of processes at the same time, or `auto`. A line of the table of scores, one per seed, is
+    printed per `columns` jobs; none for 0 columns.
+    """
+    line: list[str] = []
+    parts = Parts(log, "trainings", len(jobs))
+
+    def record(trial: Trial) -> None:
+        if trial.interrupted:
+            log(f"  {trial.id} was taken up once more: its process ended with {trial.interrupted}")
+        ledger.append("job.finished", {"round": round, **ending(trial)})
+        line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
+        parts.finish_one(shown=len(line) == columns)
+        if len(line) == columns:
+            log(f"  {f'seed {trial.job.seed_index}':<8}  " + "  ".join(line).rstrip())
+            line.clear()
+
+    for name, job in jobs:
+        ledger.append("job.started", {"id": name, "round": round, "job": job.to_json()})
+    parallel = parallel_jobs(setting, threads)
+    several = f"{len(jobs)} trainings in processes of their own, {parallel} at a time"
+    text = f"  {'1 training in a process of its own' if len(jobs) == 1 else several}"
+
+    def still() -> str:
+        """A line after a long silence: how many trainings have ended, and where those that run were last saved."""
+        ended, steps = parts.still(), format_steps(jobs, folder)
+        return f"{ended}; {steps}" if ended and steps else ended
+
+    with announced(log, text, still=still):
+        trials = run_jobs(jobs, folder, parallel=parallel, threads=threads, on_finished=record)
+    return {trial.id: trial for trial in trials}
