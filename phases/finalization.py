@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Refused, fault
+from pipeline.orchestration.frozen_candidate import freeze_candidate
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.readiness.subject import Subject
 from pipeline.results import Artifact, Evidence, digest, plain
@@ -164,16 +165,19 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
 
-    assert ctx.plan is not None and ctx.state.candidate is not None
+    assert ctx.plan is not None
+    frozen = freeze_candidate(ctx)
     data = load(ctx.config, ctx.trust)
-    candidate = _load_candidate(ctx, ctx.state.candidate, data)
+    candidate = _load_candidate(ctx, frozen, data)
     score = _test_score(ctx, candidate)
     exports = _export(ctx, candidate)
-    subject, faults = _write_bundle(ctx, exports, ctx.state.candidate["checkpoint"])
+    subject, faults = _write_bundle(ctx, exports, frozen["checkpoint"])
     ctx.log(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {subject[:12]}")
     return Evidence(
         {
             "subject": subject,
+            "candidate": {key: frozen[key] for key in ("weights", "checkpoint", "file", "job", "score")},
+            "seed_stability": frozen["stability"],
             "test_score": score,
             "planned_digests": {split: facts["digest"] for split, facts in ctx.plan.facts["splits"].items()},
             "digests": {split: facts["digest"] for split, facts in data.facts().items()},

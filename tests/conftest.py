@@ -59,9 +59,16 @@ OmegaConf.create = staticmethod(remembering_text(CREATE, text_of_string))  # typ
 
 SHORT = (
     "phases.baseline.sanity_check_steps=20", "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
-    "phases.baseline.baseline_model_seconds=0",
+    "phases.baseline.baseline_model_seconds=0", "phases.finalization.seeds=1",
 )  # fmt: skip
-SMALL = ("experiment=digits", "model=mlp", "trainer.max_epochs=3", "tracking=none", "phases.baseline.overfit_steps=40", *SHORT)
+SMALL = (
+    "experiment=digits",
+    "model=mlp",
+    "trainer.max_epochs=3",
+    "tracking=none",
+    "phases.baseline.overfit_steps=40",
+    *SHORT,
+)
 
 
 # --- which tests, how often, how long --------------------------------------------------------------------------------

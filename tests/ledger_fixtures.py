@@ -86,6 +86,7 @@ def baseline_done(root: Path, name: str = "digits-hot", *, branch: str = "suffic
         if good:
             for phase in ("diagnostics", "optimization"):
                 ledger.append("gate.not_needed", {"phase": phase, "because": because})
+            ledger.append("candidate.frozen", {"phase": "finalization", "round": 1, "weights": "f" * 64})
     return run
 
 

@@ -110,6 +110,7 @@ class Commands(RuleBasedStateMachine):
 
     def _finalization(self, ctx: PhaseContext) -> Evidence:
         assert ctx.state.candidate
+        ctx.ledger.append("candidate.frozen", {**ctx.state.candidate, "phase": "finalization"})
         permits.test(ctx.run, ctx.ledger, "rows")
         weights = ctx.state.candidate["weights"].encode()
         return self._evidence(subject=bundle_digest(write_payload(permits.export(ctx.run), {"plan.yaml": weights})))

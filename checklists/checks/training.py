@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.results import Evidence, Result, format_interval
+from pipeline.results import Evidence, Relation, Result, counted, format_interval
 
 ENDS = {"done": "the planned length, or early stopping, was reached", "budget": "the budget of steps was used"}
 
@@ -82,3 +82,34 @@ def checkpoint_identified(evidence: Evidence) -> Result:
     if on_disk != scored:
         return Result("failed", on_disk, scored, why="other weights than those scored", relation="==")
     return Result("passed", on_disk[:12], why="digest over names, types, shapes and bytes")
+
+
+def stable_across_seeds(evidence: Evidence, *, target: float, margin: float | None, min_seeds: int) -> Result:
+    """Passing proves that the training reaches the target within its margin on every seed, not by luck on one.
+
+    The value is the worst validation score of all seeds, the bound the target minus the margin (plus, where less is
+    better). Fewer than `min_seeds` trainings are inconclusive. The scores of the folds are named beside it.
+    """
+    table = evidence["seed_stability"]
+    trainings, greater = table["trainings"], bool(table["greater_is_better"])
+    died = [t["id"] for t in trainings if t["value"] is None]
+    least = target - (margin or 0.0) if greater else target + (margin or 0.0)
+    unit = f"{table['metric']}, worst seed"
+    relation: Relation = ">=" if greater else "<="
+    if died:
+        why = f"{counted(len(died), 'training')} of {len(trainings)} without a score: {', '.join(died)}"
+        return Result("failed", None, least, unit, why, relation=relation)
+    values = [float(t["value"]) for t in trainings]
+    worst = min(values) if greater else max(values)
+    why = f"{counted(len(values), 'seed')}: {min(values):.4g} to {max(values):.4g}"
+    why += f", mean {float(table['mean']):.4g}" if len(values) > 1 else ""
+    if folds := table["folds"]:
+        why += f"; cross-validation {min(folds):.4g} to {max(folds):.4g}"
+    if margin is None:
+        why += "; no margin is declared, so that every seed must reach the target itself"
+    if worst < least if greater else worst > least:
+        return Result("failed", worst, least, unit, why, relation=relation)
+    if len(values) < min_seeds:
+        why = f"{counted(len(values), 'training')} instead of {min_seeds}: {table['why']}; {why}"
+        return Result("inconclusive", worst, least, unit, why, relation=relation, acceptable="small_sample")
+    return Result("passed", worst, least, unit, why, relation=relation)

@@ -220,6 +220,8 @@ class Optimization(Section):
 class Finalization(Section):
     checklist: Literal["finalization"]
     next: AfterFinalization
+    seeds: Annotated[int, Field(ge=1, le=7)] = 7
+    parallel: Literal["auto"] | Count = "auto"
 
 
 class Phases(Section):

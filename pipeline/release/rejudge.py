@@ -299,6 +299,9 @@ def _finalization(run: Run, entries: list[Entry], finished: Entry, evidence: Evi
     yield "lineage", [lineage[key] for key in ("plan", "seed", "data")], [plan.digest, plan.seed, planned]
     yield "planned_digests", evidence["planned_digests"], planned
     before = entries[: finished["seq"]]
+    frozen: Mapping[str, Any] = next((e["data"] for e in reversed(before) if e["kind"] == "candidate.frozen"), {})
+    for key, value in {**evidence["candidate"], "stability": evidence["seed_stability"]}.items():
+        yield f"the frozen candidate's {key}", value, frozen.get(key)
     about = {"candidate": lineage["weights"], "digest": planned["test"]}
     scored = [e["data"] for e in before if e["kind"] == "test.scored" and about.items() <= e["data"].items()]
     yield "test_score", evidence["test_score"], scored[-1]["score"] if scored else None

@@ -159,6 +159,15 @@ def _need_candidate(run: Run, state: RunState) -> CandidateRecord:
     return state.candidate
 
 
+def _need_frozen(run: Run, state: RunState) -> CandidateRecord:
+    _need_candidate(run, state)
+    if state.frozen is None:
+        do = f"python -m pipeline phase=finalization {run.overrides}"
+        what, expected = "no model of this candidate is frozen for release", "one that finalization has chosen"
+        raise Refused(fault(run.name, what, expected=expected, do=do))
+    return state.frozen
+
+
 def _need_planned_rows(plan: plans.Plan, rows: str) -> None:
     planned = plan.facts["splits"]["test"]["digest"]
     if rows != planned:
@@ -182,7 +191,7 @@ def test(run: Run, ledger: Ledger, rows: str, register: Callable[[str], None] | 
     crash is used again and not counted twice.
     """
     state = _intact_state(run)
-    candidate = _need_candidate(run, state)["weights"]
+    candidate = _need_frozen(run, state)["weights"]
     plan = plans.load(run, state)
     _need_planned_rows(plan, rows)
     if register is not None:
@@ -194,7 +203,10 @@ def test(run: Run, ledger: Ledger, rows: str, register: Callable[[str], None] | 
 
 
 def export(run: Run) -> ExportPermit:
-    """A permit to export the candidate. Raises Refused unless every gate before finalization is open or not needed."""
+    """A permit to export the frozen candidate.
+
+    Raises Refused unless every gate before finalization is open or not needed, and a candidate is frozen.
+    """
     state = _intact_state(run)
-    _need_candidate(run, state)
+    _need_frozen(run, state)
     return ExportPermit(_ISSUER, run, plans.load(run, state), state.head)

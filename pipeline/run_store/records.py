@@ -120,6 +120,8 @@ class CandidateRecord(TypedDict):
     checkpoint: NotRequired[str]
     job: NotRequired[dict[str, Any]]
     score: NotRequired[ScoreRecord | None]
+    file: NotRequired[FileRecord]  # its weights
+    stability: NotRequired[dict[str, Any]]  # of the frozen one: the table of the trainings on all seeds
 
 
 class OpeningRecord(TypedDict):

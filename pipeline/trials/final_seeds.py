@@ -11,6 +11,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TypedDict
 
+import numpy as np
+
+from pipeline.history import History
 from pipeline.run_store.job import Job
 from pipeline.run_store.ledger import Entry
 from pipeline.run_store.records import CandidateRecord
@@ -87,7 +90,7 @@ def median_trial(trials: Sequence[Trial], greater: bool) -> Trial:
     # Of dead trainings and the worst score, which count alike, the one that has a score comes first.
     ranked = sorted(zip(scores, values, trials, strict=True), key=lambda row: row[0] if greater else -row[0])
     middle = ranked[(len(ranked) - 1) // 2][0]
-    ties = [(not math.isfinite(value), trial.job.seed_index, trial) for score, value, trial in ranked if score == middle]
+    ties = [(math.isnan(value), trial.job.seed_index, trial) for score, value, trial in ranked if score == middle]
     return min(ties, key=lambda tie: tie[:2])[2]
 
 
@@ -122,3 +125,23 @@ def stability(
         "folds": [float(value) for value in folds] if isinstance(folds, list) else [],
         "why": why,
     }
+
+
+def format_stability(table: SeedStability) -> str:
+    """Return the table in one line: the scores by seed, and the chosen training."""
+    metric, trainings = table["metric"], table["trainings"]
+    if len(trainings) == 1:
+        return f"one training, {metric} {_format(trainings[0])} on validation ({table['why']})"
+    scores = ", ".join(_format(training) for training in trainings)
+    return f"{metric} of {len(trainings)} trainings on validation: {scores}; the median, {table['chosen']}, is frozen"
+
+
+def _format(training: SeedResult) -> str:
+    return "died" if training["died"] else "no score" if training["value"] is None else f"{training['value']:.4g}"
+
+
+def training_minutes(history: History) -> float:
+    """Return how long a training took, from the seconds per step of its history; 0 without any."""
+    steps, seconds = history.series("time/step")
+    finite = seconds[np.isfinite(seconds)]
+    return float(finite.mean() * steps.max() / 60) if len(finite) else 0.0
