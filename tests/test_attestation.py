@@ -63,9 +63,10 @@ def waiting(finished: Run) -> Run:
 
 @pytest.fixture
 def approved(waiting: Run, cli: Cli, tmp_path: Path) -> Run:
-    """The run, signed with a key and released."""
+    """The run, signed with a key and released by the next command."""
     code, out, err = cli("approve", "digits", "--who", OWNER, "--key", key_file(tmp_path / "key"))
-    assert code == 0 and "released" in out, err
+    assert code == 0 and "phase=finalization run.name=digits" in out, err
+    assert cli("phase=finalization", "run.name=digits")[0] == 0
     return waiting
 
 
@@ -104,6 +105,7 @@ def test_approve_without_key_attests_too(waiting: Run, cli: Cli) -> None:
     assert cli("approve", "digits", "--who", OWNER)[0] == 0
 
     _, content = sign_off(waiting)
+    assert waiting.state().released is None  # the next command releases
     assert content["signature"] is None and not found(waiting)
     assert f"{OWNER}, not signed by a key" in cli("verify", "digits")[1]
 

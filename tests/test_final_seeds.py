@@ -133,7 +133,7 @@ def test_freeze_candidate_refuses_a_median_below_the_target(finished: Run) -> No
     """The phase ends with the reason and a command, and nothing is frozen."""
     with opened(finished) as ledger:
         before = len(ledger.entries)
-        with pytest.raises(Refused, match=r"misses the target on validation, got accuracy .*phase=diagnostics"):
+        with pytest.raises(Refused, match=r"misses the target on validation, got 'accuracy .*phase=diagnostics"):
             freeze_candidate(context(finished, ledger, 1.1))
         assert len(ledger.entries) == before
 

@@ -194,13 +194,13 @@ def test_finalization_refuses_an_insufficient_model(trained: Run) -> None:
 
 
 def test_finalization_refuses_changed_weights(finished: Run) -> None:
-    """Other weights than those of the candidate stop the phase before it begins."""
+    """Other weights than those of the candidate stop the phase before the test rows are opened."""
     checkpoint = finished.path / finished.state().candidate["checkpoint"] / "weights.safetensors"
     raw = bytearray(checkpoint.read_bytes())
     raw[-1] ^= 1
     checkpoint.write_bytes(bytes(raw))
 
-    with pytest.raises(Refused, match=r"weights\.safetensors: is not the file that entry \d+ recorded"):
+    with pytest.raises(Refused, match=r"weights\.safetensors: is not what was saved"):
         go(finished.path.parent, "phase=finalization", "run.name=digits")
 
 
@@ -215,12 +215,14 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
     assert cli("phase=auto", "run.name=digits")[0] == 4
 
     code, out, _ = cli("approve", "digits", "--who", "Example Owner", "--note", "looked at the card")
+    assert code == 0 and "phase=finalization run.name=digits" in out and finished.state().released is None
+    code, out, _ = cli("phase=auto", "run.name=digits")
     state = finished.state()
     message = json.loads(finished.inside("bundle", "attestations", "release.json").read_text())
 
     assert code == 0 and "released" in out
     assert state.released and message["subject"] == state.released["subject"] == state.gates["finalization"].subject
-    assert len(message["waivers"]) == 16 and message["sign_offs"][0]["who"] == "Example Owner"
+    assert len(message["waivers"]) == len([*others, first, last]) and message["sign_offs"][0]["who"] == "Example Owner"
     assert faults(finished)[1] == []
     assert cli("phase=auto", "run.name=digits")[0] == 0
     assert cli("rollback", "digits", "--who", "Ada")[0] == 2
@@ -286,7 +288,11 @@ def test_waived_branch_leads_to_finalization(trained: Run, cli: Cli) -> None:
 
     state = trained.state()
     assert code == 0 and state.sufficient() and {"diagnostics", "optimization"} <= set(state.not_needed)
-    assert permits.export(trained).head == state.head
+    with pytest.raises(Refused, match="no model of this candidate is frozen for release"):
+        permits.export(trained)
+    with opened(trained) as ledger:
+        ledger.append("candidate.frozen", {**(state.candidate or {}), "phase": "finalization"})
+    assert permits.export(trained).head == trained.state().head
 
 
 REAL = {"max_shared_fraction": 0.0}

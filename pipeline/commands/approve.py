@@ -12,7 +12,6 @@ from pipeline.errors import FivegateError, Refused, UserError, fault
 from pipeline.escaping import hidden_characters
 from pipeline.orchestration.state_machine import record_branch
 from pipeline.release.attestation import attest_sign_off
-from pipeline.release.release import release
 from pipeline.release.signatures import read_key
 from pipeline.release.verify import refuse_unless_clean
 from pipeline.repair.config_edits import format_override_value
@@ -21,9 +20,8 @@ from pipeline.reporting.terminal import console, styled
 from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.checklist import Judge
-from pipeline.run_store.gate import utc_today
 from pipeline.run_store.ledger import Ledger
-from pipeline.run_store.next_step import next_step, release_blocker
+from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState, fold
 
@@ -148,16 +146,9 @@ def send_to_tracker(run: Run) -> None:
             pass
 
 
-def release_when_open(run: Run, ledger: Ledger, judge: Judge, signed: bool = False) -> None:
-    """Release the bundle if the last gate is open now, write the report, and print the next step.
-
-    A release, and what was `signed`, is sent to the tracker at once; a waiver with the next command that sends.
-    """
+def print_next_step(run: Run, ledger: Ledger, signed: bool = False) -> None:
+    """Write the report, and print the next step. What was `signed` is sent to the tracker at once."""
     record_branch(run, ledger)  # a waiver may have opened the gate of a training, or replaced its branch
-    if release_blocker(fold(ledger.entries), utc_today()) is None:
-        release(run, ledger, judge)
-        console().print(styled("[green]released[/]: {bundle}", bundle=run.inside("bundle")), soft_wrap=True)
-        signed = True
     refresh_report(run)
     console().print(tables.next_step_line(next_step(fold(ledger.entries), run.path)), soft_wrap=True)
     if signed:
@@ -173,5 +164,5 @@ def run(args: argparse.Namespace, judge: Judge) -> int:
     with opened(run) as ledger:
         for item in sign(run, ledger, judge, who, args.note, key):
             console().print(styled("[green]✓[/] {item} signed by {who}", item=item, who=who))
-        release_when_open(run, ledger, judge, signed=True)
+        print_next_step(run, ledger, signed=True)
     return 0

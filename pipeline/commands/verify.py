@@ -1,8 +1,12 @@
-"""`verify RUN`: check ledger and recorded files, and judge gates and branch again; never repairs anything."""
+"""`verify RUN`: check ledger and recorded files, and judge gates and branch again; never repairs anything.
+
+`verify BUNDLE` checks a released bundle by its files alone, as the `verify.py` inside of it does.
+"""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pipeline.escaping import visible
 from pipeline.release import attestation, verify
@@ -10,15 +14,30 @@ from pipeline.reporting.terminal import console, styled
 from pipeline.run_store.checklist import Judge
 from pipeline.run_store.ledger import scan_ledger
 from pipeline.run_store.run import Run
+from pipeline.serving.standalone import verify as standalone
 from pipeline.tracking import anchors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run directory or name")
+    parser.add_argument("run", metavar="RUN", help="run directory or name, or the folder of a released bundle")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
 
 
+def _verify_bundle(bundle: Path) -> int:
+    """Check a bundle that may have come without its run. A payload alone has nothing that it can be compared with."""
+    problems = standalone.verify(bundle)
+    screen = console()
+    for problem in problems:
+        screen.print(f"✗ {visible(problem)}", style="red", soft_wrap=True)
+    for line in [] if problems else standalone.approvals(bundle):
+        screen.print(visible(line), soft_wrap=True)
+    return 3 if problems else 0
+
+
 def run(args: argparse.Namespace, judge: Judge) -> int:
+    bundle = Path(args.run)
+    if (bundle / "payload").is_dir() and not (bundle / "ledger.jsonl").exists():
+        return _verify_bundle(bundle)
     run = Run.find(args.run, args.root)
     entries, faults, notes = verify.verify(run, judge)
     scan = scan_ledger(run.ledger_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from datetime import date
 
-from pipeline.commands.approve import hidden_faults, release_when_open, require_role, role_fault, typed_name
+from pipeline.commands.approve import hidden_faults, print_next_step, require_role, role_fault, typed_name
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting.terminal import console, styled
 from pipeline.run_store.checklist import Judge
@@ -85,5 +85,5 @@ def run(args: argparse.Namespace, judge: Judge) -> int:
         ledger.append("waiver", waiver)
         template = "[yellow]~[/] {phase}/{item} waived by {who} until {expires}"
         console().print(styled(template, phase=phase, item=args.item, who=who, expires=expires))
-        release_when_open(run, ledger, judge)
+        print_next_step(run, ledger)
     return 0

@@ -54,6 +54,9 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
             while phase := choose_phase(run, fold(ledger.entries), request, replan):
                 if phase == "finalization" and fold(ledger.entries).gate(phase) == "open":
                     release(run, ledger, registry.judge)
+                    if hooks.report is not None:
+                        hooks.report(run)
+                    hooks.log(f"released: {run.inside('bundle')}")
                     break
                 with _noting(phase, ledger):
                     gate, replan = run_phase(registry, hooks, run, ledger, phase, request), False

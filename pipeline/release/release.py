@@ -9,6 +9,7 @@ from pipeline.errors import Refused, fault
 from pipeline.release import attestation
 from pipeline.release.bundle import bundle_digest
 from pipeline.release.verify import refuse_unless_clean
+from pipeline.results import digest
 from pipeline.run_store import files
 from pipeline.run_store.checklist import Judge
 from pipeline.run_store.gate import utc_today
@@ -32,10 +33,14 @@ def _signed_subject(run: Run, state: RunState) -> str:
 
 
 def _attestation(run: Run, ledger: Ledger, state: RunState, subject: str) -> dict[str, Any]:
-    """Return what is attested about the bundle: plan, items, waivers, signatures, plan revisions, and the ledger."""
+    """Return what is attested about the bundle: plan, items, waivers, signatures, plan revisions, and the ledger.
+
+    `attestations` are the SHA-256 of the files beside it, `digest` is over all other keys.
+    """
     signers = [sign_off.who for sign_off in state.valid_sign_offs("finalization")]
     signed = state.signature("finalization", "", "")
-    return {
+    files_of = run.inside("bundle", "attestations").glob("sign_off-*.json")
+    release = {
         "schema": attestation.SCHEMA,
         "statement": attestation.statement(run, ledger, signed, "release", who=signers),
         "signature": None,
@@ -46,7 +51,9 @@ def _attestation(run: Run, ledger: Ledger, state: RunState, subject: str) -> dic
         "waivers": [vars(w) for w in state.waivers],
         "sign_offs": [vars(s) for s in state.valid_sign_offs("finalization")],
         "revisions": list(state.revisions),
+        "attestations": {path.name: files.sha256(path) for path in files_of},
     }
+    return {**release, "digest": digest(release)}  # a changed byte is found without the ledger, too
 
 
 def release(run: Run, ledger: Ledger, judge: Judge, today: date | None = None) -> None:
