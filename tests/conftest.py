@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from pipeline.config import compose, overrides
 from pipeline.orchestration.execute import RunOutcome, execute_run
 from pipeline.orchestration.run_request import resolve_request
 from pipeline.run_store import permits
-from pipeline.run_store.run import Run
+from pipeline.run_store.gate import satisfied, utc_today
+from pipeline.run_store.run import Run, opened
 from tests.composition_cache import remembering, remembering_text, text_of_file, text_of_string
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -263,6 +265,41 @@ def trained(copied: Callable[[Path], Run], _trained: Path) -> Run:
 def finished(copied: Callable[[Path], Run], _finished: Path) -> Run:
     """A run of the shrunk digits that reaches its (low) target and stands at the closed last gate."""
     return copied(_finished)
+
+
+def release(run: Run, key: Path) -> None:
+    """Release a run at its last gate, as its people do: waive what did not pass, sign with a new key, go on."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    expires = (utc_today() + timedelta(days=30)).isoformat()
+    about = {"phase": "finalization", "who": "Example Owner", "why": "accepted for a rehearsal", "expires": expires}
+    state = run.state()
+    with opened(run) as ledger:
+        for item in state.gates["finalization"].items:
+            if item.outcome != "pending" and not satisfied(item, (), (), None, utc_today()):
+                ledger.append("waiver", {**about, "item": item.id})
+    private = Ed25519PrivateKey.generate()
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    signing = ["approve", run.path.name, "--root", str(run.path.parent), "--who", "Example Owner", "--key", str(key)]
+    assert main(signing) == 0
+    _, gate, _ = go(run.path.parent, "phase=finalization", f"run.name={run.path.name}")
+    assert gate == "open" and run.state().released
+
+
+@pytest.fixture(scope="session")
+def _released(tmp_path_factory: pytest.TempPathFactory, _finished: Path) -> Path:
+    def make(root: Path) -> None:
+        shutil.copytree(_finished, root / "digits")
+        release(Run(root / "digits"), root / "key")
+
+    return shared(tmp_path_factory, "released", make) / "digits"
+
+
+@pytest.fixture
+def released(copied: Callable[[Path], Run], _released: Path) -> Run:
+    """A run of the shrunk digits that was signed with a key and released."""
+    return copied(_released)
 
 
 @pytest.fixture
