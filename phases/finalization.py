@@ -6,6 +6,7 @@ exported files with it, and writes the bundle that the owner signs. Does not cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.run_store.state import fold
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
+    from pipeline.documents.write import Release
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,50 @@ def _export(ctx: PhaseContext, candidate: Subject) -> ExportedFiles:
     return exports
 
 
-def _write_bundle(ctx: PhaseContext, exports: ExportedFiles, checkpoint: str) -> tuple[str, list[str]]:
-    """Write the payload; return its digest and the faults of its layout."""
+def _release(
+    ctx: PhaseContext, candidate: Subject, contents: Mapping[str, object], measured: dict[str, object]
+) -> Release:
+    """Return what the documents are made from."""
+    from pipeline.documents.dossier import inputs_of
+    from pipeline.documents.write import Release
+    from pipeline.supply_chain.distributions import components
+    from pipeline.supply_chain.provenance import commit_of
+
+    assert ctx.plan is not None
+    exported = {name: content for name, content in contents.items() if name != "plan.yaml"}
+    inputs = inputs_of(ctx.run, ctx.ledger.entries, ctx.state, candidate.config, ctx.evidence_of("planning"))
+    inputs |= {"weights": candidate.weights, "files": sorted(contents), "commit": commit_of(Path.cwd())}
+    subjects = {name: files.sha256(path) for name, path in exported.items() if isinstance(path, Path)}
+    return Release(ctx.plan, measured, inputs, subjects, components())
+
+
+def _write_bundle(
+    ctx: PhaseContext, exports: ExportedFiles, candidate: Subject, checkpoint: str, measured: dict[str, object]
+) -> dict[str, object]:
+    """Write the payload with its documents; return the rest of the evidence: documents, dependencies, bundle.
+
+    The report in the payload has the outcome of the payload's own layout. Where that is not faultless, as the first
+    report says, both are written again.
+    """
+    from pipeline.documents.write import write
     from pipeline.release.bundle import bundle_digest, check_layout, write_payload
 
-    assert ctx.state.plan is not None
+    assert ctx.state.plan is not None and ctx.judge is not None
     contents: dict[str, bytes | Path] = {
         **exports.paths,
         "weights.safetensors": ctx.run.inside(checkpoint, "weights.safetensors"),
         "plan.yaml": ctx.run.path / ctx.state.plan["file"],
     }
-    payload = write_payload(permits.export(ctx.run), contents)
-    return bundle_digest(payload), check_layout(payload)
+    release = _release(ctx, candidate, contents, measured)
+    faults: list[str] = []
+    for _ in range(2):
+        documents = write(release._replace(measured={**measured, "bundle_faults": faults}), ctx.judge)
+        payload = write_payload(permits.export(ctx.run), {**contents, **documents.contents})
+        found = check_layout(payload)
+        if found == faults:
+            break
+        faults = found
+    return {**documents.evidence, "subject": bundle_digest(payload), "bundle_faults": faults}
 
 
 def _artifacts(ctx: PhaseContext, exports: ExportedFiles) -> dict[str, Artifact]:
@@ -171,21 +205,18 @@ def run(ctx: PhaseContext) -> Evidence:
     candidate = _load_candidate(ctx, frozen, data)
     score = _test_score(ctx, candidate)
     exports = _export(ctx, candidate)
-    subject, faults = _write_bundle(ctx, exports, frozen["checkpoint"])
-    ctx.log(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {subject[:12]}")
-    return Evidence(
-        {
-            "subject": subject,
-            "candidate": {key: frozen[key] for key in ("weights", "checkpoint", "file", "job", "score")},
-            "seed_stability": frozen["stability"],
-            "test_score": score,
-            "planned_digests": {split: facts["digest"] for split, facts in ctx.plan.facts["splits"].items()},
-            "digests": {split: facts["digest"] for split, facts in data.facts().items()},
-            "shared_fraction": shared_fractions(data),
-            **_count_openings(ctx, candidate.weights, data.test.digest),
-            "lineage": _lineage(ctx, candidate.weights),
-            "parity": exports.parity,
-            "bundle_faults": faults,
-        },
-        artifacts=_artifacts(ctx, exports),
-    )
+    measured: dict[str, object] = {
+        "candidate": {key: frozen[key] for key in ("weights", "checkpoint", "file", "job", "score")},
+        "seed_stability": frozen["stability"],
+        "test_score": score,
+        "planned_digests": {split: facts["digest"] for split, facts in ctx.plan.facts["splits"].items()},
+        "digests": {split: facts["digest"] for split, facts in data.facts().items()},
+        "shared_fraction": shared_fractions(data),
+        **_count_openings(ctx, candidate.weights, data.test.digest),
+        "lineage": _lineage(ctx, candidate.weights),
+        "parity": exports.parity,
+    }
+    measured |= _write_bundle(ctx, exports, candidate, frozen["checkpoint"], measured)
+    subject = measured["subject"]
+    ctx.log(f"finalization: {score['metric']} {score['value']:.4g} on the sealed test rows, bundle {str(subject)[:12]}")
+    return Evidence(measured, artifacts=_artifacts(ctx, exports))

@@ -56,7 +56,7 @@ def waiting(finished: Run) -> Run:
     gate = finished.state().gates["finalization"]
     with opened(finished) as ledger:
         for item in gate.items:
-            if item.outcome in ("errored", "failed"):
+            if item.outcome in ("errored", "failed", "inconclusive"):
                 waive(ledger, "finalization", item.id)
     return finished
 

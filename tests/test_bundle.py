@@ -32,7 +32,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path
         **exported,
         "weights.safetensors": save(model.state_dict()),
         "plan.yaml": b"seed: 7\n",
-        "model_card.md": b"# Card",
+        "MODEL_CARD.md": b"# Card",
     }
 
 
@@ -108,7 +108,7 @@ def test_bundle_digest_covers_every_byte(
         path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
         digests.append(bundle_digest(payload))
         path.write_bytes(content)
-    (payload / "model_card.md").rename(payload / "card.md")
+    (payload / "MODEL_CARD.md").rename(payload / "card.md")
     digests.append(bundle_digest(payload))
     assert len(set(digests)) == len(digests) > 5
 
@@ -148,7 +148,7 @@ def test_write_payload_saves_a_released_payload(
 
     write_payload(permit, contents)
     assert not previous.exists()
-    other = {**contents, "model_card.md": b"# Another"}
+    other = {**contents, "MODEL_CARD.md": b"# Another"}
     calls: list[str] = []
     last = 0
     for k in range(999):
@@ -171,7 +171,7 @@ def test_write_payload_saves_a_released_payload(
 
     assert last and bundle_digest(payload) != released == bundle_digest(previous / "payload")
     assert json.loads((previous / "attestations" / "release.json").read_text()) == {"subject": released}
-    write_payload(permit, {**contents, "model_card.md": b"# A third"})
+    write_payload(permit, {**contents, "MODEL_CARD.md": b"# A third"})
     assert [p.name for p in previous.parent.iterdir()] == [released[:12]]
 
 
@@ -184,13 +184,13 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a link": (lambda p: (p / "golden.json").symlink_to("/etc/hostname"), "golden.json: is not a plain file"),
     "a changed byte": (lambda p: (p / "plan.yaml").write_text("seed: 8\n"), "plan.yaml: is not the file"),
     "an unlisted file": (lambda p: (p / "golden.json").write_text("[]"), "golden.json: is not in the manifest"),
-    "a pickle as a card": (lambda p: relisted(p, "model_card.md", pickle.dumps([1])), "is a pickle"),
+    "a pickle as a card": (lambda p: relisted(p, "MODEL_CARD.md", pickle.dumps([1])), "is a pickle"),
     "a pickle as weights": (lambda p: relisted(p, "weights.safetensors", torch_saved({"w": 1})), "is a zip archive"),
     "a pickle as ONNX": (lambda p: relisted(p, "model.onnx", pickle.dumps({})), "is a pickle"),
     "text as ONNX": (lambda p: relisted(p, "model.onnx", b"hello"), "is not an ONNX model"),
     "a script as JSON": (lambda p: relisted(p, "golden.json", b"#!/bin/sh\n"), "is a script"),
     "no JSON": (lambda p: relisted(p, "golden.json", b"{"), "is not JSON"),
-    "binary text": (lambda p: relisted(p, "model_card.md", b"a\0b"), "is not text"),
+    "binary text": (lambda p: relisted(p, "MODEL_CARD.md", b"a\0b"), "is not text"),
     "a checkpoint as TorchScript": (
         lambda p: relisted(p, "model.torchscript.pt", torch_saved(nn.Linear(2, 2).state_dict())),
         "not the torch archive of that name",

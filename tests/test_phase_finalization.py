@@ -25,7 +25,8 @@ WHY = "accepted for a rehearsal on synthetic forms"
 
 
 def errored(run: Run) -> list[str]:
-    return [i.id for i in run.state().gates["finalization"].items if i.outcome == "errored"]
+    """The items that keep the gate closed: not implemented, or not audited."""
+    return [i.id for i in run.state().gates["finalization"].items if i.outcome in ("errored", "inconclusive")]
 
 
 def record_waivers(run: Run, names: list[str]) -> None:
@@ -45,7 +46,7 @@ def test_finalization_gate_has_24_items(finished: Run) -> None:
     assert {i.why.split(":")[0] for i in items if i.outcome == "errored"} == {"not built"}
     assert {i for i, o in outcomes.items() if o == "passed"} == {
         "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity", "torchscript_parity",
-        "bundle_layout",
+        "bundle_layout", "documents",
     }  # fmt: skip
 
 

@@ -157,6 +157,7 @@ class Tracking(Section):
 
 class Export(Section):
     formats: list[Literal["onnx", "torchscript", "program"]]
+    vulnerability_db: Text | None = None
 
 
 class Executor(Section):

@@ -1,7 +1,10 @@
 """The release on disk: `bundle/payload/` with a manifest, and the files that it may contain.
 
     model.onnx  model.torchscript.pt  model.pt2     the model, in each exported format
-    weights.safetensors  plan.yaml  model_card.md   its weights, its plan, and its documentation
+    weights.safetensors  plan.yaml                  its weights and its plan
+    MODEL_CARD.md  DATA_SHEET.md  DEPLOYMENT.md     what it is for, what it was trained on, how to run it
+    report.json  REPORT.md                          the answers of the last gate, for programs and for people
+    provenance.json  sbom.cdx.json  LICENSES.md     where it comes from, and what it depends on
     reference.json  golden.json                     statistics to compare live data with, and rows with known outputs
     manifest.json                                   size and SHA-256 of each file
 
@@ -33,7 +36,11 @@ ARCHIVES = {  # zip archives that run code when torch opens them, with parts of 
     "model.torchscript.pt": ("/code/", "/constants.pkl"),
     "model.pt2": ("/models/", "/archive_format"),
 }
-OPTIONAL = (*ARCHIVES, "model_card.md", "reference.json", "golden.json")
+DOCUMENTS = (
+    "MODEL_CARD.md", "DATA_SHEET.md", "DEPLOYMENT.md", "LICENSES.md", "REPORT.md", "report.json", "provenance.json",
+    "sbom.cdx.json",
+)  # fmt: skip
+OPTIONAL = (*ARCHIVES, *DOCUMENTS, "reference.json", "golden.json")
 
 _FORBIDDEN = {  # first bytes of formats that could hide under another name
     b"PK\x03\x04": "a zip archive",

@@ -309,6 +309,18 @@ def _finalization(run: Run, entries: list[Entry], finished: Entry, evidence: Evi
     own = [data for data in opened if about.items() <= data.items()]
     yield "openings_for_candidate", evidence["openings_for_candidate"], len(own)
     yield "candidates_that_opened", evidence["candidates_that_opened"], len({data["candidate"] for data in opened})
+    yield from _documents(run, entries, finished, evidence, plan)
+
+
+def _documents(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
+    """The documents of the payload, which are a function of the evidence and the items that were judged on it."""
+    from pipeline.documents.write import recorded_texts
+
+    recorded = [gate for gate in recorded_gates(entries) if gate.finished is finished]
+    items = tuple(Item(**{**item, "evidence": tuple(item.get("evidence", ()))}) for item in recorded[-1].items)
+    for name, text in recorded_texts(plan, evidence, items).items():
+        path = run.inside("bundle", "payload", name)
+        yield f"bundle/payload/{name}", path.read_text(encoding="utf-8") if path.is_file() else None, text
 
 
 _DERIVED: Mapping[str, Callable[[Run, list[Entry], Entry, Evidence, Plan], Derived]] = {

@@ -1,9 +1,9 @@
 """Checklists: reading them, binding their items to check functions, and evaluating them on the evidence of a phase.
 
-A checklist is `items:` of `{id, ask, check | sign_off | not_built, with, waivable, needs}`. `check` names a function
-`<subject>.<function>`, `with` its thresholds (may interpolate the config, as in `${task.target}`), `needs` the config
-keys without which the item can never pass. This module reads files and calls checks; the caller passes a function that
-finds a check by its name.
+A checklist is `items:` of `{id, ask, section, check | sign_off | not_built, with, waivable, needs}`. `check` names a
+function `<subject>.<function>`, `with` its thresholds (may interpolate the config, as in `${task.target}`), `needs` the
+config keys without which the item can never pass, `section` the part of the readiness score that the item counts in.
+This module reads files and calls checks; the caller passes a function that finds a check by its name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Check = Callable[..., Result]
 FindCheck = Callable[[str], Check]
 Judge = Callable[[list[ChecklistItem], Evidence], list[Item]]
 
-KEYS = ("id", "ask", "check", "sign_off", "not_built", "with", "waivable", "needs")
+KEYS = ("id", "ask", "section", "check", "sign_off", "not_built", "with", "waivable", "needs")
 ANSWERS = ("check", "sign_off", "not_built")
 TIMEOUT_S = 120.0
 

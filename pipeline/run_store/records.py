@@ -15,6 +15,7 @@ ChecklistItem = TypedDict(
     {
         "id": str,
         "ask": str,
+        "section": str,  # of the readiness score
         "check": str,
         "sign_off": str,
         "not_built": str,
