@@ -281,8 +281,7 @@ def known_keys() -> tuple[str, ...]:
     def inside(model: type[BaseModel], prefix: str = "") -> list[str]:
         keys = []
         for name, field in model.model_fields.items():
-            key = f"{prefix}{field.alias or name}"
-            keys.append(key)
+            keys.append(key := f"{prefix}{field.alias or name}")
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 keys += inside(field.annotation, f"{key}.")
         return keys

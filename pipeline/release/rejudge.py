@@ -5,6 +5,7 @@ The ledger says what was decided, the evidence what was measured. Who rewrites t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -316,10 +317,16 @@ def _documents(run: Run, entries: list[Entry], finished: Entry, evidence: Eviden
     """The documents of the payload, which are a function of the evidence and the items that were judged on it."""
     from pipeline.documents.write import recorded_texts
 
-    recorded = [gate for gate in recorded_gates(entries) if gate.finished is finished]
-    items = tuple(Item(**{**item, "evidence": tuple(item.get("evidence", ()))}) for item in recorded[-1].items)
-    for name, text in recorded_texts(plan, evidence, items).items():
-        path = run.inside("bundle", "payload", name)
+    payload = run.inside("bundle", "payload")
+    recorded = [gate for gate in recorded_gates(entries) if gate.finished is finished][-1].items
+    # The reasons are sentences of the version that wrote the documents: theirs are in the report.
+    report = payload / "report.json"
+    worded = (
+        {item["id"]: item[WORDING] for item in json.loads(report.read_bytes())["items"]} if report.is_file() else {}
+    )
+    items = (Item(**{**item, WORDING: worded.get(item["id"], item[WORDING])}) for item in recorded)
+    for name, text in recorded_texts(plan, evidence, tuple(items)).items():
+        path = payload / name
         yield f"bundle/payload/{name}", path.read_text(encoding="utf-8") if path.is_file() else None, text
 
 
