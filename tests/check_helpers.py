@@ -25,6 +25,17 @@ def read_evidence(run: Run, phase: str, *inside: str | int) -> dict[str, Any]:
     return json.loads(run.inside(phase, *inside, "evidence.json").read_text())["values"]
 
 
+def open_items(run: Run) -> list[Item]:
+    """Return the items, apart from signatures, that keep the last gate of a run closed."""
+    items = run.state().gates["finalization"].items
+    return [i for i in items if i.outcome not in ("passed", "not_applicable", "pending") and not i.accepted_by]
+
+
+def count_not_built(run: Run) -> int:
+    """Return how many items of the last gate this version cannot answer."""
+    return sum(not item.is_built for item in run.state().gates["finalization"].items)
+
+
 def with_values(values: dict[str, Any], **new: Any) -> dict[str, Any]:
     """Return a deep copy with some values replaced; `a__b` reaches into `a`, and ... removes a value."""
     values = copy.deepcopy(values)

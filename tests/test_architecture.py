@@ -23,7 +23,7 @@ MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_MODULES = 12  # of a package
 MAX_CHECKS = 20  # files of checks, which are one per subject, as playbooks are one per symptom
-MAX_PACKAGES = 30  # below pipeline/
+MAX_PACKAGES = 31  # below pipeline/
 DRAWERS = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 LOWEST = tuple(f"pipeline/{name}.py" for name in ("escaping", "errors", "foreign_files", "results", "history"))
 
@@ -44,7 +44,7 @@ WRITING_METHODS = {
 }
 SAVERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "savefig", "save_file", "save_model"}
 SAVING_LIBRARIES = {"np", "numpy", "torch", "onnx", "plt", "figure", "fig", "safetensors"}
-SPEAKERS = ("pipeline/__main__.py", "pipeline/commands/", "pipeline/reporting/")
+SPEAKERS = ("pipeline/__main__.py", "pipeline/commands/", "pipeline/reporting/", "pipeline/serving/standalone/")
 
 
 @cache
@@ -131,7 +131,7 @@ def test_files_and_functions_stay_short() -> None:
 
 
 def test_packages_stay_small() -> None:
-    """A package has at most 12 modules, that of the checks 20, and there are at most 30 packages below pipeline/."""
+    """A package has at most 12 modules, that of the checks 20, and there are at most 31 packages below pipeline/."""
     modules = Counter(f.rpartition("/")[0] for f in product() if not f.endswith("/__init__.py"))
     assert modules.pop("checklists/checks") <= MAX_CHECKS
     assert {package: n for package, n in modules.items() if n > MAX_MODULES} == {}
