@@ -69,7 +69,7 @@ def inserted(entries: list[Entry]) -> None:
 
 
 def truncated(entries: list[Entry]) -> None:
-    del entries[-3:]
+    del entries[-4:]
 
 
 def test_compare_finds_every_decision(run: Run) -> None:

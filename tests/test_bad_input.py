@@ -192,6 +192,7 @@ def test_planning_moves_goalposts(cli: Cli, trained: Run) -> None:
     assert trained.state().revisions[1]["changed"] == {
         "task.target": [0.99, 0.1],
         "checklists.finalization.target_on_test.with.target": [0.99, 0.1],
+        "checklists.finalization.seed_stability.with.target": [0.99, 0.1],
     }
     assert trained.state().stale("baseline")
 

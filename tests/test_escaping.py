@@ -421,7 +421,9 @@ def breaks_the_rules(file: str, call: ast.Call) -> str | None:
 
 def test_new_code_prints_through_the_terminal_module() -> None:
     """Every print of the product escapes what it prints."""
-    every_call = ((file, call) for file, tree in product().items() for call in calls(tree))
+    # The scripts of a bundle are alone with the standard library: they print what they read as JSON texts.
+    files = {file: tree for file, tree in product().items() if "/standalone/" not in file}
+    every_call = ((file, call) for file, tree in files.items() for call in calls(tree))
     wrong = {f"{file}:{call.lineno}": why for file, call in every_call if (why := breaks_the_rules(file, call))}
     assert wrong == {}
 

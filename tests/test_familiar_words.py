@@ -27,7 +27,7 @@ KEYS: dict[str, Any] = familiar_words()["keys"]
 VALUES: dict[str, dict[str, str]] = familiar_words()["values"]
 COMMANDS: dict[str, str] = familiar_words()["commands"]
 # What must be chosen for a key to exist.
-OPTION_WITH = {"data.": "data=csv", "optimizer.momentum": "optimizer=sgd"}
+OPTION_WITH = {"data.": "data=csv", "optimizer.momentum": "optimizer=sgd", "model.hidden": "model=mlp", "model.in_f": "model=mlp"}
 METRICS = ("task.metric", "task.metrics")
 CHOICES = {
     "data": "wine", "model": "linear", "loss": "mse", "optimizer": "sgd", "scheduler": "cosine", "tracking": "none",
@@ -110,7 +110,7 @@ def words_by_option() -> list[tuple[str, dict[str, str]]]:
 @pytest.mark.parametrize(("option", "typed"), words_by_option())
 def test_familiar_key_leads_to_a_config(option: str, typed: dict[str, str]) -> None:
     """Somebody who types the key of another library gets overrides that compose, or the reason why there is none."""
-    arguments = (option,) if option else ()
+    arguments = (option,) if option else ("model=mlp",)
     values = {word: "true" if "=" in str(KEYS[word]) else default_of(arguments, key) for word, key in typed.items()}
 
     with pytest.raises(UserError) as refusal:
