@@ -268,7 +268,7 @@ def fake_trials(
             on_finished(done[-1])
         return done
 
-    monkeypatch.setattr("phases.optimization.run_jobs", run_jobs)
+    monkeypatch.setattr("pipeline.trials.recorded.run_jobs", run_jobs)
 
 
 def test_optimization_compares_nothing_when_every_training_died(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,7 +484,7 @@ def test_untried_returns_cures_of_named_causes() -> None:
         ([], Delta({"loss": {"_target_": "torch.nn.HuberLoss", "delta": 1.0}})),
         (["optimizer=sgd"], Delta({"optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3}})),
         (["scheduler=cosine", "scheduler.T_max=5"], Delta({"scheduler": None})),
-        (["plan.owner='it\\'s, a [b]'"], Delta({"model.hidden": [64, 32], "trainer.patience": 5})),
+        (["model=mlp", "plan.owner='it\\'s, a [b]'"], Delta({"model.hidden": [64, 32], "trainer.patience": 5})),
         ([], Delta(surgery=({"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},))),
     ],
 )

@@ -273,6 +273,8 @@ def test_state_machine_can_release(walk: Commands) -> None:
     """With every item passed and the owner's signature, the run is released."""
     walk.execute("auto")
     walk.approve("Ada")
+    assert walk.run.state().released is None
+    walk.execute("auto")
 
     assert walk.run.state().released
 
@@ -352,6 +354,7 @@ def test_rollback_is_final(walk: Commands) -> None:
     """After a rollback only a new signature or a new model can release."""
     walk.execute("auto")
     walk.approve("Ada")
+    walk.execute("auto")
     walk.rollback()
     walk.execute("auto")
 
