@@ -25,7 +25,7 @@ BUNDLED = (
     ("experiment=diabetes",),
     ("experiment=csv",),
     ("experiment=digits", "optimizer=sgd", "scheduler=cosine", "loss=mse", "trainer.gradient_clip_val=0.5"),
-    ("experiment=digits", "optimizer=adam", "scheduler=plateau", "model=mlp", "model.dropout=0.3", "model.hidden=[64,32]"),
+    ("experiment=digits", "optimizer=adam", "scheduler=plateau", "model=mlp", "model.hidden=[64,32]"),
     ("experiment=digits", "trainer.precision=16-mixed", "trainer.patience=4", "surgery=[{set_dropout: {p: 0.2}}]"),
 )
 

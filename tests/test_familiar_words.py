@@ -27,7 +27,9 @@ KEYS: dict[str, Any] = familiar_words()["keys"]
 VALUES: dict[str, dict[str, str]] = familiar_words()["values"]
 COMMANDS: dict[str, str] = familiar_words()["commands"]
 # What must be chosen for a key to exist.
-OPTION_WITH = {"data.": "data=csv", "optimizer.momentum": "optimizer=sgd", "model.hidden": "model=mlp", "model.in_f": "model=mlp"}
+OPTION_WITH = {
+    "data.": "data=csv", "optimizer.momentum": "optimizer=sgd", "model.hidden": "model=mlp", "model.in_f": "model=mlp",
+}  # fmt: skip
 METRICS = ("task.metric", "task.metrics")
 CHOICES = {
     "data": "wine", "model": "linear", "loss": "mse", "optimizer": "sgd", "scheduler": "cosine", "tracking": "none",
