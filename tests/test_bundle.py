@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from pipeline.errors import Refused, UserError
 from pipeline.export.formats import export_formats
 from pipeline.release.bundle import bundle_digest, check_layout, previous_release, write_payload
+from pipeline.release.safe_formats import SCRIPTS
 from pipeline.run_store import files, permits
 from pipeline.run_store.run import opened
 from tests.ledger_fixtures import baseline_done
@@ -67,6 +69,36 @@ def torch_saved(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+def arrays(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, array)
+    return buffer.getvalue()
+
+
+def onnx_model(external: str = "", domain: str = "", note: str = "") -> bytes:
+    """A model of one addition, with one thing that no release may have."""
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    if external:
+        weight.ClearField("float_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=external)
+    node = helper.make_node("Add", ["x", "w"], ["y"], domain=domain)
+    if note:
+        node.metadata_props.add(key="note", value=note)
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    return helper.make_model(helper.make_graph([node], "g", value[:1], value[1:], [weight])).SerializeToString()
+
+
+def test_check_layout_accepts_plain_arrays_and_our_scripts(payload: Path) -> None:
+    """An archive of numbers and text, a script of this version and a plain ONNX model are no fault."""
+    relisted(payload, "drift_reference.npz", arrays(np.array(["a", "b"])))
+    relisted(payload, "verify.py", (SCRIPTS / "verify.py").read_bytes())
+    relisted(payload, "model.onnx", onnx_model())
+    assert check_layout(payload) == []
 
 
 def test_check_layout_accepts_a_written_payload(payload: Path, permit: permits.ExportPermit) -> None:
@@ -190,6 +222,34 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "text as ONNX": (lambda p: relisted(p, "model.onnx", b"hello"), "is not an ONNX model"),
     "a script as JSON": (lambda p: relisted(p, "golden.json", b"#!/bin/sh\n"), "is a script"),
     "no JSON": (lambda p: relisted(p, "golden.json", b"{"), "is not JSON"),
+    "an old pickle as a card": (
+        lambda p: relisted(p, "MODEL_CARD.md", pickle.dumps({"a": [1]}, protocol=0)),
+        "MODEL_CARD.md: is a pickle of an old protocol",
+    ),
+    "a pickle behind the tensors": (
+        lambda p: relisted(p, "weights.safetensors", (p / "weights.safetensors").read_bytes() + pickle.dumps([1])),
+        "weights.safetensors: is not a safetensors file",
+    ),
+    "an array of objects": (
+        lambda p: relisted(p, "drift_reference.npz", arrays(np.array([{}, []], dtype=object))),
+        "drift_reference.npz: its member 'arr_0.npy' is not an array without objects",
+    ),
+    "another script": (
+        lambda p: relisted(p, "verify.py", b"print('all fine')\n"),
+        "verify.py: is not the script of this version",
+    ),
+    "weights outside of the model": (
+        lambda p: relisted(p, "model.onnx", onnx_model(external="weights.bin")),
+        "model.onnx: its tensor 'w' is in another file",
+    ),
+    "an operator of somebody": (
+        lambda p: relisted(p, "model.onnx", onnx_model(domain="com.example")),
+        "model.onnx: its operator com.example::Add is not one of ONNX",
+    ),
+    "a path in the metadata": (
+        lambda p: relisted(p, "model.onnx", onnx_model(note="/home/ada/train.py, line 3")),
+        "model.onnx: its note has a path of the machine",
+    ),
     "binary text": (lambda p: relisted(p, "MODEL_CARD.md", b"a\0b"), "is not text"),
     "a checkpoint as TorchScript": (
         lambda p: relisted(p, "model.torchscript.pt", torch_saved(nn.Linear(2, 2).state_dict())),

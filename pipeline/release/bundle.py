@@ -5,7 +5,8 @@
     MODEL_CARD.md  DATA_SHEET.md  DEPLOYMENT.md     what it is for, what it was trained on, how to run it
     report.json  REPORT.md                          the answers of the last gate, for programs and for people
     provenance.json  sbom.cdx.json  LICENSES.md     where it comes from, and what it depends on
-    reference.json  golden.json                     statistics to compare live data with, and rows with known outputs
+    schema.json  golden.json  drift_reference.*     columns and classes, rows with known outputs, statistics of the data
+    predict.py  verify.py                           scripts that need nothing of this project
     manifest.json                                   size and SHA-256 of each file
 
 `bundle/attestations/` is written later, about the payload's digest, and is not part of the payload.
@@ -16,13 +17,13 @@ No torch: the recipient of a bundle can check it without.
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import parse_json, read_bytes
+from pipeline.release.safe_formats import ARCHIVES, format_faults
 from pipeline.results import digest
 from pipeline.run_store import files
 from pipeline.run_store.ledger import read_ledger
@@ -32,24 +33,13 @@ from pipeline.run_store.run import Run
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 2**20  # it lists less than a dozen files
 REQUIRED = ("model.onnx", "weights.safetensors", "plan.yaml", MANIFEST)
-ARCHIVES = {  # zip archives that run code when torch opens them, with parts of the member names that each must have
-    "model.torchscript.pt": ("/code/", "/constants.pkl"),
-    "model.pt2": ("/models/", "/archive_format"),
-}
+SCRIPTS = ("predict.py", "verify.py")
 DOCUMENTS = (
     "MODEL_CARD.md", "DATA_SHEET.md", "DEPLOYMENT.md", "LICENSES.md", "REPORT.md", "report.json", "provenance.json",
     "sbom.cdx.json",
 )  # fmt: skip
-OPTIONAL = (*ARCHIVES, *DOCUMENTS, "reference.json", "golden.json")
-
-_FORBIDDEN = {  # first bytes of formats that could hide under another name
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x7fELF": "a program",
-    b"MZ": "a program",
-    b"#!": "a script",
-    b"\x89HDF": "an HDF5 file",
-}
+SERVING = ("schema.json", "golden.json", "drift_reference.json", "drift_reference.npz", *SCRIPTS)
+OPTIONAL = (*ARCHIVES, *DOCUMENTS, *SERVING)
 
 
 class FileRecord(TypedDict):
@@ -138,7 +128,7 @@ def check_layout(payload: Path) -> list[str]:
         elif entry.name not in (*REQUIRED, *OPTIONAL):
             faults.append(f"{entry.name}: cannot be in a payload")
         else:
-            faults += _format_faults(entry)
+            faults += format_faults(entry)
     if MANIFEST in names and (payload / MANIFEST).is_file():
         faults += _manifest_faults(payload, names)
     return faults
@@ -159,73 +149,3 @@ def _manifest_faults(payload: Path, names: set[str]) -> list[str]:
         elif path.is_file() and (path.stat().st_size, files.sha256(path)) != rows[name]:
             faults.append(f"{name}: is not the file that the manifest describes")
     return faults
-
-
-def _format_faults(path: Path) -> list[str]:
-    """Return the faults of a file whose content does not fit its name."""
-    if path.name in ARCHIVES:
-        return _archive_faults(path)
-    with path.open("rb") as stream:
-        start = stream.read(4096)
-    if forbidden := _forbidden_format(start):
-        return [f"{path.name}: is {forbidden}"]
-    format_name, has_format = _FORMATS[path.suffix]
-    return [] if has_format(path, start) else [f"{path.name}: is not {format_name}"]
-
-
-def _forbidden_format(start: bytes) -> str | None:
-    # Pickle protocols 2 to 5; protocols 0 and 1 have no such signature.
-    if len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5:
-        return "a pickle, which runs code when it is loaded"
-    return next((what for magic, what in _FORBIDDEN.items() if start.startswith(magic)), None)
-
-
-def _archive_faults(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError):
-        return [f"{path.name}: is not a torch archive"]
-    if broken:
-        return [f"{path.name}: its member '{broken}' is damaged"]
-    # torch names the root folder of an archive after the file that it was first saved to.
-    rootless = ["/" + name.split("/", 1)[-1] for name in members]
-    if not all(any(name.startswith(part) for name in rootless) for part in ARCHIVES[path.name]):
-        return [f"{path.name}: is a zip archive, but not the torch archive of that name"]
-    outside = [name for name in members if name.startswith("/") or ".." in name.split("/")]
-    return [f"{path.name}: its member '{name}' has a path outside the archive" for name in outside]
-
-
-def _is_safetensors(path: Path, start: bytes) -> bool:
-    # The format: eight bytes with the length of a JSON header, the header, the tensors.
-    header = int.from_bytes(start[:8], "little")
-    return start[8:9] == b"{" and 8 + header <= path.stat().st_size
-
-
-def _is_onnx(path: Path, start: bytes) -> bool:
-    return start[:1] == b"\x08"  # a protobuf message whose first field is ir_version
-
-
-def _is_text(path: Path, start: bytes) -> bool:
-    try:
-        return "\0" not in path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return False
-
-
-def _is_json(path: Path, start: bytes) -> bool:
-    try:
-        parse_json(path.read_bytes(), path.name)
-    except ValueError:
-        return False
-    return True
-
-
-_FORMATS: dict[str, tuple[str, Callable[[Path, bytes], bool]]] = {
-    ".onnx": ("an ONNX model", _is_onnx),
-    ".safetensors": ("a safetensors file", _is_safetensors),
-    ".json": ("JSON", _is_json),
-    ".yaml": ("text", _is_text),
-    ".md": ("text", _is_text),
-}
