@@ -237,6 +237,19 @@ def test_checklist_assigns_six_sections(finished: Run) -> None:
     ]  # fmt: skip
 
 
+def test_readiness_is_shown_in_status_and_report(finished: Run, cli: Cli) -> None:
+    """`status --gate finalization`, the page and the report in the payload have the same score."""
+    from pipeline.reporting.page import write_report
+
+    report = json.loads(payload_text(finished, "report.json"))["readiness"]
+    code, out, _ = cli("status", "digits", "--gate", "finalization")
+    page = re.sub(r"\s+", " ", write_report(finished.path).read_text())
+
+    assert code == 0 and f"readiness: {figure(report['score'])}, the weakest section: " in out
+    assert f"Readiness: <b>{figure(report['score'])}</b>" in page
+    assert all(f"{name.replace('_', ' ')} {figure(s)}" in out for name, s in report["sections"].items())
+
+
 # --- the item ---------------------------------------------------------------------------------------------------------
 
 

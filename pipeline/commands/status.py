@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.documents.readiness_score import gate_readiness
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
 from pipeline.reporting.terminal import console, new_table, print_json, styled
@@ -109,6 +110,9 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     screen.print(styled(title, gate=tables.GATES.get(label, label), **texts))
     if gate:
         screen.print(tables.items_table(phase, gate.items, state))
+        if found := gate_readiness(state, items, phase):
+            screen.print()
+            screen.print(tables.readiness_lines(found), soft_wrap=True)
     else:
         for item in items:
             screen.print(styled("  … {item}  [dim]{ask}[/]", item=item["id"], ask=item["ask"]), soft_wrap=True)

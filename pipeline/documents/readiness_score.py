@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.run_store.gate import Item
 from pipeline.run_store.records import ChecklistItem
+from pipeline.run_store.state import RunState
 
 OTHER = "other"  # the section of an item that the checklist assigns to none
 
@@ -79,3 +80,15 @@ def readiness(items: Iterable[Item], sections: Mapping[str, str], waived: Contai
     score = min((section.score for section in scores if section.score is not None), default=None)
     weakest = tuple(section.name for section in scores if section.score is not None and section.score == score)
     return Readiness(score, weakest, tuple(scores))
+
+
+def gate_readiness(
+    state: RunState, checklist: Iterable[ChecklistItem], phase: str = "finalization"
+) -> Readiness | None:
+    """Return the score of a gate today, with the waivers in force; None where it was not evaluated for this plan."""
+    gate = state.gates.get(phase)
+    if gate is None or state.stale(phase):
+        return None
+    waived = {waiver.item for waiver in state.valid_waivers(phase)}
+    found = readiness(gate.items, sections_of(checklist), waived)
+    return found if found.score is not None else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.documents.readiness_score import Readiness, gate_readiness
 from pipeline.errors import UserError
 from pipeline.escaping import visible_lines
 from pipeline.history import History
@@ -86,6 +87,7 @@ class ReportData:
     verdict: tuple[str, str]
     test: tuple[str, str] | None
     test_score: Mapping[str, Any] | None
+    readiness: Readiness | None
     next: NextStep
     phases: list[PhaseSection]
     waivers: list[tuple[Waiver, bool]]
@@ -146,6 +148,7 @@ def collect(run: Run) -> ReportData:
         verdict=_verdict(state),
         test=compare_test_with_target(state),
         test_score=_test_score(entries, state),
+        readiness=gate_readiness(state, plan.checklists["finalization"]) if plan else None,
         next=next_step(state, run.path),
         phases=[_phase_section(state, phase, plan) for phase in PHASES],
         waivers=[(waiver, any(waiver in state.valid_waivers(p) for p in PHASES)) for waiver in state.waivers],

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.documents.readiness_score import Readiness
 from pipeline.escaping import visible
 from pipeline.reporting.terminal import TextTable, new_table, styled
 from pipeline.results import PHASES, compared
@@ -126,6 +127,14 @@ def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
         texts = format_value(item), format_required(item), item.why
         table.add_row(item.id, format_outcome(item, state, phase), *texts)
     return table
+
+
+def readiness_lines(found: Readiness) -> Text:
+    """Return the readiness score with its weakest section, and the score of every section."""
+    score, weakest = number(found.score), " and ".join(map(in_words, found.weakest))
+    line = styled("readiness: [bold]{score}[/], the weakest section: {weakest}\n", score=score, weakest=weakest)
+    parts = [f"{in_words(s.name)} {'n/a' if s.score is None else number(s.score)}" for s in found.sections]
+    return line.append_text(styled("  [dim]{parts}[/]", parts=", ".join(parts)))
 
 
 def why_not_judged(state: RunState) -> str:
