@@ -112,10 +112,10 @@ def _release(
     from pipeline.supply_chain.provenance import commit_of
 
     assert ctx.plan is not None
-    exported = {name: content for name, content in contents.items() if name != "plan.yaml"}
     inputs = inputs_of(ctx.run, ctx.ledger.entries, ctx.state, candidate.config, ctx.evidence_of("planning"))
     inputs |= {"weights": candidate.weights, "files": sorted(contents), "commit": commit_of(Path.cwd())}
-    subjects = {name: files.sha256(path) for name, path in exported.items() if isinstance(path, Path)}
+    model_files = {name: path for name, path in contents.items() if name.startswith(("model.", "weights."))}
+    subjects = {name: files.sha256(path) for name, path in model_files.items() if isinstance(path, Path)}
     return Release(ctx.plan, measured, inputs, subjects, components())
 
 
@@ -128,13 +128,14 @@ def _write_bundle(
     report says, both are written again.
     """
     from pipeline.documents.write import write
-    from pipeline.release.bundle import bundle_digest, check_layout, write_payload
+    from pipeline.release.bundle import bundle_digest, check_layout, scripts, write_payload
 
     assert ctx.state.plan is not None and ctx.judge is not None
     contents: dict[str, bytes | Path] = {
         **exports.paths,
         "weights.safetensors": ctx.run.inside(checkpoint, "weights.safetensors"),
         "plan.yaml": ctx.run.path / ctx.state.plan["file"],
+        **scripts(),
     }
     release = _release(ctx, candidate, contents, measured)
     faults: list[str] = []

@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.errors import Refused, UserError
 from pipeline.export.formats import export_formats
 from pipeline.release.bundle import bundle_digest, check_layout, previous_release, write_payload
-from pipeline.release.safe_formats import SCRIPTS
+from pipeline.release.safe_formats import SCRIPTS_FOLDER
 from pipeline.run_store import files, permits
 from pipeline.run_store.run import opened
 from tests.ledger_fixtures import baseline_done
@@ -96,7 +96,7 @@ def onnx_model(external: str = "", domain: str = "", note: str = "") -> bytes:
 def test_check_layout_accepts_plain_arrays_and_our_scripts(payload: Path) -> None:
     """An archive of numbers and text, a script of this version and a plain ONNX model are no fault."""
     relisted(payload, "drift_reference.npz", arrays(np.array(["a", "b"])))
-    relisted(payload, "verify.py", (SCRIPTS / "verify.py").read_bytes())
+    relisted(payload, "verify.py", (SCRIPTS_FOLDER / "verify.py").read_bytes())
     relisted(payload, "model.onnx", onnx_model())
     assert check_layout(payload) == []
 

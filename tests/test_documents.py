@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline.documents import gate_report, model_card
+from pipeline.documents import deployment, gate_report, model_card
 from pipeline.documents.completeness import CARD_SECTIONS, SHEET_SECTIONS, declared_faults, section_faults
 from pipeline.documents.dossier import Dossier
 from pipeline.documents.figures import figure, numbers_in, numbers_of, unproven_numbers
@@ -22,10 +28,14 @@ from pipeline.documents.readiness_score import readiness, sections_of
 from pipeline.documents.write import recorded_dossier, recorded_texts, render, text_faults
 from pipeline.results import Evidence, digest
 from pipeline.run_store import plan as plans
-from pipeline.run_store.gate import Item
-from pipeline.run_store.run import Run
-from tests.check_helpers import judge, read_evidence, with_values
+from pipeline.run_store.gate import Item, utc_today
+from pipeline.run_store.run import Run, opened
+from tests.check_helpers import judge, open_items, read_evidence, with_values
 from tests.conftest import Cli
+
+ROOT = Path(__file__).resolve().parents[1]
+OWNER = "Example Owner"
+LATER = (utc_today() + timedelta(days=30)).isoformat()
 
 
 def dossier_of(run: Run) -> Dossier:
@@ -300,3 +310,59 @@ def test_section_faults_find_missing_empty_and_swapped_sections() -> None:
     assert section_faults(text, ("A", "B", "C"), "it") == [
         "it lacks the section C", "it has an empty section A", "it has its sections in another order",
     ]  # fmt: skip
+
+
+# --- deployment ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_deployment_has_commands_that_work(finished: Run, cli: Cli) -> None:
+    """Each command of a released bundle's instructions does what it says, in the folder of the file."""
+    with opened(finished) as ledger:
+        for item in open_items(finished):
+            waiver = {
+                "phase": "finalization",
+                "item": item.id,
+                "who": OWNER,
+                "why": "for a rehearsal",
+                "expires": LATER,
+            }
+            ledger.append("waiver", waiver)
+    assert cli("approve", "digits", "--who", OWNER)[0] == 0 and cli("phase=auto", "run.name=digits")[0] == 0
+    payload = finished.inside("bundle", "payload")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    blocks = re.findall(r"```sh\n(.*?)```", (payload / "DEPLOYMENT.md").read_text(), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.strip().splitlines()]
+    ours = [
+        c
+        for c in commands
+        if c[0] == "python" and c[1:3] != ["-m", "pip"] and "rows.csv" not in c and "rows.json" not in c
+    ]
+
+    assert ["python", "verify.py"] in ours and ours[-1][3] == "rollback"
+    for command in ours:
+        done = subprocess.run(
+            [sys.executable, *command[1:]], cwd=payload, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert finished.state().released is None
+
+
+def test_deployment_pins_what_is_installed(finished: Run) -> None:
+    """The versions to install are those that the model was tested with."""
+    from importlib.metadata import version
+
+    text = payload_text(finished, "DEPLOYMENT.md")
+    assert f"pip install numpy=={version('numpy')} onnxruntime=={version('onnxruntime')}" in text
+
+
+def test_deployment_quotes_names_for_the_shell(finished: Run) -> None:
+    """A name with characters that a shell expands stays one word, and expands to nothing."""
+    dossier = dossier_of(finished)
+    config = copy.deepcopy(dossier.plan.config)
+    config["plan"]["owner"] = 'Ada "$HOME" `id` \\'
+    plan = plans.Plan(1, config, dossier.plan.checklists, dossier.plan.facts)
+    text = deployment.deployment(Dossier(plan, dossier.evidence, dossier.items, dossier.reads))
+    line = next(line for line in text.splitlines() if " rollback " in line)
+    assert config["plan"]["owner"] in shlex.split(line)

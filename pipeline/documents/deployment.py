@@ -24,6 +24,7 @@ def deployment(dossier: Dossier) -> str:
     values = {
         "run": dossier.inputs["run"],
         "files": dossier.inputs["files"],
+        "watched": any(name.startswith("drift_reference.") for name in dossier.inputs["files"]),
         "requirements": Markup(_requirements(dossier.evidence["supply_chain"]["components"])),
         "limits": limits or {"none declared": None},
         "speed": _measurement(dossier, "within_limits"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -56,10 +57,10 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
-    environment.filters.update(words=lambda name: Markup(words(name)), code_word=_code_word)
+    environment.filters.update(words=lambda name: Markup(words(name)), quoted=_quoted)
     return environment
 
 
-def _code_word(text: str) -> Markup:
-    """A text as part of a shell command in a code block: what a shell would expand is escaped."""
-    return Markup("".join(f"\\{letter}" if letter in '"$`\\' else letter for letter in visible(text)))
+def _quoted(text: str) -> Markup:
+    """A text as one word of a shell command in a code block."""
+    return Markup(shlex.quote(visible(text)))

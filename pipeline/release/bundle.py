@@ -23,7 +23,7 @@ from typing import TypedDict
 
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import parse_json, read_bytes
-from pipeline.release.safe_formats import ARCHIVES, format_faults
+from pipeline.release.safe_formats import ARCHIVES, SCRIPTS_FOLDER, format_faults
 from pipeline.results import digest
 from pipeline.run_store import files
 from pipeline.run_store.ledger import read_ledger
@@ -77,6 +77,11 @@ def write_payload(permit: ExportPermit, contents: Mapping[str, bytes | Path]) ->
     finally:
         files.remove_folder(temporary)
     return final
+
+
+def scripts() -> dict[str, Path]:
+    """Return the stand-alone scripts of this version that a payload contains, by name."""
+    return {name: SCRIPTS_FOLDER / name for name in SCRIPTS if (SCRIPTS_FOLDER / name).is_file()}
 
 
 def previous_release(run: Run, subject: str) -> Path:

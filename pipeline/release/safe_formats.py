@@ -23,7 +23,7 @@ ARCHIVES = {  # zip archives that run code when torch opens them, with parts of 
     "model.torchscript.pt": ("/code/", "/constants.pkl"),
     "model.pt2": ("/models/", "/archive_format"),
 }
-SCRIPTS = Path(__file__).parents[1] / "serving" / "standalone"  # the only code in a payload, unchanged
+SCRIPTS_FOLDER = Path(__file__).parents[1] / "serving" / "standalone"  # the only code in a payload, unchanged
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")  # of operators; each other one has to be a function inside of the model
 
 _FORBIDDEN = {  # first bytes of formats that could hide under another name
@@ -162,7 +162,7 @@ def _messages(message: Any, *kinds: str) -> Iterator[Any]:
 
 
 def _script_faults(path: Path, content: bytes) -> Iterator[str]:
-    ours = SCRIPTS / path.name
+    ours = SCRIPTS_FOLDER / path.name
     if not ours.is_file() or ours.read_bytes() != content:
         yield "is not the script of this version"
 
