@@ -199,6 +199,7 @@ def run(ctx: PhaseContext) -> Evidence:
     """Does the candidate reach its target on unseen rows, and do the exported files compute the same outputs?"""
     from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
+    from pipeline.readiness import corruption
 
     assert ctx.plan is not None
     frozen = freeze_candidate(ctx)
@@ -216,6 +217,7 @@ def run(ctx: PhaseContext) -> Evidence:
         **_count_openings(ctx, candidate.weights, data.test.digest),
         "lineage": _lineage(ctx, candidate.weights),
         "parity": exports.parity,
+        "corruption": corruption.measure(candidate),
     }
     measured |= _write_bundle(ctx, exports, candidate, frozen["checkpoint"], measured)
     subject = measured["subject"]

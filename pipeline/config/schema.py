@@ -82,6 +82,12 @@ class Margins(Section):
     regression: Annotated[float, Field(ge=0)] | None
 
 
+class Robustness(Section):
+    corruption: Annotated[float, Field(ge=0, le=1)] = 0.8
+    worst_corruption: Annotated[float, Field(ge=0, le=1)] = 0.6
+    adversarial: float | None = None
+
+
 class Statement(Section):
     who: Text
     why: Text
@@ -98,6 +104,7 @@ class ProblemCard(Section):
     approvers: list[Text]
     limits: Limits
     margins: Margins
+    robustness: Robustness = Robustness()
     small_sample: Statement | None = None
     not_audited: Statement | None = None
 
