@@ -200,6 +200,8 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
     from pipeline.readiness import corruption
+    from pipeline.release.registry import model_name
+    from pipeline.release.rollback_rehearsal import rehearse
 
     assert ctx.plan is not None
     frozen = freeze_candidate(ctx)
@@ -218,6 +220,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "lineage": _lineage(ctx, candidate.weights),
         "parity": exports.parity,
         "corruption": corruption.measure(candidate),
+        "rollback": rehearse(ctx.run.path.parent, model_name(ctx.state), ctx.run.name, ctx.folder / "rollback"),
     }
     measured |= _write_bundle(ctx, exports, candidate, frozen["checkpoint"], measured)
     subject = measured["subject"]

@@ -26,3 +26,25 @@ def documents(evidence: Evidence) -> Result:
         return Result("failed", len(faults), 0, "faults", "; ".join(faults[:NAMED]) + rest)
     why = f"{documents['figures']} numbers of card and data sheet are on record; the sentences are the owner's"
     return Result("passed", 0, 0, "faults", why, basis="attested")
+
+
+def rollback_rehearsed(evidence: Evidence, *, max_seconds: float) -> Result:
+    """Passing proves that the model in use can be restored: the rehearsal ended with it, and its payload is intact.
+
+    Without a model in use, the rehearsal has to end with none: the rollback of a first release is to switch it off.
+    The value is the duration of the rehearsal.
+    """
+    found = evidence["rollback"]
+    seconds = float(found["seconds"])
+    if found["problem"]:
+        return Result("failed", None, max_seconds, "seconds", f"could not be rehearsed: {found['problem']}")
+    if found["intact"] is False:
+        why = f"the payload of the model in use, {found['champion'][:12]}, is missing or was changed"
+        return Result("failed", None, max_seconds, "seconds", why)
+    if found["restored"] != found["champion"]:
+        why = f"the rollback led to {found['restored'][:12] or 'no model'}, not to {found['champion'][:12] or 'none'}"
+        return Result("failed", None, max_seconds, "seconds", why)
+    why = f"{found['champion'][:12]} was restored, its payload is intact"
+    if not found["champion"]:
+        why = "no model is in use yet: the rollback of a first release is to switch it off"
+    return Result("passed" if seconds <= max_seconds else "failed", seconds, max_seconds, "seconds", why)

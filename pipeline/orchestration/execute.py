@@ -11,6 +11,7 @@ from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import Hooks, Registry, RunRequest
 from pipeline.orchestration.run_request import override_value, plan_overrides, refuse_changes
 from pipeline.orchestration.state_machine import choose_phase, record_branch, run_phase
+from pipeline.release.registry import Alias, model_name, move
 from pipeline.release.release import release
 from pipeline.results import GateState
 from pipeline.run_store import files
@@ -54,12 +55,15 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
             while phase := choose_phase(run, fold(ledger.entries), request, replan):
                 if phase == "finalization" and fold(ledger.entries).gate(phase) == "open":
                     release(run, ledger, registry.judge)
+                    _register(run, ledger, "champion")
                     if hooks.report is not None:
                         hooks.report(run)
                     hooks.log(f"released: {run.inside('bundle')}")
                     break
                 with _noting(phase, ledger):
                     gate, replan = run_phase(registry, hooks, run, ledger, phase, request), False
+                if phase == "finalization" and gate != "closed":
+                    _register(run, ledger, "challenger")
                 if gate != "open" or (phase == request.phase and phase != "finalization"):
                     break
         except (UserError, Refused):
@@ -67,6 +71,15 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
                 _remove_unplanned_run(run, ledger, root_is_new)
             raise
         return RunOutcome(run, gate, next_step(fold(ledger.entries), run.path))
+
+
+def _register(run: Run, ledger: Ledger, alias: Alias) -> None:
+    """Give the alias to the bundle of the run, in the registry of its root."""
+    state = fold(ledger.entries)
+    who = ", ".join(sign_off.who for sign_off in state.valid_sign_offs("finalization"))
+    subject = state.gates["finalization"].subject
+    assert subject is not None
+    move(run.path.parent, model_name(state), alias, run.name, subject, who)
 
 
 def _origin(request: RunRequest) -> dict[str, Any]:
