@@ -45,7 +45,8 @@ def test_finalization_gate_has_24_items(finished: Run) -> None:
     assert [i for i, o in outcomes.items() if o == "pending"] == ["owner_approval"]
     assert {i.why.split(":")[0] for i in items if i.outcome == "errored"} == {"not built"}
     assert {i for i, o in outcomes.items() if o == "passed"} >= {
-        "rollback", "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity", "torchscript_parity",
+        "rollback", "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity",
+        "torchscript_parity",
         "bundle_layout", "documents", "corruption",
     }  # fmt: skip
 
