@@ -25,7 +25,8 @@ PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 NAME = "walk"
 # The learning rate is a thousand times too high: the baseline misses its target, and one fix is tried and adopted.
 WORDS = [
-    "experiment=digits_hot", f"run.name={NAME}", "tracking=none", "trainer.max_epochs=2", "trainer.checkpoint_steps=5",
+    "experiment=digits_hot", "model=mlp", f"run.name={NAME}", "tracking=none", "trainer.max_epochs=2",
+    "trainer.checkpoint_steps=5",
     "task.target=0.5", "phases.baseline.overfit_steps=20", "phases.baseline.sanity_check_steps=20",
     "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0", "phases.baseline.baseline_model_seconds=0",
     "phases.optimization.seeds_per_arm=7", "phases.optimization.candidates=1", "phases.optimization.parallel=2",

@@ -17,7 +17,8 @@ from pipeline.run_store.run import Run
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
-    "phase=auto", "experiment=digits", "tracking=none", "trainer.max_epochs=2", "phases.baseline.overfit_steps=20",
+    "phase=auto", "experiment=digits", "model=mlp", "tracking=none", "trainer.max_epochs=2",
+    "phases.baseline.overfit_steps=20", "phases.finalization.seeds=1",
     "task.target=0.5", "export.formats=[onnx]", "phases.baseline.sanity_check_steps=20",
     "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
 ]  # fmt: skip
