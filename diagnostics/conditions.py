@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnostics.schema import ObservationRecord, TimeRecord
 from diagnostics.signals import SIGNALS, Curve, NotMeasurable, curve_limits, description
 from pipeline.history import History
+from pipeline.repair.diagnosis_record import ObservationRecord, TimeRecord
 
 IndexedCurve = tuple[NDArray[np.int64], Curve]
 
@@ -145,7 +145,8 @@ class HistoryView:
     @property
     def _steps_per_epoch(self) -> int:
         """The optimizer steps of an epoch as the engine records them, which counts steps and epochs from 1; else 0."""
-        return int(self.facts.get("steps_per_epoch", 0))
+        steps = self.facts.get("steps_per_epoch", 0)
+        return int(steps) if math.isfinite(steps) and abs(steps) < 2**53 else 0
 
     def time(self, name: str, index: int) -> TimeRecord:
         """Return an index of a column as step and epoch; None where the history does not say."""

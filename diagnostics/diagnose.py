@@ -12,12 +12,12 @@ from diagnostics.conditions import Condition, HistoryView, Observation, evaluate
 from diagnostics.confidence import Confidence, confidence_from_support
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
 from diagnostics.playbook import CandidateCause, Kind, Playbook, load_all
-from diagnostics.schema import GapRecord
 from diagnostics.signals import description
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
 from pipeline.repair.config_edits import get
 from pipeline.repair.cures import Remedy, resolve
+from pipeline.repair.diagnosis_record import GapRecord
 from pipeline.results import CEILINGS
 
 MIN_FIXES = 3  # a diagnosis that names a cause offers at least this many changes to choose from

@@ -11,10 +11,17 @@ from typing import Literal
 from diagnostics.conditions import Observation
 from diagnostics.confidence import Confidence
 from diagnostics.playbook import Kind, Severity
-from diagnostics.schema import SCHEMA, DiagnosisRecord, FixRecord, GapRecord, RootCauseRecord, SymptomRecord
 from pipeline.escaping import code_span, markdown, visible
 from pipeline.repair.config_edits import format_override_value
 from pipeline.repair.cures import Remedy
+from pipeline.repair.diagnosis_record import (
+    SCHEMA,
+    DiagnosisRecord,
+    FixRecord,
+    GapRecord,
+    RootCauseRecord,
+    SymptomRecord,
+)
 from pipeline.results import plain
 from pipeline.run_store import files
 

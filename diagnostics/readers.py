@@ -19,6 +19,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from diagnostics.advice import shortened, with_advice
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.history import Column, History
@@ -84,13 +85,22 @@ class Faults:
 
 
 def read(path: str | Path) -> History:
-    """Return the history in a file or run directory. Raises UserError with every fault: file, line and column."""
-    path = Path(path)
+    """Return the history in a file or run directory.
+
+    Raises UserError with every fault (file, line and column), and at the end with what helps.
+    """
+    try:
+        return _read(Path(path))
+    except UserError as error:
+        raise with_advice(error, Path(path)) from None
+
+
+def _read(path: Path) -> History:
     if os.path.isdir(path):
         return History.load(_find_history(path), MAX_HISTORY_BYTES)
     if path.suffix == ".npz":
         return History.load(path, MAX_HISTORY_BYTES)
-    content = read_bytes(path, EXPECTED, MAX_BYTES)
+    content = _content(path)
     if path.suffix not in FORMATS:
         raise UserError(fault(str(path), "unknown format", got=path.suffix, expected=EXPECTED))
     faults = Faults()
@@ -107,6 +117,17 @@ def read(path: str | Path) -> History:
         rest = [f"{path}: and {faults.count - MAX_FAULTS} more faults"] if faults.count > MAX_FAULTS else []
         raise UserError(*faults.first, *rest)
     return history
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a log; one that is too large is refused with the command that takes its beginning."""
+    try:
+        return read_bytes(path, EXPECTED, MAX_BYTES)
+    except UserError as error:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            do = shortened(path, f"head -c {MAX_BYTES} {shlex.quote(str(path))} | sed '$d'")
+            raise UserError(f"{error}  Do: {do}") from None
+        raise
 
 
 def _find_history(path: Path) -> Path:
@@ -261,7 +282,8 @@ def _read_columns(
             raw[name].add(line, value)
         if len(raw) > MAX_COLUMNS or count > MAX_CELLS:
             expected = f"at most {MAX_COLUMNS:,} columns and {MAX_CELLS:,} cells"
-            faults.add(fault(f"{path}, line {line}", "makes the log too large", expected=expected))
+            do = shortened(path, f"head -n {line - 1} {shlex.quote(str(path))}") if line > 2 else None
+            faults.add(fault(f"{path}, line {line}", "makes the log too large", expected=expected, do=do))
             break
     columns: dict[str, Cells] = {}
     for name, cells in raw.items():

@@ -8,7 +8,6 @@ wins, and whether there is a cure that no round has tried.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -18,12 +17,13 @@ import yaml
 from pipeline.engine.budget import extended_steps
 from pipeline.errors import UserError, fault
 from pipeline.orchestration.phase import PhaseContext
+from pipeline.repair.diagnosis_record import DiagnosisRecord, read_diagnosis
 from pipeline.results import Artifact, Evidence, Score, counted, digest, exact, plain
 from pipeline.run_store import files
 from pipeline.run_store.gate import BranchInputs
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.plan import Plan
-from pipeline.trials.candidates import Diagnosis, explain_no_candidate, untried
+from pipeline.trials.candidates import explain_no_candidate, untried
 from pipeline.trials.executor import Trial, measurements
 from pipeline.trials.fix_report import class_results, implementation, performance, rerun_command
 from pipeline.trials.recorded import train_recorded
@@ -67,11 +67,6 @@ class Study:
 def _frozen_plan(ctx: PhaseContext) -> Plan:
     assert ctx.plan is not None  # only planning has none
     return ctx.plan
-
-
-def _read_diagnosis(ctx: PhaseContext) -> Diagnosis:
-    diagnosis: Diagnosis = json.loads(ctx.artifact_of("diagnostics", "diagnosis").read_text())
-    return diagnosis
 
 
 def _adopted_change(ctx: PhaseContext) -> Delta:
@@ -269,7 +264,7 @@ def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Tria
     return outcome, fixed
 
 
-def _count_untried(ctx: PhaseContext, study: Study, diagnosis: Diagnosis, start: Delta, tried: Set[str]) -> int:
+def _count_untried(ctx: PhaseContext, study: Study, diagnosis: DiagnosisRecord, start: Delta, tried: Set[str]) -> int:
     """Return the number of cures left for a next round that starts from the same change."""
     left = len(untried(diagnosis, start, tried | {digest(arm.delta) for arm in study.arms}))
     if study.rows and study.winner is None:
@@ -287,7 +282,8 @@ def _artifacts(ctx: PhaseContext, trials: Iterable[Trial], adopted: bool) -> dic
 def run(ctx: PhaseContext) -> Evidence:
     """Is one of the cures that the diagnosis proposes significantly better than no change, on the same seeds?"""
     plan = _frozen_plan(ctx)
-    diagnosis, start, tried = _read_diagnosis(ctx), _adopted_change(ctx), _tried_changes(ctx)
+    diagnosis = read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
+    start, tried = _adopted_change(ctx), _tried_changes(ctx)
     greater = bool(ctx.evidence_of("planning")["greater_is_better"])
     for name in (*DOCUMENTS, *MATRIX):  # files of an earlier plan revision, which this round may not confirm
         files.remove(ctx.folder / name)

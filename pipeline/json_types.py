@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -41,8 +41,8 @@ def mismatch(value: Any, hint: Any, where: str, closed: frozenset[type] = frozen
         )
     elif origin is Literal:
         return None if isinstance(value, str) and value in arguments else f"{where} is {value!r:.60}"
-    elif origin in (list, dict):
-        if not isinstance(value, origin):
+    elif origin in (list, dict, Sequence, Mapping):
+        if not isinstance(value, list if origin in (list, Sequence) else dict):
             return f"{where} is {value!r:.60}"
         inner = value.values() if isinstance(value, dict) else value
         parts = [(part, arguments[-1], where) for part in inner]

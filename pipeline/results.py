@@ -182,15 +182,20 @@ class Evidence:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Evidence:
-        """The evidence of a file, with its numbers: what a phase measured as every later reader gets it."""
-        values = copy.deepcopy(body["values"])
+        """The evidence of a file, with its numbers: what a phase measured as every later reader gets it.
+
+        Raises TypeError or another error of its parts for what is not the content of an evidence file.
+        """
+        values, units = copy.deepcopy(body["values"]), body.get("units", {})
+        if not isinstance(values, dict) or not isinstance(units, dict):
+            raise TypeError("the values and units are no mappings")
         for *path, last in body.get("nonfinite", ()):
             node = values
             for key in path:
                 node = node[key]
             node[last] = float(node[last])
         artifacts = {name: Artifact(**record) for name, record in body.get("artifacts", {}).items()}
-        return cls(values, body.get("units", {}), artifacts)
+        return cls(values, units, artifacts)
 
 
 @dataclass(frozen=True)

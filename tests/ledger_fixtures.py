@@ -117,9 +117,11 @@ DIAGNOSIS: dict[str, Any] = {
     ],
     "quick_wins": ["optimizer.lr=0.003"],
     "recommended_fixes": [
-        {"priority": 1, "cause": "learning_rate_too_high", "kind": "cure", "expected_impact": "the loss stays finite",
+        {"priority": 1, "cause": "learning_rate_too_high", "cure": "lower", "kind": "cure",
+         "expected_impact": "the loss stays finite",
          "implementation": {"overrides": {"optimizer.lr": 0.003}, "surgery": [], "code": None}, "verified": None},
-        {"priority": 2, "cause": "clipping_missing", "kind": "mitigation", "expected_impact": "no step above norm 1",
+        {"priority": 2, "cause": "clipping_missing", "cure": "clip", "kind": "mitigation",
+         "expected_impact": "no step above norm 1",
          "implementation": {"overrides": {}, "surgery": [], "code": "clip_grad_norm_(model.parameters(), 1.0)"},
          "verified": None},
     ],

@@ -8,18 +8,23 @@ its seed, which finds it again.
 from __future__ import annotations
 
 import contextlib
+import datetime
+import importlib.util
 import io
 import json
 import os
 import random
 import re
 import resource
+import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +40,10 @@ from diagnostics.readers import read
 from pipeline.checkpoints import generation
 from pipeline.checkpoints.codec import unpack
 from pipeline.commands import status
+from pipeline.data import test_openings
 from pipeline.data.sources.delimited import csv_table
 from pipeline.data.sources.npz import npz
+from pipeline.data.sources.parquet import parquet_table
 from pipeline.errors import FivegateError
 from pipeline.foreign_files import parse_json
 from pipeline.release.bundle import check_layout
@@ -53,7 +60,7 @@ from tests.ledger_fixtures import history, mended
 
 QUICK_EXAMPLES = 150
 MEMORY_MB = 1000
-SECONDS = float(os.environ.get("FIVEGATE_FUZZ_SECONDS", "45"))
+SECONDS = float(os.environ.get("FIVEGATE_FUZZ_SECONDS", "40"))
 FIRST_SEED = int(os.environ.get("FIVEGATE_FUZZ_SEED", "0")) or random.SystemRandom().randrange(2**32)
 
 NAMES = st.sampled_from(["a", "kind", "step", "loss", "phase", "", "\x00", "é", "[/foo]", "__class__", "\ud800"])
@@ -291,6 +298,88 @@ def plan_files() -> st.SearchStrategy[bytes]:
     return altered(tagged(body)).map(lambda value: json.dumps(value).encode()) | damaged(original)
 
 
+ROWS = "5" * 64
+OPENING = {"rows": ROWS, "candidate": "a", "run": "first", "identity": "1" * 64, "time": "2026-01-01T00:00:00+00:00"}
+OPENINGS = [{**OPENING, "candidate": name, "identity": name * 64} for name in "123"]
+
+
+def read_openings(path: Path) -> None:
+    """The register of a root, by planning and by a run that opens the rows for one more model."""
+    run = Run(example_run())
+    register = run.path.parent / test_openings.REGISTER
+    register.write_bytes(path.read_bytes())
+    test_openings.planning_evidence(run, ROWS, 0, lambda text: None)
+    test_openings.record(run, ROWS, "4" * 64, budget=4)
+    assert "4" * 64 in test_openings.models(test_openings.openings(register.parent, ROWS))
+
+
+CELLS = {"text": "Bern", "bytes": b"\xff", "date": datetime.date(2026, 1, 1), "decimal": Decimal("1.5"),
+         "list": [1, [None]], "array": np.arange(3), "duration": datetime.timedelta(1), "set": {1, 2}}  # fmt: skip
+COLUMNS = {
+    "age": [20 + i for i in range(12)],
+    "town": [{"cell": "text"}] * 12,
+    "y": [["yes", "no"][i % 2] for i in range(12)],
+}
+
+
+class StandIn(NamedTuple):
+    """A table with what pyarrow's has that our reader uses; its file is JSON, `{"cell": "date"}` is another type."""
+
+    columns: dict[str, Any]
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.columns)
+
+    @property
+    def num_columns(self) -> int:
+        return len(self.columns)
+
+    @property
+    def num_rows(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def column(self, name: str) -> StandIn:
+        return StandIn({"cells": self.columns[name]})
+
+    def to_pylist(self) -> list[Any]:
+        return [CELLS[str(cell["cell"])] if isinstance(cell, dict) and str(cell.get("cell")) in CELLS else cell
+                for cell in self.columns["cells"]]  # fmt: skip
+
+
+def stand_in(path: str) -> StandIn:
+    """Read the table, or raise ValueError as pyarrow does."""
+    content = json.loads(Path(path).read_bytes())
+    if not isinstance(content, dict) or not all(isinstance(cells, list) for cells in content.values()):
+        raise ValueError("is not a table")
+    if len({len(cells) for cells in content.values()}) > 1:
+        raise ValueError("columns differ in length")
+    return StandIn(content)
+
+
+def read_parquet(path: Path) -> None:
+    """The reader of Parquet: with pyarrow where it is installed, else with the table that stands in for it."""
+    if importlib.util.find_spec("pyarrow") is not None:
+        parquet_table(str(path), "y")
+        return
+    reader = SimpleNamespace(read_table=stand_in, read_metadata=stand_in)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", SimpleNamespace(parquet=reader))
+        patch.setitem(sys.modules, "pyarrow.parquet", reader)
+        parquet_table(str(path), "y")
+
+
+def parquet_files() -> st.SearchStrategy[bytes]:
+    if importlib.util.find_spec("pyarrow") is None:
+        odd = st.sampled_from([{"cell": name} for name in CELLS])
+        mixed = st.lists(odd | ODD, min_size=12, max_size=12).map(lambda cells: {**COLUMNS, "town": cells})
+        return (altered(COLUMNS) | mixed).map(lambda value: json.dumps(value).encode())
+    arrow, parquet = (importlib.import_module(f"pyarrow{part}") for part in ("", ".parquet"))
+    buffer = io.BytesIO()
+    parquet.write_table(arrow.table({**COLUMNS, "town": ["Bern", None, "Rome"] * 4}), buffer)
+    return damaged(buffer.getvalue())
+
+
 PARSERS = {
     "history": Parser("history.npz", histories, read_log),
     "CSV log": Parser("log.csv", lambda: damaged(LOG_CSV), read_log),
@@ -306,9 +395,21 @@ PARSERS = {
     "job": Parser("job.json", jobs, lambda path: worker._read_job(path.parent)),
     "CSV table": Parser("rows.csv", tables, lambda path: csv_table(str(path), "label")),
     "NPZ arrays": Parser("rows.npz", arrays, lambda path: npz(str(path))),
+    "Parquet table": Parser("rows.parquet", parquet_files, read_parquet),
+    "test openings": Parser("test_openings.jsonl", lambda: altered(OPENINGS).map(
+        lambda rows: lines(rows if isinstance(rows, list) else [rows])) | damaged(lines(OPENINGS)), read_openings),
     "JSON": Parser("any.json", lambda: st.binary() | damaged(b'{"a": [1, {"b": null}]}'),
                    lambda path: parse_json(path.read_bytes(), "any.json")),
 }  # fmt: skip
+
+
+def attempt_to_parse(parser: Parser, path: Path, content: bytes) -> None:
+    """Parse the content. Any other exception than a refusal with messages goes through."""
+    path.write_bytes(content)
+    try:
+        parser.parse(path)
+    except FivegateError as refusal:
+        assert refusal.faults and all(re.search(r": .", message) for message in refusal.faults), refusal.faults
 
 
 def fuzz(parser: Parser, folder: Path, examples: int, first: int | None) -> int:
@@ -327,11 +428,7 @@ def fuzz(parser: Parser, folder: Path, examples: int, first: int | None) -> int:
     @given(parser.contents())
     def attempt(content: bytes) -> None:
         seen.add(hash(content))
-        path.write_bytes(content)
-        try:
-            parser.parse(path)
-        except FivegateError as refusal:
-            assert refusal.faults and all(re.search(r": .", message) for message in refusal.faults), refusal.faults
+        attempt_to_parse(parser, path, content)
 
     (attempt if first is None else seed(first)(attempt))()
     return len(seen)
@@ -358,3 +455,46 @@ def test_parser_refuses_damaged_files_for_minutes(tmp_path: Path, name: str) -> 
         first += 1
     print(f"FUZZ {name}: {count:,} examples, at most {peak_memory_mb():.0f} MB", flush=True)
     assert peak_memory_mb() < MEMORY_MB
+
+
+def lengthened(number: str) -> bytes:
+    return b'{"step":1,"loss":' + number.encode() + b"}\n"
+
+
+# What crashed a parser before, or would have: each is read or refused like any other file.
+FOUND: dict[str, list[bytes]] = {
+    "JSONL log": [
+        lengthened("9" * 401), lengthened("9" * 5000), b"[" * 200_000,
+        b'{"a":' * 3000 + b"1" + b"}" * 3000, b'{"a":"\\ud800"}',
+    ],
+    "CSV log": [b"step,loss\n1," + b"a" * 131_073, b'step,loss\n1,"2\n', b"step,loss\n1," + b"9" * 401, b"\x00", b""],
+    "CSV table": [b"age,label\n" + b"a" * 131_073 + b",1\n", b'age,label\n"1\n', b"\xff\xfe"],
+    "history": [b"", b"PK\x05\x06" + bytes(18), b"\x80\x04]K\x01a."],
+    "NPZ arrays": [b"", b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x02\x00\xf0\xff\xff\xff", b"\x80\x04]K\x01a."],
+    "JSON": [b"[" * 500_000, b"9" * 5000, b"\xff", b"NaN", b'{"":' * 500],
+    "ledger": [b"[" * 100_000 + b"\n", b"1" * 5000 + b"\n", b"null\n", b'{"data":{},"kind":[]}\n'],
+    "plan": [b"&a [*a]", b"- " * 5000, b"!!python/object:os.system {}", b"[" * 5000, b"null", b"\xff"],
+    "playbook": [b"---\n" + b"[" * 5000, b"---\n&a [*a]\n---\n", b"\xff"],
+    "checklist": [b"items: 7", b"- a", b"&a [*a]", b"[" * 5000, b""],
+    "manifest": [b"[" * 5000, b'{"files": []}', b'{"files": {"a": null}}', b"null"],
+    "checkpoint": [b"[" * 5000, b'{"files": 7}', b"null", b"9" * 5000],
+    "job": [b"[" * 5000, b"null", b"{}", b"9" * 5000],
+    "test openings": [b"[" * 100_000, b"null\n", b'{"rows": 5}\n', b"1" * 5000, b"\xff\xfe\x00", b"{"],
+    "Parquet table": [b"", b"PAR1", b"null", b"{}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_parser_refuses_what_crashed_it_before(tmp_path: Path, name: str) -> None:
+    """Huge numbers and cells, deep nesting, aliases, pickles and empty files give a value or a message."""
+    for content in FOUND[name]:
+        attempt_to_parse(PARSERS[name], tmp_path / PARSERS[name].name, content)
+
+
+@pytest.mark.parametrize("steps", [float("nan"), float("inf"), 1e300])
+def test_diagnose_reads_a_history_without_a_number_of_steps(tmp_path: Path, steps: float) -> None:
+    """A history whose steps per epoch are no number is diagnosed as one that does not have them."""
+    broken = history(breaks_at=7)
+    broken.facts["steps_per_epoch"] = steps
+    (tmp_path / "history.npz").write_bytes(broken.to_bytes())
+    read_log(tmp_path / "history.npz")

@@ -200,8 +200,8 @@ def test_report_lists_unreadable_files(tmp_path: Path) -> None:
     run.inside("diagnostics", "1", "diagnosis.json").write_text("{")
     run.inside("baseline", "history.npz").write_bytes(b"no history")
     arguments = text_of(write_report(run.path))
-    assert "diagnostics/1/diagnosis.json cannot be read" in arguments
-    assert "baseline/history.npz is not a readable history" in arguments
+    assert "diagnostics/1/diagnosis.json: is not JSON" in arguments
+    assert "baseline/history.npz: is not a history" in arguments
     assert "after the fix, round 1" in arguments
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.errors import UserError, fault
+from pipeline.errors import DiskError, UserError, fault
 from pipeline.reporting.terminal import console, print_json
 
 if TYPE_CHECKING:
@@ -38,12 +39,16 @@ def run(args: argparse.Namespace, read: Callable[[Path], History], diagnose: Cal
     """Read the logs, evaluate every playbook on them, and print the diagnosis."""
     unavailable = [name for name in NOT_BUILT if getattr(args, name)]
     if unavailable:
-        do, what = f"python -m pipeline diagnose {args.path}", "is not built in this version"
+        do, what = f"python -m pipeline diagnose {shlex.quote(args.path)}", "is not built in this version"
         raise UserError(*(fault(f"--{name}", what, got=getattr(args, name), do=do) for name in unavailable))
     diagnosis = diagnose(read(Path(args.path)))
     if args.out:
         folder = Path(args.out)
-        diagnosis.save(folder)
+        try:
+            diagnosis.save(folder)
+        except DiskError as error:
+            do = f"python -m pipeline diagnose {shlex.quote(args.path)} --out DIR"
+            raise DiskError(*(f"{message.partition('  Do: ')[0]}  Do: {do}" for message in error.faults)) from error
         names = [folder] if folder.suffix else [folder / "diagnosis.json", folder / "incident.md"]
         # With --json, standard output is JSON.
         console(stderr=args.json).print(f"wrote {' and '.join(map(str, names))}", soft_wrap=True)

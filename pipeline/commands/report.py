@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.reporting.page import write_report
+from pipeline.errors import Refused
+from pipeline.reporting.page import collect, write_page
 from pipeline.reporting.terminal import print_lines
 from pipeline.run_store.run import Run
 
@@ -15,5 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print_lines(write_report(Run.find(args.run, args.root).path).as_posix())
+    """Write the page. Raises Refused, once it is written, where a file of the run could not be shown on it."""
+    run = Run.find(args.run, args.root)
+    data = collect(run)
+    write_page(run, data)
+    print_lines(run.inside("report.html").as_posix())
+    if data.unreadable:
+        raise Refused(*(f"{what}  Do: python -m pipeline verify {run.argument}" for what in data.unreadable))
     return 0

@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from pipeline.errors import FivegateError, Refused, UserCodeError, UserError, fault
+from pipeline.json_types import mismatch
 from pipeline.orchestration.phase import Hooks, PhaseContext, Registry, RunRequest
 from pipeline.orchestration.plan_revision import Checklists, format_revision, freeze
 from pipeline.release.verify import refuse_unless_clean
 from pipeline.results import PHASES, ROUNDED, Evidence, GateState
 from pipeline.run_store import checklist, files
 from pipeline.run_store import plan as plans
-from pipeline.run_store.gate import branch
+from pipeline.run_store.gate import BranchInputs, branch
 from pipeline.run_store.job import Job
-from pipeline.run_store.ledger import SCHEMA, Entry, Ledger, changed_files, is_intact, read_ledger
+from pipeline.run_store.ledger import SCHEMA, Entry, Ledger, changed_files, is_intact, read_ledger, read_recorded_json
 from pipeline.run_store.next_step import next_step, obstacle
 from pipeline.run_store.plan import Plan
 from pipeline.run_store.run import Run
@@ -199,7 +200,7 @@ def record_branch(run: Run, ledger: Ledger) -> None:
             continue
         if not is_intact(run.path, **record["evidence"]):
             continue  # the evidence is lost, so the phase counts as not done and runs again
-        values = json.loads((run.path / record["evidence"]["path"]).read_text())["values"]
+        values = _decisive_values(run, record["evidence"]["path"])
         where = {"phase": phase, "round": record["round"]}
         if values.get("candidate") and (state.candidate is None or state.candidate["seq"] < record["seq"]):
             ledger.append("candidate.chosen", {**where, **values["candidate"]})
@@ -210,6 +211,23 @@ def record_branch(run: Run, ledger: Ledger) -> None:
         if phase == "optimization":
             _record_exhaustion(run, ledger, values)
     _record_skipped_gates(ledger)
+
+
+class DecisiveValues(TypedDict):
+    """What the evidence of a training says of the branch."""
+
+    branch: BranchInputs
+    candidate: NotRequired[dict[str, Any] | None]
+
+
+def _decisive_values(run: Run, path: str) -> Any:
+    """Return the values of the evidence of a training. Raises Refused for a file that this version did not write."""
+    body = read_recorded_json(run.path, {"path": path, "sha256": files.sha256(run.path / path)})
+    values = body.get("values") if isinstance(body, dict) else None
+    if (what := mismatch(values, DecisiveValues, "values")) is not None:
+        do = f"python -m pipeline verify {run.argument}"
+        raise Refused(fault(path, f"cannot be read: {what}", expected="the evidence that a phase wrote", do=do))
+    return values
 
 
 def _target(run: Run, state: RunState) -> float | None:

@@ -123,7 +123,8 @@ def decision_faults(entries: list[Entry], read_plan: ReadPlan, measured: Measure
         current = evidence if finished is not None and finished["seq"] < entry["seq"] else None
         if kind == "candidate.chosen":
             candidate = data
-            if current is not None and _differs(data, current.get("candidate") or {}):
+            expected = current.get("candidate") if current is not None else None
+            if current is not None and not (isinstance(expected, dict) and not _differs(data, expected)):
                 yield f"entry {entry['seq']}: the candidate is not the one of the {data['phase']} evidence"
             continue
         if current is not None:

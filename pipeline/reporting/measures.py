@@ -6,23 +6,97 @@ its cross-validation, is then labelled as the baseline's.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
+from pipeline.errors import UserError, fault
+from pipeline.foreign_files import parse_json, read_bytes
+from pipeline.json_types import mismatch
 from pipeline.reporting.tables import number
 from pipeline.results import compare_with_score
-from pipeline.run_store import files
-from pipeline.run_store.ledger import Entry
-from pipeline.run_store.records import PhaseRecord
+from pipeline.run_store.ledger import Entry, is_intact
+from pipeline.run_store.records import PhaseRecord, ScoreRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
+EVIDENCE = "the evidence that a phase wrote"
 CLASS_ROWS = 40  # most rows of the table of classes; those of the lowest recall are kept
 
 Figure = float | str | None  # a number of the evidence; NaN is stored as the string "nan"
+
+
+class BaselineModelRecord(TypedDict):
+    """A baseline model in the evidence, or why there is none."""
+
+    name: str
+    metric: NotRequired[str]
+    value: NotRequired[float | None]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+    how: NotRequired[str]
+    seconds: NotRequired[float]
+    not_applicable: NotRequired[str]
+
+
+class FoldsRecord(TypedDict):
+    """A cross-validation in the evidence."""
+
+    metric: str
+    parts: int
+    mean: float | None
+    std: float | None
+    values: list[float | None]
+    seconds: NotRequired[float]
+
+
+class NotApplicableRecord(TypedDict):
+    not_applicable: str
+
+
+ClassRecord = TypedDict(
+    "ClassRecord",
+    {"class": Any, "support": int, "precision": float, "recall": float, "recall_low": float, "recall_high": float,
+     "f1": float},
+)  # fmt: skip
+
+
+class PairRecord(TypedDict):
+    """Two classes of which one was often predicted as the other."""
+
+    true: Any
+    predicted: Any
+    count: int
+    share: float
+
+
+class TrivialRecord(TypedDict):
+    value: float
+    how: str
+
+
+class WarningRecord(TypedDict):
+    """A warning that a library raised during the training."""
+
+    step: int | None
+    category: str
+    message: str
+    where: str
+    count: int
+
+
+class MeasuredValues(TypedDict, total=False):
+    """The values of the evidence that the report shows."""
+
+    score: ScoreRecord | None
+    trivial_baseline: TrivialRecord | None
+    baseline_models: list[BaselineModelRecord] | None
+    cross_validation: FoldsRecord | NotApplicableRecord | None
+    per_class: list[ClassRecord] | None
+    worst_pairs: list[PairRecord] | None
+    warnings: list[WarningRecord] | None
 
 
 @dataclass(frozen=True)
@@ -142,12 +216,25 @@ def _recorded_values(run: Run, finished: PhaseRecord | None, missing: list[str])
     """Return the values of a phase's evidence, where the file is the one that the ledger recorded."""
     if finished is None:
         return {}
-    path = run.path / finished["evidence"]["path"]
-    if not path.is_file() or files.sha256(path) != finished["evidence"]["sha256"]:
-        missing.append(f"{finished['evidence']['path']} is not what the ledger recorded")
+    name = finished["evidence"]["path"]
+    path = run.path / name
+    if not is_intact(run.path, **finished["evidence"]):
+        missing.append(f"{name} is not what the ledger recorded")
         return {}
-    values: Mapping[str, Any] = json.loads(path.read_text())["values"]
-    return values
+    try:
+        return _checked_values(path, name)
+    except UserError as error:
+        missing += error.faults
+        return {}
+
+
+def _checked_values(path: Path, name: str) -> Mapping[str, Any]:
+    """Return the values of an evidence file. Raises UserError for one that this version did not write."""
+    body = parse_json(read_bytes(path, EVIDENCE), name, EVIDENCE)
+    values = body.get("values") if isinstance(body, dict) else None
+    if (what := mismatch(values, MeasuredValues, "values")) is not None:
+        raise UserError(fault(name, f"cannot be read: {what}", expected=EVIDENCE))
+    return values or {}
 
 
 NO_SCORE = ScoreRow("the baseline, before the fix", "", None, "", 0)  # its training became non-finite

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,10 @@ from markupsafe import Markup
 from pipeline.documents.readiness_score import Readiness, gate_readiness
 from pipeline.errors import UserError
 from pipeline.escaping import visible_lines
+from pipeline.foreign_files import read_bytes
+from pipeline.history import EXPECTED as HISTORY
 from pipeline.history import History
+from pipeline.repair.diagnosis_record import DiagnosisRecord, read_diagnosis
 from pipeline.reporting.measures import Measures, measures
 from pipeline.reporting.panels import Panel, panels, reference_kind
 from pipeline.reporting.studies import StudySection, studies
@@ -37,9 +39,11 @@ from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
 TEMPLATE = "report.html.j2"
-DIAGNOSIS_LISTS = ("symptoms", "root_causes", "recommended_fixes", "experiments", "not_checked", "would_decide")
+MAX_IMAGE_BYTES = 2**24
 SATISFIED_LABELS = ("passed", "passed with warning", "signed", "waived")
 ENTRY_CHARS = 160  # of a ledger entry in the table of entries
+
+Round = tuple[int, DiagnosisRecord]  # the number of a round, and its diagnosis
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,10 @@ class ReportData:
     curves: list[LearningCurve]
     measures: Measures
     images: list[tuple[str, str]]
-    diagnoses: list[dict[str, Any]]
+    diagnoses: list[Round]
     studies: list[StudySection]
     not_checked: list[tuple[str, str]]
+    unreadable: list[str]  # a message for each file of the run that could not be shown
     entries: list[tuple[int, str, str, str]]
 
 
@@ -106,6 +111,13 @@ def write_report(run_dir: Path) -> Path:
 
     Raises Refused when the ledger was tampered with. A file that is missing or unreadable is listed on the page.
     """
+    run = Run(Path(run_dir).resolve())
+    write_page(run, collect(run))
+    return Path(run_dir) / "report.html"
+
+
+def write_page(run: Run, data: ReportData) -> None:
+    """Write `report.html` of the run with what was collected."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from pipeline.repair.config_edits import format_override_value
@@ -121,14 +133,12 @@ def write_report(run_dir: Path) -> Path:
         "sentence": _sentence,
         "required": format_required,
         "interval": format_interval,
+        "rounded": _rounded,
     }
     environment.filters.update(
         filters, conditions=branch_conditions, not_judged=why_not_judged, override=format_override_value
     )
-    html = environment.get_template(TEMPLATE).render(vars(collect(Run(Path(run_dir).resolve()))))
-    path = Path(run_dir) / "report.html"
-    files.write_text(path, html)
-    return path
+    files.write_text(run.inside("report.html"), environment.get_template(TEMPLATE).render(vars(data)))
 
 
 def collect(run: Run) -> ReportData:
@@ -138,6 +148,7 @@ def collect(run: Run) -> ReportData:
     missing: list[str] = []
     diagnoses = _read_diagnoses(run, missing)
     curves, measured = _learning_curves(run, missing), measures(run, state, entries, missing)
+    images = _images(run, missing)
     plan = plans.load(run, state) if state.plan else None
     return ReportData(
         name=run.name,
@@ -155,10 +166,11 @@ def collect(run: Run) -> ReportData:
         sign_offs=list(state.sign_offs),
         curves=curves,
         measures=measured,
-        images=_images(run),
+        images=images,
         diagnoses=diagnoses,
         studies=studies(entries),
         not_checked=_not_checked(state, diagnoses, missing),
+        unreadable=missing,
         entries=[(e["seq"], _time_text(e), e["kind"], _entry_summary(e)) for e in entries],
     )
 
@@ -166,6 +178,11 @@ def collect(run: Run) -> ReportData:
 def _shown(value: object) -> object:
     """Return what the page shows of a value: every text without control characters, and our own HTML as it is."""
     return visible_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _rounded(value: float | str, form: str) -> str:
+    """Return a number in this form; NaN and infinity are text in a file."""
+    return format(float(value), form)
 
 
 def _sentence(text: str) -> str:
@@ -243,19 +260,15 @@ def _item_row(item: Item, state: RunState, phase: str) -> ItemRow:
     return ItemRow(item, label, tones.get(label, "warn"))
 
 
-def _read_diagnoses(run: Run, missing: list[str]) -> list[dict[str, Any]]:
-    """Return the diagnosis of every round, newest first; keys that a file lacks are empty."""
-    paths = [path for path in run.path.glob("diagnostics/*/diagnosis.json") if path.parent.name.isdigit()]
+def _read_diagnoses(run: Run, missing: list[str]) -> list[Round]:
+    """Return the number and the diagnosis of every round, newest first; a file that is none is added to `missing`."""
+    paths = [path for path in run.path.glob("diagnostics/*/diagnosis.json") if path.parent.name.isdecimal()]
     diagnoses = []
     for path in sorted(paths, key=lambda p: int(p.parent.name), reverse=True):
         try:
-            diagnosis = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            missing.append(f"{run.relative(path)} cannot be read ({type(error).__name__})")
-            continue
-        if isinstance(diagnosis, dict):
-            empty = {**dict.fromkeys(DIAGNOSIS_LISTS, ()), "confidence_statement": ""}
-            diagnoses.append({**empty, **diagnosis, "round": int(path.parent.name)})
+            diagnoses.append((int(path.parent.name), read_diagnosis(path, run.relative(path))))
+        except UserError as error:
+            missing += error.faults
     return diagnoses
 
 
@@ -268,21 +281,27 @@ def _learning_curves(run: Run, missing: list[str]) -> list[LearningCurve]:
     for path in [run.inside("baseline", "history.npz"), *fixed]:
         title = "baseline" if path.parent.name == "baseline" else f"after the fix, round {path.parts[-4]}"
         try:
-            shown = panels(History.load(path)) if path.is_file() else []
-        except UserError:
-            missing.append(f"{run.relative(path)} is not a readable history")
+            shown = panels(History.from_bytes(read_bytes(path, HISTORY), run.relative(path))) if path.exists() else []
+        except UserError as error:
+            missing += error.faults
             continue
         if shown:
             curves.append(LearningCurve(title, [(p, inline_svg(p, f"{title}/{p.title}")) for p in shown]))
     return curves
 
 
-def _images(run: Run) -> list[tuple[str, str]]:
+def _images(run: Run, missing: list[str]) -> list[tuple[str, str]]:
     """Return the run's PNG files as (title, data URI); the learning curve is drawn as SVG instead."""
     image_paths = [*sorted(run.path.glob("*/*.png")), *sorted(run.path.glob("optimization/*/*.png"))]
-    paths = [path for path in image_paths if path.stem != "learning_curve"]
-    encoded = [(path, base64.b64encode(path.read_bytes()).decode()) for path in paths]
-    return [(f"{_place(p)}: {in_words(p.stem)}", f"data:image/png;base64,{text}") for p, text in encoded]
+    images = []
+    for path in (path for path in image_paths if path.stem != "learning_curve"):
+        try:
+            text = base64.b64encode(read_bytes(path, "an image", MAX_IMAGE_BYTES)).decode()
+        except UserError as error:
+            missing += error.faults
+            continue
+        images.append((f"{_place(path)}: {in_words(path.stem)}", f"data:image/png;base64,{text}"))
+    return images
 
 
 def _place(path: Path) -> str:
@@ -290,7 +309,7 @@ def _place(path: Path) -> str:
     return f"fixed, round {path.parent.name}" if path.parent.name.isdigit() else path.parent.name
 
 
-def _not_checked(state: RunState, diagnoses: list[dict[str, Any]], missing: list[str]) -> list[tuple[str, str]]:
+def _not_checked(state: RunState, diagnoses: list[Round], missing: list[str]) -> list[tuple[str, str]]:
     """Return (what, why) for unanswered items, gates never evaluated, gaps in the diagnosis and unreadable files."""
     rows = [
         (f"{phase}: {item.ask}", item.why)
@@ -300,7 +319,7 @@ def _not_checked(state: RunState, diagnoses: list[dict[str, Any]], missing: list
         if item.outcome in ("errored", "inconclusive", "pending")
     ]
     rows += [(f"gate {phase}", "never evaluated") for phase in PHASES if state.gate_label(phase) == "not reached"]
-    rows += [(gap["what"], gap["why"]) for diagnosis in diagnoses[:1] for gap in diagnosis["not_checked"]]
+    rows += [(gap["what"], gap["why"]) for _, diagnosis in diagnoses[:1] for gap in diagnosis["not_checked"]]
     return rows + [("a file of this run", text) for text in missing]
 
 

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipeline.errors import Refused, fault
+from pipeline.errors import Refused, UserError, fault
+from pipeline.foreign_files import parse_json
 from pipeline.results import PHASES, ROUNDED, canonical, digest, plain
 from pipeline.run_naming import run_argument
 from pipeline.run_store import files
@@ -227,8 +228,8 @@ def read_recorded_json(folder: Path, record: object) -> Any:
     if known is None or not is_intact(folder, *known):
         return None
     try:
-        return json.loads((folder / known[0]).read_text())
-    except ValueError:
+        return parse_json((folder / known[0]).read_bytes(), known[0])
+    except (OSError, UserError):
         return None
 
 

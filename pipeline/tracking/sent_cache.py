@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypedDict
 
+from pipeline.errors import UserError
+from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.history import History
+from pipeline.json_types import mismatch
 from pipeline.run_store import files
 from pipeline.tracking.run_export import Point, safe_name, series
+
+
+class TrainingRecord(TypedDict, total=False):
+    """A training in the file."""
+
+    turn: int
+    last: dict[str, Any]  # step and text of the value
+    run: str
+    status: str
+
+
+class TrackerRecord(TypedDict, total=False):
+    """What one tracker was sent, in the file."""
+
+    uri: str
+    run: str
+    params: list[str]
+    datasets: list[str]
+    artifacts: dict[str, str]
+    scores: TrainingRecord
+    trainings: dict[str, TrainingRecord]
+
+
+CLOSED = frozenset({TrainingRecord})  # objects are made of it, which have no other keys
 
 
 @dataclass
@@ -53,13 +80,10 @@ class SentCache:
 
     def __init__(self, path: Path, uri: str, shown_uri: str, run: str) -> None:
         self.path = path
-        try:
-            self._trackers = dict(json.loads(path.read_text()))
-        except (OSError, ValueError):
-            self._trackers = {}
         self._key = hashlib.sha256(uri.encode()).hexdigest()[:12]
         self._about = {"uri": shown_uri, "run": run}
-        stored = self._trackers.get(self._key, {})
+        self._trackers = _read(path)
+        stored: TrackerRecord = self._trackers.get(self._key, {})
         if stored.get("run") != run:
             stored = {}
         self.params: list[str] = stored.get("params", [])
@@ -70,11 +94,29 @@ class SentCache:
 
     def save(self) -> None:
         self._trackers[self._key] = {
-            **self._about,
+            "uri": self._about["uri"],
+            "run": self._about["run"],
             "params": self.params,
             "datasets": self.datasets,
             "artifacts": self.artifacts,
-            "scores": asdict(self.scores),
-            "trainings": {folder: asdict(sent) for folder, sent in self.trainings.items()},
+            "scores": _record(self.scores),
+            "trainings": {folder: _record(sent) for folder, sent in self.trainings.items()},
         }
         files.write_json(self.path, self._trackers)
+
+
+def _record(training: SentTraining) -> TrainingRecord:
+    record: Any = asdict(training)
+    return TrainingRecord(**record)
+
+
+def _read(path: Path) -> dict[str, TrackerRecord]:
+    """Return what each tracker was sent; nothing where the file is missing or damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        content = parse_json(read_bytes(path, "what a tracker was sent"), str(path))
+    except UserError:
+        return {}
+    trackers: dict[str, TrackerRecord] = content
+    return {} if mismatch(content, dict[str, TrackerRecord], "trackers", CLOSED) else trackers

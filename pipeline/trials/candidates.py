@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any, TypedDict
 
+from pipeline.repair.diagnosis_record import DiagnosisRecord
 from pipeline.results import digest
 from pipeline.run_store.job import Delta
 from pipeline.trials.study import Arm, with_change
 
 
-class Fix(TypedDict):
-    """A fix of `diagnosis.json`, as far as a study reads it."""
-
-    cause: str
-    cure: str
-    kind: str
-    implementation: dict[str, Any]  # overrides and surgery
-
-
-class Diagnosis(TypedDict):
-    """What a study reads of `diagnosis.json`; fixes of likely causes come first, and for each cause cheap ones."""
-
-    root_causes: list[dict[str, Any]]
-    recommended_fixes: list[Fix]
-
-
-def untried(diagnosis: Diagnosis, start: Delta, tried: Set[str]) -> list[Arm]:
+def untried(diagnosis: DiagnosisRecord, start: Delta, tried: Set[str]) -> list[Arm]:
     """Return an arm for every untried cure of a named cause, in the diagnosis's order.
 
     Cures that need a change of code cannot be tried. `tried` are digests of changes.
@@ -44,7 +28,7 @@ def untried(diagnosis: Diagnosis, start: Delta, tried: Set[str]) -> list[Arm]:
     return arms
 
 
-def explain_no_candidate(diagnosis: Diagnosis, start: Delta) -> str:
+def explain_no_candidate(diagnosis: DiagnosisRecord, start: Delta) -> str:
     """Return why no candidate can be compared with the control, with the cures that a person can make by hand."""
     named = [cause["issue"] for cause in diagnosis["root_causes"]]
     cures = [fix for fix in diagnosis["recommended_fixes"] if fix["kind"] == "cure" and fix["cause"] in named]

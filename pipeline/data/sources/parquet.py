@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,6 @@ def _refuse_bomb(path: str, metadata: Any) -> None:
 
 def _cell(value: object) -> str | None:
     """A value as a cell of text, from which numbers are read back exactly."""
-    if value is None or value != value:  # NaN is not equal to itself
+    if value is None or (isinstance(value, float | Decimal) and value != value):  # NaN is not equal to itself
         return None
     return str(int(value)) if isinstance(value, bool) else str(value)

@@ -1,11 +1,18 @@
-"""The records of diagnosis.json (schema 1), as `Diagnosis.to_json` returns them."""
+"""The records of diagnosis.json (schema 1), as `Diagnosis.to_json` returns them, and their reader."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
+from pipeline.errors import UserError, fault
+from pipeline.foreign_files import parse_json, read_bytes
+from pipeline.json_types import mismatch
+
 SCHEMA = 1
+EXPECTED = "the diagnosis.json that a run wrote"
+MAX_BYTES = 2**24
 
 
 class TimeRecord(TypedDict):
@@ -70,6 +77,16 @@ class GapRecord(TypedDict):
     why: str
 
 
+class ExperimentRecord(TypedDict):
+    """A controlled experiment on a hypothesis, and its verdict."""
+
+    hypothesis: str
+    change: str
+    expected: str
+    observed: str
+    verdict: str
+
+
 class DiagnosisRecord(TypedDict):
     """The whole document."""
 
@@ -77,8 +94,24 @@ class DiagnosisRecord(TypedDict):
     root_causes: list[RootCauseRecord]
     quick_wins: Sequence[str]
     recommended_fixes: list[FixRecord]
-    experiments: list[str]
+    experiments: list[ExperimentRecord]
     not_checked: Sequence[GapRecord]
     would_decide: Sequence[str]
     confidence_statement: str
     schema: int
+
+
+def read_diagnosis(path: Path, where: str = "") -> DiagnosisRecord:
+    """Return a diagnosis.json, which messages name `where`; lists that a file of an earlier version lacks are empty.
+
+    Raises UserError, naming the file, for anything that is not a diagnosis.
+    """
+    where = where or str(path)
+    body = parse_json(read_bytes(path, EXPECTED, MAX_BYTES), where, EXPECTED)
+    lists = ("quick_wins", "experiments", "not_checked", "would_decide")
+    empty = {**{name: [] for name in lists}, "confidence_statement": ""}
+    record: Any = {**empty, **body} if isinstance(body, dict) else body
+    if (what := mismatch(record, DiagnosisRecord, "the diagnosis")) is not None:
+        raise UserError(fault(where, f"cannot be read: {what}", expected=EXPECTED))
+    checked: DiagnosisRecord = record
+    return checked
