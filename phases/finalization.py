@@ -199,7 +199,7 @@ def run(ctx: PhaseContext) -> Evidence:
     """Does the candidate reach its target on unseen rows, and do the exported files compute the same outputs?"""
     from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
-    from pipeline.readiness import corruption
+    from pipeline.readiness import adversarial, corruption
     from pipeline.release.registry import model_name
     from pipeline.release.rollback_rehearsal import rehearse
 
@@ -220,6 +220,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "lineage": _lineage(ctx, candidate.weights),
         "parity": exports.parity,
         "corruption": corruption.measure(candidate),
+        "adversarial": adversarial.measure(candidate),
         "rollback": rehearse(ctx.run.path.parent, model_name(ctx.state), ctx.run.name, ctx.folder / "rollback"),
     }
     measured |= _write_bundle(ctx, exports, candidate, frozen["checkpoint"], measured)

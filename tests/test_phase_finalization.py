@@ -47,7 +47,7 @@ def test_finalization_gate_has_24_items(finished: Run) -> None:
     assert {i for i, o in outcomes.items() if o == "passed"} >= {
         "rollback", "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity",
         "torchscript_parity",
-        "bundle_layout", "documents", "corruption",
+        "bundle_layout", "documents", "corruption", "adversarial",
     }  # fmt: skip
 
 

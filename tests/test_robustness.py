@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.readiness import corruption, perturbations
+from pipeline.readiness import adversarial, corruption, perturbations
 from pipeline.results import plain
 from tests.check_helpers import judge
 from tests.readiness_subjects import subject_of, table, uniform_rows
+from tests.trainings import REGRESSION
 
 BOUNDS = {"severity": 3, "min_mean": 0.8, "min_worst": 0.6, "min_rows": 100}
 
@@ -150,3 +151,81 @@ def test_missing_values_are_nan_only_where_the_model_imputes_them() -> None:
 
     assert with_nan.isnan().any() and not with_mean.isnan().any()
     assert torch.equal(with_nan.isnan(), with_mean != data.val.X)
+
+
+# --- adversarial -----------------------------------------------------------------------------------------------------
+
+SANITY = {"tolerance": 0.01, "chance_tolerance": 0.05}
+
+
+class ManySmallSigns(SignOfFirst):
+    """The sum of all columns decides: sixty small changes in the worst direction add up, random ones do not."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.sum(1, keepdim=True))
+
+
+class Rounded(ManySmallSigns):
+    """The same function without a gradient, as quantization has none."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward((inputs * 1e4).round() / 1e4)
+
+
+WIDE = uniform_rows(400, 60, seed=1)
+WIDE_LABELS = (WIDE.sum(1) > 0).astype(int)
+
+
+def adversarial_item(model: nn.Module, floor: float | None, rows: Any = WIDE, labels: Any = WIDE_LABELS) -> Any:
+    measured = plain(adversarial.measure(subject_of(model, table(rows, labels))))
+    return judge("robustness.adversarial", {"adversarial": measured}, floor=floor, **SANITY)
+
+
+def test_adversarial_fails_a_model_below_its_floor_and_passes_one_above() -> None:
+    """Sixty columns together turn many answers; one column alone turns few at the same radius."""
+    fragile = adversarial_item(ManySmallSigns(), 0.9)
+    robust = adversarial_item(SignOfFirst(), 0.9, ROWS, (ROWS[:, 0] > 0).astype(int))
+
+    assert (fragile.outcome, robust.outcome) == ("failed", "passed") and fragile.value < 0.7 < 0.9 <= robust.value
+
+
+def test_adversarial_without_a_floor_asks_for_the_curve_alone() -> None:
+    """The fragile model passes, and its curve is in the sentence."""
+    item = adversarial_item(ManySmallSigns(), None)
+
+    assert item.outcome == "passed" and "PGD" in item.why and "no floor is declared" in item.why
+
+
+def test_adversarial_is_inconclusive_where_gradients_are_masked() -> None:
+    """A rounded input has no gradient: the attacks do nothing, which proves nothing."""
+    item = adversarial_item(Rounded(), None)
+
+    assert item.outcome == "inconclusive" and "gradient masking" in item.why and "100 rows have no gradient" in item.why
+
+
+def test_adversarial_raises_the_error_of_a_regression() -> None:
+    """PGD raises the error at least as much as FGSM, and FGSM more than noise."""
+    rows = uniform_rows(400, 20, seed=2)
+    labels = rows.sum(1) + np.random.default_rng(0).normal(0, 0.1, 400)
+
+    class Sum(SignOfFirst):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.sum(1) * self.scale
+
+    subject = subject_of(Sum(), table(rows, labels.astype(np.float32), "regression"), **REGRESSION)
+    measured = adversarial.measure(subject)
+    point = measured["curve"][0]
+
+    assert measured["clean"] < point["noise"] < point["fgsm"] <= point["pgd"] + 1e-6
+    assert judge("robustness.adversarial", {"adversarial": plain(measured)}, floor=0.3, **SANITY).outcome == "failed"
+
+
+def test_adversarial_is_not_applicable_to_tokens() -> None:
+    """There is no small change of a token."""
+    X = np.random.default_rng(0).integers(0, 9, (80, 12))
+    subject = subject_of(
+        nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(24, 2)), seal_with(X, {"integers": "keep"})
+    )
+    item = judge("robustness.adversarial", {"adversarial": plain(adversarial.measure(subject))}, floor=None, **SANITY)
+
+    assert item.outcome == "not_applicable" and "tokens" in item.why

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.results import Evidence, Result, compared
+from pipeline.results import Evidence, Relation, Result, compared
 
 
 def corruption(evidence: Evidence, *, severity: int, min_mean: float, min_worst: float, min_rows: int) -> Result:
@@ -46,3 +46,47 @@ def corruption(evidence: Evidence, *, severity: int, min_mean: float, min_worst:
 
 def _named(score: Mapping[str, Any]) -> str:
     return f"{str(score['corruption']).replace('_', ' ')} ({score['strength']:g} {score['unit']})"
+
+
+def adversarial(evidence: Evidence, *, floor: float | None, tolerance: float, chance_tolerance: float) -> Result:
+    """Pass when the attacks are shown to work and, where a floor is declared, the score under PGD keeps it.
+
+    The attacks work when PGD does at least as much as FGSM, FGSM at least as much as noise of the same size, and PGD
+    without a limit brings the score down to the trivial baseline. `tolerance` and `chance_tolerance` are shares of the
+    gain over that baseline. Otherwise the gradients say nothing (masking), and the result is inconclusive. Without a
+    floor it is required that the curve is measured; what it may be is the owner's decision.
+    """
+    measured = evidence["adversarial"]
+    if measured["why"]:
+        return Result("not_applicable", why=measured["why"])
+    sign = 1 if measured["greater_is_better"] else -1
+    clean, trivial = measured["clean"], measured["trivial"]
+    gain = abs(clean - trivial)
+    curve = measured["curve"]
+    shown = "; ".join(
+        f"radius {p['radius']:.3g}: noise {p['noise']:.4g}, FGSM {p['fgsm']:.4g}, PGD {p['pgd']:.4g}" for p in curve
+    )
+    why = f"{measured['metric']} {clean:.4g} on {measured['rows']} clean rows, {shown} ({measured['unit']})"
+    values = [clean, trivial, measured["huge"], *(p[name] for p in curve for name in ("noise", "fgsm", "pgd"))]
+    if not all(math.isfinite(value) for value in values):
+        return Result("failed", why=f"the score under attack is not a number; {why}")
+    faults = []
+    if any(sign * (p["pgd"] - p["fgsm"]) > tolerance * gain for p in curve):
+        faults.append("PGD does less than FGSM")
+    if any(sign * (p["fgsm"] - p["noise"]) > tolerance * gain for p in curve):
+        faults.append("FGSM does less than noise of the same size")
+    if sign * (measured["huge"] - trivial) > chance_tolerance * gain:
+        faults.append(f"PGD without a limit leaves {measured['huge']:.4g}, the trivial baseline is {trivial:.4g}")
+    if faults:
+        masked = f", {measured['zero_gradient_rows']} rows have no gradient" if measured["zero_gradient_rows"] else ""
+        return Result(
+            "inconclusive", why=f"the attacks do not work (gradient masking): {'; '.join(faults)}{masked}; {why}"
+        )
+    worst = curve[-1]["pgd"]
+    if floor is None:
+        return Result(
+            "passed", worst, unit=measured["metric"], why=f"{why}; no floor is declared (plan.robustness.adversarial)"
+        )
+    good = sign * (worst - floor) >= 0
+    relation: Relation = ">=" if sign > 0 else "<="
+    return Result("passed" if good else "failed", worst, floor, measured["metric"], why, relation=relation)
