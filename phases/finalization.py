@@ -19,12 +19,14 @@ from pipeline.readiness.subject import Subject
 from pipeline.results import Artifact, Evidence, digest, plain
 from pipeline.run_store import files, permits
 from pipeline.run_store.job import Job
+from pipeline.run_store.ledger import read_recorded_json
 from pipeline.run_store.records import CandidateRecord, ScoreRecord
 from pipeline.run_store.state import fold
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
     from pipeline.documents.write import Release
+    from pipeline.readiness.on_test import TestMeasurements
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,43 @@ def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> S
     return Subject(model.eval(), task, data, config, record["weights"], ctx.plan.seed, ctx.trust)
 
 
-def _test_score(ctx: PhaseContext, candidate: Subject) -> ScoreRecord:
-    """Return the score on the sealed rows. It is measured once per candidate, and read from the ledger afterwards."""
+def _on_test(ctx: PhaseContext, candidate: Subject) -> tuple[ScoreRecord, TestMeasurements]:
+    """Return score and measurements on the sealed rows: made once per candidate, then read from ledger and file."""
     from pipeline.data import test_openings
-    from pipeline.evaluation.evaluate import score_test
+    from pipeline.evaluation.evaluate import evaluate_test
+    from pipeline.readiness import calibration, on_test
 
     assert ctx.plan is not None
     # The target is left out: with a new target the same score is compared again, not measured again.
     task = digest({key: value for key, value in candidate.config["task"].items() if key != "target"})
     about = {"candidate": candidate.weights, "digest": candidate.data.test.digest, "task": task}
     records = [e["data"] for e in ctx.ledger.entries if e["kind"] == "test.scored"]
-    scores: list[ScoreRecord] = [record["score"] for record in records if about.items() <= record.items()]
-    if not scores:
+    records = [record for record in records if about.items() <= record.items()]
+    if not records:
+        fitted = calibration.fit(candidate)
+        references = on_test.fit_references(
+            candidate, float(ctx.config["phases"]["baseline"]["baseline_model_seconds"])
+        )
         # The key is made after its entry in the ledger: no crash leaves rows that were read and not recorded.
         rows, budget = candidate.data.test.digest, _looks(ctx)
         register = partial(test_openings.record, ctx.run, rows, budget=budget)
         key = permits.test(ctx.run, ctx.ledger, rows, register)
-        evaluation = score_test(candidate.model, candidate.data.test, key, candidate.task, candidate.seed)
-        scores = [plain(evaluation.score)]
-        ctx.ledger.append("test.scored", {**about, "plan": ctx.plan.digest, "score": scores[0]})
-    files.write_json(ctx.folder / "test_score.json", {**about, "score": scores[-1]})  # for people; only written
-    return scores[-1]
+        test, evaluation = evaluate_test(candidate.model, candidate.data.test, key, candidate.task, candidate.seed)
+        measured = on_test.measure_on_test(candidate, test, evaluation, fitted, references)
+        folder = files.folder(ctx.folder / "test") / digest(about)[:12]
+        written = on_test.save(folder, measured, test, evaluation)
+        record = {**about, "plan": ctx.plan.digest, "score": plain(evaluation.score)}
+        record["files"] = {name: plain(ctx.artifact(path)) for name, path in written.items()}
+        ctx.ledger.append("test.scored", record)
+        records = [record]
+    score: ScoreRecord = records[-1]["score"]
+    files.write_json(ctx.folder / "test_score.json", {**about, "score": score})  # for people; only written
+    content = read_recorded_json(ctx.run.path, records[-1]["files"]["measurements"])
+    if content is None:
+        do = "restore it from a copy, or start a new run: python -m pipeline phase=auto run.name=NAME"
+        what = "is not the file that the ledger recorded, and the test rows are not read again"
+        raise Refused(fault(records[-1]["files"]["measurements"]["path"], what, do=do))
+    return score, on_test.load(content)
 
 
 def _looks(ctx: PhaseContext) -> int | None:
@@ -200,6 +218,8 @@ def run(ctx: PhaseContext) -> Evidence:
     from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
     from pipeline.readiness import adversarial, corruption
+    from pipeline.readiness.generalization import measure_generalization
+    from pipeline.readiness.population import measure_population
     from pipeline.release.registry import model_name
     from pipeline.release.rollback_rehearsal import rehearse
 
@@ -207,12 +227,15 @@ def run(ctx: PhaseContext) -> Evidence:
     frozen = freeze_candidate(ctx)
     data = load(ctx.config, ctx.trust)
     candidate = _load_candidate(ctx, frozen, data)
-    score = _test_score(ctx, candidate)
+    score, on_test = _on_test(ctx, candidate)
     exports = _export(ctx, candidate)
     measured: dict[str, object] = {
         "candidate": {key: frozen[key] for key in ("weights", "checkpoint", "file", "job", "score")},
         "seed_stability": frozen["stability"],
         "test_score": score,
+        "population_covered": measure_population(candidate, on_test["shift"]),
+        "generalization_gap": measure_generalization(candidate),
+        **{name: on_test[name] for name in ("beats_baseline", "calibration", "slices")},  # type: ignore[literal-required]
         "planned_digests": {split: facts["digest"] for split, facts in ctx.plan.facts["splits"].items()},
         "digests": {split: facts["digest"] for split, facts in data.facts().items()},
         "shared_fraction": shared_fractions(data),

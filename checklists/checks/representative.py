@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.results import Evidence, Result
 
 if TYPE_CHECKING:
     from pipeline.data.analysis.representative import ColumnShift, FeatureShift, Representativeness
+    from pipeline.readiness.population import Population
 
 
 SHIFT = "largest shift in excess of chance"  # of a distribution, a distance from 0 to 1
@@ -73,6 +75,57 @@ def distributions_match(
     why += "" if production else "; no production data given"
     largest, bound = features["worst"][0]["distance"] if features["worst"] else 0.0, max_feature_shift
     return Result("passed", largest, max_production_shift if production else bound, SHIFT, why)
+
+
+def population_covered(
+    evidence: Evidence,
+    *,
+    min_class_rows: int,
+    max_p_value: float,
+    max_target_shift: float,
+    max_feature_shift: float,
+    max_production_shift: float,
+    max_auc: float,
+) -> Result:
+    """Passing proves that no class or declared slice is absent, and that the splits and production data are alike.
+
+    Distances are those of `distributions_match`, here of test rows too. Without rows from production the result rests
+    on the owner's description of the population. The value is that of the answer that failed, else the largest distance
+    of production data or of validation.
+    """
+    measured: Population = evidence["population_covered"]
+    bounds = {"max_target_shift": max_target_shift, "max_feature_shift": max_feature_shift, "max_auc": max_auc}
+    about = Evidence({"representative": measured["representative"], "card": {"population": measured["population"]}})
+    declared = declared_representative(about)
+    if declared.outcome == "failed":
+        return replace(declared, basis="attested")
+    support = {**measured["classes"], **{f"slice {name}": rows for name, rows in measured["slices"].items()}}
+    absent = [f"{name} in {split}" for name, rows in support.items() for split, n in rows.items() if not n]
+    if absent:
+        why = f"no rows of {', '.join(absent[:3])}: nothing about them can be measured"
+        return Result("failed", len(absent), 0, "classes and slices without rows", why, cause="split_shift")
+    alike = distributions_match(about, max_p_value=max_p_value, max_production_shift=max_production_shift, **bounds)
+    if alike.outcome != "passed":
+        return alike
+    pairs = (("features", max_feature_shift), ("targets", max_target_shift))
+    for what, bound in pairs:
+        shift = measured["test"][what]  # type: ignore[literal-required]
+        worst = [] if shift is None else shift["worst"]
+        shifted = [column for column in worst if column["distance"] > bound and column["p_value"] < max_p_value]
+        if shifted:
+            why = f"test differs from train in {_format_columns(shifted)}"
+            return Result("failed", shifted[0]["distance"], bound, SHIFT, why, cause="split_shift")
+    fewest = min(((n, name, split) for name, rows in support.items() for split, n in rows.items()), default=None)
+    why = alike.why + ("" if fewest is None else f"; fewest rows: {fewest[0]} of {fewest[1]} in {fewest[2]}")
+    if fewest is not None and fewest[0] < min_class_rows:
+        unit = "rows of the rarest class or slice"
+        return Result("inconclusive", fewest[0], min_class_rows, unit, why, relation=">=", acceptable="small_sample")
+    if measured["representative"]["production"] is not None:
+        return replace(alike, why=why)
+    if not measured["population"]:
+        why += "; whom they represent is not declared: add plan.population=TEXT with phase=planning"
+        return replace(alike, outcome="inconclusive", why=why, acceptable="not_audited")
+    return replace(alike, why=f"{why}; that they represent the population is the owner's declaration", basis="attested")
 
 
 def _format_columns(worst: list[ColumnShift], most: int = 3) -> str:

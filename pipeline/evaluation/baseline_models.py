@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
 Floats = NDArray[np.float64]
-Predictions = tuple[NDArray[Any], str]  # for the validation rows, with a description of the model
+Predict = Callable[[Split], NDArray[Any]]  # what the model predicts for the rows of a split
+Fitted = tuple[Predict, str]  # with a description of the model
 
 # Seconds on one slow core. Time is estimated by these rules, not measured, so that equal data are fitted on the same
 # rows on every machine.
@@ -53,6 +54,14 @@ class BaselineScore(TypedDict):
     not_applicable: NotRequired[str]
 
 
+class FittedModel(NamedTuple):
+    """A baseline model that was fitted on train rows; `predict` gives what `comparable` takes."""
+
+    name: str
+    how: str
+    predict: Predict
+
+
 class _Classifier(Protocol):
     classes_: NDArray[Any]
 
@@ -74,20 +83,49 @@ def score_baseline_models(
     that the data name. `outputs` are those of the user's model for some rows, where they are known. Equal arguments
     give equal values.
     """
+    fits = _fits(task, data, seed, seconds, categories, outputs)
+    return [_score_model(name, task, data.val, seed, fit) for name, fit in fits.items()]
+
+
+def fit_baseline_models(
+    task: Task, data: Data, seed: int, seconds: float, outputs: Tensor | None = None
+) -> tuple[list[FittedModel], dict[str, str]]:
+    """Fit each baseline model on train rows, without predicting; and return by name why others were not fitted.
+
+    The arguments are those of `score_baseline_models`, and the models are the same.
+    """
+    from threadpoolctl import threadpool_limits
+
+    fitted, reasons = list[FittedModel](), dict[str, str]()
+    for name, fit in _fits(task, data, seed, seconds, None, outputs).items():
+        try:
+            with warnings.catch_warnings(), threadpool_limits(1):
+                warnings.simplefilter("ignore")  # the baseline phase reports them
+                predict, how = fit()
+            fitted.append(FittedModel(name, how, predict))
+        except FIT_ERRORS as error:
+            reasons[name] = _reason(error)
+    return fitted, reasons
+
+
+def _fits(
+    task: Task, data: Data, seed: int, seconds: float, categories: Sequence[int] | None, outputs: Tensor | None
+) -> dict[str, Callable[[], Fitted]]:
+    """Return by name the functions that fit the models; each raises _Infeasible where it cannot."""
     vocabulary = vocabulary_size(task.kind, data)
     if vocabulary is not None:
-        return [
-            _score_model("bigram", task, data.val, seed, lambda: _fit_bigram(task, data, vocabulary, seed, seconds))
-        ]
+        return {"bigram": lambda: _fit_bigram(task, data, vocabulary, seed, seconds)}
     names, reason = _model_names(task), _not_applicable(task, data, outputs)
     if reason:
-        return [{"name": name, "not_applicable": reason} for name in names]
+        why = reason
+
+        def refuse() -> Fitted:
+            raise _Infeasible(why)
+
+        return dict.fromkeys(names, refuse)
     columns = getattr(data, "categories", ()) if categories is None else categories
     table = _Table(task, data, seed, tuple(columns))
-    return [
-        _score_model(names[0], task, data.val, seed, lambda: table.fit_linear(seconds / 4)),
-        _score_model(names[1], task, data.val, seed, lambda: table.fit_trees(3 * seconds / 4)),
-    ]
+    return {names[0]: lambda: table.fit_linear(seconds / 4), names[1]: lambda: table.fit_trees(3 * seconds / 4)}
 
 
 def _model_names(task: Task) -> tuple[str, str]:
@@ -114,7 +152,14 @@ class _Infeasible(Exception):
     """This model cannot be fitted here, or not in its time; the message says why."""
 
 
-def _score_model(name: str, task: Task, val: Split, seed: int, fit: Callable[[], Predictions]) -> BaselineScore:
+FIT_ERRORS = (_Infeasible, ValueError, ArithmeticError, np.linalg.LinAlgError, MemoryError)
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _score_model(name: str, task: Task, val: Split, seed: int, fit: Callable[[], Fitted]) -> BaselineScore:
     """Fit a model and score its predictions by the task's deciding metric; or return why it was not fitted."""
     from threadpoolctl import threadpool_limits
 
@@ -122,10 +167,11 @@ def _score_model(name: str, task: Task, val: Split, seed: int, fit: Callable[[],
     try:
         with warnings.catch_warnings(record=True) as caught, threadpool_limits(1):
             warnings.simplefilter("always")
-            raw, how = fit()
+            predict, how = fit()
+            raw = predict(val)
         value, low, high = _score_raw(task, val, raw, seed)
-    except (_Infeasible, ValueError, ArithmeticError, np.linalg.LinAlgError, MemoryError) as error:
-        return {"name": name, "not_applicable": (str(error).splitlines() or [type(error).__name__])[0]}
+    except FIT_ERRORS as error:
+        return {"name": name, "not_applicable": _reason(error)}
     messages = sorted({str(warning.message).splitlines()[0] for warning in caught})
     return {
         "name": name,
@@ -139,21 +185,23 @@ def _score_model(name: str, task: Task, val: Split, seed: int, fit: Callable[[],
     }
 
 
-def _score_raw(task: Task, val: Split, raw: NDArray[Any], seed: int) -> tuple[float, float, float]:
-    """Return the deciding metric and its interval.
+def comparable(task: Task, rows: Split, raw: NDArray[Any]) -> NDArray[Any]:
+    """Return a baseline model's predictions in the form that the deciding metric takes.
 
     Where the metric needs classes or values, `raw` are these: `task.predict` is made for the network's outputs and
     means nothing here. For perplexity, `raw` are negative log-likelihoods.
     """
-    targets, metric = val.y.numpy(), task.metric
-    inputs: NDArray[Any]
-    if metric.name == "perplexity":
-        metric, inputs = PERPLEXITY, raw.reshape(len(val), -1)
-    elif metric.needs in ("classes", "values"):
-        values = raw.astype(np.float32) if raw.dtype.kind == "f" else raw
-        inputs = align_predictions(values, targets.shape)
-    else:
-        inputs = task.reference_inputs(torch.from_numpy(raw).float(), val.y)
+    if task.metric.name == "perplexity":
+        return raw.reshape(len(rows), -1)
+    if task.metric.needs in ("classes", "values"):
+        return align_predictions(raw.astype(np.float32) if raw.dtype.kind == "f" else raw, rows.y.numpy().shape)
+    return task.reference_inputs(torch.from_numpy(raw).float(), rows.y)
+
+
+def _score_raw(task: Task, val: Split, raw: NDArray[Any], seed: int) -> tuple[float, float, float]:
+    """Return the deciding metric and its interval."""
+    targets, inputs = val.y.numpy(), comparable(task, val, raw)
+    metric = PERPLEXITY if task.metric.name == "perplexity" else task.metric
     groups = val.row_metadata.groups
     low, high, *_ = confidence_interval(metric, targets, inputs, seed, groups, resample=False)  # it would take seconds
     return metric(targets, inputs), low, high
@@ -171,21 +219,21 @@ def _sample_rows(rows: int, affordable: float, seed: int) -> tuple[NDArray[np.in
 
 
 class _Table:
-    """Train and validation rows as flat tables, and the two scikit-learn models fitted on them."""
+    """Train rows as a flat table, and the two scikit-learn models fitted on them."""
 
     def __init__(self, task: Task, data: Data, seed: int, categories: tuple[int, ...]) -> None:
         self.task, self.seed = task, seed
-        self.X, self.val = _flat(data.train.X), _flat(data.val.X)
-        self.y = data.train.y.numpy()
-        self.shape = tuple(data.val.y.shape)
+        self.X, self.y = _flat(data.train.X), data.train.y.numpy()
+        self.shape = tuple(data.train.y.shape[1:])
         weighted = any(getattr(task.loss, name, None) is not None for name in ("weight", "pos_weight"))
         self.weights = "balanced" if weighted and self.y.ndim == 1 else None
         self.categories = [column for column in categories if column < self.X.shape[1]]
         self.outputs = (data.classes or 2) if self.y.ndim == 1 and task.kind != "regression" else self.y[0].size
         self.models = self.outputs if self.outputs != 2 or self.y.ndim > 1 else 1
 
-    def fit_linear(self, seconds: float) -> Predictions:
+    def fit_linear(self, seconds: float) -> Fitted:
         """Fit logistic or ridge regression on imputed, standardized, one-hot encoded rows."""
+        from sklearn.base import clone
         from sklearn.linear_model import LogisticRegression, Ridge
         from sklearn.pipeline import make_pipeline
 
@@ -196,14 +244,16 @@ class _Table:
         X, y = self.X[rows], self.y[rows]
         if ridge:
             model = make_pipeline(self._preprocessing(), Ridge(alpha=1.0)).fit(X, y.reshape(len(y), -1))
-            return model.predict(self.val).reshape(self.shape), f"ridge 1, standardized, {how}"
+            how = f"ridge 1, standardized, {how}"
+            return lambda rows: model.predict(_flat(rows.X)).reshape(len(rows), *self.shape), how
         logistic = LogisticRegression(max_iter=ITERATIONS, class_weight=self.weights)
         pipeline = make_pipeline(self._preprocessing(), logistic)
         how = f"L2 penalty 1, standardized, {self._weighting()}{how}"
-        return self._class_predictions(lambda target: pipeline.fit(X, target), y), how
+        return self._class_predictions(lambda target: clone(pipeline).fit(X, target), y), how
 
-    def fit_trees(self, seconds: float) -> Predictions:
+    def fit_trees(self, seconds: float) -> Fitted:
         """Fit gradient-boosted trees on the rows as they are, with missing values."""
+        from sklearn.base import clone
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
         per_tree = TREE_SECONDS * self.X.shape[1]
@@ -221,9 +271,14 @@ class _Table:
         how = f"{TREES} rounds of {LEAVES} leaves, {how}"
         if self.task.kind == "regression":
             models = [HistGradientBoostingRegressor(**options).fit(X, column) for column in y.reshape(len(y), -1).T]
-            return np.stack([model.predict(self.val) for model in models], axis=1).reshape(self.shape), how
+
+            def predict(rows: Split) -> NDArray[Any]:
+                table = _flat(rows.X)
+                return np.stack([model.predict(table) for model in models], axis=1).reshape(len(rows), *self.shape)
+
+            return predict, how
         trees = HistGradientBoostingClassifier(**options, class_weight=self.weights)
-        return self._class_predictions(lambda target: trees.fit(X, target), y), self._weighting() + how
+        return self._class_predictions(lambda target: clone(trees).fit(X, target), y), self._weighting() + how
 
     def _weighting(self) -> str:
         return "classes weighted as in the loss, " if self.weights else ""
@@ -241,28 +296,36 @@ class _Table:
         codes = OneHotEncoder(handle_unknown="ignore")
         return make_column_transformer((codes, self.categories), remainder=numbers, sparse_threshold=0.0)
 
-    def _class_predictions(self, fit: Callable[[NDArray[Any]], _Classifier], y: NDArray[Any]) -> NDArray[Any]:
-        """Return class ids where the metric needs predictions, else outputs in the form that the task's loss takes.
+    def _class_predictions(self, fit: Callable[[NDArray[Any]], _Classifier], y: NDArray[Any]) -> Predict:
+        """Return what predicts class ids where the metric needs them, else outputs in the form that the loss takes.
 
         Outputs are [N, C] for classes and [N, L] for several labels, one model per label.
         """
+        of_ids, of_shares = self.task.metric.needs in ("classes", "values"), self.task.takes == "probabilities"
         if y.ndim == 1:
             model = fit(y)
-            shares = np.zeros((len(self.val), self.outputs))
-            shares[:, model.classes_.astype(int)] = model.predict_proba(self.val)
-            if self.task.metric.needs in ("classes", "values"):
-                return shares.argmax(axis=1)
-            return shares if self.task.takes == "probabilities" else _log(shares)
-        columns = []
-        for target in y.T.astype(int):
-            if target.min() == target.max():  # a classifier needs both values of a label
-                columns.append(np.full(len(self.val), float(target[0])))
-            else:
-                columns.append(fit(target).predict_proba(self.val)[:, 1])
-        shares = np.stack(columns, axis=1)
-        if self.task.metric.needs in ("classes", "values"):
-            return (shares > 0.5).astype(np.int64)
-        return shares if self.task.takes == "probabilities" else _log(shares) - _log(1 - shares)
+
+            def of_classes(rows: Split) -> NDArray[Any]:
+                shares = np.zeros((len(rows), self.outputs))
+                shares[:, model.classes_.astype(int)] = model.predict_proba(_flat(rows.X))
+                return shares.argmax(axis=1) if of_ids else shares if of_shares else _log(shares)
+
+            return of_classes
+        # A classifier needs both values of a label; one that never changes is answered as it is.
+        models = [fit(t) if t.min() < t.max() else float(t[0]) for t in y.T.astype(int)]
+
+        def of_labels(rows: Split) -> NDArray[Any]:
+            table = _flat(rows.X)
+            columns = [
+                np.full(len(rows), model) if isinstance(model, float) else model.predict_proba(table)[:, 1]
+                for model in models
+            ]
+            shares = np.stack(columns, axis=1)
+            if of_ids:
+                return (shares > 0.5).astype(np.int64)
+            return shares if of_shares else _log(shares) - _log(1 - shares)
+
+        return of_labels
 
 
 def _flat(X: Tensor) -> NDArray[np.float32]:
@@ -275,23 +338,27 @@ def _log(shares: Floats) -> Floats:
     return np.log(np.clip(shares, 1e-12, None))
 
 
-def _fit_bigram(task: Task, data: Data, vocabulary: int, seed: int, seconds: float) -> Predictions:
-    """Fit the bigram model on train windows and their targets, and return what the task's metric needs."""
+def _fit_bigram(task: Task, data: Data, vocabulary: int, seed: int, seconds: float) -> Fitted:
+    """Fit the bigram model on train windows and their targets; it predicts what the task's metric needs."""
     per_token, name = data.train.y.ndim > 1, task.metric.name
     if per_token and name != "perplexity" and task.metric.needs != "classes":
         raise _Infeasible(f"a bigram model is not scored by {name}")
     if vocabulary**2 > MAX_CELLS:
         raise _Infeasible(f"a table of {vocabulary} x {vocabulary} tokens is too large")
-    rows, val = token_rows(data.train), token_rows(data.val)
-    chosen, how = _sample_rows(len(rows), seconds / (TOKEN_SECONDS * rows.shape[1]), seed)
-    probabilities = bigram_probabilities(rows[chosen], vocabulary)
-    how = f"bigrams, interpolated, {how}"
-    before, following = (val[:, :-1], val[:, 1:]) if per_token else (val[:, -2], val[:, -1])
-    if name == "perplexity":
-        return -np.log(probabilities[before, following]), how
-    if task.metric.needs == "classes":
-        return probabilities.argmax(axis=1)[before], how
-    if len(before) * vocabulary > MAX_CELLS:
-        raise _Infeasible(f"{len(before)} rows of {vocabulary} probabilities are too large a table")
-    outputs = probabilities[before]
-    return outputs if task.takes == "probabilities" else _log(outputs), how
+    train = token_rows(data.train)
+    chosen, how = _sample_rows(len(train), seconds / (TOKEN_SECONDS * train.shape[1]), seed)
+    probabilities = bigram_probabilities(train[chosen], vocabulary)
+
+    def predict(rows: Split) -> NDArray[Any]:
+        tokens = token_rows(rows)
+        before, following = (tokens[:, :-1], tokens[:, 1:]) if per_token else (tokens[:, -2], tokens[:, -1])
+        if name == "perplexity":
+            return -np.log(probabilities[before, following])
+        if task.metric.needs == "classes":
+            return probabilities.argmax(axis=1)[before]
+        if len(before) * vocabulary > MAX_CELLS:
+            raise _Infeasible(f"{len(before)} rows of {vocabulary} probabilities are too large a table")
+        outputs = probabilities[before]
+        return outputs if task.takes == "probabilities" else _log(outputs)
+
+    return predict, f"bigrams, interpolated, {how}"

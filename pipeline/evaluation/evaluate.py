@@ -241,6 +241,13 @@ def score_split(model: nn.Module, split: Split, task: Task, seed: int = 0) -> Ev
 
 def score_test(model: nn.Module, sealed: SealedTest, key: TestKey, task: Task, seed: int = 0) -> Evaluation:
     """Evaluate the model on the sealed test rows. Raises Refused without a key that was issued for these weights."""
+    return evaluate_test(model, sealed, key, task, seed)[1]
+
+
+def evaluate_test(
+    model: nn.Module, sealed: SealedTest, key: TestKey, task: Task, seed: int = 0
+) -> tuple[Split, Evaluation]:
+    """Return the test rows with the model's evaluation, for all that is measured on them. Raises as `score_test`."""
     from pipeline.checkpoints.weights import weights_digest
     from pipeline.run_store import permits
 
@@ -250,4 +257,5 @@ def score_test(model: nn.Module, sealed: SealedTest, key: TestKey, task: Task, s
         what = "is not the candidate that the test rows were opened for"
         do = f"python -m pipeline verify {key.run.argument}"
         raise Refused(fault("model", what, got=f"weights {weights[:12]}", expected=candidate[:12], do=do))
-    return score_split(model, sealed.read(key), task, seed)
+    rows = sealed.read(key)
+    return rows, score_split(model, rows, task, seed)

@@ -8,7 +8,7 @@ a recall of 1. Therefore the metric itself chooses among candidates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -221,15 +221,27 @@ def _token_frequencies(task: Task, y: Tensor, rows: int, classes: int | None) ->
     return outputs.expand(rows, y.shape[1], -1), "frequency of each token in the train rows, add-one"
 
 
-def _predictions(
-    task: Task, train: Split, val: Split, classes: int | None, class_names: Sequence[str]
-) -> tuple[NDArray[Any], str]:
-    """Return what the deciding metric needs of the constant prediction on validation, and what is predicted."""
+def fit_constant(
+    task: Task, train: Split, classes: int | None, class_names: Sequence[str] = (), outputs: Tensor | None = None
+) -> tuple[Callable[[Split], NDArray[Any]], str] | None:
+    """Choose the best constant on train rows. Return what gives the deciding metric's inputs for other rows, and how.
+
+    None where only code of the user's own can interpret outputs, as in `score_trivial_baseline`.
+    """
+    known = task.kind != "custom" and task.metric.needs != "step" and isinstance(train.y, Tensor)
+    if not known or not task.measures_references(outputs, train.y):
+        return None
+    if classes and outputs is not None and outputs.ndim == 2 and task.kind == "classification":
+        classes = max(classes, outputs.shape[1]) if task.metric.users_own else classes
     if task.kind == "language_model":
-        outputs, how = _token_frequencies(task, train.y, len(val), classes)
-        return task.reference_inputs(outputs, val.y), how
+        _, how = _token_frequencies(task, train.y, 1, classes)
+
+        def of_tokens(rows: Split) -> NDArray[Any]:
+            return task.reference_inputs(_token_frequencies(task, train.y, len(rows), classes)[0], rows.y)
+
+        return of_tokens, how
     constant = best_constant(task, train, classes, class_names)
-    return constant.predictions(len(val)), constant.how
+    return lambda rows: constant.predictions(len(rows)), constant.how
 
 
 def score_trivial_baseline(
@@ -248,13 +260,11 @@ def score_trivial_baseline(
     predictions in their shape, or none of ours.
     """
     name, n = task.metric.name, len(val)
-    measured, why = task.kind != "custom" and task.metric.needs != "step" and isinstance(train.y, Tensor), ""
-    if measured and task.measures_references(outputs, train.y):
-        if classes and outputs is not None and outputs.ndim == 2 and task.kind == "classification":
-            classes = max(classes, outputs.shape[1]) if task.metric.users_own else classes
-        predictions, how = _predictions(task, train, val, classes, class_names)
+    constant, why = fit_constant(task, train, classes, class_names, outputs), ""
+    if constant is not None:
+        predict, how = constant
         try:
-            return {"metric": name, "n": n, "value": task.metric(val.y.numpy(), predictions), "how": how}
+            return {"metric": name, "n": n, "value": task.metric(val.y.numpy(), predict(val)), "how": how}
         except UserError:
             if not task.metric.users_own:
                 raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,27 +32,31 @@ Floats = NDArray[np.float64]
 class Calibration:
     """The fitted temperature or half width (in the unit of the target), from so many rows; None where not fitted.
 
-    `why` is the reason for having neither.
+    `why` is the reason for having neither, in one word in `reason`.
     """
 
     temperature: float | None = None
     half_width: float | None = None
     rows: int = 0
     why: str = ""
+    reason: Literal["", "meaningless", "not_finite", "few_rows"] = ""
 
 
 def fit(subject: Subject) -> Calibration:
     """Fit the temperature or the conformal interval of a model on its validation rows."""
     task, val = subject.task, subject.data.val
     if task.kind not in (*KINDS, "regression"):
-        return Calibration(why=f"the outputs of a {task.kind} task are neither probabilities nor single values")
+        why = f"the outputs of a {task.kind} task are neither probabilities nor single values"
+        return Calibration(why=why, reason="meaningless")
     outputs = outputs_of(subject.model, val, task)
     if outputs is None:
-        return Calibration(why="task.step returns no outputs")
+        return Calibration(why="task.step returns no outputs", reason="meaningless")
+    if task.kind in KINDS and outputs.ndim > 2:
+        return Calibration(why="several predictions per row have no single temperature", reason="meaningless")
     if not bool(torch.isfinite(outputs).all()):
-        return Calibration(why="the model has outputs that are not finite")
+        return Calibration(why="the model has outputs that are not finite", reason="not_finite")
     if len(val) < MIN_ROWS:
-        return Calibration(why=f"{len(val)} validation rows are fewer than {MIN_ROWS}")
+        return Calibration(why=f"{len(val)} validation rows are fewer than {MIN_ROWS}", reason="few_rows")
     if task.kind == "regression":
         return _conformal(task, outputs, val.y)
     return Calibration(temperature=_temperature(logits_of(task, outputs), val.y.numpy()), rows=len(val))
@@ -119,7 +123,7 @@ def _conformal(task: Task, outputs: Tensor, y: Tensor) -> Calibration:
     predicted = np.asarray(task.predictions(outputs, y), np.float64)
     targets = y.numpy().astype(np.float64)
     if targets.size != len(targets) or predicted.size != len(targets):
-        return Calibration(why="several values per row have no single interval")
+        return Calibration(why="several values per row have no single interval", reason="meaningless")
     from mapie.regression import SplitConformalRegressor  # type: ignore[import-untyped]
 
     rows = np.arange(len(targets))[:, None]

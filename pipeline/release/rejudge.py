@@ -307,6 +307,7 @@ def _finalization(run: Run, entries: list[Entry], finished: Entry, evidence: Evi
     about = {"candidate": lineage["weights"], "digest": planned["test"]}
     scored = [e["data"] for e in before if e["kind"] == "test.scored" and about.items() <= e["data"].items()]
     yield "test_score", evidence["test_score"], scored[-1]["score"] if scored else None
+    yield from _test_measurements(run, scored[-1] if scored else {}, evidence)
     opened = [e["data"] for e in before if e["kind"] == "test.opened"]
     own = [data for data in opened if about.items() <= data.items()]
     yield "openings_for_candidate", evidence["openings_for_candidate"], len(own)
@@ -329,6 +330,18 @@ def _documents(run: Run, entries: list[Entry], finished: Entry, evidence: Eviden
     for name, text in recorded_texts(plan, evidence, tuple(items)).items():
         path = payload / name
         yield f"bundle/payload/{name}", path.read_text(encoding="utf-8") if path.is_file() else None, text
+
+
+def _test_measurements(run: Run, scored: Mapping[str, Any], evidence: Evidence) -> Derived:
+    """What was measured on the test rows at their opening, as its recorded file has it."""
+    content = read_recorded_json(run.path, scored.get("files", {}).get("measurements"))
+    if content is None:
+        return  # a file that is not as recorded is a fault of its own
+    measured = Evidence.from_json(content).values
+    for key in ("beats_baseline", "calibration", "slices"):
+        yield key, plain(evidence.get(key)), plain(measured.get(key))
+    covered = evidence.get("population_covered") or {}
+    yield "the distances of test rows", plain(covered.get("test")), plain(measured.get("shift"))
 
 
 _DERIVED: Mapping[str, Callable[[Run, list[Entry], Entry, Evidence, Plan], Derived]] = {

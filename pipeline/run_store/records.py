@@ -238,10 +238,11 @@ class SignOffRecord(TypedDict):
 
 
 class TestScoreRecord(TypedDict):
-    """The score of a candidate on the test rows."""
+    """The score of a candidate on the test rows; `files` are all other measurements on them, and the predictions."""
 
     candidate: str
     score: ScoreRecord | None
+    files: NotRequired[dict[str, FileRecord]]
 
 
 class JobRecord(TypedDict):
