@@ -255,7 +255,7 @@ def slices_hold(evidence: Evidence, *, margin: float | None, level: float, min_p
     if margin is None:
         why = f"no margin is declared: add plan.margins.slice=NUMBER with phase=planning; {notes}"
         return Result("inconclusive", why=why)
-    states = {"failed": list[tuple[float, SliceScore]](), "inconclusive": [], "passed": []}
+    states: dict[str, list[tuple[float, SliceScore]]] = {"failed": [], "inconclusive": [], "passed": []}
     for score in judged:
         above = _above_floor(measured, score, margin)
         states[_slice_state(score, above, margin, level, min_power, reliable)].append((above, score))
