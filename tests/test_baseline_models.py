@@ -15,7 +15,7 @@ from pipeline.building.builder import build_loss
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.data.splits import Split
-from pipeline.evaluation import baseline_models, bigram, metrics
+from pipeline.evaluation import baseline_models, bigram, metrics, tabular_models
 from pipeline.evaluation.baseline_models import BaselineScore, score_baseline_models
 from pipeline.evaluation.task import Task, build_task
 from tests.check_helpers import judge
@@ -148,7 +148,7 @@ def test_baseline_models_give_a_reason_for_what_they_cannot_fit() -> None:
 
 def test_baseline_models_report_their_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear model that did not converge says so in `how`, without a Python warning."""
-    monkeypatch.setattr(baseline_models, "ITERATIONS", 1)
+    monkeypatch.setattr(tabular_models, "ITERATIONS", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores = score_baseline_models(task_of(), blobs(), 3, 2.0)

@@ -158,7 +158,7 @@ def beats_baseline(evidence: Evidence, *, margin: float | None) -> Result:
         bound = trivial["bound"] if trivial else None
         return Result("passed", bound, 0 if trivial else None, unit, why, relation=">=")
     worst = min(measured["models"], key=lambda model: -math.inf if model["bound"] is None else model["bound"])
-    why += "; " + "; ".join(map(_format_comparison, measured["models"]))
+    why += "; " + "; ".join(_format_comparison(model, margin) for model in measured["models"])
     if margin is None:
         why += "; no margin is declared: add plan.margins.regression=NUMBER with phase=planning"
         return Result("inconclusive", worst["bound"], None, unit, why)
@@ -188,10 +188,11 @@ def _untrained(measured: BaselineComparison, evidence: Evidence) -> Result | Non
     return None
 
 
-def _format_comparison(model: Comparison) -> str:
-    """Return `ridge 54.2 (better by 1.3, 95 % bound -0.4): as good`."""
+def _format_comparison(model: Comparison, margin: float | None) -> str:
+    """Return `ridge 54.2 (difference +1.3, bound -0.4): as good`."""
     bound = model["bound"]
-    verdict = "not shown to differ, as good" if bound is None or bound <= 0 else "worse"
+    verdict = "worse" if bound is not None and bound > 0 else "as good"
+    verdict = "better" if not model["difference"] >= -(margin or 0.0) else verdict
     text = f"{model['name']} {model['value']:.4g} (difference {model['difference']:+.3g}"
     return f"{text}, {'no bound' if bound is None else f'bound {bound:+.3g}'}): {verdict}"
 

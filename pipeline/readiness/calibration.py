@@ -88,17 +88,20 @@ def probabilities(task: Task, logits: Floats, temperature: float | None) -> Floa
 
 
 def _temperature(logits: Floats, targets: NDArray[Any]) -> float:
-    """Return the temperature with the lowest negative log-likelihood; it has one minimum in 1 / temperature."""
+    """Return the temperature with the lowest negative log-likelihood; it has one minimum in 1 / temperature.
+
+    The logarithm has a standard normal prior: without it, a few rows that are all right would lead to temperature 0.
+    """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_expit, log_softmax
 
     ids = targets.reshape(len(targets), -1).astype(int) if targets.shape != logits.shape else targets.astype(int)
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
+        scaled, prior = logits / math.exp(log_temperature), log_temperature**2 / (2 * len(logits))
         if ids.shape == logits.shape:  # each label, or the one class, by itself
-            return -float(np.where(ids == 1, log_expit(scaled), log_expit(-scaled)).mean())
-        return -float(np.take_along_axis(log_softmax(scaled, axis=1), ids, axis=1).mean())
+            return prior - float(np.where(ids == 1, log_expit(scaled), log_expit(-scaled)).mean())
+        return prior - float(np.take_along_axis(log_softmax(scaled, axis=1), ids, axis=1).mean())
 
     low, high = map(math.log, TEMPERATURES)
     return math.exp(float(minimize_scalar(loss, bounds=(low, high), method="bounded").x))

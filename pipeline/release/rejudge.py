@@ -333,15 +333,13 @@ def _documents(run: Run, entries: list[Entry], finished: Entry, evidence: Eviden
 
 
 def _test_measurements(run: Run, scored: Mapping[str, Any], evidence: Evidence) -> Derived:
-    """What was measured on the test rows at their opening, as its recorded file has it."""
-    content = read_recorded_json(run.path, scored.get("files", {}).get("measurements"))
-    if content is None:
-        return  # a file that is not as recorded is a fault of its own
-    measured = Evidence.from_json(content).values
+    """What was measured on the test rows, as its recorded file has it; a changed file is a fault of its own."""
+    if (content := read_recorded_json(run.path, scored.get("files", {}).get("measurements"))) is None:
+        return
+    measured, covered = Evidence.from_json(content).values, evidence.get("population_covered") or {}
+    yield "the distances of test rows", plain(covered.get("test")), plain(measured.get("shift"))
     for key in ("beats_baseline", "calibration", "slices"):
         yield key, plain(evidence.get(key)), plain(measured.get(key))
-    covered = evidence.get("population_covered") or {}
-    yield "the distances of test rows", plain(covered.get("test")), plain(measured.get("shift"))
 
 
 _DERIVED: Mapping[str, Callable[[Run, list[Entry], Entry, Evidence, Plan], Derived]] = {
