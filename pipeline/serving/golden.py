@@ -39,8 +39,7 @@ def build_golden(model: nn.Module, data: Data, schema: Schema) -> Golden:
     """Return up to 16 rows spread over validation, once together and the first one alone, with the model's outputs.
 
     `model` returns one tensor [B, ...], which is called `output`, or a mapping or tuple of tensors, which get the names
-    of the schema's outputs in their order. Text outputs, such as a class name, have no counterpart in torch and are left
-    out.
+    of the schema's outputs in their order. Outputs of text, such as a class name, have no counterpart in torch.
     """
     rows = torch.linspace(0, len(data.val) - 1, min(ROWS, len(data.val))).round().long()
     requests = [_request(model, data, rows, schema), _request(model, data, rows[:1], schema)]

@@ -19,12 +19,16 @@ SECONDS = 90  # for the whole process
 
 
 class Answer(TypedDict):
-    """One request: what it was, the expected answer, and what came; `error` is the largest difference of an output."""
+    """One request: what it was, the expected answer, and what came; `error` is the largest difference of an output.
+
+    `message` is what a refusal said.
+    """
 
     request: str
     expected: str
     got: str
     error: float | None
+    message: str
 
 
 class Served(TypedDict, total=False):
@@ -60,7 +64,15 @@ def measure(payload: Path, schema: Schema, golden: Golden) -> Served:
             _compared(f"golden request {number + 1}", request["outputs"], given[number], golden["tolerance"])
         )
     for wrong, got in zip(malformed, given[len(golden["requests"]) :], strict=True):
-        answers.append({"request": wrong["name"], "expected": wrong["expected"], "got": _kind(got), "error": None})
+        answers.append(
+            {
+                "request": wrong["name"],
+                "expected": wrong["expected"],
+                "got": _kind(got),
+                "error": None,
+                "message": str(got.get("why", "")),
+            }
+        )
     return {
         "proof": report["proof"],
         "network": network,
@@ -115,22 +127,23 @@ def _kind(answer: dict[str, Any]) -> str:
 
 
 def _compared(name: str, expected: dict[str, list[Any]], answer: dict[str, Any], tolerance: float) -> Answer:
-    wanted = f"{', '.join(expected)} within {tolerance:g}"
-    if "answered" not in answer:
-        return {"request": name, "expected": wanted, "got": f"{_kind(answer)}: {answer.get('why', '')}", "error": None}
-    errors = []
-    for output, values in expected.items():
+    result: Answer = {
+        "request": name,
+        "expected": f"{', '.join(expected)} within {tolerance:g}",
+        "got": _kind(answer),
+        "error": None,
+        "message": str(answer.get("why", "")),
+    }
+    errors = [0.0]
+    for output, values in expected.items() if "answered" in answer else ():
         want = np.asarray(values, np.float64)
         rows = [row.get(output) for row in answer["answered"]]
-        if any(row is None for row in rows):
-            return {"request": name, "expected": wanted, "got": f"no output '{output}'", "error": None}
-        got = np.asarray(rows, np.float64)
+        got = np.full(0, np.nan) if any(row is None for row in rows) else np.asarray(rows, np.float64)
         if got.shape != want.shape:
-            shapes = f"'{output}' of shape {list(got.shape)}, not {list(want.shape)}"
-            return {"request": name, "expected": wanted, "got": shapes, "error": None}
+            wrong = f"'{output}' of shape {list(got.shape)}, not {list(want.shape)}" if got.size else f"no '{output}'"
+            return {**result, "got": wrong}
         errors.append(float((np.abs(got - want) / np.maximum(1.0, np.abs(want))).max(initial=0.0)))
-    largest = max(errors, default=0.0)
-    return {"request": name, "expected": wanted, "got": "answered", "error": largest}
+    return {**result, "error": max(errors) if "answered" in answer else None}
 
 
 def malformed_requests(schema: Schema, row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -91,7 +91,9 @@ def build_schema(data: Data, config: Mapping[str, Any], onnx_file: Path | None =
         tensors.append({"name": name, "dtype": _dtype(rows), "whole": rows.ndim == 1 or columns[0]["shape"] != []})
         inputs += columns
     numbers = sum(rows[0].numel() for rows in named_leaves(data.train.X).values() if isinstance(rows, Tensor))
-    delimiter = table.get("delimiter") or ","
+    delimiter = str(table.get("delimiter") or ",")
+    delimiters: dict[str, str] = {"\\t": "\t", **DELIMITERS}
+    missing: Any = table.get("na") or NA
     return {
         "schema": 1,
         "task": str(config["task"]["kind"]),
@@ -100,8 +102,8 @@ def build_schema(data: Data, config: Mapping[str, Any], onnx_file: Path | None =
         "outputs": [] if onnx_file is None else graph_outputs(onnx_file),
         "class_names": list(data.class_names or ()),
         "units": {},
-        "missing": [str(text) for text in table.get("na") or NA],
-        "delimiter": {"\\t": "\t", **DELIMITERS}.get(delimiter, delimiter),
+        "missing": [str(text) for text in missing],
+        "delimiter": delimiters.get(delimiter, delimiter),
         "ignored": _ignored(table, [column["name"] for column in inputs]),
         "max_rows": max(1, min(MAX_ROWS, MAX_NUMBERS // max(numbers, 1))),
         "max_bytes": MAX_BYTES,
