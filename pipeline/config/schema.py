@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -285,13 +285,11 @@ class Config(Section):
 def known_keys() -> tuple[str, ...]:
     """Every dotted key of the closed sections."""
 
-    def inside(model: type[BaseModel], prefix: str = "") -> list[str]:
-        keys = []
+    def inside(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         for name, field in model.model_fields.items():
-            keys.append(key := f"{prefix}{field.alias or name}")
+            yield (key := f"{prefix}{field.alias or name}")
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                keys += inside(field.annotation, f"{key}.")
-        return keys
+                yield from inside(field.annotation, f"{key}.")
 
     return tuple(inside(Config))
 
@@ -301,8 +299,7 @@ def accepts(key: str, text: str) -> bool:
 
     The keys of open sections take any value.
     """
-    options = [path.stem for path in conf_dir().joinpath(key).glob("*.yaml")]
-    if options:
+    if options := [path.stem for path in conf_dir().joinpath(key).glob("*.yaml")]:
         return text in options
     *path, name = key.split(".")
     section: type[BaseModel] = Config
@@ -328,24 +325,20 @@ def _read(text: str) -> Any:
 
 def faults_of(config: Mapping[str, Any], typed: Collection[str] = ()) -> list[str]:
     """Every fault of a resolved config, one message per key; `typed` are the keys of the command line."""
+    faults = list[str]()
     try:
         Config.model_validate(config)
     except ValidationError as error:
-        return format_errors(error.errors(include_url=False), config, known_keys(), accepts, typed) + _lacking_loss(
-            config
-        )
-    return _lacking_loss(config)
+        faults = format_errors(error.errors(include_url=False), config, known_keys(), accepts, typed)
+    return faults + _lacking_loss(config)
 
 
 def _lacking_loss(config: Mapping[str, Any]) -> list[str]:
     """A fault for a config without a loss, unless the task has a step, which returns its loss."""
     task = config.get("task")
-    if (
-        config.get("loss") is not None
-        or not isinstance(task, Mapping)
-        or task.get("step")
-        or task.get("kind") == "custom"
-    ):
+    if config.get("loss") is not None or not isinstance(task, Mapping):
+        return []
+    if task.get("step") or task.get("kind") == "custom":
         return []
     do = command(f"loss={LOSSES.get(str(task.get('kind')), 'mse')}")
     return [fault("loss", "is missing", expected="a loss, or a task.step that returns one", do=do)]
