@@ -327,7 +327,7 @@ def unexplained(trained: Run, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, lis
     """A run below its target whose diagnosis names no cause, what was printed, and the next step."""
     printed: list[str] = []
     monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(printed.append))
-    monkeypatch.setattr("phases.optimization._read_diagnosis", lambda ctx: {"root_causes": [], "recommended_fixes": []})
+    monkeypatch.setattr("phases.optimization.read_diagnosis", lambda ctx: {"root_causes": [], "recommended_fixes": []})
     run, gate, step = go(trained.path.parent, "phase=auto", "run.name=digits")
     assert gate == "open"
     return run, printed, step
