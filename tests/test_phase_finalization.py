@@ -76,6 +76,7 @@ def test_finalization_exports_onnx_that_runs_without_torch(finished: Run, tmp_pa
     assert right == pytest.approx(read_evidence(finished, "baseline")["score"]["value"], abs=1 / 360)
 
 
+@pytest.mark.process
 def test_finalization_opens_the_test_rows_once(finished: Run) -> None:
     """A second finalization of the same candidate reads the score from the ledger."""
     run, gate, _ = go(finished.path.parent, "phase=finalization", "run.name=digits")
@@ -93,6 +94,7 @@ def cut(run: Run, kind: str, *, after: bool) -> None:
     run.ledger_path.write_bytes(b"".join(lines[: first + after]))
 
 
+@pytest.mark.process
 def test_test_score_is_read_from_the_ledger(finished: Run) -> None:
     """A changed copy of the score has no effect: the score comes from the ledger, and the copy is written again."""
     path = finished.inside("finalization", "test_score.json")
@@ -111,6 +113,7 @@ def test_test_score_is_read_from_the_ledger(finished: Run) -> None:
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["test.opened", "test.scored"])
 def test_finalization_resumes_after_a_kill_at_the_opening(finished: Run, kind: str) -> None:
     """A kill right after the opening, or after the score, leads to one opening and the same score."""
@@ -126,6 +129,7 @@ def test_finalization_resumes_after_a_kill_at_the_opening(finished: Run, kind: s
     assert faults(finished)[1] == []
 
 
+@pytest.mark.process
 def test_test_score_of_another_metric_is_not_reused(finished: Run) -> None:
     """A score of the same weights for another task is not reused, and the new opening is counted."""
     score = next(e["data"] for e in read_ledger(finished.ledger_path) if e["kind"] == "test.scored")
@@ -182,7 +186,10 @@ def test_finalization_records_its_files(finished: Run) -> None:
     """Every exported file, the payload's manifest and the copy of the score are in the ledger with their digests."""
     artifacts = finished.state().finished["finalization"]["artifacts"]
 
-    assert set(artifacts) == {"model.onnx", "model.torchscript.pt", "model.pt2", "manifest", "test_score"}
+    assert set(artifacts) == {
+        "model.onnx", "model.torchscript.pt", "model.pt2", "manifest", "test_score", "schema.json", "golden.json",
+        "predict.py", "sandbox",
+    }  # fmt: skip
     assert artifacts["manifest"]["path"] == "bundle/payload/manifest.json"
     finished.inside("finalization", "export", "model.onnx").write_bytes(b"other")
     assert [f.split(":")[0] for f in faults(finished)[1]] == ["finalization/export/model.onnx"]

@@ -308,11 +308,11 @@ def test_signature_survives_the_same_outcomes_only(signed: Run) -> None:
     with opened(signed) as ledger:
         record_gate_again(ledger)
         assert fold(ledger.entries).gate("finalization") == "open"
-        record_gate_again(ledger, calibration="failed")
+        record_gate_again(ledger, drift_monitor="failed")
         state = fold(ledger.entries)
 
     assert state.gate("finalization") == "pending"
-    assert state.lapsed_signature("finalization") == "signed before calibration changed from errored to failed"
+    assert state.lapsed_signature("finalization") == "signed before drift_monitor changed from errored to failed"
 
 
 @pytest.mark.parametrize("phase", ["finalization", "baseline"])
@@ -321,7 +321,7 @@ def test_signature_lapses_with_a_renewed_waiver(signed: Run, phase: str) -> None
     last = date.fromisoformat(LATER)
     assert signed.state().gate("finalization", last) == "open"
     assert signed.state().gate("finalization", last + DAY) == "closed"
-    item = {"finalization": "calibration", "baseline": "training_repeats"}[phase]
+    item = {"finalization": "drift_monitor", "baseline": "training_repeats"}[phase]
     with opened(signed) as ledger:
         waive(ledger, phase, item, (last + DAY).isoformat())
 
@@ -462,6 +462,7 @@ def test_verify_derives_the_decisions_again(finished: Run, kind: str, change: di
     assert any(says in f for f in verify(finished, judge_real).faults)
 
 
+@pytest.mark.process
 def test_verify_says_what_it_cannot_judge(finished: Run, cli: Cli) -> None:
     """Checks that are not implemented, and gates whose evidence was replaced, are a line each and no fault."""
     go(finished.path.parent, "phase=finalization", "run.name=digits")
