@@ -34,7 +34,7 @@ diagnose: $(READY)  ## name possible causes why RUN misses its target
 optimize: $(READY)  ## compare fixes for RUN; adopt the first that is significantly better and reaches the target
 	@$(STEP) phase=optimization run.name=$(RUN) $(ARGS)
 
-finalize: $(READY)  ## export RUN and evaluate the 24 release checks (16 are not implemented and need a waiver)
+finalize: $(READY)  ## export RUN and evaluate the 24 release checks (3 are not implemented and need a waiver)
 	@$(STEP) phase=finalization run.name=$(RUN) $(ARGS)
 
 auto: $(READY)  ## run the phases of RUN until a gate is closed
