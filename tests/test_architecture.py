@@ -20,6 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 MAX_FILE_LINES = 350
+MAX_SCRIPT_LINES = 400  # of a script that is alone in a bundle and cannot be split
 MAX_FUNCTION_LINES = 60
 MAX_MODULES = 12  # of a package
 MAX_CHECKS = 20  # files of checks, which are one per subject, as playbooks are one per symptom
@@ -123,7 +124,10 @@ def buffers_in(tree: ast.AST) -> set[str]:
 
 def test_files_and_functions_stay_short() -> None:
     """A file is one room and a function one thought."""
-    long = [f"{f}: {n} lines" for f in product() if (n := (ROOT / f).read_text().count("\n")) > MAX_FILE_LINES]
+    lines = {f: (ROOT / f).read_text().count("\n") for f in product()}
+    long = [
+        f"{f}: {n} lines" for f, n in lines.items() if n > (MAX_SCRIPT_LINES if "/standalone/" in f else MAX_FILE_LINES)
+    ]
     for file, tree in product().items():
         sizes = ((f, (f.end_lineno or f.lineno) - f.lineno + 1) for f in functions(tree))
         long += [f"{file}:{f.lineno} {f.name}: {n} lines" for f, n in sizes if n > MAX_FUNCTION_LINES]

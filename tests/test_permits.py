@@ -144,6 +144,7 @@ def test_damaged_record_opens_no_test_rows(finished: Run, path: tuple[str, str])
     assert finished.ledger_path.read_bytes() == before
 
 
+@pytest.mark.process
 def test_damaged_record_is_mended_by_its_phase(finished: Run) -> None:
     """The command of the message is accepted: the phase runs again, although its gate is open, and mends the run."""
     append_byte(finished, "baseline", "evidence.json")
@@ -180,6 +181,7 @@ def test_phase_refuses_a_rewritten_ledger(finished: Run) -> None:
         go(finished.path.parent, "phase=finalization", "run.name=digits")
 
 
+@pytest.mark.process
 def test_phase_that_was_killed_runs_again(finished: Run) -> None:
     """Files that a killed attempt replaced, and that are not recorded yet, are no fault of the next attempt."""
     with opened(finished) as ledger:

@@ -94,7 +94,14 @@ def test_components_of_this_environment_are_licensed() -> None:
     assert (result.outcome, result.acceptable) == ("inconclusive", "not_audited"), result.why
 
 
-CONFIG = {"task": {"target": 0.9}, "plan": {"margins": {"target": 0.1, "slice": 0.1, "regression": 0.1}, "limits": {}}}
+CONFIG = {
+    "task": {"target": 0.9},
+    "plan": {
+        "margins": {"target": 0.1, "slice": 0.1, "regression": 0.1},
+        "limits": {"latency_ms_p99": None, "size_mb": None, "memory_mb": None},
+        "robustness": {"corruption": 0.8, "worst_corruption": 0.6, "adversarial": None},
+    },
+}
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_record_waits_for_other_processes(run: Run) -> None:
     assert codes == [0, 0, 0, 3, 3, 3] and len(lines()) == 3
 
 
+@pytest.mark.process
 def test_finalization_of_copies_shares_the_budget(finished: Run) -> None:
     """A copy scores the same model without another look; another model finds the looks of both used up."""
     rows = planned_rows(finished)

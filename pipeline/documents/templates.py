@@ -55,7 +55,12 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
+        loader=FileSystemLoader(FOLDER),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # `shown` escapes for Markdown
+        finalize=shown,
     )
     environment.filters.update(words=lambda name: Markup(words(name)), quoted=_quoted)
     return environment

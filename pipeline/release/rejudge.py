@@ -21,7 +21,7 @@ from pipeline.run_store.state import RunState
 
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError)  # of a forged file
 WORDING = "why"  # the key of an item that is a sentence of the version that judged it, and decides nothing
-_LATER_KEYS = {"basis": "automatic", "acceptable": "", "accepted_by": ""}  # that runs of earlier versions do not record
+_LATER_KEYS = {"basis": "automatic", "acceptable": "", "accepted_by": ""}  # not in runs of earlier versions
 NOT_RECORDED = ("phase", "round")  # keys of `item.evaluated` that are not the item's own
 
 
@@ -81,8 +81,7 @@ def gate_faults(gate: JudgedGate, evidence: Evidence, items: Iterable[Item]) -> 
     known = {item.get("id"): item for item in gate.items}
     pairs = [(known[item["id"]], item) for item in judged if item["id"] in known]
     for record, item in pairs:
-        complete = {**_LATER_KEYS, **record}
-        if canonical({**complete, WORDING: ""}) != canonical({**item, WORDING: ""}):
+        if canonical({**_LATER_KEYS, **record, WORDING: ""}) != canonical({**item, WORDING: ""}):
             yield f"{phase}/{item['id']} (gate of entry {seq}) is recorded {_difference(record, item)}"
     if gate.decision["data"].get("subject") != evidence.get("subject"):
         yield f"entry {seq}: gate {phase} is recorded for another bundle than its evidence names"

@@ -155,11 +155,12 @@ def licence_of(distribution: Distribution) -> tuple[str, str]:
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
     metadata = distribution.metadata
-    field = (metadata["License"] or "").strip()
+    # Some versions of the metadata reader raise KeyError for a field that is missing, others return None.
+    field, expression = ((metadata.get_all(name) or [""])[0].strip() for name in ("License", "License-Expression"))
     classifiers = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if c.startswith("License ::")]
     classifiers = [name for name in classifiers if name != "OSI Approved"]
     short = field if len(field) < 80 and "\n" not in field else ""
-    candidates = [(text, _spdx(text) or text) for text in (metadata["License-Expression"] or "", short)]
+    candidates = [(text, _spdx(text) or text) for text in (expression, short)]
     candidates.append((" / ".join(classifiers), " AND ".join(dict.fromkeys(_spdx(c) or "?" for c in classifiers))))
     for declared, expression in candidates:
         try:
