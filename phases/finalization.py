@@ -149,6 +149,16 @@ def _write_bundle(
     return {**documents.evidence, "subject": bundle_digest(payload), "bundle_faults": faults}
 
 
+def _serve(ctx: PhaseContext, candidate: Subject, exports: ExportedFiles) -> dict[str, object]:
+    """Add the files that the payload is served with; return what an isolated process answers, and how fast."""
+    from pipeline.serving.package import package
+
+    paths, evidence = package(candidate, ctx.folder / "export")
+    exports.paths.update(paths)
+    files.write_json(ctx.folder / "sandbox.json", evidence["sandbox_serve"])  # the transcript, for people
+    return evidence
+
+
 def _artifacts(ctx: PhaseContext, exports: ExportedFiles) -> dict[str, Artifact]:
     """Return the files that this phase produced: the exports, the payload's manifest, and a copy of the score."""
     from pipeline.release.bundle import MANIFEST
@@ -157,6 +167,7 @@ def _artifacts(ctx: PhaseContext, exports: ExportedFiles) -> dict[str, Artifact]
         **exports.paths,
         "manifest": ctx.run.inside("bundle", "payload", MANIFEST),
         "test_score": ctx.folder / "test_score.json",
+        "sandbox": ctx.folder / "sandbox.json",
     }
     return {name: ctx.artifact(path) for name, path in written.items()}
 
@@ -221,6 +232,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "parity": exports.parity,
         "corruption": corruption.measure(candidate),
         "rollback": rehearse(ctx.run.path.parent, model_name(ctx.state), ctx.run.name, ctx.folder / "rollback"),
+        **_serve(ctx, candidate, exports),
     }
     measured |= _write_bundle(ctx, exports, candidate, frozen["checkpoint"], measured)
     subject = measured["subject"]

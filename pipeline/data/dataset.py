@@ -27,6 +27,7 @@ class Data:
     `production` are unlabelled rows from production, `previous_tasks` the rows of earlier tasks by their names.
     `unrepresentative_reason` is the owner's reason why the data do not represent the population, None without one.
     `categories` are the columns that hold codes: column to number of codes, including 0 for unknown.
+    `category_texts` are the texts of those codes, in their order, where the owner gave them.
     `column_targets`: the owner gave class ids as a column [N, 1]. They are [N] here; code of the owner's own gets them
     as given. `integer_features`: the owner gave X as one array of integers in every split, which is float32 here unless
     `preprocess.integers` keeps them.
@@ -43,6 +44,7 @@ class Data:
     previous_tasks: Mapping[str, Split] = field(default_factory=dict, repr=False)
     unrepresentative_reason: str | None = None
     categories: dict[int, int] = field(default_factory=dict)
+    category_texts: dict[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
     column_targets: bool = False
     integer_features: bool = False
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.dataset import Data
 from pipeline.data.reading.arrays import convert_targets, read_features, read_targets, to_float32, to_leaf, token_ids
-from pipeline.data.reading.categories import read_categories
+from pipeline.data.reading.categories import category_texts, read_categories
 from pipeline.data.reading.items import (
     PAIR,
     check_same_shapes,
@@ -116,6 +116,7 @@ def seal(source: object, kind: str, keep_integers: bool = False) -> Data:
         previous_tasks=previous_tasks,
         unrepresentative_reason=read_unrepresentative_reason(values["representative"]),
         categories=categories,
+        category_texts=category_texts(values["categories"], categories, names["feature_names"]),
         column_targets=train.column_targets,
         integer_features=integers,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from pipeline.errors import fault
 
@@ -24,11 +24,10 @@ def read_categories(
     if declared and width is None:
         faults.append(fault("data.categories", "features have no columns", expected="X of shape [N, F]"))
         return {}
-    columns = {name: column for column, name in enumerate(names or ())} | {c: c for c in range(width or 0)}
+    columns = _columns(width or 0, names)
     counts: dict[int, int] = {}
     for key, codes in declared.items():
-        # A mapping from YAML or the command line may have column numbers as text.
-        column = int(key) if isinstance(key, str) and key not in columns and key.isdecimal() else key
+        column = _column(key, columns)
         count = _count_codes(codes)
         if column not in columns:
             among = names or [] if isinstance(key, str) else []
@@ -40,6 +39,26 @@ def read_categories(
         else:
             counts[columns[column]] = count
     return dict(sorted(counts.items()))
+
+
+def category_texts(
+    declared: object, counts: Mapping[int, int], names: Sequence[str] | None
+) -> dict[int, tuple[str, ...]]:
+    """Column to the texts of its codes, code 0 first, for the columns whose categories the user's data list."""
+    columns = _columns(max(counts, default=-1) + 1, names)
+    listed = declared.items() if isinstance(declared, Mapping) else ()
+    texts = {columns[_column(key, columns)]: codes for key, codes in listed if not isinstance(codes, int)}
+    return {column: tuple(map(str, codes)) for column, codes in sorted(texts.items())}
+
+
+def _columns(width: int, names: Sequence[str] | None) -> dict[Hashable, int]:
+    """The number of every column by its name, and by itself."""
+    return {name: column for column, name in enumerate(names or ())} | {c: c for c in range(width)}
+
+
+def _column(key: Hashable, columns: Mapping[Hashable, int]) -> Hashable:
+    # A mapping from YAML or the command line may have column numbers as text.
+    return int(key) if isinstance(key, str) and key not in columns and key.isdecimal() else key
 
 
 def _count_codes(codes: object) -> int | None:
