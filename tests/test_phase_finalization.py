@@ -44,6 +44,7 @@ def test_finalization_gate_has_24_items(finished: Run) -> None:
     assert len(items) == 24 and finished.state().gate("finalization") == "closed"
     assert [i for i, o in outcomes.items() if o == "pending"] == ["owner_approval"]
     assert {i.why.split(":")[0] for i in items if i.outcome == "errored"} == {"not built"}
+    assert outcomes["within_limits"] in ("passed", "inconclusive")  # a busy machine has slow calls
     assert {i for i, o in outcomes.items() if o == "passed"} >= {
         "rollback", "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity",
         "torchscript_parity",
