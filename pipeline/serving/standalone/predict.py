@@ -36,54 +36,31 @@ class PredictError(Exception):
         self.row, self.column, self.errors = row, column, [self]
 
 
-class PayloadError(PredictError):
-    """The folder of this file does not contain a model with its schema."""
-
-
-class UnreadableInput(PredictError):
-    """The file is not text, not CSV or not JSON."""
-
-
-class EmptyInput(PredictError):
-    """There are no rows."""
-
-
-class TooLarge(PredictError):
-    """There are more rows, bytes or characters than the schema allows."""
-
-
-class ColumnsDiffer(PredictError):
-    """A column is missing, unknown, or occurs twice."""
-
-
-class WrongType(PredictError):
-    """A value is of another type than its column."""
-
-
-class WrongShape(PredictError):
-    """A value or a row has another number of dimensions or elements than the schema says."""
-
-
-class NotFinite(PredictError):
-    """A value is infinite, or too large for the model's floats."""
-
-
-class MissingValue(PredictError):
-    """A value is missing or NaN where the schema forbids it."""
-
-
-class ModelFailed(PredictError):
-    """The model raised an error, or an output is NaN or infinite."""
+# fmt: off
+class PayloadError(PredictError): ...  # the folder of this file does not contain a model with its schema
+class UnreadableInput(PredictError): ...  # the file is not text, not CSV or not JSON
+class EmptyInput(PredictError): ...  # there are no rows
+class TooLarge(PredictError): ...  # there are more rows, bytes or characters than the schema allows
+class ColumnsDiffer(PredictError): ...  # a column is missing, unknown, or occurs twice
+class WrongType(PredictError): ...  # a value is of another type than its column
+class WrongShape(PredictError): ...  # a value or a row has another number of dimensions or elements
+class NotFinite(PredictError): ...  # a value is infinite, or too large for the model's floats
+class MissingValue(PredictError): ...  # a value is missing or NaN where the schema forbids it
+class ModelFailed(PredictError): ...  # the model raised an error, or an output is NaN or infinite
+# fmt: on
 
 
 def shown(value: Any) -> str:
     """A value for a message: printable ASCII, and short."""
-    text = ascii(value[:60] if isinstance(value, (str, bytes)) else value)
+    try:
+        text = ascii(value[:60] if isinstance(value, (str, bytes)) else value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a huge integer"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def close_name(name: str, names: Any) -> str:
-    found = difflib.get_close_matches(name[:100], list(names), 1)
+def close_name(name: str, names: list[Any]) -> str:
+    found = difflib.get_close_matches(name[:100], map(str, names), 1)
     return f"; did you mean {shown(found[0])}?" if found else ""
 
 
@@ -91,8 +68,10 @@ class Predictor:
     """The model of a payload folder. Raises PayloadError where the folder has none."""
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise PayloadError(f"{error}; install numpy and onnxruntime") from None
         root = Path(folder) if folder is not None else Path(__file__).resolve().parent
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # the threads of the release's measurements
@@ -126,8 +105,7 @@ class Predictor:
         """The tensors that the model takes, by name. Raises PredictError."""
         import numpy as np
 
-        if isinstance(rows, np.ndarray):
-            rows = rows.tolist()
+        rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
         if not isinstance(rows, (list, tuple)):
             raise WrongShape(f"rows are not a list, got {type(rows).__name__}; expected a list of rows")
         if not rows:
@@ -141,10 +119,10 @@ class Predictor:
                 cells = self._by_column(row, number)
             except PredictError as error:
                 errors += error.errors
-                cells = {}
-            for name in cells:
+                continue
+            for name, cell in cells.items():
                 try:
-                    values[name].append(self._value(cells[name], self.columns[name], number, text))
+                    values[name].append(self._value(cell, self.columns[name], number, text))
                 except PredictError as error:
                     errors.append(error)
             if len(errors) >= MAX_ERRORS:
@@ -158,8 +136,8 @@ class Predictor:
         tensors = {}
         for tensor in self.schema["tensors"]:
             parts = [values[name] for name, column in self.columns.items() if column["tensor"] == tensor["name"]]
-            whole = tensor["whole"]  # one column is the whole tensor, or every column is one element of it
-            tensors[tensor["name"]] = np.array(parts[0] if whole else list(zip(*parts)), tensor["dtype"])
+            values_of = parts[0] if tensor["whole"] else list(zip(*parts))  # else every column is one element of a row
+            tensors[tensor["name"]] = np.array(values_of, tensor["dtype"])
         return tensors
 
     def _by_column(self, row: Any, number: int) -> dict[str, Any]:
@@ -179,9 +157,8 @@ class Predictor:
             return self._array(value, column, row, text)
         if isinstance(value, (list, tuple, dict)):
             raise WrongShape(f"has more than one value, got {shown(value)}; expected one {kind}", row, name)
-        if text:
-            value = value.strip()
-            value = None if value in self.schema["missing"] else value
+        value = value.strip() if text else value
+        value = None if text and value in self.schema["missing"] else value
         if kind == "category":
             return _code(value, column, row)
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -257,11 +234,12 @@ def _number(number: float, column: dict[str, Any], row: int) -> float:
     import numpy as np
 
     integer = np.dtype(column["dtype"]).kind in "iu"
-    if not math.isfinite(number) or (not integer and abs(number) > np.finfo(column["dtype"]).max):
+    largest = sys.float_info.max if integer else float(np.finfo(column["dtype"]).max)
+    if not abs(number) <= largest:  # also an integer that no float can hold
         raise NotFinite(f"is not finite as {column['dtype']}, got {shown(number)}", row, column["name"])
     if not integer:
         return float(number)
-    if number != int(number) or not -(2**63) <= number < 2**63:
+    if number != int(number) or abs(number) >= 2**63:
         raise WrongType(f"is not an integer, got {shown(number)}; expected {column['dtype']}", row, column["name"])
     return int(number)
 
@@ -272,13 +250,14 @@ def _code(value: Any, column: dict[str, Any], row: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
         raise WrongType(f"is not a category, got {shown(value)}", row, name)
     if codes is None:  # the data gave codes, whose texts nobody knows
-        number = _parsed(value) if isinstance(value, str) else value
-        if not isinstance(number, (int, float)) or not math.isfinite(number) or number not in range(column["codes"]):
+        number: Any = _parsed(value) if isinstance(value, str) else value
+        if isinstance(number, str) or number not in range(column["codes"]):
             raise WrongType(f"is not a code, got {shown(value)}; expected 0 to {column['codes'] - 1}", row, name)
         return int(number)
     if isinstance(value, float) and not math.isnan(value):
         raise WrongType(f"is not a category, got {shown(value)}; expected text", row, name)
-    code = codes.get(str(value)) if isinstance(value, (str, int)) else None
+    text = shown(value) if isinstance(value, int) else value
+    code = None if isinstance(text, float) or text is None else codes.get(text)
     return column["unknown"] if code is None else code
 
 
@@ -325,10 +304,8 @@ def read_json(text: str) -> Any:
         raise EmptyInput("the file is empty; expected a list of rows")
     try:
         value = json.loads(text, object_pairs_hook=_once)
-    except RecursionError:
-        raise UnreadableInput("JSON is nested too deeply; expected a list of rows") from None
-    except MemoryError:
-        raise TooLarge("JSON does not fit into memory") from None
+    except (RecursionError, MemoryError):
+        raise UnreadableInput("JSON is nested too deeply, or does not fit into memory") from None
     except ValueError as error:
         raise UnreadableInput(f"is not JSON ({shown(str(error))})") from None
     return value["rows"] if isinstance(value, dict) and list(value) == ["rows"] else value
@@ -338,7 +315,6 @@ def read_csv(text: str, schema: dict[str, Any]) -> list[dict[str, str]]:
     """The rows of a CSV text, cells by column."""
     previous = csv.field_size_limit(MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=schema["delimiter"], strict=True)
-    lines = []
     try:
         lines = [row for row in reader if row]
     except csv.Error as error:
@@ -354,25 +330,18 @@ def read_csv(text: str, schema: dict[str, Any]) -> list[dict[str, str]]:
     check_columns(header, schema, None)
     ragged = [n for n, row in enumerate(rows, 1) if len(row) != len(header)]
     _raise([WrongShape(f"row has {len(rows[n - 1])} cells; expected {len(header)}", n) for n in ragged[:MAX_ERRORS]])
-    wanted = {column["name"] for column in schema["inputs"]}
-    return [{name: cell for name, cell in zip(header, row) if name in wanted} for row in rows]
+    return [dict(zip(header, row)) for row in rows]
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         sys.stderr.write(f"{__doc__}\nusage: python predict.py FILE.csv|FILE.json\n")
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+        return 2 if len(arguments) != 1 else 0
     try:
         answers = Predictor().predict_file(arguments[0])
     except PredictError as error:
-        for each in error.errors:
-            sys.stderr.write(f"{type(each).__name__}: {each}\n")
+        sys.stderr.writelines(f"{type(each).__name__}: {each}\n" for each in error.errors)
         return 2
-    except ImportError as error:
-        sys.stderr.write(f"{error}; install numpy and onnxruntime\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
     sys.stdout.write(json.dumps(answers, indent=1) + "\n")
     return 0
 
