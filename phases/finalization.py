@@ -167,12 +167,16 @@ def _write_bundle(
     return {**documents.evidence, "subject": bundle_digest(payload), "bundle_faults": faults}
 
 
-def _serve(ctx: PhaseContext, candidate: Subject, exports: ExportedFiles) -> dict[str, object]:
-    """Add the files that the payload is served with; return what an isolated process answers, and how fast."""
+def _serve(ctx: PhaseContext, candidate: Subject, exports: ExportedFiles, score: ScoreRecord) -> dict[str, object]:
+    """Add the files that the payload is served and monitored with; return how they serve, and how the monitor does."""
+    from pipeline.drift import rehearsal
     from pipeline.serving.package import package
 
-    paths, evidence = package(candidate, ctx.folder / "export")
-    exports.paths.update(paths)
+    folder = ctx.folder / "export"
+    paths, evidence = package(candidate, folder)
+    monitor, rehearsed = rehearsal.measure(candidate, folder, score)
+    exports.paths.update({**paths, **monitor})
+    evidence["drift_monitor"] = plain(rehearsed)
     files.write_json(ctx.folder / "sandbox.json", evidence["sandbox_serve"])  # the transcript, for people
     return evidence
 
@@ -256,7 +260,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "corruption": corruption.measure(candidate),
         "adversarial": adversarial.measure(candidate),
         "rollback": rehearse(ctx.run.path.parent, model_name(ctx.state), ctx.run.name, ctx.folder / "rollback"),
-        **_serve(ctx, candidate, exports),
+        **_serve(ctx, candidate, exports, score),
     }
     measured |= _write_bundle(ctx, exports, candidate, frozen["checkpoint"], measured)
     subject = measured["subject"]

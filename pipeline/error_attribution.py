@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
-
-import torch
-from torch import nn
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import FivegateError, UserCodeError, UserError, fault
 from pipeline.import_guard import IMPORT_ROOT, NAMES
 from pipeline.runtime.interrupt import is_stop_request
 
+if TYPE_CHECKING:
+    from torch import nn
+
 LONGEST_SEARCHED = 20_000  # characters of an error's text in which a known message is looked for
 LONGEST_SHOWN = 1000  # and that a message of ours quotes
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH_MODULE = importlib.util.find_spec("torch")  # metrics need no torch, and `drift` does without it
+_TORCH = str(Path(_TORCH_MODULE.origin).parent) if _TORCH_MODULE and _TORCH_MODULE.origin else "<torch>"
 _STDLIB = f"{sysconfig.get_paths()['stdlib']}/"
 _INSTALLED = re.compile(r"^.*/(?:site|dist)-packages/[^/]+")  # up to the name of the installed package
 _PACKAGES = tuple(f"{IMPORT_ROOT / name}/" for name in NAMES)
@@ -80,7 +82,8 @@ def reraise_stop(error: BaseException) -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory is exhausted, on any device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(message in message_of(error) for message in _ALLOCATOR_MESSAGES)
 
@@ -173,6 +176,10 @@ def _format_place(error: BaseException) -> str:
         return f" at {place}"
     if installed := _installed_frame(error):
         return f" at {installed[0].f_code.co_filename}:{installed[1]}"
+    if "torch" not in sys.modules:
+        return ""
+    from torch import nn
+
     for frame, _ in reversed(_frames(error)):
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module) and not list(module.children()):
@@ -240,6 +247,9 @@ def _failed_part(error: BaseException, model: nn.Module, custom_step: bool) -> t
 
     The outermost frame that belongs to a part decides: a loss that calls the model in its backward pass is the loss.
     """
+    from torch import nn
+    from torch.optim import Optimizer
+
     frames = _frames(error)[1:]
     owners = [frame.f_locals.get("self") for frame, _ in frames]
     loss = "task.step" if custom_step else "loss"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.results import Evidence, Result
 
 NAMED = 5  # faults that a sentence lists
+LEVEL = 0.05  # of the exact tests
 
 
 def documents(evidence: Evidence) -> Result:
@@ -48,3 +51,45 @@ def rollback_rehearsed(evidence: Evidence, *, max_seconds: float) -> Result:
     if not found["champion"]:
         why = "no model is in use yet: the rollback of a first release is to switch it off"
     return Result("passed" if seconds <= max_seconds else "failed", seconds, max_seconds, "seconds", why)
+
+
+def drift_rehearsed(evidence: Evidence, *, max_false_alarms: float, min_detected: float, min_window: int) -> Result:
+    """Passing proves that the drift monitor was tried: it is silent on rows like its reference, and notices shifts.
+
+    Both shares are compared with their bounds by the exact binomial test at 5 %, since they are of a limited number of
+    windows. A shift that windows of fewer than `min_window` rows do not show says too little. The value is the smallest
+    share of windows in which a shift was noticed, or the share of false alarms if there are too many.
+    """
+    found = evidence["drift_monitor"]
+    if found["why"]:
+        return Result("inconclusive", why=found["why"])
+    window, draws, alarms = found["window"], found["draws"], found["false_alarms"]
+    size = f"windows of {window} rows against {found['reference_rows']}, {found['features']} features"
+    if _at_least(alarms, draws, max_false_alarms) < LEVEL:
+        named = f"; most often {', '.join(found['falsely_named'])}" if found["falsely_named"] else ""
+        why = f"{alarms} of {draws} windows without a shift raise an alarm ({size}){named}"
+        return Result("failed", alarms / draws, max_false_alarms, "of the windows", why)
+    if not found["shifts"]:
+        return Result("inconclusive", why=f"no feature varies, so that no shift could be tried ({size})")
+    shares = {shift["shift"]: shift["detected"] / shift["draws"] for shift in found["shifts"]}
+    missed = [
+        shift
+        for shift in found["shifts"]
+        if _at_least(shift["draws"] - shift["detected"], shift["draws"], 1 - min_detected) < LEVEL
+    ]
+    lowest = min(shares.values())
+    noticed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    why = f"noticed: {noticed}; {alarms} of {draws} windows without a shift raise an alarm ({size})"
+    if missed and window < min_window:
+        why += f"; fewer than {min_window} rows show too little"
+        return Result(
+            "inconclusive", lowest, min_detected, "of the windows", why, relation=">=", acceptable="small_sample"
+        )
+    if missed:
+        why = f"not noticed often enough: {'; '.join(shift['what'] for shift in missed)}; {why}"
+    return Result("failed" if missed else "passed", lowest, min_detected, "of the windows", why, relation=">=")
+
+
+def _at_least(count: int, draws: int, share: float) -> float:
+    """Return how probable so many or more of the draws are, if each has this probability."""
+    return sum(math.comb(draws, k) * share**k * (1 - share) ** (draws - k) for k in range(count, draws + 1))
