@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
-    "diagnose", "preflight",
+    "diagnose", "preflight", "drift",
 )  # fmt: skip
 JUDGING = ("verify", "approve", "waive")  # commands that judge the items of gates again
-NOT_BUILT = ("drift",)
 HELP = """\
 Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a checklist).
 
@@ -57,6 +56,7 @@ Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a
   waive RUN CHECK  accept a check that did not pass  approve RUN          approve the bundle for release
   rollback RUN     withdraw a release                diagnose PATH        name possible causes from training logs
   preflight MODEL DATA   run the checks before training, without a run (my_pkg.model:Net my_pkg.data:load)
+  drift BUNDLE DATA      compare live rows with the reference of a release (exit code 3 if they drifted)
 
   exit codes       0 done, 1 internal error, 2 wrong input, 3 gate closed or check failed,
                    4 only an approval is missing, 130 interrupted
@@ -249,12 +249,11 @@ def _unknown_command(name: str) -> str:
     from pipeline.config.override_keys import familiar_value, familiar_words
     from pipeline.errors import nearest
 
-    known = (*COMMANDS, *NOT_BUILT)
     phase = familiar_value("phase", name)
     proposed = phase.overrides[0] if phase else nearest(name, COMMANDS)
     meant = familiar_words()["commands"].get(name.lower()) or proposed or ""
     do = "python -m pipeline --help" if not meant else f"python -m pipeline {meant}"
-    return fault("command", "unknown command", got=name, among=known, close=meant, do=do)
+    return fault("command", "unknown command", got=name, among=COMMANDS, close=meant, do=do)
 
 
 def select_command(argv: Sequence[str]) -> Callable[[], int]:
@@ -267,8 +266,6 @@ def select_command(argv: Sequence[str]) -> Callable[[], int]:
         return partial(run_command, name, argv[1:])
     if name == "worker":
         return partial(run_worker, argv[1:])
-    if name in NOT_BUILT:
-        raise UserError(fault(name, "is not built in this version", do="python -m pipeline --help"))
     if name.isalpha() and name != "help":
         raise UserError(_unknown_command(name))
     from pipeline.config.arguments import parse

@@ -135,11 +135,13 @@ def check_layout(payload: Path) -> list[str]:
         else:
             faults += format_faults(entry)
     if MANIFEST in names and (payload / MANIFEST).is_file():
-        faults += _manifest_faults(payload, names)
+        faults += manifest_faults(payload)
     return faults
 
 
-def _manifest_faults(payload: Path, names: set[str]) -> list[str]:
+def manifest_faults(payload: Path) -> list[str]:
+    """Return which files of a payload are not those that its manifest describes."""
+    names = {entry.name for entry in payload.iterdir()}
     try:
         content = read_bytes(payload / MANIFEST, "a manifest", MAX_MANIFEST_BYTES)
         listed = parse_json(content, MANIFEST)["files"]

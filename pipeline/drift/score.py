@@ -1,0 +1,136 @@
+"""The score of live rows whose labels are known, beside the figure of the release."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from pipeline.drift.features import Array, Takes, probabilities
+from pipeline.drift.reference import Reference
+from pipeline.errors import UserError, fault
+from pipeline.evaluation.intervals.score import confidence_interval
+from pipeline.evaluation.metrics import Metric, named_metric
+
+if TYPE_CHECKING:
+    from pipeline.serving.schema import Schema
+
+MAX_SCORED = 100_000  # rows: more do not change an interval that matters
+KINDS = ("classification", "binary", "multilabel", "regression")
+
+
+class LiveScore(TypedDict):
+    """The metric on live rows with its 95 % interval, and that of the release on its test rows.
+
+    `worse`: the intervals do not overlap, and the live one is the worse. `why` is the reason for no score.
+    """
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    rows: int
+    released: float | None
+    released_low: float | None
+    released_high: float | None
+    worse: bool
+    why: str
+
+
+def score_labels(
+    reference: Reference, schema: Schema, labels: Sequence[Any] | Array, outputs: Mapping[str, Array], answered: Array
+) -> LiveScore | None:
+    """Return the score of the rows that the model answered; None where the reference has no released figure.
+
+    Raises UserError for a label that is no class or no number.
+    """
+    about = reference.about
+    released = about["released"]
+    if released is None:
+        return None
+    name, task = str(released["metric"]), about["task"]
+    metric = named_metric(name, task)
+    if task not in KINDS or metric is None or not outputs:
+        what = (
+            "the model answers none of these rows" if not outputs else f"{name} of a {task} task needs more than labels"
+        )
+        return _scored(released, 0, None, what)
+    targets = _targets(labels, schema["class_names"], task)[answered]
+    labelled = np.isfinite(targets.reshape(len(targets), -1)).all(1)
+    chosen = np.flatnonzero(labelled)[:MAX_SCORED]
+    if len(chosen) < 2:
+        return _scored(released, len(chosen), None, "fewer than two rows have a label")
+    given = _predictions({key: values[chosen] for key, values in outputs.items()}, task, about["takes"], metric)
+    truth = targets[chosen] if task == "regression" else targets[chosen].astype(np.int64)
+    if given.shape != truth.shape and given.size == truth.size:
+        given = given.reshape(truth.shape)
+    interval = confidence_interval(metric, truth, given, about["seed"])
+    return _scored(released, len(chosen), (metric(truth, given), interval.low, interval.high), "")
+
+
+def _scored(released: Mapping[str, Any], rows: int, found: tuple[float, float, float] | None, why: str) -> LiveScore:
+    value, low, high = (_finite(number) for number in found) if found else (None, None, None)
+    limits = [_finite(released[key]) for key in ("value", "low", "high")]
+    worse = False
+    if low is not None and high is not None and limits[1] is not None and limits[2] is not None:
+        worse = high < limits[1] if released["greater_is_better"] else low > limits[2]
+    return {
+        "metric": str(released["metric"]),
+        "value": value,
+        "low": low,
+        "high": high,
+        "rows": rows,
+        "released": limits[0],
+        "released_low": limits[1],
+        "released_high": limits[2],
+        "worse": worse,
+        "why": why,
+    }
+
+
+def _finite(value: Any) -> float | None:
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else None
+
+
+def _targets(labels: Sequence[Any] | Array, names: Sequence[str], task: str) -> Array:
+    """Return class ids or values as floats, NaN where there is no label."""
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "biuf":
+        return labels.astype(np.float64)
+    ids = {name: float(place) for place, name in enumerate(names)} if task != "regression" else {}
+    values = np.full(len(labels), np.nan)
+    for row, label in enumerate(labels):
+        text = "" if label is None else str(label).strip()
+        if not text:
+            continue
+        if text in ids:
+            values[row] = ids[text]
+            continue
+        try:
+            values[row] = float(text)
+        except ValueError:
+            where = f"row {row + 1}"
+            if ids:
+                raise UserError(fault(where, "label is not a class", got=text[:60], among=names)) from None
+            raise UserError(fault(where, "label is not a number", got=text[:60], expected="a number")) from None
+    return values
+
+
+def _predictions(outputs: Mapping[str, Array], task: str, takes: Takes, metric: Metric) -> Array:
+    """Return what the metric compares with targets: classes, probabilities or values."""
+    main = outputs.get("output", next(iter(outputs.values())))
+    if task == "regression":
+        return np.asarray(main, np.float64)
+    scores = outputs.get("probabilities")
+    if scores is None:
+        scores = probabilities(main, takes, several=task == "multilabel")
+    if task == "multilabel":
+        return scores if metric.needs == "scores" else (scores > 0.5).astype(np.int64)
+    of_two = scores.ndim == 1 or scores.shape[1] <= 2
+    positive = scores.reshape(len(scores), -1)[:, -1]
+    if metric.needs == "scores":
+        return positive if of_two else scores
+    single = scores.ndim == 1 or scores.shape[1] == 1
+    return (positive > 0.5).astype(np.int64) if single else np.asarray(scores.argmax(1))
