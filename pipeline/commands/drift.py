@@ -15,6 +15,7 @@ from pipeline.drift.features import input_observations, output_observations
 from pipeline.drift.plot import draw
 from pipeline.drift.power import FEW_ROWS, Power, power
 from pipeline.drift.score import LiveScore, score_labels
+from pipeline.drift.statistics import one_thread
 from pipeline.errors import Refused, UserError, fault
 from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.release.bundle import MANIFEST, manifest_faults
@@ -22,6 +23,7 @@ from pipeline.reporting.terminal import console, new_table, print_json, styled
 from pipeline.results import counted
 from pipeline.run_store import files
 from pipeline.run_store.run import Run
+from pipeline.serving.standalone import verify as standalone
 
 if TYPE_CHECKING:
     from pipeline.serving.schema import Schema
@@ -59,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(fault(args.data, "has no such column", got=args.label, expected="the column of the targets"))
     rng = np.random.default_rng(known.about["seed"])
     live, score = _answered(known, schema, model, rows, rng)
-    comparison = compare(known, live, rng)
     few = min(len(rows), len(known.inputs)) < FEW_ROWS
-    found = power(known, len(rows), rng) if few else None
+    with one_thread():
+        comparison = compare(known, live, rng)
+        found = power(known, len(rows), rng) if few else None
     plot = _plotted(args.out, known, live, comparison, schema)
     drifted = comparison["drifted"] or (score is not None and score["worse"])
     if args.json:
@@ -94,8 +97,13 @@ def _payload(bundle: str, root: str) -> Path:
 
 
 def _opened(payload: Path) -> tuple[reference.Reference, Schema, ServedModel]:
-    """Return reference, schema and model. Raises Refused for a payload that is not the one of its manifest."""
+    """Return reference, schema and model.
+
+    Raises Refused for a payload that is not the one of its manifest, or not the one that was approved.
+    """
     faults = manifest_faults(payload)
+    if not faults and any((payload.parent / "attestations").glob("*")):
+        faults = [f"{MANIFEST}: {problem}" for problem in standalone.verify(payload.parent)]
     if faults:
         do = f"python -m pipeline verify {payload.parent}"
         changed = [fault(str(payload / name), f"{what}: the payload was changed", do=do)

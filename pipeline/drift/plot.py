@@ -82,7 +82,7 @@ def _steps(axes: Axes, first: Array, second: Array, names: list[str]) -> None:
         return
     low = min(np.quantile(values, 0.005) for values in some)
     high = max(np.quantile(values, 0.995) for values in some)
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    edges = _edges(np.unique(np.clip(np.concatenate(known), low, high)))
     labels = ("reference", "live")
     for values, all_values, label, colour in zip(known, (first, second), labels, (BLUE, ORANGE), strict=True):
         counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
@@ -93,6 +93,16 @@ def _steps(axes: Axes, first: Array, second: Array, names: list[str]) -> None:
             axes.text(0.98, 0.95 if label == "live" else 0.86, text, transform=axes.transAxes, ha="right", va="top",
                       fontsize=8, color=colour)  # fmt: skip
     axes.set_ylim(bottom=0)
+
+
+def _edges(values: Array) -> Array:
+    """Return the limits of bins: one for each of a few distinct values, so that no bin between them is empty."""
+    if len(values) > BINS:
+        return np.linspace(values[0], values[-1], BINS + 1)
+    if len(values) == 1:
+        return np.array([values[0] - 0.5, values[0] + 0.5])
+    middles = (values[1:] + values[:-1]) / 2
+    return np.array([2 * values[0] - middles[0], *middles, 2 * values[-1] - middles[-1]])
 
 
 def _bars(axes: Axes, first: Array, second: Array, names: list[str]) -> None:

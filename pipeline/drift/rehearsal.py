@@ -31,6 +31,7 @@ from pipeline.drift.reference import (
     to_files,
 )
 from pipeline.drift.shifts import Shift, prior_rows, shifts_of
+from pipeline.drift.statistics import one_thread
 from pipeline.export.exported import named_leaves
 from pipeline.foreign_files import parse_json
 from pipeline.readiness.corruption import plan_threads
@@ -158,7 +159,7 @@ def measure(
     if not (folder / MODEL).is_file():
         return {}, _nothing("there is no ONNX file whose answers could be monitored, see onnx_parity")
     schema: Schema = parse_json((folder / SCHEMA).read_bytes(), SCHEMA)
-    with running_on(plan_threads(subject)):
+    with running_on(plan_threads(subject)), one_thread():
         reference, rows, origin = build_reference(subject, folder, schema, score)
         paths = {}
         for name, content in to_files(reference).items():

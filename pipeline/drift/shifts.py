@@ -12,7 +12,8 @@ from pipeline.drift.features import Array, columns_of
 if TYPE_CHECKING:
     from pipeline.serving.schema import Schema
 
-SHARE = 0.2  # of cells, pixels or tokens that are missing or replaced
+SHARE = 0.2  # of numbers, pixels or tokens that are missing or replaced
+RECODED = 0.5  # of categories that have another code, as of an encoder that was fitted anew
 FACTOR = 10  # of a column in another unit, such as mm for cm
 CONTRAST = 0.5  # that is left of an image
 
@@ -130,10 +131,11 @@ def _of_codes(columns: list[_Cells]) -> list[Shift]:
         other = _copied(tensors)
         for column in _quarter(columns, rng):
             cells = column.of(other)
-            cells[rng.random(len(cells)) < SHARE] = column.rarest
+            cells[rng.random(len(cells)) < RECODED] = column.rarest
         return other
 
-    return [Shift("categories", f"{SHARE:.0%} of a quarter of the categories are the rarest one", recoded)]
+    what = f"{RECODED:.0%} of the values of a quarter of the categorical columns are the rarest category"
+    return [Shift("categories", what, recoded)]
 
 
 def _replaced_tokens(tensor: str, train: Array) -> Shift:

@@ -7,6 +7,7 @@ difference of the shares (total variation). Missing values count as one value, a
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,14 @@ class Separation(NamedTuple):
     auc: float
     p_value: float
     rows: int
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Return a block in which linear algebra has one thread: the systems are so small that others only wait."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(1)
+    return limits
 
 
 def compare_numbers(reference: Array, live: Array) -> tuple[Array, Array]:
