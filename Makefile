@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz coverage lint check bench bench-intervals mutants bench-faults verify-faults programs lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz coverage lint check bench bench-drift bench-intervals mutants bench-faults verify-faults programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -105,6 +105,9 @@ programs: $(READY)  ## run the thirty programs of examples/programs as scripts a
 
 bench: $(READY)  ## time the engine and plain loops: ARGS='--pair', '--startup' or '--long 1000000'
 	@$(VENV)/bin/python benchmarks/engine.py $(ARGS)
+
+bench-drift: $(READY)  ## how often a shifted half of each bundled set is found, and an unshifted one raises an alarm
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/drift.py $(ARGS)
 
 bench-intervals: $(READY)  ## how often each 95 % interval contains the true value, by simulation: ARGS='--only roc_auc'
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/intervals.py $(ARGS)

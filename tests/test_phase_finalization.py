@@ -47,7 +47,7 @@ def test_finalization_gate_has_24_items(finished: Run) -> None:
     assert outcomes["within_limits"] in ("passed", "inconclusive")  # a busy machine has slow calls
     assert {i for i, o in outcomes.items() if o == "passed"} >= {
         "rollback", "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity",
-        "torchscript_parity",
+        "torchscript_parity", "drift_monitor",
         "bundle_layout", "documents", "corruption", "adversarial",
     }  # fmt: skip
 
@@ -189,7 +189,7 @@ def test_finalization_records_its_files(finished: Run) -> None:
 
     assert set(artifacts) == {
         "model.onnx", "model.torchscript.pt", "model.pt2", "manifest", "test_score", "schema.json", "golden.json",
-        "predict.py", "sandbox",
+        "predict.py", "sandbox", "drift_reference.json", "drift_reference.npz",
     }  # fmt: skip
     assert artifacts["manifest"]["path"] == "bundle/payload/manifest.json"
     finished.inside("finalization", "export", "model.onnx").write_bytes(b"other")

@@ -139,15 +139,14 @@ def _of_codes(columns: list[_Cells]) -> list[Shift]:
 
 
 def _replaced_tokens(tensor: str, train: Array) -> Shift:
-    ids = np.unique(train)
+    ids, counts = np.unique(train, return_counts=True)
+    rarest = ids[counts.argmin()]
 
     def replaced(tensors: Tensors, rng: np.random.Generator) -> Tensors:
-        rows = tensors[tensor].copy()
-        chosen = rng.random(rows.shape) < SHARE
-        rows[chosen] = rng.choice(ids, int(chosen.sum()))
-        return {**tensors, tensor: rows}
+        rows = tensors[tensor]
+        return {**tensors, tensor: np.where(rng.random(rows.shape) < SHARE, rarest, rows)}
 
-    return Shift("tokens", f"{SHARE:.0%} of the tokens are random ones", replaced)
+    return Shift("tokens", f"{SHARE:.0%} of the tokens are the rarest one", replaced)
 
 
 def _of_arrays(tensor: str, train: Array, elements: str) -> list[Shift]:
