@@ -49,7 +49,7 @@ def _advice(path: Path) -> str:
 
 
 def _format_of(path: Path) -> str:
-    """Return the suffix that a text file would have as a log; empty for one that is no text."""
+    """Return the suffix that a text file would have as a log; empty for a file that is not text."""
     with path.open("rb") as stream:
         start = stream.read(4096)
     try:

@@ -160,10 +160,10 @@ def _write_bundle(
     for _ in range(2):
         documents = write(release._replace(measured={**measured, "bundle_faults": faults}), ctx.judge)
         payload = write_payload(permits.export(ctx.run), {**contents, **documents.contents})
-        found = check_layout(payload)
-        if found == faults:
+        layout_faults = check_layout(payload)
+        if layout_faults == faults:
             break
-        faults = found
+        faults = layout_faults
     return {**documents.evidence, "subject": bundle_digest(payload), "bundle_faults": faults}
 
 

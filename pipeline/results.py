@@ -188,7 +188,7 @@ class Evidence:
         """
         values, units = copy.deepcopy(body["values"]), body.get("units", {})
         if not isinstance(values, dict) or not isinstance(units, dict):
-            raise TypeError("the values and units are no mappings")
+            raise TypeError("values and units must be mappings")
         for *path, last in body.get("nonfinite", ()):
             node = values
             for key in path:

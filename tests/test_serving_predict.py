@@ -137,7 +137,8 @@ def test_predictor_answers_or_refuses_any_json(predictor: Predictor, first: Any,
     """Any JSON is answered or refused with a typed error."""
     for given_rows in (first, [first], [{"speed": first, "colour": second}]):
         with suppress(PredictError):
-            predictor.predict(given_rows)
+            answers = predictor.predict(given_rows)
+            assert len(answers) == len(given_rows) and all(isinstance(answer, dict) for answer in answers)
 
 
 @given(
@@ -146,7 +147,8 @@ def test_predictor_answers_or_refuses_any_json(predictor: Predictor, first: Any,
 def test_predictor_answers_or_refuses_any_csv(predictor: Predictor, text: str) -> None:
     """Any text is read as CSV or refused with a typed error."""
     with suppress(PredictError):
-        predictor.predict(predict.read_csv(text, predictor.schema), text=True)
+        given_rows = predict.read_csv(text, predictor.schema)
+        assert len(predictor.predict(given_rows, text=True)) == len(given_rows)
 
 
 def test_predict_prints_one_line_per_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,18 +37,19 @@ def rollback_rehearsed(evidence: Evidence, *, max_seconds: float) -> Result:
     Without a model in use, the rehearsal has to end with none: the rollback of a first release is to switch it off.
     The value is the duration of the rehearsal.
     """
-    found = evidence["rollback"]
-    seconds = float(found["seconds"])
-    if found["problem"]:
-        return Result("failed", None, max_seconds, "seconds", f"could not be rehearsed: {found['problem']}")
-    if found["intact"] is False:
-        why = f"the payload of the model in use, {found['champion'][:12]}, is missing or was changed"
+    rehearsal = evidence["rollback"]
+    seconds = float(rehearsal["seconds"])
+    if rehearsal["problem"]:
+        return Result("failed", None, max_seconds, "seconds", f"could not be rehearsed: {rehearsal['problem']}")
+    if rehearsal["intact"] is False:
+        why = f"the payload of the model in use, {rehearsal['champion'][:12]}, is missing or was changed"
         return Result("failed", None, max_seconds, "seconds", why)
-    if found["restored"] != found["champion"]:
-        why = f"the rollback led to {found['restored'][:12] or 'no model'}, not to {found['champion'][:12] or 'none'}"
+    if rehearsal["restored"] != rehearsal["champion"]:
+        restored, champion = (rehearsal[name][:12] or "no model" for name in ("restored", "champion"))
+        why = f"the rollback led to {restored}, not to {champion}"
         return Result("failed", None, max_seconds, "seconds", why)
-    why = f"{found['champion'][:12]} was restored, its payload is intact"
-    if not found["champion"]:
+    why = f"{rehearsal['champion'][:12]} was restored, its payload is intact"
+    if not rehearsal["champion"]:
         why = "no model is in use yet: the rollback of a first release is to switch it off"
     return Result("passed" if seconds <= max_seconds else "failed", seconds, max_seconds, "seconds", why)
 
@@ -60,22 +61,22 @@ def drift_rehearsed(evidence: Evidence, *, max_false_alarms: float, min_detected
     windows. A shift that windows of fewer than `min_window` rows do not show says too little. The value is the smallest
     share of windows in which a shift was noticed, or the share of false alarms if there are too many.
     """
-    found = evidence["drift_monitor"]
-    if found["why"]:  # with a reference, there were too few rows for a window
-        acceptable: Acceptable = "small_sample" if found["reference_rows"] else ""
-        return Result("inconclusive", why=found["why"], acceptable=acceptable)
-    window, draws, alarms = found["window"], found["draws"], found["false_alarms"]
-    size = f"windows of {window} rows against {found['reference_rows']}, {found['features']} features"
+    rehearsal = evidence["drift_monitor"]
+    if rehearsal["why"]:  # with a reference, there were too few rows for a window
+        acceptable: Acceptable = "small_sample" if rehearsal["reference_rows"] else ""
+        return Result("inconclusive", why=rehearsal["why"], acceptable=acceptable)
+    window, draws, alarms = rehearsal["window"], rehearsal["draws"], rehearsal["false_alarms"]
+    size = f"windows of {window} rows against {rehearsal['reference_rows']}, {rehearsal['features']} features"
     if _at_least(alarms, draws, max_false_alarms) < LEVEL:
-        named = f"; most often {', '.join(found['falsely_named'])}" if found["falsely_named"] else ""
+        named = f"; most often {', '.join(rehearsal['falsely_named'])}" if rehearsal["falsely_named"] else ""
         why = f"{alarms} of {draws} windows without a shift raise an alarm ({size}){named}"
         return Result("failed", alarms / draws, max_false_alarms, "of the windows", why)
-    if not found["shifts"]:
+    if not rehearsal["shifts"]:
         return Result("inconclusive", why=f"no feature varies, so that no shift could be tried ({size})")
-    shares = {shift["shift"]: shift["detected"] / shift["draws"] for shift in found["shifts"]}
+    shares = {shift["shift"]: shift["detected"] / shift["draws"] for shift in rehearsal["shifts"]}
     missed = [
         shift
-        for shift in found["shifts"]
+        for shift in rehearsal["shifts"]
         if _at_least(shift["draws"] - shift["detected"], shift["draws"], 1 - min_detected) < LEVEL
     ]
     lowest = min(shares.values())

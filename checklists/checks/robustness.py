@@ -26,7 +26,7 @@ def corruption(evidence: Evidence, *, severity: int, min_mean: float, min_worst:
     clean, trivial = measured["clean"], measured["trivial"]
     better = clean > trivial if measured["greater_is_better"] else clean < trivial
     if not (better and math.isfinite(clean) and math.isfinite(trivial)):
-        why = f"{measured['metric']} {clean:.4g} is no gain over the trivial baseline, {trivial:.4g}"
+        why = f"{measured['metric']} {clean:.4g} does not exceed the trivial baseline, {trivial:.4g}"
         return Result("inconclusive", why=f"{why}, of which a share could be retained")
     scores = [score for score in measured["scores"] if score["severity"] == severity]
     mean = sum(score["retained"] for score in scores) / len(scores)

@@ -100,6 +100,6 @@ def _figure(name: str, value: float, limit: float | None, key: str) -> Result:
     if limit is None:
         line = f"add plan.limits.{key}=NUMBER with phase=planning"
         return Result("inconclusive", value, None, "MB", f"{name} {value:.3g} MB, no limit is declared: {line}")
-    kept = value <= limit
-    why = f"{name} {value:.3g} {'<=' if kept else '>'} {limit:g} MB"
-    return Result("passed" if kept else "failed", value, limit, "MB", why)
+    within = value <= limit
+    why = f"{name} {value:.3g} {'<=' if within else '>'} {limit:g} MB"
+    return Result("passed" if within else "failed", value, limit, "MB", why)

@@ -18,13 +18,13 @@ def supply_chain(evidence: Evidence, *, licences: list[str], max_vulnerabilities
     inconclusive: nothing was audited.
     """
     chain = evidence["supply_chain"]
-    components, found = chain["components"], chain["vulnerabilities"]["found"]
+    components, vulnerabilities = chain["components"], chain["vulnerabilities"]["found"]
     if faults := [*(f"{name} is not installed" for name in chain["absent"]), *chain["schema_faults"]]:
         return Result("failed", len(faults), 0, "faults", f"the bill of materials is not complete: {_listed(faults)}")
     refused = [_described(one) for one in components if not _is_allowed(one["licence"], licences)]
     if refused:
         return Result("failed", len(refused), 0, "distributions", f"licence not allowed: {_listed(refused)}")
-    serving = [one for one in found if one["scope"] == "serving"]
+    serving = [one for one in vulnerabilities if one["scope"] == "serving"]
     if len(serving) > max_vulnerabilities:
         why = "vulnerable: " + _listed([f"{one['name']} {one['version']} ({one['id']})" for one in serving])
         return Result("failed", len(serving), max_vulnerabilities, "known vulnerabilities", why)
@@ -33,7 +33,9 @@ def supply_chain(evidence: Evidence, *, licences: list[str], max_vulnerabilities
         why = f"{listed}; known vulnerabilities were not audited: export.vulnerability_db names no local OSV database"
         return Result("inconclusive", why=why, acceptable="not_audited")
     why = f"{listed}, audited with {chain['vulnerabilities']['database']['records']:,} records"
-    if training := [f"{one['name']} {one['version']} ({one['id']})" for one in found if one["scope"] != "serving"]:
+    if training := [
+        f"{one['name']} {one['version']} ({one['id']})" for one in vulnerabilities if one["scope"] != "serving"
+    ]:
         why += f"; warning: vulnerable, but not needed for serving: {_listed(training)}"
     return Result("passed", len(serving), max_vulnerabilities, "known vulnerabilities", why)
 

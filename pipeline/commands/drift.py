@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     few = min(len(rows), len(known.inputs)) < FEW_ROWS
     with one_thread():
         comparison = compare(known, live, rng)
-        found = power(known, len(rows), rng) if few else None
+        detectable = power(known, len(rows), rng) if few else None
     plot = _plotted(args.out, known, live, comparison, schema)
     drifted = comparison["drifted"] or (score is not None and score["worse"])
     if args.json:
-        body = {"drifted": drifted, "comparison": comparison, "score": score, "power": found, "plot": plot}
+        body = {"drifted": drifted, "comparison": comparison, "score": score, "power": detectable, "plot": plot}
         print_json(body)
     else:
-        _show(comparison, known, score, found, drifted)
+        _show(comparison, known, score, detectable, drifted)
         if plot:
             console().print(f"plot: {plot}", soft_wrap=True)
         elif drifted:
@@ -139,8 +139,8 @@ def _answered(
     refused = int((~complete(schema, rows.tensors)).sum()) + failed
     observed = None
     if outputs:
-        kept = {name: values[answered] for name, values in sample.items()}
-        observed = output_observations(outputs, about["task"], about["takes"], kept)
+        answered_sample = {name: values[answered] for name, values in sample.items()}
+        observed = output_observations(outputs, about["task"], about["takes"], answered_sample)
     score = None
     if rows.labels is not None:
         labels: Any = rows.labels
@@ -167,7 +167,7 @@ def _plotted(
 
 
 def _show(
-    comparison: Comparison, known: reference.Reference, score: LiveScore | None, found: Power | None, drifted: bool
+    comparison: Comparison, known: reference.Reference, score: LiveScore | None, detectable: Power | None, drifted: bool
 ) -> None:
     screen = console()
     rows = comparison["features"]
@@ -184,8 +184,9 @@ def _show(
         screen.print(f"{comparison['refused']} rows ({share:.1%}) are refused by predict.py", soft_wrap=True)
     if score is not None:
         screen.print(_score_line(score), soft_wrap=True)
-    if found is not None:
-        what = f"{found['shift']} is noticed in {found['detected']} of {found['draws']} windows of {found['rows']} rows"
+    if detectable is not None:
+        windows = f"{detectable['draws']} windows of {detectable['rows']} rows"
+        what = f"{detectable['shift']} is noticed in {detectable['detected']} of {windows}"
         screen.print(f"few rows: {what}; collect more before trusting silence", soft_wrap=True)
     names = [row["feature"] for row in order if row["drifted"]]
     if score is not None and score["worse"]:

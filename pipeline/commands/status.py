@@ -110,9 +110,9 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     screen.print(styled(title, gate=tables.GATES.get(label, label), **texts))
     if gate:
         screen.print(tables.items_table(phase, gate.items, state))
-        if found := gate_readiness(state, items, phase):
+        if gate_score := gate_readiness(state, items, phase):
             screen.print()
-            screen.print(tables.readiness_lines(found), soft_wrap=True)
+            screen.print(tables.readiness_lines(gate_score), soft_wrap=True)
     else:
         for item in items:
             screen.print(styled("  … {item}  [dim]{ask}[/]", item=item["id"], ask=item["ask"]), soft_wrap=True)

@@ -63,7 +63,6 @@ def training_values(config: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: (config.get(name) or {}).get("_target_") for name in ("model", "loss", "optimizer", "scheduler")}
     trainer, optimizer = config["trainer"], config["optimizer"]
     limits = ("max_epochs", "max_steps", "patience", "precision", "gradient_clip_val")
-    limits = ("max_epochs", "max_steps", "patience", "precision", "gradient_clip_val")
     settings = {
         "learning_rate": optimizer.get("lr"),
         "weight_decay": optimizer.get("weight_decay"),
@@ -155,8 +154,10 @@ class Dossier:
         scores = [[section.score, section.items] for section in self.readiness.sections]
         numbers = [[judged.number for judged in self.judged], _counts(self.judged)]
         identity = [self.plan.digest, self.plan.revision]
+        # A digest that is shown shortened may look like a number, such as 03e286188869.
+        digests = [self.evidence_digest(judged) for judged in self.judged]
         return [self.plan.config, self.plan.checklists, self.plan.facts, facts, self.inputs, items, scores, numbers,
-                identity]  # fmt: skip
+                identity, digests]  # fmt: skip
 
 
 def _counts(judged: Iterable[JudgedItem]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Numbers in documents: how they are written, and the proof that each of them is a value of the records.
 
 A number in a document is proved by where it comes from: a value of the evidence, of the plan or of an item, in a form
-that `figure` gives it, or a word of the template. A number that somebody typed has no such origin.
+that `figure` gives it, or a word of the template. A number that was typed by hand has no such origin.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def shown(value: object) -> str:
 
 
 def numbers_in(text: str) -> list[str]:
-    """Return the numbers of a text, as written, without signs; parts of words and digests are no numbers."""
-    return [found.rstrip(",") for found in NUMBER.findall(text)]
+    """Return the numbers of a text, as written, without signs; parts of words and of digests do not count."""
+    return [number.rstrip(",") for number in NUMBER.findall(text)]
 
 
 def numbers_of(records: Iterable[object], words: Iterable[str] = ()) -> set[str]:

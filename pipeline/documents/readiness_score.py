@@ -90,5 +90,5 @@ def gate_readiness(
     if gate is None or state.stale(phase):
         return None
     waived = {waiver.item for waiver in state.valid_waivers(phase)}
-    found = readiness(gate.items, sections_of(checklist), waived)
-    return found if found.score is not None else None
+    result = readiness(gate.items, sections_of(checklist), waived)
+    return result if result.score is not None else None

@@ -33,8 +33,8 @@ def render(name: str, values: Mapping[str, object]) -> str:
     except TemplateError as error:
         raise ValueError(f"{name}: {error}") from error
     lines = [line.rstrip() for line in text.splitlines()]
-    kept = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
-    return "\n".join(kept).rstrip("\n") + "\n"
+    single_spaced = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
+    return "\n".join(single_spaced).rstrip("\n") + "\n"
 
 
 def words_of(name: str) -> str:

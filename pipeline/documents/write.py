@@ -72,10 +72,10 @@ def write(release: Release, judge: Judge) -> Documents:
         items, documents["reads"] = judge_items(plan, Evidence(evidence), judge)
         dossier = recorded_dossier(plan, Evidence(evidence), items)
         texts = render(dossier)
-        found = {**documents, **_faults(texts, dossier), "different": _different(texts, render(dossier))}
-        if found == documents:
+        checked = {**documents, **_faults(texts, dossier), "different": _different(texts, render(dossier))}
+        if checked == documents:
             break
-        documents = found
+        documents = checked
     build = Build(inputs["run"], plan, inputs["weights"], inputs["origin"], inputs["commit"], release.components)
     contents = {**texts, bill_of_materials.FILE: bill, PROVENANCE: _json(provenance(build, release.subjects))}
     encoded = {name: text.encode() for name, text in contents.items()}

@@ -49,8 +49,8 @@ class ServedModel:
             answered[failed] = False
         if not any(outputs):
             return {}, answered
-        kept = [output for output in outputs if output]
-        return {name: np.concatenate([output[name] for output in kept]) for name in self.names}, answered
+        computed = [output for output in outputs if output]
+        return {name: np.concatenate([output[name] for output in computed]) for name in self.names}, answered
 
     def _run(self, tensors: Mapping[str, Array], rows: Array) -> list[tuple[dict[str, Array], Array]]:
         """Return outputs, and the rows that failed: where a part of the rows fails, each half is tried again."""

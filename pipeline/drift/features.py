@@ -90,12 +90,12 @@ def columns_of(schema: Schema, tensor: str) -> list[Column]:
 
 def frequent_tokens(schema: Schema, tensors: Mapping[str, Array]) -> dict[str, list[int]]:
     """Return the most frequent ids of every column of tokens, in rows that represent the population."""
-    found = {}
+    frequent = {}
     for column in schema["inputs"]:
         if column["kind"] == "tokens":
             ids, counts = np.unique(tensors[column["tensor"]], return_counts=True)
-            found[column["name"]] = sorted(ids[np.argsort(-counts, kind="stable")[:MAX_TOKENS]].tolist())
-    return found
+            frequent[column["name"]] = sorted(ids[np.argsort(-counts, kind="stable")[:MAX_TOKENS]].tolist())
+    return frequent
 
 
 def _input_columns(column: Column, values: Array, tokens: Sequence[int]) -> Named:
@@ -116,17 +116,17 @@ def _input_columns(column: Column, values: Array, tokens: Sequence[int]) -> Name
 def _image(name: str, images: Array) -> Named:
     """Mean and standard deviation of all pixels, the mean of each channel, and the means of the parts of a grid."""
     pixels = images.reshape(len(images), -1)
-    found: Named = {f"{name} mean": ("number", pixels.mean(1)), f"{name} deviation": ("number", pixels.std(1))}
+    features: Named = {f"{name} mean": ("number", pixels.mean(1)), f"{name} deviation": ("number", pixels.std(1))}
     channels_first = images.ndim == 4 and images.shape[1] <= 4
     planes = images if channels_first else np.moveaxis(images, -1, 1) if images.ndim == 4 else images[:, None]
     if planes.shape[1] > 1:
-        found |= {f"{name} channel {c}": ("number", planes[:, c].mean((1, 2))) for c in range(planes.shape[1])}
+        features |= {f"{name} channel {c}": ("number", planes[:, c].mean((1, 2))) for c in range(planes.shape[1])}
     plane = planes.mean(1)
     for row, rows in enumerate(np.array_split(np.arange(plane.shape[1]), min(GRID, plane.shape[1]))):
         for column, columns in enumerate(np.array_split(np.arange(plane.shape[2]), min(GRID, plane.shape[2]))):
             part = plane[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            found[f"{name} part {row},{column}"] = ("number", part.mean((1, 2)))
-    return found
+            features[f"{name} part {row},{column}"] = ("number", part.mean((1, 2)))
+    return features
 
 
 def _tokens(name: str, ids: Array, frequent: Sequence[int]) -> Named:
@@ -135,19 +135,19 @@ def _tokens(name: str, ids: Array, frequent: Sequence[int]) -> Named:
     length = np.where(rows.any(1), rows.shape[1] - (rows[:, ::-1] != 0).argmax(1), 0)
     ordered = np.sort(rows, axis=1)
     different = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
-    found: Named = {f"{name} length": ("number", length), f"{name} different": ("number", different / rows.shape[1])}
-    return found | {f"{name} token {token}": ("number", (rows == token).mean(1)) for token in frequent}
+    features: Named = {f"{name} length": ("number", length), f"{name} different": ("number", different / rows.shape[1])}
+    return features | {f"{name} token {token}": ("number", (rows == token).mean(1)) for token in frequent}
 
 
 def _array(name: str, values: Array) -> Named:
     """Mean, deviation and extremes of all elements, and the mean of each of the first elements of the last axis."""
     flat = values.reshape(len(values), -1).astype(np.float32)
-    found: Named = {f"{name} mean": ("number", flat.mean(1)), f"{name} deviation": ("number", flat.std(1))}
-    found |= {f"{name} lowest": ("number", flat.min(1)), f"{name} highest": ("number", flat.max(1))}
+    features: Named = {f"{name} mean": ("number", flat.mean(1)), f"{name} deviation": ("number", flat.std(1))}
+    features |= {f"{name} lowest": ("number", flat.min(1)), f"{name} highest": ("number", flat.max(1))}
     last = flat.reshape(len(values), -1, values.shape[-1])
     if last.shape[1] > 1 and last.shape[2] <= MAX_ELEMENTS:
-        found |= {f"{name} mean of {at}": ("number", last[:, :, at].mean(1)) for at in range(last.shape[2])}
-    return found
+        features |= {f"{name} mean of {at}": ("number", last[:, :, at].mean(1)) for at in range(last.shape[2])}
+    return features
 
 
 # --- what the model answers ------------------------------------------------------------------------------------------

@@ -184,11 +184,11 @@ def _arrays(cells: Sequence[Any], column: Column, text: bool, first: int, faults
         return array
     for row, cell in enumerate(cells, first):
         try:
-            found = list(np.asarray(cell, np.float64).shape)
+            cell_shape = list(np.asarray(cell, np.float64).shape)
         except (TypeError, ValueError, OverflowError):
-            found = []
-        if found != list(column["shape"]):
-            faults.add(f"row {row}, {place}", "has another shape", got=str(found), expected=str(column["shape"]))
+            cell_shape = []
+        if cell_shape != list(column["shape"]):
+            faults.add(f"row {row}, {place}", "has another shape", got=str(cell_shape), expected=str(column["shape"]))
             break
     return np.zeros(shape)
 
@@ -321,17 +321,17 @@ def _from_arrays(arrays: dict[str, Array], schema: Schema, label: str | None, fa
     for tensor in schema["tensors"]:
         name, own = tensor["name"], columns_of(schema, tensor["name"])
         short = name.removeprefix("input.")
-        found = next((n for n in (name, short, *(["X"] if single else [])) if n in arrays), None)
+        key = next((n for n in (name, short, *(["X"] if single else [])) if n in arrays), None)
         shape = list(own[0]["shape"]) if tensor["whole"] else [len(own)]
-        if found is None:
+        if key is None:
             faults.add("", "has no array of the inputs", got=", ".join(arrays), expected="X" if single else short)
             continue
-        values = arrays[found]
+        values = arrays[key]
         if values.dtype.kind not in "biuf":
-            faults.add(f"array '{found}'", "is another type", got=str(values.dtype), expected=own[0]["dtype"])
+            faults.add(f"array '{key}'", "is another type", got=str(values.dtype), expected=own[0]["dtype"])
         elif list(values.shape[1:]) != shape or not values.ndim:
             expected = f"[rows, {', '.join(map(str, shape))}]" if shape else "[rows]"
-            faults.add(f"array '{found}'", "has another shape", got=str(list(values.shape)), expected=expected)
+            faults.add(f"array '{key}'", "has another shape", got=str(list(values.shape)), expected=expected)
         else:
             tensors[name] = values.astype(np.float32 if own[0]["dtype"] == "float32" else np.float64)
     faults.raise_any()

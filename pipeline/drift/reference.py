@@ -78,8 +78,8 @@ class Reference:
 
     def of_rows(self, inputs: Array, outputs: Array) -> Reference:
         """Return the reference of only these rows, given as masks."""
-        kept = None if self.outputs is None else self.outputs.take(outputs)
-        return replace(self, inputs=self.inputs.take(inputs), outputs=kept)
+        taken_outputs = None if self.outputs is None else self.outputs.take(outputs)
+        return replace(self, inputs=self.inputs.take(inputs), outputs=taken_outputs)
 
 
 def summaries(observations: Observations) -> list[Summary]:
@@ -105,8 +105,8 @@ def _summary(feature: Feature, values: Array) -> Summary:
 def released_score(score: ScoreRecord) -> dict[str, float | str | bool | None]:
     """Return what live scores are compared with."""
     keys = ("metric", "value", "low", "high", "n", "greater_is_better")
-    found: Mapping[str, float | str | bool | None] = score  # type: ignore[assignment]
-    return {key: found.get(key) for key in keys}
+    figures: Mapping[str, float | str | bool | None] = score  # type: ignore[assignment]
+    return {key: figures.get(key) for key in keys}
 
 
 def to_files(reference: Reference) -> dict[str, bytes]:

@@ -236,10 +236,12 @@ def _rehearsed(subject: Subject, reference: Reference, rows: _Rows, origin: Arra
         return evidence
     draws = int(np.clip(COLUMNS_PER_REHEARSAL // max(1, evidence["features"]), MIN_DRAWS, DRAWS))
     rng = np.random.default_rng(derive(subject.seed, "drift", "rehearsal"))
-    found = [windows.compared(rng.choice(windows.count, windows.size, replace=False), None, rng) for _ in range(draws)]
+    comparisons = [
+        windows.compared(rng.choice(windows.count, windows.size, replace=False), None, rng) for _ in range(draws)
+    ]
     evidence["draws"] = draws
-    evidence["false_alarms"] = sum(comparison["drifted"] for comparison in found)
-    evidence["falsely_named"] = _most_named(found)
+    evidence["false_alarms"] = sum(comparison["drifted"] for comparison in comparisons)
+    evidence["falsely_named"] = _most_named(comparisons)
     shifts = shifts_of(rows.schema, rows.train)
     evidence["shifts"] = [_detected(windows, shift, rng) for shift in shifts]
     targets = subject.data.val.y
@@ -258,26 +260,34 @@ def _monitored(reference: Reference) -> dict[str, int]:
 
 
 def _detected(windows: _Windows, shift: Shift, rng: np.random.Generator) -> Detection:
-    found = [
+    comparisons = [
         windows.compared(rng.choice(windows.count, windows.size, replace=False), shift, rng)
         for _ in range(SHIFTED_DRAWS)
     ]
-    return _detection(shift.name, shift.what, found)
+    return _detection(shift.name, shift.what, comparisons)
 
 
 def _detected_prior(windows: _Windows, targets: Array, classes: bool, rng: np.random.Generator) -> Detection:
-    found = [windows.compared(prior_rows(targets, classes, windows.size, rng), None, rng) for _ in range(SHIFTED_DRAWS)]
+    comparisons = [
+        windows.compared(prior_rows(targets, classes, windows.size, rng), None, rng) for _ in range(SHIFTED_DRAWS)
+    ]
     few = "only the rarer class arrives" if len(np.unique(targets)) == 2 else "only half of the classes arrive"
     what = few if classes else "only rows with the upper half of the targets arrive"
-    return _detection("prior", what, found)
+    return _detection("prior", what, comparisons)
 
 
-def _detection(name: str, what: str, found: list[Comparison]) -> Detection:
-    detected = sum(comparison["drifted"] for comparison in found)
-    return {"shift": name, "what": what, "draws": len(found), "detected": detected, "features": _most_named(found)}
+def _detection(name: str, what: str, comparisons: list[Comparison]) -> Detection:
+    detected = sum(comparison["drifted"] for comparison in comparisons)
+    return {
+        "shift": name,
+        "what": what,
+        "draws": len(comparisons),
+        "detected": detected,
+        "features": _most_named(comparisons),
+    }
 
 
-def _most_named(found: list[Comparison]) -> list[str]:
+def _most_named(comparisons: list[Comparison]) -> list[str]:
     """Return up to three features that drifted most often."""
-    names = [row["feature"] for comparison in found for row in comparison["features"] if row["drifted"]]
+    names = [row["feature"] for comparison in comparisons for row in comparison["features"] if row["drifted"]]
     return sorted(dict.fromkeys(names), key=lambda name: -names.count(name))[:3]

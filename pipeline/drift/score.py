@@ -70,8 +70,8 @@ def score_labels(
     return _scored(released, len(chosen), (metric(truth, given), interval.low, interval.high), "")
 
 
-def _scored(released: Mapping[str, Any], rows: int, found: tuple[float, float, float] | None, why: str) -> LiveScore:
-    value, low, high = (_finite(number) for number in found) if found else (None, None, None)
+def _scored(released: Mapping[str, Any], rows: int, interval: tuple[float, float, float] | None, why: str) -> LiveScore:
+    value, low, high = (_finite(number) for number in interval) if interval else (None, None, None)
     limits = [_finite(released[key]) for key in ("value", "low", "high")]
     worse = False
     if low is not None and high is not None and limits[1] is not None and limits[2] is not None:

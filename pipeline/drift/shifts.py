@@ -46,21 +46,21 @@ class _Cells(NamedTuple):
 def shifts_of(schema: Schema, train: Mapping[str, Array]) -> list[Shift]:
     """Return the shifts that mean something for these inputs; statistics are those of train rows."""
     numbers, codes = _columns(schema, train, category=False), _columns(schema, train, category=True)
-    found = [*_of_numbers(numbers), *_of_codes(codes)]
+    shifts = [*_of_numbers(numbers), *_of_codes(codes)]
     for column in schema["inputs"]:
         values = train[column["tensor"]]
-        if not column["shape"] or found:
+        if not column["shape"] or shifts:
             continue
         if column["kind"] == "tokens":
-            found.append(_replaced_tokens(column["tensor"], values))
+            shifts.append(_replaced_tokens(column["tensor"], values))
         elif values.dtype.kind == "f":
-            found += _of_arrays(column["tensor"], values, "pixels" if column["kind"] == "image" else "elements")
-    return found
+            shifts += _of_arrays(column["tensor"], values, "pixels" if column["kind"] == "image" else "elements")
+    return shifts
 
 
 def _columns(schema: Schema, train: Mapping[str, Array], category: bool) -> list[_Cells]:
     """Return the columns that vary."""
-    found = []
+    shifts = []
     for tensor in schema["tensors"]:
         for number, column in enumerate(columns_of(schema, tensor["name"])):
             if column["shape"] or (column["kind"] == "category") != category:
@@ -71,8 +71,8 @@ def _columns(schema: Schema, train: Mapping[str, Array], category: bool) -> list
                 ids, counts = np.unique(known, return_counts=True)
                 rarest, place = float(ids[counts.argmin()]), None if tensor["whole"] else number
                 cells = _Cells(tensor["name"], place, float(known.std()), float(np.median(np.abs(known))), rarest)
-                found.append(cells)
-    return found
+                shifts.append(cells)
+    return shifts
 
 
 def _quarter(columns: list[_Cells], rng: np.random.Generator) -> list[_Cells]:
@@ -179,8 +179,8 @@ def prior_rows(targets: Array, classes: bool, count: int, rng: np.random.Generat
     """
     if classes:
         ids, counts = np.unique(targets, return_counts=True)
-        kept = ids[[counts.argmin()]] if len(ids) == 2 else rng.permutation(ids)[: -(-len(ids) // 2)]
-        possible = np.flatnonzero(np.isin(targets, kept))
+        remaining = ids[[counts.argmin()]] if len(ids) == 2 else rng.permutation(ids)[: -(-len(ids) // 2)]
+        possible = np.flatnonzero(np.isin(targets, remaining))
     else:
         possible = np.flatnonzero(targets > np.median(targets))
     return rng.choice(possible, count, replace=len(possible) < count)

@@ -113,9 +113,9 @@ def compare_categories(reference: Array, live: Array) -> tuple[float, float]:
 
 
 def _counts(values: Array, codes: Array) -> Array:
-    found, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values, return_counts=True)
     result = np.zeros(len(codes), np.int64)
-    result[np.searchsorted(codes, found)] = counts
+    result[np.searchsorted(codes, distinct)] = counts
     return result
 
 

@@ -98,11 +98,11 @@ class _Attack:
                 outputs = self.subject.model(inputs)
             with torch.enable_grad(), attributed_to("loss"):
                 loss = task.loss(outputs, task.loss_targets(targets, outputs))
-            found = None
+            gradient = None
             if loss.requires_grad:
                 with attributed_to("model or loss", "fails in the backward pass"):
-                    (found,) = torch.autograd.grad(loss, inputs, allow_unused=True)
-            signs.append(torch.zeros_like(inputs) if found is None else found.nan_to_num().sign())
+                    (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
+            signs.append(torch.zeros_like(inputs) if gradient is None else gradient.nan_to_num().sign())
             damages.append(self.damage(outputs.detach(), targets))
         return torch.cat(signs), torch.cat(damages)
 
@@ -145,11 +145,11 @@ def _not_applicable(subject: Subject, parts: dict[str, InputPart]) -> str | None
     if part is None:
         return "inputs are nested: a ball of one radius around several arrays has no meaning"
     if part.kind not in ("table", "image"):
-        return "inputs are whole numbers (tokens or codes): there is no small change of one"
+        return "inputs are whole numbers (tokens or codes), which have no small changes"
     if not bool(part.std.any()) or len(part.codes) == part.train.shape[-1]:
         return "no column of the inputs holds numbers that vary"
     if bool(subject.data.val.X.isnan().any()):
-        return "validation rows have missing values, around which there is no ball"
+        return "validation rows have missing values, which have no small changes"
     return None
 
 

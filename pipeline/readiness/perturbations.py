@@ -149,9 +149,9 @@ def _brightness(rows: Tensor, part: InputPart, share: float, draw: Generator) ->
     return _clipped(rows + share * (part.high - part.low) * _per_row(rows, draw), part)
 
 
-def _contrast(rows: Tensor, part: InputPart, kept: float, draw: Generator) -> Tensor:
+def _contrast(rows: Tensor, part: InputPart, share: float, draw: Generator) -> Tensor:
     mean = rows.mean(dim=(-2, -1), keepdim=True)
-    return mean + kept * (rows - mean)
+    return mean + share * (rows - mean)
 
 
 def _occlusion(rows: Tensor, part: InputPart, share: float, draw: Generator) -> Tensor:
@@ -204,10 +204,10 @@ def _replace(rows: Tensor, part: InputPart, share: float, draw: Generator) -> Te
 
 def _drop(rows: Tensor, part: InputPart, share: float, draw: Generator) -> Tensor:
     """Leave out a share of the tokens; those behind move up, and the last one is repeated."""
-    kept = torch.rand(rows.shape, generator=draw) >= share
-    kept[:, 0] = True
-    order = (~kept).to(torch.int8).argsort(dim=1, stable=True)
-    last = kept.sum(1, keepdim=True) - 1
+    remaining = torch.rand(rows.shape, generator=draw) >= share
+    remaining[:, 0] = True
+    order = (~remaining).to(torch.int8).argsort(dim=1, stable=True)
+    last = remaining.sum(1, keepdim=True) - 1
     position = torch.arange(rows.shape[1]).expand(rows.shape).minimum(last)
     return rows.gather(1, order.gather(1, position))
 
@@ -272,7 +272,7 @@ def corruptions_of(part: InputPart) -> dict[str, Corruption]:
             possible.pop("noise")
             possible.pop("missing")
     if part.kind == "tokens" and part.aligned:
-        del possible["drop"]  # the tokens behind it would no longer stand above their targets
+        del possible["drop"]  # the tokens after a dropped one would be compared with the wrong targets
     return possible
 
 

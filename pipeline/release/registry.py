@@ -103,7 +103,7 @@ def payload_of(root: Path, entry: Entry) -> Path | None:
 
 
 def move(root: Path, name: str, alias: Alias, run: str, subject: str, who: str, why: str = "") -> None:
-    """Give the alias to a bundle. A challenger that becomes champion is no longer challenger. Idempotent."""
+    """Give the alias to a bundle. A challenger that becomes champion loses the alias `challenger`. Idempotent."""
     with _changed(root) as models:
         model = models.setdefault(name, {"aliases": {}, "history": []})
         known = model["aliases"].get(alias)

@@ -31,12 +31,12 @@ def rehearse(root: Path, name: str, run: str, scratch: Path) -> RollbackRehearsa
     """Make the candidate champion in the folder `scratch`, withdraw it, and compare with the champion of the root."""
     started = time.perf_counter()
     files.remove_folder(scratch)
-    found = RollbackRehearsal(champion="", restored="", intact=None, seconds=0.0, problem="")
+    rehearsal = RollbackRehearsal(champion="", restored="", intact=None, seconds=0.0, problem="")
     try:
         current = registry.champion(root, name)
         if current:
             payload = registry.payload_of(root, current)
-            found |= {"champion": current["subject"], "intact": payload is not None}
+            rehearsal |= {"champion": current["subject"], "intact": payload is not None}
             if payload is not None:  # a copy, as a real rollback reads the whole payload
                 copy = scratch / current["run"] / "bundle" / "payload"
                 for path in sorted(p for p in payload.rglob("*") if p.is_file()):
@@ -45,10 +45,10 @@ def rehearse(root: Path, name: str, run: str, scratch: Path) -> RollbackRehearsa
             registry.move(scratch, name, "champion", current["run"], current["subject"], "rehearsal")
         registry.move(scratch, name, "champion", run, CANDIDATE, "rehearsal")
         after = registry.withdraw(scratch, name, CANDIDATE, "rehearsal")
-        found["restored"] = after["subject"] if after else ""
+        rehearsal["restored"] = after["subject"] if after else ""
     except Exception as error:  # an unreadable registry is a result of the rehearsal, not of the phase
-        found["problem"] = str(error) or type(error).__name__
+        rehearsal["problem"] = str(error) or type(error).__name__
     finally:
         files.remove_folder(scratch)
-    found["seconds"] = time.perf_counter() - started
-    return found
+    rehearsal["seconds"] = time.perf_counter() - started
+    return rehearsal

@@ -129,11 +129,11 @@ def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
     return table
 
 
-def readiness_lines(found: Readiness) -> Text:
+def readiness_lines(readiness: Readiness) -> Text:
     """Return the readiness score with its weakest section, and the score of every section."""
-    score, weakest = number(found.score), " and ".join(map(in_words, found.weakest))
+    score, weakest = number(readiness.score), " and ".join(map(in_words, readiness.weakest))
     line = styled("readiness: [bold]{score}[/], the weakest section: {weakest}\n", score=score, weakest=weakest)
-    parts = [f"{in_words(s.name)} {'n/a' if s.score is None else number(s.score)}" for s in found.sections]
+    parts = [f"{in_words(s.name)} {'n/a' if s.score is None else number(s.score)}" for s in readiness.sections]
     return line.append_text(styled("  [dim]{parts}[/]", parts=", ".join(parts)))
 
 

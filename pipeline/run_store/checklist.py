@@ -178,7 +178,7 @@ def _answer(item: ChecklistItem, evidence: Evidence, find: FindCheck) -> Result:
 
 
 def _acceptance(item: ChecklistItem, result: Result) -> str:
-    """Who accepted in the plan, and why, that a result is inconclusive for this reason; empty if nobody did."""
+    """Who accepts by the plan, and why, that a result is inconclusive for this reason; empty without a statement."""
     statement = item.get("accepted", {}).get(result.acceptable) if result.outcome == "inconclusive" else None
     return f"{statement['who']}: {statement['why']}" if statement else ""
 

@@ -91,7 +91,7 @@ def run_isolated(script: str | None, arguments: list[str], given: object, networ
     prefix = ["unshare", "-rn"] if network == "namespace" else []
     command = [*prefix, sys.executable, "-I", "-B", str(script), *arguments]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             input=json.dumps(given),
             capture_output=True,
@@ -101,14 +101,14 @@ def run_isolated(script: str | None, arguments: list[str], given: object, networ
         )
     except subprocess.TimeoutExpired:
         raise ChildFailed(f"the process did not end within {SECONDS} seconds") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
         raise ChildFailed(f"the process crashed with {how}: {last[:300]}")
     try:
-        report: dict[str, Any] = json.loads(done.stdout)
+        report: dict[str, Any] = json.loads(process.stdout)
     except ValueError:
-        raise ChildFailed(f"the process printed something else than its report: {done.stdout[:200]!r}") from None
+        raise ChildFailed(f"the process printed something else than its report: {process.stdout[:200]!r}") from None
     return report
 
 

@@ -55,11 +55,11 @@ def schema_faults(text: str) -> list[str]:
     from cyclonedx.validation.json import JsonStrictValidator
 
     try:
-        found = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text, all_errors=True)
+        errors = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text, all_errors=True)
     except ValueError as error:
         return [f"is not JSON: {error}"]
     # The library's errors print the whole document; the error of jsonschema says what and where.
-    return [f"{error.data.json_path}: {error.data.message[:200]}" for error in found or ()]
+    return [f"{error.data.json_path}: {error.data.message[:200]}" for error in errors or ()]
 
 
 def _library_bom(model: ModelFacts, components: Iterable[Component]) -> Any:

@@ -75,16 +75,16 @@ def components(paths: Iterable[Path] | None = None, imported: Iterable[str] | No
     return [_component(installed[name], scopes[name], installed) for name in sorted(scopes)]
 
 
-def missing_roots(found: Iterable[Component]) -> list[str]:
+def missing_roots(serving: Iterable[Component]) -> list[str]:
     """Return the distributions that serving needs and that are not installed, such as in a vendored environment."""
-    names = {component.name for component in found}
+    names = {component.name for component in serving}
     return [name for name in SERVING if name not in names]
 
 
 def _installed(paths: Iterable[Path] | None) -> dict[str, Distribution]:
-    found = distributions() if paths is None else distributions(path=[str(path) for path in paths])
+    on_path = distributions() if paths is None else distributions(path=[str(path) for path in paths])
     installed: dict[str, Distribution] = {}
-    for distribution in found:
+    for distribution in on_path:
         if distribution.metadata and distribution.metadata["Name"]:
             installed.setdefault(_key(distribution.name), distribution)  # the first on the path is imported
     return installed
@@ -112,14 +112,14 @@ def _needs(distribution: Distribution, installed: Mapping[str, Distribution]) ->
 
 
 def _closure(roots: Iterable[str], installed: Mapping[str, Distribution]) -> set[str]:
-    found: set[str] = set()
+    reached: set[str] = set()
     left = [name for name in roots if name in installed]
     while left:
         name = left.pop()
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             left += _needs(installed[name], installed)
-    return found
+    return reached
 
 
 def _distributions_of(modules: Iterable[str], installed: Mapping[str, Distribution]) -> set[str]:

@@ -115,10 +115,10 @@ def commit_of(folder: Path) -> Commit | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         # --no-optional-locks: somebody may be committing in this tree at the same time.
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True, text=True, timeout=GIT_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None

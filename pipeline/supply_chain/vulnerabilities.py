@@ -53,21 +53,21 @@ def audit(components: Iterable[Component], database: str | None) -> Audit:
         return {"database": None, "found": []}
     by_name = {component.name: component for component in components}
     hashed, newest, records = hashlib.sha256(), "", 0
-    found: list[Vulnerability] = []
+    matches: list[Vulnerability] = []
     for name, content in _files(Path(database)):
         hashed.update(hashlib.sha256(content).digest())
         records += 1
         try:
             record = json.loads(content)
             newest = max(newest, str(record.get("modified", "")))
-            found += _matches(record, by_name)
+            matches += _matches(record, by_name)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             what = f"is not a record of an OSV database ({type(error).__name__}: {error})"
             raise UserError(fault(f"{KEY}: {name}", what, expected="JSON as osv.dev exports it")) from None
     if not records:
         raise UserError(fault(KEY, "has no record", got=database, expected="a folder or zip archive of OSV JSON files"))
-    found.sort(key=lambda v: (v["scope"], v["name"], v["id"]))
-    return {"database": {"records": records, "newest": newest, "sha256": hashed.hexdigest()}, "found": found}
+    matches.sort(key=lambda v: (v["scope"], v["name"], v["id"]))
+    return {"database": {"records": records, "newest": newest, "sha256": hashed.hexdigest()}, "found": matches}
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:

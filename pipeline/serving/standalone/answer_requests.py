@@ -61,7 +61,7 @@ def isolate(network: str) -> dict[str, str]:
         except ImportError as error:
             proof[f"import {package}"] = f"ImportError: {error}"
     try:
-        socket.create_connection(("192.0.2.1", 80), timeout=1).close()  # an address that belongs to nobody
+        socket.create_connection(("192.0.2.1", 80), timeout=1).close()  # an address for documentation
         proof["connect"] = "worked"
     except OSError as error:
         proof["connect"] = f"{type(error).__name__}: {error}"

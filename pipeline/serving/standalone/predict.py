@@ -39,7 +39,7 @@ class PredictError(Exception):
 # fmt: off
 class PayloadError(PredictError): ...  # the folder of this file does not contain a model with its schema
 class UnreadableInput(PredictError): ...  # the file is not text, not CSV or not JSON
-class EmptyInput(PredictError): ...  # there are no rows
+class EmptyInput(PredictError): ...  # the input has no rows
 class TooLarge(PredictError): ...  # there are more rows, bytes or characters than the schema allows
 class ColumnsDiffer(PredictError): ...  # a column is missing, unknown, or occurs twice
 class WrongType(PredictError): ...  # a value is of another type than its column
@@ -60,8 +60,8 @@ def shown(value: Any) -> str:
 
 
 def close_name(name: str, names: list[Any]) -> str:
-    found = difflib.get_close_matches(name[:100], map(str, names), 1)
-    return f"; did you mean {shown(found[0])}?" if found else ""
+    close = difflib.get_close_matches(name[:100], map(str, names), 1)
+    return f"; did you mean {shown(close[0])}?" if close else ""
 
 
 class Predictor:
@@ -109,7 +109,7 @@ class Predictor:
         if not isinstance(rows, (list, tuple)):
             raise WrongShape(f"rows are not a list, got {type(rows).__name__}; expected a list of rows")
         if not rows:
-            raise EmptyInput("there are no rows; expected one at least")
+            raise EmptyInput("the input has no rows; expected at least one")
         if len(rows) > self.schema["max_rows"]:
             raise TooLarge(f"there are too many rows, got {len(rows)}; expected at most {self.schema['max_rows']}")
         errors: list[PredictError] = []
@@ -249,7 +249,7 @@ def _code(value: Any, column: dict[str, Any], row: int) -> int:
     name, codes = column["name"], column["categories"]
     if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
         raise WrongType(f"is not a category, got {shown(value)}", row, name)
-    if codes is None:  # the data gave codes, whose texts nobody knows
+    if codes is None:  # the data gave codes without their texts
         number: Any = _parsed(value) if isinstance(value, str) else value
         if isinstance(number, str) or number not in range(column["codes"]):
             raise WrongType(f"is not a code, got {shown(value)}; expected 0 to {column['codes'] - 1}", row, name)
