@@ -213,6 +213,23 @@ def _count_openings(ctx: PhaseContext, candidate: str, rows: str) -> dict[str, o
     }
 
 
+def _regressions(ctx: PhaseContext, candidate: Subject) -> dict[str, object]:
+    """Compare the candidate with the model in use, from its released file, and on the rows of earlier tasks."""
+    from pipeline.export.parity import load_onnx
+    from pipeline.readiness import regression
+    from pipeline.release import registry
+
+    root, name = ctx.run.path.parent, registry.model_name(ctx.state)
+    champion = registry.champion(root, name)
+    payload = registry.payload_of(root, champion) if champion else None
+    if champion is None or payload is None:
+        lost = f"the payload of the model in use, {champion['subject'][:12]}, is missing or changed" if champion else ""
+        return {"compared": regression.measure(candidate, None), "lost": lost}
+    answers = regression.released_model(load_onnx(payload / "model.onnx"))
+    called = f"release {champion['subject'][:12]} of {champion['run']}"
+    return {"compared": regression.measure(candidate, answers, called), "lost": ""}
+
+
 def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:
     """Return the origin of the model, as digests and values."""
     assert ctx.plan is not None
@@ -259,6 +276,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "parity": exports.parity,
         "corruption": corruption.measure(candidate),
         "adversarial": adversarial.measure(candidate),
+        "no_regression": _regressions(ctx, candidate),
         "rollback": rehearse(ctx.run.path.parent, model_name(ctx.state), ctx.run.name, ctx.folder / "rollback"),
         **_serve(ctx, candidate, exports, score),
     }

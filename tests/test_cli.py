@@ -130,13 +130,13 @@ def test_verify_names_changed_entry_and_file(finished: Run, cli: Cli) -> None:
 
 def test_checklist_prints_markdown_boxes(finished: Run, cli: Cli) -> None:
     """Ticked where satisfied, empty where not; a waiver is written beside its item."""
-    code, _, _ = cli("waive", "digits", "no_regression", "--who", OWNER, "--why", "no slices here", "--expires", LATER)
+    code, _, _ = cli("waive", "digits", "reproducible", "--who", OWNER, "--why", "no slices here", "--expires", LATER)
     assert code == 0
     code, out, _ = cli("checklist", "digits", "--gate", "finalization")
     boxes = re.findall(r"^- \[([ x])\] \*\*(\w+)\*\*", out, re.MULTILINE)
 
     assert code == 0 and len(boxes) == 24
-    assert ("x", "onnx_parity") in boxes and (" ", "reproducible") in boxes and ("x", "no_regression") in boxes
+    assert ("x", "onnx_parity") in boxes and (" ", "reproducible") in boxes and ("x", "reproducible") in boxes
     assert f"waived by {OWNER} until {LATER}: no slices here" in out
     assert len(re.findall(r"^## ", cli("checklist", "digits")[1], re.MULTILINE)) == 5
 
@@ -146,31 +146,31 @@ def test_checklist_ignores_expired_waiver(finished: Run, cli: Cli) -> None:
     with opened(finished) as ledger:
         over = {
             "phase": "finalization",
-            "item": "no_regression",
+            "item": "reproducible",
             "who": OWNER,
             "why": "no slices",
             "expires": "2020-01-01",
         }
         ledger.append("waiver", over)
 
-    assert "- [ ] **no_regression**" in cli("checklist", "digits", "--gate", "finalization")[1]
-    assert "\nwaived:" not in cli("status", "digits")[1] and "  no_regression: " in cli("explain", "digits")[1]
+    assert "- [ ] **reproducible**" in cli("checklist", "digits", "--gate", "finalization")[1]
+    assert "\nwaived:" not in cli("status", "digits")[1] and "  reproducible: " in cli("explain", "digits")[1]
 
 
 def test_waived_item_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     """The table of gates counts a valid waiver, explain asks for nothing more, and the report is up to date."""
     before = re.search(r"finalization +closed +(\d+)/24", cli("status", "digits")[1])
     finished.inside("report.html").unlink(missing_ok=True)
-    cli("waive", "digits", "no_regression", "--who", OWNER, "--why", "no slices here", "--expires", LATER)
+    cli("waive", "digits", "reproducible", "--who", OWNER, "--why", "no slices here", "--expires", LATER)
     _, out, _ = cli("status", "digits")
     after = re.search(r"finalization +closed +(\d+)/24", out)
 
     assert before and after and int(after[1]) == int(before[1]) + 1
     assert (
         f"not implemented in this version ({count_not_built(finished) - 1})" in out
-        and f"waived: finalization/no_regression by {OWNER}" in out
+        and f"waived: finalization/reproducible by {OWNER}" in out
     )
-    assert "no_regression: " not in cli("explain", "digits")[1]
+    assert "reproducible: " not in cli("explain", "digits")[1]
     assert "no slices here" in finished.inside("report.html").read_text()
 
 
@@ -245,13 +245,13 @@ def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     assert code == 0 and out.count("  question:") == 1
     assert (
         f"finalization: {count_not_built(finished)} checks not implemented in this version" in out
-        and "  no_regression: " in out
+        and "  reproducible: " in out
     )
     assert "python -m pipeline waive digits CHECK --who NAME" in out
     assert "python -m pipeline approve digits --who NAME" in out
-    _, out, _ = cli("explain", "digits", "no_regression")
-    assert "finalization/no_regression: not implemented" in out
-    assert "python -m pipeline waive digits no_regression --who NAME" in out
+    _, out, _ = cli("explain", "digits", "reproducible")
+    assert "finalization/reproducible: not implemented" in out
+    assert "python -m pipeline waive digits reproducible --who NAME" in out
     _, out, _ = cli("explain", "digits", "split_integrity")
     assert "finalization/split_integrity: passed" in out and "question:" in out
     code, _, err = cli("explain", "digits", "split_integrty")

@@ -95,9 +95,9 @@ def test_expired_waivers_close_the_gate_with_a_message(finished: Run, cli: Cli, 
     code, _, err = cli("approve", finished.name, "--who", "Example Owner")
 
     assert finished.state().gate("finalization") == "closed" and code == 3, err
-    shown = f"no longer waived: finalization/no_regression, whose waiver by Example Owner ended with {last} (UTC)"
+    shown = f"no longer waived: finalization/reproducible, whose waiver by Example Owner ended with {last} (UTC)"
     assert shown in cli("status", finished.name)[1]
-    assert f"the waiver by Example Owner ended with {last}" in cli("explain", finished.name, "no_regression")[1]
+    assert f"the waiver by Example Owner ended with {last}" in cli("explain", finished.name, "reproducible")[1]
 
     waive_every_check(cli, finished, clock.now.date())
     assert "no longer waived" not in cli("status", finished.name)[1]

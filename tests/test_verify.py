@@ -308,11 +308,11 @@ def test_signature_survives_the_same_outcomes_only(signed: Run) -> None:
     with opened(signed) as ledger:
         record_gate_again(ledger)
         assert fold(ledger.entries).gate("finalization") == "open"
-        record_gate_again(ledger, no_regression="failed")
+        record_gate_again(ledger, reproducible="failed")
         state = fold(ledger.entries)
 
     assert state.gate("finalization") == "pending"
-    assert state.lapsed_signature("finalization") == "signed before no_regression changed from errored to failed"
+    assert state.lapsed_signature("finalization") == "signed before reproducible changed from errored to failed"
 
 
 @pytest.mark.parametrize("phase", ["finalization", "baseline"])
@@ -321,7 +321,7 @@ def test_signature_lapses_with_a_renewed_waiver(signed: Run, phase: str) -> None
     last = date.fromisoformat(LATER)
     assert signed.state().gate("finalization", last) == "open"
     assert signed.state().gate("finalization", last + DAY) == "closed"
-    item = {"finalization": "no_regression", "baseline": "training_repeats"}[phase]
+    item = {"finalization": "reproducible", "baseline": "training_repeats"}[phase]
     with opened(signed) as ledger:
         waive(ledger, phase, item, (last + DAY).isoformat())
 

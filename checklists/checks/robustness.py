@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.results import Evidence, Relation, Result, compared
+
+if TYPE_CHECKING:
+    from pipeline.readiness.regression import Regression
 
 
 def corruption(evidence: Evidence, *, severity: int, min_mean: float, min_worst: float, min_rows: int) -> Result:
@@ -90,3 +93,40 @@ def adversarial(evidence: Evidence, *, floor: float | None, tolerance: float, ch
     good = sign * (worst - floor) >= 0
     relation: Relation = ">=" if sign > 0 else "<="
     return Result("passed" if good else "failed", worst, floor, measured["metric"], why, relation=relation)
+
+
+def no_regression(evidence: Evidence, *, margin: float | None) -> Result:
+    """Passing proves that the candidate is not worse than the model in use, nor on any earlier task, by the margin.
+
+    The value is the lowest one-sided 95 % bound of the paired differences, which has to exceed -`margin`.
+    """
+    measured = evidence["no_regression"]
+    regressions: list[Regression] = measured["compared"]
+    if measured["lost"]:
+        return Result("inconclusive", why=measured["lost"])
+    if not regressions:
+        why = "no model of this task is in use, and data.previous_tasks names no earlier task"
+        return Result("not_applicable", why=why)
+    unknown = [f"{r['task'] or 'validation'}: {r['why']}" for r in regressions if r["comparison"] is None]
+    if unknown:
+        return Result("inconclusive", why="; ".join(unknown))
+    texts, bounds, differences = list[str](), list[float](), list[float]()
+    for regression in regressions:
+        comparison = regression["comparison"]
+        assert comparison is not None
+        bound = -math.inf if comparison["bound"] is None else comparison["bound"]
+        flips = "" if regression["negative_flips"] is None else f", {regression['negative_flips']} rows newly wrong"
+        where = f"on {regression['task']}" if regression["task"] else "on validation"
+        figures = f"{comparison['difference']:+.3g} (bound {bound:+.3g})"
+        texts.append(f"{where} {figures} against {regression['against']}{flips}")
+        bounds.append(bound)
+        differences.append(comparison["difference"])
+    why, unit = "; ".join(texts), "difference (95 % bound)"
+    if margin is None:
+        why += "; no margin is declared: add plan.margins.regression=NUMBER with phase=planning"
+        return Result("inconclusive", min(bounds), None, unit, why)
+    if min(bounds) > -margin:
+        return Result("passed", min(bounds), -margin, unit, why, relation=">=")
+    if min(differences) < -margin:
+        return Result("failed", min(differences), -margin, "difference", why, relation=">=")
+    return Result("inconclusive", min(bounds), -margin, unit, why, relation=">=", acceptable="small_sample")
