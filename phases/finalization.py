@@ -22,6 +22,7 @@ from pipeline.run_store.job import Job
 from pipeline.run_store.ledger import read_recorded_json
 from pipeline.run_store.records import CandidateRecord, ScoreRecord
 from pipeline.run_store.state import fold
+from pipeline.runtime.announce import announced
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
@@ -213,6 +214,20 @@ def _count_openings(ctx: PhaseContext, candidate: str, rows: str) -> dict[str, o
     }
 
 
+def _replay(ctx: PhaseContext, frozen: CandidateRecord) -> dict[str, object]:
+    """Train the frozen candidate once more in a fresh process, as far as the time allows."""
+    from pipeline.trials.replay_training import replay_training
+
+    assert ctx.plan is not None
+    seconds, threads = float(ctx.settings["replay_seconds"]), int(ctx.plan.facts["threads"])
+    job, recorded = Job.from_json(frozen["job"]), ctx.run.path / frozen["checkpoint"]
+    with announced(ctx.log, "finalization: the released training is repeated in a fresh process"):
+        replay = replay_training(
+            job, frozen["weights"], recorded.parent.parent, ctx.folder / "replay", seconds=seconds, threads=threads
+        )
+    return dict(replay)
+
+
 def _regressions(ctx: PhaseContext, candidate: Subject) -> dict[str, object]:
     """Compare the candidate with the model in use, from its released file, and on the rows of earlier tasks."""
     from pipeline.export.parity import load_onnx
@@ -277,6 +292,7 @@ def run(ctx: PhaseContext) -> Evidence:
         "corruption": corruption.measure(candidate),
         "adversarial": adversarial.measure(candidate),
         "no_regression": _regressions(ctx, candidate),
+        "reproducible": _replay(ctx, frozen),
         "rollback": rehearse(ctx.run.path.parent, model_name(ctx.state), ctx.run.name, ctx.folder / "rollback"),
         **_serve(ctx, candidate, exports, score),
     }

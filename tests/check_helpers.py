@@ -31,11 +31,6 @@ def open_items(run: Run) -> list[Item]:
     return [i for i in items if i.outcome not in ("passed", "not_applicable", "pending") and not i.accepted_by]
 
 
-def count_not_built(run: Run) -> int:
-    """Return how many items of the last gate this version cannot answer."""
-    return sum(not item.is_built for item in run.state().gates["finalization"].items)
-
-
 def with_values(values: dict[str, Any], **new: Any) -> dict[str, Any]:
     """Return a deep copy with some values replaced; `a__b` reaches into `a`, and ... removes a value."""
     values = copy.deepcopy(values)

@@ -26,7 +26,7 @@ from pipeline.run_store import plan as plans
 from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import RunState
-from tests.check_helpers import count_not_built, judge
+from tests.check_helpers import judge, open_items
 from tests.conftest import SMALL, Cli
 from tests.ledger_fixtures import baseline_done, passed
 from tests.ledger_fixtures import gate as record_gate
@@ -64,7 +64,7 @@ def test_status_shows_gates_and_next_command(finished: Run, cli: Cli) -> None:
     assert (
         "validation: target reached (accuracy " in out
         and "test: target " in out
-        and f"not implemented in this version ({count_not_built(finished)})" in out
+        and all(item.id in out for item in open_items(finished))
     )
     assert NEXT.search(out)
 
@@ -91,10 +91,8 @@ def test_status_previews_finalization_gate(planned: Run, cli: Cli) -> None:
     code, out, _ = cli("status", "digits", "--gate", "finalization")
 
     assert code == 0 and "24 checks" in out
-    counts = re.search(
-        r"(\d+) of 24 checks cannot pass yet: (\d+) are not implemented in this version, (\d+) needs? a signature", out
-    )
-    assert counts and int(counts[1]) == int(counts[2]) + int(counts[3])
+    counts = re.search(r"(\d+) of 24 checks cannot pass yet: (\d+) needs? a signature", out)
+    assert counts and counts[1] == counts[2] == "1"
     assert "owner_approval: needs the owner's signature after phase=finalization" in out
 
 
@@ -136,7 +134,7 @@ def test_checklist_prints_markdown_boxes(finished: Run, cli: Cli) -> None:
     boxes = re.findall(r"^- \[([ x])\] \*\*(\w+)\*\*", out, re.MULTILINE)
 
     assert code == 0 and len(boxes) == 24
-    assert ("x", "onnx_parity") in boxes and (" ", "reproducible") in boxes and ("x", "reproducible") in boxes
+    assert ("x", "onnx_parity") in boxes and (" ", "supply_chain") in boxes and ("x", "reproducible") in boxes
     assert f"waived by {OWNER} until {LATER}: no slices here" in out
     assert len(re.findall(r"^## ", cli("checklist", "digits")[1], re.MULTILINE)) == 5
 
@@ -154,7 +152,7 @@ def test_checklist_ignores_expired_waiver(finished: Run, cli: Cli) -> None:
         ledger.append("waiver", over)
 
     assert "- [ ] **reproducible**" in cli("checklist", "digits", "--gate", "finalization")[1]
-    assert "\nwaived:" not in cli("status", "digits")[1] and "  reproducible: " in cli("explain", "digits")[1]
+    assert "\nwaived:" not in cli("status", "digits")[1] and "/reproducible: " in cli("explain", "digits")[1]
 
 
 def test_waived_item_counts_as_satisfied(finished: Run, cli: Cli) -> None:
@@ -166,10 +164,7 @@ def test_waived_item_counts_as_satisfied(finished: Run, cli: Cli) -> None:
     after = re.search(r"finalization +closed +(\d+)/24", out)
 
     assert before and after and int(after[1]) == int(before[1]) + 1
-    assert (
-        f"not implemented in this version ({count_not_built(finished) - 1})" in out
-        and f"waived: finalization/reproducible by {OWNER}" in out
-    )
+    assert f"waived: finalization/reproducible by {OWNER}" in out
     assert "reproducible: " not in cli("explain", "digits")[1]
     assert "no slices here" in finished.inside("report.html").read_text()
 
@@ -181,7 +176,7 @@ def test_commands_name_run_of_another_root(finished: Run, cli: Cli, tmp_path: Pa
     command = NEXT.search(out)[0].split("python -m pipeline ")[1].split()  # type: ignore[index]
 
     assert command[:2] == ["explain", "other/digits"] and cli(*command)[0] == 0
-    assert "waive other/digits CHECK --who" in cli(*command)[1]
+    assert "waive other/digits reproducible --who" in cli(*command)[1]
     assert "approve other/digits --who" in cli("status", "other/digits", "--gate", "finalization")[1]
     assert "Do: python -m pipeline status other/digits" in cli("rollback", "other/digits", "--who", "Ada")[2]
 
@@ -242,16 +237,12 @@ def test_sweep_table_shows_differing_overrides(cli: Cli) -> None:
 def test_explain_prints_reason_and_command(finished: Run, cli: Cli) -> None:
     """One paragraph per item that is not satisfied; a single item on demand, satisfied or not."""
     code, out, _ = cli("explain", "digits", "--gate", "finalization")
-    assert code == 0 and out.count("  question:") == 1
-    assert (
-        f"finalization: {count_not_built(finished)} checks not implemented in this version" in out
-        and "  reproducible: " in out
-    )
-    assert "python -m pipeline waive digits CHECK --who NAME" in out
+    assert code == 0 and out.count("  question:") == 1 + len(open_items(finished))
+    assert "finalization/reproducible: inconclusive" in out and "replay_seconds is 0" in out
+    assert "python -m pipeline waive digits reproducible --who NAME" in out
     assert "python -m pipeline approve digits --who NAME" in out
     _, out, _ = cli("explain", "digits", "reproducible")
-    assert "finalization/reproducible: not implemented" in out
-    assert "python -m pipeline waive digits reproducible --who NAME" in out
+    assert "finalization/reproducible: inconclusive" in out and "supply_chain" not in out
     _, out, _ = cli("explain", "digits", "split_integrity")
     assert "finalization/split_integrity: passed" in out and "question:" in out
     code, _, err = cli("explain", "digits", "split_integrty")

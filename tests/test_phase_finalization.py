@@ -37,13 +37,13 @@ def record_waivers(run: Run, names: list[str]) -> None:
 
 
 def test_finalization_gate_has_24_items(finished: Run) -> None:
-    """Items with a check have an outcome, the others are errored, and the approval is pending."""
+    """Every item has an outcome that its check gave, and the approval is pending."""
     items = finished.state().gates["finalization"].items
     outcomes = {i.id: i.outcome for i in items}
 
     assert len(items) == 24 and finished.state().gate("finalization") == "closed"
     assert [i for i, o in outcomes.items() if o == "pending"] == ["owner_approval"]
-    assert {i.why.split(":")[0] for i in items if i.outcome == "errored"} == {"not built"}
+    assert not [i for i in items if i.outcome == "errored"]
     assert outcomes["within_limits"] in ("passed", "inconclusive")  # a busy machine has slow calls
     assert {i for i, o in outcomes.items() if o == "passed"} >= {
         "rollback", "split_integrity", "test_opened_once", "lineage", "target_on_test", "onnx_parity",

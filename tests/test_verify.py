@@ -27,7 +27,7 @@ from pipeline.run_store.ledger import GENESIS, Ledger
 from pipeline.run_store.next_step import release_blocker
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
-from tests.check_helpers import count_not_built, open_items
+from tests.check_helpers import open_items
 from tests.conftest import Cli, go
 
 OWNER = "Example Owner"
@@ -312,7 +312,7 @@ def test_signature_survives_the_same_outcomes_only(signed: Run) -> None:
         state = fold(ledger.entries)
 
     assert state.gate("finalization") == "pending"
-    assert state.lapsed_signature("finalization") == "signed before reproducible changed from errored to failed"
+    assert state.lapsed_signature("finalization") == "signed before reproducible changed from inconclusive to failed"
 
 
 @pytest.mark.parametrize("phase", ["finalization", "baseline"])
@@ -334,7 +334,7 @@ def test_signature_lapses_with_a_renewed_waiver(signed: Run, phase: str) -> None
 def test_signature_must_agree_with_its_parts(finished: Run, part: str) -> None:
     """A signature written into the ledger counts only if it is bound to what stands beside it, by a known person."""
     with opened(finished) as ledger:
-        for item in (i for i in finished.state().gates["finalization"].items if i.outcome == "errored"):
+        for item in open_items(finished):
             waive(ledger, "finalization", item.id)
         signature = fold(ledger.entries).signature("finalization", "owner_approval", OWNER)
         other = {"digest": "0" * 64, "outcomes": {}, "waivers": [], "binding": "0" * 64, "who": "Mallory"}
@@ -394,13 +394,13 @@ def pass_everything(entry: dict[str, Any]) -> None:
 def test_verify_judges_every_item_again(finished: Run, cli: Cli) -> None:
     """A ledger that was rewritten with new hashes agrees with itself, but not with the evidence: each item is named."""
     assert verify(finished, judge_real).faults == []
-    not_built = count_not_built(finished)
+    unsatisfied = len(open_items(finished))
     rewrite(finished, pass_everything)
     assert faults(finished)[1] == []
 
     code, out, _ = cli("verify", "digits")
 
-    assert code == 3 and out.count("is recorded as outcome 'passed', its evidence gives 'errored'") == not_built
+    assert code == 3 and out.count("is recorded as outcome 'passed', its evidence gives 'inconclusive'") == unsatisfied
     assert "finalization/target_on_test (gate of entry " in out and "is recorded as value 0.9999, its evidence" in out
 
 
@@ -464,12 +464,11 @@ def test_verify_derives_the_decisions_again(finished: Run, kind: str, change: di
 
 @pytest.mark.process
 def test_verify_says_what_it_cannot_judge(finished: Run, cli: Cli) -> None:
-    """Checks that are not implemented, and gates whose evidence was replaced, are a line each and no fault."""
+    """A gate whose evidence was replaced by a later attempt is a line and no fault."""
     go(finished.path.parent, "phase=finalization", "run.name=digits")
     code, out, _ = cli("verify", "digits")
 
     assert code == 0
-    assert f"not judged again: {count_not_built(finished)} checks not implemented in this version" in out
     assert "not judged again: 1 earlier gate whose evidence a later attempt replaced" in out
 
 

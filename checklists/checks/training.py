@@ -113,3 +113,32 @@ def stable_across_seeds(evidence: Evidence, *, target: float, margin: float | No
         why = f"{counted(len(values), 'training')} instead of {min_seeds}: {table['why']}; {why}"
         return Result("inconclusive", worst, least, unit, why, relation=relation, acceptable="small_sample")
     return Result("passed", worst, least, unit, why, relation=relation)
+
+
+def reproduced(evidence: Evidence, *, min_steps: int) -> Result:
+    """Passing proves that the released training, repeated in a fresh process, gives the same values bit by bit.
+
+    A training that ended has the same weights, by their digest; of a longer one, at least `min_steps` steps were
+    repeated with the same history. The value is the number of repeated steps.
+    """
+    replay = evidence["reproducible"]
+    steps, planned, difference = replay["steps"], replay["planned_steps"], replay["difference"]
+    if replay["why"]:
+        return Result("inconclusive", why=f"not repeated: {replay['why']}")
+    if replay["died"]:
+        why = f"the repeated training ended without a result: {replay['died']}"
+        return Result("failed", 0, min_steps, "steps", why, cause="nondeterminism", relation=">=")
+    if difference is not None:
+        recorded, repeated = float(difference["recorded"]), float(difference["repeated"])
+        why = f"{difference['name']} at {difference['step']} was {recorded:.9g}, and is {repeated:.9g} when repeated"
+        return Result("failed", steps, planned, "steps", why, cause="nondeterminism", relation=">=")
+    again = replay["repeated_weights"]
+    if again is not None and again != replay["weights"]:
+        why = f"the repeated training has the weights {again[:12]}, the released ones are {replay['weights'][:12]}"
+        return Result("failed", steps, planned, "steps", why, cause="nondeterminism", relation=">=")
+    if again is not None:
+        return Result("passed", steps, planned, "steps", f"all {steps} steps, with the same weights", relation=">=")
+    why = f"the first {steps} of {planned} steps, with the same history"
+    if steps < min_steps:
+        return Result("inconclusive", steps, min_steps, "steps", why, relation=">=")
+    return Result("passed", steps, min_steps, "steps", why, relation=">=")

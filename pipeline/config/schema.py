@@ -230,6 +230,7 @@ class Finalization(Section):
     next: AfterFinalization
     seeds: Annotated[int, Field(ge=1, le=7)] = 7
     parallel: Literal["auto"] | Count = "auto"
+    replay_seconds: Annotated[float, Field(ge=0)] = 60.0
 
 
 class Phases(Section):
@@ -336,9 +337,8 @@ def faults_of(config: Mapping[str, Any], typed: Collection[str] = ()) -> list[st
 def _lacking_loss(config: Mapping[str, Any]) -> list[str]:
     """A fault for a config without a loss, unless the task has a step, which returns its loss."""
     task = config.get("task")
-    if config.get("loss") is not None or not isinstance(task, Mapping):
-        return []
-    if task.get("step") or task.get("kind") == "custom":
+    task = task if isinstance(task, Mapping) else {"kind": "custom"}
+    if config.get("loss") is not None or task.get("step") or task.get("kind") == "custom":
         return []
     do = command(f"loss={LOSSES.get(str(task.get('kind')), 'mse')}")
     return [fault("loss", "is missing", expected="a loss, or a task.step that returns one", do=do)]

@@ -95,9 +95,10 @@ def _command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
 
 
 class Workers:
-    """The running worker processes. After `stop` no other is started."""
+    """The running worker processes, each with these variables in its environment. After `stop` no other is started."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment or {}
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -109,7 +110,7 @@ class Workers:
         with self._lock:
             if self._stopped:
                 raise CancelledError
-            process = subprocess.Popen(command, env=environment, text=True, **pipes)
+            process = subprocess.Popen(command, env={**environment, **self._environment}, text=True, **pipes)
             self._running.add(process)
         try:
             out, err = process.communicate()
@@ -190,14 +191,21 @@ def run_jobs(
 
 @contextmanager
 def start_jobs(
-    jobs: Sequence[tuple[str, Job]], folder: Path, *, parallel: int, threads: int, seconds: float | None = None
+    jobs: Sequence[tuple[str, Job]],
+    folder: Path,
+    *,
+    parallel: int,
+    threads: int,
+    seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Iterator[Trial]]:
     """Run the jobs in their own processes while the block runs, and yield their trials in the order of the jobs.
 
     A trial that is not finished `seconds` after the start raises TimeoutError. All workers have ended after the block.
+    They have the variables of `environment` besides those of this process.
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
-    pool, workers, owner = ThreadPoolExecutor(max_workers=parallel), Workers(), os.getpid()
+    pool, workers, owner = ThreadPoolExecutor(max_workers=parallel), Workers(environment), os.getpid()
     try:
         yield pool.map(lambda trial: _run_trial(trial, threads, workers.run), trials, timeout=seconds)
     finally:
