@@ -34,10 +34,10 @@ diagnose: $(READY)  ## name possible causes why RUN misses its target
 optimize: $(READY)  ## compare fixes for RUN; adopt the first that is significantly better and reaches the target
 	@$(STEP) phase=optimization run.name=$(RUN) $(ARGS)
 
-finalize: $(READY)  ## export RUN and evaluate the 24 release checks (3 are not implemented and need a waiver)
+finalize: $(READY)  ## export RUN, evaluate the 24 release checks, and wait for the approval
 	@$(STEP) phase=finalization run.name=$(RUN) $(ARGS)
 
-auto: $(READY)  ## run the phases of RUN until a gate is closed
+auto: $(READY)  ## run the phases of RUN until a gate is closed or waits for a person
 	@$(STEP) phase=auto $(SUBJECT) $(ARGS)
 
 status: $(READY)  ## show the state of RUN and the next command
@@ -46,7 +46,7 @@ status: $(READY)  ## show the state of RUN and the next command
 report: $(READY)  ## write report.html of RUN
 	@$(STEP) report $(RUN) $(ARGS)
 
-# The last gate stays closed (exit code 3), since checks that are not implemented cannot pass. Any other exit code is a failure.
+# The last gate waits for a person's approval (exit code 4). Any other exit code is a failure.
 smoke: $(READY)  ## train every bundled experiment, and run all phases of digits and digits_hot, in a temporary folder
 	@root=$$(mktemp -d); trap 'rm -rf "$$root"' EXIT; \
 	for run in $(EXPERIMENTS); do \
@@ -55,10 +55,10 @@ smoke: $(READY)  ## train every bundled experiment, and run all phases of digits
 	$(STEP) phase=baseline --config-dir examples/bring_your_own/conf experiment=byo 'trust=[spirals]' run.root="$$root" $(ARGS); \
 	for run in digits digits_hot; do \
 	  code=0; $(VENV)/bin/python -m pipeline phase=auto experiment=$$run run.root="$$root" $(ARGS) || code=$$?; \
-	  [ $$code -eq 3 ] || { echo "smoke: $$run ended with exit code $$code; expected 3, since the last gate stays closed" >&2; exit 1; }; \
+	  [ $$code -eq 4 ] || { echo "smoke: $$run ended with exit code $$code; expected 4, since the last gate waits for an approval" >&2; exit 1; }; \
 	  grep -q '"phase":"finalization".*"kind":"gate.decided"' "$$root/$$run/ledger.jsonl" || { echo "smoke: $$run stopped before finalization" >&2; exit 1; }; \
 	  $(STEP) verify "$$root/$$run"; \
-	done; echo "smoke: every experiment was trained, two reached the last gate, and their ledgers verify"
+	done; echo "smoke: every experiment was trained, two wait for the approval of their release, and their ledgers verify"
 
 # One thread per test process. Plain `pytest` runs every test.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
