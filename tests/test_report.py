@@ -22,6 +22,7 @@ from pipeline.reporting.plots import inline_svg
 from pipeline.reporting.tables import score_lines
 from pipeline.run_store import files
 from pipeline.run_store.run import Run, opened
+from tests.conftest import Cli
 from tests.ledger_fixtures import (
     CONFIG,
     DIAGNOSIS,
@@ -179,6 +180,24 @@ def test_report_of_a_run_without_a_plan(tmp_path: Path) -> None:
         pass
     arguments = text_of(write_report(run.path))
     assert "There is no plan yet" in arguments and "Validation: not scored yet" in arguments
+
+
+def test_report_and_screens_tell_what_the_plan_accepts_from_a_waiver(tmp_path: Path, cli: Cli) -> None:
+    """What a statement of the plan accepts was not waived; page and screens name who accepts it."""
+    run = Run.at(tmp_path / "runs", "few")
+    said = "Ada: there are no more rows"
+    few = replace(passed("slices"), outcome="inconclusive", acceptable="small_sample", accepted_by=said)
+    with opened(run, experiment="digits") as ledger:
+        freeze(run, ledger, CONFIG)
+        judge(ledger, "planning", few)
+
+    page = text_of(write_report(run.path))
+    assert (
+        "accepted (inconclusive)" in " ".join(page.split()) and f"accepted by {said}" in page and "waived" not in page
+    )
+    for command in ("explain", "checklist"):
+        _, out, _ = cli(command, str(run.path), *(["slices"] if command == "explain" else []))
+        assert said in " ".join(out.split()) and "waived" not in out
 
 
 def test_report_and_screen_say_why_a_score_is_not_judged(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def _task_line(item: Item, state: RunState, phase: str) -> str:
     box = "x" if tables.satisfied(item, state, phase) else " "
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
     people = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
+    people += [f"accepted by {item.accepted_by}"] if item.accepted_by else []
     people += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
     required = f"required {tables.format_required(item)}" if item.bound is not None else ""
     figures = ", ".join(text for text in (tables.format_value(item), required) if text)

@@ -74,6 +74,7 @@ def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
         from pipeline.repair.causes import load
 
         lines.append(f"  cause:    {item.cause}: {load()[item.cause].means}")
+    lines += [f"  accepted: by {item.accepted_by}"] if item.accepted_by else []
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
     lines += [f"  waived:   by {w.who} until {w.expires}: {w.why}" for w in waivers]
     ended = [w for w in state.expired_waivers(phase) if w.item == item.id]

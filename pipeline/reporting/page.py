@@ -40,7 +40,7 @@ from pipeline.run_store.state import RunState, fold
 
 TEMPLATE = "report.html.j2"
 MAX_IMAGE_BYTES = 2**24
-SATISFIED_LABELS = ("passed", "passed with warning", "signed", "waived")
+SATISFIED_LABELS = ("passed", "passed with warning", "signed", "waived", "accepted")
 ENTRY_CHARS = 160  # of a ledger entry in the table of entries
 
 Round = tuple[int, DiagnosisRecord]  # the number of a round, and its diagnosis
@@ -48,11 +48,15 @@ Round = tuple[int, DiagnosisRecord]  # the number of a round, and its diagnosis
 
 @dataclass(frozen=True)
 class ItemRow:
-    """One item of a gate; `label` is its outcome, or the valid signature or waiver that replaces it in the count."""
+    """One item of a gate; `label` is its outcome, or the signature, waiver or statement that replaces it in the count.
+
+    `details` are its reason, with who signed or accepted it.
+    """
 
     item: Item
     label: str
     tone: str
+    details: str
 
 
 @dataclass(frozen=True)
@@ -253,11 +257,14 @@ def _reason_without_rows(state: RunState, label: str) -> str:
 
 
 def _item_row(item: Item, state: RunState, phase: str) -> ItemRow:
-    label = item.label
+    label, details = item.label, item.why
     if item.outcome not in ("passed", "not_applicable") and satisfied(item, state, phase):
-        label = "signed" if any(s.item == item.id for s in state.valid_sign_offs(phase)) else "waived"
+        signers = [sign_off.who for sign_off in state.valid_sign_offs(phase) if sign_off.item == item.id]
+        label = "signed" if signers else "accepted" if item.accepted_by else "waived"
+        details = f"signed by {', '.join(signers)}" if signers else details
+        details += f"; accepted by {item.accepted_by}" if label == "accepted" else ""
     tones = {"passed": "good", "signed": "good", "failed": "bad", "errored": "bad", "not applicable": "plain"}
-    return ItemRow(item, label, tones.get(label, "warn"))
+    return ItemRow(item, label, tones.get(label, "warn"), details)
 
 
 def _read_diagnoses(run: Run, missing: list[str]) -> list[Round]:

@@ -28,6 +28,7 @@ OUTCOMES = {
         "pending": "[cyan]… pending[/]",
         "not_applicable": "[dim]– not applicable[/]",
         "waived": "[yellow]~ waived[/]",
+        "accepted": "[yellow]~ accepted[/]",
         "signed": "[green]✓ signed[/]",
     }.items()
 }
@@ -61,18 +62,20 @@ def failure(record: FailureRecord) -> str:
 
 
 def satisfied(item: Item, state: RunState, phase: str) -> bool:
-    """Return whether the item lets its gate open today: passed, not applicable, signed or waived."""
+    """Return whether the item lets its gate open today: passed, not applicable, accepted, signed or waived."""
     subject = state.gates[phase].subject
     return gates.satisfied(item, state.valid_waivers(phase), state.valid_sign_offs(phase), subject, gates.utc_today())
 
 
 def format_outcome(item: Item, state: RunState, phase: str) -> Text:
-    """Return the item's outcome, or the valid signature or waiver that lies over it, in colour."""
+    """Return the item's outcome, or the signature, waiver or statement of the plan that lies over it, in colour."""
     if item.outcome not in ("passed", "not_applicable"):
         if any(s.item == item.id for s in state.valid_sign_offs(phase)):
             return OUTCOMES["signed"]
         if any(w.item == item.id for w in state.valid_waivers(phase)):
             return styled("{waived} [dim]({label})[/]", waived=OUTCOMES["waived"], label=item.label)
+        if item.accepted_by:
+            return styled("{accepted} [dim]({label})[/]", accepted=OUTCOMES["accepted"], label=in_words(item.outcome))
     return outcome_of(item) if item.is_built else styled("[dim]– {label}[/]", label=item.label)
 
 
