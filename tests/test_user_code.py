@@ -163,7 +163,7 @@ trainer: {{max_epochs: 2}}
 export: {{formats: [torchscript]}}
 phases:
   baseline: {{overfit_steps: 20, sanity_check_steps: 0, reproducibility_steps: 0, folds: 0, baseline_model_seconds: 0}}
-  finalization: {{seeds: 1}}
+  finalization: {{seeds: 1, replay_seconds: 0}}
 tracking: {{kind: none}}
 """
 

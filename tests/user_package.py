@@ -57,7 +57,7 @@ loader: {batch_size: 25, augment: [{_target_: pipeline.data.augmentations.Noise,
 trainer: {max_epochs: 12, accumulate_grad_batches: 2, gradient_clip_val: 1.0, checkpoint_steps: 3}
 phases:
   baseline: {overfit_steps: 20, sanity_check_steps: 20, reproducibility_steps: 0, folds: 0, baseline_model_seconds: 0}
-  finalization: {seeds: 1}
+  finalization: {seeds: 1, replay_seconds: 0}
 tracking: {kind: none}
 """
 
