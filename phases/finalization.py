@@ -1,7 +1,8 @@
 """Finalization: is the candidate, in the formats that others will run, ready for release?
 
-Needs a sufficient candidate (or a waived branch). Evaluates it once on the sealed test rows, exports it, compares the
-exported files with it, and writes the bundle that the owner signs. Does not change the model.
+Needs a sufficient candidate (or a waived branch). Trains its job on several seeds and freezes the median, evaluates it
+once on the sealed test rows, measures its robustness, repeats its training, exports it, compares the exported files
+with it and serves them, and writes the bundle with its documents that the owner signs.
 """
 
 from __future__ import annotations
@@ -261,7 +262,7 @@ def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:
 
 
 def run(ctx: PhaseContext) -> Evidence:
-    """Does the candidate reach its target on unseen rows, and do the exported files compute the same outputs?"""
+    """Is the frozen candidate good, robust, reproducible, and the same in every exported file?"""
     from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
     from pipeline.readiness import adversarial, corruption
