@@ -106,11 +106,12 @@ class Workers:
     def run(self, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
         """Run a worker on the folder's job and wait for it. Raises CancelledError after `stop`."""
         command, environment = _command(folder, threads)
+        environment = {**environment, **self._environment} if self._environment else environment
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with self._lock:
             if self._stopped:
                 raise CancelledError
-            process = subprocess.Popen(command, env={**environment, **self._environment}, text=True, **pipes)
+            process = subprocess.Popen(command, env=environment, text=True, **pipes)
             self._running.add(process)
         try:
             out, err = process.communicate()
