@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,11 @@ from pipeline.__main__ import make_registry
 from pipeline.errors import FivegateError, Refused
 from pipeline.release.verify import verify
 from pipeline.run_store import permits
-from pipeline.run_store.job import Job
+from pipeline.run_store.job import DIAGNOSTICS, Job
 from pipeline.run_store.run import Run, opened
 from tests.conftest import go
 
-KINDS = (permits.TrainPermit, permits.TestKey, permits.ExportPermit)
+KINDS = (permits.TrainPermit, permits.ProbePermit, permits.TestKey, permits.ExportPermit)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -192,3 +193,30 @@ def test_phase_that_was_killed_runs_again(finished: Run) -> None:
     go(finished.path.parent, "phase=finalization", "run.name=digits")
 
     assert verify(finished, make_registry().judge).faults == []
+
+
+def test_probe_permit_trains_experiments_only(digits_permit: permits.TrainPermit, tmp_path: Path) -> None:
+    """Nothing that a ProbePermit trains can become a candidate: another purpose, seed or a checkpoint is refused."""
+    from pipeline.engine.fit import fit
+
+    permit = permits.probe(digits_permit.run)
+    for purpose, index in (("baseline", 1), ("trial", 1), (DIAGNOSTICS, 0), (DIAGNOSTICS, 10)):
+        with pytest.raises(Refused, match="a ProbePermit allows experiments of diagnostics only"):
+            fit(permit, Job(permit.plan.digest, purpose, seed_index=index, max_steps=2))
+    job = Job(permit.plan.digest, DIAGNOSTICS, seed_index=1, max_steps=2)
+    with pytest.raises(Refused, match="keeps no checkpoint"):
+        fit(permit, job, folder=tmp_path)
+    done = fit(permit, job)
+    assert done.steps == 2 and done.checkpoint is None
+
+
+def test_probe_permit_needs_seed_and_rows(tmp_path: Path) -> None:
+    """Behind a closed planning gate there is a permit for experiments, unless the plan has no seed."""
+    run = go(tmp_path, "phase=planning", "experiment=digits", "plan.purpose=null").run
+    assert run.state().gate("planning") == "closed"
+    with pytest.raises(Refused, match="gate planning: is not open"):
+        permits.train(run)
+    assert permits.probe(run).plan.digest
+    unseeded = go(tmp_path, "phase=planning", "experiment=digits", "seed=null", "run.name=unseeded").run
+    with pytest.raises(Refused, match="has no seed"):
+        permits.probe(unseeded)

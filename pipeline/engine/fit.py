@@ -18,7 +18,7 @@ from pipeline.engine.resume import find_snapshot
 from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.errors import Refused, fault
 from pipeline.run_store import permits
-from pipeline.run_store.job import Job, run_seed
+from pipeline.run_store.job import DIAGNOSTICS, DIAGNOSTICS_SEEDS, Job, run_seed
 from pipeline.runtime import options
 from pipeline.runtime.allocator import keep_freed_memory
 from pipeline.runtime.interrupt import catch_signals
@@ -28,7 +28,7 @@ from pipeline.runtime.warning_capture import capture_warnings, record_warning
 
 
 def fit(
-    permit: permits.TrainPermit,
+    permit: permits.FitPermit,
     job: Job,
     observers: Sequence[StepObserver] = (),
     *,
@@ -50,6 +50,8 @@ def fit(
         else:
             record_warning(training.progress.history, training.progress.step, category, message, where)
 
+    if folder is not None and isinstance(permit, permits.ProbePermit):
+        raise Refused(fault("permit", "an experiment of diagnostics keeps no checkpoint", got=str(folder)))
     with capture_warnings(note), prepared(permit, job, data) as components:
         training = Training(permit, components, job)
         for warning in early_warnings:
@@ -61,13 +63,15 @@ def fit(
 
 
 @contextmanager
-def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) -> Iterator[TrainingComponents]:
+def prepared(permit: permits.FitPermit, job: Job, data: Data | None = None) -> Iterator[TrainingComponents]:
     """Build the job's training under the seed, the kernels and the threads of the plan, which hold inside the block."""
-    permit = permits.require(permit, permits.TrainPermit)
-    plan = permit.plan
+    permit = permits.require(permit, permits.FitPermit)
+    plan, is_probe = permit.plan, isinstance(permit, permits.ProbePermit)
     if job.plan_digest != plan.digest:
         do = f"python -m pipeline status {permit.run.argument}"
         raise Refused(fault("job", "is of another plan", got=job.plan_digest[:12], expected=plan.digest[:12], do=do))
+    if is_probe:
+        _refuse_unless_experiment(job)
     config = TrainingConfig.from_mapping(job.config(plan.config))
     trust = tuple(grant["package"] for grant in permit.run.state().trust)
     seed = run_seed(config.seed, job.seed_index)
@@ -86,12 +90,21 @@ def prepared(permit: permits.TrainPermit, job: Job, data: Data | None = None) ->
         if components.device.type == "cpu":
             keep_freed_memory()
         # Planning recorded the thread count, since results depend on it.
-        rule = plan.facts.get("threads") or config.trainer.threads
+        # Experiments are short and compared with each other, so that each has one.
+        rule = 1 if is_probe else plan.facts.get("threads") or config.trainer.threads
         stack.enter_context(running_on(threads(rule, components.parameters)))
         yield components
 
 
-def _refuse_other_rows(permit: permits.TrainPermit, data: Data) -> None:
+def _refuse_unless_experiment(job: Job) -> None:
+    """Raise Refused for a job that a `ProbePermit` does not allow: another purpose, or a seed of another phase."""
+    if job.purpose.partition(".")[0] != DIAGNOSTICS or job.seed_index not in DIAGNOSTICS_SEEDS:
+        got = f"{job.purpose}, seed index {job.seed_index}"
+        expected = f"{DIAGNOSTICS}, seed index {DIAGNOSTICS_SEEDS[0]} to {DIAGNOSTICS_SEEDS[-1]}"
+        raise Refused(fault("job", "a ProbePermit allows experiments of diagnostics only", got=got, expected=expected))
+
+
+def _refuse_other_rows(permit: permits.FitPermit, data: Data) -> None:
     """Raise Refused if the rows of any split differ from those that the plan froze."""
     frozen = {name: split["digest"] for name, split in permit.plan.facts["splits"].items()}
     digests = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}

@@ -48,8 +48,8 @@ SEED_MASK = 2**63 - 1  # torch takes seeds of 63 bits
 class Training:
     """One training. Use `run` inside a `session`, and `result` after it. Raises Refused without a permit."""
 
-    def __init__(self, permit: permits.TrainPermit, components: TrainingComponents, job: Job) -> None:
-        permit = permits.require(permit, permits.TrainPermit)
+    def __init__(self, permit: permits.FitPermit, components: TrainingComponents, job: Job) -> None:
+        permit = permits.require(permit, permits.FitPermit)
         self.stepper = Stepper(permit, components.optimizer)
         self.components, self.job, self.trainer = components, job, components.config.trainer
         self.model, self.task = components.model, components.task

@@ -36,8 +36,8 @@ class Stepper:
     by position in memory. Raises Refused without a permit.
     """
 
-    def __init__(self, permit: permits.TrainPermit, optimizer: Optimizer) -> None:
-        permits.require(permit, permits.TrainPermit)
+    def __init__(self, permit: permits.FitPermit, optimizer: Optimizer) -> None:
+        permits.require(permit, permits.FitPermit)
         self.optimizer: Any = optimizer
         self._group_type = _group_type(optimizer)
         self._groups: list[_Group] = []

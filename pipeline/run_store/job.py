@@ -11,6 +11,9 @@ from typing import Any
 from pipeline.errors import UserError, fault
 from pipeline.results import plain, tagged, untagged
 
+DIAGNOSTICS = "diagnostics"  # the purpose of an experiment; what it is for may follow: `diagnostics.profile`
+DIAGNOSTICS_SEEDS = range(1, 10)  # its seed indices
+
 
 @dataclass(frozen=True)
 class Delta:

@@ -1,7 +1,8 @@
 """Permits: objects that are issued only where the ledger shows the required gates to be open.
 
-Training needs a `TrainPermit`, reading the test rows a `TestKey`, exporting an `ExportPermit`. None can be constructed
-directly, and none is issued while a recorded file that it stands on is damaged. This prevents mistakes, not
+Training needs a `TrainPermit`, reading the test rows a `TestKey`, exporting an `ExportPermit`. A `ProbePermit` allows
+the short trainings of diagnostics behind a closed gate. None can be constructed directly, and none is issued while a
+recorded file that it stands on is damaged. This prevents mistakes, not
 manipulation: a user who edits the code is found by `verify`.
 """
 
@@ -43,8 +44,20 @@ class _Permit:
         )
 
 
-class TrainPermit(_Permit):
+class FitPermit(_Permit):
+    """What the engine trains with: a `TrainPermit`, or a `ProbePermit` for an experiment of diagnostics."""
+
+
+class TrainPermit(FitPermit):
     """The planning gate of this plan is open: training is permitted."""
+
+
+class ProbePermit(FitPermit):
+    """The plan has a seed and its rows could be read: diagnostics may train to explain the run, whatever its gates say.
+
+    The engine trains only jobs of diagnostics with it, and keeps no checkpoint of them, so that no weights exist that
+    could become a candidate.
+    """
 
 
 class TestKey(_Permit):
@@ -74,6 +87,7 @@ P = TypeVar("P", bound=_Permit)
 
 
 def _named(kind: type) -> str:
+    kind = TrainPermit if kind is FitPermit else kind  # the one that a reader of the message can get
     return f"{'an' if kind.__name__[0] in 'AEIO' else 'a'} {kind.__name__}"
 
 
@@ -147,6 +161,20 @@ def train(run: Run) -> TrainPermit:
     state = _intact_state(run)
     _need_open(run, state, "planning")
     return TrainPermit(_ISSUER, run, plans.load(run, state), state.head)
+
+
+def probe(run: Run) -> ProbePermit:
+    """A permit for the experiments of diagnostics, behind any closed gate.
+
+    Raises Refused for a plan without a seed, and for one whose rows planning could not read.
+    """
+    state = _intact_state(run)
+    plan = plans.load(run, state)
+    if plan.config.get("seed") is None or not plan.facts.get("splits"):
+        lacks = "has no seed" if plan.config.get("seed") is None else "has no rows: planning could not read the data"
+        do = f"python -m pipeline phase=planning {run.overrides} seed=1"
+        raise Refused(fault(f"plan {plan.revision}", lacks, expected="fixed seeds and readable data", do=do))
+    return ProbePermit(_ISSUER, run, plan, state.head)
 
 
 def _need_candidate(run: Run, state: RunState) -> CandidateRecord:
