@@ -140,14 +140,14 @@ def diagnose(history: History, config: Mapping[str, Any] | None = None, round: i
     symptoms = tuple(Symptom(m.playbook.id, m.playbook.symptom, m.playbook.severity, m.observations) for m in firing)
     return Diagnosis(
         symptoms,
-        tuple(_root_cause(score, find_remedies) for score in plausible),
-        tuple(fixes),
-        tuple(f.remedy.description for f in fixes if f.remedy.overrides and f.kind != "prevention")[:3],
-        tuple(_not_checked(matches, ranked)),
-        () if plausible else tuple(_would_decide(history, matches)),
-        _confidence_statement(matches, ranked) + _replay_sentence(history),
-        tuple(m.playbook.id for m in matches),
-        round,
+        root_causes=tuple(_root_cause(score, find_remedies) for score in plausible),
+        fixes=tuple(fixes),
+        quick_wins=tuple(f.remedy.description for f in fixes if f.remedy.overrides and f.kind != "prevention")[:3],
+        not_checked=tuple(_not_checked(matches, ranked)),
+        would_decide=() if plausible else tuple(_would_decide(history, matches)),
+        confidence_statement=_confidence_statement(matches, ranked) + _replay_sentence(history),
+        evaluated=tuple(m.playbook.id for m in matches),
+        round=round,
     )
 
 

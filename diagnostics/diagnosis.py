@@ -6,7 +6,6 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from diagnostics.conditions import Observation
 from diagnostics.confidence import Confidence
@@ -16,10 +15,14 @@ from pipeline.repair.config_edits import format_override_value
 from pipeline.repair.cures import Remedy
 from pipeline.repair.diagnosis_record import (
     SCHEMA,
+    ConsideredRecord,
+    Decision,
     DiagnosisRecord,
+    ExperimentRecord,
     FixRecord,
     GapRecord,
     RootCauseRecord,
+    Status,
     SymptomRecord,
 )
 from pipeline.results import plain
@@ -51,7 +54,7 @@ class RootCause:
     evidence: tuple[str, ...]
     fix: str
     cites: str = ""
-    status: Literal["candidate", "confirmed", "refuted"] = "candidate"
+    status: Status = "candidate"
 
     def to_json(self) -> RootCauseRecord:
         """Return the cause as diagnosis.json stores it."""
@@ -62,6 +65,27 @@ class RootCause:
             "basis": self.confidence.basis,
             "evidence": self.evidence,
             "fix": self.fix,
+        }
+
+
+@dataclass(frozen=True)
+class Considered:
+    """A cause that was looked at and is not named. `why_not` says what is missing or what speaks against it."""
+
+    issue: str
+    confidence: float
+    evidence: tuple[str, ...]
+    why_not: str
+    status: Status = "candidate"
+
+    def to_json(self) -> ConsideredRecord:
+        """Return the cause as diagnosis.json stores it."""
+        return {
+            "issue": self.issue,
+            "status": self.status,
+            "confidence": self.confidence,
+            "evidence": self.evidence,
+            "why_not": self.why_not,
         }
 
 
@@ -94,22 +118,31 @@ class Diagnosis:
 
     symptoms: tuple[Symptom, ...] = ()
     root_causes: tuple[RootCause, ...] = ()
+    considered: tuple[Considered, ...] = ()
     fixes: tuple[Fix, ...] = ()
     quick_wins: tuple[str, ...] = ()
+    experiments: tuple[ExperimentRecord, ...] = ()
     not_checked: tuple[GapRecord, ...] = ()
     would_decide: tuple[str, ...] = ()  # what would name a cause, where none is named
     confidence_statement: str = ""
     evaluated: tuple[str, ...] = ()  # ids of the playbooks that were evaluated on the history
     round: int = field(default=1, compare=False)
 
+    @property
+    def decision(self) -> Decision:
+        """Whether a root cause is named."""
+        return "decided" if self.root_causes else "not_decided"
+
     def to_json(self) -> DiagnosisRecord:
         """Return the content of diagnosis.json (schema 1); NaN and infinity become strings, tuples become lists."""
         body: DiagnosisRecord = {
             "symptoms": [symptom.to_json() for symptom in self.symptoms],
             "root_causes": [cause.to_json() for cause in self.root_causes],
+            "considered": [cause.to_json() for cause in self.considered],
             "quick_wins": self.quick_wins,
             "recommended_fixes": [fix.to_json(priority) for priority, fix in enumerate(self.fixes, 1)],
-            "experiments": [],
+            "experiments": list(self.experiments),
+            "decision": self.decision,
             "not_checked": self.not_checked,
             "would_decide": self.would_decide,
             "confidence_statement": self.confidence_statement,

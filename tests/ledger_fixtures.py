@@ -126,7 +126,8 @@ DIAGNOSIS: dict[str, Any] = {
          "verified": None},
     ],
     "experiments": [{"hypothesis": "rate too high", "change": "optimizer.lr=0.3", "expected": "finite",
-                     "observed": "finite", "verdict": "confirmed"}],
+                     "observed": "finite", "verdict": "confirmed", "restored": 0.97, "seeds": 3,
+                     "steps": 100}],
     "not_checked": [{"what": "activations", "why": "the monitor was off"}],
     "confidence_statement": "One run of five epochs; confidence is capped by what was observed.",
 }  # fmt: skip

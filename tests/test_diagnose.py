@@ -118,15 +118,17 @@ def test_to_json_matches_schema() -> None:
     assert {
         "symptoms",
         "root_causes",
+        "considered",
         "quick_wins",
         "recommended_fixes",
         "experiments",
+        "decision",
         "not_checked",
         "would_decide",
         "confidence_statement",
         "schema",
     } == set(body)
-    assert 1 == body["schema"] and [] == body["experiments"]
+    assert (1, "decided", []) == (body["schema"], body["decision"], body["experiments"])
     assert {"signal", "value", "bound", "since"} == set(body["symptoms"][0]["observations"][0])
     assert {"issue", "status", "confidence", "basis", "evidence", "fix"} == set(body["root_causes"][0])
     assert all(c["issue"] in causes.load() and c["status"] == "candidate" for c in body["root_causes"])

@@ -179,6 +179,14 @@ CURES: dict[str, Cure] = {
         "Correct the normalization",
         "use nn.LayerNorm for small batches, momentum 0.1, and place it before the activation",
     ),
+    "mend_axes": Cure(
+        "Put the batch on the first axis of every tensor",
+        "nn.LSTM(..., batch_first=True); x.transpose(0, 1) instead of x.reshape(...) where axes are exchanged",
+    ),
+    "mend_attention": Cure(
+        "Use the attention of the library, with its scale and the mask of the task",
+        "F.scaled_dot_product_attention(q, k, v, is_causal=True)  # divides by sqrt(width) and masks what comes later",
+    ),
     # loss
     "match_loss": Cure(
         "Use a loss that fits the task",
@@ -254,6 +262,22 @@ CURES: dict[str, Cure] = {
         ({"set_dropout": {"p": 0.1}},),
     ),
     # loop
+    "unscale_before_clip": Cure(
+        "Unscale the gradients before they are clipped",
+        "scaler.unscale_(optimizer); nn.utils.clip_grad_norm_(model.parameters(), 1.0); scaler.step(optimizer)",
+    ),
+    "divide_accumulated_loss": Cure(
+        "Divide each loss by the number of batches that are accumulated",
+        "(loss / accumulated_batches).backward()",
+    ),
+    "restore_sampler_state": Cure(
+        "Continue the data order where the interrupted run stopped",
+        "sampler.set_epoch(epoch); batches = itertools.islice(loader, batches_done, None)",
+    ),
+    "restore_training_state": Cure(
+        "Restore the whole state of the training, not the weights alone",
+        "for name, part in parts.items(): part.load_state_dict(checkpoint[name])  # optimizer, scheduler, scaler",
+    ),
     "zero_grad": Cure(
         "Zero the gradients before each backward pass",
         "optimizer.zero_grad(); loss.backward(); optimizer.step()",

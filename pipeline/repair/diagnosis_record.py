@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import parse_json, read_bytes
@@ -13,6 +13,10 @@ from pipeline.json_types import mismatch
 SCHEMA = 1
 EXPECTED = "the diagnosis.json that a run wrote"
 MAX_BYTES = 2**24
+
+Status = Literal["candidate", "confirmed", "refuted"]
+Verdict = Literal["confirmed", "refuted", "inconclusive"]
+Decision = Literal["decided", "not_decided"]
 
 
 class TimeRecord(TypedDict):
@@ -43,11 +47,21 @@ class RootCauseRecord(TypedDict):
     """A cause from causes.yaml, with its confidence and the evidence for it."""
 
     issue: str
-    status: str
+    status: Status
     confidence: float
     basis: str
     evidence: Sequence[str]
     fix: str
+
+
+class ConsideredRecord(TypedDict):
+    """A cause that was looked at and is not named, and why not."""
+
+    issue: str
+    status: Status
+    confidence: float
+    evidence: Sequence[str]
+    why_not: str
 
 
 class ImplementationRecord(TypedDict):
@@ -78,23 +92,32 @@ class GapRecord(TypedDict):
 
 
 class ExperimentRecord(TypedDict):
-    """A controlled experiment on a hypothesis, and its verdict."""
+    """A controlled experiment on a hypothesis, and its verdict.
+
+    `restored` is the share of what was missing that the change brought back: 1 is all of it, 0 none, below 0 is worse
+    than without the change; None where the change cannot be judged so. `steps` is the length of one training.
+    """
 
     hypothesis: str
     change: str
     expected: str
     observed: str
-    verdict: str
+    verdict: Verdict
+    restored: float | None
+    seeds: int
+    steps: int
 
 
 class DiagnosisRecord(TypedDict):
-    """The whole document."""
+    """The whole document; `decision` is `decided` where at least one root cause is named."""
 
     symptoms: list[SymptomRecord]
     root_causes: list[RootCauseRecord]
+    considered: list[ConsideredRecord]
     quick_wins: Sequence[str]
     recommended_fixes: list[FixRecord]
     experiments: list[ExperimentRecord]
+    decision: Decision
     not_checked: Sequence[GapRecord]
     would_decide: Sequence[str]
     confidence_statement: str
@@ -108,8 +131,10 @@ def read_diagnosis(path: Path, where: str = "") -> DiagnosisRecord:
     """
     where = where or str(path)
     body = parse_json(read_bytes(path, EXPECTED, MAX_BYTES), where, EXPECTED)
-    lists = ("quick_wins", "experiments", "not_checked", "would_decide")
-    empty = {**{name: [] for name in lists}, "confidence_statement": ""}
+    lists = ("quick_wins", "considered", "experiments", "not_checked", "would_decide")
+    named = isinstance(body, dict) and bool(body.get("root_causes"))
+    decision = "decided" if named else "not_decided"
+    empty = {**{name: [] for name in lists}, "decision": decision, "confidence_statement": ""}
     record: Any = {**empty, **body} if isinstance(body, dict) else body
     if (what := mismatch(record, DiagnosisRecord, "the diagnosis")) is not None:
         raise UserError(fault(where, f"cannot be read: {what}", expected=EXPECTED))
