@@ -6,14 +6,13 @@ A *batch* is what the model takes: one array [B, ...], or a dict, tuple or list 
 from __future__ import annotations
 
 import copy
-import logging
 import time
-import warnings
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +20,16 @@ from torch import nn
 
 from pipeline.error_attribution import message_of, place_of, reraise_stop
 from pipeline.errors import FivegateError, fault
+from pipeline.export.capture import captured
+from pipeline.export.served_model import ServedModel
 from pipeline.run_store import files
 from pipeline.run_store.permits import ExportPermit, require
 
 Leaf = torch.Tensor | np.ndarray
+Module = TypeVar("Module", bound=nn.Module)
 Batch = Leaf | Mapping[str, "Batch"] | tuple["Batch", ...] | list["Batch"]
 
+DATA_DEPENDENT = ("GuardOnDataDependentSymNode", "DynamicOutputShapeException", "DataDependentOutputException")
 TRACE_ROWS = 2  # exporters would fix the batch axis at 1 for a batch of one row
 
 
@@ -44,10 +47,59 @@ class ExportFacts(TypedDict, total=False):
     ir: int
     deprecated: bool
     inputs: list[str]
+    outputs: list[str]
     warnings: list[str]
 
 
-Writer = Callable[[nn.Module, Batch], tuple[bytes, ExportFacts]]
+class ExportSource:
+    """What every exporter of a model starts from: the served model in eval mode, and the batch that it is traced with.
+
+    The exported program is made once: `torch.export` writes it, ONNX is translated from it, and both find the same
+    data-dependent branch in it.
+    """
+
+    def __init__(self, model: ServedModel, batch: Batch) -> None:
+        self.model, self.batch = model, batch
+        self.outputs: dict[str, torch.Tensor] = {}
+        self._program: torch.export.ExportedProgram | None = None
+        self._failure: BaseException | None = None
+
+    def program(self) -> torch.export.ExportedProgram:
+        """Return the exported program with a free number of rows. Raises what torch.export raises, each time."""
+        if self._program is None and self._failure is None:
+            rows = torch.export.Dim("batch", min=1)
+            shapes = (map_leaves(self.batch, lambda _: {0: rows}),)
+            try:
+                self._program = torch.export.export(self.model, (self.batch,), dynamic_shapes=shapes)
+            except BaseException as error:
+                reraise_stop(error)
+                self._failure = error
+        if self._failure is not None:
+            raise self._failure
+        assert self._program is not None
+        return self._program
+
+    def branch(self) -> str:
+        """Return where the model takes a branch that depends on the values of its inputs, or ""."""
+        try:
+            self.program()
+        except BaseException as error:
+            reraise_stop(error)
+            return place_of(error) or "a line of a library" if depends_on_data(error) else ""
+        return ""
+
+
+def depends_on_data(error: BaseException) -> bool:
+    """Return whether torch.export refused a branch, loop or index that depends on the values of the inputs."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if any(kind.__name__ in DATA_DEPENDENT for kind in type(seen).__mro__):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+Writer = Callable[[ExportSource], tuple[bytes, ExportFacts]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +140,7 @@ def row_count(batch: Batch) -> int:
 
 
 @contextmanager
-def serving(model: nn.Module) -> Iterator[nn.Module]:
+def serving(model: Module) -> Iterator[Module]:
     """Yield the model in eval mode, on the CPU, without gradients; restore the training flag of every module after.
 
     A model on another device is copied, because exported files contain the device.
@@ -115,22 +167,6 @@ def trace_batch(example: Batch) -> Batch:
     return map_leaves(example, first_rows)
 
 
-@contextmanager
-def _captured_warnings() -> Iterator[list[str]]:
-    """Collect the warnings of the block, each once, in the yielded list, and silence the exporter's log."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    messages: list[str] = []
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield messages
-    finally:
-        log.setLevel(level)
-        messages += dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)
-
-
 def reason(error: BaseException) -> str:
     """Return the first line of the error that caused an exporter's error, with the line of the user's code, if any."""
     while error.__cause__ is not None:
@@ -140,38 +176,68 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {first[:300]}{place and f' at {place}'}"
 
 
-def export(
-    permit: ExportPermit,
-    model: nn.Module,
-    example: Batch,
-    path: Path,
-    *,
-    format: str,
-    write: Writer,
-) -> Exported:
-    """Write the bytes that `write(model, batch)` returns to `path`.
+@contextmanager
+def export_source(model: nn.Module, example: Batch) -> Iterator[ExportSource]:
+    """Yield the source of all exports of a model; a model that is not served yet is served with its bare output."""
+    served = model if isinstance(model, ServedModel) else ServedModel(model)
+    with serving(served) as frozen:
+        yield ExportSource(frozen, trace_batch(example))
 
-    Raises Refused without a real permit, and ExportFailed when the model cannot be exported in this format.
+
+def run_once(source: ExportSource) -> None:
+    """Compute the outputs of the source's batch. Raises ExportFailed for a model that cannot be exported in any form."""
+    if source.outputs:
+        return
+    try:
+        outputs = source.model(source.batch)
+    except BaseException as error:  # a custom step may call the model in another way
+        reraise_stop(error)
+        what = "cannot be called with one batch of inputs, as exported forms are"
+        raise ExportFailed(fault("model", what, got=reason(error))) from error
+    output = outputs["output"]
+    if not isinstance(output, torch.Tensor) or output.ndim == 0 or len(output) != TRACE_ROWS:
+        got = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ExportFailed(fault("model", "its outputs cannot be exported", got=got, expected="a tensor [B, ...]"))
+    source.outputs = outputs
+
+
+def export(permit: ExportPermit, source: ExportSource, path: Path, *, format: str, write: Writer) -> Exported:
+    """Write the bytes that `write(source)` returns to `path`.
+
+    Whatever the exporter prints, logs or warns of goes to `<format>.log` beside it. Raises Refused without a real
+    permit, and ExportFailed when the model cannot be exported in this format.
     """
     require(permit, ExportPermit)
     started = time.perf_counter()
-    with _captured_warnings() as messages, serving(model) as frozen:
-        batch = trace_batch(example)
+    with captured() as said:
         try:
-            outputs = frozen(batch)
-        except BaseException as error:  # a custom step may call the model in another way
-            reraise_stop(error)
-            what = "cannot be called with one batch of inputs, as exported forms are"
-            raise ExportFailed(fault("model", what, got=reason(error))) from error
-        if not isinstance(outputs, torch.Tensor) or outputs.ndim == 0 or len(outputs) != TRACE_ROWS:
-            got = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-            raise ExportFailed(fault("model", "its outputs cannot be exported", got=got, expected="a tensor [B, ...]"))
-        try:
-            data, facts = write(frozen, batch)
+            run_once(source)
+            data, facts = write(source)
         except BaseException as error:  # exporters raise anything, from RuntimeError to their own
             reraise_stop(error)
-            raise ExportFailed(fault("model", f"cannot be exported as {format}", got=reason(error))) from error
+            said.note("".join(traceback.format_exception(error)))
+            failure = error if isinstance(error, ExportFailed) else _failed(format, error)
+        else:
+            failure = None
+    files.write_text(path.with_name(f"{format}.log"), said.text)
+    if failure is not None:
+        raise failure
     files.write_bytes(path, data)
     seconds = time.perf_counter() - started
-    facts = {"torch": torch.__version__, "inputs": list(named_leaves(batch)), **facts, "warnings": messages}
+    names = {"inputs": list(named_leaves(source.batch)), "outputs": list(source.outputs)}
+    facts = {"torch": torch.__version__, **names, **facts, "warnings": said.warnings}
     return Exported(format, path, files.sha256(path), len(data), seconds, facts)
+
+
+def _failed(format: str, error: BaseException) -> ExportFailed:
+    """Return the failure of one format, with the user's line."""
+    if depends_on_data(error):
+        return branch_failure(format, place_of(error) or "a line of a library")
+    return ExportFailed(fault("model", f"cannot be exported as {format}", got=reason(error)))
+
+
+def branch_failure(format: str, place: str) -> ExportFailed:
+    """Return the failure of a model whose path depends on the values of its inputs: a file would have one path only."""
+    what = f"cannot be exported as {format}: it takes a branch that depends on the values of its inputs"
+    do = "compute both sides and choose with torch.where, or leave the branch to the caller"
+    return ExportFailed(fault("model", what, got=place, do=do))

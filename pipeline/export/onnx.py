@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from pipeline.errors import FivegateError
-from pipeline.export.exported import Batch, Exported, ExportFacts, export, map_leaves, named_leaves
+from pipeline.export.exported import Exported, ExportFacts, ExportSource, export, named_leaves
+from pipeline.export.onnx_graph import append_labels, name_rows
+from pipeline.export.served_model import PROBABILITIES
 from pipeline.run_store.permits import ExportPermit
 
 if TYPE_CHECKING:
@@ -25,37 +26,46 @@ MAX_BYTES = 2**31 - 1  # the limit of protobuf for one message
 _PATH_LIKE = re.compile(r"(?:^|[\s\"'(=])(?:/[\w.\-]+/[\w.\-]+|[A-Za-z]:\\)")
 
 
-def export_onnx(permit: ExportPermit, model: nn.Module, example: Batch, path: Path) -> Exported:
-    """Write the model to `path` as one ONNX file that passes `onnx.checker`, with named inputs and one `output`.
+def export_onnx(permit: ExportPermit, source: ExportSource, path: Path) -> Exported:
+    """Write the model to `path` as one ONNX file that passes `onnx.checker`, with named inputs and outputs.
 
-    A nested input has one graph input per array, with the names of `named_leaves`.
+    A nested input has one graph input per array, with the names of `named_leaves`. Where rows have one class each, the
+    output `label` is its name.
     """
-    return export(permit, model, example, path, format="onnx", write=_write)
+    return export(permit, source, path, format="onnx", write=_write)
 
 
-def _write(model: nn.Module, batch: Batch) -> tuple[bytes, ExportFacts]:
-    import onnx
-
-    rows = torch.export.Dim("batch", min=1)
+def translate(source: ExportSource) -> torch.onnx.ONNXProgram:
+    """Return the ONNX program of a source, as torch translates it."""
     program = torch.onnx.export(
-        model,
-        (batch, {}),  # without the empty dict, the exporter reads a dict batch as keyword arguments
+        source.program(),
         dynamo=True,
-        dynamic_shapes=(map_leaves(batch, lambda _: {0: rows}),),
-        input_names=list(named_leaves(batch)),
-        output_names=["output"],
+        input_names=list(named_leaves(source.batch)),
+        output_names=list(source.outputs),
         external_data=False,  # one file: a bundle has no place for files with tensors
         verbose=False,
     )
     assert program is not None
-    proto = program.model_proto
+    return program
+
+
+def _write(source: ExportSource) -> tuple[bytes, ExportFacts]:
+    import onnx
+
+    proto = translate(source).model_proto
     if proto.ByteSize() > MAX_BYTES:
         raise FivegateError(f"model: {proto.ByteSize()} bytes do not fit one ONNX file (2 GB)")
     _strip(proto)
+    name_rows(proto)
+    if PROBABILITIES in source.outputs:
+        shape = source.outputs[PROBABILITIES].shape
+        if len(shape) == 2 and (names := source.model.label_names(shape[1])):
+            append_labels(proto, names)
     onnx.checker.check_model(proto, full_check=True)
     faults = _faults(proto)  # what `verify` would report of the released file
     assert not faults, faults
     facts = ExportFacts(exporter="torch.onnx dynamo", onnx=onnx.__version__, opset=_opsets(proto), ir=proto.ir_version)
+    facts["outputs"] = [output.name for output in proto.graph.output]
     return proto.SerializeToString(deterministic=True), facts
 
 

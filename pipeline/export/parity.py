@@ -1,186 +1,196 @@
-"""Compare an exported file with the trained model, row by row, at batches of 1, 2, 7 and all rows."""
+"""Compare the outputs of an exported file with those of the trained model, value by value and class by class.
+
+The size of a difference is relative to the model's value where that is above 1: |d| / max(1, |value|).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
-from torch import nn
 
-from pipeline.export.exported import Batch, Leaf, map_leaves, named_leaves, row_count, serving
-
-Outputs = np.ndarray
-Runner = Callable[[Batch], Outputs]
+from pipeline.export.exported import Batch, map_leaves, row_count
+from pipeline.export.proof_rows import ProofRows
+from pipeline.export.runners import Outputs, Runner
+from pipeline.export.served_model import LABEL, OUTPUT, PROBABILITIES
 
 BATCH_SIZES = (1, 2, 7)  # a squeezed batch axis fails at 1; 2 is the size of the trace, 7 is another one
 SMALL_ROWS = 256  # rows for small batches, which test the batch axis and not the values
+LARGEST = 1024  # rows of the largest batch
 
 
-class OutputDistance(TypedDict):
-    """How far the outputs of a candidate [B, ...] are from those of the reference.
+class Difference(TypedDict):
+    """The largest difference of one output: its size, and where it is."""
 
-    `max_abs` and `max_rel` are over elements, `max_rel` where |reference| exceeds `atol`; `close` means that every
-    element is within atol + rtol * |reference|. `argmax_agreement` is a fraction of rows, None unless outputs are
-    [B, C >= 2]; `worst_margin` is the largest distance between the two largest reference outputs among the rows that
-    disagree. NaN agrees with NaN and inf with the same inf; every other non-finite pair is infinitely far apart.
+    size: float
+    output: str
+    row: int
+    index: list[int]
+    model: float | None
+    file: float | None
+    shapes: NotRequired[list[list[int]]]  # of model and file, where they differ: the size is infinite
+
+
+class Parity(TypedDict):
+    """How far a file is from the model over some rows.
+
+    `largest` is the largest difference over all outputs, `by_output` its size for each. `class_changes` counts rows
+    whose predicted class differs, and `largest_margin` is the largest distance of the two largest scores of the model
+    among them, relative to the largest score where that is above 1; `class_changes` is None where rows have no classes.
+    `label_changes` counts rows whose class name is not the one of the file's own largest probability.
     """
 
     rows: int
-    max_abs: float
-    max_rel: float
-    close: bool
-    argmax_agreement: float | None
-    worst_margin: float
+    largest: Difference
+    by_output: dict[str, float]
+    class_changes: int | None
+    largest_margin: float
+    label_changes: int
 
 
-class Parity(OutputDistance):
-    """The distance for one batch; `shapes` of reference and candidate where they differ."""
+class MetricDifference(TypedDict):
+    """The deciding metric on validation of model and file; `bounded`: its values are fractions of 1."""
 
-    shapes: NotRequired[list[list[int]]]
-
-
-class ModelParity(OutputDistance):
-    """The largest distance over all batch sizes, and `batches`, the parity at each of them."""
-
-    rtol: float
-    atol: float
-    batches: dict[str, Parity]
+    name: str
+    model: float
+    file: float
+    bounded: bool
 
 
-def compare_outputs(reference: Outputs, candidate: Outputs, rtol: float = 1e-3, atol: float = 1e-5) -> Parity:
-    """Return the parity of two outputs; outputs of different shapes are infinitely far apart."""
-    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
-    result = Parity(
-        rows=len(reference), max_abs=np.inf, max_rel=np.inf, close=False, argmax_agreement=None, worst_margin=0.0
-    )
-    if reference.shape != candidate.shape:
-        return {**result, "shapes": [list(reference.shape), list(candidate.shape)]}
-    # `inf - inf` is NaN, so that equal infinities are found by comparison, not by distance.
-    same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        apart = np.where(same, 0.0, np.abs(reference - candidate))
-        apart = np.where(np.isnan(apart), np.inf, apart)
-        size = np.where(np.isfinite(reference), np.abs(reference), 0.0)
-        relative = np.where(size > atol, apart / size, 0.0)
-    result["max_abs"] = float(apart.max(initial=0.0))
-    result["max_rel"] = float(relative.max(initial=0.0))
-    result["close"] = bool((apart <= atol + rtol * size).all())
-    if reference.ndim == 2 and reference.shape[1] >= 2 and len(reference):
-        disagree = reference.argmax(1) != candidate.argmax(1)
-        best = np.sort(reference[disagree], axis=1)
-        result["argmax_agreement"] = float(1 - disagree.mean())
-        result["worst_margin"] = float((best[:, -1] - best[:, -2]).max(initial=0.0))
-    return result
+class ModelParity(TypedDict):
+    """The proof of one file: the parity at every batch size, the worst of all, and the metric of both.
 
-
-def edge_rows(batch: Batch) -> Batch:
-    """Return three rows at the edges of a batch's values: zeros, the minimum and the maximum of every column.
-
-    Integers are ids, and an id of 0 may not exist: their first row is the minimum as well.
+    `nan_rows` counts validation rows for which the model's own outputs are NaN. `metric` is None, with `metric_why`,
+    where outputs alone have no metric. `first` names the first differing value, where one differs by more than the
+    tolerance of the proof.
     """
 
-    def edges(leaf: Leaf) -> np.ndarray:
-        rows = np.asarray(leaf)
-        low, high = rows.min(axis=0), rows.max(axis=0)
-        return np.stack([np.zeros_like(low) if rows.dtype.kind == "f" else low, low, high])
-
-    return map_leaves(batch, edges)
-
-
-def torch_runner(model: nn.Module) -> Runner:
-    """Return a function that runs a module as it will serve: in eval mode, on the CPU."""
-    import torch
-
-    def run(batch: Batch) -> Outputs:
-        with serving(model) as frozen:
-            return frozen(map_leaves(batch, torch.as_tensor)).numpy()
-
-    return run
+    rows: dict[str, int]
+    outputs: list[str]
+    worst: Parity
+    batches: dict[str, Parity]
+    nan_rows: int
+    metric: MetricDifference | None
+    metric_why: str
+    first: str
 
 
-def load_onnx(path: Path) -> Runner:
-    """Return a function that runs an ONNX file in onnxruntime, in one thread, with the inputs by name."""
-    import onnxruntime
+class Classes(NamedTuple):
+    """The axis of `output` that holds scores of classes, None without, and the names of `label`."""
 
-    options = onnxruntime.SessionOptions()
-    # One thread, so that sums have one order and the parity is the same on every machine.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(batch: Batch) -> Outputs:
-        return session.run(None, {name: np.asarray(leaf) for name, leaf in named_leaves(batch).items()})[0]
-
-    return run
+    axis: int | None
+    names: list[str] | None
 
 
-def load_torchscript(path: Path) -> Runner:
-    """Return a function that runs a TorchScript archive; torch's deprecation warnings are hidden."""
-    import warnings
+def difference(name: str, model: np.ndarray, file: np.ndarray) -> Difference:
+    """Return the largest difference of one output; of other shapes it is infinite.
 
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch_runner(torch.jit.load(str(path), map_location="cpu"))
-
-
-def load_program(path: Path) -> Runner:
-    """Return a function that runs a `.pt2` exported program."""
-    import torch
-
-    module = torch.export.load(str(path)).module()
-
-    def run(batch: Batch) -> Outputs:
-        with torch.no_grad():
-            return module(map_leaves(batch, torch.as_tensor)).numpy()
-
-    return run
+    NaN agrees with NaN and inf with the same inf; every other pair that is not finite is infinitely far apart.
+    """
+    found = Difference(size=0.0, output=name, row=0, index=[], model=None, file=None)
+    if model.shape != file.shape:
+        return {**found, "size": float("inf"), "shapes": [list(model.shape), list(file.shape)]}
+    if not model.size:
+        return found
+    wanted, got = model.astype(np.float64), file.astype(np.float64)
+    # `inf - inf` is NaN, so that equal infinities are found by comparison, not by distance.
+    same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(wanted - got) / np.maximum(1.0, np.where(np.isfinite(wanted), np.abs(wanted), 1.0))
+    sizes = np.where(same, 0.0, np.where(np.isnan(sizes), np.inf, sizes))
+    index = [int(i) for i in np.unravel_index(int(sizes.argmax()), sizes.shape)]
+    at = tuple(index)
+    values = {"model": float(wanted[at]), "file": float(got[at])}
+    return {**found, "size": float(sizes[at]), "row": index[0], "index": index[1:], **values}  # type: ignore[typeddict-item]
 
 
-LOADERS: dict[str, Callable[[Path], Runner]] = {
-    "onnx": load_onnx,
-    "torchscript": load_torchscript,
-    "program": load_program,
-}
+def compare_outputs(model: Outputs, file: Outputs, classes: Classes) -> Parity:
+    """Return the parity of the named outputs of model and file; an output that the file lacks is infinitely far."""
+    absent = np.empty((0,))
+    found = {name: difference(name, values, file.get(name, absent)) for name, values in model.items()}
+    worst = max(found.values(), key=lambda d: d["size"])
+    wanted, got = model[OUTPUT], file.get(OUTPUT, absent)
+    changes, margin = None, 0.0
+    if classes.axis is not None and wanted.shape == got.shape:
+        changes, margin = _class_changes(wanted, got, classes.axis)
+    labels = 0
+    if classes.names is not None and LABEL in file and file.get(PROBABILITIES, absent).ndim == 2:
+        names = np.array(classes.names, dtype=object)[file[PROBABILITIES].argmax(axis=1)]
+        labels = int((names != file[LABEL]).sum())
+    sizes = {name: value["size"] for name, value in found.items()}
+    return Parity(
+        rows=len(wanted),
+        largest=worst,
+        by_output=sizes,
+        class_changes=changes,
+        largest_margin=margin,
+        label_changes=labels,
+    )
+
+
+def _class_changes(model: np.ndarray, file: np.ndarray, axis: int) -> tuple[int, float]:
+    """Return how many predicted classes differ, and the model's largest margin among them."""
+    changed = model.argmax(axis) != file.argmax(axis)
+    best = np.sort(np.moveaxis(model.astype(np.float64), axis, -1)[changed], axis=-1)
+    if not len(best):
+        return 0, 0.0
+    return int(changed.sum()), float(((best[:, -1] - best[:, -2]) / np.maximum(1.0, np.abs(best[:, -1]))).max())
+
+
+def run_in_batches(run: Runner, rows: Batch, size: int, stop: int) -> Outputs:
+    """Return the outputs of the first `stop` rows, computed in batches of `size`."""
+    parts = [run(_slice(rows, start, min(start + size, stop))) for start in range(0, stop, size)]
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 
 def compare_with_model(
-    model: nn.Module, run: Runner, batch: Batch, *, rtol: float = 1e-3, atol: float = 1e-5
+    reference: Outputs, run: Runner, rows: ProofRows, classes: Classes, *, tolerance: float
 ) -> ModelParity:
-    """Return the worst parity of a runner with the model over edge rows and the batch's rows, at every batch size.
+    """Return the parity of a file with the model's outputs for all rows, at every batch size.
 
-    The model computes all rows in one batch, so that a runner whose output for a row depends on the other rows of its
-    batch is detected, too.
+    The model computed them in the largest batches, so that a file whose output for a row depends on the other rows of
+    its batch is found, too.
     """
-    rows = _concatenate(edge_rows(batch), batch)
-    count = row_count(rows)
-    reference = torch_runner(model)(rows)
-    batches = {}
-    for size in (*BATCH_SIZES, count):
+    count = row_count(rows.batch)
+    batches: dict[str, Parity] = {}
+    first = ""
+    for size in (min(LARGEST, count), *BATCH_SIZES):
         stop = min(count, SMALL_ROWS) if size in BATCH_SIZES else count
-        outputs = np.concatenate([run(_slice(rows, i, min(i + size, stop))) for i in range(0, stop, size)])
-        batches["all" if size == count else str(size)] = compare_outputs(reference[:stop], outputs, rtol, atol)
-    agreements = [b["argmax_agreement"] for b in batches.values() if b["argmax_agreement"] is not None]
+        outputs = run_in_batches(run, rows.batch, size, stop)
+        parity = compare_outputs({name: values[:stop] for name, values in reference.items()}, outputs, classes)
+        batches[str(size)] = parity
+        if not first and parity["largest"]["size"] > tolerance:
+            first = describe(parity["largest"], size, rows)
+    worst = max(batches.values(), key=lambda parity: (parity["largest"]["size"], parity["largest_margin"]))
+    checked = reference[OUTPUT][rows.edge : rows.edge + rows.validation]
+    nan_rows = int(np.isnan(checked.reshape(len(checked), -1).astype(np.float64)).any(axis=1).sum())
+    margin = max(parity["largest_margin"] for parity in batches.values())
+    labels = max(parity["label_changes"] for parity in batches.values())
     return {
-        "rows": count,
-        "max_abs": max(b["max_abs"] for b in batches.values()),
-        "max_rel": max(b["max_rel"] for b in batches.values()),
-        "close": all(b["close"] for b in batches.values()),
-        "argmax_agreement": min(agreements, default=None),
-        "worst_margin": max(b["worst_margin"] for b in batches.values()),
-        "rtol": rtol,
-        "atol": atol,
+        "rows": {"edge": rows.edge, "validation": rows.validation, "perturbed": rows.perturbed},
+        "outputs": list(outputs),
+        "worst": {**worst, "largest_margin": margin, "label_changes": labels},
         "batches": batches,
+        "nan_rows": nan_rows,
+        "metric": None,
+        "metric_why": "",
+        "first": first,
     }
+
+
+def describe(found: Difference, batch_size: int, rows: ProofRows) -> str:
+    """Name a differing value: the output, its row and position, and both values."""
+    where = f"in batches of {batch_size}, '{found['output']}'"
+    if "shapes" in found:
+        model, file = found["shapes"]
+        return f"{where} has shape {file}, not {model}"
+    index = f"[{', '.join(map(str, found['index']))}]" if found["index"] else ""
+    return f"{where}{index} of {rows.name(found['row'])} is {found['file']:.9g}, not {found['model']:.9g}"
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
     return map_leaves(batch, lambda leaf: leaf[start:stop])
 
 
-def _concatenate(first: Batch, second: Batch) -> Batch:
-    others = iter(named_leaves(second).values())
-    return map_leaves(first, lambda leaf: np.concatenate([leaf, np.asarray(next(others))]))
+Measure = Callable[[Outputs], float]
