@@ -28,7 +28,9 @@ def first_onnx_difference(source: ExportSource, rows: Batch, tolerance: float) -
     for value in verify_onnx_program(program, args=(batch,), compare_intermediates=True):
         if not value.max_abs_diff <= tolerance:
             where = lines.get(value.name, "")
-            return f"the first value that differs is '{value.name}', by {value.max_abs_diff:.3g}{where and f' at {where}'}"
+            return (
+                f"the first value that differs is '{value.name}', by {value.max_abs_diff:.3g}{where and f' at {where}'}"
+            )
     return ""
 
 

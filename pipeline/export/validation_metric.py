@@ -47,7 +47,10 @@ def metric_difference(measured: ValidationMetric, reference: Outputs, run: Runne
         )
     except UserError as error:  # a metric of the user's own may need more than outputs
         return {"metric": None, "metric_why": str(error)}
-    return {"metric": {"name": task.metric.name, "model": model, "file": file, "bounded": bounded(task)}, "metric_why": ""}
+    return {
+        "metric": {"name": task.metric.name, "model": model, "file": file, "bounded": bounded(task)},
+        "metric_why": "",
+    }
 
 
 BOUNDED: frozenset[Literal["classes", "scores"]] = frozenset({"classes", "scores"})
