@@ -28,15 +28,18 @@ from pipeline.runtime.announce import announced
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
     from pipeline.documents.write import Release
+    from pipeline.export.served_model import ServedModel
+    from pipeline.readiness.calibration import Calibration
     from pipeline.readiness.on_test import TestMeasurements
 
 
 @dataclass(frozen=True)
 class ExportedFiles:
-    """The exported files by name, and the parity of every format, or its error."""
+    """The exported files by name, the parity of every format, or its error, and the module that was exported."""
 
     paths: dict[str, Path]
     parity: dict[str, object]
+    served: ServedModel
 
 
 def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> Subject:
@@ -57,11 +60,11 @@ def _load_candidate(ctx: PhaseContext, record: CandidateRecord, data: Data) -> S
     return Subject(model.eval(), task, data, config, record["weights"], ctx.plan.seed, ctx.trust)
 
 
-def _on_test(ctx: PhaseContext, candidate: Subject) -> tuple[ScoreRecord, TestMeasurements]:
+def _on_test(ctx: PhaseContext, candidate: Subject, fitted: Calibration) -> tuple[ScoreRecord, TestMeasurements]:
     """Return score and measurements on the sealed rows: made once per candidate, then read from ledger and file."""
     from pipeline.data import test_openings
     from pipeline.evaluation.evaluate import evaluate_test
-    from pipeline.readiness import calibration, on_test
+    from pipeline.readiness import on_test
 
     assert ctx.plan is not None
     # The target is left out: with a new target the same score is compared again, not measured again.
@@ -70,7 +73,6 @@ def _on_test(ctx: PhaseContext, candidate: Subject) -> tuple[ScoreRecord, TestMe
     records = [e["data"] for e in ctx.ledger.entries if e["kind"] == "test.scored"]
     records = [record for record in records if about.items() <= record.items()]
     if not records:
-        fitted = calibration.fit(candidate)
         references = on_test.fit_references(
             candidate, float(ctx.config["phases"]["baseline"]["baseline_model_seconds"])
         )
@@ -104,21 +106,34 @@ def _looks(ctx: PhaseContext) -> int | None:
     return None if limit is None else int(limit)
 
 
-def _export(ctx: PhaseContext, candidate: Subject) -> ExportedFiles:
-    """Export every declared format, compare each file with the model on validation rows, and record the files."""
+def _export(ctx: PhaseContext, candidate: Subject, fitted: Calibration) -> ExportedFiles:
+    """Export the served graph in every declared format, prove each file on validation rows, and record the files."""
     from pipeline.export.formats import export_formats
+    from pipeline.export.served_model import ServedModel
+    from pipeline.export.validation_metric import ValidationMetric
+    from pipeline.runtime.seeds import derive
 
     folder = files.folder(ctx.folder / "export")
-    formats = ctx.config["export"]["formats"]
-    results = export_formats(permits.export(ctx.run), candidate.model, candidate.data.val.X, folder, formats=formats)
-    exports = ExportedFiles({}, {})
+    val, names = candidate.data.val, candidate.data.class_names
+    served = ServedModel(candidate.model, candidate.task, fitted.temperature, fitted.half_width, names).eval()
+    results = export_formats(
+        permits.export(ctx.run),
+        served,
+        val.X,
+        folder,
+        formats=ctx.config["export"]["formats"],
+        seed=derive(candidate.seed, "parity"),
+        metric=ValidationMetric(candidate.task, val.y),
+    )
+    exports = ExportedFiles({}, {}, served)
     for name, result in results.items():
-        exports.parity[name] = {"error": result.failure} if result.exported is None else plain(result.parity)
+        exports.parity[name] = result.evidence()
         if result.exported is not None:
             path = result.exported.path
             exports.paths[path.name] = path
             about = {"phase": "finalization", "round": ctx.round, "form": name, "file": ctx.artifact(path)}
             ctx.ledger.append("export.written", about)
+        ctx.log(f"finalization: {result.summary(name)}")
     return exports
 
 
@@ -175,7 +190,7 @@ def _serve(ctx: PhaseContext, candidate: Subject, exports: ExportedFiles, score:
     from pipeline.serving.package import package
 
     folder = ctx.folder / "export"
-    paths, evidence = package(candidate, folder)
+    paths, evidence = package(candidate, folder, exports.served)
     monitor, rehearsed = rehearsal.measure(candidate, folder, score)
     exports.paths.update({**paths, **monitor})
     evidence["drift_monitor"] = plain(rehearsed)
@@ -231,7 +246,7 @@ def _replay(ctx: PhaseContext, frozen: CandidateRecord) -> dict[str, object]:
 
 def _regressions(ctx: PhaseContext, candidate: Subject) -> dict[str, object]:
     """Compare the candidate with the model in use, from its released file, and on the rows of earlier tasks."""
-    from pipeline.export.parity import load_onnx
+    from pipeline.export.runners import load_onnx
     from pipeline.readiness import regression
     from pipeline.release import registry
 
@@ -265,7 +280,7 @@ def run(ctx: PhaseContext) -> Evidence:
     """Is the frozen candidate good, robust, reproducible, and the same in every exported file?"""
     from pipeline.data.analysis.leakage import shared_fractions
     from pipeline.data.load import load
-    from pipeline.readiness import adversarial, corruption
+    from pipeline.readiness import adversarial, calibration, corruption
     from pipeline.readiness.generalization import measure_generalization
     from pipeline.readiness.population import measure_population
     from pipeline.release.registry import model_name
@@ -275,8 +290,9 @@ def run(ctx: PhaseContext) -> Evidence:
     frozen = freeze_candidate(ctx)
     data = load(ctx.config, ctx.trust)
     candidate = _load_candidate(ctx, frozen, data)
-    score, on_test = _on_test(ctx, candidate)
-    exports = _export(ctx, candidate)
+    fitted = calibration.fit(candidate)  # on validation rows, before the test rows are opened
+    score, on_test = _on_test(ctx, candidate, fitted)
+    exports = _export(ctx, candidate, fitted)
     measured: dict[str, object] = {
         "candidate": {key: frozen[key] for key in ("weights", "checkpoint", "file", "job", "score")},
         "seed_stability": frozen["stability"],

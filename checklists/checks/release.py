@@ -44,20 +44,52 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
     return Result(outcome, score["value"], target, score["metric"], why, relation=relation)
 
 
-def parity(evidence: Evidence, *, form: str, atol: float, min_argmax_agreement: float) -> Result:
-    """Pass when an exported file computes the model's outputs on validation and edge rows, at any batch size.
+def parity(
+    evidence: Evidence, *, form: str, tolerance: float, max_metric_points: float, max_metric_relative: float
+) -> Result:
+    """Pass when an exported file computes the model's outputs, classes and metric, at any batch size.
 
-    Where the outputs are scores of several classes, the predicted classes have to agree, too.
+    Differences are relative to the model's value where that is above 1. A predicted class may differ where the two
+    largest scores are within twice the tolerance. The metrics of model and file on validation may differ by
+    `max_metric_points`, in hundredths, where the metric is a fraction of 1, else by `max_metric_relative` of the
+    model's.
     """
     result = evidence["parity"].get(form)
     if result is None:
         return Result("not_applicable", why=f"export.formats does not ask for {form}")
     if result.get("error"):
         return Result("failed", why=result["error"])
-    agreement = result["argmax_agreement"]
-    why = f"{result['rows']} rows" + ("" if agreement is None else f", class agreement {agreement:.2%}")
-    good = result["max_abs"] <= atol and (agreement is None or agreement >= min_argmax_agreement)
-    return Result("passed" if good else "failed", result["max_abs"], atol, "largest difference", why)
+    size, rows = float(result["worst"]["largest"]["size"]), sum(result["rows"].values())
+    faults = [result["first"] or "outputs differ"] if not size <= tolerance else []
+    if result["nan_rows"]:
+        faults.append(f"the model's own outputs are NaN for {result['nan_rows']} validation rows")
+    if result["worst"]["largest_margin"] > 2 * tolerance:
+        margin = result["worst"]["largest_margin"]
+        faults.append(f"another class is predicted where the two largest scores differ by {margin:.3g}")
+    if result["worst"]["label_changes"]:
+        faults.append(f"{result['worst']['label_changes']} labels name another class than the largest probability")
+    metric_why, metric_good = _metric_parity(result, max_metric_points, max_metric_relative)
+    faults += [] if metric_good else [metric_why]
+    why = f"{rows} rows in batches of {', '.join(result['batches'])}; {metric_why}"
+    why = f"{'; '.join(faults)} ({why})" if faults else why
+    what = "largest difference / max(1, |value|)"
+    return Result("failed" if faults else "passed", size, tolerance, what, why, relation="<=")
+
+
+def _metric_parity(result: Evidence, max_points: float, max_relative: float) -> tuple[str, bool]:
+    """Return what to say of the metrics of model and file, and whether they are close enough."""
+    metric = result["metric"]
+    if metric is None:
+        return f"no metric compared: {result['metric_why']}" if result["metric_why"] else "no metric compared", True
+    model, file = float(metric["model"]), float(metric["file"])
+    apart = abs(model - file)
+    if math.isnan(model) and math.isnan(file):
+        return f"validation {metric['name']} is NaN for both", True
+    if metric["bounded"]:
+        close, shown = apart <= max_points / 100, f"{100 * apart:.3g} points"
+    else:
+        close, shown = apart <= max_relative * abs(model), f"{apart / abs(model) if model else apart:.3g} of it"
+    return f"validation {metric['name']} {file:.6g} (model {model:.6g}) differs by {shown}", close
 
 
 def bundle_layout(evidence: Evidence) -> Result:

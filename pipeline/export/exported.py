@@ -185,7 +185,7 @@ def export_source(model: nn.Module, example: Batch) -> Iterator[ExportSource]:
 
 
 def run_once(source: ExportSource) -> None:
-    """Compute the outputs of the source's batch. Raises ExportFailed for a model that cannot be exported in any form."""
+    """Compute the outputs of the source's batch. Raises ExportFailed for a model that no format can have."""
     if source.outputs:
         return
     try:
@@ -209,6 +209,7 @@ def export(permit: ExportPermit, source: ExportSource, path: Path, *, format: st
     """
     require(permit, ExportPermit)
     started = time.perf_counter()
+    failure: ExportFailed | None = None
     with captured() as said:
         try:
             run_once(source)
@@ -217,8 +218,6 @@ def export(permit: ExportPermit, source: ExportSource, path: Path, *, format: st
             reraise_stop(error)
             said.note("".join(traceback.format_exception(error)))
             failure = error if isinstance(error, ExportFailed) else _failed(format, error)
-        else:
-            failure = None
     files.write_text(path.with_name(f"{format}.log"), said.text)
     if failure is not None:
         raise failure

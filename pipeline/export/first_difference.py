@@ -27,10 +27,9 @@ def first_onnx_difference(source: ExportSource, rows: Batch, tolerance: float) -
         lines[node.name] = line_of(node.meta.get("stack_trace") or "")
     for value in verify_onnx_program(program, args=(batch,), compare_intermediates=True):
         if not value.max_abs_diff <= tolerance:
-            where = lines.get(value.name, "")
-            return (
-                f"the first value that differs is '{value.name}', by {value.max_abs_diff:.3g}{where and f' at {where}'}"
-            )
+            at = lines.get(value.name, "")
+            where = at and f" at {at}"
+            return f"the first value that differs is '{value.name}', by {value.max_abs_diff:.3g}{where}"
     return ""
 
 

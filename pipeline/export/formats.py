@@ -32,6 +32,8 @@ from pipeline.export.runners import LOADERS, Outputs, torch_runner
 from pipeline.export.served_model import OUTPUT, PROBABILITIES
 from pipeline.export.torchscript import export_torchscript
 from pipeline.export.validation_metric import ValidationMetric, metric_difference
+from pipeline.results import plain
+from pipeline.run_store import files
 from pipeline.run_store.permits import ExportPermit
 
 FORMATS: dict[str, tuple[str, Callable[[ExportPermit, ExportSource, Path], Exported]]] = {
@@ -53,6 +55,23 @@ class ExportResult:
     parity: ModelParity | None
     failure: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def evidence(self) -> dict[str, object]:
+        """Return the result as plain JSON: the proof with how the file was made, or the error. Times are not in it."""
+        if self.exported is None or self.parity is None:
+            return {"error": self.failure}
+        facts = {key: value for key, value in self.exported.facts.items() if key != "warnings"}
+        return {**plain(self.parity), "facts": facts, "size_bytes": self.exported.size_bytes}
+
+    def summary(self, name: str) -> str:
+        """Return one line about the file for the log."""
+        if self.exported is None:
+            return f"no {name} file: {self.failure}"
+        seconds = ", ".join(f"{what} {value:.1f} s" for what, value in self.seconds.items())
+        deprecated = (
+            "; torch has deprecated TorchScript, prefer program" if self.exported.facts.get("deprecated") else ""
+        )
+        return f"{self.exported.path.name}, {self.exported.size_bytes / 1e6:.2g} MB ({seconds}){deprecated}"
 
 
 @dataclass(frozen=True)
@@ -92,8 +111,9 @@ def export_formats(
             proof = _proof(source, rows, seed, metric)
         except BaseException as error:  # the model gets rows of zeros and extremes, and may refuse them
             reraise_stop(error)
-            failure = fault("model", "cannot be compared with its exported files", got=reason(error))
-            return exported | {name: ExportResult(None, None, failure) for name in written}
+            what = "cannot be compared with its exported files"
+            failure = str(error) if isinstance(error, ExportFailed) else fault("model", what, got=reason(error))
+            return exported | {name: _dropped(exported[name], failure) for name in written}
         return exported | {name: _compared(name, exported[name], source, proof) for name in written}
 
 
@@ -135,13 +155,22 @@ def _compared(name: str, result: ExportResult, source: ExportSource, proof: _Pro
         except BaseException as error:
             reraise_stop(error)
             what = f"cannot be compared with its {name} file"
-            return ExportResult(None, None, fault("model", what, got=reason(error)))
+            return _dropped(result, fault("model", what, got=reason(error)))
     return replace(result, parity=parity, seconds={**result.seconds, "proof": time.perf_counter() - started})
+
+
+def _dropped(result: ExportResult, failure: str) -> ExportResult:
+    """Remove a file that has no proof, so that nothing serves it."""
+    if result.exported is not None:
+        files.remove(result.exported.path)
+    return ExportResult(None, None, failure)
 
 
 def _origin(source: ExportSource, rows: ProofRows, parity: ModelParity) -> str:
     """Return what the intermediate values say of the first difference; "" where they say nothing."""
     worst = parity["worst"]["largest"]
+    if "shapes" in worst:
+        return ""
     try:
         found = first_onnx_difference(source, one_row(rows.batch, worst["row"], 2), TOLERANCE)
     except Exception:  # an aid to the reader: a graph whose parts cannot be run alone keeps its own message

@@ -5,7 +5,6 @@ The size of a difference is relative to the model's value where that is above 1:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -184,13 +183,10 @@ def describe(found: Difference, batch_size: int, rows: ProofRows) -> str:
     where = f"in batches of {batch_size}, '{found['output']}'"
     if "shapes" in found:
         model, file = found["shapes"]
-        return f"{where} has shape {file}, not {model}"
+        return f"{where} of {model[0]} rows has shape {file}, not {model}"
     index = f"[{', '.join(map(str, found['index']))}]" if found["index"] else ""
     return f"{where}{index} of {rows.name(found['row'])} is {found['file']:.9g}, not {found['model']:.9g}"
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
     return map_leaves(batch, lambda leaf: leaf[start:stop])
-
-
-Measure = Callable[[Outputs], float]

@@ -26,7 +26,7 @@ def _outputs(source: ExportSource) -> list[tuple[str, list[torch.Tensor]]]:
     names = {module: name for name, module in source.model.named_modules()}
 
     def keep(module: nn.Module, inputs: object, outputs: object) -> None:
-        called = f"{names[module].removeprefix('model.') or 'forward'} ({type(module).__name__})"
+        called = f"{names[module].removeprefix('model').lstrip('.') or 'forward'} ({type(module).__name__})"
         returned.append((called, _tensors(outputs)))
 
     hooks = [module.register_forward_hook(keep) for module in source.model.modules() if module is not source.model]

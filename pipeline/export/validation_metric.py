@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -47,15 +46,12 @@ def metric_difference(measured: ValidationMetric, reference: Outputs, run: Runne
         )
     except UserError as error:  # a metric of the user's own may need more than outputs
         return {"metric": None, "metric_why": str(error)}
-    return {
-        "metric": {"name": task.metric.name, "model": model, "file": file, "bounded": bounded(task)},
-        "metric_why": "",
-    }
+    found = MetricDifference(name=task.metric.name, model=model, file=file, bounded=_bounded(task))
+    return {"metric": found, "metric_why": ""}
 
 
-BOUNDED: frozenset[Literal["classes", "scores"]] = frozenset({"classes", "scores"})
-
-
-def bounded(task: Task) -> bool:
+def _bounded(task: Task) -> bool:
     """Return whether the metric's values are fractions of 1, as those of class ids and ranks are; losses are not."""
-    return task.metric.needs in BOUNDED and task.metric.greater_is_better and math.isfinite(1.0)
+    metric = task.metric
+    fractions = metric.needs in ("classes", "scores") and metric.greater_is_better
+    return fractions and not metric.users_own and not metric.name.startswith("neg_")
