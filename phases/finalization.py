@@ -109,8 +109,8 @@ def _looks(ctx: PhaseContext) -> int | None:
 def _export(ctx: PhaseContext, candidate: Subject, fitted: Calibration) -> ExportedFiles:
     """Export the served graph in every declared format, prove each file on validation rows, and record the files."""
     from pipeline.export.formats import export_formats
+    from pipeline.export.parity import ValidationMetric
     from pipeline.export.served_model import ServedModel
-    from pipeline.export.validation_metric import ValidationMetric
     from pipeline.runtime.seeds import derive
 
     folder = files.folder(ctx.folder / "export")

@@ -306,7 +306,7 @@ def test_waived_branch_leads_to_finalization(trained: Run, cli: Cli) -> None:
 
 
 REAL = {"max_shared_fraction": 0.0}
-PARITY = {"form": "onnx", "atol": 1e-4, "min_argmax_agreement": 0.999}
+PARITY = {"forms": ["onnx"], "tolerance": 1e-4, "max_metric_points": 0.1, "max_metric_relative": 1e-3}
 BOUND = {"target": 0.5, "margin": 0.02}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("data.split_integrity", {"digests__val": "other"}, REAL, "failed", "not the planned rows: val"),
@@ -338,9 +338,12 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ),
     ("release.target_on_test", {}, {"target": 0.5, "margin": None}, "inconclusive", "no margin"),
     ("release.parity", {"parity__onnx": {"error": "no such operator"}}, PARITY, "failed", "no such operator"),
-    ("release.parity", {"parity__onnx__max_abs": 0.1}, PARITY, "failed", "rows"),
-    ("release.parity", {"parity__onnx__argmax_agreement": 0.9}, PARITY, "failed", "90.00%"),
-    ("release.parity", {"parity__onnx__argmax_agreement": None}, PARITY, "passed", "rows"),
+    ("release.parity", {"parity__onnx__worst__largest__size": 0.1}, PARITY, "failed", "outputs differ"),
+    ("release.parity", {"parity__onnx__nan_rows": 2}, PARITY, "failed", "NaN for 2 validation rows"),
+    ("release.parity", {"parity__onnx__worst__largest_margin": 0.1}, PARITY, "failed", "another class is predicted"),
+    ("release.parity", {"parity__onnx__worst__label_changes": 3}, PARITY, "failed", "3 labels"),
+    ("release.parity", {"parity__onnx__metric__file": 0.5}, PARITY, "failed", "differs by"),
+    ("release.parity", {"parity__onnx__metric": None}, PARITY, "passed", "rows"),
     ("release.parity", {"parity": {}}, PARITY, "not_applicable", "does not ask for onnx"),
     ("release.bundle_layout", {"bundle_faults": ["x.pkl: cannot be in a payload"]}, {}, "failed", "x.pkl"),
 ]

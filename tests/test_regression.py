@@ -104,7 +104,7 @@ def test_measure_answers_with_the_released_file(released: Run) -> None:
     """The released ONNX file answers the validation rows as the candidate of the same weights does."""
     from pipeline.checkpoints.generation import load as load_weights
     from pipeline.data.load import load
-    from pipeline.export.parity import load_onnx
+    from pipeline.export.runners import load_onnx
     from pipeline.readiness.regression import released_model
     from pipeline.run_store import plan as plans
 

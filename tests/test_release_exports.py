@@ -18,10 +18,13 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from pipeline.errors import Refused, UserError
-from pipeline.export import parity
-from pipeline.export.exported import ExportFailed, serving
+from pipeline.export.exported import Exported, ExportFailed, export_source, serving
 from pipeline.export.formats import FORMATS, ExportResult, export_formats
 from pipeline.export.onnx import export_onnx, inspect_onnx
+from pipeline.export.parity import Classes, compare_outputs, difference
+from pipeline.export.proof_rows import edge_rows, perturbed_rows
+from pipeline.export.runners import load_onnx, torch_runner
+from pipeline.export.served_model import ServedModel
 from pipeline.run_store import permits
 from tests.ledger_fixtures import baseline_done
 
@@ -63,6 +66,11 @@ class LooksAtItsData(nn.Module):
         return x * 2 if bool(x.abs().sum() > 50) else x
 
 
+def onnx_file(permit: permits.ExportPermit, model: nn.Module, rows: np.ndarray, path: Path) -> Exported:
+    with export_source(model, rows) as source:
+        return export_onnx(permit, source, path)
+
+
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
@@ -82,21 +90,21 @@ def proven(
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_export_formats_match_the_model_at_every_batch_size(proven: dict[str, ExportResult], format: str) -> None:
-    """Each exported file computes the outputs of the model, also for edge rows, in batches of 1, 2, 7 and all rows."""
+    """Each exported file computes the outputs of the model for 1,000 rows, in batches of 1, 2, 7 and all rows."""
     result = proven[format].parity
     assert result is not None, proven[format].failure
-    assert list(result["batches"]) == ["1", "2", "7", "all"]
-    assert result["close"] and result["argmax_agreement"] == 1.0
-    assert result["rows"] == 43
-    assert result["max_abs"] < 1e-5
+    assert list(result["batches"]) == ["1003", "1", "2", "7"]
+    assert result["rows"] == {"edge": 3, "validation": 40, "perturbed": 960}
+    assert result["worst"]["largest"]["size"] < 1e-5 and result["first"] == ""
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_export_needs_a_permit(format: str, rows: np.ndarray, tmp_path: Path) -> None:
     """An exporter refuses anything but a permit, and writes nothing."""
-    for pretender in (None, object(), "permit"):
-        with pytest.raises(Refused, match="this needs an ExportPermit"):
-            FORMATS[format][1](pretender, net(), rows, tmp_path / "model")  # type: ignore[arg-type]
+    with export_source(net(), rows) as source:
+        for pretender in (None, object(), "permit"):
+            with pytest.raises(Refused, match="this needs an ExportPermit"):
+                FORMATS[format][1](pretender, source, tmp_path / "model")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +116,7 @@ def test_onnx_file_runs_without_torch(proven: dict[str, ExportResult], rows: np.
     question = json.dumps({"path": str(exported.path), "rows": rows[:5].tolist()})
     command = [sys.executable, "-I", "-c", WITHOUT_TORCH]
     answer = subprocess.run(command, input=question, capture_output=True, text=True, check=True)
-    golden = parity.torch_runner(net())(rows[:5])
+    golden = torch_runner(ServedModel(net()))(rows[:5])["output"]
     np.testing.assert_allclose(golden, np.array(json.loads(answer.stdout)), rtol=1e-4, atol=1e-5)
 
 
@@ -156,7 +164,7 @@ def test_exports_have_no_rows_of_the_example(permit: permits.ExportPermit, tmp_p
 
 def test_export_onnx_is_deterministic(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
     """Two exports of one model are the same ONNX bytes."""
-    first, second = (export_onnx(permit, net(), rows, tmp_path / name) for name in ("a.onnx", "b.onnx"))
+    first, second = (onnx_file(permit, net(), rows, tmp_path / name) for name in ("a.onnx", "b.onnx"))
     assert first.sha256 == second.sha256
 
 
@@ -182,8 +190,8 @@ def test_export_records_warnings(permit: permits.ExportPermit, rows: np.ndarray,
 
 def test_export_traces_with_one_row(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
     """An example of a single row still gives a free batch axis."""
-    exported = export_onnx(permit, net(), rows[:1], tmp_path / "m.onnx")
-    assert parity.load_onnx(exported.path)(rows[:9]).shape == (9, 3)
+    exported = onnx_file(permit, net(), rows[:1], tmp_path / "m.onnx")
+    assert load_onnx(exported.path)(rows[:9])["output"].shape == (9, 3)
 
 
 def test_export_keeps_the_names_of_a_nested_batch(permit: permits.ExportPermit, tmp_path: Path) -> None:
@@ -192,17 +200,20 @@ def test_export_keeps_the_names_of_a_nested_batch(permit: permits.ExportPermit, 
     batch = {"words": draw.integers(1, 11, (12, 5)), "image": draw.normal(size=(12, 1, 4, 4)).astype(np.float32)}
     outcomes = export_formats(permit, TwoInputs(), batch, tmp_path)
     assert {name: outcome.failure for name, outcome in outcomes.items()} == dict.fromkeys(FORMATS, "")
-    assert all(outcome.parity and outcome.parity["close"] for outcome in outcomes.values())
+    assert all(outcome.parity and outcome.parity["first"] == "" for outcome in outcomes.values())
     assert outcomes["onnx"].exported and outcomes["onnx"].exported.facts["inputs"] == ["input.words", "input.image"]
 
 
-def test_export_formats_report_a_failed_format(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
-    """A model with data-dependent control flow fails in the formats that cannot have it; the others succeed."""
+def test_export_formats_refuse_a_branch_on_values(
+    permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path
+) -> None:
+    """A model whose path depends on values has no file in any format: a trace would keep one side of the branch."""
     outcomes = export_formats(permit, LooksAtItsData(), rows, tmp_path)
-    assert outcomes["program"].failure.startswith("model: cannot be exported as program, got")
-    assert not (tmp_path / "model.pt2").exists()
-    traced = outcomes["torchscript"]
-    assert traced.parity is not None and not traced.parity["close"], "the trace froze one side of the branch"
+    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "sum() > 50" in text)
+    for name, (file, _) in FORMATS.items():
+        assert f"cannot be exported as {name}: it takes a branch" in outcomes[name].failure
+        assert f"{Path(__file__).name}:{line}" in outcomes[name].failure
+        assert not (tmp_path / file).exists()
 
 
 def test_export_needs_one_output_tensor(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
@@ -213,7 +224,7 @@ def test_export_needs_one_output_tensor(permit: permits.ExportPermit, rows: np.n
             return x, x
 
     with pytest.raises(ExportFailed, match=r"got 'tuple'; expected a tensor \[B"):
-        export_onnx(permit, Pair(), rows, tmp_path / "m.onnx")
+        onnx_file(permit, Pair(), rows, tmp_path / "m.onnx")
 
 
 def test_export_formats_refuse_an_unknown_format(
@@ -250,57 +261,98 @@ def test_serving_disables_gradients() -> None:
 finite = st.floats(-1e3, 1e3, width=32)
 
 
+CLASSES = Classes(axis=1, names=None)
+
+
 @given(arrays(np.float32, (4, 3), elements=st.one_of(finite, st.just(np.nan), st.just(np.inf))))
-def test_compare_outputs_of_equal_arrays(outputs: np.ndarray) -> None:
-    """Any array is at parity with itself."""
-    result = parity.compare_outputs(outputs, outputs.copy())
-    assert (result["max_abs"], result["max_rel"], result["close"]) == (0.0, 0.0, True)
+def test_difference_of_equal_arrays(outputs: np.ndarray) -> None:
+    """Any array is at no distance from itself."""
+    assert difference("output", outputs, outputs.copy())["size"] == 0.0
 
 
 @given(arrays(np.float64, (4, 3), elements=finite), st.floats(1e-3, 10))
-def test_compare_outputs_measures_the_distance(outputs: np.ndarray, shift: float) -> None:
-    """The shift of one element is the distance, and is out of tolerance when it exceeds it."""
+def test_difference_is_relative_above_one(outputs: np.ndarray, shift: float) -> None:
+    """The shift of one element is the distance, divided by the value where that is above 1, and is found."""
     moved = outputs.copy()
     moved[2, 1] += shift
-    result = parity.compare_outputs(outputs, moved, rtol=0.0, atol=1e-5)
-    assert result["max_abs"] == pytest.approx(shift, rel=1e-6)
-    assert not result["close"]
+    found = difference("output", outputs, moved)
+    assert found["size"] == pytest.approx(shift / max(1.0, abs(outputs[2, 1])), rel=1e-6)
+    assert (found["row"], found["index"]) == (2, [1])
 
 
-def test_compare_outputs_with_one_nan() -> None:
-    """Where only one value is NaN, or infinities differ in sign, the distance is infinite."""
+def test_difference_with_one_nan() -> None:
+    """Where only one value is NaN, infinities differ in sign, or shapes differ, the distance is infinite."""
     one, other = np.array([[1.0, np.nan]]), np.array([[1.0, 2.0]])
-    assert parity.compare_outputs(one, other)["max_abs"] == np.inf
-    assert not parity.compare_outputs(other, one)["close"]
-    assert parity.compare_outputs(np.array([np.inf]), np.array([-np.inf]))["max_abs"] == np.inf
-    assert parity.compare_outputs(np.ones((2, 3)), np.ones((3, 2)))["shapes"] == [[2, 3], [3, 2]]
+    assert difference("output", one, other)["size"] == difference("output", other, one)["size"] == np.inf
+    assert difference("output", np.array([np.inf]), np.array([-np.inf]))["size"] == np.inf
+    assert difference("output", np.ones((2, 3)), np.ones((3, 2)))["shapes"] == [[2, 3], [3, 2]]
 
 
 def test_compare_outputs_measures_the_margin_of_disagreements() -> None:
-    """When the predicted class differs, the reference's margin shows whether it was a tie."""
-    result = parity.compare_outputs(
-        np.array([[1.0, 1.00001], [3.0, 0.0]]), np.array([[1.00002, 1.0], [3.0, 0.0]]), atol=1e-3
-    )
-    assert (result["argmax_agreement"], result["close"]) == (0.5, True)
-    assert result["worst_margin"] == pytest.approx(1e-5, rel=1e-3)
+    """When the predicted class differs, the model's margin shows whether it was a tie."""
+    model = {"output": np.array([[1.0, 1.00001], [3.0, 0.0]])}
+    result = compare_outputs(model, {"output": np.array([[1.00002, 1.0], [3.0, 0.0]])}, CLASSES)
+    assert result["class_changes"] == 1
+    assert result["largest_margin"] == pytest.approx(1e-5, rel=1e-3)
+
+
+def test_compare_outputs_without_an_output() -> None:
+    """A file that lacks one of the model's outputs is infinitely far from it."""
+    model = {"output": np.ones((2, 3)), "probabilities": np.ones((2, 3))}
+    result = compare_outputs(model, {"output": np.ones((2, 3))}, CLASSES)
+    assert result["by_output"] == {"output": 0.0, "probabilities": np.inf}
 
 
 def test_edge_rows_stay_in_the_range_of_the_data() -> None:
-    """Floats get zeros, minimum and maximum per column; ids only values that occur."""
-    batch: dict[str, Any] = {"x": np.array([[1.0, -2.0], [3.0, 5.0]]), "ids": np.array([[4, 7], [9, 5]])}
-    edges = parity.edge_rows(batch)
-    assert edges["x"].tolist() == [[0, 0], [1, -2], [3, 5]]
+    """Floats get zeros, minimum and maximum per column; ids, also in a table of floats, only values that occur."""
+    batch: dict[str, Any] = {
+        "x": np.array([[1.5, -2.5], [3.0, 5.0]]),
+        "ids": np.array([[4, 7], [9, 5]]),
+        "codes": np.array([[1.0], [3.0]]),
+    }
+    edges = edge_rows(batch)
+    assert edges["x"].tolist() == [[0, 0], [1.5, -2.5], [3, 5]]
     assert edges["ids"].tolist() == [[4, 5], [4, 5], [9, 7]]
+    assert edges["codes"].tolist() == [[1], [1], [3]]
 
 
-def test_compare_with_model_detects_dependence_on_the_batch(rows: np.ndarray) -> None:
-    """A model that normalizes over the batch matches in one batch and fails at other sizes."""
-    model = nn.Linear(8, 3)
+@given(arrays(np.float32, (6, 2), elements=st.floats(-100, 100, width=32)), st.integers(0, 9))
+def test_perturbed_rows_keep_codes(values: np.ndarray, seed: int) -> None:
+    """Equal seeds give equal rows; a column of whole numbers gets no other values, and NaN stays where it was."""
+    table = np.concatenate([values, np.array([[0.0], [3.0], [3.0], [7.0], [0.0], [np.nan]], np.float32)], axis=1)
+    first, second = (perturbed_rows(table, 20, np.random.default_rng(seed)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (20, 3) and first.dtype == np.float32
+    assert set(first[~np.isnan(first[:, 2]), 2]) <= {0.0, 3.0, 7.0}
 
-    def run(batch: np.ndarray) -> np.ndarray:
-        outputs = parity.torch_runner(model)(batch)
-        return outputs if len(batch) > 7 else outputs - outputs.mean(0)
 
-    result = parity.compare_with_model(model, run, rows)
-    assert [result["batches"][size]["close"] for size in ("1", "2", "7", "all")] == [False, False, False, True]
-    assert not result["close"]
+class OverTheBatch(nn.Module):
+    """Subtracts the mean of the batch, so that a row's output depends on the other rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0)
+
+
+def test_export_formats_find_a_dependence_on_the_batch(
+    permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path
+) -> None:
+    """A model that normalizes over the batch is itself in one batch, and fails at other sizes."""
+    result = export_formats(permit, OverTheBatch(), rows, tmp_path, formats=["program"])["program"].parity
+    assert result is not None
+    assert [size for size, part in result["batches"].items() if part["largest"]["size"] < 1e-4] == ["1003"]
+    assert result["first"].startswith("in batches of 1, 'output'[")
+
+
+class ForgottenDropout(nn.Module):
+    """Uses dropout in eval mode, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5)
+
+
+def test_export_formats_refuse_random_numbers(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
+    """A model that draws random numbers in eval mode equals no file; the module is named, and no file stays."""
+    model = nn.Sequential(nn.Linear(8, 4), ForgottenDropout())
+    outcome = export_formats(permit, model, rows, tmp_path, formats=["torchscript"])["torchscript"]
+    assert "second run in eval mode, got '1 (ForgottenDropout)'" in outcome.failure
+    assert not (tmp_path / "model.torchscript.pt").exists()

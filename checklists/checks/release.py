@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-from pipeline.results import Evidence, Outcome, Relation, Result, compared, format_sample
+from pipeline.results import Evidence, Outcome, Relation, Result, compared, counted, format_sample
 
 
 def lineage(evidence: Evidence, *, needs: list[str]) -> Result:
@@ -45,32 +47,42 @@ def target_on_test(evidence: Evidence, *, target: float, margin: float | None) -
 
 
 def parity(
-    evidence: Evidence, *, form: str, tolerance: float, max_metric_points: float, max_metric_relative: float
+    evidence: Evidence, *, forms: Sequence[str], tolerance: float, max_metric_points: float, max_metric_relative: float
 ) -> Result:
-    """Pass when an exported file computes the model's outputs, classes and metric, at any batch size.
+    """Pass when exported files of these formats compute the model's outputs, classes and metric, at any batch size.
 
     Differences are relative to the model's value where that is above 1. A predicted class may differ where the two
     largest scores are within twice the tolerance. The metrics of model and file on validation may differ by
     `max_metric_points`, in hundredths, where the metric is a fraction of 1, else by `max_metric_relative` of the
-    model's.
+    model's. The result is that of the worst file.
     """
-    result = evidence["parity"].get(form)
-    if result is None:
-        return Result("not_applicable", why=f"export.formats does not ask for {form}")
+    asked = {form: evidence["parity"][form] for form in forms if form in evidence["parity"]}
+    if not asked:
+        return Result("not_applicable", why=f"export.formats does not ask for {' or '.join(forms)}")
+    bounds = (tolerance, max_metric_points, max_metric_relative)
+    results = {form: _parity_of(result, *bounds) for form, result in asked.items()}
+    worst = max(results.values(), key=lambda r: (r.outcome == "failed", r.value is None, r.value or 0.0))
+    texts = [f"{form}: {result.why}" if len(forms) > 1 else result.why for form, result in results.items()]
+    return replace(worst, why="; ".join(texts))
+
+
+def _parity_of(result: Evidence, tolerance: float, max_points: float, max_relative: float) -> Result:
+    """Judge one file."""
     if result.get("error"):
         return Result("failed", why=result["error"])
     size, rows = float(result["worst"]["largest"]["size"]), sum(result["rows"].values())
     faults = [result["first"] or "outputs differ"] if not size <= tolerance else []
     if result["nan_rows"]:
-        faults.append(f"the model's own outputs are NaN for {result['nan_rows']} validation rows")
+        faults.append(f"the model's own outputs are NaN for {counted(result['nan_rows'], 'validation row')}")
     if result["worst"]["largest_margin"] > 2 * tolerance:
         margin = result["worst"]["largest_margin"]
         faults.append(f"another class is predicted where the two largest scores differ by {margin:.3g}")
     if result["worst"]["label_changes"]:
-        faults.append(f"{result['worst']['label_changes']} labels name another class than the largest probability")
-    metric_why, metric_good = _metric_parity(result, max_metric_points, max_metric_relative)
+        faults.append(f"{counted(result['worst']['label_changes'], 'label')} not of the largest probability")
+    metric_why, metric_good = _metric_parity(result, max_points, max_relative)
     faults += [] if metric_good else [metric_why]
     why = f"{rows} rows in batches of {', '.join(result['batches'])}; {metric_why}"
+    why += ", deprecated by torch" if result["facts"].get("deprecated") else ""
     why = f"{'; '.join(faults)} ({why})" if faults else why
     what = "largest difference / max(1, |value|)"
     return Result("failed" if faults else "passed", size, tolerance, what, why, relation="<=")
@@ -86,7 +98,8 @@ def _metric_parity(result: Evidence, max_points: float, max_relative: float) -> 
     if math.isnan(model) and math.isnan(file):
         return f"validation {metric['name']} is NaN for both", True
     if metric["bounded"]:
-        close, shown = apart <= max_points / 100, f"{100 * apart:.3g} points"
+        of_ties = (result["worst"]["class_changes"] or 0) / result["rows"]["validation"]  # each changes it by a row
+        close, shown = apart <= max(max_points / 100, of_ties), f"{100 * apart:.3g} points"
     else:
         close, shown = apart <= max_relative * abs(model), f"{apart / abs(model) if model else apart:.3g} of it"
     return f"validation {metric['name']} {file:.6g} (model {model:.6g}) differs by {shown}", close

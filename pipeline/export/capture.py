@@ -25,7 +25,8 @@ class Capture:
 
     @property
     def text(self) -> str:
-        return "".join(f"{line}\n" for line in (*self.warnings, *self.stream.getvalue().splitlines()))
+        lines = (*self.warnings, *self.stream.getvalue().splitlines())
+        return "".join(f"{line}\n" for line in lines if line.strip())
 
 
 @contextlib.contextmanager

@@ -223,7 +223,7 @@ def export(permit: ExportPermit, source: ExportSource, path: Path, *, format: st
         raise failure
     files.write_bytes(path, data)
     seconds = time.perf_counter() - started
-    names = {"inputs": list(named_leaves(source.batch)), "outputs": list(source.outputs)}
+    names = ExportFacts(inputs=list(named_leaves(source.batch)), outputs=list(source.outputs))
     facts = {"torch": torch.__version__, **names, **facts, "warnings": said.warnings}
     return Exported(format, path, files.sha256(path), len(data), seconds, facts)
 

@@ -24,14 +24,21 @@ from pipeline.export.exported import (
 )
 from pipeline.export.first_difference import first_onnx_difference, one_row
 from pipeline.export.onnx import export_onnx
-from pipeline.export.parity import LARGEST, Classes, ModelParity, compare_with_model, run_in_batches
+from pipeline.export.parity import (
+    LARGEST,
+    Classes,
+    ModelParity,
+    ValidationMetric,
+    compare_with_model,
+    metric_difference,
+    run_in_batches,
+)
 from pipeline.export.program import export_program
 from pipeline.export.proof_rows import ProofRows, proof_rows
 from pipeline.export.randomness import random_module
 from pipeline.export.runners import LOADERS, Outputs, torch_runner
 from pipeline.export.served_model import OUTPUT, PROBABILITIES
 from pipeline.export.torchscript import export_torchscript
-from pipeline.export.validation_metric import ValidationMetric, metric_difference
 from pipeline.results import plain
 from pipeline.run_store import files
 from pipeline.run_store.permits import ExportPermit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,7 @@ import torch
 
 from pipeline.errors import FivegateError
 from pipeline.export.exported import Exported, ExportFacts, ExportSource, export, named_leaves
-from pipeline.export.onnx_graph import append_labels, name_rows
-from pipeline.export.served_model import PROBABILITIES
+from pipeline.export.served_model import LABEL, PROBABILITIES
 from pipeline.run_store.permits import ExportPermit
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 KEPT_METADATA = frozenset({"namespace"})  # module names, for viewers; other metadata has stack traces and paths
 MAX_BYTES = 2**31 - 1  # the limit of protobuf for one message
+ROWS = "batch"  # the name of the first axis of every input
+ML_DOMAIN, ML_OPSET = "ai.onnx.ml", 3  # the version that onnxruntime's builds for the web have, too
 
 _PATH_LIKE = re.compile(r"(?:^|[\s\"'(=])(?:/[\w.\-]+/[\w.\-]+|[A-Za-z]:\\)")
 
@@ -56,17 +57,51 @@ def _write(source: ExportSource) -> tuple[bytes, ExportFacts]:
     if proto.ByteSize() > MAX_BYTES:
         raise FivegateError(f"model: {proto.ByteSize()} bytes do not fit one ONNX file (2 GB)")
     _strip(proto)
-    name_rows(proto)
+    _name_rows(proto)
     if PROBABILITIES in source.outputs:
         shape = source.outputs[PROBABILITIES].shape
         if len(shape) == 2 and (names := source.model.label_names(shape[1])):
-            append_labels(proto, names)
+            _append_labels(proto, names)
     onnx.checker.check_model(proto, full_check=True)
     faults = _faults(proto)  # what `verify` would report of the released file
     assert not faults, faults
     facts = ExportFacts(exporter="torch.onnx dynamo", onnx=onnx.__version__, opset=_opsets(proto), ir=proto.ir_version)
     facts["outputs"] = [output.name for output in proto.graph.output]
     return proto.SerializeToString(deterministic=True), facts
+
+
+def _name_rows(proto: ModelProto) -> None:
+    """Call the free first axis of the inputs `batch` wherever it occurs, instead of torch's symbol for it."""
+    first = next(iter(proto.graph.input)).type.tensor_type.shape.dim[0].dim_param
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if first and size.dim_param == first:
+                size.dim_param = ROWS
+
+
+def _append_labels(proto: ModelProto, names: Sequence[str]) -> None:
+    """Add the output `label` [B]: the name of the class with the largest probability."""
+    import onnx
+    from onnx import helper
+
+    arguments = {"axis": 1, "keepdims": 0}
+    helped = [
+        helper.make_node("ArgMax", [PROBABILITIES], ["label_number"], name="label_number", **arguments),
+        helper.make_node(
+            "LabelEncoder",
+            ["label_number"],
+            [LABEL],
+            name=LABEL,
+            domain=ML_DOMAIN,
+            keys_int64s=list(range(len(names))),
+            values_strings=list(names),
+            default_string="",
+        ),
+    ]
+    proto.graph.node.extend(helped)
+    proto.graph.output.append(helper.make_tensor_value_info(LABEL, onnx.TensorProto.STRING, [ROWS]))
+    if not any(entry.domain == ML_DOMAIN for entry in proto.opset_import):
+        proto.opset_import.append(helper.make_opsetid(ML_DOMAIN, ML_OPSET))
 
 
 def inspect_onnx(path: Path) -> list[str]:

@@ -8,7 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pipeline.errors import UserError
+from pipeline.evaluation.task import Task
 from pipeline.export.exported import Batch, map_leaves, row_count
 from pipeline.export.proof_rows import ProofRows
 from pipeline.export.runners import Outputs, Runner
@@ -166,10 +170,16 @@ def compare_with_model(
     nan_rows = int(np.isnan(checked.reshape(len(checked), -1).astype(np.float64)).any(axis=1).sum())
     margin = max(parity["largest_margin"] for parity in batches.values())
     labels = max(parity["label_changes"] for parity in batches.values())
+    changes = [parity["class_changes"] for parity in batches.values() if parity["class_changes"] is not None]
     return {
         "rows": {"edge": rows.edge, "validation": rows.validation, "perturbed": rows.perturbed},
         "outputs": list(outputs),
-        "worst": {**worst, "largest_margin": margin, "label_changes": labels},
+        "worst": {
+            **worst,
+            "class_changes": max(changes, default=None),
+            "largest_margin": margin,
+            "label_changes": labels,
+        },
         "batches": batches,
         "nan_rows": nan_rows,
         "metric": None,
@@ -190,3 +200,44 @@ def describe(found: Difference, batch_size: int, rows: ProofRows) -> str:
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
     return map_leaves(batch, lambda leaf: leaf[start:stop])
+
+
+class ValidationMetric(NamedTuple):
+    """The task that measures, and the targets of the validation rows."""
+
+    task: Task
+    targets: object
+
+
+class Compared(TypedDict):
+    """The entries of a proof about the metric."""
+
+    metric: MetricDifference | None
+    metric_why: str
+
+
+def metric_difference(measured: ValidationMetric, reference: Outputs, run: Runner, rows: ProofRows) -> Compared:
+    """Return the metric of both on the validation rows, or why outputs alone have none."""
+    task, targets = measured
+    if task.metric.needs == "step" or task.step is not None:
+        return {"metric": None, "metric_why": f"task.step computes '{task.metric.name}' itself"}
+    if not isinstance(targets, Tensor):
+        return {"metric": None, "metric_why": "the targets are nested"}
+    chosen = slice(rows.edge, rows.edge + rows.validation)
+    outputs = run_in_batches(run, rows.batch, LARGEST, chosen.stop)[OUTPUT]
+    try:
+        model, file = (
+            task.deciding_value(torch.from_numpy(np.ascontiguousarray(values[chosen])), targets)
+            for values in (reference[OUTPUT], outputs)
+        )
+    except UserError as error:  # a metric of the user's own may need more than outputs
+        return {"metric": None, "metric_why": str(error)}
+    found = MetricDifference(name=task.metric.name, model=model, file=file, bounded=_bounded(task))
+    return {"metric": found, "metric_why": ""}
+
+
+def _bounded(task: Task) -> bool:
+    """Return whether the metric's values are fractions of 1, as those of class ids and ranks are; losses are not."""
+    metric = task.metric
+    fractions = metric.needs in ("classes", "scores") and metric.greater_is_better
+    return fractions and not metric.users_own and not metric.name.startswith("neg_")

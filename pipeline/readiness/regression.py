@@ -41,9 +41,9 @@ class Regression(TypedDict):
     why: str
 
 
-def released_model(run: Callable[[Any], NDArray[Any]]) -> Answers:
-    """Return a released model as a function of tensors; `run` computes arrays, as the runner of an ONNX file does."""
-    return lambda inputs: torch.from_numpy(np.array(run(map_leaves(lambda leaf: leaf.numpy(), inputs))))
+def released_model(run: Callable[[Any], Mapping[str, NDArray[Any]]]) -> Answers:
+    """Return what a released model answers to tensors as `output`; `run` computes all its outputs as arrays by name."""
+    return lambda inputs: torch.from_numpy(np.array(run(map_leaves(lambda leaf: leaf.numpy(), inputs))["output"]))
 
 
 def measure(subject: Subject, champion: Answers | None, name: str = "") -> list[Regression]:
