@@ -202,10 +202,10 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     parser = _Parser(prog=f"python -m pipeline {name}", description=module.__doc__)
     module.add_arguments(parser)
     if name == "diagnose":
-        from diagnostics.diagnose import diagnose
-        from diagnostics.readers import read
+        from diagnostics.logs.read import column_map
+        from diagnostics.logs.report import diagnose_log
 
-        return int(module.run(parser.parse_args(argv), read, diagnose))
+        return int(module.run(parser.parse_args(argv), diagnose_log, column_map))
     if name == "preflight":
         return int(module.run(parser.parse_intermixed_args(argv), _preflight))
     if name in JUDGING:

@@ -343,7 +343,7 @@ def test_records_answer_without_heavy_libraries(tmp_path: Path, arguments: list[
 @pytest.mark.process
 def test_logs_are_diagnosed_without_torch(tmp_path: Path) -> None:
     """Reading logs and naming their causes needs neither torch nor what the siblings are blind to."""
-    loaded = loaded_by("from fivegate import diagnose; import diagnostics.readers", tmp_path)
+    loaded = loaded_by("from fivegate import diagnose; import diagnostics.logs.report", tmp_path)
     assert loaded & {"torch", "hydra", "mlflow", "onnx"} == set()
 
 

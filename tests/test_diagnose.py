@@ -1,4 +1,4 @@
-"""Diagnosis: the right cause comes first, nothing is invented, less evidence lowers confidence; and log readers."""
+"""Diagnosis: the right cause comes first, nothing is invented, less evidence lowers confidence."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ from diagnostics.confidence import CEILINGS, Confidence, confidence_from_support
 from diagnostics.diagnose import CauseScore, diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.playbook import CandidateCause, example_history
-from diagnostics.readers import canonical_name, read
-from pipeline.errors import UserError
 from pipeline.history import History
 from pipeline.repair import causes
-from pipeline.run_store import files
 
 CONFIG: dict[str, Any] = {
     "task": {"metric": "accuracy", "target": 0.95, "kind": "classification"},
@@ -238,129 +235,3 @@ def test_diagnosis_is_saved_and_shown(tmp_path: Path) -> None:
     assert "<td>learning_rate_too_high</td>" in diagnosis._repr_html_()
     assert "<b>" not in Diagnosis(confidence_statement="<b>bold</b>")._repr_html_()
     assert "Diagnosis(convergence_stall, underfitting: learning_rate_too_high 0.64" in repr(diagnosis)
-
-
-# --- readers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("loss", "train/loss"),
-        ("train_loss", "train/loss"),
-        ("Training Loss", "train/loss"),
-        ("train/loss", "train/loss"),
-        ("eval_loss", "val/loss"),
-        ("val.loss", "val/loss"),
-        ("Validation-Loss", "val/loss"),
-        ("val_acc", "val/accuracy"),
-        ("acc", "train/accuracy"),
-        ("eval_f1_macro", "val/f1_macro"),
-        ("learning_rate", "lr"),
-        ("lr-AdamW", "lr"),
-        ("grad_norm", "grad_norm"),
-        ("train_loss_epoch", "train/loss"),
-        ("global_step", "step"),
-        ("My Metric", "My Metric"),
-    ],
-)
-def test_canonical_name(name: str, expected: str) -> None:
-    """Common column names of logs are translated, and unknown names are unchanged."""
-    assert expected == canonical_name(name)
-
-
-def test_read_csv_with_empty_cells(tmp_path: Path) -> None:
-    """In a step log with validation rows an empty cell is not measured, and NaN is a measurement."""
-    path = tmp_path / "log.csv"
-    path.write_text("step,epoch,train_loss,val_loss,note\n0,0,2.0,,a\n1,0,nan,,b\n1,0,,1.5,c\n2,1,1.0,,d\n3,1,,1.2,e\n")
-    history = read(path)
-
-    assert [0, 1, 2] == history.series("train/loss")[0].tolist()
-    assert math.isnan(history.series("train/loss")[1][1])
-    assert ([0, 1], "epoch") == (history.series("val/loss")[0].tolist(), history.table("val/loss"))
-    assert ["column_skipped", "imported"] == [event["kind"] for event in history.events]
-
-
-def test_read_csv_by_epoch_and_by_row(tmp_path: Path) -> None:
-    """Without steps a log is indexed by epoch; without epochs, or with several rows per epoch, by row."""
-    (tmp_path / "a.csv").write_text("epoch;loss;val_loss\n1;2.0;2.1\n2;1.0;1.1\n")
-    (tmp_path / "b.tsv").write_text("loss\tother\n2.0\t7\n1.0\t8\n")
-    (tmp_path / "c.csv").write_text("epoch,loss\n0,2.0\n0,1.0\n1,0.5\n")
-
-    assert ([1, 2], "epoch") == (read(tmp_path / "a.csv").series("train/loss")[0].tolist(), "epoch")
-    assert ["other", "train/loss"] == read(tmp_path / "b.tsv").names()
-    assert [0, 1, 2] == read(tmp_path / "c.csv").series("train/loss")[0].tolist()
-
-
-def test_read_jsonl(tmp_path: Path) -> None:
-    """Objects may be nested, null is not measured, and fractional epochs fall back to steps."""
-    path = tmp_path / "log.jsonl"
-    lines = [
-        {"step": 10, "epoch": 0.5, "loss": 2.0, "val": None},
-        {"step": 20, "epoch": 1.0, "loss": 1.0},
-        {"step": 20, "epoch": 1.0, "eval": {"loss": 1.5}},
-        {"step": 40, "epoch": 1.7, "eval": {"loss": "NaN"}},
-    ]
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    history = read(path)
-
-    assert [10, 20] == history.series("train/loss")[0].tolist()
-    assert ([20, 40], "step") == (history.series("val/loss")[0].tolist(), history.table("val/loss"))
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        (
-            "a.csv",
-            "step,loss\n0,1\n1,many\n2,\n3,few\n",
-            r"line 3, column 'loss': is not a number, got 'many'\n.*5.*'few'",
-        ),
-        ("a.csv", "step,loss\n0,1,7\n", r"line 2: has the wrong number of columns, got 3; expected 2 columns"),
-        ("a.csv", "step,loss\n1,1\n0,1\n", r"line 3, column 'loss': its step does not increase"),
-        ("a.csv", "epoch,loss\n1,1\n0,1\n", r"line 3, column 'loss': its epoch does not increase"),
-        ("a.csv", "loss,loss\n1,1\n", "column 'loss' appears twice"),
-        ("a.csv", "", "holds no measurement"),
-        ("a.csv", "step,loss\n" + "0,x\n" * 20, "and 8 more faults"),
-        (
-            "a.jsonl",
-            '{"loss": 1}\n{"loss"\n[1]\n',
-            r"line 2: is not JSON.*\n.*line 3: is not a JSON object, got 'list'",
-        ),
-        ("a.xlsx", "x", "unknown format, got '.xlsx'; expected history.npz"),
-    ],
-)
-def test_read_reports_every_fault(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """All faults of a file are reported at once, each with its line and column."""
-    (tmp_path / name).write_text(text)
-
-    with pytest.raises(UserError, match=message):
-        read(tmp_path / name)
-
-
-def test_read_refuses_missing_and_binary_files(tmp_path: Path) -> None:
-    """A file that is missing or not text gives one message."""
-    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00loss")
-
-    with pytest.raises(UserError, match="does not exist"):
-        read(tmp_path / "none.csv")
-    with pytest.raises(UserError, match="expected text in UTF-8"):
-        read(tmp_path / "b.csv")
-
-
-def test_read_run_directory(tmp_path: Path) -> None:
-    """A run directory is read as its baseline's history; a folder with none or several is refused."""
-    history = History()
-    history.log_step(0, {"train/loss": 1.0})
-    with pytest.raises(UserError, match=r"holds no history\.npz"):
-        read(tmp_path)
-    for folder in ("optimization/1/trials/a", "optimization/1/trials/b"):
-        (tmp_path / folder).mkdir(parents=True)
-        files.write_bytes(tmp_path / folder / "history.npz", history.to_bytes())
-    with pytest.raises(UserError, match="holds 2 histories"):
-        read(tmp_path)
-    (tmp_path / "baseline").mkdir()
-    files.write_bytes(tmp_path / "baseline" / "history.npz", history.to_bytes())
-
-    assert history.digest() == read(tmp_path).digest()
-    assert history.digest() == read(tmp_path / "baseline" / "history.npz").digest()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import resource
 import struct
 import zipfile
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diagnostics import readers
-from diagnostics.readers import read
+from diagnostics.logs.read import read
 from pipeline.errors import UserError
 from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.history import History
@@ -55,7 +53,6 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
-HUGE = "9" * 401
 NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "an empty file": (lambda: b"", "not a zip file"),
     "a pickle": (lambda: b"\x80\x04]K\x01a.", "not a zip file"),
@@ -78,23 +75,6 @@ NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "a step as text": (lambda: archive(meta={**META, "events": [{"kind": "a", "step": "x"}]}), "the step 'x'"),
     "an overflowing index": (lambda: archive(index=np.array([2**62, -(2**62), 5])), "does not go forward"),
 }  # fmt: skip
-LOGS: dict[str, tuple[str, bytes, str]] = {
-    "deep JSON": (".jsonl", b"[" * 200_000 + b"]" * 200_000, "line 1: is nested too deeply"),
-    "a deep object": (".jsonl", b'{"a":' * 500 + b"1" + b"}" * 500, "line 1: is nested too deeply"),
-    "an integer of 5,000 digits": (".jsonl", b'{"loss":' + b"9" * 5000 + b"}", "line 1: is not JSON"),
-    "a step of 401 digits": (".jsonl", f'{{"step":{HUGE},"loss":1}}'.encode(), "step does not increase"),
-    "a large cell": (".csv", b"step,loss\n1," + b"a" * 200_000, "line 2: cannot be read as a table"),
-    "an open quote": (".csv", b'step,loss\n1,"2\n2,3\n', "line 3: cannot be read as a table"),
-    "many columns": (".csv", ",".join(f"c{i}" for i in range(20_000)).encode(), "has 20,000 columns"),
-    "many keys": (".jsonl", json.dumps({f"c{i}": 1 for i in range(20_000)}).encode(), "makes the log too large"),
-    "a long line": (".jsonl", b" " * (2**20 + 1), "line 1: is too long"),
-    "UTF-16": (".csv", "step,loss\n1,2\n".encode("utf-16"), "Do: iconv -f utf-16"),
-    "Latin-1": (".csv", "step,loss\n1,é".encode("latin-1"), "Do: iconv -f cp1252"),
-    "NUL": (".csv", b"step,loss\n1,\x002", "line 2, column 'loss': is not a number"),
-    "an underscore": (".csv", b"step,loss\n1,1_0", "is not a number, got '1_0'"),
-    "many faults": (".csv", b"step,loss\n" + b"1,x\n" * 50_000, "and 49988 more faults"),
-    "ragged rows": (".csv", b"step,loss\n" + b"1\n" * 50_000, "and 49988 more faults"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NPZ)
@@ -109,53 +89,6 @@ def test_read_refuses_histories_of_others(tmp_path: Path, cli: Cli, name: str) -
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
     code, out, err = cli("diagnose", path)
     assert (code, out) == (2, "") and "history.npz" in err
-
-
-@pytest.mark.parametrize("name", LOGS)
-def test_read_refuses_logs_of_others(tmp_path: Path, cli: Cli, name: str) -> None:
-    """A damaged or hostile log gives messages with its file, and exit code 2."""
-    suffix, content, message = LOGS[name]
-    path = tmp_path / f"log{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        read(path)
-    code, out, err = cli("diagnose", path)
-    assert (code, out) == (2, "") and f"log{suffix}" in err
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".npz"])
-def test_read_refuses_what_is_no_plain_file(tmp_path: Path, suffix: str) -> None:
-    """A pipe, a device, a missing file and a name with NUL are refused at once, without waiting."""
-    pipe = tmp_path / f"pipe{suffix}"
-    os.mkfifo(pipe)
-    device = tmp_path / f"device{suffix}"
-    device.symlink_to("/dev/zero")
-    for path in (pipe, device):
-        with pytest.raises(UserError, match="is a pipe or a device"):
-            read(path)
-    with pytest.raises(UserError, match="does not exist"):
-        read(tmp_path / f"missing{suffix}")
-    with pytest.raises(UserError, match=r"a\\x00b.*null"):
-        read(f"a\0b{suffix}")
-
-
-def test_read_takes_numbers_as_they_are_written(tmp_path: Path) -> None:
-    """Integers of 401 digits are infinite, as 1e400 is; NaN and -0 are themselves; a cell of many lines is one cell."""
-    log = tmp_path / "log.jsonl"
-    log.write_text(f'{{"step":1,"loss":{HUGE}}}\n{{"step":2,"loss":-{HUGE}}}\n{{"step":3,"loss":NaN}}\n')
-    assert read(log).series("train/loss")[1].tolist() == pytest.approx([np.inf, -np.inf, np.nan], nan_ok=True)
-    table = tmp_path / "log.csv"
-    table.write_text('step,loss,note\n1,1e400,"two\nlines"\n2,-0,x\u2028y\n')
-    assert [f"{value:g}" for value in read(table).series("train/loss")[1]] == ["inf", "-0"]
-
-
-def test_read_limits_the_number_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log with more cells than fit into memory is refused with the line at which that is known."""
-    monkeypatch.setattr(readers, "MAX_CELLS", 100)
-    path = tmp_path / "log.csv"
-    path.write_text("step,loss\n" + "".join(f"{i},1\n" for i in range(60)))
-    with pytest.raises(UserError, match="line 52: makes the log too large"):
-        read(path)
 
 
 def test_read_bytes_limits_the_size(tmp_path: Path) -> None:

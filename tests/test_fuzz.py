@@ -35,8 +35,8 @@ from hypothesis import strategies as st
 
 from checklists.resolve import CHECKS, resolve_check
 from diagnostics import playbook
-from diagnostics.diagnose import diagnose
-from diagnostics.readers import read
+from diagnostics.logs.read import read
+from diagnostics.logs.report import diagnose_log
 from pipeline.checkpoints import generation
 from pipeline.checkpoints.codec import unpack
 from pipeline.commands import status
@@ -217,8 +217,9 @@ def read_playbook(path: Path) -> None:
 
 
 def read_log(path: Path) -> None:
-    panels(read(path))
-    diagnose(read(path)).incident()
+    for run in read(path).runs:
+        panels(run.history)
+    diagnose_log(path).page()
 
 
 def read_checklist(path: Path) -> None:
@@ -275,6 +276,8 @@ def arrays() -> st.SearchStrategy[bytes]:
 
 
 LOG_CSV = b"epoch,train_loss,val_loss,lr\n" + b"".join(b"%d,%.3f,%.3f,0.1\n" % (i, 2 / (i + 1), 3) for i in range(12))
+LOG_TEXT = (b"dtype = float16\nEpoch 1/2\nstep 0: train loss 2.1, val loss 2.0\niter 10: loss 1.0, lr 1e-3\n"
+            b"1/9 [..] - loss: 3.0\r9/9 [==] - loss: 2.0 - val_loss: 1.9\n{'loss': 1.0, 'epoch': 0.5}\n")  # fmt: skip
 LOG_LINES = [{"step": i, "loss": 2 / (i + 1), "eval": {"loss": None if i % 3 else 1.5}} for i in range(12)]
 
 
@@ -385,6 +388,9 @@ PARSERS = {
     "CSV log": Parser("log.csv", lambda: damaged(LOG_CSV), read_log),
     "JSONL log": Parser("log.jsonl", lambda: altered(LOG_LINES).map(
         lambda rows: lines(rows if isinstance(rows, list) else [rows])) | damaged(lines(LOG_LINES)), read_log),
+    "text log": Parser("train.log", lambda: damaged(LOG_TEXT), read_log),
+    "trainer_state": Parser("trainer_state.json", lambda: altered({"log_history": LOG_LINES}).map(
+        lambda state: json.dumps(state, indent=1).encode("utf-8", "surrogatepass")), read_log),
     "ledger": Parser("ledger.jsonl", lambda: altered(entries()).map(
         lambda rows: chained(rows if isinstance(rows, list) else [rows])) | damaged(chained(entries())), read_run),
     "plan": Parser("plan.yaml", plan_files, read_plan),

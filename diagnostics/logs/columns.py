@@ -1,0 +1,381 @@
+"""From the rows of a log to the histories of its runs: what orders the rows, restarts, duplicates, sums of losses."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagnostics.logs.header import facts_of
+from diagnostics.logs.names import canonical_name
+from diagnostics.logs.row import Notes, Row, index_number, number
+from pipeline.history import Column, History
+
+MAX_CELLS = 4_000_000  # kept of a run; of a longer log every second row is kept, then every fourth, ...
+MAX_COLUMNS = 10_000
+ADVERSARIAL = frozenset(
+    ("d", "g", "disc", "discriminator", "gen", "generator", "actor", "critic", "policy", "value", "adv", "adversarial")
+)
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass
+class Cells:
+    """The numbers of one column with the places of their rows, and how many cells were text."""
+
+    places: array[int] = field(default_factory=lambda: array("q"))
+    numbers: array[float] = field(default_factory=lambda: array("d"))
+    texts: int = 0
+
+
+@dataclass
+class Restart:
+    """An index that steps back: the training was resumed there, or another one begins in the same log."""
+
+    line: int
+    index: str
+    before: float
+    after: float
+
+    def sentence(self) -> str:
+        return f"line {self.line}: {self.index} goes back from {self.before:g} to {self.after:g}"
+
+
+@dataclass
+class LogRun:
+    """One run of a log: its history, and what its columns were taken for."""
+
+    name: str
+    history: History
+    taken: dict[str, list[str]]  # column of the history -> columns of the log
+    unused: list[str]
+    restarts: list[Restart]
+    row_count: int
+    remarks: list[str]
+    header: dict[str, str] = field(default_factory=dict)  # settings that its log states
+    adversaries: list[str] = field(default_factory=list)  # losses that work against each other, read one by one
+
+    def views(self) -> Iterator[tuple[str, History]]:
+        """Yield the history, or for adversaries one history for each of their losses."""
+        if not self.adversaries:
+            yield self.name, self.history
+        for loss in self.adversaries:
+            view = self.history.copy()
+            table = view.step if loss in view.step else view.epoch
+            table[f"{loss.partition('/')[0]}/loss"] = table[loss].copy()
+            yield " ".join(filter(None, (self.name, loss))), view
+
+
+class Table:
+    """The cells of one run by the log's own names, and the line and indices of each row."""
+
+    def __init__(self) -> None:
+        self.lines = array("q")
+        self.steps, self.epochs = array("d"), array("d")
+        self.cells: dict[str, Cells] = {}
+        self.seen = 0  # rows, also those that are not kept
+        self.every = 1
+        self._cell_count = 0
+
+    def add(self, row: Row, names: Mapping[str, str]) -> None:
+        """Add a row. `names` maps columns of the log that the user named to what they mean."""
+        self.seen += 1
+        if (self.seen - 1) % self.every and not _has_nonfinite(row.values):
+            return
+        place, step, epoch = len(self.lines), math.nan, math.nan
+        for name, value in row.values.items():
+            meaning = names.get(name) or canonical_name(name)
+            if meaning in ("step", "epoch"):
+                index = index_number(value)
+                if index is not None and meaning == "step":
+                    step = index
+                elif index is not None:
+                    epoch = index
+                continue
+            cells = self.cells.get(name)
+            if cells is None:
+                if len(self.cells) >= MAX_COLUMNS:
+                    continue
+                cells = self.cells[name] = Cells()
+            measured = number(value)
+            if measured is None:
+                cells.texts += 1
+            else:
+                cells.places.append(place)
+                cells.numbers.append(measured)
+                self._cell_count += 1
+        self.lines.append(row.line)
+        self.steps.append(step)
+        self.epochs.append(epoch)
+        if self._cell_count > MAX_CELLS:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Keep every second row from now on, of those before too, but each value that is not finite."""
+        self.every *= 2
+        self._cell_count = 0
+        for cells in self.cells.values():
+            places, numbers = np.array(cells.places), np.array(cells.numbers)
+            kept = (places % 2 == 0) | ~np.isfinite(numbers)
+            cells.places, cells.numbers = array("q", places[kept].tolist()), array("d", numbers[kept].tolist())
+            self._cell_count += int(kept.sum())
+
+
+def runs_of(rows: Iterable[Row], notes: Notes, names: Mapping[str, str]) -> list[LogRun]:
+    """Return the runs of a log in the order in which they begin; a run without a measurement has an empty history."""
+    tables: dict[str, Table] = {}
+    for row in rows:
+        tables.setdefault(row.run, Table()).add(row, names)
+    return [_run_of(name, table, notes, names) for name, table in tables.items()]
+
+
+def _has_nonfinite(values: Mapping[str, object]) -> bool:
+    return any(isinstance(v, str) and v.lstrip("+-").lower() in ("nan", "inf", "infinity") for v in values.values())
+
+
+def _run_of(name: str, table: Table, notes: Notes, names: Mapping[str, str]) -> LogRun:
+    lines, steps, epochs = np.array(table.lines), np.array(table.steps), np.array(table.epochs)
+    steps, steps_per_epoch = _over_epochs(steps, epochs)
+    order, index = _order(steps, epochs, len(lines))
+    kept, restarts = _segments(order, lines, index, notes)
+    run = LogRun(name, History(), {}, [], restarts, table.seen, [], notes.header)
+    if table.every > 1:
+        run.remarks.append(f"the log is long: one row in {table.every} was kept, and each with NaN or infinity")
+    meanings = _meanings(table, names, run)
+    rows = _filled(steps, kept), _filled(epochs, kept), np.arange(len(lines), dtype=np.float64)
+    for column, sources in meanings.items():
+        for source in sources:
+            _add_column(run.history, column, source, table.cells[source], kept, rows)
+    _add_sums(run)
+    run.history.facts.update(facts_of(notes.header))
+    if steps_per_epoch:
+        run.history.facts["steps_per_epoch"] = steps_per_epoch
+    _add_header_rate(run.history, notes)
+    run.history.event("imported", 0, rows=table.seen)
+    for restart in restarts:
+        run.history.event("restart", int(max(0, restart.after)), line=restart.line, before=restart.before)
+    _add_resume_facts(run.history, table, order, kept, names)
+    return run
+
+
+def _over_epochs(steps: Numbers, epochs: Numbers) -> tuple[Numbers, float]:
+    """Return steps that count on over epochs where the log counts them within each epoch, and the steps of an epoch."""
+    both = np.flatnonzero(np.isfinite(steps) & np.isfinite(epochs))
+    if len(both) < 2:
+        return steps, 0
+    step, epoch = steps[both], epochs[both]
+    new_epoch, falls = np.diff(epoch) > 0, np.diff(step) < 0
+    if not falls.any() or (falls & ~new_epoch).sum() > 0.2 * falls.sum() or (epoch != np.floor(epoch)).any():
+        ends = {float(e): float(step[epoch == e].max()) for e in np.unique(epoch[epoch == np.floor(epoch)])[:1000]}
+        gaps = np.diff([ends[e] for e in sorted(ends)]) if len(ends) > 2 else np.zeros(0)
+        return steps, float(gaps[0]) if len(gaps) and gaps[0] > 0 and (gaps == gaps[0]).all() else 0
+    length = float(step.max()) + (1.0 if step.min() == 0 else 0.0)
+    counted = steps.copy()
+    counted[both] = (epoch - epoch.min()) * length + step
+    return counted, length
+
+
+def _order(steps: Numbers, epochs: Numbers, count: int) -> tuple[Numbers, str]:
+    """Return what orders the rows: the step where most rows have one, else the epoch, else nothing but the line."""
+    for values, name in ((steps, "step"), (epochs, "epoch")):
+        if count and np.isfinite(values).sum() >= 0.5 * count:
+            return values, name
+    return np.full(count, np.nan), "line"
+
+
+def _segments(
+    order: Numbers, lines: NDArray[np.int64], index: str, notes: Notes
+) -> tuple[NDArray[np.bool_], list[Restart]]:
+    """Return which rows count, and the restarts.
+
+    A single row whose index steps back and that the next row does not follow is set aside. From a resumed training on,
+    the rows that it repeats are those that count; of a training that begins anew, only the last one counts.
+    """
+    kept = np.ones(len(order), bool)
+    known = np.flatnonzero(np.isfinite(order))
+    restarts: list[Restart] = []
+    last = -math.inf
+    for turn, place in enumerate(known.tolist()):
+        value = float(order[place])
+        if value >= last:
+            last = value
+            continue
+        following = float(order[known[turn + 1]]) if turn + 1 < len(known) else math.inf
+        if following >= last or turn + 1 == len(known):
+            kept[place] = False
+            notes.skip(int(lines[place]), f"its {index} {value:g} is below that of the row before it ({last:g})")
+            continue
+        restarts.append(Restart(int(lines[place]), index, last, value))
+        earlier = known[:turn]
+        kept[earlier[order[earlier] >= value]] = False
+        begins_anew = value <= float(order[known[0]])
+        kept[:place] &= not begins_anew
+        # Rows without an index of their own belong to the row before them.
+        last = value
+    for place in np.flatnonzero(~np.isfinite(order)).tolist():
+        if place and not kept[place - 1] and np.isfinite(order).any():
+            kept[place] = False
+    return kept, restarts
+
+
+def _filled(index: Numbers, kept: NDArray[np.bool_]) -> Numbers:
+    """Return an index in which rows without one have that of the row before them, if only few rows lack it."""
+    known = np.isfinite(index)
+    if known.all() or known.sum() < 0.5 * len(index):
+        return index
+    places = np.maximum.accumulate(np.where(known, np.arange(len(index)), -1))
+    return np.where(places >= 0, index[np.maximum(places, 0)], np.nan)
+
+
+def _meanings(table: Table, names: Mapping[str, str], run: LogRun) -> dict[str, list[str]]:
+    """Return the columns of the history with the columns of the log that give them; the rest is unused."""
+    meanings: dict[str, list[str]] = {}
+    for source, cells in table.cells.items():
+        meaning = names.get(source) or canonical_name(source)
+        if meaning is None or not len(cells.numbers):
+            run.unused.append(source)
+        else:
+            meanings.setdefault(meaning, []).append(source)
+    if not any(name.startswith("val/") for name in meanings) and any(name.startswith("test/") for name in meanings):
+        run.remarks.append("there is no validation column: those of test are taken for it")
+        meanings = {f"val/{n[5:]}" if n.startswith("test/") else n: sources for n, sources in meanings.items()}
+    for name, sources in meanings.items():
+        # Lightning logs train_loss_step and train_loss_epoch: one goes into each table.
+        main = max(sources, key=lambda source: (not _is_per_epoch(source), len(table.cells[source].numbers)))
+        per_epoch = [source for source in sources if source != main and _is_per_epoch(source)][:1]
+        merged = [source for source in sources if source not in (main, *per_epoch) and _merge(table, main, source)]
+        run.unused += [source for source in sources if source not in (main, *per_epoch, *merged)]
+        meanings[name] = [main, *per_epoch]
+    run.taken = {name: list(sources) for name, sources in sorted(meanings.items())}
+    return meanings
+
+
+def _is_per_epoch(source: str) -> bool:
+    return source.lower().endswith("_epoch")
+
+
+def _merge(table: Table, main: str, other: str) -> bool:
+    """Add a column of the same meaning to the main one if they share no row, as `loss` and `train loss` of nanoGPT."""
+    ours, others = table.cells[main], table.cells[other]
+    if set(ours.places) & set(others.places):
+        return False
+    places, numbers = np.array([*ours.places, *others.places]), np.array([*ours.numbers, *others.numbers])
+    by_place = np.argsort(places, kind="stable")
+    ours.places, ours.numbers = array("q", places[by_place].tolist()), array("d", numbers[by_place].tolist())
+    return True
+
+
+def _add_column(
+    history: History, column: str, source: str, cells: Cells, kept: NDArray[np.bool_], rows: tuple[Numbers, ...]
+) -> None:
+    """Add a column with the index that suits it: the epoch for validation, else the step, else the row."""
+    steps, epochs, places = rows
+    own = np.array(cells.places)
+    counted = kept[own]
+    own, values = own[counted], np.array(cells.numbers)[counted]
+    per_epoch = (not column.startswith("train/") and column not in ("lr", "grad_norm")) or _is_per_epoch(source)
+    candidates = [("epoch", epochs), ("step", steps)] if per_epoch else [("step", steps), ("epoch", epochs)]
+    for table, index in [*candidates, ("step", places)]:
+        at = index[own]
+        if not len(at) or not np.isfinite(at).all() or (at != np.floor(at)).any() or (np.abs(at) >= 2**53).any():
+            continue
+        # Of values that are logged twice for an index the last one counts; several rows per epoch are counted by row.
+        last = np.append(np.diff(at) > 0, True) if len(at) else np.zeros(0, bool)
+        if (np.diff(at) < 0).any() or (table == "epoch" and last.sum() < 0.9 * len(at)):
+            continue
+        if column.startswith("val/"):
+            values, last = _without_scheduled_nan(values, last)
+        target = (history.epoch if table == "epoch" else history.step).setdefault(column, Column())
+        if len(target.index):
+            return
+        target.index.frombytes(at[last].astype(np.int64).tobytes())
+        with np.errstate(over="ignore"):
+            target.values.frombytes(values[last].astype(np.float32).tobytes())
+        return
+
+
+def _without_scheduled_nan(values: Numbers, kept: NDArray[np.bool_]) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Leave out the NaN between numbers that come at equal distances: there nothing was measured.
+
+    NaN behind the last number is kept where it goes on for longer than that distance.
+    """
+    finite = np.flatnonzero(np.isfinite(values))
+    gaps = np.diff(finite)
+    if len(finite) < 2 or gaps.min() < 2 or gaps.max() != gaps.min():
+        return values, kept
+    missing = np.isnan(values)
+    missing[finite[-1] + int(gaps[0]) :] = False
+    return values, kept & ~missing
+
+
+def _add_sums(run: LogRun) -> None:
+    """Add `train/loss` and `val/loss` as the sum of their parts, where a log has only parts.
+
+    Losses of adversaries work against each other and are not summed.
+    """
+    history = run.history
+    parts: dict[str, list[str]] = {}
+    for name in history.names():
+        split, _, rest = name.partition("/")
+        if split in ("train", "val") and rest.endswith("_loss"):
+            parts.setdefault(split, []).append(name)
+    words = {word for names in parts.values() for name in names for word in name.partition("/")[2].split("_")}
+    if words & ADVERSARIAL:
+        names = sorted(name for names in parts.values() for name in names)
+        run.remarks.append(f"{', '.join(names)} are losses of adversaries: they are not summed, each is read by itself")
+        run.adversaries = names
+        return
+    for split, names in parts.items():
+        total = f"{split}/loss"
+        if total in history.names():
+            continue
+        tables = [(t, [n for n in names if n in t]) for t in (history.step, history.epoch)]
+        table, present = max(tables, key=lambda entry: len(entry[1]))
+        columns = [table[name] for name in present]
+        shared = sorted(set.intersection(*(set(c.index) for c in columns)))
+        values = [dict(zip(c.index, c.values, strict=True)) for c in columns]
+        table[total] = Column()
+        for at in shared:
+            table[total].append(at, sum(column[at] for column in values))
+        run.taken[total] = [source for name in present for source in run.taken[name]]
+        run.remarks.append(
+            f"{total} is the sum of {', '.join(present)}" if len(present) > 1 else f"{total} is {present[0]}"
+        )
+
+
+def _add_resume_facts(
+    history: History, table: Table, order: Numbers, kept: NDArray[np.bool_], names: Mapping[str, str]
+) -> None:
+    """Add how the loss of repeated steps compares with that of the first time, as `resume_loss_ratio`.
+
+    A training that is resumed rightly repeats its losses: the ratio of the medians is 1. Rows that were seen before
+    have a lower loss, and a lost state of the optimizer makes it higher.
+    """
+    losses = [source for source in table.cells if (names.get(source) or canonical_name(source)) == "train/loss"]
+    if not losses or kept.all():
+        return
+    cells = table.cells[max(losses, key=lambda source: len(table.cells[source].numbers))]
+    places, values = np.array(cells.places), np.array(cells.numbers)
+    first = dict(zip(order[places[~kept[places]]].tolist(), values[~kept[places]].tolist(), strict=True))
+    again = dict(zip(order[places[kept[places]]].tolist(), values[kept[places]].tolist(), strict=True))
+    shared = [at for at in first if at in again]
+    if len(shared) >= 3:
+        before, after = (float(np.median([curve[at] for at in shared])) for curve in (first, again))
+        if before > 0 and math.isfinite(after):
+            history.facts["resume_loss_ratio"] = after / before
+
+
+def _add_header_rate(history: History, notes: Notes) -> None:
+    """Add the rate that the header states as a constant column, where the log has none by row."""
+    if "lr" in history.names() or "lr" not in notes.header:
+        return
+    try:
+        rate = float(notes.header["lr"])
+    except ValueError:
+        return
+    history.log_step(0, {"lr": rate})
