@@ -18,6 +18,7 @@ from pipeline.errors import Refused
 from pipeline.orchestration import problem_card
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Artifact, Evidence, counted
+from pipeline.run_naming import composing_overrides
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.runtime.announce import announced
@@ -300,7 +301,8 @@ def run(ctx: PhaseContext) -> Evidence:
     """
     config = ctx.config
     declared = _declared(ctx)
-    if text := problem_card.request(config["plan"], ctx.run.overrides):  # before the data, which may take long to read
+    again = composing_overrides(ctx.run.path, config.get("env") or [])
+    if text := problem_card.request(config["plan"], again):  # before the data, which may take long to read
         ctx.log(text)
     # Gate 1 closes without a seed; splits or a model made by an arbitrary seed would only look like results.
     if config["seed"] is None:

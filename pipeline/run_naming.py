@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import relative_path
 
+COMPOSING = ("planning", "baseline")  # the phases that compose the config of a planned run anew
 DEFAULT_ROOT = "runs"  # where runs are stored unless run.root names another folder
 
 _PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_./][a-z0-9_./+@%-]*", re.IGNORECASE | re.ASCII)
@@ -33,6 +35,16 @@ def run_overrides(run_dir: Path) -> str:
     root = shown_root(run_dir)
     place = "" if root == DEFAULT_ROOT else f" {_override('run.root', root)}"
     return f"{_override('run.name', run_dir.name)}{place}"
+
+
+def composing_overrides(run_dir: Path, variables: Sequence[str]) -> str:
+    """Return the overrides for a phase that composes the config of the run anew: they also name what it may read.
+
+    `variables` are the environment variables that the plan was made with. No record allows one, since a ledger may be
+    somebody else's: each command that reads it says `env=[NAME]`.
+    """
+    names = ",".join(variables)
+    return " ".join([run_overrides(run_dir), *([shlex.quote(f"env=[{names}]")] if names else [])])
 
 
 def _override(key: str, value: str) -> str:

@@ -74,7 +74,9 @@ def filled(part: ast.expr) -> str:
     source = ast.unparse(part.value) if isinstance(part, ast.FormattedValue) else ""
     if source.startswith("command("):
         return next(text for text, _ in written(part.value))  # type: ignore[attr-defined]
-    return f"run.name={GAP}" if source.endswith("run.overrides") else f"{GAP} {GAP}" if "' '.join" in source else GAP
+    if source.endswith("run.overrides") or ".overrides_for(" in source:
+        return f"run.name={GAP}"
+    return f"{GAP} {GAP}" if "' '.join" in source else GAP
 
 
 def advice_in(path: Path) -> Iterator[Advice]:
@@ -95,6 +97,14 @@ def advice_in(path: Path) -> Iterator[Advice]:
             if re.search(rf"{COMMAND} (?:{'|'.join(COMMANDS)}) {GAP}\b", text):
                 bare = [gap for gap in gaps if gap.endswith("run.name")]
                 assert not bare, f"{place}: {bare[0]} is not found outside of runs/; use run.argument"
+            if re.search(
+                rf"{COMMAND} phase=(?:{GAP}|planning|baseline) ", text
+            ):  # a phase that composes the config, or any phase
+                bare = [gap for gap in gaps if gap.endswith("run.overrides")]
+                assert not bare, f"{place}: {bare[0]} lacks env=[...]; use run.overrides_for(phase)"
+            if re.search(rf"{COMMAND} phase=[a-z]+ run.name={GAP}", text):
+                bare = [gap for gap in gaps if gap.endswith("run.name")]
+                assert not bare, f"{place}: {bare[0]} is not found outside of runs/; use run.overrides"
 
 
 def texts() -> Iterator[Advice]:

@@ -65,7 +65,7 @@ def role_fault(run: Run, state: RunState, role: str, who: str, what: str) -> str
     if allowed:
         return fault("--who", what, got=who, among=allowed, do="ask one of them")
     override = shlex.quote(f"plan.{role}={format_override_value(who)}")
-    do = f"python -m pipeline phase=planning {run.overrides} {override}"
+    do = f"python -m pipeline phase=planning {run.overrides_for('planning', state)} {override}"
     return fault("--who", f"{what}, since the plan names nobody", got=who, expected=f"a plan with an {role}", do=do)
 
 

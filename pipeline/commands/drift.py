@@ -91,7 +91,7 @@ def _payload(bundle: str, root: str) -> Path:
     run = Run.find(bundle, root)
     folder = run.path / "bundle" / "payload"
     if not (folder / MANIFEST).is_file():
-        do = f"python -m pipeline phase=finalization run.name={run.name}"
+        do = f"python -m pipeline phase=finalization {run.overrides}"
         raise UserError(fault(run.name, "has no bundle yet", expected="a run that came to finalization", do=do))
     return folder
 

@@ -38,7 +38,7 @@ def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
     # A check that is not implemented fails in every run, so that running the phase again cannot help.
     if not item.is_built:
         return f"not implemented in this version; to continue, a named person can waive it: {waive}"
-    repair = f"correct what it says, then: python -m pipeline phase={phase} {run.overrides}"
+    repair = f"correct what it says, then: python -m pipeline phase={phase} {run.overrides_for(phase, state)}"
     if item.id == tables.TEST_ITEM and item.outcome == "failed":
         repair = _train_another(run, state)
     return (
@@ -57,7 +57,7 @@ def _train_another(run: Run, state: RunState) -> str:
     if not left:
         return "the test score of this model is final, and no other model may be scored on these test rows"
     models = f"{left} more {'model' if left == 1 else 'models'} may be scored on these test rows"
-    change = f"python -m pipeline phase=baseline {run.overrides} KEY=VALUE"
+    change = f"python -m pipeline phase=baseline {run.overrides_for('baseline', state)} KEY=VALUE"
     return f"the test score of this model is final; train another ({models}): {change}"
 
 

@@ -41,7 +41,7 @@ def cannot_pass(plan: plans.Plan, phase: str, run: Run, gate: str | None = None)
             reasons.append(f"not implemented in this version: {item['not_built']}")
         if missing:
             values = " ".join(f"{key}=VALUE" for key in missing)
-            reasons.append(f"add: python -m pipeline phase=planning {run.overrides} {values}")
+            reasons.append(f"add: python -m pipeline phase=planning {run.overrides_for('planning')} {values}")
         if item.get("sign_off"):
             approve = f": python -m pipeline approve {run.argument} --who NAME"
             when = {None: f" after phase={phase}", "closed": f", after every other check passed or was waived{approve}"}

@@ -95,9 +95,8 @@ def _refuse(run: Run, found: Sequence[Opening], budget: int) -> None:
     expected = (
         f"at most {counted(budget, 'model')} on the same rows, since every further look makes the score optimistic"
     )
-    do = (
-        f"declare test rows that no run has seen, and plan with them: python -m pipeline phase=planning {run.overrides}"
-    )
+    again = f"python -m pipeline phase=planning {run.overrides_for('planning')}"
+    do = f"declare test rows that no run has seen, and plan with them: {again}"
     raise Refused(fault("data.test", what, got="another model", expected=expected, do=do))
 
 

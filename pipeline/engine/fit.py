@@ -110,7 +110,7 @@ def _refuse_other_rows(permit: permits.FitPermit, data: Data) -> None:
     digests = {"train": data.train.digest, "val": data.val.digest, "test": data.test.digest}
     faults = [
         fault(f"data.{name}", "are not the rows that the plan froze", got=digests[name][:12], expected=digest[:12],
-              do=f"python -m pipeline phase=planning {permit.run.overrides}")
+              do=f"python -m pipeline phase=planning {permit.run.overrides_for('planning')}")
         for name, digest in frozen.items()
         if digests[name] != digest
     ]  # fmt: skip

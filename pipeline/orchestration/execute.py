@@ -120,7 +120,8 @@ def _grant_trust(ledger: Ledger, request: RunRequest) -> RunRequest:
         known = [g for g, old in zip(grants, before, strict=False) if trust.same(g, old) and trust.is_signed(old)]
         if len(known) < max(len(grants), len(before)):
             ledger.append("trust.granted", {"packages": grants})
-    trust.activate_recorded(fold(ledger.entries).trust, run.path, run.overrides, request.phase)
+    state = fold(ledger.entries)
+    trust.activate_recorded(state.trust, run.path, run.overrides_for("planning", state), request.phase)
     return request
 
 
@@ -138,7 +139,7 @@ def _refuse_other_files(planned: Sequence[GrantRecord], grants: Sequence[GrantRe
             )
             place = f"{(again or grant)['root']}/{grant['package']}"
             packages = ",".join(dict.fromkeys([*now, grant["package"]]))
-            do = f"read it, then python -m pipeline phase=planning {run.overrides} 'trust=[{packages}]'"
+            do = f"read it, then python -m pipeline phase=planning {run.overrides_for('planning')} 'trust=[{packages}]'"
             faults.append(fault(place, what, do=do))
     if faults:
         raise Refused(*faults)

@@ -95,7 +95,7 @@ class PhaseContext:
     def _verified_path(self, phase: str, record: FileRecord) -> Path:
         path = self.run.path / record["path"]
         if not is_intact(self.run.path, **record):
-            do = f"restore it, or run the phase again: python -m pipeline phase={phase} {self.run.overrides}"
+            do = f"restore it, or run the phase again: python -m pipeline phase={phase} {self.run.overrides_for(phase)}"
             raise Refused(fault(record["path"], "is not the file that the ledger recorded", do=do))
         return path
 

@@ -65,7 +65,7 @@ def _refuse_moved_goalposts(run: Run, previous: Plan, plan: Plan) -> None:
     """Raise UserError when questions, thresholds or rows changed although only a hyperparameter was to change."""
     moved = plans.differences(_goalposts(previous), _goalposts(plan))
     if moved:
-        do = f"python -m pipeline phase=planning {run.overrides}"
+        do = f"python -m pipeline phase=planning {run.overrides_for('planning')}"
         what = "is part of the frozen plan and changes only with phase=planning"
         raise UserError(*(fault(k, what, got=new, expected=str(old), do=do) for k, (old, new) in moved.items()))
 

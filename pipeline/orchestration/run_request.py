@@ -169,7 +169,7 @@ def _refuse_new_trust(run: Run, state: RunState, overrides: Sequence[str]) -> No
     trust, names = override_value(overrides, "trust"), named(overrides, "trust")
     trusted = [grant["package"] for grant in state.trust]
     if names is not None and sorted(names) != sorted(trusted):
-        do = f"python -m pipeline phase=baseline {run.overrides} 'trust={trust}'"
+        do = f"python -m pipeline phase=baseline {run.overrides_for('baseline', state)} 'trust={trust}'"
         expected = f"nothing, or the packages trusted so far ({', '.join(trusted) or 'none'})"
         raise UserError(fault("trust", "must be granted before training", got=trust, expected=expected, do=do))
 
@@ -195,7 +195,7 @@ def _refuse_differences(run: Run, phase: str, changing: list[str], changes: Chan
 
 def _command(run: Run, phase: str, overrides: list[str]) -> str:
     """The command that runs a phase with these overrides, as a shell accepts it."""
-    return " ".join([f"python -m pipeline phase={phase} {run.overrides}", *map(shlex.quote, overrides)])
+    return " ".join([f"python -m pipeline phase={phase} {run.overrides_for(phase)}", *map(shlex.quote, overrides)])
 
 
 def _refuse_moved_goalposts(run: Run, overrides: list[str], changes: Changes) -> None:

@@ -151,7 +151,7 @@ def _judged_again(
 
 def _plan_faults(record: PlanRecord, plan: plans.Plan) -> Iterator[str]:
     """Yield what the entry of a plan says otherwise than the plan: its people, its rounds, what comes next."""
-    for key, value in plans.recorded_facts(plan).items():
+    for key, value in {"env": None, **plans.recorded_facts(plan)}.items():
         if canonical(record.get(key)) != canonical(value):
             yield f"entry {record['seq']}: {key} is not as in revision {plan.revision} of the plan"
 

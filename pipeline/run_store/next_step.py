@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.results import PHASES, ROUNDED, counted
-from pipeline.run_naming import run_argument, run_overrides
+from pipeline.run_naming import COMPOSING, composing_overrides, run_argument, run_overrides
 from pipeline.run_store.gate import branch_conditions
 from pipeline.run_store.state import RunState
 
@@ -88,6 +88,7 @@ def release_blocker(state: RunState, today: date) -> str | None:
 def next_step(state: RunState, run_dir: Path) -> NextStep:
     """The next step of the run in this folder, or why it stops and which command continues it."""
     run, overrides = run_argument(run_dir), run_overrides(run_dir)
+    composing = composing_overrides(run_dir, state.plan.get("env", ()) if state.plan else ())
     if state.released:
         return NextStep(None, "released", f"python -m pipeline verify {run}")
     phase, why = _due_phase(state)
@@ -98,19 +99,19 @@ def next_step(state: RunState, run_dir: Path) -> NextStep:
         waive = f"python -m pipeline waive {run} branch --who NAME --why '...' --expires YYYY-MM-DD"
         choice = "a person decides: accept the model below its target, or try something else"
         why = f"exhausted: {_why_exhausted(state)}; {choice}"
-        return NextStep(None, why, waive, 3, _alternatives(state, overrides))
+        return NextStep(None, why, waive, 3, _alternatives(state, composing))
     if gate == "pending":
         approve = f"python -m pipeline approve {run} --who NAME"
         lapse = state.lapsed_signature(phase)
         why = f"the {phase} gate waits for a person" + (f" to sign again: {lapse}" if lapse else "")
         return NextStep(None, why, approve, 4)
     if gate == "closed" and phase == PHASES[0] and _lacks_seed(state):
-        plan = f"python -m pipeline phase={phase} {overrides} seed=1"
+        plan = f"python -m pipeline phase={phase} {composing} seed=1"
         return NextStep(None, "the planning gate is closed: there is no seed", plan, 3)
     if gate == "closed":
         return NextStep(None, f"the {phase} gate is closed", f"python -m pipeline explain {run} --gate {phase}", 3)
-    step = NextStep(phase, why, f"python -m pipeline phase={phase} {overrides}")
-    return _after_mending(state, step, overrides)
+    step = NextStep(phase, why, f"python -m pipeline phase={phase} {composing if phase in COMPOSING else overrides}")
+    return _after_mending(state, step, composing)
 
 
 def _after_mending(state: RunState, step: NextStep, overrides: str) -> NextStep:

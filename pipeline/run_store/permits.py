@@ -111,7 +111,7 @@ def damaged_file(run: Run, state: RunState, path: str, what: str, entry: Entry) 
     phase, round_ = entry["data"].get("phase"), entry["data"].get("round", 1)
     current = phase not in ROUNDED or round_ == state.round
     if phase in PHASES and current and obstacle(state, phase) is None:
-        do = f"python -m pipeline phase={phase} {run.overrides}"
+        do = f"python -m pipeline phase={phase} {run.overrides_for(phase, state)}"
         return fault(path, what, expected="the recorded bytes: restore the file, or run the phase again", do=do)
     do = "python -m pipeline phase=auto run.name=NAME"
     return fault(path, what, expected="the recorded bytes: restore the file from a copy, or start a new run", do=do)
@@ -180,7 +180,7 @@ def probe(run: Run) -> ProbePermit:
 def _need_candidate(run: Run, state: RunState) -> CandidateRecord:
     _need_open(run, state, "planning", "baseline", "diagnostics", "optimization")
     if not state.candidate or not state.sufficient():
-        do = f"python -m pipeline phase=auto {run.overrides}"
+        do = f"python -m pipeline phase=auto {run.overrides_for('auto', state)}"
         raise Refused(
             fault(run.name, "there is no model that may be finalized", expected="a sufficient candidate", do=do)
         )

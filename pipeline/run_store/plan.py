@@ -53,6 +53,7 @@ def recorded_facts(plan: Plan) -> dict[str, Any]:
         "rounds": (phases.get("optimization") or {}).get("rounds", MAX_ROUNDS),
         "then": {phase: settings["next"] for phase, settings in phases.items() if "next" in settings},
         "people": {"owner": card.get("owner"), "approvers": list(card.get("approvers") or ())},
+        **({"env": plan.facts["env"]} if plan.facts.get("env") else {}),
     }
 
 
@@ -116,9 +117,8 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     state = state or run.state()
     known = {r["revision"]: r for r in state.revisions}
     if not known:
-        raise UserError(
-            fault(run.name, "there is no plan yet", do=f"python -m pipeline phase=planning {run.overrides}")
-        )
+        do = f"python -m pipeline phase=planning {run.overrides_for('planning', state)}"
+        raise UserError(fault(run.name, "there is no plan yet", do=do))
     record = known.get(revision or max(known))
     if record is None:
         raise UserError(fault("revision", "there is no such plan", got=revision, among=[str(k) for k in known]))
@@ -132,7 +132,8 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         intact = False
     if not intact:
-        do = f"restore {path} or plan again: python -m pipeline phase=planning {run.overrides}"
+        again = f"python -m pipeline phase=planning {run.overrides_for('planning', state)}"
+        do = f"restore {path} or plan again: {again}"
         raise Refused(
             fault(
                 str(path), "is not the plan that the ledger recorded", expected=f"digest {record['digest'][:12]}", do=do

@@ -56,6 +56,7 @@ class PlanRecord(TypedDict):
     rounds: NotRequired[int]
     then: NotRequired[dict[str, dict[str, str | None]]]
     people: NotRequired[PeopleRecord]
+    env: NotRequired[list[str]]
 
 
 class PhaseRecord(TypedDict):

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import Refused, UserError, fault
-from pipeline.run_naming import DEFAULT_ROOT, run_argument, run_overrides, shown_root, valid_name
+from pipeline.errors import FivegateError, Refused, UserError, fault
+from pipeline.run_naming import (
+    COMPOSING,
+    DEFAULT_ROOT,
+    composing_overrides,
+    run_argument,
+    run_overrides,
+    shown_root,
+    valid_name,
+)
 from pipeline.run_store import files
 from pipeline.run_store.ledger import SCHEMA, Ledger, read_ledger
 from pipeline.run_store.lock import RunLock
@@ -92,6 +100,16 @@ class Run:
     def overrides(self) -> str:
         """The overrides that name the run in a printed command that runs a phase."""
         return run_overrides(self.path)
+
+    def overrides_for(self, phase: str, state: RunState | None = None) -> str:
+        """The overrides that name the run in a printed command for this phase, with `env=[...]` where it needs it."""
+        try:
+            state = state or self.state()
+        except (FivegateError, OSError):  # the message is about something else
+            return self.overrides
+        if state.plan is None or (phase not in COMPOSING and state.gate("planning") == "open"):
+            return self.overrides
+        return composing_overrides(self.path, state.plan.get("env", ()))
 
     @property
     def identity(self) -> str:

@@ -62,11 +62,13 @@ def rerun_command(run: Run, state: RunState, before: Mapping[str, object], delta
     planned = [override for override in state.plan["overrides"] if not _is_superseded(key_of(override), changes)]
     packages = [grant["package"] for grant in state.trust]
     trust = [f"trust={format_override_value(packages)}"] if packages else []
+    variables = state.plan.get("env", [])
+    env = [f"env={format_override_value(variables)}"] if variables else []
     root = [] if run.shown_root == DEFAULT_ROOT else [f"run.root={format_override_value(run.shown_root)}"]
     name = f"run.name={run.name[:MAX_NAME]}-fixed"
     overrides = [item for key, value in changes.items() for item in _override_arguments(key, get(before, key), value)]
-    command = ["python", "-m", "pipeline", "phase=baseline", *config_dirs, *planned, *trust, *root, name, *overrides]
-    return shlex.join(command)
+    words = [*config_dirs, *planned, *trust, *env, *root, name, *overrides]
+    return shlex.join(["python", "-m", "pipeline", "phase=baseline", *words])
 
 
 def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint: Path, repeats: int = 100) -> float:

@@ -64,7 +64,8 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     from pipeline.engine.fit import fit
     from pipeline.trust import grants as trust
 
-    trust.activate_recorded(run.state().trust, run.path, run.overrides)
+    state = run.state()
+    trust.activate_recorded(state.trust, run.path, run.overrides_for("planning", state))
     with sole_writer(folder):
         done = fit(permit, job, observers(), folder=folder)
         assert done.checkpoint is not None
