@@ -282,7 +282,7 @@ def release(run: Run, key: Path) -> None:
                 ledger.append("waiver", {**about, "item": item.id})
     private = Ed25519PrivateKey.generate()
     key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    signing = ["approve", run.path.name, "--root", str(run.path.parent), "--who", "Example Owner", "--key", str(key)]
+    signing = ["approve", run.path.name, "--root", str(run.path.parent), "--who", "Example Reviewer", "--key", str(key)]
     assert main(signing) == 0
     _, gate, _ = go(run.path.parent, "phase=finalization", f"run.name={run.path.name}")
     assert gate == "open" and run.state().released

@@ -26,7 +26,7 @@ from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run, opened
 from tests.conftest import Cli
 from tests.test_anchors import better_item, rewrite
-from tests.test_verify import OWNER, waive
+from tests.test_verify import REVIEWER, waive
 
 WITH_PASSPHRASE = """
 b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABAbmYFvWq
@@ -64,7 +64,7 @@ def waiting(finished: Run) -> Run:
 @pytest.fixture
 def approved(waiting: Run, cli: Cli, tmp_path: Path) -> Run:
     """The run, signed with a key and released by the next command."""
-    code, out, err = cli("approve", "digits", "--who", OWNER, "--key", key_file(tmp_path / "key"))
+    code, out, err = cli("approve", "digits", "--who", REVIEWER, "--key", key_file(tmp_path / "key"))
     assert code == 0 and "phase=finalization run.name=digits" in out, err
     assert cli("phase=finalization", "run.name=digits")[0] == 0
     return waiting
@@ -89,11 +89,13 @@ def test_approve_attests_bundle_ledger_and_report(approved: Run, cli: Cli, tmp_p
 
     assert about["payload"] == bundle_digest(approved.inside("bundle", "payload")) == signed["data"]["digest"]
     assert about["ledger"] == {"seq": signed["seq"] - 1, "hash": signed["prev"]}
-    assert (about["report"], about["who"], about["type"]) == (signed["data"]["binding"], OWNER, "sign_off")
+    assert (about["report"], about["who"], about["type"]) == (signed["data"]["binding"], REVIEWER, "sign_off")
     public = signatures.read_key(tmp_path / "key").public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     assert content["signature"]["public_key"] == public.decode()
     released = json.loads(approved.inside("bundle", "attestations", "release.json").read_text())
-    assert released["statement"]["ledger"]["seq"] == entries[-1]["seq"] - 1 and released["statement"]["who"] == [OWNER]
+    assert released["statement"]["ledger"]["seq"] == entries[-1]["seq"] - 1 and released["statement"]["who"] == [
+        REVIEWER
+    ]
 
     code, out, _ = cli("verify", "digits")
     assert code == 0
@@ -102,12 +104,12 @@ def test_approve_attests_bundle_ledger_and_report(approved: Run, cli: Cli, tmp_p
 
 def test_approve_without_key_attests_too(waiting: Run, cli: Cli) -> None:
     """Without a key the attestation is the same, and `verify` says that nobody signed it with one."""
-    assert cli("approve", "digits", "--who", OWNER)[0] == 0
+    assert cli("approve", "digits", "--who", REVIEWER)[0] == 0
 
     _, content = sign_off(waiting)
     assert waiting.state().released is None  # the next command releases
     assert content["signature"] is None and not found(waiting)
-    assert f"{OWNER}, not signed by a key" in cli("verify", "digits")[1]
+    assert f"{REVIEWER}, not signed by a key" in cli("verify", "digits")[1]
 
 
 def test_verify_refuses_ledger_that_its_attestations_do_not_know(approved: Run, cli: Cli) -> None:
@@ -186,7 +188,7 @@ def test_approve_with_wrong_key_records_nothing(waiting: Run, cli: Cli, tmp_path
     """The key is read before anything is recorded."""
     before = waiting.ledger_path.read_bytes()
 
-    code, _, err = cli("approve", "digits", "--who", OWNER, "--key", tmp_path / "absent")
+    code, _, err = cli("approve", "digits", "--who", REVIEWER, "--key", tmp_path / "absent")
 
     assert code == 2 and err.startswith("--key: cannot read ") and err.count("\n") == 1
     assert waiting.ledger_path.read_bytes() == before and not waiting.inside("bundle", "attestations").exists()

@@ -182,31 +182,35 @@ def test_commands_name_run_of_another_root(finished: Run, cli: Cli, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("plan", "names"),
+    ("plan", "names", "signers"),
     [
-        ({"owner": "Ada", "approvers": []}, ["Ada"]),
-        ({"owner": "Ada", "approvers": ["Bob"]}, ["Ada", "Bob"]),
-        ({"owner": "Ada", "approvers": ["Bob", "Ada"]}, ["Ada", "Bob"]),
-        ({"owner": None, "approvers": ["Bob"]}, ["Bob"]),
-        ({"owner": None, "approvers": []}, []),
+        ({"owner": "Ada", "approvers": []}, ["Ada"], ["Ada"]),
+        ({"owner": "Ada", "approvers": ["Ada"]}, ["Ada"], ["Ada"]),
+        ({"owner": "Ada", "approvers": ["Bob"]}, ["Ada", "Bob"], ["Bob"]),
+        ({"owner": " Ada", "approvers": ["Bob", "Ada "]}, ["Ada", "Bob"], ["Bob"]),
+        ({"owner": None, "approvers": ["Bob"]}, ["Bob"], ["Bob"]),
+        ({"owner": None, "approvers": []}, [], []),
     ],
 )
-def test_approve_accepts_owner_and_approvers(plan: dict[str, object], names: list[str]) -> None:
-    """The owner always may, listed or not; nobody whom the plan does not name."""
+def test_approve_refuses_owner_where_others_are_named(
+    plan: dict[str, object], names: list[str], signers: list[str]
+) -> None:
+    """The owner may act always, and approve only where the plan names nobody else; strangers may do neither."""
     from pipeline.commands import approve
     from pipeline.errors import UserError
 
     state = RunState(revisions=({"seq": 1, "people": plan},))  # type: ignore[arg-type,typeddict-item]
     add = r"Do: python -m pipeline phase=planning run\.name=x plan\.owner=Mallory"
 
-    assert state.people() == names
+    assert (state.people(), state.signers()) == (names, signers)
     with pytest.raises(UserError, match="Do: ask one of them" if names else add):
         approve.require_role(Run(Path("runs/x").resolve()), state, "owner", "Mallory", "may not sign it")
 
 
 def test_status_names_keys_that_finalization_needs(cli: Cli) -> None:
     """Without a margin or an owner the lines to add are known before anything is trained."""
-    cli("phase=planning", *SMALL, "plan.margins.target=null", "plan.owner=null")
+    people = ("plan.owner=null", "plan.small_sample=null", "plan.not_audited=null")  # the owner makes both statements
+    cli("phase=planning", *SMALL, "plan.margins.target=null", *people)
     _, out, _ = cli("status", "digits", "--gate", "finalization")
 
     assert re.search(r"target_on_test: add: .*phase=planning run.name=digits plan.margins.target=VALUE", out)

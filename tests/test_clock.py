@@ -92,7 +92,7 @@ def test_expired_waivers_close_the_gate_with_a_message(finished: Run, cli: Cli, 
     assert finished.state().gate("finalization") == "pending"
 
     clock.now += timedelta(days=6)
-    code, _, err = cli("approve", finished.name, "--who", "Example Owner")
+    code, _, err = cli("approve", finished.name, "--who", "Example Reviewer")
 
     assert finished.state().gate("finalization") == "closed" and code == 3, err
     shown = f"no longer waived: finalization/reproducible, whose waiver by Example Owner ended with {last} (UTC)"

@@ -143,6 +143,12 @@ def test_compose_proposes_similar_key(override: str, meant: str) -> None:
         ("task.class_weights=[1,-2]", "task.class_weights.1: is out of bounds, got -2"),
         ("run=foo", "run: has the wrong type, got 'foo'; expected a section of keys"),
         ("plan.owner=3", "plan.owner: has the wrong type, got 3; expected text in quotes"),
+        ("plan.license=apache-2.0", "plan.license: is not allowed, got 'apache-2.0'; expected Apache-2.0"),
+        (
+            "plan.license='Apache 2'",
+            "plan.license: is not allowed, got 'Apache 2'; expected an SPDX expression, such as Apache-2.0",
+        ),
+        ("plan.licence=MIT", "plan.licence: unknown key"),
         ("plan.purpose=''", "plan.purpose: is not allowed, got ''; expected text that is not empty"),
         ("~optimizer._partial_", "optimizer._partial_: is missing"),
         ("model._target_=os system", "model._target_: is not allowed, got 'os system'; expected a dotted name"),

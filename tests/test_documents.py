@@ -148,11 +148,35 @@ def test_model_card_has_front_matter_and_nine_sections(finished: Run) -> None:
     result = metadata["model-index"][0]["results"][0]
 
     assert (metadata["library_name"], metadata["pipeline_tag"]) == ("onnx", "tabular-classification")
+    assert metadata["license"] == "apache-2.0" and "| Licence | Apache-2.0 |" in body
+    assert "**Licence of the model.** Apache-2.0" in payload_text(finished, "DATA_SHEET.md")
     assert result["metrics"][0]["value"] == read_evidence(finished, "finalization")["test_score"]["value"]
     assert {"type", "name"} <= set(result["task"]) and {"type", "name"} <= set(result["dataset"])
     assert re.findall(r"^## (.+)$", body, re.MULTILINE) == list(CARD_SECTIONS)
     assert section_faults(card, CARD_SECTIONS, "card") == []
     assert section_faults(payload_text(finished, "DATA_SHEET.md"), SHEET_SECTIONS, "sheet") == []
+
+
+@pytest.mark.parametrize(
+    ("licence", "words"),
+    [
+        (None, {"license": "unknown"}),
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("GPL-3.0-only", {"license": "gpl-3.0"}),
+        ("MIT OR Apache-2.0", {"license": "other", "license_name": "mit-or-apache-2.0"}),
+        ("LicenseRef-Proprietary", {"license": "other", "license_name": "licenseref-proprietary"}),
+    ],
+)
+def test_model_card_gives_licence_in_words_of_the_hub(
+    finished: Run, licence: str | None, words: dict[str, str]
+) -> None:
+    """The Hub has identifiers of its own; what it does not know is `other`, with a name."""
+    dossier = dossier_of(finished)
+    config = copy.deepcopy(dossier.plan.config)
+    config["plan"]["license"] = licence
+    front = yaml.safe_load(model_card.front_matter(replace(dossier, plan=replace(dossier.plan, config=config))))
+
+    assert {key: value for key, value in front.items() if key.startswith("license")} == words
 
 
 def test_model_card_shows_what_is_not_measured(finished: Run) -> None:
@@ -343,7 +367,9 @@ def test_deployment_has_commands_that_work(finished: Run, cli: Cli) -> None:
                 "expires": LATER,
             }
             ledger.append("waiver", waiver)
-    assert cli("approve", "digits", "--who", OWNER)[0] == 0 and cli("phase=auto", "run.name=digits")[0] == 0
+    assert (
+        cli("approve", "digits", "--who", "Example Reviewer")[0] == 0 and cli("phase=auto", "run.name=digits")[0] == 0
+    )
     payload = finished.inside("bundle", "payload")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 

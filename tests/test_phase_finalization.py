@@ -215,7 +215,7 @@ def test_finalization_refuses_changed_weights(finished: Run) -> None:
 
 
 def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
-    """With every waivable item waived, the owner's signature releases the bundle; the owner withdraws it."""
+    """With every waivable item waived, an approver's signature releases the bundle; the owner withdraws it."""
     *others, first, last = errored(finished)
     record_waivers(finished, others)
     for name in (first, last):
@@ -224,7 +224,7 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
     assert finished.state().gate("finalization") == "pending"
     assert cli("phase=auto", "run.name=digits")[0] == 4
 
-    code, out, _ = cli("approve", "digits", "--who", "Example Owner", "--note", "looked at the card")
+    code, out, _ = cli("approve", "digits", "--who", "Example Reviewer", "--note", "looked at the card")
     assert code == 0 and "phase=finalization run.name=digits" in out and finished.state().released is None
     code, out, _ = cli("phase=auto", "run.name=digits")
     state = finished.state()
@@ -232,7 +232,9 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
 
     assert code == 0 and "released" in out
     assert state.released and message["subject"] == state.released["subject"] == state.gates["finalization"].subject
-    assert len(message["waivers"]) == len([*others, first, last]) and message["sign_offs"][0]["who"] == "Example Owner"
+    assert (
+        len(message["waivers"]) == len([*others, first, last]) and message["sign_offs"][0]["who"] == "Example Reviewer"
+    )
     assert faults(finished)[1] == []
     assert cli("phase=auto", "run.name=digits")[0] == 0
     assert cli("rollback", "digits", "--who", "Ada")[0] == 2
@@ -246,6 +248,8 @@ def test_finalization_releases_and_withdraws(finished: Run, cli: Cli) -> None:
     [
         (["approve", "digits", "--who", "Mallory"], 2, "expected one of Example Owner, Example Reviewer"),
         (["approve", "digits", "--who", "Example Ownr"], 2, "did you mean 'Example Owner'?"),
+        (["approve", "digits", "--who", OWNER], 2, "this is the owner, and the plan names approvers, got"),
+        (["approve", "digits", "--who", OWNER], 2, "expected Example Reviewer  Do: ask one of them"),
         (["approve", "digits"], 2, "--who: is missing"),
         (["waive", "digits", "slices", "--who", "A", "--why", WHY, "--expires", "2020-01-01"], 2, "is in the past"),
         (

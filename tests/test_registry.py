@@ -146,5 +146,5 @@ def test_release_and_rollback_move_the_aliases(released: Run, cli: Cli) -> None:
 def test_released_run_is_registered(_released: Path) -> None:
     """The release itself writes the registry of its root."""
     entry = registry.champion(_released.parent, "digits")
-    assert entry is not None and entry["who"] == "Example Owner"
+    assert entry is not None and entry["who"] == "Example Reviewer"
     assert registry.payload_of(_released.parent, entry) == _released / "bundle" / "payload"

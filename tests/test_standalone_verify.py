@@ -56,7 +56,7 @@ def test_standalone_verify_runs_without_this_project(bundle: Path, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "approved by Example Owner" in done.stdout and "key SHA256:" in done.stdout
+    assert "approved by Example Reviewer" in done.stdout and "key SHA256:" in done.stdout
     (bundle / "payload" / "plan.yaml").write_text("seed: 2\n")
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 3 and "payload/plan.yaml: is not the file of the manifest" in again.stdout
@@ -111,7 +111,7 @@ def test_standalone_verify_needs_every_check_satisfied(bundle: Path) -> None:
     faults = standalone.verify(bundle)
 
     assert "check lineage: is failed, and neither accepted, waived nor signed" in faults
-    assert "signature of Example Owner: covers other outcomes than the release has" in faults
+    assert "signature of Example Reviewer: covers other outcomes than the release has" in faults
 
 
 def test_standalone_verify_needs_the_signed_payload(bundle: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -269,6 +270,22 @@ def test_bill_of_materials_is_valid_and_reproducible(site: Path) -> None:
     assert {c["name"]: c["scope"] for c in bill["components"]}["torch"] == "excluded"
     edges = {d["ref"]: d.get("dependsOn", []) for d in bill["dependencies"]}
     assert edges["pkg:pypi/onnxruntime@1.31"] == ["pkg:pypi/numpy@2.0", "pkg:pypi/protobuf@7.0"]
+
+
+@pytest.mark.parametrize(
+    ("licence", "listed"),
+    [
+        ("", None),
+        ("Apache-2.0", [{"license": {"id": "Apache-2.0"}}]),
+        ("MIT OR Apache-2.0", [{"expression": "MIT OR Apache-2.0"}]),
+        ("LicenseRef-Proprietary", [{"expression": "LicenseRef-Proprietary"}]),
+    ],
+)
+def test_bill_of_materials_has_licence_of_the_model(site: Path, licence: str, listed: object) -> None:
+    """The model's licence is in the bill as an SPDX identifier or expression, and absent where none is declared."""
+    text = bill_of_materials(replace(MODEL, licence=licence), found(site))
+
+    assert schema_faults(text) == [] and json.loads(text)["metadata"]["component"].get("licenses") == listed
 
 
 def test_schema_faults_names_what_is_not_cyclonedx(site: Path) -> None:

@@ -31,6 +31,7 @@ from tests.check_helpers import open_items
 from tests.conftest import Cli, go
 
 OWNER = "Example Owner"
+REVIEWER = "Example Reviewer"
 LATER = (utc_today() + timedelta(days=30)).isoformat()
 DAY = timedelta(days=1)
 
@@ -44,7 +45,7 @@ def judge_real(items: list[Any], evidence: Evidence) -> list[Item]:
     return checklist.judge(items, evidence, resolve_check)
 
 
-def sign(ledger: Ledger, who: str = OWNER) -> None:
+def sign(ledger: Ledger, who: str = REVIEWER) -> None:
     ledger.append("sign_off", fold(ledger.entries).signature("finalization", "owner_approval", who))
 
 
@@ -274,7 +275,7 @@ def test_signature_does_not_cover_later_waivers(finished: Run, cli: Cli) -> None
     given = f"signed before {len(errored)} waivers"
     reason = f"waits for a person to sign again: {given} were given: finalization/{errored[0]}, "
     assert reason in cli("status", "digits")[1] and given in cli("explain", "digits")[1]
-    assert cli("approve", "digits", "--who", OWNER)[0] == 0
+    assert cli("approve", "digits", "--who", REVIEWER)[0] == 0
     assert cli("phase=auto", "run.name=digits")[0] == 0 and finished.state().released
     assert faults(finished)[1] == []
 
@@ -282,7 +283,7 @@ def test_signature_does_not_cover_later_waivers(finished: Run, cli: Cli) -> None
 def test_approve_refuses_to_sign_before_the_waivers(finished: Run, cli: Cli) -> None:
     """Nothing is signed while checks are open, since a later waiver would not be covered; the message names them."""
     before = finished.ledger_path.read_bytes()
-    code, _, err = cli("approve", "digits", "--who", OWNER)
+    code, _, err = cli("approve", "digits", "--who", REVIEWER)
 
     open_first = open_items(finished)
     assert code == 3 and f"{len(open_first)} checks first must pass or be waived: {open_first[0].id}, " in err
@@ -330,15 +331,16 @@ def test_signature_lapses_with_a_renewed_waiver(signed: Run, phase: str) -> None
     assert signed.state().lapsed_signature("finalization") == expected
 
 
-@pytest.mark.parametrize("part", ["digest", "outcomes", "waivers", "binding", "who"])
+@pytest.mark.parametrize("part", ["digest", "outcomes", "waivers", "binding", "who", "author"])
 def test_signature_must_agree_with_its_parts(finished: Run, part: str) -> None:
     """A signature written into the ledger counts only if it is bound to what stands beside it, by a known person."""
     with opened(finished) as ledger:
         for item in open_items(finished):
             waive(ledger, "finalization", item.id)
-        signature = fold(ledger.entries).signature("finalization", "owner_approval", OWNER)
+        signature = fold(ledger.entries).signature("finalization", "owner_approval", REVIEWER)
         other = {"digest": "0" * 64, "outcomes": {}, "waivers": [], "binding": "0" * 64, "who": "Mallory"}
-        ledger.append("sign_off", {**signature, part: other[part]})
+        changed = {"who": OWNER} if part == "author" else {part: other[part]}
+        ledger.append("sign_off", {**signature, **changed})
 
     assert finished.state().gate("finalization") == "pending"
 
@@ -480,10 +482,13 @@ def test_verify_reports_waivers_and_signatures_that_do_not_count(finished: Run) 
         data = {"phase": "finalization", "item": "slices", "who": "Mallory", "why": "no slices", "expires": LATER}
         ledger.append("waiver", data)
         sign(ledger, "Mallory")
+        sign(ledger, OWNER)
     output = verify(finished, judge_real).faults
 
     assert any("the waiver of slices does not count: Mallory is neither the owner nor an approver" in f for f in output)
     assert any("the signature of Mallory does not count" in f for f in output)
+    own = "Example Owner does not count: the plan names somebody else to approve the owner's work"
+    assert any(own in f for f in output)
 
 
 @pytest.mark.process
@@ -505,7 +510,7 @@ def test_release_refuses_damaged_records(signed: Run, cli: Cli, path: str) -> No
     refused(signed, f"{path}: is not the file that entry")
     before = signed.ledger_path.read_bytes()
 
-    code, _, err = cli("approve", "digits", "--who", OWNER)
+    code, _, err = cli("approve", "digits", "--who", REVIEWER)
 
     assert code == 3 and f"{path}: is not the file that entry" in err and signed.ledger_path.read_bytes() == before
 

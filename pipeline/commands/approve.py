@@ -1,4 +1,4 @@
-"""`approve RUN --who NAME [--key PATH]`: approve the bundle for release, as the owner or an approver of the plan."""
+"""`approve RUN --who NAME [--key PATH]`: approve the bundle for release, as the plan's approver or only owner."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
-    parser.add_argument("--who", help="your name as in plan.owner or plan.approvers (prompted for if omitted)")
+    parser.add_argument("--who", help="your name as in plan.approvers, or in plan.owner if it names nobody else")
     parser.add_argument("--note", default="", help="what you reviewed")
     parser.add_argument("--key", type=Path, metavar="PATH", help="your OpenSSH Ed25519 private key, to sign with it")
 
@@ -75,6 +75,15 @@ def require_role(run: Run, state: RunState, role: str, who: str, what: str) -> N
         raise UserError(unknown)
 
 
+def _require_signer(run: Run, state: RunState, role: str, who: str, what: str) -> None:
+    """Raise UserError, with `what` as the fault, for a person whom the plan does not let sign for the role."""
+    require_role(run, state, role, who, what)
+    allowed = state.signers(role)
+    if who not in allowed:
+        what = f"{what}: this is the {role}, and the plan names approvers"
+        raise UserError(fault("--who", what, got=who, expected=", ".join(allowed), do="ask one of them"))
+
+
 def _refuse_before_waivers(run: Run, state: RunState, phase: str) -> None:
     """Raise Refused while a gate waits for more than signatures: a later waiver would not be covered by this one."""
     for before in PHASES[: PHASES.index(phase)]:
@@ -107,7 +116,7 @@ def sign(
         raise Refused(fault(run.name, "nothing waits for approval", do=do))
     signatures = []
     for phase, gate, item in waiting:
-        require_role(run, state, str(item.sign_off), who, f"may not sign {item.id}")
+        _require_signer(run, state, str(item.sign_off), who, f"may not sign {item.id}")
         # A signature belongs to the digest of a bundle: without one it would hold for any later bundle.
         if gate.subject is None:
             do = f"python -m pipeline status {run.argument}"

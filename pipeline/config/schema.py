@@ -11,7 +11,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.conf_dir import LOSSES, conf_dir
@@ -93,6 +93,19 @@ class Statement(Section):
     why: Text
 
 
+def _names_licence(text: str) -> str:
+    """Refuse what is no SPDX expression in its usual spelling, which other programs compare as text."""
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        usual = str(canonicalize_license_expression(text))
+    except InvalidLicenseExpression:
+        raise ValueError("an SPDX expression, such as Apache-2.0, MIT OR Apache-2.0, LicenseRef-Proprietary") from None
+    if usual != text:
+        raise ValueError(usual)
+    return text
+
+
 class ProblemCard(Section):
     purpose: Text | None
     intended_use: Text | None
@@ -102,6 +115,9 @@ class ProblemCard(Section):
     risks: list[Text]
     owner: Text | None
     approvers: list[Text]
+    license: Annotated[Text, AfterValidator(_names_licence)] | None = (
+        None  # spelled as in pyproject.toml and on the Hub
+    )
     limits: Limits
     margins: Margins
     robustness: Robustness = Robustness()

@@ -25,6 +25,7 @@ def data_sheet(dossier: Dossier) -> str:
         "card": {**dict.fromkeys(declared, ()), **dossier.card},
         "source": facts["data"].get("source"),
         "licence": facts["data"].get("licence"),
+        "model_licence": dossier.card.get("license"),
         "splits_table": _markup(_splits(facts["splits"])),
         "counts_table": _markup(_class_counts(facts["splits"])),
         "quality_table": _markup(tables(dossier.inputs["data"])),

@@ -23,6 +23,7 @@ def licences(dossier: Dossier) -> str:
         TEMPLATE,
         {
             "run": dossier.inputs["run"],
+            "model_licence": dossier.card.get("license"),
             "data_licence": dossier.plan.facts["data"].get("licence"),
             "serving_table": _table(supply["components"], "serving"),
             "training_table": _table(supply["components"], "training"),

@@ -6,6 +6,7 @@ The owner's texts come from the plan, every number from the evidence; what was n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,6 +34,17 @@ _PIPELINE_TAGS = {  # of the Hub, by kind of task and of input
     ("regression", "table"): "tabular-regression", ("classification", "image"): "image-classification",
     ("binary", "image"): "image-classification", ("language_model", "tokens"): "text-generation",
     ("classification", "tokens"): "text-classification", ("binary", "tokens"): "text-classification",
+}  # fmt: skip
+
+# Of https://huggingface.co/docs/hub/repositories-licenses, those that are SPDX identifiers too.
+_HUB_LICENSES = {
+    "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear",
+    "bsl-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0",
+    "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "gpl-2.0", "gpl-3.0", "isc", "lgpl-2.1",
+    "lgpl-3.0", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "ofl-1.1", "osl-3.0", "postgresql", "unlicense",
+    "wtfpl", "zlib",
 }  # fmt: skip
 
 
@@ -75,7 +87,7 @@ def front_matter(dossier: Dossier) -> str:
     task, kind = dossier.plan.config["task"], input_kind(dossier.plan.facts)
     tag = _PIPELINE_TAGS.get((task["kind"], kind))
     metadata: dict[str, Any] = {
-        "license": "unknown",
+        **_license(dossier.card.get("license")),
         "library_name": "onnx",
         **({"pipeline_tag": tag} if tag else {}),
         "tags": ["onnx", "pytorch", "fivegate", task["kind"].replace("_", "-")],
@@ -94,6 +106,17 @@ def front_matter(dossier: Dossier) -> str:
         }
         metadata["model-index"] = [{"name": dossier.inputs["run"], "results": [result]}]
     return str(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=False, width=100))
+
+
+def _license(expression: str | None) -> dict[str, str]:
+    """Return the Hub's words for an SPDX expression: one of its own identifiers, or `other` with a name."""
+    if expression is None:
+        return {"license": "unknown"}
+    name = expression.lower()
+    for identifier in (name, name.removesuffix("-only").removesuffix("-or-later")):
+        if identifier in _HUB_LICENSES:
+            return {"license": identifier}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name).strip("-")}
 
 
 def input_kind(facts: Mapping[str, Any]) -> str:
@@ -128,6 +151,7 @@ def _details(dossier: Dossier) -> list[str]:
         ["Task", plan.config["task"]["kind"].replace("_", " ")],
         ["Model", Markup(code_span(training.get("model"), in_table=True))],
         ["Parameters", plan.facts.get("parameters")],
+        ["Licence", dossier.card.get("license")],
         ["Owner", dossier.card.get("owner")],
         ["Approvers", ", ".join(dossier.card.get("approvers") or ()) or None],
         ["Weights (SHA-256)", (dossier.evidence.get("lineage") or {}).get("weights")],

@@ -147,5 +147,6 @@ def _model_facts(release: Release) -> ModelFacts:
         use_cases=[card["purpose"]] if card.get("purpose") else [],
         limitations=[card["out_of_scope"]] if card.get("out_of_scope") else [],
         risks=card.get("risks") or [],
+        licence=card.get("license") or "",
         time=datetime.fromisoformat(release.inputs["origin"]["time"]),
     )

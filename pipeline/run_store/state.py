@@ -142,10 +142,19 @@ class RunState:
         return [waiver for waiver in self.waivers if waiver.phase == phase and waiver.seq > since]
 
     def people(self, role: str = "owner") -> list[str]:
-        """Who may act in a role: the person who has it in the plan, and the plan's approvers."""
+        """Who may waive and withdraw in a role: the person who has it in the plan, and the plan's approvers."""
         people: dict[str, Any] = dict((self.plan and self.plan.get("people")) or {})
         named = [people.get(role), *people.get("approvers", ())]
         return list(dict.fromkeys(str(name).strip() for name in named if name and str(name).strip()))
+
+    def signers(self, role: str = "owner") -> list[str]:
+        """Who may sign in a role: the plan's approvers, or the person who has the role where it names nobody else.
+
+        Nobody approves their own work where the plan has somebody else for it.
+        """
+        people: dict[str, Any] = dict((self.plan and self.plan.get("people")) or {})
+        author = str(people.get(role) or "").strip()
+        return [name for name in self.people(role) if name != author] or self.people(role)
 
     def outcomes(self, phase: str) -> Outcomes:
         """What a signature in this phase accepts besides the bundle: the outcomes of all items up to it, by phase."""
@@ -287,12 +296,18 @@ def _waiver(state: RunState, data: dict[str, Any], seq: int, time: str) -> Waive
 
 
 def _sign_off(state: RunState, data: dict[str, Any], seq: int) -> SignOff:
-    """The signature of an entry, which counts only where the plan knows its person for the role of the item."""
+    """The signature of an entry, which counts only where the plan lets its person sign for the role of the item."""
     known = {key: data[key] for key in ("phase", "item", "who", "digest", "note", "outcomes", "binding") if key in data}
     items = state.gates[data["phase"]].items if data["phase"] in state.gates else ()
     roles = [item.sign_off for item in items if item.id == data["item"] and item.sign_off]
-    allowed = [name for role in roles for name in state.people(role)]
-    refusal = "" if data["who"] in allowed else "the plan does not name this person for it"
+    allowed = [name for role in roles for name in state.signers(role)]
+    owns = any(data["who"] in state.people(role) for role in roles)
+    why = (
+        "the plan names somebody else to approve the owner's work"
+        if owns
+        else "the plan does not name this person for it"
+    )
+    refusal = "" if data["who"] in allowed else why
     return SignOff(**known, waivers=tuple(data.get("waivers", ())), seq=seq, refusal=refusal)
 
 

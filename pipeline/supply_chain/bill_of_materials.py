@@ -23,7 +23,10 @@ _NAMESPACE = uuid.UUID("7b3e0c52-6f0a-4c53-9d5e-5b8c0e6d1a42")  # of the serial 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the bill of materials says about the model; `metrics` are (name, value, low, high, split)."""
+    """What the bill of materials says about the model.
+
+    `metrics` are (name, value, low, high, split), `licence` is an SPDX expression, empty where none is declared.
+    """
 
     name: str
     weights: str
@@ -36,6 +39,7 @@ class ModelFacts:
     limitations: Sequence[str]
     risks: Sequence[str]
     time: datetime
+    licence: str = ""
 
 
 def bill_of_materials(model: ModelFacts, components: Iterable[Component]) -> str:
@@ -75,6 +79,7 @@ def _library_bom(model: ModelFacts, components: Iterable[Component]) -> Any:
         version=model.weights[:12],
         bom_ref="model",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=model.weights)],
+        licenses=_licences(model.licence),
     )
     bom = Bom(serial_number=uuid.uuid5(_NAMESPACE, f"{model.name} {model.weights} {model.time.isoformat()}"))
     bom.metadata.timestamp = model.time
@@ -90,7 +95,7 @@ def _library_bom(model: ModelFacts, components: Iterable[Component]) -> Any:
             scope=scopes[component.scope],
             bom_ref=url.to_string(),
             purl=url,
-            licenses=_licences(component),
+            licenses=_licences(component.licence, component.declared),
         )
         needs[component.name] = component.needs
     bom.components = listed.values()  # type: ignore[assignment]
@@ -100,15 +105,15 @@ def _library_bom(model: ModelFacts, components: Iterable[Component]) -> Any:
     return bom
 
 
-def _licences(component: Component) -> list[Any]:
+def _licences(expression: str, declared: str = "") -> list[Any]:
     from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
     from cyclonedx.spdx import is_supported_id
 
-    if is_supported_id(component.licence):
-        return [DisjunctiveLicense(id=component.licence)]
-    if component.licence:
-        return [LicenseExpression(component.licence)]
-    return [DisjunctiveLicense(name=component.declared)] if component.declared else []
+    if is_supported_id(expression):
+        return [DisjunctiveLicense(id=expression)]
+    if expression:
+        return [LicenseExpression(expression)]
+    return [DisjunctiveLicense(name=declared)] if declared else []
 
 
 def _model_card(model: ModelFacts) -> Mapping[str, Any]:
