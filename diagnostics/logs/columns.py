@@ -85,12 +85,12 @@ class Table:
     def add(self, row: Row, names: Mapping[str, str]) -> None:
         """Add a row. `names` maps columns of the log that the user named to what they mean."""
         self.seen += 1
-        if (self.seen - 1) % self.every and not _has_nonfinite(row.values):
+        if self.every > 1 and (self.seen - 1) % self.every and not _has_nonfinite(row.values):
             return
         place, step, epoch = len(self.lines), math.nan, math.nan
         for name, value in row.values.items():
             meaning = names.get(name) or canonical_name(name)
-            if meaning in ("step", "epoch"):
+            if meaning == "step" or meaning == "epoch":
                 index = index_number(value)
                 if index is not None and meaning == "step":
                     step = index

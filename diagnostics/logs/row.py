@@ -37,17 +37,13 @@ class Notes:
 
 def number(value: object) -> float | None:
     """Return the number in a cell, NaN and infinity included; None if it is not a number. `81.2%` is 0.812."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
     try:
         if isinstance(value, str):
-            text = value.strip()
-            if "_" in text:  # Python reads "1_000" as a number, logs do not
-                return None
-            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        return float(value)
+            return None if "_" in value else float(value)  # Python reads "1_000" as a number, logs do not
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
     except ValueError:
-        return None
+        text = str(value).strip()
+        return share / 100 if text.endswith("%") and (share := number(text[:-1])) is not None else None
     except OverflowError:  # an integer with hundreds of digits
         return math.inf if isinstance(value, int) and value > 0 else -math.inf
 

@@ -23,6 +23,7 @@ DELIMITERS = (",", ";", "\t", "|", " ")
 MAX_COLUMNS = 10_000
 MAX_PREAMBLE = 200  # lines before the names of the columns
 MAX_CELL_LINES = 20
+_RULE_STARTS = " \t|:+=-"
 _RULE = re.compile(r"[\s|:+=-]+$")  # the line below the names of a Markdown table
 _PANEL = re.compile(r"^(?P<run>.+) - (?P<name>.+?)(?P<bound>__(?:MIN|MAX))?$")  # a panel that W&B exported
 
@@ -40,10 +41,9 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         raise UserError(fault(str(source.path), f"has {len(names):,} columns", expected=expected))
     columns = [_column(name) for name in names]
     if runs := {run for run, name in columns if run and name}:
-        columns = [(run, name) for run, name in columns]
         notes.remarks.append(f"the panel of Weights & Biases holds {len(runs)} runs")
     for line, text, cells in _cells_of(_below(source, first, notes), delimiter):
-        if not text.strip() or _RULE.match(text):
+        if not text or (text[0] in _RULE_STARTS and _RULE.match(text)):
             continue
         if cells == names:
             notes.remarks.append(f"line {line} repeats the names of the columns")
@@ -54,7 +54,10 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
                 width = "a quote that is not closed" if cells is None else f"{len(cells)} cells and not {len(names)}"
                 notes.skip(line, f"has {width}")
         elif any(number(cell) is not None for cell in cells):
-            yield from _rows_of(line, columns, cells, runs)
+            if runs:
+                yield from _rows_of(line, columns, cells)
+            else:
+                yield Row(line, {name: cell for name, cell in zip(names, cells, strict=True) if cell and name})
         else:
             notes.skip(line, "holds no number")
 
@@ -77,16 +80,14 @@ def _cells_of(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tupl
         yield line, text, cells
 
 
-def _rows_of(line: int, columns: list[tuple[str, str]], cells: list[str], runs: set[str]) -> Iterator[Row]:
-    """Yield one row, or one for each run of a panel. An empty cell was not measured."""
+def _rows_of(line: int, columns: list[tuple[str, str]], cells: list[str]) -> Iterator[Row]:
+    """Yield a row for each run of a panel. An empty cell was not measured."""
     values: dict[str, dict[str, object]] = {}
     for (run, name), cell in zip(columns, cells, strict=True):
         if cell and name:
             values.setdefault(run, {})[name] = cell
-    shared = values.get("", {})
-    if not runs:
-        yield Row(line, shared)
-    for run in sorted(runs & values.keys()):
+    shared = values.pop("", {})
+    for run in sorted(values):
         yield Row(line, {**shared, **values[run]}, run)
 
 
@@ -133,6 +134,8 @@ def split_cells(line: str, delimiter: str) -> list[str] | None:
         if "|" not in line:
             return [line]
         cells = line.strip().strip("|").split("|")
+    elif '"' not in line:
+        cells = line.split(delimiter)
     else:
         try:
             cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True), [])
