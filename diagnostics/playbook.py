@@ -29,6 +29,7 @@ Example = Mapping[str, str | Sequence[float] | Mapping[str, float]]  # see `exam
 
 HEADINGS = ("Meaning", "Evidence", "Causes", "Remedies", "Prevention")
 _KEYS = ("symptom", "severity", "when", "causes", "examples")
+_OPTIONAL_KEYS = ("said",)  # regular expressions of words by which people report the symptom
 _CONDITION_KEYS = ("signal", "of", "last", "above", "below")
 _CAUSE_KEYS = ("id", "supported_by", "cures", "expect", "cites", "basis")
 
@@ -60,6 +61,7 @@ class Playbook:
     fires: tuple[Example, ...]
     silent: tuple[Example, ...]
     sections: Mapping[str, str]
+    said: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
@@ -118,7 +120,7 @@ class _Parser:
         self.faults.append(fault(f"{self.where}: {key}", what, **details))
 
     def playbook(self, name: str, front: Mapping[str, object], body: str) -> Playbook:
-        self._check_keys("front matter", front, _KEYS, required=_KEYS)
+        self._check_keys("front matter", front, (*_KEYS, *_OPTIONAL_KEYS), required=_KEYS)
         severity = str(front.get("severity", "advisory"))
         if front.get("severity") not in get_args(Severity):
             self.add_fault("severity", "unknown severity", got=front.get("severity"), among=get_args(Severity))
@@ -132,7 +134,17 @@ class _Parser:
             fires=fires,
             silent=silent,
             sections=self._sections(body),
+            said=self._phrases(front),
         )
+
+    def _phrases(self, front: Mapping[str, object]) -> tuple[str, ...]:
+        phrases = [str(phrase) for phrase in self._list("said", front)]
+        for i, phrase in enumerate(phrases):
+            try:
+                re.compile(phrase)
+            except re.error as error:
+                self.add_fault(f"said[{i}]", f"is not a regular expression ({error})", got=phrase)
+        return tuple(phrases)
 
     def _sections(self, body: str) -> dict[str, str]:
         parts = re.split(r"^## +(.+?) *$", body, flags=re.MULTILINE)

@@ -21,6 +21,7 @@ from diagnostics.logs.header import facts_of, settings_in
 from diagnostics.logs.names import canonical_name
 from diagnostics.logs.read import Reading, all_formats, column_map, read
 from diagnostics.logs.report import diagnose_log
+from diagnostics.logs.statement import diagnose_statement, understand
 from pipeline.errors import UserError
 from pipeline.history import History
 from pipeline.run_store import files
@@ -422,6 +423,53 @@ def test_report_says_first_what_was_understood(tmp_path: Path, cli: Cli) -> None
     assert code == 0 and out.index("read as table") < out.index("NaN or infinite")
     assert body["understood"]["runs"][0]["columns"] == {"train/loss": ["loss"]} and body["schema"] == 1
     assert (tmp_path / "out" / "diagnosis.md").read_text().startswith("# What was understood of the log")
+
+
+STATEMENTS = {
+    "loss is NaN since epoch 3": ("nan_loss", "epoch 3"),
+    "not learning anything": ("convergence_stall", ""),
+    "The net doesn't converge.": ("convergence_stall", ""),
+    "It overfits, the val loss rises after step 900": ("overfitting", "step 900"),
+}
+
+
+@pytest.mark.parametrize("text", STATEMENTS)
+def test_statement_names_symptom_and_time(text: str) -> None:
+    """What people say of a training names a playbook, and since when; confidence stays low, and questions are asked."""
+    expected, since = STATEMENTS[text]
+    statement = understand(text)
+    diagnosis = diagnose_statement(statement)
+
+    assert (expected, since) == (statement.playbooks[0].id, statement.since)
+    assert all(cause.confidence.value <= 0.7 and cause.confidence.basis == "report" for cause in diagnosis.root_causes)
+    assert diagnosis.would_decide and diagnosis.would_decide[0].startswith("Is the ")
+
+
+def test_statement_that_names_a_cause_ranks_it_first() -> None:
+    """A thing that the statement names is more likely to be the cause than one that it does not name."""
+    diagnosis = diagnose_statement(understand("loss is NaN, perhaps it is the learning rate"))
+    assert diagnosis.root_causes[0].issue == "learning_rate_too_high"
+
+
+def test_statement_without_symptom_is_refused() -> None:
+    """Words that name no known symptom are not `no symptom`; a time that is none is refused."""
+    with pytest.raises(UserError, match="--symptom: names no symptom that is known, got 'hello'"):
+        understand("hello")
+    with pytest.raises(UserError, match=r"--at: is not a time, got 'noon'; expected epoch=7 or step=100"):
+        understand("loss is NaN", "noon")
+
+
+def test_diagnose_takes_a_statement(tmp_path: Path, cli: Cli) -> None:
+    """A statement needs no file; beside a log it has a diagnosis of its own; a file of prose is read as one."""
+    (tmp_path / "log").write_text("epoch,loss\n1,2\n2,1\n")
+    (tmp_path / "prose").write_text("After epoch 3 the loss is NaN.\n")
+
+    assert "NaN or infinite" in cli("diagnose", "--symptom", "loss is NaN", "--at", "epoch=3")[1]
+    assert "what was reported" in cli("diagnose", tmp_path / "log", "--symptom", "loss is NaN")[1]
+    assert "since epoch 3" in cli("diagnose", tmp_path / "prose")[1]
+    for wrong in ([], [tmp_path / "log", "--at", "epoch=3"], [tmp_path / "log", "--classes", "1"]):
+        code, _, err = cli("diagnose", *wrong)
+        assert code == 2 and "Traceback" not in err
 
 
 def test_read_run_directory(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The answer to a log: what was understood of it, a diagnosis of each run, and what tells the runs apart."""
+"""The answer to a log or a statement: what was understood, a diagnosis of each run, and what tells the runs apart."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.logs.comparison import differences
 from diagnostics.logs.read import Reading, read
+from diagnostics.logs.statement import diagnose_statement, understand
+from pipeline.errors import UserError
 from pipeline.escaping import markdown
 from pipeline.history import History
 from pipeline.run_store import files
 
+MAX_STATEMENT = 2**14  # bytes of a file that is read as a statement where it is no log
+MAX_SENTENCES = 2  # lines with numbers in a text that is read as prose where it names a symptom
+REPORTED = "what was reported"  # the name of the diagnosis of a statement, among those of runs
+
 
 @dataclass(frozen=True)
 class LogReport:
-    """What was read, and the diagnosis of each run by its name; those with symptoms come first."""
+    """What was read, if anything was, and the diagnosis of each run by its name; those with symptoms come first."""
 
-    reading: Reading
+    reading: Reading | None
     diagnoses: tuple[tuple[str, Diagnosis], ...]
-    differences: tuple[str, ...]
+    differences: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return diagnosis.json: the diagnosis of the first run, what was understood, and the other runs."""
         (_, first), *others = self.diagnoses
-        body: dict[str, object] = {**first.to_json(), "understood": self.reading.to_json()}
+        understood = self.reading.to_json() if self.reading else None
+        body: dict[str, object] = {**first.to_json(), "understood": understood}
         if others:
             body["runs"] = [{"run": name, **diagnosis.to_json()} for name, diagnosis in self.diagnoses]
             body["differences"] = list(self.differences)
@@ -35,13 +42,15 @@ class LogReport:
 
     def page(self) -> str:
         """Return the report as Markdown: first what was understood, then the diagnosis of each run."""
-        understood = "\n".join(f"- {markdown(line.strip())}" for line in self.reading.sentences())
-        parts = ["# What was understood of the log", understood]
+        parts = []
+        if self.reading:
+            understood = "\n".join(f"- {markdown(line.strip())}" for line in self.reading.sentences())
+            parts += ["# What was understood of the log", understood]
         if self.differences:
             parts += ["# What differs between the runs", "\n".join(f"- {markdown(line)}" for line in self.differences)]
         for name, diagnosis in self.diagnoses:
             if len(self.diagnoses) > 1:
-                parts.append(f"# Run {markdown(name)}")
+                parts.append(f"# {markdown(name if name == REPORTED else f'Run {name}')}")
             parts.append(diagnosis.incident().rstrip())
         return "\n\n".join(parts) + "\n"
 
@@ -56,26 +65,53 @@ class LogReport:
 
 
 def diagnose_log(
-    path: Path, columns: Mapping[str, str] | None = None, target: float | None = None, classes: int | None = None
+    path: Path | None,
+    columns: Mapping[str, str] | None = None,
+    target: float | None = None,
+    classes: int | None = None,
+    symptom: str | None = None,
+    at: str | None = None,
 ) -> LogReport:
-    """Return the diagnosis of every run in a log or a folder of logs.
+    """Return the diagnosis of every run in a log or a folder of logs, and of what the user reports in words.
 
-    `columns` maps columns to meanings that their names do not tell. `target` is the score that the training should
-    have reached, `classes` the number of classes, from which the loss and the score of guessing follow. Raises
-    UserError if the log cannot be read, or if nothing in it was recognized.
+    `columns` maps columns to meanings that their names do not tell. `target` is the score that the training should have
+    reached; from `classes`, their number, the loss and the score of guessing follow. `symptom` says what was observed,
+    `at` since when, as `epoch=7`; without a path they are all there is. A file of prose is read as such a statement.
+    Raises UserError if the log cannot be read, or if nothing was recognized.
     """
-    reading = read(path, columns)
+    reported = [(REPORTED, diagnose_statement(understand(symptom, at)))] if symptom else []
+    if path is None:
+        return LogReport(None, tuple(reported))
+    try:
+        reading = read(path, columns)
+    except UserError:
+        if (statement := _statement_in(path, at)) is None:
+            raise
+        return LogReport(None, ((REPORTED, statement), *reported))
+    if sum(run.row_count for run in reading.runs) <= MAX_SENTENCES and (statement := _statement_in(path, at)):
+        return LogReport(None, ((REPORTED, statement), *reported))  # prose with a number in it
     diagnoses = []
     for run in reading.runs:
         for name, history in run.views():
-            _add_facts(history, target, classes)
+            _add_expectations(history, target, classes)
             diagnoses.append((name, diagnose(history)))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
-    return LogReport(reading, tuple(diagnoses), tuple(differences(reading.runs)))
+    return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)))
 
 
-def _add_facts(history: History, target: float | None, classes: int | None) -> None:
+def _add_expectations(history: History, target: float | None, classes: int | None) -> None:
     if target is not None:
         history.facts["target"] = target
     if classes is not None:
-        history.facts |= {"classes": classes, "loss_expected": math.log(classes), "trivial": 1 / classes}
+        guessing = {"loss_expected": math.log(classes), "trivial": 1 / classes}
+        history.facts |= {"classes": float(classes), **guessing}
+
+
+def _statement_in(path: Path, at: str | None) -> Diagnosis | None:
+    """Return the diagnosis of a short text that names a symptom; None for anything else."""
+    try:
+        if path.stat().st_size > MAX_STATEMENT:
+            return None
+        return diagnose_statement(understand(path.read_text(), at))
+    except (OSError, ValueError, UserError):
+        return None

@@ -11,8 +11,6 @@ from typing import Protocol
 from pipeline.errors import DiskError, UserError, fault
 from pipeline.reporting.terminal import console, print_json
 
-NOT_BUILT = ("symptom", "at")
-
 
 class Report(Protocol):
     """What a report on a log can do here. `diagnostics/` is imported by the caller: an import of it would go up."""
@@ -28,38 +26,49 @@ class DiagnoseLog(Protocol):
     """Reads and explains the log at a path."""
 
     def __call__(
-        self, path: Path, columns: Mapping[str, str], target: float | None, classes: int | None, /
+        self,
+        path: Path | None,
+        columns: Mapping[str, str],
+        target: float | None,
+        classes: int | None,
+        symptom: str | None,
+        at: str | None,
+        /,
     ) -> Report: ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="a log in any format, a folder of logs, or a run directory")
+    parser.add_argument(
+        "path", metavar="PATH", nargs="?", help="a log in any format, a folder of logs, or a run directory"
+    )
     parser.add_argument("--map", action="append", default=[], metavar="MEANING=COLUMN",
                         help="what a column of the log means, as loss=objective; may be repeated")  # fmt: skip
     parser.add_argument("--target", type=float, help="the score that the training should have reached")
     parser.add_argument("--classes", type=int, help="the number of classes, for the loss and the score of guessing")
     parser.add_argument("--out", metavar="DIR", help="write diagnosis.json and diagnosis.md into this directory")
     parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the report")
-    parser.add_argument("--symptom", help="what you observed, in your words (not built in this version)")
-    parser.add_argument("--at", help="when you observed it, as epoch=7 (not built in this version)")
+    parser.add_argument("--symptom", help="what you observed, in your words; alone or beside a log")
+    parser.add_argument("--at", help="since when you observed it, as epoch=7 or step=100")
 
 
 def run(
     args: argparse.Namespace, diagnose_log: DiagnoseLog, column_map: Callable[[Sequence[str]], Mapping[str, str]]
 ) -> int:
     """Read the logs, say what was understood of them, evaluate every playbook, and print the diagnosis."""
-    unavailable = [name for name in NOT_BUILT if getattr(args, name)]
-    if unavailable:
-        do, what = f"python -m pipeline diagnose {shlex.quote(args.path)}", "is not built in this version"
-        raise UserError(*(fault(f"--{name}", what, got=getattr(args, name), do=do) for name in unavailable))
+    if args.path is None and args.symptom is None:
+        do = 'python -m pipeline diagnose PATH, or python -m pipeline diagnose --symptom "loss is NaN since epoch 3"'
+        raise UserError(fault("diagnose", "has nothing to diagnose", expected="a PATH, a --symptom, or both", do=do))
+    if args.at is not None and args.symptom is None:
+        raise UserError(fault("--at", "says when, but not what", got=args.at, expected="--symptom beside it"))
     if args.classes is not None and args.classes < 2:
         raise UserError(fault("--classes", "is too small", got=args.classes, expected="at least 2"))
-    report = diagnose_log(Path(args.path), column_map(args.map), args.target, args.classes)
+    path = Path(args.path) if args.path else None
+    report = diagnose_log(path, column_map(args.map), args.target, args.classes, args.symptom, args.at)
     if args.out:
         try:
             written = report.save(Path(args.out))
         except DiskError as error:
-            do = f"python -m pipeline diagnose {shlex.quote(args.path)} --out DIR"
+            do = f"python -m pipeline diagnose {shlex.quote(args.path or '')} --out DIR"
             raise DiskError(*(f"{message.partition('  Do: ')[0]}  Do: {do}" for message in error.faults)) from error
         # With --json, standard output is JSON.
         console(stderr=args.json).print(f"wrote {' and '.join(map(str, written))}", soft_wrap=True)
