@@ -10,6 +10,7 @@ from pathlib import Path
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.logs.comparison import differences
+from diagnostics.logs.formats import text
 from diagnostics.logs.read import Reading, read
 from diagnostics.logs.statement import diagnose_statement, understand
 from pipeline.errors import UserError
@@ -88,7 +89,8 @@ def diagnose_log(
         if (statement := _statement_in(path, at)) is None:
             raise
         return LogReport(None, ((REPORTED, statement), *reported))
-    if sum(run.row_count for run in reading.runs) <= MAX_SENTENCES and (statement := _statement_in(path, at)):
+    few = reading.files[0].format == text.NAME and sum(run.row_count for run in reading.runs) <= MAX_SENTENCES
+    if few and (statement := _statement_in(path, at)):
         return LogReport(None, ((REPORTED, statement), *reported))  # prose with a number in it
     diagnoses = []
     for run in reading.runs:
