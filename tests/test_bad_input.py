@@ -113,7 +113,8 @@ def test_bad_input_prints_no_traceback(own_folder: Path) -> None:
     ended = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60)
 
     refused((ended.returncode, ended.stdout, ended.stderr), 2, "optimizr.lr", "trainer.max_epochs")
-    assert len(ended.stderr.splitlines()) == 2 and ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 2
+    assert ended.stdout in ("", "composing the configuration\n")  # the line that a slow machine prints
     assert tree(own_folder) == {}
 
 
