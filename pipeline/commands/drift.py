@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.drift import live_rows, reference
-from pipeline.drift.answers import SCHEMA, ServedModel, complete
+from pipeline.drift.answers import SCHEMA, ServedModel
 from pipeline.drift.compare import CLASSIFIER, Comparison, FeatureDrift, Live, compare
 from pipeline.drift.features import input_observations, output_observations
+from pipeline.drift.own_metric import own_code
 from pipeline.drift.plot import draw
 from pipeline.drift.power import FEW_ROWS, Power, power
 from pipeline.drift.score import LiveScore, score_labels
@@ -28,7 +30,8 @@ from pipeline.serving.standalone import verify as standalone
 if TYPE_CHECKING:
     from pipeline.serving.schema import Schema
 
-MAX_ANSWERED = 100_000  # rows that the model answers, a random sample of more
+MAX_COMPARED = 100_000  # rows, a random sample of more: shares of them are exact to a hundredth, a tenth is drift
+MAX_OUTPUTS = 2**26  # numbers that the model answers: fewer rows where each has many
 SHOWN = 15  # features in the table
 PLOT = "drift.png"
 
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.label and rows.labels is None:
         raise UserError(fault(args.data, "has no such column", got=args.label, expected="the column of the targets"))
     rng = np.random.default_rng(known.about["seed"])
-    live, score = _answered(known, schema, model, rows, rng)
+    live, score = _answered(payload, known, schema, model, rows, rng)
     few = min(len(rows), len(known.inputs)) < FEW_ROWS
     with one_thread():
         comparison = compare(known, live, rng)
@@ -68,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
     plot = _plotted(args.out, known, live, comparison, schema)
     drifted = comparison["drifted"] or (score is not None and score["worse"])
     if args.json:
-        body = {"drifted": drifted, "comparison": comparison, "score": score, "power": detectable, "plot": plot}
+        body = {"drifted": drifted, "live_rows": len(rows), "comparison": comparison, "score": score}
+        body |= {"power": detectable, "plot": plot}
         print_json(body)
     else:
-        _show(comparison, known, score, detectable, drifted)
+        _show(comparison, len(rows), score, detectable, drifted)
         if plot:
             console().print(f"plot: {plot}", soft_wrap=True)
         elif drifted:
@@ -117,26 +121,22 @@ def _opened(payload: Path) -> tuple[reference.Reference, Schema, ServedModel]:
 
 
 def _answered(
+    payload: Path,
     known: reference.Reference,
     schema: Schema,
     model: ServedModel,
     rows: live_rows.LiveRows,
     rng: np.random.Generator,
 ) -> tuple[Live, LiveScore | None]:
-    """Return the rows as the monitor compares them, and their score where they have labels."""
+    """Return the rows as the monitor compares them, a sample of many, and their score where they have labels."""
     about = known.about
-    count = len(rows)
-    chosen = np.arange(count)
-    if count > MAX_ANSWERED:
-        chosen = np.sort(rng.choice(count, MAX_ANSWERED, replace=False))
-    inputs = input_observations(schema, rows.tensors, about["tokens"])
+    chosen = _sampled(len(rows), min(MAX_COMPARED, MAX_OUTPUTS // _numbers_of_answer(schema)), rng)
+    sample = {name: values[chosen] for name, values in rows.tensors.items()}
+    inputs = input_observations(schema, sample, about["tokens"])
     if inputs.features != known.inputs.features:
         what = "has other features than the schema beside it"
         raise UserError(fault(reference.JSON_FILE, what, expected="the files of one release"))
-    sample = {name: values[chosen] for name, values in rows.tensors.items()}
     outputs, answered = model.answer(sample)
-    failed = int((complete(schema, sample) & ~answered).sum())
-    refused = int((~complete(schema, rows.tensors)).sum()) + failed
     observed = None
     if outputs:
         answered_sample = {name: values[answered] for name, values in sample.items()}
@@ -145,8 +145,18 @@ def _answered(
     if rows.labels is not None:
         labels: Any = rows.labels
         labels = labels[chosen] if isinstance(labels, np.ndarray) else [labels[at] for at in chosen]
-        score = score_labels(known, schema, labels, outputs, answered)
-    return Live(inputs, observed, refused), score
+        score = score_labels(known, schema, labels, outputs, answered, own_code(payload))
+    return Live(inputs, observed, int((~answered).sum())), score
+
+
+def _sampled(rows: int, most: int, rng: np.random.Generator) -> live_rows.Array:
+    """Return the places of all rows, or of a random sample of `most`, in their order."""
+    return np.arange(rows) if rows <= most else np.sort(rng.choice(rows, max(most, 1), replace=False))
+
+
+def _numbers_of_answer(schema: Schema) -> int:
+    """Return how many numbers the model answers to one row, as far as the schema says."""
+    return max(1, sum(math.prod(size or 1 for size in output["shape"][1:]) for output in schema["outputs"]))
 
 
 def _plotted(
@@ -166,16 +176,15 @@ def _plotted(
 # --- what is printed -------------------------------------------------------------------------------------------------
 
 
-def _show(
-    comparison: Comparison, known: reference.Reference, score: LiveScore | None, detectable: Power | None, drifted: bool
-) -> None:
+def _show(comparison: Comparison, live: int, score: LiveScore | None, detectable: Power | None, drifted: bool) -> None:
     screen = console()
     rows = comparison["features"]
     order = sorted(rows, key=lambda row: (not row["drifted"], row["adjusted"], -row["effect"] / row["bound"]))
     table = new_table("feature", "of", "distance", "PSI", "effect", "bound", "p-value", "drift")
     for row in order[:SHOWN]:
         table.add_row(*_cells(row))
-    screen.print(f"{counted(comparison['rows'], 'live row')} against {comparison['reference_rows']} of the reference")
+    sampled = f", of which a random {comparison['rows']:,} are compared," if live > comparison["rows"] else ""
+    screen.print(f"{counted(live, 'live row')}{sampled} against {comparison['reference_rows']} of the reference")
     screen.print(table)
     if len(rows) > SHOWN:
         screen.print(f"and {len(rows) - SHOWN} more, which differ less; --json has all of them", soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from pipeline.drift.features import Array, Takes, probabilities
+from pipeline.drift.own_metric import OwnCode
 from pipeline.drift.reference import Reference
 from pipeline.errors import UserError, fault
 from pipeline.evaluation.intervals.score import confidence_interval
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.serving.schema import Schema
 
 MAX_SCORED = 100_000  # rows: more do not change an interval that matters
-KINDS = ("classification", "binary", "multilabel", "regression")
+KINDS = ("classification", "binary", "multilabel", "regression", "language_model")
 
 
 class LiveScore(TypedDict):
@@ -40,34 +41,57 @@ class LiveScore(TypedDict):
 
 
 def score_labels(
-    reference: Reference, schema: Schema, labels: Sequence[Any] | Array, outputs: Mapping[str, Array], answered: Array
+    reference: Reference,
+    schema: Schema,
+    labels: Sequence[Any] | Array,
+    outputs: Mapping[str, Array],
+    answered: Array,
+    own: OwnCode = OwnCode(),  # noqa: B008  a tuple
 ) -> LiveScore | None:
     """Return the score of the rows that the model answered; None where the reference has no released figure.
 
-    Raises UserError for a label that is no class or no number.
+    `own` is the metric of the owner of the release, where it is none of ours. Raises UserError for a label that is no
+    class or no number, or of another shape than the outputs.
     """
     about = reference.about
     released = about["released"]
     if released is None:
         return None
-    name, task = str(released["metric"]), about["task"]
-    metric = named_metric(name, task)
-    if task not in KINDS or metric is None or not outputs:
-        what = (
-            "the model answers none of these rows" if not outputs else f"{name} of a {task} task needs more than labels"
-        )
-        return _scored(released, 0, None, what)
+    task = about["task"]
+    metric = own.metric or named_metric(str(released["metric"]), task)
+    if why := _obstacle(metric, released, task, outputs, own.why):
+        return _scored(released, 0, None, why)
+    assert metric is not None
     targets = _targets(labels, schema["class_names"], task)[answered]
     labelled = np.isfinite(targets.reshape(len(targets), -1)).all(1)
     chosen = np.flatnonzero(labelled)[:MAX_SCORED]
     if len(chosen) < 2:
         return _scored(released, len(chosen), None, "fewer than two rows have a label")
-    given = _predictions({key: values[chosen] for key, values in outputs.items()}, task, about["takes"], metric)
     truth = targets[chosen] if task == "regression" else targets[chosen].astype(np.int64)
+    some = {key: values[chosen] for key, values in outputs.items()}
+    if task == "language_model":
+        given = _of_tokens(some, truth, about["takes"], metric)
+    else:
+        given = _predictions(some, task, about["takes"], metric)
     if given.shape != truth.shape and given.size == truth.size:
         given = given.reshape(truth.shape)
     interval = confidence_interval(metric, truth, given, about["seed"])
     return _scored(released, len(chosen), (metric(truth, given), interval.low, interval.high), "")
+
+
+def _obstacle(
+    metric: Metric | None, released: Mapping[str, Any], task: str, outputs: Mapping[str, Array], of_own: str
+) -> str:
+    """Return why labels give no score; empty where they do."""
+    if not outputs:
+        return "the model answers none of these rows"
+    if of_own:
+        return of_own
+    if task == "autoencoder":
+        return "a reconstruction is compared with its input, not with a label: see the feature 'reconstruction error'"
+    if task not in KINDS or metric is None or metric.needs == "step":
+        return f"{released['metric']} of a {task} task needs more than labels"
+    return ""
 
 
 def _scored(released: Mapping[str, Any], rows: int, interval: tuple[float, float, float] | None, why: str) -> LiveScore:
@@ -99,6 +123,8 @@ def _targets(labels: Sequence[Any] | Array, names: Sequence[str], task: str) -> 
     """Return class ids or values as floats, NaN where there is no label."""
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "biuf":
         return labels.astype(np.float64)
+    if task in ("multilabel", "language_model"):
+        return _rows_of_numbers(labels)
     ids = {name: float(place) for place, name in enumerate(names)} if task != "regression" else {}
     values = np.full(len(labels), np.nan)
     for row, label in enumerate(labels):
@@ -116,6 +142,43 @@ def _targets(labels: Sequence[Any] | Array, names: Sequence[str], task: str) -> 
                 raise UserError(fault(where, "label is not a class", got=text[:60], among=names)) from None
             raise UserError(fault(where, "label is not a number", got=text[:60], expected="a number")) from None
     return values
+
+
+def _rows_of_numbers(labels: Sequence[Any] | Array) -> Array:
+    """Return labels that are a list of numbers each. Raises UserError for others."""
+    try:
+        values = np.array([np.asarray(label, np.float64) for label in labels])
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.ndim < 2:
+        got = str(labels[0])[:60] if len(labels) else "none"
+        expected = "a list of numbers for every row, all equally long, in a .json or .npz file"
+        raise UserError(fault("labels", "are no lists of numbers", got=got, expected=expected))
+    return values
+
+
+def _of_tokens(outputs: Mapping[str, Array], targets: Array, takes: Takes, metric: Metric) -> Array:
+    """Return what the metric compares with targets [N, T]: the most probable tokens, or the losses of the targets.
+
+    Raises UserError for targets that are no token for each place.
+    """
+    main = outputs.get("probabilities", outputs.get("output", next(iter(outputs.values()))))
+    if targets.shape != main.shape[:-1]:
+        expected = f"the next token of every place, {list(main.shape[1:-1])} of each row"
+        raise UserError(fault("labels", "have another shape", got=str(list(targets.shape[1:])), expected=expected))
+    if targets.min(initial=0) < 0 or targets.max(initial=0) >= main.shape[-1]:
+        got, expected = f"{targets.min()} to {targets.max()}", f"0 to {main.shape[-1] - 1}"
+        raise UserError(fault("labels", "are not tokens of the model", got=got, expected=expected))
+    if metric.needs != "token_losses":
+        return np.asarray(main.argmax(-1))
+    scores = np.take_along_axis(main, targets[..., None], axis=-1)[..., 0].astype(np.float64)
+    if "probabilities" in outputs or takes == "probabilities":
+        return np.asarray(-np.log(np.maximum(scores, np.finfo(np.float32).tiny)))
+    if takes == "log_probabilities":
+        return np.asarray(-scores)
+    highest = main.max(-1).astype(np.float64)
+    with np.errstate(under="ignore"):
+        return np.asarray(highest + np.log(np.exp(main - highest[..., None]).sum(-1)) - scores)
 
 
 def _predictions(outputs: Mapping[str, Array], task: str, takes: Takes, metric: Metric) -> Array:

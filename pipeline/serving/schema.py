@@ -67,7 +67,6 @@ class Schema(TypedDict):
     tensors: list[TensorSchema]
     outputs: list[Output]
     class_names: list[str]
-    units: dict[str, str]
     missing: list[str]
     delimiter: str
     ignored: list[str]
@@ -101,7 +100,6 @@ def build_schema(data: Data, config: Mapping[str, Any], onnx_file: Path | None =
         "tensors": tensors,
         "outputs": [] if onnx_file is None else graph_outputs(onnx_file),
         "class_names": list(data.class_names or ()),
-        "units": {},
         "missing": [str(text) for text in missing],
         "delimiter": delimiters.get(delimiter, delimiter),
         "ignored": _ignored(table, [column["name"] for column in inputs]),
