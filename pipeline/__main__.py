@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -314,6 +315,7 @@ def _users_faults_named() -> Iterator[None]:
 
     Inside `outside_training`, since only there a Ctrl-C differs from a KeyboardInterrupt that the user's code raises.
     """
+    before, threading.excepthook = threading.excepthook, _thread_failed
     try:
         yield
     except BaseException as error:
@@ -325,6 +327,21 @@ def _users_faults_named() -> Iterator[None]:
         if shown is error:
             raise
         raise shown from error
+    finally:
+        threading.excepthook = before
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Print one line for an exception that ends a thread of the user's, which stops nothing else."""
+    shown: BaseException | None = failure.exc_value
+    if shown is not None and "torch" in sys.modules:
+        from pipeline.error_attribution import unclaimed_error
+
+        shown = unclaimed_error(shown, "fails in a thread of its own")
+    if shown is failure.exc_value:
+        threading.__excepthook__(failure)
+    else:
+        print(visible_lines(str(shown)), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def attributed_to(name: str, what: str = "fails") -> Iterator[None]:
         raise user_code_error(name, error, what) from error
 
 
-def unclaimed_error(error: BaseException) -> BaseException:
+def unclaimed_error(error: BaseException, what: str = "fails") -> BaseException:
     """Return the error of a whole phase or command as the user should see it, where no part has claimed it before.
 
     If the user's code raised it, the message names the line and the function. Any other error is ours, and is returned
@@ -239,7 +239,7 @@ def unclaimed_error(error: BaseException) -> BaseException:
     if frame is None:
         return error
     place = place_of(error)
-    return UserCodeError(fault(place, f"{frame[0].f_code.co_qualname} fails ({text_of(error)})"), place=place)
+    return UserCodeError(fault(place, f"{frame[0].f_code.co_qualname} {what} ({text_of(error)})"), place=place)
 
 
 def _failed_part(error: BaseException, model: nn.Module, custom_step: bool) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Whatever a JSON file of a run has become, every command that reads it answers or refuses, without a traceback.
+"""Whatever a plan or JSON file of a run has become, every command that reads it answers or refuses: no traceback.
 
 The file is changed alone, and once more with a ledger that was rewritten so that it records the changed file.
 """
@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from pipeline import safe_yaml
+from pipeline.errors import FivegateError
 from pipeline.release.release import release
+from pipeline.results import tagged
 from pipeline.run_store import files
+from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run, opened
 from tests.conftest import Cli, examples
 from tests.test_fuzz import altered
-from tests.test_verify import OWNER, judge_real, rewrite, sign, waive
+from tests.test_verify import LATER, OWNER, judge_real, rewrite, sign, waive
 
 READ_ONLY = (["report"], ["status"], ["status", "--gate", "optimization"], ["explain"], ["checklist"], ["verify"])
 PERSON = ["--who", OWNER]
@@ -55,28 +60,40 @@ def runs(_mended: Path, _finished: Path, tmp_path_factory: pytest.TempPathFactor
     return Runs(mended.path, ready.path, released.path)
 
 
-def json_files(run: Path) -> list[str]:
-    return sorted(path.relative_to(run).as_posix() for path in run.rglob("*.json"))
+def structured_files(run: Path) -> list[str]:
+    return sorted(path.relative_to(run).as_posix() for path in (*run.rglob("*.json"), *run.glob("plan/*.yaml")))
 
 
 @st.composite
 def malformed(draw: st.DrawFn, run: Path) -> tuple[str, bytes]:
-    """A JSON file of the run, most often one that people read, and what became of it."""
-    names = json_files(run)
-    often = [name for name in names if "evidence" in name or "diagnosis" in name or name.startswith("bundle")]
+    """A plan or a JSON file of the run, most often one that people read, and what became of it."""
+    names = structured_files(run)
+    often = [name for name in names if "evidence" in name or "diagnosis" in name or name.startswith(("bundle", "plan"))]
     name = draw(st.sampled_from(often) | st.sampled_from(names))
     original = (run / name).read_bytes()
-    whole = altered(json.loads(original)).map(lambda value: json.dumps(value).encode())
+    value = tagged(yaml.load(original, yaml.CSafeLoader)) if name.endswith(".yaml") else json.loads(original)
+    whole = altered(value).map(lambda value: json.dumps(value).encode())  # JSON is YAML, too
     cut = st.integers(0, len(original)).map(lambda end: original[:end])
     return name, draw(whole | cut | CUT)
 
 
+def digest_of_plan(path: Path) -> str:
+    """The digest that the ledger has of a plan with this content; empty for what is none."""
+    try:
+        body = safe_yaml.load(path.read_text(), path.name)
+        return plans.Plan(1, body["config"], body["checklists"], body["facts"]).digest
+    except (FivegateError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
 def agreeing(run: Run, name: str) -> None:
-    """Rewrite the ledger so that it records the file as it is now."""
-    sha256 = files.sha256(run.path / name)
+    """Rewrite the ledger so that it records the file as it is now; a plan by the digest of what it says."""
+    sha256, plan = files.sha256(run.path / name), digest_of_plan(run.path / name)
 
     def update(value: Any) -> None:
         if isinstance(value, dict):
+            if value.get("file") == name and plan:
+                value["digest"] = plan
             if value.get("path") == name and "sha256" in value:
                 value["sha256"] = sha256
             for part in value.values():
@@ -133,5 +150,7 @@ def test_decisions_about_malformed_files(
     attempt: Callable[..., None], runs: Runs, data: st.DataObject, forged: bool
 ) -> None:
     """Waivers, signatures and withdrawals in a run with a file that is malformed."""
-    attempt(runs.ready, *data.draw(malformed(runs.ready)), forged, [["approve", *PERSON]])
+    terms = [*PERSON, "--why", "it was looked at by hand", "--expires", LATER]
+    waivers = [["waive", item, *terms] for item in ("documents", "enough_rows", "branch")]
+    attempt(runs.ready, *data.draw(malformed(runs.ready)), forged, [*waivers, ["approve", *PERSON]])
     attempt(runs.released, *data.draw(malformed(runs.released)), forged, [["rollback", *PERSON, "--why", "a fault"]])

@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = '''
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import nn
@@ -48,6 +50,25 @@ def turn(part):
 
 def error():
     return FAILING["error"]
+
+def called_in_thread(function):
+    """Call the function in a thread of a pool if that is where it fails."""
+    if "thread" not in FAILING["part"]: return
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(function).result()
+
+def read():
+    if turn("item in a thread"): raise error()
+
+def compute():
+    if turn("model in a thread"): raise error()
+
+def prefetch():
+    if turn("alone in a thread"): raise error()
+
+def collate(rows):
+    if turn("collate"): raise error()
+    return rows[0]
 
 class Backward(torch.autograd.Function):
     @staticmethod
@@ -73,10 +94,15 @@ class Rows:
         return len(self.X)
     def __getitem__(self, i):
         if turn("item"): raise error()
-        return torch.as_tensor(self.X[i]), self.y[i]
+        called_in_thread(read)
+        return collate([(torch.as_tensor(self.X[i]), self.y[i])])
 
 def table():
     if turn("data"): raise error()
+    if "alone" in FAILING["part"]:
+        thread = threading.Thread(target=prefetch)
+        thread.start()
+        thread.join()
     draw = np.random.default_rng(0)
     y = np.arange(180) % 3
     X = (draw.normal(size=(180, 3)) + 3 * np.eye(3)[y]).astype("float32")
@@ -90,6 +116,7 @@ class Net(nn.Module):
         self.layer = nn.Linear(3, 3)
     def forward(self, x):
         if turn("model"): raise error()
+        called_in_thread(compute)
         return Backward.apply(self.layer(x))
     def train(self, mode=True):
         if turn("model.train"): raise error()
@@ -329,6 +356,53 @@ def test_user_code_cannot_end_the_process(program: Program, part: str, key: str,
     else:
         assert err.startswith(key.format(own.name)) and own.line(part) in err and error in err
     assert len(err) < 2000 and "Traceback" not in out + err
+
+
+IN_A_WORKER, IN_A_THREAD = "worker.py:_worker_loop", "thread.py:run"
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "place", "error"),
+    [
+        ("item", "data.train[", IN_A_WORKER, "KeyError"),
+        ("item", "data.train[", IN_A_WORKER, "SystemExit: 0"),
+        ("item", "data.train[", IN_A_WORKER, "Unreadable"),
+        ("collate", "data.train[", IN_A_WORKER, "RuntimeError"),
+        ("collate", "data.train[", TRAINING, "ValueError"),
+        ("collate", "data.train[", PLANNING, "GeneratorExit"),
+        ("item in a thread", "data.train[", IN_A_THREAD, "ZeroDivisionError"),
+        ("item in a thread", "data.train[", IN_A_THREAD, "SystemExit: 0"),
+        ("item in a thread", "data.train[", IN_A_THREAD, "KeyboardInterrupt"),
+        ("model in a thread", "model:", IN_A_THREAD, "RecursionError"),
+        ("model in a thread", "model:", IN_A_THREAD, "Own"),
+    ],
+)
+@pytest.mark.process
+@pytest.mark.usefixtures("default_sigint")
+def test_user_code_that_fails_elsewhere_is_one_message(
+    program: Program, part: str, key: str, place: str, error: str
+) -> None:
+    """What a function of the Dataset's, a process that reads rows, or a thread raises has the user's line, too."""
+    own = program()
+    own.fails(part, place, error)
+
+    code, out, err = own.run("baseline", f"loader.num_workers={int(place == IN_A_WORKER)}")
+
+    assert code == 2, out + err
+    assert err.startswith(key) and own.line(part) in err and error in err and len(err.strip().splitlines()) == 1, err
+    assert "Traceback" not in out + err
+
+
+def test_thread_of_the_user_that_fails_alone_is_named(program: Program) -> None:
+    """A thread that nobody waits for ends with one line instead of a traceback, and the phase goes on."""
+    own = program()
+    own.fails("alone in a thread", "threading.py", "KeyError")
+
+    code, out, err = own.run("planning")
+
+    assert code == 0, out + err
+    assert "Traceback" not in err
+    assert f"{own.line('alone in a thread')}: prefetch fails in a thread of its own (KeyError: 'absent')" in err
 
 
 def test_sweep_job_that_exits_with_0_is_not_done(program: Program) -> None:

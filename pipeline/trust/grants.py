@@ -42,10 +42,12 @@ def why_not(package: str) -> str | None:
 
 
 def grant(packages: Sequence[str], roots: Sequence[Path] = (), targets: Iterable[str] = ()) -> list[GrantRecord]:
-    """A grant for each package, found in `roots` or where Python looks. Raises UserError with every fault.
+    """Return what is recorded of the trust in each package: its place, and the digest of each of its source files.
 
-    `targets` are the dotted names that the run builds; without any of a package, all of its files count as imported.
-    Nothing is imported. Several names inside one package cover the whole of it.
+    A package is looked for in `roots` and where Python looks; nothing is imported. A name inside a package, such as
+    `my_pkg.models`, grants the whole package. `targets` are the dotted names that the run builds: `files` of the record
+    are those that they can import, or all files of a package that has no target. Raises UserError with every fault: a
+    package that is in no place or in two, that has a name of Python's or ours, or links that digests cannot cover.
     """
     granted, faults = [], []
     for package in dict.fromkeys(packages):
