@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -378,3 +380,14 @@ def test_call_depth_from_command_to_kernel(own_folder: Path, monkeypatch: pytest
     training = next(s for s in stacks if s[4:6] == (("phases/baseline.py", "run"), ("pipeline/engine/fit.py", "fit")))
     assert [name for _, name in training[:5]] == FRAMES_TO_THE_PHASE
     assert len(training) <= MAX_FRAMES_TO_THE_KERNEL
+
+
+def test_contributing_lists_the_layers_in_their_order() -> None:
+    """The list of `CONTRIBUTING.md` is that of import-linter: a reader finds each package, and what it may import."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [inside] = [contract for contract in contracts if contract["id"] == "pipeline"]
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("only packages below it in this list:\n\n")[1].split("\n\n")[0]
+    named = [re.match(r" {4}([a-z_/]+(?:, [a-z_/]+)*) ", line) for line in text.splitlines()]
+
+    listed = [name.removesuffix("/") for found in named if found for name in found[1].split(", ")]
+    assert listed == [layer for layer in inside["layers"] if layer != "__main__"]
