@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from checklists.checks.serving import within_limits
 from pipeline.evaluation.task import Task
+from pipeline.export.served_model import ServedModel
 from pipeline.readiness.subject import Subject
 from pipeline.results import Evidence, Result
 from pipeline.serving import latency
@@ -89,6 +91,18 @@ def test_measure_gives_figures_of_a_real_process(tmp_path: Path) -> None:
     assert figures["base_memory_mb"] < figures["memory_mb"] < 300
     assert figures["cold_start_ms"] > 0 and figures["formats"]["onnxruntime"]["one"]["calls"] == 1000
     assert within_limits(Evidence({"within_limits": figures}), **ROOMY).outcome == "passed"
+
+
+@pytest.mark.process
+def test_measure_times_the_exported_program(tmp_path: Path) -> None:
+    """Where the payload has an exported program, it is timed, and is what is recommended if it is faster."""
+    data, payload = rows(), write_payload(tmp_path)
+    free = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(ServedModel(Linear()).eval(), (data.val.X[:2],), dynamic_shapes=free)
+    torch.export.save(program, payload / "model.pt2")
+    figures = measured_payload(payload)["within_limits"]
+    assert list(figures["formats"]) == ["onnxruntime", "torch", "torch.export", "predict"]
+    assert figures["recommended"] in ("onnxruntime", "torch.export", "either")
 
 
 @pytest.mark.process

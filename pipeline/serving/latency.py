@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.data.tree import take_rows
 from pipeline.export.exported import serving
+from pipeline.export.runners import load_program
 from pipeline.readiness.subject import Subject
 from pipeline.serving.golden import Golden
 from pipeline.serving.sandbox import ChildFailed, run_isolated
@@ -23,6 +25,7 @@ CALLS = 1000  # of one row
 BATCH_CALLS = 200
 SECONDS = 1.0  # for the calls of one format at one batch size, at most
 QUANTILES = (0.5, 0.95, 0.99)
+PROGRAM = "model.pt2"
 CONFIDENCE = 0.95
 
 
@@ -48,6 +51,8 @@ class Timing(TypedDict):
 
 class Latency(TypedDict, total=False):
     """Timings by format and batch (`one`, `batch`), and what the served process needs; `why` where it gave none.
+
+    `recommended` is the faster of the files for onnxruntime and torch, or `either`.
 
     `load` is the system's load per core before the measurement.
     """
@@ -97,10 +102,13 @@ def timing(samples: Sequence[float], rows: int) -> Timing:
     }
 
 
-def measure(subject: Subject, payload: Path, schema: Schema, golden: Golden) -> Latency:
-    """Return latency, size and memory of a payload served by onnxruntime, beside those of the model in torch.
+def measure(
+    subject: Subject, payload: Path, schema: Schema, golden: Golden, served: nn.Module | None = None
+) -> Latency:
+    """Return latency, size and memory of a payload served by onnxruntime, beside the times of torch.
 
-    Both compute one row, and the rows of a training batch. onnxruntime runs in a process of its own, with one thread;
+    `torch` is the model as it is served, uncompiled, and `torch.export` the exported program, where the payload has
+    one. All compute one row, and the rows of a training batch. onnxruntime has a process of its own and one thread;
     `cold_start_ms` is from its start to its first answer, `memory_mb` its peak, of which the interpreter alone needs
     `base_memory_mb`. `predict` is `predict.py` from a raw row to its answer.
     """
@@ -116,10 +124,9 @@ def measure(subject: Subject, payload: Path, schema: Schema, golden: Golden) -> 
     except ChildFailed as failure:
         return {"why": str(failure), "load": load}
     samples = report["samples"]
-    served = {"one": timing(samples["one"], 1), "batch": timing(samples["batch"], batch)}
     formats = {
-        "onnxruntime": served,
-        "torch": _torch(subject, batch),
+        "onnxruntime": {"one": timing(samples["one"], 1), "batch": timing(samples["batch"], batch)},
+        **_torch(subject, payload, batch, served or subject.model),
         "predict": {"one": timing(samples["predict"], 1)},
     }
     return {
@@ -134,23 +141,31 @@ def measure(subject: Subject, payload: Path, schema: Schema, golden: Golden) -> 
     }
 
 
-def _torch(subject: Subject, batch: int) -> dict[str, Timing]:
-    """Return the timings of the model in eager mode, in this process."""
+def _torch(subject: Subject, payload: Path, batch: int, served: nn.Module) -> dict[str, dict[str, Timing]]:
+    """Return the timings of the model and of its exported program in this process."""
+    with serving(served) as model:
+        timings = {"torch": _timed(model, subject, batch)}
+    if (payload / PROGRAM).is_file():
+        timings["torch.export"] = _timed(load_program(payload / PROGRAM), subject, batch)
+    return timings
+
+
+def _timed(compute: Callable[[Any], object], subject: Subject, batch: int) -> dict[str, Timing]:
     X, rows = subject.data.val.X, len(subject.data.val)
     timings = {}
-    with serving(subject.model) as model:
-        for name, size, calls in (("one", 1, CALLS), ("batch", batch, BATCH_CALLS)):
-            inputs: Any = take_rows(X, torch.arange(size) % rows)
-            samples = time_predictions.timed(lambda inputs=inputs: model(inputs), calls, SECONDS / 2)  # type: ignore[misc]
-            timings[name] = timing(samples, size)
+    for name, size, calls in (("one", 1, CALLS), ("batch", batch, BATCH_CALLS)):
+        inputs: Any = take_rows(X, torch.arange(size) % rows)
+        samples = time_predictions.timed(lambda inputs=inputs: compute(inputs), calls, SECONDS / 2)  # type: ignore[misc]
+        timings[name] = timing(samples, size)
     return timings
 
 
 def _faster(formats: dict[str, dict[str, Timing]]) -> str:
     """Return the format whose median for one row is shown to be smaller: the intervals do not touch; else `either`."""
-    first, second = formats["onnxruntime"]["one"]["p50"], formats["torch"]["one"]["p50"]
+    in_torch = "torch.export" if "torch.export" in formats else "torch"
+    first, second = formats["onnxruntime"]["one"]["p50"], formats[in_torch]["one"]["p50"]
     if first["high"] is not None and second["low"] is not None and first["high"] < second["low"]:
         return "onnxruntime"
     if second["high"] is not None and first["low"] is not None and second["high"] < first["low"]:
-        return "torch"
+        return in_torch
     return "either"

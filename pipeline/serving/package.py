@@ -38,5 +38,5 @@ def package(
     files.write_bytes(folder / "predict.py", Path(str(predict.__file__)).read_bytes())
     paths |= {name: folder / name for name in ("golden.json", "predict.py")}
     answers = sandbox.measure(folder, schema, golden)
-    timings = latency.measure(subject, folder, schema, golden)
+    timings = latency.measure(subject, folder, schema, golden, served)
     return paths, {"sandbox_serve": plain(answers), "within_limits": plain(timings)}
