@@ -19,7 +19,7 @@ def first_onnx_difference(source: ExportSource, rows: Batch, tolerance: float) -
     """Return the first value in the graph that differs on these rows, with its size and line; "" if none does."""
     from torch.onnx.verification import verify_onnx_program
 
-    program = translate(source)
+    program = translate(source, named=False)
     batch = map_leaves(rows, lambda leaf: torch.as_tensor(np.asarray(leaf)))
     lines = {}
     assert program.exported_program is not None

@@ -36,13 +36,16 @@ def export_onnx(permit: ExportPermit, source: ExportSource, path: Path) -> Expor
     return export(permit, source, path, format="onnx", write=_write)
 
 
-def translate(source: ExportSource) -> torch.onnx.ONNXProgram:
-    """Return the ONNX program of a source, as torch translates it."""
+def translate(source: ExportSource, *, named: bool = True) -> torch.onnx.ONNXProgram:
+    """Return the ONNX program of a source, as torch translates it.
+
+    Without names for its outputs they are called as in the exported program, as all values between are.
+    """
     program = torch.onnx.export(
         source.program(),
         dynamo=True,
         input_names=list(named_leaves(source.batch)),
-        output_names=list(source.outputs),
+        output_names=list(source.outputs) if named else None,
         external_data=False,  # one file: a bundle has no place for files with tensors
         verbose=False,
     )
