@@ -294,7 +294,7 @@ def test_diagnose_reads_history_file(mended: Run, cli: Cli, tmp_path: Path) -> N
     path = mended.inside("baseline", "history.npz")
     code, out, _ = cli("diagnose", path, "--out", tmp_path / "said")
     assert code == 0 and "learning_rate_too_high" in out
-    assert {p.name for p in (tmp_path / "said").iterdir()} >= {"diagnosis.json", "incident.md"}
+    assert {p.name for p in (tmp_path / "said").iterdir()} >= {"diagnosis.json", "diagnosis.md"}
     answer = json.loads(cli("diagnose", path, "--json")[1])
     assert answer["root_causes"][0]["issue"] == "learning_rate_too_high"
     code, _, err = cli("diagnose", path, "--symptom", "it is slow", "--at", "epoch=7")
