@@ -24,6 +24,7 @@ from pipeline.repair.diagnosis_record import (
     RootCauseRecord,
     Status,
     SymptomRecord,
+    TimeRecord,
 )
 from pipeline.results import plain
 from pipeline.run_store import files
@@ -37,6 +38,13 @@ class Symptom:
     title: str
     severity: Severity
     observations: tuple[Observation, ...]
+
+    @property
+    def since(self) -> TimeRecord:
+        """The time from which on every observation of the symptom has held."""
+        times = [seen.since for seen in self.observations if seen.since]
+        unknown: TimeRecord = {"step": None, "epoch": None}
+        return max(times, key=lambda time: (time["step"] or 0, time["epoch"] or 0), default=unknown)
 
     def to_json(self) -> SymptomRecord:
         """Return the symptom as diagnosis.json stores it."""

@@ -16,6 +16,7 @@ from diagnostics.logs.statement import diagnose_statement, understand
 from pipeline.errors import UserError
 from pipeline.escaping import markdown
 from pipeline.history import History
+from pipeline.reporting.panels import RunCurves
 from pipeline.run_store import files
 
 MAX_STATEMENT = 2**14  # bytes of a file that is read as a statement where it is no log
@@ -55,9 +56,18 @@ class LogReport:
             parts.append(diagnosis.incident().rstrip())
         return "\n\n".join(parts) + "\n"
 
+    def curves(self) -> list[RunCurves]:
+        """Return the history of each run that was read, with the times since which its symptoms have held."""
+        views = dict(view for run in self.reading.runs for view in run.views()) if self.reading else {}
+        return [
+            RunCurves(name, views[name], tuple(symptom.since for symptom in diagnosis.symptoms))
+            for name, diagnosis in self.diagnoses
+            if name in views
+        ]
+
     def save(self, path: Path) -> list[Path]:
-        """Write diagnosis.json, or into a folder diagnosis.json and diagnosis.md; return the files."""
-        if path.suffix:
+        """Write a file of JSON, or into a folder diagnosis.json and diagnosis.md; return the files."""
+        if path.suffix == ".json":
             files.write_json(path, self.to_json())
             return [path]
         files.write_json(path / "diagnosis.json", self.to_json())

@@ -6,10 +6,14 @@ import argparse
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import DiskError, UserError, fault
 from pipeline.reporting.terminal import console, print_json
+from pipeline.run_store import files
+
+if TYPE_CHECKING:
+    from pipeline.reporting.panels import RunCurves
 
 
 class Report(Protocol):
@@ -20,6 +24,8 @@ class Report(Protocol):
     def to_json(self) -> object: ...
 
     def page(self) -> str: ...
+
+    def curves(self) -> Sequence[RunCurves]: ...
 
 
 class DiagnoseLog(Protocol):
@@ -45,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="what a column of the log means, as loss=objective; may be repeated")  # fmt: skip
     parser.add_argument("--target", type=float, help="the score that the training should have reached")
     parser.add_argument("--classes", type=int, help="the number of classes, for the loss and the score of guessing")
-    parser.add_argument("--out", metavar="DIR", help="write diagnosis.json and diagnosis.md into this directory")
+    parser.add_argument("--out", metavar="DIR", help="write diagnosis.json, diagnosis.md and diagnosis.html into it")
     parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the report")
     parser.add_argument("--symptom", help="what you observed, in your words; alone or beside a log")
     parser.add_argument("--at", help="since when you observed it, as epoch=7 or step=100")
@@ -66,7 +72,7 @@ def run(
     report = diagnose_log(path, column_map(args.map), args.target, args.classes, args.symptom, args.at)
     if args.out:
         try:
-            written = report.save(Path(args.out))
+            written = [*report.save(Path(args.out)), *_save_page(Path(args.out), report)]
         except DiskError as error:
             do = f"python -m pipeline diagnose {shlex.quote(args.path or '')} --out DIR"
             raise DiskError(*(f"{message.partition('  Do: ')[0]}  Do: {do}" for message in error.faults)) from error
@@ -79,3 +85,13 @@ def run(
 
         console().print(Markdown(report.page(), hyperlinks=False))
     return 0
+
+
+def _save_page(path: Path, report: Report) -> list[Path]:
+    """Write diagnosis.html into a folder; return it. A file of JSON has no page beside it."""
+    if path.suffix == ".json":
+        return []
+    from pipeline.reporting.log_page import render_log_page
+
+    files.write_text(path / "diagnosis.html", render_log_page("Diagnosis of a log", report.page(), report.curves()))
+    return [path / "diagnosis.html"]

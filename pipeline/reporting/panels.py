@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.history import History
+from pipeline.repair.diagnosis_record import TimeRecord
 
 Floats = NDArray[np.float64]
 ReferenceKind = Literal["target", "trivial", "initial", "baseline"]
@@ -18,6 +19,15 @@ LOG_RATIO = 30.0  # a metric whose values differ by more than this factor has a 
 SMOOTH_POINTS = 50  # a long training curve is reduced to this many means
 BASELINE_MODEL = "baseline_model/"  # prefix of the facts with the score of a baseline model: `baseline_model/ridge`
 DECIDES = "decides/"  # prefix of the fact that names the metric that decides: `decides/accuracy`
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """The history of one run, and the times since which its symptoms have held."""
+
+    name: str
+    history: History
+    onsets: tuple[TimeRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,8 @@ class Panel:
     """The curves of one metric.
 
     `references` are horizontal lines by name, `nonfinite` the epochs of the first NaN or infinite value of each curve,
-    `best_epoch` the epoch whose weights were kept, None where it is unknown.
+    `best_epoch` the epoch whose weights were kept, None where it is unknown; `onsets` the epochs since which a symptom
+    has held.
     """
 
     title: str
@@ -44,6 +55,8 @@ class Panel:
     nonfinite: tuple[float, ...]
     log: bool
     best_epoch: float | None = None
+    onsets: tuple[float, ...] = ()
+    unit: Literal["epoch", "step"] = "epoch"  # of x; a log without epochs is shown over steps
 
 
 def reference_kind(name: str) -> ReferenceKind:
@@ -52,11 +65,12 @@ def reference_kind(name: str) -> ReferenceKind:
     return kinds.get(name, "baseline")
 
 
-def panels(history: History) -> list[Panel]:
+def panels(history: History, onsets: Sequence[TimeRecord] = ()) -> list[Panel]:
     """Return the panel of the loss, then one panel for every other validation metric; the deciding metric comes first.
 
     x counts completed epochs, so that loops that number epochs from 0 and from 1 give the same picture. NaN and
-    infinite values are left out of the curves and listed in `nonfinite`.
+    infinite values are left out of the curves and listed in `nonfinite`. `onsets` are steps or epochs since which a
+    symptom has held.
     """
     metrics = [n.split("/", 1)[1] for n in history.names() if n.startswith("val/") and n != "val/loss"]
     facts = {name: value for name, value in history.facts.items() if np.isfinite(value)}
@@ -68,7 +82,20 @@ def panels(history: History) -> list[Panel]:
     metrics.sort(key=lambda metric: metric != deciding)
     all_panels = [_panel(history, "loss", initial)]
     all_panels += [_panel(history, metric, references if metric == deciding else {}) for metric in metrics]
-    return [panel for panel in all_panels if panel.lines or panel.nonfinite]
+    marks = tuple(sorted({at for onset in onsets if (at := _epochs_at(history, onset)) is not None}))
+    unit: Literal["epoch", "step"] = "epoch" if _has_epochs(history) else "step"
+    return [replace(panel, onsets=marks, unit=unit) for panel in all_panels if panel.lines or panel.nonfinite]
+
+
+def _epochs_at(history: History, time: TimeRecord) -> float | None:
+    """Return a step or epoch in completed epochs, as `x` counts them; None for a time that is neither."""
+    if (step := time["step"]) is not None and history.step:
+        first = min((column.index[0] for column in history.step.values() if column.index), default=0)
+        return (step + (first == 0)) / _steps_per_epoch(history)
+    if (epoch := time["epoch"]) is not None:
+        first = min((column.index[0] for column in history.epoch.values() if column.index), default=0)
+        return float(epoch + (first == 0))
+    return None
 
 
 def _panel(history: History, metric: str, references: Mapping[str, float]) -> Panel:
@@ -104,12 +131,18 @@ def _over_epochs(history: History, name: str) -> tuple[Floats, Floats]:
 
 
 def _steps_per_epoch(history: History) -> float:
-    """Return the recorded number of steps per epoch, or an estimate where a foreign log does not have it."""
+    """Return the recorded number of steps per epoch, an estimate where a log does not have it, 1 without epochs."""
     if history.facts.get("steps_per_epoch", 0) > 0:
         return history.facts["steps_per_epoch"]
+    if not _has_epochs(history):
+        return 1.0
     steps = max((column.index[-1] + 1 for column in history.step.values() if column.index), default=1)
     epochs = max((column.index[-1] + 1 for column in history.epoch.values() if column.index), default=1)
     return max(1.0, steps / epochs)
+
+
+def _has_epochs(history: History) -> bool:
+    return bool(history.epoch) or history.facts.get("steps_per_epoch", 0) > 0
 
 
 def _smooth(x: Floats, y: Floats) -> tuple[Floats, Floats]:

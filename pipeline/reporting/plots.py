@@ -16,7 +16,6 @@ from markupsafe import Markup, escape
 from numpy.typing import ArrayLike
 
 from pipeline.escaping import visible
-from pipeline.evaluation.per_class import worst_pairs
 from pipeline.history import History
 from pipeline.reporting.panels import Panel, panels, reference_kind
 
@@ -51,7 +50,7 @@ def learning_curve(history: History) -> dict[str, bytes]:
         figure = Figure(figsize=(5.2 * max(1, len(shown)), 4.4), layout="constrained")
         for panel, axes in zip(shown, figure.subplots(1, max(1, len(shown)), squeeze=False)[0], strict=False):
             _plot(panel, axes)
-            axes.set(title=_label(panel.title), xlabel="epoch")
+            axes.set(title=_label(panel.title), xlabel=panel.unit)
             # Below the axes, where no curve can run through it.
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
             axes.spines[["top", "right"]].set_visible(False)
@@ -78,7 +77,7 @@ def inline_svg(panel: Panel, salt: str) -> Markup:
         axes.set_axisbelow(True)
         axes.tick_params(which="both", left=False, bottom=False, labelcolor=GREY)
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _for_page(buffer.getvalue(), f"{visible(panel.title)} over epochs")
+    return _for_page(buffer.getvalue(), f"{visible(panel.title)} over {panel.unit}s")
 
 
 def _for_page(document: str, label: str) -> Markup:
@@ -111,6 +110,8 @@ def _plot(panel: Panel, axes: Axes) -> None:
         axes.axvline(panel.best_epoch, color=ORANGE, linestyle=":", linewidth=1.2, label=label)
     for epoch in panel.nonfinite[:1]:
         axes.axvline(epoch, color=RED, linewidth=1.2, label="not finite from here")
+    for epoch in panel.onsets:
+        axes.axvline(epoch, color=RED, linestyle="--", linewidth=1.2, label="a symptom since here")
     if panel.log:
         axes.set_yscale("log")
         # Within three decades the powers of ten alone would leave one or two ticks.
@@ -134,6 +135,7 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> dict[str,
     The shade is the share of the row. The most confused pairs have a frame, and the first of them are named above.
     Raises ValueError when the matrix is not [C, C] for C names.
     """
+
     from matplotlib.figure import Figure
 
     counts, class_names = np.asarray(matrix), [_label(name) for name in class_names]
@@ -170,6 +172,8 @@ def _label(name: str) -> str:
 
 def _frame_worst_pairs(axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:
     from matplotlib.patches import Rectangle
+
+    from pipeline.evaluation.per_class import worst_pairs  # brings torch, which a learning curve does not need
 
     pairs = worst_pairs(counts, range(len(class_names)))
     for pair in pairs:
