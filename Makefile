@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz coverage lint check bench bench-drift bench-intervals mutants bench-faults verify-faults programs lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults verify-faults programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -64,13 +64,13 @@ smoke: $(READY)  ## train every bundled experiment, and run all phases of digits
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
 test: $(READY)  ## the quick tests on all cores: under five minutes on two cores
-	@$(PYTEST) -n auto --dist worksteal -m "not slow and not process and not fuzz" $(ARGS)
+	@$(PYTEST) -n auto --dist worksteal -m "not slow and not process and not fuzz and not integration" $(ARGS)
 
 test-process: $(READY)  ## the tests that start processes: commands, interrupts, kills, the wheel
-	@$(PYTEST) -n auto -m "process and not slow and not fuzz" $(ARGS)
+	@$(PYTEST) -n auto -m "process and not slow and not fuzz and not integration" $(ARGS)
 
 coverage: $(READY)  ## both sets of tests, with line coverage of at least 90 %
-	@$(PYTEST) -n auto --dist worksteal -m "not slow and not fuzz" --cov --cov-fail-under=90 $(ARGS)
+	@$(PYTEST) -n auto --dist worksteal -m "not slow and not fuzz and not integration" --cov --cov-fail-under=90 $(ARGS)
 
 # Each battery ends with one line. 300 kills without a failure bound the failure rate at 1 %, with 95 % confidence.
 BATTERIES := tests/test_phase_kills.py tests/test_kill.py tests/test_purity.py tests/test_fault_points.py \
@@ -82,6 +82,25 @@ test-crash: $(READY)  ## 300 SIGKILLs in all five phases, each fault of the disk
 # A seed that failed is tried again with FIVEGATE_FUZZ_SEED=<seed> make test-fuzz ARGS='-k <parser>'.
 test-fuzz: $(READY)  ## every parser with damaged files, ten minutes in all, in less than 1 GB of memory
 	@$(PYTEST) -s -m fuzz tests/test_fuzz.py $(ARGS)
+
+test-integrations: $(READY)  ## serve released models in MLflow and node, compare attacks with ART, read Parquet: installs them into .integrations
+	@$(INSTALL_INTEGRATIONS)
+	@$(PYTEST) -m integration $(ARGS)
+
+# What these tests need and the project does not, apart from .venv. What cannot be installed is skipped with its reason.
+# --ignore-scripts: the package of npm has its library, and its script fetches the one for CUDA.
+INTEGRATIONS := .integrations
+INSTALL_INTEGRATIONS = pip="$(VENV)/bin/python -m pip --disable-pip-version-check -q"; folder=$(INTEGRATIONS); mkdir -p $$folder; \
+  skinny=$$($(VENV)/bin/python -c 'from importlib.metadata import version; print(version("mlflow-skinny"))'); \
+  [ -x $$folder/mlflow/bin/mlflow ] || { $(VENV)/bin/python -m venv --clear $$folder/mlflow && \
+    $$folder/mlflow/bin/python -m pip --disable-pip-version-check -q install mlflow==$$skinny onnx onnxruntime; } || \
+    echo "mlflow cannot be installed" >&2; \
+  { [ -d $$folder/packages/art ] && [ -d $$folder/packages/pyarrow ]; } || \
+    $$pip install --no-deps --upgrade --target $$folder/packages pyarrow adversarial-robustness-toolbox six tqdm || \
+    echo "pyarrow and ART cannot be installed" >&2; \
+  [ -d $$folder/node_modules/onnxruntime-node ] || \
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix $$folder onnxruntime-node || \
+    echo "onnxruntime-node cannot be installed" >&2
 
 lint: $(READY)  ## ruff, mypy, import-linter
 	@$(VENV)/bin/ruff check
@@ -117,7 +136,7 @@ lock:  ## update requirements.lock from pyproject.toml: make lock PYTHON=python3
 	@$(call supported,11,11)
 	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(PYTHON) -m venv "$$new"; \
 	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["dependencies"], *(e for extra in p["optional-dependencies"].values() for e in extra), sep="\n")' > "$$new/wanted"; \
+	  print(*p["dependencies"], *(e for name, extra in p["optional-dependencies"].items() if name not in ("parquet", "mlflow") for e in extra), sep="\n")' > "$$new/wanted"; \
 	"$$new/bin/python" -m pip install -qq -r "$$new/wanted" torch==$(TORCH); \
 	{ echo "# make lock PYTHON=python3.11"; \
 	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are omitted, since torch pins its own."; \
@@ -125,7 +144,7 @@ lock:  ## update requirements.lock from pyproject.toml: make lock PYTHON=python3
 	} > "$$new/lock"; cp "$$new/lock" requirements.lock
 
 help:  ## show this list
-	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo; echo "  RUN=<run> (default: $(RUN)), ARGS='<overrides or options>', PYTHON=<interpreter for .venv> (default: $(PYTHON))"
 
 $(READY): requirements.lock pyproject.toml

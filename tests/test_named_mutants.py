@@ -17,7 +17,18 @@ import pytest
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = (".git", ".venv", "runs", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "*.egg-info")
+LEFT_OUT = (
+    ".git",
+    ".venv",
+    ".integrations",
+    "runs",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "build",
+    "dist",
+    "*.egg-info",
+)
 NOTICED: list[str] = []
 TESTS_FAILED = 1  # the exit code of pytest; a file that cannot be imported ends with another one
 

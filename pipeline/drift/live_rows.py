@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.sources.parquet import python_values
 from pipeline.drift.features import Array, columns_of
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import BROKEN, MAX_BYTES, read_bytes
@@ -292,10 +293,10 @@ def _parquet_chunks(path: Path, schema: Schema, label: str | None) -> Iterator[C
         header = [str(name) for name in file.schema_arrow.names]
         _check_columns(header, schema, label, path)
         for batch in file.iter_batches(batch_size=CHUNK):
-            yield {name: batch.column(at).to_pylist() for at, name in enumerate(header)}
+            yield {name: python_values(batch.column(at)) for at, name in enumerate(header)}
     except UserError:
         raise
-    except (OSError, ValueError) as error:  # the errors of pyarrow are subclasses of these
+    except (OSError, ValueError, NotImplementedError) as error:  # the errors of pyarrow are subclasses of these
         raise UserError(fault(str(path), f"cannot be read ({error})", expected=EXPECTED)) from None
 
 

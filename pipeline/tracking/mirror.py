@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.history import History
-from pipeline.tracking import anchors, description, run_export, sweep_run
+from pipeline.tracking import anchors, description, model_registry, run_export, sweep_run
 from pipeline.tracking.connection import (
     Tracker,
     TrackerUnavailable,
@@ -69,6 +69,8 @@ def mirror(run_dir: Path, uri: str | None = None, *, running: bool = False) -> M
         status = "RUNNING" if running else run_export.status(export)
         try:
             sent = _Sender(tracker, export, cache, run, status).send()
+            if not running:
+                model_registry.mirror_aliases(tracker, export, run)
         finally:
             cache.save()
             tracker.set_status(run, status, export.time(-1))

@@ -64,7 +64,7 @@ def _read_table(paths: Sequence[str]) -> Table:
             tables.append(reader.read_table(path))
         except UserError:
             raise
-        except (OSError, ValueError) as error:  # the errors of pyarrow are subclasses of these
+        except (OSError, ValueError, NotImplementedError) as error:  # the errors of pyarrow are subclasses of these
             what = f"cannot be read ({' '.join(str(error).split())})"
             raise UserError(fault("data.path", what, got=str(path), expected="a Parquet file")) from error
     names = [str(name) for name in tables[0].column_names]
@@ -74,11 +74,29 @@ def _read_table(paths: Sequence[str]) -> Table:
             raise UserError(fault(str(path), f"columns differ from those of {paths[0]}", got=differing))
         if not table.num_rows:
             raise UserError(fault(str(path), "has no rows", got=f"{len(names)} columns"))
+    columns = [[v for p, t in zip(paths, tables, strict=True) for v in _values(t, name, p)] for name in names]
     # Text cells give Parquet and CSV one path from here on: the same categories, messages and digests.
-    cells = tuple([_cell(v) for table in tables for v in table.column(name).to_pylist()] for name in names)
+    cells = tuple([_cell(value) for value in column] for column in columns)
     counts = [table.num_rows for table in tables]
     lines = np.concatenate([np.arange(1, count + 1) for count in counts])
     return Table(tuple(map(str, paths)), tuple(names), cells, np.repeat(np.arange(len(paths)), counts), lines)
+
+
+def _values(table: Any, name: str, path: str) -> list[Any]:
+    """The values of a column. Raises UserError for text that is not UTF-8, which only reading it tells."""
+    try:
+        return python_values(table.column(name))
+    except (ValueError, NotImplementedError) as error:
+        what = f"column {name} cannot be read ({error})"
+        raise UserError(fault(str(path), what, expected="texts in UTF-8, numbers or times")) from error
+
+
+def python_values(column: Any) -> list[Any]:
+    """The values of a column of pyarrow's; times in nanoseconds, which Python's own lack, as text."""
+    try:
+        return list(column.to_pylist())
+    except ValueError:
+        return list(column.cast("string").to_pylist())
 
 
 def _refuse_bomb(path: str, metadata: Any) -> None:
