@@ -42,6 +42,7 @@ def main() -> int:
     if hidden:
         sys.stderr.write(hidden + "\n")
         return 2
+    import_module("pipeline.current_folder").leave_out_current_folder()
     return int(import_module("pipeline.__main__").main() or 0)
 
 

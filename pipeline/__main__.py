@@ -6,7 +6,13 @@ the phases in the order that the gates allow. Heavy libraries are imported where
 answer at once.
 """
 
-from __future__ import annotations
+# Nothing before this, `from __future__ import annotations` neither: it would be imported from the current folder.
+from pipeline.current_folder import leave_out_current_folder, require_current_folder
+
+if __name__ == "__main__":
+    leave_out_current_folder()
+
+# isort: split
 
 import argparse
 import os
@@ -74,7 +80,7 @@ class _Parser(argparse.ArgumentParser):
 # --- what a run is executed with -------------------------------------------------------------------------------------
 
 
-def find_phase(name: str) -> PhaseRun:
+def find_phase(name: str) -> "PhaseRun":
     """The function that runs a phase. Each module is imported only when its phase runs, since some import torch."""
     if name == "planning":
         from phases import planning
@@ -98,7 +104,7 @@ def find_phase(name: str) -> PhaseRun:
     return finalization.run
 
 
-def make_registry() -> Registry:
+def make_registry() -> "Registry":
     """The phases, checks and checklists of this installation."""
     import checklists.resolve
     from pipeline.orchestration.phase import Registry
@@ -108,21 +114,21 @@ def make_registry() -> Registry:
     )
 
 
-def make_hooks(log: Callable[[str], None], progress: MakeProgress | None = None) -> Hooks:
+def make_hooks(log: Callable[[str], None], progress: "MakeProgress | None" = None) -> "Hooks":
     """The hooks of a run: besides `log` and `progress`, its report and its tracker."""
     from pipeline.orchestration.phase import Hooks
 
     return Hooks(log=log, report=_write_report, track=partial(_track, log), progress=progress)
 
 
-def _write_report(run: Run) -> None:
+def _write_report(run: "Run") -> None:
     from pipeline.reporting.page import write_report
 
     write_report(run.path)
 
 
 def _track(
-    log: Callable[[str], None], run: Run, config: Mapping[str, Any], warn: Callable[[str], None]
+    log: Callable[[str], None], run: "Run", config: Mapping[str, Any], warn: Callable[[str], None]
 ) -> AbstractContextManager[None]:
     from pipeline.tracking.sync_process import mirror_run
 
@@ -173,7 +179,7 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
         screen.print(visible(text), soft_wrap=True)
 
     @contextmanager
-    def track_sweep(directory: SweepDirectory, config: Mapping[str, Any]) -> Iterator[None]:
+    def track_sweep(directory: "SweepDirectory", config: Mapping[str, Any]) -> Iterator[None]:
         if config["tracking"]["kind"] == "none":
             yield
             return
@@ -189,7 +195,7 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
     return ranking.show(sweep.root, sweep.ends, as_json)
 
 
-def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> Hooks:
+def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> "Hooks":
     """The hooks of one job of a sweep, in the process of the job: its lines begin with the name of its run."""
     from pipeline.reporting.terminal import print_lines
 
@@ -208,13 +214,14 @@ def run_command(name: str, argv: Sequence[str]) -> int:
 
         return int(module.run(parser.parse_args(argv), diagnose_log, column_map))
     if name == "preflight":
+        require_current_folder()
         return int(module.run(parser.parse_intermixed_args(argv), _preflight))
     if name in JUDGING:
         return int(module.run(parser.parse_args(argv), make_registry().judge))
     return int(module.run(parser.parse_args(argv)))
 
 
-def _preflight(model: str, data: str, overrides: Sequence[str], seed: int) -> PreflightReport:
+def _preflight(model: str, data: str, overrides: Sequence[str], seed: int) -> "PreflightReport":
     from pipeline.sanity_checks.preflight import preflight
 
     return preflight(make_registry(), model, data, overrides, seed)
@@ -229,6 +236,7 @@ def run_worker(argv: Sequence[str]) -> int:
     if len(argv) != 1:
         raise UserError(fault("worker", "takes one job", got=" ".join(argv), expected="the folder of a job.json"))
     die_with_parent()
+    require_current_folder()
 
     from diagnostics.monitor import Monitor
 
@@ -274,6 +282,7 @@ def select_command(argv: Sequence[str]) -> Callable[[], int]:
     arguments = parse(argv)
     if "--help" in arguments.hydra_flags or name in ("", "help"):
         return print_help
+    require_current_folder()
     if arguments.hydra_flags:
         from pipeline.config.hydra_queries import answer
 
@@ -289,7 +298,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if shadowed:
         print(visible_lines(shadowed), file=sys.stderr)
         return 2
-    import_guard.look_in_current_folder_last()
     argv = sys.argv[1:] if argv is None else argv
     try:
         with outside_training(), ends_forked_children(), _users_faults_named():

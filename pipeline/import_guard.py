@@ -9,7 +9,6 @@ since `pipeline` itself may be the hidden package.
 from __future__ import annotations
 
 import os
-import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,19 +35,6 @@ def message(home: Path = HOME) -> str | None:
     if all(misplaced.values()):
         return "\n".join([*lines, "Do: rename it, or run `fivegate` from elsewhere and without it in PYTHONPATH"])
     return "\n".join([*lines, "Do: install Fivegate again"])
-
-
-def look_in_current_folder_last() -> None:
-    """Let installed packages come before those of the current folder, which `python -m` puts first.
-
-    The folder may be somebody else's, and a `yaml.py` in it would run in place of the library.
-    """
-    try:
-        here = os.path.realpath(os.getcwd())
-    except FileNotFoundError:  # the folder was removed, so that nothing can be imported from it
-        return
-    if sys.path and os.path.realpath(sys.path[0]) == here != str(HOME):
-        sys.path.append(sys.path.pop(0))
 
 
 def child_pythonpath() -> str:

@@ -30,6 +30,7 @@ from pipeline.orchestration.run_request import resolve_request
 from pipeline.run_store import permits
 from pipeline.run_store.gate import satisfied, utc_today
 from pipeline.run_store.run import Run, opened
+from pipeline.trust.source_guard import GUARD
 from tests.composition_cache import remembering, remembering_text, text_of_file, text_of_string
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -166,6 +167,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test stands in an empty folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # packages of other tests are not found
+    monkeypatch.setattr(GUARD, "folders", {})
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
 

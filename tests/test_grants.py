@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import py_compile
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -218,7 +221,7 @@ def test_bytecode_without_source_is_refused(lab: Path) -> None:
         grant(["lab"], [lab])
     for module in ("lab.bare", "apart"):
         with pytest.raises(Refused, match=r"\.pyc: is bytecode without its source"):
-            importlib.import_module(module)
+            importlib.import_module("lab.late").load(module)
 
 
 @pytest.mark.parametrize("is_folder", [True, False])
@@ -262,10 +265,37 @@ def test_modules_next_to_the_package_are_noted_by_planning_only(lab: Path) -> No
 
     activate([noted])
     with pytest.raises(Refused, match=r"apart\.py: did not exist when its package was trusted"):
-        importlib.import_module("apart")
+        importlib.import_module("lab.late").load("apart")
     (lab / "near.py").write_text("changed = True\n")
     with pytest.raises(Refused, match=r"lab: has changed since it was trusted: near\.py"):
         activate([noted])
+
+
+@pytest.mark.parametrize("noting", [True, False])
+@pytest.mark.parametrize("name", ["apart.py", f"apart{EXTENSION_SUFFIXES[0]}", "apart/__init__.py"])
+def test_library_finds_no_module_next_to_the_package(
+    lab: Path, name: str, noting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that looks whether an optional module is installed neither sees nor runs one of the user's folder."""
+    (lab / name).parent.mkdir(exist_ok=True)
+    (lab / name).write_text("raise SystemExit('ran')\n")
+    activate(grant(["lab"], [lab], ["lab.net.make"]))
+    importlib.import_module("lab.net")
+    monkeypatch.setattr(GUARD, "noting", noting)
+
+    assert importlib.util.find_spec("apart") is None
+    with pytest.raises(ModuleNotFoundError, match=r"apart.*is not trusted itself.*'trust=\[apart,lab\]'"):
+        importlib.import_module("apart")
+    assert GUARD.noted(str(lab)) == {} and str(lab) not in sys.path
+
+
+def test_trusted_package_needs_no_init_file(lab: Path) -> None:
+    """A folder of modules is a package too, though the folder that it is in is not on Python's path."""
+    (lab / "apart").mkdir()
+    (lab / "apart" / "net.py").write_text("import near\n")
+    activate(grant(["apart"], [lab], ["apart.net.make"]))
+
+    assert importlib.import_module("apart.net").near.__file__ == str(lab / "near.py")
 
 
 def test_guard_leaves_other_modules_alone(lab: Path, tmp_path: Path) -> None:
@@ -278,3 +308,41 @@ def test_guard_leaves_other_modules_alone(lab: Path, tmp_path: Path) -> None:
     activate(grant(["lab"], [lab]))
 
     assert importlib.import_module("apart").x == 5
+
+
+STARTS_ANEW = """
+import importlib, multiprocessing, sys
+from pathlib import Path
+from pipeline.trust.grants import activate, grant
+
+if __name__ == "__main__":
+    root, method = Path(sys.argv[1]), sys.argv[2]
+    activate(grant(["lab"], [root]))
+    from lab import late, net
+    (root / "lab" / "changed.py").write_text("print('ran')")
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        print(pool.apply(net.make))
+        for call, name in ((late.load, "near"), (late.load, "lab.changed"), (importlib.import_module, "near")):
+            try:
+                print(pool.apply(call, (name,)).__name__)
+            except Exception as error:
+                print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_are_started_anew_are_guarded(lab: Path, method: str) -> None:
+    """A process that is not forked finds the trusted package, and refuses what nobody trusted, as its parent does."""
+    (lab / "lab" / "changed.py").write_text("")
+    (lab / "near.py").write_text("print('ran')")
+    (lab.parent / "starts.py").write_text(STARTS_ANEW)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, str(lab.parent / "starts.py"), str(lab), method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+    first, *refusals = done.stdout.splitlines()
+    assert (first, done.stderr, "ran" in done.stdout) == ("7", "", False)
+    assert "near.py: did not exist when its package was trusted" in refusals[0]
+    assert "changed.py: has changed since it was trusted" in refusals[1]
+    assert refusals[2].startswith("ModuleNotFoundError") and "near.py: lies next to a trusted package" in refusals[2]

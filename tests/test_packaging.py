@@ -149,9 +149,9 @@ def test_a_hidden_name_is_one_message(tmp_path: Path, name: str, kind: str) -> N
 
 @pytest.mark.process
 def test_python_m_pipeline_checks_the_other_names(tmp_path: Path) -> None:
-    """Started beside a user's own `phases`, `python -m pipeline` says so too."""
+    """Beside a `phases` of the user's that the environment names, `python -m pipeline` says so too."""
     (tmp_path / "phases.py").touch()
-    completed = call([sys.executable, "-m", "pipeline", "--help"], tmp_path, environment(ROOT))
+    completed = call([sys.executable, "-m", "pipeline", "--help"], tmp_path, environment(tmp_path, ROOT))
     assert (completed.returncode, completed.stdout) == (2, "")
     assert completed.stderr.startswith(f"{tmp_path / 'phases.py'}: hides")
 
@@ -177,19 +177,6 @@ def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         message
         == f"{ROOT / 'fivegate_lost_package'}: package is missing from this installation\nDo: install Fivegate again"
     )
-
-
-def test_look_in_current_folder_last_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that was removed meanwhile, a command still answers, and Python looks where it did."""
-    removed = tmp_path / "removed"
-    removed.mkdir()
-    monkeypatch.chdir(removed)
-    removed.rmdir()
-    before = [*sys.path]
-
-    import_guard.look_in_current_folder_last()
-
-    assert sys.path == before
 
 
 def test_the_face_hands_on_its_names() -> None:

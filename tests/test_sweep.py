@@ -319,6 +319,21 @@ def test_sweep_launchers_give_the_same_weights(launcher: str) -> None:
     assert not any(Path("beside/.sweeps/1").glob("*.pid"))
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_sweep_launchers_run_nothing_of_the_current_folder(launcher: str, own_folder: Path) -> None:
+    """The processes of a launcher import neither it nor a library from somebody's folder."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
+    for name in ("joblib", "submitit", "cloudpickle", "socket"):
+        (own_folder / f"{name}.py").write_text(f"open({str(own_folder / 'ran')!r}, 'w')")
+    command = [sys.executable, "-m", "pipeline", "-m", "phase=planning", "seed=1,2", f"hydra/launcher={launcher}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *SMALL[:1], *SMALL[2:]], env=environment, capture_output=True, text=True)
+
+    assert done.returncode in (0, 3) and not Path("ran").exists(), done.stderr
+    assert len(list(Path("runs").glob("digits-1-*/plan"))) == 2
+
+
 def test_sweep_refuses_other_launchers() -> None:
     """One whose jobs could not be stopped is refused by name."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

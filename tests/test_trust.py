@@ -21,7 +21,7 @@ from pipeline.orchestration.run_request import resolve_request
 from pipeline.orchestration.sweep import multirun
 from pipeline.run_store import plan as plans
 from pipeline.trust import expansion
-from tests.conftest import SMALL, go
+from tests.conftest import SMALL, Cli, go
 
 HEADER = "# @package _global_\ndefaults: [digits]\nseed: 1\n"
 LOAD = "{_target_: torch.load, f: pwned.pkl, weights_only: false}"
@@ -362,3 +362,32 @@ def test_current_folder_hides_no_library_and_adds_no_plugin(own_folder: Path) ->
 
     assert done.returncode == 0 and "model:" in done.stdout, done.stderr
     assert not (own_folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["phase=planning"], ["-m", "seed=1,2"], ["--cfg", "job"], ["preflight", "a:b", "c:d"], ["worker", "job"]]
+)
+def test_commands_in_a_removed_folder_end_with_one_message(own_folder: Path, cli: Cli, words: list[str]) -> None:
+    """What needs the current folder says that it is gone, and how to go on."""
+    removed = own_folder / "removed"
+    removed.mkdir()
+    os.chdir(removed)
+    removed.rmdir()
+    code, out, message = cli(*words)
+    os.chdir(own_folder)
+
+    assert (code, out) == (2, "") and message.startswith("current folder: was removed")
+    assert len(message.splitlines()) == 1 and "Do: cd to a folder that exists" in message
+
+
+@pytest.mark.process
+def test_hydra_is_imported_in_a_removed_folder(own_folder: Path) -> None:
+    """A program of the user's that composes configs does not fail at the import."""
+    code = "import os, sys; os.rmdir(os.getcwd()); import pipeline.trust.hydra_loader"
+    (own_folder / "removed").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=own_folder / "removed", env=environment, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr

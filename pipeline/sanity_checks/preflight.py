@@ -25,6 +25,7 @@ from pipeline.run_store import checklist, files, permits
 from pipeline.run_store.gate import Item
 from pipeline.run_store.run import Run
 from pipeline.trust import grants as trust
+from pipeline.trust.source_guard import GUARD, TrustedFolder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,15 +91,15 @@ def preflight(registry: Registry, model: str, data: str, overrides: Sequence[str
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="preflight-"))
         stack.callback(files.remove_folder, root)
-        stack.callback(_restore_path, list(sys.path))
+        stack.callback(_restore_path, list(sys.path), dict(GUARD.folders))
         packages = _trust_packages(targets)
         run_overrides, inferred = _prepare_experiment(root, targets, packages, overrides, seed)
         items = _run_phases(registry, Hooks(log=log), run_overrides, root)
     return PreflightReport(items, inferred, messages, time.perf_counter() - began)
 
 
-def _restore_path(path: list[str]) -> None:
-    sys.path[:] = path
+def _restore_path(path: list[str], folders: dict[str, TrustedFolder]) -> None:
+    sys.path[:], GUARD.folders = path, folders
 
 
 def _dotted_names(model: str, data: str, overrides: Sequence[str]) -> dict[str, str]:
@@ -130,8 +131,6 @@ def _trust_packages(targets: Mapping[str, str]) -> list[str]:
     from pipeline.config.build import ALLOWED, locate
 
     here = os.getcwd()
-    if here not in sys.path:
-        sys.path.append(here)
     bundled = tuple(f"{package}." for package in ALLOWED)
     own = {section: name.partition(".")[0] for section, name in targets.items() if not name.startswith(bundled)}
     missing = [s for s, package in own.items() if not trust.why_not(package) and not trust.is_importable(package)]

@@ -91,7 +91,7 @@ def _command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     environment["PYTHONPATH"] = child_pythonpath()
     environment["OMP_NUM_THREADS"] = str(threads)
-    return [sys.executable, "-m", "pipeline", "worker", str(folder)], environment
+    return [sys.executable, "-P", "-m", "pipeline", "worker", str(folder)], environment
 
 
 class Workers:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from pipeline.errors import FivegateError, Refused, UserError, fault
+from pipeline.errors import Refused, UserError, fault
 from pipeline.results import digest
 from pipeline.run_store.files import sha256
 from pipeline.run_store.records import GrantRecord
@@ -44,14 +44,15 @@ def why_not(package: str) -> str | None:
 def grant(packages: Sequence[str], roots: Sequence[Path] = (), targets: Iterable[str] = ()) -> list[GrantRecord]:
     """Return what is recorded of the trust in each package: its place, and the digest of each of its source files.
 
-    A package is looked for in `roots` and where Python looks; nothing is imported. A name inside a package, such as
-    `my_pkg.models`, grants the whole package. `targets` are the dotted names that the run builds: `files` of the record
-    are those that they can import, or all files of a package that has no target. Raises UserError with every fault: a
-    package that is in no place or in two, that has a name of Python's or ours, or links that digests cannot cover.
+    A package is looked for in `roots`, in the current folder and where Python looks; nothing is imported. A name inside
+    a package, such as `my_pkg.models`, grants the whole package. `targets` are the dotted names that the run builds:
+    `files` of the record are those that they can import, or all files of a package that has no target. Raises UserError
+    with every fault: a package that is in no place or in two, that has a name of Python's or ours, or links that
+    digests cannot cover.
     """
     granted, faults = [], []
     for package in dict.fromkeys(packages):
-        places = _places(package.partition(".")[0], roots)
+        places = _places(package.partition(".")[0], [*roots, *_current_folder()])
         if why := why_not(package):
             faults.append(fault("trust", f"{package!r} {why}", do="give your package another name"))
         elif not places:
@@ -79,8 +80,8 @@ def _link_faults(package: str, place: Path) -> list[str]:
 
 
 def is_importable(package: str, roots: Sequence[Path] = ()) -> bool:
-    """Whether a package of that name is in `roots` or where Python looks."""
-    return bool(_places(package.partition(".")[0], roots))
+    """Whether a package of that name is in `roots`, the current folder or where Python looks."""
+    return bool(_places(package.partition(".")[0], [*roots, *_current_folder()]))
 
 
 def _grant(package: str, place: Path, targets: Iterable[str]) -> GrantRecord:
@@ -99,6 +100,14 @@ def _grant(package: str, place: Path, targets: Iterable[str]) -> GrantRecord:
     return GrantRecord(package=package, root=str(root), digest=digest(imported), files=imported, others=others)
 
 
+def _current_folder() -> list[Path]:
+    """The current folder, unless it was removed."""
+    try:
+        return [Path.cwd()]
+    except FileNotFoundError:
+        return []
+
+
 def _places(top: str, roots: Sequence[Path]) -> list[Path]:
     """Every place that the name can be imported from; namespace folders count only where there is no package."""
     specs = [_spec(top, folder) for folder in dict.fromkeys([*map(str, roots), *sys.path])]
@@ -109,7 +118,7 @@ def _places(top: str, roots: Sequence[Path]) -> list[Path]:
 
 
 def _spec(top: str, folder: str) -> ModuleSpec | None:
-    return PathFinder.find_spec(top, [folder or os.getcwd()])
+    return PathFinder.find_spec(top, [folder])  # the empty name stands for the current folder
 
 
 def _path(spec: ModuleSpec) -> Path | None:
@@ -201,8 +210,6 @@ def activate(grants: Iterable[GrantRecord], run: str = "...") -> tuple[str, ...]
     renewal = f"python -m pipeline phase=planning {run} 'trust=[{','.join(grant['package'] for grant in grants)}]'"
     faults = []
     for grant in grants:
-        if grant["root"] not in sys.path:
-            sys.path.append(grant["root"])  # last, so that it cannot shadow an installed module
         if what := _change(grant):
             faults.append(fault(f"{grant['root']}/{grant['package']}", what, do=f"read it, then {renewal}"))
     if faults:
@@ -244,20 +251,16 @@ def _change(grant: GrantRecord) -> str | None:
 
 def _guard(root: str, grants: Sequence[GrantRecord], renewal: str) -> None:
     """From now on, refuse to import a file from this folder that is not as it was granted."""
-
-    def refuse(file: Path, why: str) -> FivegateError:
-        return Refused(fault(str(file), f"{why}, and the run imports it now", do=f"read it, then {renewal}"))
-
     packages = frozenset(grant["package"].partition(".")[0] for grant in grants)
     digests: dict[str, str] = {}
     for grant in grants:
         digests |= {**grant["others"], **grant["files"], **grant.get("loaded", {})}
-    GUARD.guard(TrustedFolder(root, packages, digests, refuse, is_installed(Path(root))))
+    GUARD.guard(TrustedFolder(root, packages, digests, renewal, is_installed(Path(root))))
 
 
 def importable_names(roots: Sequence[Path]) -> list[str]:
     """The packages and modules in `roots` and in the current folder, without those of this pipeline."""
-    folders = [*roots, Path.cwd()]
+    folders = [*roots, *_current_folder()]
     inside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     packages = [path.name for path in inside if (path / "__init__.py").is_file()]
     return sorted({*packages, *(path.stem for path in inside if path.suffix == ".py")} - OURS)

@@ -32,8 +32,12 @@ OURS = ("hydra", "main")  # what Hydra calls the providers of its own files and 
 
 def _leave_out_plugins_of_the_current_folder() -> None:
     """Hydra imports every module of the namespace `hydra_plugins`, of which somebody's folder may hold a part."""
-    here = os.path.realpath(os.getcwd())
-    folders = [os.path.join(entry, "hydra_plugins") for entry in sys.path if os.path.realpath(entry) != here]
+    try:
+        here = os.path.realpath(os.getcwd())
+    except OSError:  # the folder was removed, and holds nothing
+        here = ""
+    entries = [entry for entry in sys.path if os.path.isabs(entry) and os.path.realpath(entry) != here]
+    folders = [os.path.join(entry, "hydra_plugins") for entry in entries]
     module = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
     module.__path__ = [folder for folder in folders if os.path.isdir(folder)]
 
