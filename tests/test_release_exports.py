@@ -188,6 +188,17 @@ def test_export_records_warnings(permit: permits.ExportPermit, rows: np.ndarray,
     assert any("torch.jit.trace" in message for message in outcome.exported.facts["warnings"])
 
 
+def test_export_keeps_what_exporters_say_in_a_file(
+    permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Warnings and the dump of a failed export are in a log beside the file, and nothing of them is on the screen."""
+    export_formats(permit, net(), rows, tmp_path, formats=["torchscript"])
+    export_formats(permit, LooksAtItsData(), rows, tmp_path, formats=["program"])
+    assert "torch.jit.trace" in (tmp_path / "torchscript.log").read_text()
+    assert "GuardOnDataDependentSymNode" in (tmp_path / "program.log").read_text()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_export_traces_with_one_row(permit: permits.ExportPermit, rows: np.ndarray, tmp_path: Path) -> None:
     """An example of a single row still gives a free batch axis."""
     exported = onnx_file(permit, net(), rows[:1], tmp_path / "m.onnx")

@@ -158,6 +158,7 @@ def test_parity_passes_for_every_kind_of_model(name: str, permit: permits.Export
     assert {form: result.failure for form, result in results.items()} == dict.fromkeys(FORMATS, "")
     result = judged(results)
     assert result.outcome == "passed", result.why
+    assert "opset ai.onnx " in result.why and "deprecated by torch" in result.why
     assert result.value is not None and result.value < 1e-4
     for form, exported in results.items():
         assert exported.exported is not None and exported.parity is not None

@@ -48,6 +48,13 @@ def test_serves_alone_fails_for_a_wrong_golden_output(payload: Path) -> None:
     assert "golden request 1: got a difference of 0.0" in judged(payload).why
 
 
+def test_serves_alone_fails_for_a_wrong_class_name(payload: Path) -> None:
+    """Scores that are right with the name of another class close the gate."""
+    change(payload / "predict.py", "scores.argmax(1)", "scores.argmin(1)")
+    result = judged(payload)
+    assert result.outcome == "failed" and "golden request 1: got label 'fast' in row 1, not 'slow'" in result.why
+
+
 def test_serves_alone_fails_for_a_payload_that_needs_torch(payload: Path) -> None:
     """What imports torch cannot serve."""
     change(payload / "predict.py", "import csv\n", "import csv\nimport torch\n")

@@ -82,7 +82,9 @@ def _parity_of(result: Evidence, tolerance: float, max_points: float, max_relati
     metric_why, metric_good = _metric_parity(result, max_points, max_relative)
     faults += [] if metric_good else [metric_why]
     why = f"{rows} rows in batches of {', '.join(result['batches'])}; {metric_why}"
-    why += ", deprecated by torch" if result["facts"].get("deprecated") else ""
+    opsets = ", ".join(f"{domain} {version}" for domain, version in result["facts"].get("opset", {}).items())
+    why += f"; opset {opsets}" if opsets else ""
+    why += "; deprecated by torch" if result["facts"].get("deprecated") else ""
     why = f"{'; '.join(faults)} ({why})" if faults else why
     what = "largest difference / max(1, |value|)"
     return Result("failed" if faults else "passed", size, tolerance, what, why, relation="<=")

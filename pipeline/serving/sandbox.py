@@ -61,7 +61,7 @@ def measure(payload: Path, schema: Schema, golden: Golden) -> Served:
     given = report["answers"]
     for number, request in enumerate(golden["requests"]):
         answers.append(
-            _compared(f"golden request {number + 1}", request["outputs"], given[number], golden["tolerance"])
+            _compared(f"golden request {number + 1}", request["outputs"], given[number], golden["tolerance"], schema)
         )
     for wrong, got in zip(malformed, given[len(golden["requests"]) :], strict=True):
         answers.append(
@@ -126,7 +126,9 @@ def _kind(answer: dict[str, Any]) -> str:
     return str(answer["refused"]) if "refused" in answer else f"crashed: {answer['crashed']}"
 
 
-def _compared(name: str, expected: dict[str, list[Any]], answer: dict[str, Any], tolerance: float) -> Answer:
+def _compared(
+    name: str, expected: dict[str, list[Any]], answer: dict[str, Any], tolerance: float, schema: Schema
+) -> Answer:
     result: Answer = {
         "request": name,
         "expected": f"{', '.join(expected)} within {tolerance:g}",
@@ -143,7 +145,28 @@ def _compared(name: str, expected: dict[str, list[Any]], answer: dict[str, Any],
             wrong = f"'{output}' of shape {list(got.shape)}, not {list(want.shape)}" if got.size else f"no '{output}'"
             return {**result, "got": wrong}
         errors.append(float((np.abs(got - want) / np.maximum(1.0, np.abs(want))).max(initial=0.0)))
+    if wrong := _wrong_label(expected, answer.get("answered", []), tolerance, schema["class_names"]):
+        return {**result, "got": wrong}
     return {**result, "error": max(errors) if "answered" in answer else None}
+
+
+def _wrong_label(
+    expected: dict[str, list[Any]], rows: list[dict[str, Any]], tolerance: float, class_names: list[str]
+) -> str:
+    """Return the first class name that is not the one of the largest expected score; "" where all are, or none is."""
+    scores = np.asarray(expected.get("probabilities", expected.get("output", ())), np.float64)
+    if scores.ndim != 2 or not rows or "label" not in rows[0]:
+        return ""
+    names = class_names or [str(number) for number in range(scores.shape[1])]
+    if scores.shape[1] != len(names) or len(names) < 2:
+        return ""
+    ordered = np.sort(scores, axis=1)
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance * np.maximum(1.0, np.abs(ordered[:, -1]))
+    for number in np.flatnonzero(clear):
+        label, name = rows[number]["label"], names[scores[number].argmax()]
+        if label != name:
+            return f"label {label!r} in row {number + 1}, not {name!r}"
+    return ""
 
 
 def malformed_requests(schema: Schema, row: dict[str, Any]) -> list[dict[str, Any]]:
