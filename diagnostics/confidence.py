@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from pipeline.results import CEILINGS
 
-PRIOR = 0.25  # a cause without any evidence: a playbook lists about four causes, so each starts at one in four
-
 
 @dataclass(frozen=True)
 class Confidence:
@@ -26,13 +24,3 @@ class Confidence:
             raise ValueError(f"basis must be one of {', '.join(CEILINGS)}, got {self.basis!r}")
         if not (math.isfinite(self.value) and 0 <= self.value <= CEILINGS[self.basis]):
             raise ValueError(f"confidence on {self.basis} lies in 0..{CEILINGS[self.basis]}, got {self.value}")
-
-
-def confidence_from_support(supporting: int, measured: int, basis: str) -> Confidence:
-    """Return the ceiling of the basis times the smoothed share of measured supports that hold.
-
-    The share is smoothed with one imaginary support worth `PRIOR`: without measurements the confidence is the prior,
-    each support that holds raises it, and each that does not hold lowers it.
-    """
-    assert 0 <= supporting <= measured
-    return Confidence(round(CEILINGS[basis] * (supporting + PRIOR) / (measured + 1), 3), basis)
