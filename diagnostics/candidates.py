@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diagnostics.conditions import Condition, HistoryView, Observation, evaluate_condition
+from diagnostics.confidence import support_share
 from diagnostics.playbook import CandidateCause, Kind, Playbook
 from pipeline.experiments.result import ArmResult, Verdict
 from pipeline.inspection.finding import Finding
 from pipeline.repair import causes as vocabulary
 from pipeline.results import CEILINGS
-
-PRIOR = 0.25  # a cause without any evidence: a playbook lists about four causes, so each starts at one in four
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,10 @@ class Support:
 
     @property
     def share(self) -> float:
-        """The share of measured supports that hold, smoothed with one imaginary support worth `PRIOR`.
-
-        Each support that holds raises it, and each that does not lowers it. An unmeasured first support, which is
-        necessary, counts as one that does not hold.
-        """
+        """The smoothed share of supports that hold; an unmeasured first support, which is necessary, does not hold."""
         necessary = {entry.supported_by[0] for entry in self.candidates if entry.supported_by}
         unmeasured = sum(not self.observations[condition].measured for condition in necessary)
-        return (len(self.holding) + PRIOR) / (self.measured_count + unmeasured + 1)
+        return support_share(len(self.holding), self.measured_count + unmeasured)
 
     @property
     def basis(self) -> str:

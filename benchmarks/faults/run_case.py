@@ -23,7 +23,7 @@ from typing import Any
 from cases import HERE, Case, cases
 from facts import Accusation, Facts, store
 
-from diagnostics.readers import read
+from diagnostics.logs.read import read
 from pipeline.__main__ import main as fivegate
 from pipeline.experiments.result import ArmResult
 from pipeline.history import History
@@ -186,7 +186,7 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     log.write_text(_format_csv(monitor.history))
     _run_command("diagnose", str(log), "--out", str(out))
     accused = [cause for by in BOTH for cause in _root_causes(out / "diagnosis.json", by)]
-    return {"value": value, "accused": accused}, Facts(read(log))
+    return {"value": value, "accused": accused}, Facts(read(log).runs[0].history)
 
 
 def _format_csv(history: Any) -> str:
