@@ -205,6 +205,8 @@ def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> "Hooks":
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Run a command of `pipeline/commands/` and return its exit code."""
+    if name in ("preflight", "drift"):
+        require_current_folder()
     module = import_module(f"pipeline.commands.{name}")
     parser = _Parser(prog=f"python -m pipeline {name}", description=module.__doc__)
     module.add_arguments(parser)
@@ -214,7 +216,6 @@ def run_command(name: str, argv: Sequence[str]) -> int:
 
         return int(module.run(parser.parse_args(argv), diagnose_log, column_map))
     if name == "preflight":
-        require_current_folder()
         return int(module.run(parser.parse_intermixed_args(argv), _preflight))
     if name in JUDGING:
         return int(module.run(parser.parse_args(argv), make_registry().judge))
