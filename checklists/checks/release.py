@@ -81,7 +81,7 @@ def _parity_of(result: Evidence, tolerance: float, max_points: float, max_relati
         faults.append(f"{counted(result['worst']['label_changes'], 'label')} not of the largest probability")
     metric_why, metric_good = _metric_parity(result, max_points, max_relative)
     faults += [] if metric_good else [metric_why]
-    why = f"{rows} rows in batches of {', '.join(result['batches'])}; {metric_why}"
+    why = f"{rows} rows in batches of {', '.join(sorted(result['batches'], key=int))}; {metric_why}"
     opsets = ", ".join(f"{domain} {version}" for domain, version in result["facts"].get("opset", {}).items())
     why += f"; opset {opsets}" if opsets else ""
     why += "; deprecated by torch" if result["facts"].get("deprecated") else ""
