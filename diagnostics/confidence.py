@@ -28,10 +28,11 @@ class Confidence:
             raise ValueError(f"confidence on {self.basis} lies in 0..{CEILINGS[self.basis]}, got {self.value}")
 
 
-def support_share(supporting: int, measured: int) -> float:
-    """Return the share of measured supports that hold, smoothed with one imaginary support worth `PRIOR`.
+def confidence_from_support(supporting: int, measured: int, basis: str) -> Confidence:
+    """Return the ceiling of the basis times the smoothed share of measured supports that hold.
 
-    Each support that holds raises it, and each that does not hold lowers it.
+    The share is smoothed with one imaginary support worth `PRIOR`: without measurements the confidence is the prior,
+    each support that holds raises it, and each that does not hold lowers it.
     """
     assert 0 <= supporting <= measured
-    return (supporting + PRIOR) / (measured + 1)
+    return Confidence(round(CEILINGS[basis] * (supporting + PRIOR) / (measured + 1), 3), basis)

@@ -1,43 +1,148 @@
 """Diagnostics: why does the run miss its target, what is the evidence, and which changes would fix it?
 
 Needs the history of the last training that needs an explanation. Without a history it still runs, with lower
-confidence. Produces `diagnosis.json` and `incident.md`. Trains nothing.
+confidence. Where the plan has a seed and its rows can be read, it states hypotheses and tests them by controlled
+experiments, which can never become candidates. Produces `diagnosis.json` and `incident.md`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diagnostics.diagnose import diagnose
 from diagnostics.playbook import names
+from pipeline.errors import Refused
+from pipeline.experiments.arms.arm import Arm
+from pipeline.experiments.explain import Explanation, Training, explain
+from pipeline.experiments.result import ArmResult
+from pipeline.experiments.worker_process import warm_worker
 from pipeline.history import History
 from pipeline.orchestration.phase import PhaseContext
-from pipeline.results import Evidence, plain
+from pipeline.repair.diagnosis_record import DiagnosisRecord, ExperimentRecord
+from pipeline.results import Artifact, Evidence, plain
 from pipeline.run_store import files
-from pipeline.run_store.job import Job
+from pipeline.run_store.job import Delta, Job
+from pipeline.runtime.announce import announced
+from pipeline.trials.executor import parallel_jobs
+
+EXPERIMENTS = "experiments"  # the folder of the round's experiments
 
 
-def _training_to_explain(ctx: PhaseContext) -> tuple[Path | None, dict]:
-    """Return the history and the config of the last insufficient training: optimization's, else the baseline's."""
+@dataclass(frozen=True)
+class Intake:
+    """What the records have of the training to explain; `history` is None where nothing was trained."""
+
+    path: Path | None
+    history: History
+    config: dict[str, Any]
+    change: Delta
+    evidence: Mapping[str, Any]
+
+
+def _intake(ctx: PhaseContext) -> Intake:
+    """Return the last insufficient training, optimization's or else the baseline's, and the baseline's evidence."""
     config = dict(ctx.config)
-    if ctx.round > 1:
-        training = ctx.evidence_of("optimization")["subject_training"]
-        return ctx.run.path / training["history"], Job.from_json(training["job"]).config(config)
     # A stale baseline was trained on an older revision of the plan, so it does not explain this one.
     if "baseline" not in ctx.state.finished or ctx.state.stale("baseline"):
-        return None, config
-    return ctx.artifact_of("baseline", "history"), config
+        return Intake(None, History(), config, Delta(), {})
+    evidence = ctx.evidence_of("baseline")
+    if ctx.round > 1:
+        training = ctx.evidence_of("optimization")["subject_training"]
+        job = Job.from_json(training["job"])
+        path = ctx.run.path / training["history"]
+        return Intake(path, History.load(path), job.config(config), job.delta, evidence)
+    path = ctx.artifact_of("baseline", "history")
+    return Intake(path, History.load(path), config, Delta(), evidence)
 
 
-def run(ctx: PhaseContext) -> Evidence:
-    """Which symptoms does the history show, which causes explain them, and which changes are worth a trial?"""
-    path, config = _training_to_explain(ctx)
-    history = History.load(path) if path else History()
-    diagnosis = diagnose(history, config, round=ctx.round)
-    record = diagnosis.to_json()
-    document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
-    files.write_json(document, record)
-    files.write_text(page, diagnosis.incident())
+def _training(ctx: PhaseContext, intake: Intake) -> Training:
+    """Return the training as the experiments need it."""
+    assert ctx.plan is not None
+    models = intake.evidence.get("baseline_models") or []
+    trivial = intake.evidence.get("trivial_baseline") or {}
+    return Training(
+        plan_digest=ctx.plan.digest,
+        config=intake.config,
+        base=intake.change,
+        history=intake.history,
+        max_steps=int(ctx.plan.facts["budget"]["max_steps"]),
+        trivial=float(trivial["value"]) if "value" in trivial else None,
+        reference_scores={model["name"]: float(model["value"]) for model in models if "value" in model},
+    )
+
+
+def _why_no_experiments(ctx: PhaseContext, intake: Intake) -> str | None:
+    """Return why nothing is experimented on; None where experiments can explain something."""
+    if not ctx.settings.get("experiments", True):
+        return "phases.diagnostics.experiments is false"
+    try:
+        ctx.probe_permit()
+    except Refused as refusal:
+        return refusal.faults[0]
+    if intake.path is not None and _training(ctx, intake).reaches_target:
+        return "the training reaches its target, so that nothing is missing that an experiment could restore"
+    return None
+
+
+def _experiment(ctx: PhaseContext, intake: Intake, suspects: Sequence[str]) -> Explanation:
+    """Test the suspected causes by experiments; what was tried before and has a result is not trained again."""
+
+    def state_hypotheses(arms: Sequence[tuple[Arm, float]]) -> None:
+        stated = [entry["data"] for entry in ctx.ledger.entries if entry["kind"] == "hypothesis.stated"]
+        for arm, cost in arms:
+            hypothesis = plain(_hypothesis(ctx, arm, cost))
+            if hypothesis not in stated:
+                ctx.ledger.append("hypothesis.stated", hypothesis)
+
+    parallel = parallel_jobs(ctx.settings.get("parallel", "auto"), 1)
+    with (
+        announced(ctx.log, f"diagnostics: controlled experiments, {parallel} at a time"),
+        warm_worker(ctx.folder / EXPERIMENTS, parallel) as worker,
+    ):
+        return explain(_training(ctx, intake), worker, suspects, state_hypotheses, ctx.log)
+
+
+def _hypothesis(ctx: PhaseContext, arm: Arm, cost: float) -> dict[str, Any]:
+    """Return what the ledger states of an arm before it is trained."""
+    assert ctx.plan is not None
+    return {
+        "round": ctx.round,
+        "plan": ctx.plan.digest,
+        "id": arm.id,
+        "causes": arm.causes,
+        "change": arm.change,
+        "delta": arm.delta,
+        "expected": arm.expected,
+        "success": "at least half of the shortfall is restored on 3 of 3 seeds",
+        "failure": "less than a tenth of the shortfall is restored",
+        "cost": round(cost, 3),
+    }
+
+
+def _record(result: ArmResult) -> ExperimentRecord:
+    return {
+        "hypothesis": ", ".join(result.causes) or result.id,
+        "change": result.change,
+        "expected": result.expected,
+        "observed": f"{result.control:.4g} → {result.observed:.4g}: {result.why}",
+        "verdict": result.verdict,
+        "restored": result.restored,
+        "seeds": result.seeds,
+        "steps": result.steps,
+    }
+
+
+def _log_chain(ctx: PhaseContext, record: DiagnosisRecord, explanation: Explanation) -> None:
+    """Print the chain from symptom to verdict."""
+    for symptom in record["symptoms"]:
+        seen = "; ".join(f"{o['signal']} {o['value']:.3g} ({o['bound']})" for o in symptom["observations"])
+        ctx.log(f"  symptom {symptom['id']}: {seen}")
+    tried = [result for result in explanation.results if result.causes]
+    for result in sorted(tried, key=lambda result: -(result.restored or 0.0)):
+        ctx.log(f"  {result.verdict:<12} {', '.join(result.causes)}: {result.change}, {result.why}")
     if record["root_causes"]:
         ctx.log("diagnostics: possible causes with confidence")
     else:
@@ -46,12 +151,37 @@ def run(ctx: PhaseContext) -> Evidence:
     for cause in record["root_causes"][:3]:
         evidence = cause["evidence"][0] if cause["evidence"] else "no supporting measurement"
         ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {evidence}")
+
+
+def run(ctx: PhaseContext) -> Evidence:
+    """Which symptoms does the history show, which causes explain them, and which changes are worth a trial?"""
+    intake = _intake(ctx)
+    diagnosis = diagnose(intake.history, intake.config, round=ctx.round)
+    suspects = [cause.issue for cause in diagnosis.root_causes]
+    why = _why_no_experiments(ctx, intake)
+    explanation = Explanation(not_checked=({"what": "controlled experiments", "why": why},)) if why else None
+    explanation = explanation or _experiment(ctx, intake, suspects)
+    record = diagnosis.to_json()
+    record["experiments"] = plain([_record(result) for result in explanation.results])
+    document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
+    files.write_json(document, record)
+    files.write_text(page, diagnosis.incident())
+    _log_chain(ctx, record, explanation)
     return Evidence(
         {
-            "history": ctx.run.relative(path) if path else None,
+            "history": ctx.run.relative(intake.path) if intake.path else None,
             "playbooks": names(),
             "evaluated_playbooks": diagnosis.evaluated,
             "diagnosis": plain(record),
+            "experiments": [result.to_json() for result in explanation.results],
+            "reproduction": explanation.reproduction,
+            "not_experimented": explanation.not_checked,
+            "trainings_spent": {"spent": explanation.spent, "allowed": explanation.allowed},
         },
-        artifacts={"diagnosis": ctx.artifact(document), "incident": ctx.artifact(page)},
+        artifacts=_artifacts(ctx, document, page, explanation),
     )
+
+
+def _artifacts(ctx: PhaseContext, document: Path, page: Path, explanation: Explanation) -> dict[str, Artifact]:
+    artifacts = {"diagnosis": ctx.artifact(document), "incident": ctx.artifact(page)}
+    return artifacts | ({"profile": ctx.artifact(explanation.trace)} if explanation.trace else {})

@@ -263,8 +263,6 @@ def _regressions(ctx: PhaseContext, candidate: Subject) -> dict[str, object]:
 
 def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:
     """Return the origin of the model, as digests and values."""
-    from pipeline.documents.dossier import origin_of
-
     assert ctx.plan is not None
     return {
         "plan": ctx.plan.digest,
@@ -273,7 +271,7 @@ def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:
         "seed": ctx.plan.seed,
         "environment": ctx.plan.facts["environment"],
         "determinism": ctx.plan.facts.get("determinism"),
-        "ledger": origin_of(ctx.ledger.entries, ctx.state)["hash"],
+        "ledger": ctx.state.head,
         "trust": [{k: v for k, v in grant.items() if k != "signature"} for grant in ctx.state.trust],
     }
 

@@ -64,6 +64,7 @@ SHORT = (
     "phases.baseline.sanity_check_steps=20", "phases.baseline.reproducibility_steps=0", "phases.baseline.folds=0",
     "phases.baseline.baseline_model_seconds=0", "phases.finalization.seeds=1", "phases.finalization.replay_seconds=0",
     "plan.not_audited=null",
+    "phases.diagnostics.experiments=false",
 )  # fmt: skip
 SMALL = (
     "experiment=digits",

@@ -398,7 +398,7 @@ PARSERS = {
     "checklist": Parser("baseline.yaml", lambda: checklists_of("baseline"), read_checklist),
     "manifest": Parser("manifest.json", manifests, read_manifest),
     "checkpoint": Parser("state.json", states, read_state),
-    "job": Parser("job.json", jobs, lambda path: worker._read_job(path.parent)),
+    "job": Parser("job.json", jobs, lambda path: worker.read_job(path.parent)),
     "CSV table": Parser("rows.csv", tables, lambda path: csv_table(str(path), "label")),
     "NPZ arrays": Parser("rows.npz", arrays, lambda path: npz(str(path))),
     "Parquet table": Parser("rows.parquet", parquet_files, read_parquet),

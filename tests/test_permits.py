@@ -212,11 +212,13 @@ def test_probe_permit_trains_experiments_only(digits_permit: permits.TrainPermit
 
 def test_probe_permit_needs_seed_and_rows(tmp_path: Path) -> None:
     """Behind a closed planning gate there is a permit for experiments, unless the plan has no seed."""
-    run = go(tmp_path, "phase=planning", "experiment=digits", "plan.purpose=null").run
+    run = go(tmp_path, "phase=planning", "experiment=digits", "plan.purpose=null", "tracking=none").run
     assert run.state().gate("planning") == "closed"
     with pytest.raises(Refused, match="gate planning: is not open"):
         permits.train(run)
     assert permits.probe(run).plan.digest
-    unseeded = go(tmp_path, "phase=planning", "experiment=digits", "seed=null", "run.name=unseeded").run
+    unseeded = go(
+        tmp_path, "phase=planning", "experiment=digits", "seed=null", "run.name=unseeded", "tracking=none"
+    ).run
     with pytest.raises(Refused, match="has no seed"):
         permits.probe(unseeded)

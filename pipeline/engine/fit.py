@@ -82,7 +82,9 @@ def prepared(permit: permits.FitPermit, job: Job, data: Data | None = None) -> I
         _refuse_other_rows(permit, planned_data)
         data = preprocess_data = planned_data
         if job.delta.train_rows:
-            data = replace(planned_data, train=apply_row_changes(planned_data.train, job.delta.train_rows, seed))
+            data = replace(
+                planned_data, train=apply_row_changes(planned_data.train, job.delta.train_rows, seed, planned_data.val)
+            )
             # Inputs that are all zero have no spread to standardize by.
             preprocess_data = planned_data if job.delta.train_rows.get("inputs") == "zeroed" else data
         components = build_components(config, job, data, seed, trust, preprocess_data)

@@ -18,8 +18,8 @@ class ArmResult:
     An experiment with several `causes` speaks for or against their group and not for one of them alone; without a
     cause it is context for the others. `control` and `observed` are means over the seeds, in the unit of the metric.
     `restored` is the share of the shortfall that the change removed: 1 reaches the target, 0 changes nothing, below 0
-    is worse; None where the experiment measures no shortfall. `steps` are those of all its trainings, the control's
-    not counted. `why` is the reason of the verdict, in one sentence.
+    is worse; None where the experiment measures no shortfall. `steps` is the length of one training. `why` is the
+    reason of the verdict, in one sentence.
     """
 
     id: str

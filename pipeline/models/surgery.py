@@ -1,7 +1,8 @@
 """Surgery: named changes of any `nn.Module`, written in a config as `surgery: [{set_dropout: {p: 0.3}}]`.
 
 Every operation takes a model and returns one; `apply_surgery` runs a list of them on a copy. To add an operation, write
-a function and list it in `OPERATIONS`: its keyword arguments are the keys of the config.
+a function and list it in `OPERATIONS`: its keyword arguments are the keys of the config. Those that change what
+`forward` computes are in `rewiring.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.errors import FivegateError, UserError, fault, nearest
+from pipeline.models.rewiring import REWIRING
 
 Operation = Callable[..., nn.Module]
 
@@ -231,7 +233,7 @@ OPERATIONS: dict[str, Operation] = {
     f.__name__: f
     for f in (
         swap_activation, replace_output_activation, insert_normalization, set_dropout, reinitialize, resize_output,
-        freeze, unfreeze,
+        freeze, unfreeze, *REWIRING,
     )
 }  # fmt: skip
 

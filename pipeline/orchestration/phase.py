@@ -111,6 +111,10 @@ class PhaseContext:
         """A permit to train. Raises Refused unless the planning gate is open in the ledger on disk."""
         return permits.train(self.run)
 
+    def probe_permit(self) -> permits.ProbePermit:
+        """A permit for experiments. Raises Refused for a plan without a seed or without rows that could be read."""
+        return permits.probe(self.run)
+
     def artifact(self, path: Path) -> Artifact:
         """The path of a file inside the run directory, and its digest."""
         return Artifact(self.run.relative(path), files.sha256(path))

@@ -20,14 +20,16 @@ from pipeline.run_store.lock import sole_writer
 from pipeline.run_store.run import Run
 
 
-def _run_around(folder: Path) -> Run:
+def run_around(folder: Path) -> Run:
+    """Return the run that a folder lies in. Raises UserError where there is none."""
     for parent in folder.parents:
         if (parent / "ledger.jsonl").is_file():
             return Run(parent)
     raise UserError(fault(str(folder), "is not inside a run directory", expected="a job folder that a run made"))
 
 
-def _read_job(folder: Path) -> Job:
+def read_job(folder: Path) -> Job:
+    """Return the job of a folder. Raises UserError for a file that is no job."""
     path = folder / "job.json"
     try:
         return Job.from_json(parse_json(read_bytes(path, "a job.json that a run wrote"), str(path)))
@@ -56,8 +58,8 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     folder that is no job, Refused when the ledger does not permit training.
     """
     folder = folder.resolve()
-    run = _run_around(folder)
-    job = _read_job(folder)
+    run = run_around(folder)
+    job = read_job(folder)
     permit = permits.train(run)
 
     from pipeline.checkpoints.generation import state_of

@@ -1,0 +1,216 @@
+"""A round of experiments: controls, short arms, and the confirmation of what restored the shortfall.
+
+1. The unchanged run on two seeds: is the shortfall there again?
+2. Every chosen arm at a quarter of its length on the first seed.
+3. Arms that restored half of the shortfall are repeated on two more seeds; where none did, the most promising ones are
+   trained at full length.
+4. If what is confirmed leaves a part unexplained, or nothing is confirmed, the other arms are tried on top of the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipeline.experiments.allowance import CONTROL_SEEDS, MAX_SHORT, REPEATS, SHORT, Allowance
+from pipeline.experiments.arms.arm import Arm, Subject, combined
+from pipeline.experiments.jobs import ARM
+from pipeline.experiments.result import ArmResult
+from pipeline.experiments.verdict import CONFIRMED, EXPLAINED, SEEDS, Shortfall, judge
+from pipeline.experiments.worker_process import Outcome, WarmWorker
+from pipeline.run_store.job import Delta, Job
+
+MAX_CONFIRMED = 4  # arms that are repeated on more seeds
+PROMISING = 0.02  # share of the shortfall that a short experiment must restore to be trained at full length
+MAX_MINUTES = 5.0  # of one experiment
+PAIRED = 3  # of the most promising arms, whose pairs are tried where no single arm restores enough
+
+Log = Callable[[str], None]
+Planned = tuple[str, Job, float]  # id, job, cost in planned trainings
+StateHypotheses = Callable[[Sequence[tuple[Arm, float]]], None]  # (arm, cost in planned trainings), before any of them
+
+
+@dataclass
+class Campaign:
+    """The state of a round: what is experimented on, what it may cost, and what has been found."""
+
+    worker: WarmWorker
+    subject: Subject
+    allowance: Allowance
+    state_hypotheses: StateHypotheses
+    log: Log
+    trainings: dict[str, list[Outcome]] = field(default_factory=dict)  # by the id of their arm
+    results: dict[str, ArmResult] = field(default_factory=dict)
+    not_run: list[str] = field(default_factory=list)
+
+    # --- trainings ---------------------------------------------------------------------------------------------------
+
+    def job(self, delta: Delta, seed: int, steps: int | None) -> Job:
+        """The job of an experiment: the adopted change, that of the arm, and what all experiments have in common."""
+        minutes = self.subject.number("trainer.max_minutes")
+        same: dict[str, object] = {"trainer.compile": False}
+        if self.subject.stopped != "clock":
+            same["trainer.max_minutes"] = min(MAX_MINUTES, minutes or MAX_MINUTES)
+        known = {key: value for key, value in same.items() if self.subject.has(key)}
+        change = combined(Delta(known), combined(self.subject.base, delta))
+        return Job(self.subject.plan_digest, ARM, change, seed, steps)
+
+    def train(self, jobs: Sequence[Planned]) -> dict[str, Outcome]:
+        """Train the jobs (id, job, cost) that the allowance affords, and return their outcomes by id."""
+        chosen = []
+        for name, job, cost in jobs:
+            if self.allowance.affords(cost):
+                self.allowance.spend(cost)
+                chosen.append((name, job))
+            else:
+                self.not_run.append(name)
+        return {outcome.id: outcome for outcome in self.worker.run(chosen)}
+
+    def controls(self) -> list[Outcome]:
+        """Train the unchanged run on the control seeds."""
+        jobs = [(f"control-{seed}", self.job(Delta(), seed, None), 1.0) for seed in range(1, CONTROL_SEEDS + 1)]
+        return list(self.train(jobs).values())
+
+    def _trainings_of(self, arm: Arm, seeds: Iterable[int], share: float, base: str = "") -> list[Planned]:
+        steps = self.subject.steps_of(arm, share)
+        whole = None if share == 1.0 else steps
+        name = f"{base}{arm.id}{'' if share == 1.0 else '-short'}"
+        cost = self.subject.cost(arm, steps)
+        return [(f"{name}-{seed}", self.job(arm.delta, seed, whole), cost) for seed in seeds]
+
+    # --- the stages --------------------------------------------------------------------------------------------------
+
+    def run(self, arms: Sequence[Arm], shortfall: Shortfall, longer: Arm | None) -> None:
+        """Try the arms, confirm what restores the shortfall, and explain what is left.
+
+        `longer` has more epochs, for a training that still improved at its end; a part of it shows nothing.
+        """
+        affordable = int((self.allowance.left - REPEATS) / SHORT)
+        count = max(1, min(MAX_SHORT, affordable))
+        chosen = list(arms)[:count]
+        self.not_run += [arm.id for arm in arms[count:]]
+        self.state_hypotheses([(arm, self.subject.cost(arm, self.subject.steps_of(arm, SHORT))) for arm in chosen])
+        screened = self.screen(chosen, shortfall)
+        self.confirm(chosen, screened, shortfall)
+        if longer is not None:
+            self.state_hypotheses([(longer, longer.length)])
+            self._confirm_in_full(longer, shortfall, "")
+        self.explain_rest(chosen, screened, shortfall)
+
+    def screen(self, arms: Sequence[Arm], shortfall: Shortfall, base: str = "") -> dict[str, Outcome]:
+        """Train every arm for a quarter of its length on the first seed, and judge it by that for now."""
+        jobs = [job for arm in arms for job in self._trainings_of(arm, [1], SHORT, base)]
+        outcomes = self.train(jobs)
+        screened = {}
+        for arm, (name, _, _) in zip(arms, jobs, strict=True):
+            if name in outcomes:
+                screened[arm.id] = outcomes[name]
+                self.record(arm, [outcomes[name]], shortfall, whole=False, base=base)
+        return screened
+
+    def record(
+        self, arm: Arm, outcomes: Sequence[Outcome], shortfall: Shortfall, *, whole: bool, base: str = ""
+    ) -> ArmResult:
+        """Judge an arm by its trainings, and keep the result in place of an earlier one."""
+        name = base + arm.id
+        self.trainings[name] = list(outcomes)
+        self.results[name] = replace(judge(arm, outcomes, shortfall, whole=whole), id=name)
+        return self.results[name]
+
+    def is_confirmed(self, name: str) -> bool:
+        """Whether the arm of this id was tried, and its causes confirmed."""
+        return name in self.results and self.results[name].verdict == "confirmed"
+
+    def confirm(
+        self, arms: Sequence[Arm], screened: Mapping[str, Outcome], shortfall: Shortfall, base: str = ""
+    ) -> None:
+        """Repeat the arms that restored half of the shortfall on more seeds; else train the best ones in full."""
+        tried = [arm for arm in arms if arm.id in screened]
+        shares = {arm.id: shortfall.restored(screened[arm.id].value) for arm in tried}
+        gains = {arm.id: max(shares[arm.id], shortfall.gained(screened[arm.id].value)) for arm in tried}
+        strong = [arm for arm in tried if shares[arm.id] >= CONFIRMED]
+        # What restores everything is equally good: then the order of the hypotheses counts.
+        repeated = sorted((arm for arm in strong if arm.kind == "repair"), key=lambda a: -min(shares[a.id], 1.0))
+        for arm in repeated[:MAX_CONFIRMED]:
+            more = self.train(self._trainings_of(arm, range(2, SEEDS + 1), SHORT, base))
+            self.record(arm, [screened[arm.id], *more.values()], shortfall, whole=False, base=base)
+        if any(self.is_confirmed(base + arm.id) for arm in repeated):
+            return
+        gains |= {arm.id: self.results[base + arm.id].restored or 0.0 for arm in repeated}
+        for arm in sorted((arm for arm in tried if arm.kind == "repair"), key=lambda a: -gains[a.id]):
+            if gains[arm.id] >= PROMISING and self._confirm_in_full(arm, shortfall, base):
+                return
+
+    def _confirm_in_full(self, arm: Arm, shortfall: Shortfall, base: str) -> bool:
+        """Train an arm at full length, on three seeds if the first restores enough; return whether it does."""
+        outcomes = list(self.train(self._trainings_of(arm, [1], 1.0, base)).values())
+        if not outcomes:
+            return False
+        if shortfall.restored(outcomes[0].value) >= CONFIRMED:
+            outcomes += self.train(self._trainings_of(arm, range(2, SEEDS + 1), 1.0, base)).values()
+        return self.record(arm, outcomes, shortfall, whole=True, base=base).verdict == "confirmed"
+
+    # --- several faults ----------------------------------------------------------------------------------------------
+
+    def explain_rest(self, arms: Sequence[Arm], screened: Mapping[str, Outcome], shortfall: Shortfall) -> None:
+        """Try the other arms on top of the best one, where that leaves a part of the shortfall or confirms nothing."""
+        repairs = [arm for arm in arms if arm.kind == "repair" and self.results.get(arm.id)]
+        restored = {arm.id: self.results[arm.id].restored or 0.0 for arm in repairs}
+        confirmed = [arm for arm in repairs if self.is_confirmed(arm.id)]
+        if any(restored[arm.id] >= EXPLAINED for arm in confirmed) or not repairs:
+            return
+        if confirmed:
+            first = max(confirmed, key=lambda arm: restored[arm.id])
+            if self._explains_in_full(first, shortfall):
+                return
+            others = [arm for arm in repairs if not set(arm.causes) & set(first.causes)]
+            self._on_top_of(first, others, screened, shortfall)
+            return
+        promising = sorted(repairs, key=lambda arm: -restored[arm.id])[:PAIRED]
+        for i, first in enumerate(promising):
+            if self._on_top_of(first, promising[i + 1 :], screened, shortfall):
+                return
+
+    def _explains_in_full(self, arm: Arm, shortfall: Shortfall) -> bool:
+        """Whether a change that was confirmed by short trainings restores everything at full length."""
+        outcomes = self.train(self._trainings_of(arm, [1], 1.0))
+        return any(shortfall.restored(outcome.value) >= EXPLAINED for outcome in outcomes.values())
+
+    def _on_top_of(
+        self, first: Arm, others: Sequence[Arm], screened: Mapping[str, Outcome], shortfall: Shortfall
+    ) -> bool:
+        """Try the other arms together with the first one; return whether one of the pairs is confirmed.
+
+        The control of a pair is the first arm alone, so that its result is what the second change adds.
+        """
+        known = [outcome.value for outcome in self.trainings[first.id] if math.isfinite(outcome.value)]
+        rest = replace(shortfall, controls=tuple(known) or (shortfall.control,), at_steps=math.nan)
+        if not rest.exists:
+            return False
+        base = f"{first.id}+"
+        pairs = [
+            replace(arm, delta=combined(first.delta, arm.delta), change=f"{first.change}; and {arm.change}")
+            for arm in others
+            if not set(arm.delta.overrides) & set(first.delta.overrides)
+        ]
+        self.state_hypotheses([(replace(arm, id=base + arm.id), SHORT) for arm in pairs])
+        tried = self.screen(pairs, rest, base)
+        self.confirm(pairs, tried, rest, base)
+        confirmed = [arm for arm in pairs if self.is_confirmed(base + arm.id)]
+        for arm in confirmed:
+            self._confirm_first(first, arm, shortfall, base, screened)
+        return bool(confirmed)
+
+    def _confirm_first(
+        self, first: Arm, second: Arm, shortfall: Shortfall, base: str, screened: Mapping[str, Outcome]
+    ) -> None:
+        """Where only both changes together restore the shortfall, judge the first by what it adds to the second."""
+        if self.is_confirmed(first.id) or second.id not in screened:
+            return
+        value = screened[second.id].value
+        alone = (value,) if math.isfinite(value) else (shortfall.control,)
+        rest = replace(shortfall, controls=alone, at_steps=math.nan)
+        if rest.exists:
+            pair = replace(first, id=f"{second.id}+{first.id}", change=second.change)
+            self.record(pair, self.trainings[base + second.id], rest, whole=False)

@@ -1,0 +1,264 @@
+"""From a run that misses its target to the results of controlled experiments: intake, controls, arms, verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from pipeline.experiments.allowance import Allowance
+from pipeline.experiments.arms.arm import Subject
+from pipeline.experiments.arms.choice import chosen_arms, more_epochs
+from pipeline.experiments.campaign import Campaign, StateHypotheses
+from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE
+from pipeline.experiments.result import ArmResult
+from pipeline.experiments.verdict import Shortfall
+from pipeline.experiments.worker_process import Outcome, WarmWorker, WorkerEnded
+from pipeline.history import History
+from pipeline.repair.diagnosis_record import GapRecord
+from pipeline.run_store.job import Delta, Job
+
+EPOCHS_OF_A_TREND = 5
+LATE_SHARE = 0.02  # of the whole improvement, in the last fifth of the run
+
+
+class Reproduction(TypedDict):
+    """Whether the unchanged run misses its goal again on other seeds, and at which length."""
+
+    reproduced: bool
+    seeds: int
+    steps: int
+    control: float
+    goal: float | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the experiments of a round showed, and what could not be tried."""
+
+    results: tuple[ArmResult, ...] = ()
+    reproduction: Reproduction | None = None
+    not_checked: tuple[GapRecord, ...] = ()
+    trace: Path | None = None
+    spent: float = 0.0  # planned trainings
+    allowed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training to explain, as the records have it: its plan, its change, its history, and what it is compared with.
+
+    `reference_scores` are those of models that are no neural networks, on the same validation rows.
+    """
+
+    plan_digest: str
+    config: Mapping[str, Any]
+    base: Delta
+    history: History
+    max_steps: int
+    trivial: float | None = None
+    reference_scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def target(self) -> float | None:
+        target = (self.config.get("task") or {}).get("target")
+        return None if target is None else float(target)
+
+    @property
+    def metric(self) -> str | None:
+        """The name of the metric that decides; None without a history."""
+        names = [name for name in self.history.facts if name.startswith("decides/")]
+        return names[0].partition("/")[2] if names else None
+
+    @property
+    def score(self) -> float:
+        """The best validation score of the history, NaN without one."""
+        _, values = self.history.series(f"val/{self.metric}")
+        known = [float(value) for value in values if math.isfinite(value)]
+        if not known:
+            return math.nan
+        return max(known) if self.history.facts[f"decides/{self.metric}"] > 0 else min(known)
+
+    @property
+    def reaches_target(self) -> bool:
+        """Whether the history has a score that reaches the target."""
+        if self.target is None or not math.isfinite(self.score):
+            return False
+        greater = self.history.facts[f"decides/{self.metric}"] > 0
+        return self.score >= self.target if greater else self.score <= self.target
+
+    @property
+    def stopped(self) -> str:
+        kinds = {event["kind"] for event in self.history.events}
+        return "clock" if "clock" in kinds else "nonfinite" if "nonfinite" in kinds else "done"
+
+    @property
+    def still_improves(self) -> bool:
+        """Whether validation was still getting better when training ended, at a rate that no schedule had lowered."""
+        if self.stopped != "done" or self.config.get("scheduler"):
+            return False
+        return any(self._improves_late(name) for name in ("val/loss", f"val/{self.metric}"))
+
+    def _improves_late(self, name: str) -> bool:
+        """Whether the last fifth of a curve added a part of what the whole run improved."""
+        _, values = self.history.series(name)
+        if len(values) < EPOCHS_OF_A_TREND:
+            return len(values) > 0  # so few epochs show no end of the improvement
+        rises = name != "val/loss" and self.history.facts[f"decides/{self.metric}"] > 0
+        curve = [float(value) * (1 if rises else -1) for value in values]
+        if not all(map(math.isfinite, curve)):
+            return False
+        late = max(1, len(curve) // 5)
+        return max(curve) - max(curve[:-late]) > LATE_SHARE * (max(curve) - curve[0])
+
+    @property
+    def update_ratio(self) -> float:
+        """The median norm of an update over that of the weights, after the first two measurements; NaN without any."""
+        _, values = self.history.series("update_ratio")
+        known = sorted(float(value) for value in values[2:] if math.isfinite(value))
+        return known[len(known) // 2] if known else math.nan
+
+    @property
+    def step_seconds(self) -> float:
+        _, values = self.history.series("time/step")
+        known = sorted(float(value) for value in values if math.isfinite(value))
+        return known[len(known) // 2] if known else 0.0
+
+
+def explain(
+    training: Training,
+    worker: WarmWorker,
+    suspects: Sequence[str],
+    state_hypotheses: StateHypotheses,
+    log: Callable[[str], None],
+) -> Explanation:
+    """Experiment on a training that misses its target, the arms of the suspected causes first.
+
+    The hypotheses are stated before the trainings that test them. Nothing is raised: what the experiments could not
+    find out is part of the result.
+    """
+    try:
+        return _Experimenter(training, worker, suspects, state_hypotheses, log).explanation()
+    except WorkerEnded as error:
+        return Explanation(not_checked=({"what": "controlled experiments", "why": error.faults[0]},))
+
+
+@dataclass
+class _Experimenter:
+    training: Training
+    worker: WarmWorker
+    suspects: Sequence[str]
+    state_hypotheses: StateHypotheses
+    log: Callable[[str], None]
+
+    def explanation(self) -> Explanation:
+        training = self.training
+        allowance = Allowance.of_run(training.max_steps, training.step_seconds, self.worker.parallel)
+        campaign = Campaign(self.worker, _bare(training), allowance, self.state_hypotheses, self.log)
+        plan, base = training.plan_digest, training.base
+        [about] = self.worker.run([("describe", Job(plan, DESCRIBE, base, 1))])
+        if about.failure_of_job:
+            return _cannot(f"the model cannot be built: {about.failure_of_job}")
+        longer = more_epochs(campaign.subject) if training.still_improves else None
+        controls = campaign.controls()
+        failures = [control.failure for control in controls if control.failure_of_job]
+        if not controls or failures:
+            return _cannot(f"the unchanged run cannot be trained again: {failures[0] if failures else 'no allowance'}")
+        subject = campaign.subject = _subject(training, about, controls)
+        shortfall = _shortfall(subject, controls)
+        reproduction = _reproduction(subject, controls, shortfall)
+        self.log(f"  {reproduction['why']}")
+        if shortfall is not None and shortfall.exists:
+            campaign.run(chosen_arms(subject, self.suspects), shortfall, longer)
+        self.worker.run([("profile", Job(plan, PROFILE, base, 1))])
+        trace = self.worker.folder / "profile" / TRACE
+        return Explanation(
+            tuple(campaign.results.values()),
+            reproduction,
+            tuple(_not_run(campaign)),
+            trace if trace.is_file() else None,
+            allowance.spent,
+            allowance.trainings,
+        )
+
+
+def _cannot(why: str) -> Explanation:
+    return Explanation(not_checked=({"what": "controlled experiments", "why": why},))
+
+
+def _bare(training: Training) -> Subject:
+    """The subject as far as it is known before the controls."""
+    description: Any = {"train_rows": int(training.history.facts.get("train_rows", 0))}
+    return Subject(
+        plan_digest=training.plan_digest,
+        config=training.config,
+        description=description,
+        max_steps=training.max_steps,
+        target=training.target,
+        trivial=math.nan,
+        greater_is_better=True,
+        control=training.score,
+        stopped=training.stopped,
+        step_seconds=training.step_seconds,
+        update_ratio=training.update_ratio,
+        base=training.base,
+    )
+
+
+def _subject(training: Training, about: Outcome, controls: Sequence[Outcome]) -> Subject:
+    known = controls[0].result
+    description: Any = about.result
+    bare = _bare(training)
+    return Subject(
+        **{
+            **vars(bare),
+            "description": description,
+            "trivial": float(known["trivial"]) if training.trivial is None else training.trivial,
+            "greater_is_better": bool(known["greater_is_better"]),
+            "reference_scores": training.reference_scores,
+        }
+    )
+
+
+def _shortfall(subject: Subject, controls: Sequence[Outcome]) -> Shortfall | None:
+    """What the run misses; None where there is neither a target nor a reference model to compare it with."""
+    references = [value for value in subject.reference_scores.values() if math.isfinite(value)]
+    best = max if subject.greater_is_better else min
+    goal = subject.target if subject.target is not None else best(references) if references else None
+    if goal is None:
+        return None
+    own = (subject.control,) if math.isfinite(subject.control) else ()
+    values = (*own, *(control.value for control in controls))
+    at_a_quarter = controls[0].value_within(subject.max_steps // 4)
+    return Shortfall(values, goal, subject.trivial, subject.greater_is_better, at_a_quarter)
+
+
+def _reproduction(subject: Subject, controls: Sequence[Outcome], shortfall: Shortfall | None) -> Reproduction:
+    values = ", ".join(f"{control.value:.4g}" for control in controls)
+    steps = max(int(control.result.get("steps", 0)) for control in controls)
+    name = controls[0].result.get("metric")
+    if shortfall is None:
+        why = f"the unchanged run on {len(controls)} other seeds: {name} {values}; without a target nothing is missing"
+    elif shortfall.exists:
+        why = f"the unchanged run misses {shortfall.goal:.4g} on {len(controls)} other seeds as well: {name} {values}"
+    else:
+        why = f"the unchanged run reaches {shortfall.goal:.4g} on {len(controls)} other seeds: {name} {values}"
+    return {
+        "reproduced": shortfall is not None and shortfall.exists,
+        "seeds": len(controls),
+        "steps": steps,
+        "control": math.nan if shortfall is None else shortfall.control,
+        "goal": None if shortfall is None else shortfall.goal,
+        "why": why,
+    }
+
+
+def _not_run(campaign: Campaign) -> list[GapRecord]:
+    if not campaign.not_run:
+        return []
+    names = ", ".join(dict.fromkeys(campaign.not_run))
+    spent = f"{campaign.allowance.spent:.1f} of {campaign.allowance.trainings:.1f} planned trainings are spent"
+    return [{"what": f"experiments {names}", "why": f"the allowance of a round does not reach: {spent}"}]

@@ -1,0 +1,109 @@
+"""What a forked process of the warm worker does: train one arm, describe the model, or profile a few steps.
+
+The result is a JSON file in the folder of the job. An error of the changed training, such as a shape that no longer
+fits, is a result too: it says what the change does to this run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.data.dataset import Data
+from pipeline.data.folds import assign_folds
+from pipeline.engine.fit import fit, prepared
+from pipeline.engine.progress import Fit
+from pipeline.error_attribution import reraise_stop, text_of
+from pipeline.errors import FivegateError
+from pipeline.evaluation.evaluate import loss_and_metrics
+from pipeline.experiments.describe import describe
+from pipeline.experiments.jobs import ARM, DESCRIBE, RESULT, TRACE, VERSION
+from pipeline.experiments.profile import profile
+from pipeline.run_store import files
+from pipeline.run_store.job import Job
+from pipeline.run_store.permits import ProbePermit
+from pipeline.runtime.interrupt import Interrupted
+
+MAX_CURVE = 200  # points of the validation curve that are kept
+
+
+def measure(permit: ProbePermit, job: Job, data: Data, folder: Path) -> None:
+    """Do the job and write its result to the folder. Raises Interrupted if a signal asked to stop; no result then."""
+    try:
+        result = _result_of(permit, job, data, folder)
+    except Interrupted:
+        raise
+    except FivegateError as error:
+        result = {"error": error.faults[0]}
+    except BaseException as error:  # code of the user's own may raise anything under a change
+        reraise_stop(error)
+        result = {"error": text_of(error)}
+    files.write_json(folder / RESULT, {"version": VERSION, **result})
+
+
+def _result_of(permit: ProbePermit, job: Job, data: Data, folder: Path) -> Mapping[str, Any]:
+    if job.purpose == ARM:
+        return _training_result(fit(permit, job, data=data), job, data)
+    with prepared(permit, job, data) as components:
+        if job.purpose == DESCRIBE:
+            return describe(components, data)
+        files.write_bytes(folder / TRACE, profile(permit, components, job))
+        return {}
+
+
+def _training_result(done: Fit, job: Job, data: Data) -> Mapping[str, Any]:
+    """Return the figures of a finished training: scores on validation, train rows, and rows that were left out."""
+    name, history = done.task.metric.name, done.history
+    index, values = history.series(f"val/{name}")
+    _, train_values = history.series(f"train/{name}")
+    _, losses = history.series("train/loss")
+    _, val_losses = history.series("val/loss")
+    steps_per_epoch = history.facts.get("steps_per_epoch", 1.0)
+    every = max(1, math.ceil(len(index) / MAX_CURVE))
+    curve = [
+        [int(min(epoch * steps_per_epoch, done.steps)), float(v)]
+        for epoch, v in zip(index[::every].tolist(), values[::every].tolist(), strict=True)
+    ]
+    return {
+        "metric": name,
+        "score": done.score,
+        "trivial": done.baseline_score["value"],
+        "greater_is_better": done.task.metric.greater_is_better,
+        "steps": done.steps,
+        "stopped": done.stop_reason,
+        "seconds": done.seconds,
+        "weights": done.weights_digest,
+        "train": float(train_values[-1]) if len(train_values) else None,
+        "train_loss": [float(losses[0]), float(np.mean(losses[-max(1, len(losses) // 10) :]))] if len(losses) else None,
+        "val_loss": [float(val_losses.min()), float(val_losses[-1])] if len(val_losses) else None,
+        "curve": curve,
+        "held_out": _held_out_score(done, job, data),
+        "batch_statistics": _score_with_batch_statistics(done, data),
+    }
+
+
+def _held_out_score(done: Fit, job: Job, data: Data) -> float | None:
+    """Return the score on the train rows that the job left out; None if it left out none."""
+    if "without_fold" not in job.delta.train_rows:
+        return None
+    fold, n_folds = job.delta.train_rows["without_fold"]
+    left_out = np.flatnonzero(assign_folds(data.train, int(n_folds)) == int(fold))
+    rows = data.train.take(torch.from_numpy(left_out))
+    return loss_and_metrics(done.model, rows.X, rows.y, done.task).metrics[done.task.metric.name]
+
+
+def _score_with_batch_statistics(done: Fit, data: Data) -> float | None:
+    """Return the validation score where batch norm uses the statistics of the rows; None without batch norm."""
+    norms = [m for m in done.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return None
+    for norm in norms:  # without running statistics, eval mode normalizes by those of the batch
+        norm.running_mean = norm.running_var = None
+        norm.track_running_stats = False
+    return loss_and_metrics(done.model, data.val.X, data.val.y, done.task).metrics[done.task.metric.name]
