@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipeline.config.compose import compose
-from pipeline.errors import UserError
+from pipeline.errors import Refused, UserError
 from pipeline.results import PHASES, exact, tagged, untagged
 from pipeline.run_store import checklist
 from pipeline.run_store import plan as plans
@@ -196,3 +196,17 @@ def test_plan_file_is_yaml_that_others_read(root: Path) -> None:
     body = yaml.safe_load((run.path / "plan" / "1.yaml").read_text())
 
     assert math.isnan(body["config"]["optimizer"]["lr"]) and set(body["checklists"]) == set(PHASES)
+
+
+def test_load_reads_a_plan_anew(planned: Run) -> None:
+    """A plan that was read before is compared with the ledger again, and what callers get is their own."""
+    file = planned.path / "plan" / "1.yaml"
+    original = file.read_text()
+    plans.load(planned).config["seed"] = -1
+    assert plans.load(planned).seed >= 0
+
+    file.write_text(original.replace("max_epochs: ", "max_epochs: 9", 1))
+    with pytest.raises(Refused, match="is not the plan that the ledger recorded"):
+        plans.load(planned)
+    file.write_text(original)
+    assert plans.load(planned).seed >= 0

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,6 +112,15 @@ def _format_yaml(body: dict[str, Any]) -> str:
     return str(yaml.dump(body, Dumper=Dumper, sort_keys=False, allow_unicode=False))
 
 
+@lru_cache(maxsize=4)
+def _read(text: str, place: str) -> Any:
+    """The content of a plan file. A phase or a signature asks for the same plan many times, and to read it takes 60 ms.
+
+    Each time, the file is read anew, and what it says is compared with the ledger.
+    """
+    return safe_yaml.load(text, place)
+
+
 def load(run: Run, state: RunState | None = None, revision: int | None = None) -> Plan:
     """Read the newest plan, or one revision. Raises Refused when the file is not what the ledger recorded."""
     import yaml
@@ -124,7 +135,7 @@ def load(run: Run, state: RunState | None = None, revision: int | None = None) -
         raise UserError(fault("revision", "there is no such plan", got=revision, among=[str(k) for k in known]))
     path = run.path / record["file"]
     try:
-        body = safe_yaml.load(path.read_text(), str(path))
+        body = deepcopy(_read(path.read_text(), str(path)))  # a caller may change its plan
         plan = Plan(record["revision"], body["config"], body["checklists"], body["facts"])
         intact = plan.digest == record["digest"]
     except UserError:
