@@ -153,6 +153,33 @@ def test_drift_refuses_a_payload_that_was_changed(bundle: Path, tmp_path: Path, 
     assert f"{name}: is not the file that the manifest describes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("tensors", None, "schema.tensors is None"),
+        ("tensors", [], "schema.tensors is empty"),
+        ("inputs", [], "has 0 inputs"),
+        ("inputs", [{"name": "speed"}], "schema.inputs has no 'kind'"),
+        ("missing", [{}], "schema.missing is {}"),
+        (None, [], "schema is []"),
+    ],
+)
+def test_drift_refuses_a_schema_that_no_release_wrote(
+    bundle: Path, tmp_path: Path, capsys: Any, key: str | None, value: object, what: str
+) -> None:
+    """A payload of somebody else whose manifest agrees with a schema that cannot be one: exit code 2 with the part."""
+    for path in (bundle / "payload").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    schema = json.loads((tmp_path / "schema.json").read_text())
+    (tmp_path / "schema.json").write_text(json.dumps({**schema, key: value} if key else value))
+    list_files(tmp_path)
+    rows = write_csv(tmp_path.parent / f"{tmp_path.name}.csv", live_rows(20))
+
+    assert drift(tmp_path, rows) == 2
+    err = capsys.readouterr().err
+    assert "schema.json: is not a schema" in err and what in err
+
+
 def test_drift_says_that_a_release_has_no_monitor(bundle: Path, tmp_path: Path, capsys: Any) -> None:
     """A payload of before there was one."""
     for path in (bundle / "payload").iterdir():

@@ -46,6 +46,7 @@ from pipeline.data.sources.npz import npz
 from pipeline.data.sources.parquet import parquet_table
 from pipeline.errors import FivegateError
 from pipeline.foreign_files import parse_json
+from pipeline.release import registry
 from pipeline.release.bundle import check_layout
 from pipeline.reporting.page import write_report
 from pipeline.reporting.panels import panels
@@ -55,12 +56,13 @@ from pipeline.run_store import plan as plans
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.ledger import GENESIS
 from pipeline.run_store.run import Run
+from pipeline.serving.schema_file import read_schema
 from pipeline.trials import worker
 from tests.ledger_fixtures import history, mended
 
 QUICK_EXAMPLES = 150
 MEMORY_MB = 1000
-SECONDS = float(os.environ.get("FIVEGATE_FUZZ_SECONDS", "40"))
+SECONDS = float(os.environ.get("FIVEGATE_FUZZ_SECONDS", "35"))
 FIRST_SEED = int(os.environ.get("FIVEGATE_FUZZ_SEED", "0")) or random.SystemRandom().randrange(2**32)
 
 NAMES = st.sampled_from(["a", "kind", "step", "loss", "phase", "", "\x00", "é", "[/foo]", "__class__", "\ud800"])
@@ -184,7 +186,8 @@ def read_run(path: Path) -> None:
     run = Run(path.parent)
     state = run.state()
     status.summary(run, state)
-    status.show(run, state)
+    with contextlib.redirect_stdout(io.StringIO()):
+        status.show(run, state)
     write_report(run.path)
 
 
@@ -383,6 +386,21 @@ def parquet_files() -> st.SearchStrategy[bytes]:
     return damaged(buffer.getvalue())
 
 
+SCHEMA = {
+    "schema": 1, "task": "classification", "class_names": ["no", "yes"], "missing": ["", "NA"], "delimiter": ",",
+    "ignored": [], "max_rows": 10, "max_bytes": 1000,
+    "outputs": [{"name": "output", "dtype": "float", "shape": [None, 2]}],
+    "tensors": [{"name": "input", "dtype": "float32", "whole": False}],
+    "inputs": [{"name": name, "kind": kind, "tensor": "input", "dtype": "float32", "shape": [], "unknown": None,
+                "categories": {"a": 0} if kind == "category" else None, "codes": None, "nan_allowed": False,
+                "min": 0.0, "max": None} for name, kind in (("age", "number"), ("town", "category"))],
+}  # fmt: skip
+MOVE = {"run": "digits", "subject": "1" * 64, "time": "2026-01-01T00:00:00+00:00", "who": "Ada", "why": ""}
+MODELS = {
+    "schema": 1,
+    "models": {"digits": {"aliases": {"champion": MOVE}, "history": [{**MOVE, "alias": "champion"}]}},
+}
+
 PARSERS = {
     "history": Parser("history.npz", histories, read_log),
     "CSV log": Parser("log.csv", lambda: damaged(LOG_CSV), read_log),
@@ -404,6 +422,10 @@ PARSERS = {
     "Parquet table": Parser("rows.parquet", parquet_files, read_parquet),
     "test openings": Parser("test_openings.jsonl", lambda: altered(OPENINGS).map(
         lambda rows: lines(rows if isinstance(rows, list) else [rows])) | damaged(lines(OPENINGS)), read_openings),
+    "schema": Parser("schema.json", lambda: altered(SCHEMA).map(lambda value: json.dumps(value).encode())
+        | damaged(json.dumps(SCHEMA).encode()), lambda path: read_schema(path.parent)),
+    "registry": Parser("registry.json", lambda: altered(MODELS).map(lambda value: json.dumps(value).encode())
+        | damaged(json.dumps(MODELS).encode()), lambda path: registry.read(path.parent)),
     "JSON": Parser("any.json", lambda: st.binary() | damaged(b'{"a": [1, {"b": null}]}'),
                    lambda path: parse_json(path.read_bytes(), "any.json")),
 }  # fmt: skip
@@ -487,6 +509,8 @@ FOUND: dict[str, list[bytes]] = {
     "job": [b"[" * 5000, b"null", b"{}", b"9" * 5000],
     "test openings": [b"[" * 100_000, b"null\n", b'{"rows": 5}\n', b"1" * 5000, b"\xff\xfe\x00", b"{"],
     "Parquet table": [b"", b"PAR1", b"null", b"{}"],
+    "schema": [b"null", b"{}", b"[" * 5000, b'{"tensors": null}', json.dumps({**SCHEMA, "missing": [{}]}).encode()],
+    "registry": [b"null", b"{}", b"[" * 5000, b'{"models": []}', b'{"models": {"a": {"aliases": 7, "history": []}}}'],
 }  # fmt: skip
 
 

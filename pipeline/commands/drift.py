@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.drift import live_rows, reference
-from pipeline.drift.answers import SCHEMA, ServedModel
+from pipeline.drift.answers import ServedModel
 from pipeline.drift.compare import CLASSIFIER, Comparison, FeatureDrift, Live, compare
 from pipeline.drift.features import input_observations, output_observations
 from pipeline.drift.own_metric import own_code
@@ -19,16 +19,16 @@ from pipeline.drift.power import FEW_ROWS, Power, power
 from pipeline.drift.score import LiveScore, score_labels
 from pipeline.drift.statistics import one_thread
 from pipeline.errors import Refused, UserError, fault
-from pipeline.foreign_files import parse_json, read_bytes
 from pipeline.release.bundle import MANIFEST, manifest_faults
 from pipeline.reporting.terminal import console, new_table, print_json, styled
 from pipeline.results import counted
 from pipeline.run_store import files
 from pipeline.run_store.run import Run
+from pipeline.serving.schema_file import read_schema
 from pipeline.serving.standalone import verify as standalone
 
 if TYPE_CHECKING:
-    from pipeline.serving.schema import Schema
+    from pipeline.serving.schema_file import Schema
 
 MAX_COMPARED = 100_000  # rows, a random sample of more: shares of them are exact to a hundredth, a tenth is drift
 MAX_OUTPUTS = 2**26  # numbers that the model answers: fewer rows where each has many
@@ -116,7 +116,7 @@ def _opened(payload: Path) -> tuple[reference.Reference, Schema, ServedModel]:
     if not (payload / reference.JSON_FILE).is_file():
         what = f"has no {reference.JSON_FILE}: it was released without a monitor"
         raise UserError(fault(str(payload), what, do="release it again: python -m pipeline phase=finalization"))
-    schema: Schema = parse_json(read_bytes(payload / SCHEMA, "the schema of a release"), SCHEMA)
+    schema = read_schema(payload)
     return reference.load(payload), schema, ServedModel(payload, schema)
 
 

@@ -12,10 +12,10 @@ from pipeline.drift.features import Array, columns_of
 from pipeline.errors import UserError, fault
 
 if TYPE_CHECKING:
-    from pipeline.serving.schema import Schema
+    from pipeline.serving.schema_file import Schema
 
 CHUNK = 1024  # rows that the model computes at once
-MODEL, SCHEMA = "model.onnx", "schema.json"
+MODEL = "model.onnx"
 
 
 class ServedModel:

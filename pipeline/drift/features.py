@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pipeline.serving.schema import Column, Schema
+    from pipeline.serving.schema_file import Column, Schema
 
 MAX_ELEMENTS = 64  # of an array whose elements are compared one by one; a larger one is summarized
 GRID = 4  # an image is summarized by the means of so many times so many parts of it

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.sources.parquet import python_values
 from pipeline.drift.features import Array, columns_of
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import BROKEN, MAX_BYTES, read_bytes
 from pipeline.serving.standalone import predict
 
 if TYPE_CHECKING:
-    from pipeline.serving.schema import Column, Schema
+    from pipeline.serving.schema_file import Column, Schema
 
 SUFFIXES = (".csv", ".json", ".npz", ".parquet")
 CHUNK = 50_000  # rows whose cells are text at the same time
@@ -288,6 +287,8 @@ def _parquet_chunks(path: Path, schema: Schema, label: str | None) -> Iterator[C
     except ImportError:
         do = "pip install pyarrow, or write the rows as CSV"
         raise UserError(fault(str(path), "pyarrow, which reads Parquet, is not installed", do=do)) from None
+    from pipeline.data.sources.parquet import python_values  # loads torch, which no other rows need
+
     try:
         file = reader.ParquetFile(path)
         header = [str(name) for name in file.schema_arrow.names]

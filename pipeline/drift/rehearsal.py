@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 from torch import Tensor
 
-from pipeline.drift.answers import MODEL, SCHEMA, ServedModel
+from pipeline.drift.answers import MODEL, ServedModel
 from pipeline.drift.compare import Comparison, Live, compare
 from pipeline.drift.features import (
     Array,
@@ -33,14 +33,13 @@ from pipeline.drift.reference import (
 from pipeline.drift.shifts import Shift, prior_rows, shifts_of
 from pipeline.drift.statistics import one_thread
 from pipeline.export.exported import named_leaves
-from pipeline.foreign_files import parse_json
 from pipeline.readiness.corruption import plan_threads
 from pipeline.readiness.subject import Subject
 from pipeline.run_store import files
 from pipeline.run_store.records import ScoreRecord
 from pipeline.runtime.seeds import derive
 from pipeline.runtime.threads import running_on
-from pipeline.serving.schema import Schema
+from pipeline.serving.schema_file import Schema, read_schema
 
 DRAWS = 200  # windows without a shift
 SHIFTED_DRAWS = 40  # windows of each shift
@@ -158,7 +157,7 @@ def measure(
     """
     if not (folder / MODEL).is_file():
         return {}, _nothing("there is no ONNX file whose answers could be monitored, see onnx_parity")
-    schema: Schema = parse_json((folder / SCHEMA).read_bytes(), SCHEMA)
+    schema = read_schema(folder)
     with running_on(plan_threads(subject)), one_thread():
         reference, rows, origin = build_reference(subject, folder, schema, score)
         paths = {}

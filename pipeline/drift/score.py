@@ -16,7 +16,7 @@ from pipeline.evaluation.intervals.score import confidence_interval
 from pipeline.evaluation.metrics import Metric, named_metric
 
 if TYPE_CHECKING:
-    from pipeline.serving.schema import Schema
+    from pipeline.serving.schema_file import Schema
 
 MAX_SCORED = 100_000  # rows: more do not change an interval that matters
 KINDS = ("classification", "binary", "multilabel", "regression", "language_model")

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.drift.features import Array, columns_of
 
 if TYPE_CHECKING:
-    from pipeline.serving.schema import Schema
+    from pipeline.serving.schema_file import Schema
 
 SHARE = 0.2  # of numbers, pixels or tokens that are missing or replaced
 RECODED = 0.5  # of categories that have another code, as of an encoder that was fitted anew

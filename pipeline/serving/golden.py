@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.data.dataset import Data
 from pipeline.data.tree import take_rows
 from pipeline.export.exported import named_leaves, serving
-from pipeline.serving.schema import Column, Schema
+from pipeline.serving.schema_file import Column, Schema
 
 ROWS = 16
 TOLERANCE = 1e-4  # of an output, times its size where that is above 1

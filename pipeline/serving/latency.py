@@ -18,7 +18,7 @@ from pipeline.export.runners import load_program
 from pipeline.readiness.subject import Subject
 from pipeline.serving.golden import Golden
 from pipeline.serving.sandbox import ChildFailed, run_isolated
-from pipeline.serving.schema import Schema
+from pipeline.serving.schema_file import Schema
 from pipeline.serving.standalone import time_predictions
 
 CALLS = 1000  # of one row

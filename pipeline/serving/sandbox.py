@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from pipeline.serving.golden import Golden
-from pipeline.serving.schema import Column, Schema
+from pipeline.serving.schema_file import Column, Schema
 from pipeline.serving.standalone import answer_requests
 
 SECONDS = 90  # for the whole process

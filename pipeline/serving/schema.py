@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,64 +14,13 @@ from pipeline.data.dataset import Data
 from pipeline.data.sources.columns import NA
 from pipeline.data.sources.delimited import DELIMITERS
 from pipeline.export.exported import named_leaves
+from pipeline.serving.schema_file import Column, Output, Schema, TensorSchema
 
 MAX_BYTES = 64 * 2**20  # of a file of rows
 MAX_ROWS = 10_000
 MAX_NUMBERS = 2**24  # of all rows of one request, 64 MB as float32
 CSV_ROLES = ("label", "split", "group", "time")  # options of the readers of tables that name a column
 IMAGE_CHANNELS = (1, 3, 4)
-
-
-class Column(TypedDict):
-    """An input of a row: one number or code, or a whole array; `shape` is that of one row.
-
-    `categories` maps the text of a category to its code, None where the data gave only the number of codes; `unknown`
-    is the code of all other texts. `min` and `max` are over the train rows, None without a finite value.
-    """
-
-    name: str
-    kind: str
-    tensor: str
-    dtype: str
-    shape: list[int]
-    categories: dict[str, int] | None
-    codes: int | None
-    unknown: int | None
-    nan_allowed: bool
-    min: float | None
-    max: float | None
-
-
-class TensorSchema(TypedDict):
-    """An input of the graph; `whole` where one column is the tensor, else every column is one element of a row."""
-
-    name: str
-    dtype: str
-    whole: bool
-
-
-class Output(TypedDict):
-    """An output of the graph; the first axis of `shape` is the rows, None where it depends on the rows."""
-
-    name: str
-    dtype: str
-    shape: list[int | None]
-
-
-class Schema(TypedDict):
-    """The content of `schema.json`. `ignored` are columns of the user's table that the model does not use."""
-
-    schema: int
-    task: str
-    inputs: list[Column]
-    tensors: list[TensorSchema]
-    outputs: list[Output]
-    class_names: list[str]
-    missing: list[str]
-    delimiter: str
-    ignored: list[str]
-    max_rows: int
-    max_bytes: int
 
 
 def build_schema(data: Data, config: Mapping[str, Any], onnx_file: Path | None = None) -> Schema:
