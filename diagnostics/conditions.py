@@ -66,11 +66,18 @@ class Observation:
 
     def sentence(self) -> str:
         """Return the observation as one line of text: signal with its curves, value, window, bound and time."""
-        window = "" if self.condition.last == 1 else f", over the last {self.condition.last:.0%} of the run"
         step = self.since["step"] if self.since else None
         since = f", since step {step}" if step is not None else ""
+        return f"{self._measurement()} ({self.condition.bound}{since})"
+
+    def denial(self) -> str:
+        """Return the observation of a bound that does not hold as one line of text."""
+        return f"{self._measurement()}, not {self.condition.bound}"
+
+    def _measurement(self) -> str:
+        window = "" if self.condition.last == 1 else f", over the last {self.condition.last:.0%} of the run"
         signal = description(self.condition.signal, [*map(readable, self.of)])
-        return f"{signal} is {self.value:.3g}{window} ({self.condition.bound}{since})"
+        return f"{signal} is {self.value:.3g}{window}"
 
     def to_json(self) -> ObservationRecord:
         """Return the observation as diagnosis.json stores it."""

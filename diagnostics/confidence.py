@@ -28,11 +28,10 @@ class Confidence:
             raise ValueError(f"confidence on {self.basis} lies in 0..{CEILINGS[self.basis]}, got {self.value}")
 
 
-def confidence_from_support(supporting: int, measured: int, basis: str) -> Confidence:
-    """Return the ceiling of the basis times the smoothed share of measured supports that hold.
+def support_share(supporting: int, measured: int) -> float:
+    """Return the share of measured supports that hold, smoothed with one imaginary support worth `PRIOR`.
 
-    The share is smoothed with one imaginary support worth `PRIOR`: without measurements the confidence is the prior,
-    each support that holds raises it, and each that does not hold lowers it.
+    Each support that holds raises it, and each that does not hold lowers it.
     """
     assert 0 <= supporting <= measured
-    return Confidence(round(CEILINGS[basis] * (supporting + PRIOR) / (measured + 1), 3), basis)
+    return (supporting + PRIOR) / (measured + 1)

@@ -29,6 +29,8 @@ from pipeline.repair.diagnosis_record import (
 from pipeline.results import plain
 from pipeline.run_store import files
 
+MAX_CONSIDERED = 12  # causes that the page lists although they are not named
+
 
 @dataclass(frozen=True)
 class Symptom:
@@ -174,19 +176,23 @@ class Diagnosis:
         total = len(self.evaluated)
         return f"No symptom found ({total - len(undecided)} of {total} playbooks could be evaluated)"
 
+    def _title(self) -> str:
+        """Return what is wrong in a few words: the first symptom, else what the first cause means."""
+        if self.symptoms:
+            return markdown(self.symptoms[0].title)
+        return markdown(self.root_causes[0].means) if self.root_causes else self._no_symptom()
+
     def incident(self) -> str:
         """Return the diagnosis as one Markdown page: observations, causes, changes to try, and what was not checked."""
-        if not self.symptoms:
-            parts = [f"# {self._no_symptom()}", markdown(self.confidence_statement)]
-        else:
-            title, statement = markdown(self.symptoms[0].title), markdown(self.confidence_statement)
-            parts = [f"# {title}", statement, "## What was observed"]
-            for symptom in self.symptoms:
-                observations = "".join(f"\n- {markdown(seen.sentence())}" for seen in symptom.observations)
-                heading = f"**{markdown(symptom.title)}** ({code_span(symptom.id)}, {symptom.severity})"
-                parts.append(heading + observations)
-            if self.root_causes:
-                parts += self._causes_and_changes()
+        parts = [f"# {self._title()}", markdown(self.confidence_statement)]
+        if self.symptoms:
+            parts.append("## What was observed")
+        for symptom in self.symptoms:
+            observations = "".join(f"\n- {markdown(seen.sentence())}" for seen in symptom.observations)
+            heading = f"**{markdown(symptom.title)}** ({code_span(symptom.id)}, {symptom.severity})"
+            parts.append(heading + observations)
+        if self.symptoms or self.root_causes:
+            parts += self._causes_and_changes()
         if self.would_decide:
             parts += ["## What would decide", "\n".join(f"- {markdown(text)}" for text in self.would_decide)]
         parts.append("## What was not checked")
@@ -196,10 +202,17 @@ class Diagnosis:
 
     def _causes_and_changes(self) -> list[str]:
         # The page is for reading at a glance; diagnosis.json has every cause.
-        causes = [_format_cause(rank, cause) for rank, cause in enumerate(self.root_causes[:5], 1)]
-        changes = "\n".join(_format_fix(number, fix) for number, fix in enumerate(self.fixes, 1))
-        to_try = ["## What to try, in this order", changes or "There is nothing to propose."]
-        return ["## Possible causes, most likely first", *causes, *to_try]
+        parts = [_format_cause(rank, cause) for rank, cause in enumerate(self.root_causes, 1)]
+        parts = ["## Causes", *(parts or ["Not decided: no cause is named."])]
+        if self.experiments:
+            parts += ["## Experiments", "\n".join(map(_format_experiment, self.experiments))]
+        if self.considered:
+            lines = [_format_considered(cause) for cause in self.considered[:MAX_CONSIDERED]]
+            parts += ["## Considered, and not named", "\n".join(lines)]
+        if self.fixes:
+            changes = "\n".join(_format_fix(number, fix) for number, fix in enumerate(self.fixes, 1))
+            parts += ["## What to try, in this order", changes]
+        return parts
 
     def _repr_html_(self) -> str:
         """Return a small table for notebooks; every text is escaped."""
@@ -233,6 +246,19 @@ def _format_fix(number: int, fix: Fix) -> str:
     typed = "".join(f", {code_span(override)}" for override in overrides)
     kind = "fix" if fix.kind == "cure" else fix.kind
     return f"{number}. {markdown(remedy.description)}{typed} ({kind} for {code_span(fix.cause)})"
+
+
+def _format_experiment(result: ExperimentRecord) -> str:
+    """Return one line: what was changed to test which cause, what it showed, and what that means."""
+    restored = "" if result["restored"] is None else f"; {result['restored']:.0%} of the shortfall restored"
+    return (
+        f"- {code_span(result['hypothesis'])}: {markdown(result['change'])}. Expected: {markdown(result['expected'])}. "
+        f"Observed: {markdown(result['observed'])}{restored}. **{result['verdict']}**"
+    )
+
+
+def _format_considered(cause: Considered) -> str:
+    return f"- {code_span(cause.issue)} ({cause.confidence:.2f}): {markdown(cause.why_not)}."
 
 
 def _format_cause(rank: int, cause: RootCause) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from diagnostics.activations import ActivationStatistics
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.measurements import (
@@ -52,9 +53,9 @@ class Verdict:
 class Monitor:
     """Records the training of one model with its optimizer.
 
-    Norms are measured at the first three steps and at every `every`-th. With `on_nonfinite="raise"` the method `step`
-    raises NonFiniteError; by default a non-finite value is only recorded. Use the monitor as a context manager or call
-    `close`; both remove its hooks.
+    Norms and activations are measured at the first three steps and at every `every`-th. With `on_nonfinite="raise"` the
+    method `step` raises NonFiniteError; by default a non-finite value is only recorded. Use the monitor as a context
+    manager or call `close`; both remove its hooks.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Monitor:
         model: nn.Module | None = None,
         optimizer: Optimizer | None = None,
         *,
-        every: int = 50,
+        every: int = 100,
         on_nonfinite: Literal["record", "raise"] = "record",
     ) -> None:
         if every < 1 or on_nonfinite not in ("record", "raise"):
@@ -82,6 +83,7 @@ class Monitor:
         self._epochs = 0
         if model is not None and optimizer is not None:
             self.start(model, optimizer, self._history, 0)
+            self._activations.watch()
             self._handles += [
                 optimizer.register_step_pre_hook(self._before_step),
                 optimizer.register_step_post_hook(self._after_step),
@@ -108,6 +110,7 @@ class Monitor:
             self._record_batch_facts()
             self._history.facts.setdefault("loss_at_init", float(loss))
         if at == self._updates and self._is_sampled(at):
+            self._queue_activations(at, outputs)
             self._gradients = self._statistics.gradients(at, outputs)
         if not self.verdict and self.on_nonfinite == "raise":
             raise NonFiniteError(self.verdict.why)
@@ -146,6 +149,7 @@ class Monitor:
         self.read_back(everything=True)
         for handle in self._handles:
             handle.remove()
+        self._activations.measure(0, None)  # removes its hooks
         self._handles, self._weights_before, self._batch, self._gradients = [], [], Batch(-1), None
 
     def __enter__(self) -> Self:
@@ -161,8 +165,13 @@ class Monitor:
         self._optimizer, self._history = optimizer, history
         self.every = self._interval if self._own_loop or step >= FIRST_STEPS else 1
         self._statistics = ParameterStatistics(model, optimizer)
+        self._activations = ActivationStatistics(model)
         history.facts.setdefault("parameters", self._statistics.parameter_count)
         history.facts.setdefault("share_untrained", self._statistics.share_untrained)
+
+    def before_forward(self, step: int) -> None:
+        """Measure the outputs of the modules in this step."""
+        self._activations.watch()
 
     def before_update(self, step: int, inputs: object, targets: object, outputs: object, loss: Tensor) -> None:
         """Measure the complete gradients and copy the weights that the loss was computed with."""
@@ -171,6 +180,7 @@ class Monitor:
             self._record_batch_facts()
         self.every = self._interval if step >= FIRST_STEPS else 1
         self._queue_gradients()
+        self._queue_activations(step, outputs)
         self._gradients = self._statistics.gradients(step, outputs)
         self._pending.append(Measurement(step, ["train/loss"], torch.as_tensor(loss).detach().float().reshape(1)))
         self._weights_before = self._statistics.copy_weights()
@@ -200,6 +210,7 @@ class Monitor:
 
     def _before_step(self, *_: object) -> None:
         if self._is_sampled(self._updates):
+            self._queue_activations(self._updates, None)  # of a loop that calls `step` only afterwards
             if self._gradients is None or self._gradients.step != self._updates:
                 self._gradients = self._statistics.gradients(self._updates, None)
             self._weights_before = self._statistics.copy_weights()
@@ -209,6 +220,8 @@ class Monitor:
         if self._is_sampled(self._updates):
             self._measure_update(self._updates)
         self._updates += 1
+        if self._is_sampled(self._updates):
+            self._activations.watch()
 
     def _measure_update(self, step: int) -> None:
         if self._weights_before:  # empty for a model without trainable parameters
@@ -221,6 +234,11 @@ class Monitor:
         if self._gradients is not None:
             self._pending.append(self._gradients)
         self._gradients = None
+
+    def _queue_activations(self, step: int, outputs: object) -> None:
+        measured = self._activations.measure(step, outputs)
+        if measured is not None:
+            self._pending.append(measured)
 
     def _log_loss(self, at: int, loss: Tensor | float) -> None:
         """Log the mean of the losses within one optimizer step: at once on the CPU, at the next read-back elsewhere."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from diagnostics.diagnose import diagnose
 from diagnostics.monitor import Monitor
@@ -35,12 +35,18 @@ if TYPE_CHECKING:
 
 
 class FirstNonfinite(TypedDict):
-    """The first tensor that was not finite: in which step, what it is, of which module, in which train rows."""
+    """The first tensor that was not finite: in which step, what it is, of which module, in which train rows.
+
+    `rerun` tells what happened when the step was made again, from the same weights and rows: `reproducible` if the same
+    happened, `persistent` if something else was not finite, `transient` if all was finite. Only the first is a fault of
+    the program or its data; a machine that computes wrongly shows the others.
+    """
 
     step: int
     what: str
     module: str
     rows: list[int]
+    rerun: Literal["reproducible", "persistent", "transient"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,23 @@ def _find_first_nonfinite(ctx: PhaseContext, fit_result: Fit, data: Data) -> Fir
     from pipeline.engine.replay import replay
 
     step, history = fit_result.steps, fit_result.history
-    origin = replay(ctx.run, step, data=data).origin
+    again = replay(ctx.run, step, data=data)
+    origin = again.origin
     where: dict[str, Any] = plain(origin) if origin else {"what": "not found", "module": "", "rows": []}
-    first: FirstNonfinite = {"step": step, "what": where["what"], "module": where["module"], "rows": where["rows"]}
+    measured = next(event["loss"] for event in history.events if event["kind"] == "nonfinite")
+    same = str(again.loss) == str(float(measured))  # as text, in which NaN equals NaN
+    rerun: Literal["reproducible", "persistent", "transient"] = "transient"
+    if origin:
+        rerun = "reproducible" if same else "persistent"
+    first: FirstNonfinite = {
+        "step": step, "what": where["what"], "module": where["module"], "rows": where["rows"], "rerun": rerun,
+    }  # fmt: skip
     history.event("origin", **first)
     if origin:  # the repeated step is certain; the monitor counts only the batches that it sees
         in_batch = origin.what in ("inputs", "targets")
         history.facts["batch_nonfinite"] = float(len(origin.rows) or 1) if in_batch else 0.0
         history.facts["weights_nonfinite"] = float(origin.what == "parameter")
-    ctx.log(f"baseline: repeated step {step}; the first tensor that is not finite: {origin or 'not found'}")
+    ctx.log(f"baseline: repeated step {step} ({rerun}); the first tensor that is not finite: {origin or 'not found'}")
     return first
 
 

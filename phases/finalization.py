@@ -263,6 +263,8 @@ def _regressions(ctx: PhaseContext, candidate: Subject) -> dict[str, object]:
 
 def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:
     """Return the origin of the model, as digests and values."""
+    from pipeline.documents.dossier import origin_of
+
     assert ctx.plan is not None
     return {
         "plan": ctx.plan.digest,
@@ -271,7 +273,7 @@ def _lineage(ctx: PhaseContext, weights: str) -> dict[str, object]:
         "seed": ctx.plan.seed,
         "environment": ctx.plan.facts["environment"],
         "determinism": ctx.plan.facts.get("determinism"),
-        "ledger": ctx.state.head,
+        "ledger": origin_of(ctx.ledger.entries, ctx.state)["hash"],
         "trust": [{k: v for k, v in grant.items() if k != "signature"} for grant in ctx.state.trust],
     }
 

@@ -19,7 +19,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pipeline import import_guard
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.escaping import visible, visible_lines
+from pipeline.reporting.users_faults import users_faults_named
 from pipeline.run_store.lock import ends_forked_children
 from pipeline.runtime.announce import announced
 from pipeline.runtime.interrupt import Interrupted, outside_training
@@ -205,6 +205,8 @@ def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> "Hooks":
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Run a command of `pipeline/commands/` and return its exit code."""
+    if name in ("preflight", "drift"):
+        require_current_folder()
     module = import_module(f"pipeline.commands.{name}")
     parser = _Parser(prog=f"python -m pipeline {name}", description=module.__doc__)
     module.add_arguments(parser)
@@ -214,7 +216,6 @@ def run_command(name: str, argv: Sequence[str]) -> int:
 
         return int(module.run(parser.parse_args(argv), diagnose_log, column_map))
     if name == "preflight":
-        require_current_folder()
         return int(module.run(parser.parse_intermixed_args(argv), _preflight))
     if name in JUDGING:
         return int(module.run(parser.parse_args(argv), make_registry().judge))
@@ -304,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with outside_training(), ends_forked_children(), _users_faults_named():
+        with outside_training(), ends_forked_children(), users_faults_named():
             code = select_command(argv)()
             sys.stdout.flush()  # a pipe that was closed raises here, and not while the interpreter exits
             return code
@@ -319,41 +320,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader closed the pipe, as `| head` does: a record was shown, a phase is not finished
         os._exit(0 if argv[0] in COMMANDS else 1)  # a normal exit would report the broken pipe once more
-
-
-@contextmanager
-def _users_faults_named() -> Iterator[None]:
-    """Turn an exception of the user's code outside of a phase, as in `preflight`, into the error that names its line.
-
-    Inside `outside_training`, since only there a Ctrl-C differs from a KeyboardInterrupt that the user's code raises.
-    """
-    before, threading.excepthook = threading.excepthook, _thread_failed
-    try:
-        yield
-    except BaseException as error:
-        if "torch" not in sys.modules:  # no code of the user has run
-            raise
-        from pipeline.error_attribution import unclaimed_error
-
-        shown = unclaimed_error(error)
-        if shown is error:
-            raise
-        raise shown from error
-    finally:
-        threading.excepthook = before
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Print one line for an exception that ends a thread of the user's, which stops nothing else."""
-    shown: BaseException | None = failure.exc_value
-    if shown is not None and "torch" in sys.modules:
-        from pipeline.error_attribution import unclaimed_error
-
-        shown = unclaimed_error(shown, "fails in a thread of its own")
-    if shown is failure.exc_value:
-        threading.__excepthook__(failure)
-    else:
-        print(visible_lines(str(shown)), file=sys.stderr)
 
 
 if __name__ == "__main__":

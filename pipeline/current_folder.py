@@ -34,7 +34,7 @@ def leave_out_current_folder() -> None:
 
 
 def require_current_folder() -> None:
-    """Raise UserError where there is no current folder: configs, runs and libraries are found from it."""
+    """Raise UserError where there is no current folder: configs, runs and torch's libraries are found from it."""
     from pipeline.errors import UserError, fault
 
     try:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pipeline.config.compose import compose
 from pipeline.models.surgery import OPERATIONS
 from pipeline.repair import causes, config_edits
-from pipeline.repair.cures import CURES, resolve
+from pipeline.repair.cure_table import CURES
+from pipeline.repair.cures import resolve
 from pipeline.run_store.job import Delta, Job
 
 PAIRS = [(cure, cause.id) for cause in causes.load().values() for cure in cause.cures]

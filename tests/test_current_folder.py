@@ -40,17 +40,16 @@ import torch
 from torch import nn
 
 def rows(tag, count):
-    generator = torch.Generator().manual_seed(tag)
-    x = torch.randn(count, 4, generator=generator)
-    return [(x[i], int(x[i].sum() > 0)) for i in range(count)]
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(tag))
+    return x.numpy(), (x.sum(1) > 0).long().numpy()
 
-def load():
-    loader = torch.utils.data.DataLoader(rows(1, 4), num_workers=1, multiprocessing_context="spawn")
+def load(**settings):
+    loader = torch.utils.data.DataLoader(range(4), num_workers=1, multiprocessing_context="spawn")
     assert len(list(loader)) == 4
     assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(x) for x in (-1, -2)) == [1, 2]
     return {"train": rows(2, 256), "val": rows(3, 64), "test": rows(4, 64)}
 
-def make():
+def make(**settings):
     return nn.Linear(4, 2)
 """
 CONFIG = """# @package _global_
@@ -134,14 +133,14 @@ def python(words: list[str], folder: Path, **variables: str) -> subprocess.Compl
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "", "OMP_NUM_THREADS": "1", **variables}
     folder.mkdir(exist_ok=True)
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )
 
 
 def commands(lab: Path) -> list[list[str]]:
     """Commands that together start every kind of process: loaders, executors, launchers, trials."""
     own = ["--config-dir", str(lab / "conf"), "experiment=theirs", "trust=[lab]", *SHORT]
-    sweep = ["experiment=digits", "model.hidden=[8]", "tracking=none", "seed=1,2"]
+    sweep = ["experiment=digits", "model=mlp", "model.hidden=[8]", "tracking=none", "seed=1,2"]
     return [
         ["phase=baseline", *own, "run.name=one", "trainer.max_epochs=2", "phases.baseline.overfit_steps=20"],
         ["status", "one"],
@@ -163,8 +162,9 @@ def test_nothing_of_the_current_folder_or_beside_a_package_is_imported(tmp_path:
         python(["-m", "pipeline", *words], tmp_path / "clean", PYTHONPATH=path, LOOKED_UP=str(looked_up))
         for words in commands(lab)
     ]
+    assert all(done.returncode in (0, 3) for done in first), [done.stderr for done in first]
     names = {*looked_up.read_text().split(), *WISHED_FOR} - OWN - {"fivegate", "__main__"}
-    assert {"numpy", "torch", "joblib", "submitit", "random", "socket"} < names and len(names) > 300
+    assert {"numpy", "torch", "joblib", "submitit", "random", "socket"} < names and len(names) > 200
 
     for name in names:
         (lab / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write('{name} beside\\n')")
@@ -174,6 +174,8 @@ def test_nothing_of_the_current_folder_or_beside_a_package_is_imported(tmp_path:
         for name in names - spared:
             (folder / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write('{name}\\n')")
         for words, clean in zip(commands(lab), first, strict=True):
+            if not spared and words[0] == "-m":
+                continue  # the processes of launchers are started the same way
             done = python([*options, "pipeline", *words], folder)
             assert done.returncode == clean.returncode, (words, done.stderr, clean.stderr)
     assert not ran.exists(), ran.read_text()

@@ -102,7 +102,9 @@ def test_fit_learns_and_records_history() -> None:
     assert fit_result.score is not None and fit_result.score.value > 0.8 and "val" == fit_result.score.split
     assert fit_result.score.value == pytest.approx(max(history.series("val/accuracy")[1]))
     assert (84, "done", "step") == (fit_result.steps, fit_result.stop_reason, history.table("train/loss"))
-    assert {"train/loss", "lr", "val/loss", "val/accuracy", "train/accuracy", "time/step"} == set(history.names())
+    assert {"train/loss", "lr", "val/loss", "val/accuracy", "train/accuracy", "time/step", "time/data_wait"} == set(
+        history.names()
+    )
     assert list(range(1, 85)) == history.series("train/loss")[0].tolist()
     assert list(range(1, 13)) == history.series("val/loss")[0].tolist()
     assert {"loss_at_init", "loss_expected", "train_rows", "classes", "steps_per_epoch", "target"} <= set(history.facts)

@@ -194,7 +194,7 @@ def test_step_raises_with_on_nonfinite_raise() -> None:
         assert monitor.step(1.0)
         with pytest.raises(NonFiniteError, match="the loss is inf"):
             monitor.step(math.inf)
-    with pytest.raises(ValueError, match="'record' or 'raise', got 50 and 'ignore'"):
+    with pytest.raises(ValueError, match="'record' or 'raise', got 100 and 'ignore'"):
         Monitor(net, optimizer, on_nonfinite="ignore")  # type: ignore[arg-type]
 
 
@@ -291,10 +291,12 @@ def train_as_engine(monitor: Monitor, steps: int, broken_at: int | None = None) 
         if step == broken_at:
             x[0, 0] = math.nan
         optimizer.zero_grad()
+        due = step % monitor.every == 0
+        if due:
+            monitor.before_forward(step)
         out = net(x)
         loss = nn.functional.cross_entropy(out, y)
         loss.backward()
-        due = step % monitor.every == 0
         if due:
             monitor.before_update(step, x, y, out, loss)
         if not loss.isfinite():
@@ -308,11 +310,54 @@ def train_as_engine(monitor: Monitor, steps: int, broken_at: int | None = None) 
     return history
 
 
+class Extremes(nn.Module):
+    """One unit of the rectifier is dead, half of the units of the sigmoid are saturated, and one class is answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.relu, self.sigmoid, self.head = nn.Linear(6, 4), nn.ReLU(), nn.Sigmoid(), nn.Linear(4, 3)
+        with torch.no_grad():
+            self.body.bias[0] = -100.0
+            self.head.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
+        self.scale = torch.tensor([100.0, 100.0, 0.0, 0.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.relu(self.body(x))
+        return self.head(self.sigmoid((hidden - 1) * self.scale))
+
+
+@pytest.mark.parametrize("step_first", [True, False])
+def test_monitor_measures_activations(step_first: bool) -> None:
+    """Dead and saturated units and collapsed outputs are measured in sampled steps only, wherever `step` is called."""
+    torch.manual_seed(0)
+    net = Extremes()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    with Monitor(net, optimizer, every=5) as monitor:
+        for x, y in batches(8):
+            out = net(x)
+            loss = nn.functional.cross_entropy(out, y)
+            loss.backward()
+            if step_first:
+                monitor.step(loss, x, y, out)
+            optimizer.step()
+            if not step_first:
+                monitor.step(loss, x, y, out)
+        history = monitor.history
+
+    assert [0, 1, 2, 5] == history.series("zeros/relu")[0].tolist()
+    assert all(value == 0.25 for value in history.series("zeros/relu")[1])
+    assert all(value > 0.3 for value in history.series("saturated/sigmoid")[1])
+    assert all(value > 0 for value in history.series("activation_rms/body")[1])
+    assert not any(module._forward_hooks for module in net.modules())
+    if step_first:
+        assert all(value < 0.01 for value in history.series("output_entropy")[1])
+
+
 def test_monitor_as_observer_samples_steps() -> None:
     """The first steps and every n-th are sampled; the engine logs loss and validation itself."""
     history = train_as_engine(Monitor(every=5), 11)
 
-    assert [1, 2, 3, 5, 10] == history.series("update_ratio")[0].tolist()
+    assert [1, 2, 3, 5, 10] == history.series("update_ratio")[0].tolist() == history.series("zeros/1")[0].tolist()
     assert "train/loss" not in history.names() and "val/loss" not in history.names()
     assert 1 == pytest.approx(history.facts["input_rms"], rel=0.3)
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.release.verify import faults
+from pipeline.results import CEILINGS
 from pipeline.run_store.run import Run
 from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SMALL, Cli, go
@@ -26,7 +27,7 @@ def test_phase_writes_diagnosis_and_incident(mended: Run) -> None:
         "confidence_statement", "schema",
     }  # fmt: skip
     assert (diagnosis["schema"], first["issue"], first["status"]) == (1, "learning_rate_too_high", "candidate")
-    assert 0 < first["confidence"] <= 0.7 and first["evidence"]
+    assert 0 < first["confidence"] <= CEILINGS[first["basis"]] and first["evidence"]
     assert len(diagnosis["recommended_fixes"]) >= 3
     priorities = [fix["priority"] for fix in diagnosis["recommended_fixes"]]
     assert priorities == sorted(priorities)

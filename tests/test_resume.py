@@ -383,10 +383,10 @@ def test_baseline_names_nonfinite_row(own_folder: Path, cli: Any) -> None:
     why = ("--who", "nobody", "--why", "to see what training makes of it", "--expires", LATER)
     assert cli("waive", "holed", "data_finite", *why)[0] == 0
     code, out, _ = cli("phase=baseline", "--config-dir", "conf", "experiment=holed", "trust=[holed]")
-    assert "the first tensor that is not finite: inputs, train rows 77" in out
+    assert "(reproducible); the first tensor that is not finite: inputs, train rows 77" in out
     run = Run(own_folder / "runs" / "holed")
     evidence = json.loads((run.path / run.state().finished["baseline"]["evidence"]["path"]).read_text())["values"]
-    assert evidence["first_nonfinite"]["rows"] == [77]
+    assert evidence["first_nonfinite"]["rows"] == [77] and evidence["first_nonfinite"]["rerun"] == "reproducible"
     cli("phase=diagnostics", "run.name=holed")
     diagnosis = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
     assert "the first non-finite tensor is inputs, in train rows 77" in diagnosis["confidence_statement"]

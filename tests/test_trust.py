@@ -365,7 +365,15 @@ def test_current_folder_hides_no_library_and_adds_no_plugin(own_folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    "words", [["phase=planning"], ["-m", "seed=1,2"], ["--cfg", "job"], ["preflight", "a:b", "c:d"], ["worker", "job"]]
+    "words",
+    [
+        ["phase=planning"],
+        ["-m", "seed=1,2"],
+        ["--cfg", "job"],
+        ["preflight", "a:b", "c:d"],
+        ["drift", "a", "b"],
+        ["worker", "job"],
+    ],
 )
 def test_commands_in_a_removed_folder_end_with_one_message(own_folder: Path, cli: Cli, words: list[str]) -> None:
     """What needs the current folder says that it is gone, and how to go on."""

@@ -16,6 +16,7 @@ from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
 from pipeline.engine.loop import Training
+from pipeline.engine.observer import StepObserver
 from pipeline.engine.progress import Fit
 from pipeline.engine.resume import find_snapshot
 from pipeline.engine.setup import TrainingComponents, build_components
@@ -103,7 +104,7 @@ def run(training: Training, *observers: Any, folder: Path | None = None) -> Fit:
     return training.result()
 
 
-class Watcher:
+class Watcher(StepObserver):
     """An observer that records its calls."""
 
     def __init__(self, every: int) -> None:

@@ -4,7 +4,7 @@ Every case is trained and explained once, two at a time, one thread each. The ta
 Markdown and JSON, and compared with the last stored one (`table.json`); `--store` replaces that. Single cases are shown
 for the tuning part only, unless `--part held_out` asks for the other one. The benchmark counts and judges nothing.
 
-    benchmarks/faults/bench.py [--part tuning|held_out] [--sample N] [--repairs] [--out DIR] [--store]
+    benchmarks/faults/bench.py [--part tuning|held_out] [--sample N] [--repairs] [--facts DIR] [--out DIR] [--store]
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ ALL, SOURCES = "gates and playbooks", ("planning", "baseline", "playbooks")
 CaseResult = dict[str, Any]  # as `run_case` returns it, or with `error`
 
 
-def run_cases(selected: list[Case], shown_parts: Sequence[str]) -> list[CaseResult]:
+def run_cases(selected: list[Case], shown_parts: Sequence[str], facts: Path | None) -> list[CaseResult]:
     """Train and explain each case; print a line for each case of the parts that are shown."""
     results = []
-    for case, result in zip(selected, run_each(run_case, [(case,) for case in selected]), strict=True):
+    arguments = [(case, 1, None, facts) for case in selected]
+    for case, result in zip(selected, run_each(run_case, arguments), strict=True):
         results.append({"accused": [], "seconds": 0.0, "value": None, "error": "", **result})
         if case.part in shown_parts:
             print(_format_case(case, results[-1]), flush=True)
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="one part of the families")
     parser.add_argument("--sample", type=int, default=1, metavar="N", help="every N-th case")
     parser.add_argument("--repairs", action="store_true", help="also count what a rerun and a random search repair")
+    parser.add_argument("--facts", type=Path, metavar="DIR", help="store what each diagnosis started from in DIR")
     parser.add_argument("--out", type=Path, help="folder for table.md and table.json")
     parser.add_argument("--store", action="store_true", help=f"store the table as {STORED.name} next to this file")
     args = parser.parse_args()
@@ -112,7 +114,7 @@ def main() -> None:
         parser.error("--store: only a table of all cases can be stored; omit --sample and --part")
     started = time.perf_counter()
     selected = [case for case in cases() if not args.part or case.part == args.part][:: args.sample]
-    results = list(zip(selected, run_cases(selected, [args.part or "tuning"]), strict=True))
+    results = list(zip(selected, run_cases(selected, [args.part or "tuning"], args.facts), strict=True))
     table = {
         "cases": {"faulty": sum(not c.healthy for c in selected), "healthy": sum(c.healthy for c in selected)},
         "rows": score_rows(results),

@@ -16,12 +16,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cases import HERE, Case, cases
+from facts import Accusation, Facts, store
 
+from diagnostics.logs.read import read
 from pipeline.__main__ import main as fivegate
+from pipeline.experiments.result import ArmResult
+from pipeline.history import History
+from pipeline.inspection.finding import Inspections
+from pipeline.run_store import plan
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.run import Run
 
@@ -31,19 +38,23 @@ GATE = 0.95  # the confidence of an accusation by a gate, whose items are measur
 QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.reproducibility_steps=0")
 
 
-def run_case(case: Case, seed: int = 1, mended: int | None = None) -> dict[str, Any]:
+def run_case(case: Case, seed: int = 1, mended: int | None = None, facts: Path | None = None) -> dict[str, Any]:
     """Return `{case, value, accused: [[cause, confidence, by]], seconds}`: what Fivegate says of a training, in order.
 
     `by` is the gate that closed because of the cause (planning, baseline), `playbooks` for the diagnosis, or `blind`
     for a diagnosis of the history alone, which does not know the target: that is the bound of an experiment's truth.
+    With `facts`, what the diagnosis started from is stored in that folder.
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         if case.way == "experiment":
-            answer = _run_experiment(case, seed, mended, Path(root))
+            answer, known = _run_experiment(case, seed, mended, Path(root))
         else:
-            answer = _run_loop(case, seed, mended is not None, Path(root))
-    return {"case": case.id, "seed": seed, **answer, "seconds": time.perf_counter() - started}
+            answer, known = _run_loop(case, seed, mended is not None, Path(root))
+    seconds = time.perf_counter() - started
+    if facts and known:
+        store(facts, case.id, replace(known, value=answer["value"], seconds=seconds))
+    return {"case": case.id, "seed": seed, **answer, "seconds": seconds}
 
 
 def train_form(case: Case, seeds: Sequence[int], mended: int | None = None) -> list[float | None]:
@@ -110,37 +121,49 @@ def _unsatisfied(run: Run, phase: str) -> list[Any]:
     return [item for item in run.state().gates[phase].items if item.outcome not in ("passed", "not_applicable")]
 
 
-def _run_experiment(case: Case, seed: int, mended: int | None, root: Path) -> dict[str, Any]:
+def _run_experiment(case: Case, seed: int, mended: int | None, root: Path) -> tuple[dict[str, Any], Facts | None]:
+    """Return the answer and its facts; a case that cannot be trained has no facts."""
     run, closed = plan_case(case, seed, mended, root)
-    accused = [[item.cause, GATE, "planning"] for item in closed if item.cause]  # in the order of the checklist
-    value = None
-    if run.state().gate("planning") == "open":
-        where = [f"run.root={root}", f"run.name={case.id}"]
-        _run_command("phase=baseline", *where)
-        score = json.loads((run.path / "baseline" / "evidence.json").read_text())["values"]["score"]
-        value = float(score["value"]) if score else None  # non-finite values are stored as strings
-        accused += [[item.cause, GATE, "baseline"] for item in _unsatisfied(run, "baseline") if item.cause]
-        _run_command("phase=diagnostics", *where)
-        accused += _root_causes(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
-        accused += _diagnose_blind(run.path / "baseline" / "history.npz", root)
-    return {"value": value, "accused": accused}
+    accused: list[Accusation] = [(item.cause, GATE, "planning") for item in closed if item.cause]
+    if run.state().gate("planning") != "open":
+        return {"value": None, "accused": accused}, None
+    where = [f"run.root={root}", f"run.name={case.id}"]
+    _run_command("phase=baseline", *where)
+    baseline = _evidence(run, "baseline")
+    score = baseline["score"]
+    value = float(score["value"]) if score else None  # non-finite values are stored as strings
+    accused += [(item.cause, GATE, "baseline") for item in _unsatisfied(run, "baseline") if item.cause]
+    _run_command("phase=diagnostics", *where)
+    history = History.load(run.path / "baseline" / "history.npz")
+    known = Facts(
+        history,
+        dict(plan.load(run).config),
+        Inspections.from_json(baseline.get("inspections", {})).findings,
+        tuple(map(ArmResult.from_json, _evidence(run, "diagnostics", "1").get("experiments", ()))),
+        tuple(accused),
+    )
+    named = _root_causes(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
+    return {"value": value, "accused": [*accused, *named, *_diagnose_blind(known, root)]}, known
 
 
-def _diagnose_blind(path: Path, root: Path) -> list[list[Any]]:
+def _evidence(run: Run, *phase: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(run.path.joinpath(*phase, "evidence.json").read_text())["values"]
+    return values
+
+
+def _diagnose_blind(known: Facts, root: Path) -> list[Accusation]:
     """Diagnose a history without its target and config, as if it were the log of another program."""
-    from pipeline.history import History
-
-    history, log = History.load(path), root / "blind.npz"
+    history, log = History.from_bytes(known.history.to_bytes()), root / "blind.npz"
     del history.facts["target"]
     log.write_bytes(history.to_bytes())
     _run_command("diagnose", str(log), "--out", str(root / "blind"))
     return _root_causes(root / "blind" / "diagnosis.json", "blind")
 
 
-def _root_causes(diagnosis: Path, by: str) -> list[list[Any]]:
+def _root_causes(diagnosis: Path, by: str) -> list[Accusation]:
     """Return the root causes of a diagnosis, in its order."""
     causes = json.loads(diagnosis.read_text())["root_causes"]
-    return [[cause["issue"], cause["confidence"], by] for cause in causes]
+    return [(cause["issue"], cause["confidence"], by) for cause in causes]
 
 
 def _load_script(case: Case) -> Any:
@@ -152,16 +175,18 @@ def _load_script(case: Case) -> Any:
     return script
 
 
-def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> dict[str, Any]:
+def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str, Any], Facts]:
     """Call the script's `run(seed, mended)`, which returns a score and a monitor; diagnose the monitor or its log."""
     value, monitor = _load_script(case).run(seed, mended)
     if case.way == "loop":
         causes = monitor.diagnose().root_causes
-        return {"value": value, "accused": [[c.issue, c.confidence.value, by] for by in BOTH for c in causes]}
+        accused = [(c.issue, c.confidence.value, by) for by in BOTH for c in causes]
+        return {"value": value, "accused": accused}, Facts(monitor.history)
     log, out = root / "log.csv", root / "out"
     log.write_text(_format_csv(monitor.history))
     _run_command("diagnose", str(log), "--out", str(out))
-    return {"value": value, "accused": [cause for by in BOTH for cause in _root_causes(out / "diagnosis.json", by)]}
+    accused = [cause for by in BOTH for cause in _root_causes(out / "diagnosis.json", by)]
+    return {"value": value, "accused": accused}, Facts(read(log).runs[0].history)
 
 
 def _format_csv(history: Any) -> str:
@@ -179,13 +204,14 @@ def main() -> None:
     parser.add_argument("case", choices=[case.id for case in cases()], metavar="CASE")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mended", type=int, default=None, metavar="K", help="the K-th mended form, from 0")
+    parser.add_argument("--facts", type=Path, metavar="DIR", help="store what the diagnosis started from")
     parser.add_argument("--values", type=int, nargs="+", metavar="SEED", help="only the scores with these seeds")
     args = parser.parse_args()
     [case] = [case for case in cases() if case.id == args.case]
     if args.values:
         json.dump(train_form(case, args.values, args.mended), sys.stdout)
     else:
-        json.dump(run_case(case, args.seed, args.mended), sys.stdout)
+        json.dump(run_case(case, args.seed, args.mended, args.facts), sys.stdout)
     print()
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diagnostics.confidence import confidence_from_support
+from diagnostics.confidence import Confidence, support_share
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
 from diagnostics.playbook import CandidateCause, Playbook, load_all
 from diagnostics.signals import description
@@ -18,6 +18,7 @@ from pipeline.errors import UserError, fault
 from pipeline.repair import causes as vocabulary
 from pipeline.repair.cures import resolve
 from pipeline.repair.diagnosis_record import GapRecord
+from pipeline.results import CEILINGS
 
 BASIS = "report"
 QUESTIONS = 6  # that are asked at most
@@ -85,7 +86,7 @@ def _mentions(candidate: CandidateCause, text: str) -> int:
 
 def _root_cause(candidate: CandidateCause, statement: Statement) -> RootCause:
     mentions = _mentions(candidate, statement.text)
-    confidence = confidence_from_support(mentions, mentions, BASIS)
+    confidence = Confidence(round(CEILINGS[BASIS] * support_share(mentions, mentions), 3), BASIS)
     evidence = ("the statement names it",) if mentions else ()
     fix = resolve(candidate.cures[0][0], candidate.id, None)[0].description
     means = vocabulary.load()[candidate.id].means

@@ -11,31 +11,17 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.config.conf_dir import LOSSES, conf_dir
 from pipeline.config.override_keys import command
 from pipeline.config.validation_errors import format_errors
+from pipeline.config.value_types import Count, Licence, Positive, Text, not_built
 from pipeline.errors import UserError, fault
 from pipeline.run_store.run import NAME, RESERVED
 from pipeline.trust.grants import why_not
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Text = Annotated[str, Field(min_length=1)]
 DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
-
-
-def _not_built(*values: object, use: str) -> BeforeValidator:
-    """Refuse values that are planned for a later version, and name the value to use instead."""
-
-    def refuse(value: object) -> object:
-        if value in values:
-            raise PydanticCustomError("not_built", "is not built in this version", {"use": use})
-        return value
-
-    return BeforeValidator(refuse)
 
 
 class Section(BaseModel):
@@ -93,19 +79,6 @@ class Statement(Section):
     why: Text
 
 
-def _names_licence(text: str) -> str:
-    """Refuse what is no SPDX expression in its usual spelling, which other programs compare as text."""
-    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-
-    try:
-        usual = str(canonicalize_license_expression(text))
-    except InvalidLicenseExpression:
-        raise ValueError("an SPDX expression, such as Apache-2.0, MIT OR Apache-2.0, LicenseRef-Proprietary") from None
-    if usual != text:
-        raise ValueError(usual)
-    return text
-
-
 class ProblemCard(Section):
     purpose: Text | None
     intended_use: Text | None
@@ -115,9 +88,7 @@ class ProblemCard(Section):
     risks: list[Text]
     owner: Text | None
     approvers: list[Text]
-    license: Annotated[Text, AfterValidator(_names_licence)] | None = (
-        None  # spelled as in pyproject.toml and on the Hub
-    )
+    license: Licence | None = None  # in American spelling, as in pyproject.toml and on the Hub
     limits: Limits
     margins: Margins
     robustness: Robustness = Robustness()
@@ -159,15 +130,15 @@ class Trainer(Section):
     patience: Count | None
     precision: Literal[32, "bf16-mixed", "16-mixed"]
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    devices: Annotated[Literal[1], _not_built(*range(2, 1025), use="1")]
-    strategy: Annotated[Literal["none"], _not_built("ddp", "fsdp", use="none")]
+    devices: Annotated[Literal[1], not_built(*range(2, 1025), use="1")]
+    strategy: Annotated[Literal["none"], not_built("ddp", "fsdp", use="none")]
     threads: Literal["auto"] | Count
     gradient_clip_val: Positive | None
     accumulate_grad_batches: Count
     deterministic: bool | Literal["warn"]
     compile: bool
-    on_nonfinite: Annotated[Literal["stop"], _not_built("skip", use="stop")]
-    on_spike: Annotated[Literal["none"], _not_built("stop", "skip", use="none")]
+    on_nonfinite: Annotated[Literal["stop"], not_built("skip", use="stop")]
+    on_spike: Annotated[Literal["none"], not_built("stop", "skip", use="none")]
     checkpoint_minutes: Positive | None
     checkpoint_steps: Count | None
 
@@ -184,7 +155,7 @@ class Export(Section):
 
 
 class Executor(Section):
-    kind: Annotated[Literal["local"], _not_built("submitit", "ray", use="local")]
+    kind: Annotated[Literal["local"], not_built("submitit", "ray", use="local")]
 
 
 class AfterPlanning(Section):

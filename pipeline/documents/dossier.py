@@ -39,13 +39,7 @@ class Inputs(TypedDict):
 def inputs_of(
     run: Run, entries: Sequence[Entry], state: RunState, config: Mapping[str, Any], planning: Mapping[str, Any]
 ) -> Inputs:
-    """Return the inputs of a run whose finalization has begun, from its ledger, the candidate's config and planning.
-
-    The origin stays the same where the phase is resumed or runs again for the same candidate.
-    """
-    begun = {"phase": "finalization", "basis": state.basis("finalization")}
-    started = [e["seq"] for e in entries if e["kind"] == "phase.started" and begun.items() <= e["data"].items()]
-    before = entries[started[0] - 1 if started else -1]
+    """Return the inputs of a run whose finalization has begun, from its ledger, the candidate's config and planning."""
     return {
         "run": run.name,
         "weights": state.candidate["weights"] if state.candidate else "",
@@ -53,9 +47,20 @@ def inputs_of(
         "training": training_values(config),
         "data": {name: planning[name] for name in ("quality", "slices", "groups", "times") if planning.get(name)},
         "waivers": [waiver.terms for waiver in state.valid_waivers("finalization")],
-        "origin": {"seq": before["seq"], "hash": before["hash"], "time": before["time"]},
+        "origin": origin_of(entries, state),
         "commit": None,
     }
+
+
+def origin_of(entries: Sequence[Entry], state: RunState) -> Origin:
+    """Return the entry of the ledger before the first start of finalization for the candidate.
+
+    It stays the same where the phase is resumed or runs again, so that the documents do.
+    """
+    begun = {"phase": "finalization", "basis": state.basis("finalization")}
+    started = [e["seq"] for e in entries if e["kind"] == "phase.started" and begun.items() <= e["data"].items()]
+    before = entries[started[0] - 1 if started else -1]
+    return {"seq": before["seq"], "hash": before["hash"], "time": before["time"]}
 
 
 def training_values(config: Mapping[str, Any]) -> dict[str, Any]:

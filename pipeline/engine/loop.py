@@ -60,7 +60,7 @@ class Training:
         self.observers: Sequence[StepObserver] = ()
         self.next_observed_step = sys.maxsize
         self.step_lrs: list[float] = []  # learning rates of steps that are not in the history yet, if they vary by step
-        self.seconds_per_step = math.nan
+        self.seconds_per_step = self.share_waited = math.nan  # of the latest epoch; waited for batches
         self.folder: Path | None = None
         self.writer: Writer | None = None
         self.resumed_from: Snapshot | None = None
@@ -124,10 +124,16 @@ class Training:
         timer, request = self.timer, self.stop_request
         step_seed, first_step = derive(components.seed, "step"), progress.step
         schedule = components.schedule if components.schedule and components.schedule.every_step else None
-        started, withheld = time.perf_counter(), False
+        started, waited, withheld = time.perf_counter(), 0.0, False
         self.model.train()
         steps_done = progress.step - (epoch - 1) * components.budget.steps_per_epoch
-        for batches in components.batches.accumulation_groups(epoch, steps_done):
+        groups = iter(components.batches.accumulation_groups(epoch, steps_done))
+        while True:
+            asked = time.perf_counter()
+            batches = next(groups, None)
+            waited += time.perf_counter() - asked
+            if batches is None:
+                break
             try:
                 withheld = not self._train_step(step_seed, batches)
             except BaseException as error:
@@ -145,7 +151,9 @@ class Training:
                     break
         if progress.stop_reason is None:
             self._log_losses(withheld or guard.has_withheld())
-        self.seconds_per_step = (time.perf_counter() - started) / max(1, progress.step - first_step)
+        seconds = time.perf_counter() - started
+        self.seconds_per_step = seconds / max(1, progress.step - first_step)
+        self.share_waited = waited / seconds
 
     def _train_step(self, step_seed: int, batches: list[Batch]) -> bool:
         """Make the next step from its batches; return False if its update was withheld as non-finite."""
@@ -154,10 +162,13 @@ class Training:
         # Dropout and noise depend on the step alone, so that a resumed training draws the same numbers.
         reseed((step_seed + step) & SEED_MASK, components.device, components.uses_global_rng)
         guard.zero_grad()
+        observers = [o for o in self.observers if step % o.every == 0] if step >= self.next_observed_step else ()
+        if not self.trainer.compile:  # hooks on modules would make torch compile the model again
+            for observer in observers:
+                observer.before_forward(step)
         outputs, loss = self._forward_backward(batches)
         if scale:
             scale.unscale_(guard.gradients())
-        observers = [o for o in self.observers if step % o.every == 0] if step >= self.next_observed_step else ()
         if observers:
             last = batches[-1]
             inputs, targets, outputs = preprocess_batch(self.model, last.inputs, last.targets, outputs)
@@ -299,7 +310,7 @@ class Training:
         train_metrics = loss_and_metrics(self.model, rows.X, rows.y, task).metrics
         # The training loss is the one that the steps measured.
         row = {f"train/{name}": value for name, value in train_metrics.items() if name != "loss"}
-        row["time/step"] = self.seconds_per_step
+        row |= {"time/step": self.seconds_per_step, "time/data_wait": self.share_waited}
         progress.epoch = epoch
         if components.is_overfit_check:
             progress.history.log_epoch(epoch, row)

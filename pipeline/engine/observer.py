@@ -28,6 +28,10 @@ class StepObserver(Protocol):
         """
         return
 
+    def before_forward(self, step: int) -> None:
+        """Called before the forward pass of a step that is observed."""
+        return
+
     def before_update(self, step: int, inputs: Tree, targets: Tree, outputs: Tree, loss: Tensor) -> None:
         """Called with complete, unclipped gradients and unchanged weights; batch data are of the last micro-batch."""
         return

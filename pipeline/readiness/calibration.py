@@ -24,6 +24,12 @@ KINDS = ("classification", "binary", "multilabel")  # tasks whose outputs become
 COVERAGE = 0.9
 TEMPERATURES = (0.05, 20.0)
 MIN_ROWS = 30  # a quantile or a temperature of fewer rows says little about other rows
+# Why the question has no meaning for a kind of task.
+WITHOUT = {
+    "language_model": "a language model predicts every token of a row, and calibration is of one prediction per row",
+    "autoencoder": "an autoencoder reconstructs its inputs: its outputs are no predictions of a target",
+    "custom": "nothing says what the outputs of a custom task mean",
+}
 
 Floats = NDArray[np.float64]
 
@@ -46,8 +52,7 @@ def fit(subject: Subject) -> Calibration:
     """Fit the temperature or the conformal interval of a model on its validation rows."""
     task, val = subject.task, subject.data.val
     if task.kind not in (*KINDS, "regression"):
-        why = f"the outputs of a {task.kind} task are neither probabilities nor single values"
-        return Calibration(why=why, reason="meaningless")
+        return Calibration(why=WITHOUT[task.kind], reason="meaningless")
     outputs = outputs_of(subject.model, val, task)
     if outputs is None:
         return Calibration(why="task.step returns no outputs", reason="meaningless")

@@ -65,6 +65,28 @@ class Item:
         return "passed with warning" if self.warns else self.outcome.replace("_", " ")
 
 
+def people_in(named: Mapping[str, Any], role: str) -> list[str]:
+    """The person who has a role in the plan, and the plan's approvers; `named` are the people of the plan's entry."""
+    names = [named.get(role), *named.get("approvers", ())]
+    return list(dict.fromkeys(str(name).strip() for name in names if name and str(name).strip()))
+
+
+def signers_in(named: Mapping[str, Any], role: str) -> list[str]:
+    """Who may sign: nobody approves their own work where the plan has somebody else for it."""
+    people, author = people_in(named, role), str(named.get(role) or "").strip()
+    return [name for name in people if name != author] or people
+
+
+def sign_off_refusal(who: str, named: Mapping[str, Any], roles: Iterable[str]) -> str:
+    """Why a signature of this person for an item with these roles does not count; empty for one that counts."""
+    roles = list(roles)
+    if any(who in signers_in(named, role) for role in roles):
+        return ""
+    if any(who in people_in(named, role) for role in roles):
+        return "the plan names somebody else to approve the owner's work"
+    return "the plan does not name this person for it"
+
+
 def waiver_refusal(who: str, allowed: Iterable[str], expires: str, given: date) -> str:
     """Why a waiver given on that day does not count, as what follows its name; empty for one that counts.
 

@@ -8,16 +8,8 @@ from datetime import date
 from typing import Any
 
 from pipeline.results import PHASES, ROUNDED, Branch, GateState
-from pipeline.run_store.gate import (
-    Item,
-    Outcomes,
-    SignOff,
-    Waiver,
-    decide,
-    signed_digest,
-    utc_today,
-    waiver_refusal,
-)
+from pipeline.run_store import gate as gates
+from pipeline.run_store.gate import Item, Outcomes, SignOff, Waiver, decide, utc_today
 from pipeline.run_store.ledger import GENESIS, Entry
 from pipeline.run_store.records import (
     BranchRecord,
@@ -143,18 +135,11 @@ class RunState:
 
     def people(self, role: str = "owner") -> list[str]:
         """Who may waive and withdraw in a role: the person who has it in the plan, and the plan's approvers."""
-        people: dict[str, Any] = dict((self.plan and self.plan.get("people")) or {})
-        named = [people.get(role), *people.get("approvers", ())]
-        return list(dict.fromkeys(str(name).strip() for name in named if name and str(name).strip()))
+        return gates.people_in((self.plan and self.plan.get("people")) or {}, role)
 
     def signers(self, role: str = "owner") -> list[str]:
-        """Who may sign in a role: the plan's approvers, or the person who has the role where it names nobody else.
-
-        Nobody approves their own work where the plan has somebody else for it.
-        """
-        people: dict[str, Any] = dict((self.plan and self.plan.get("people")) or {})
-        author = str(people.get(role) or "").strip()
-        return [name for name in self.people(role) if name != author] or self.people(role)
+        """Who may sign in a role: the plan's approvers, or the person who has the role where it names nobody else."""
+        return gates.signers_in((self.plan and self.plan.get("people")) or {}, role)
 
     def outcomes(self, phase: str) -> Outcomes:
         """What a signature in this phase accepts besides the bundle: the outcomes of all items up to it, by phase."""
@@ -176,7 +161,7 @@ class RunState:
         waivers = [waiver.terms for waiver in self.waivers_in_force(phase, today)]
         accepted = {"digest": subject, "outcomes": outcomes, "waivers": waivers}
         about = {"phase": phase, "item": item, "who": who, "note": note}
-        return {**about, **accepted, "binding": signed_digest(subject or "", outcomes, waivers)}
+        return {**about, **accepted, "binding": gates.signed_digest(subject or "", outcomes, waivers)}
 
     def lapse(self, sign_off: SignOff, today: date | None = None) -> str:
         """Why a signature does not count today, as a clause; empty where it counts."""
@@ -291,7 +276,7 @@ def _record_gate(state: RunState, data: dict[str, Any], seq: int) -> RunState:
 def _waiver(state: RunState, data: dict[str, Any], seq: int, time: str) -> Waiver:
     """The waiver of an entry, which counts only where the plan knows its person and it lasts at most a year."""
     terms = {key: str(data.get(key, "")) for key in ("phase", "item", "who", "why", "expires")}
-    refusal = waiver_refusal(terms["who"], state.people(), terms["expires"], date.fromisoformat(time[:10]))
+    refusal = gates.waiver_refusal(terms["who"], state.people(), terms["expires"], date.fromisoformat(time[:10]))
     return Waiver(**terms, seq=seq, refusal=refusal)
 
 
@@ -300,14 +285,7 @@ def _sign_off(state: RunState, data: dict[str, Any], seq: int) -> SignOff:
     known = {key: data[key] for key in ("phase", "item", "who", "digest", "note", "outcomes", "binding") if key in data}
     items = state.gates[data["phase"]].items if data["phase"] in state.gates else ()
     roles = [item.sign_off for item in items if item.id == data["item"] and item.sign_off]
-    allowed = [name for role in roles for name in state.signers(role)]
-    owns = any(data["who"] in state.people(role) for role in roles)
-    why = (
-        "the plan names somebody else to approve the owner's work"
-        if owns
-        else "the plan does not name this person for it"
-    )
-    refusal = "" if data["who"] in allowed else why
+    refusal = gates.sign_off_refusal(data["who"], (state.plan and state.plan.get("people")) or {}, roles)
     return SignOff(**known, waivers=tuple(data.get("waivers", ())), seq=seq, refusal=refusal)
 
 

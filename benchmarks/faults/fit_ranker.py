@@ -1,0 +1,164 @@
+"""Fits the ranker of diagnostics/rank.py on stored facts of the tuning part.  `make fit-ranker`
+
+    benchmarks/faults/fit_ranker.py FACTS [--out diagnostics/ranker.yaml]
+
+A logistic model whose coefficients keep the sign that their meaning has: more support never lowers a confidence. Each
+family is ranked by a model that has not seen it; those probabilities choose the threshold above which a cause is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cases import Case, cases
+from facts import stored
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from score import Answer, correct_accusations
+
+from diagnostics.candidates import Candidate, gather
+from diagnostics.diagnose import evaluate_playbooks, firing, needs_mending, view_of
+from diagnostics.rank import FEATURES, TABLE, Ranker, features, rank
+
+Matrix = NDArray[np.float64]
+
+# Where the facts say nothing of a feature, its coefficient stays near this one; its sign never changes.
+PRIOR = {"supports": 4.0, "abnormality": 3.0, "restored": 6.0, "tested": -1.0, "onset": -0.5, "rivals": -1.0}
+PENALTY = 1.0  # of the squared distance of the coefficients from these, in units of one candidate
+PRECISION = 0.80  # of the accusations
+FALSE_ALARMS = 0.015  # of the healthy trainings
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One reading of a case: its candidates, and whether the run shows a symptom."""
+
+    case: Case
+    candidates: list[Candidate]
+    needs_mending: bool
+    told: bool
+
+
+def subjects(folder: Path) -> Iterator[Subject]:
+    """Yield each stored case of the tuning part with its target, and as a log whose target nobody has told."""
+    for case, facts in stored(folder, [case for case in cases() if case.part == "tuning"]):
+        for known, told in ((facts, True), (facts.without_target(), False)):
+            view = view_of(known.history, known.config)
+            matches = evaluate_playbooks(view)
+            found = gather(firing(matches), view, known.findings, known.experiments, from_logs=not told)
+            yield Subject(case, found, needs_mending(view, matches), told)
+
+
+def table(known: Sequence[Subject]) -> tuple[Matrix, Matrix, list[str]]:
+    """Return the features of all candidates [n, 6], whether each is a true cause [n], and the family of each.
+
+    Contradictions by definition are not ranked by the model, and harmless flaws count neither way.
+    """
+    rows, labels, families = [], [], []
+    for subject in known:
+        if not subject.needs_mending:
+            continue
+        for candidate in subject.candidates:
+            if not candidate.definitional and candidate.cause not in subject.case.harmless:
+                rows.append(features(candidate, subject.candidates))
+                labels.append(float(candidate.cause in subject.case.causes))
+                families.append(subject.case.family)
+    return np.array(rows), np.array(labels), families
+
+
+def fit(rows: Matrix, labels: Matrix) -> tuple[float, Matrix]:
+    """Return intercept and coefficients of the most likely model whose coefficients keep the signs of `PRIOR`."""
+
+    prior = np.array([PRIOR[name] for name in FEATURES])
+
+    def loss(weights: Matrix) -> tuple[float, Matrix]:
+        logits, distance = weights[0] + rows @ weights[1:], weights[1:] - prior
+        errors = 1 / (1 + np.exp(-logits)) - labels
+        value = float(np.logaddexp(0, logits).sum() - labels @ logits + PENALTY / 2 * distance @ distance)
+        return value, np.concatenate([[errors.sum()], errors @ rows + PENALTY * distance])
+
+    bounds = [(None, None), *((0, None) if sign > 0 else (None, 0) for sign in prior)]
+    weights = minimize(loss, np.concatenate([[-3.0], prior]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(weights[0]), weights[1:]
+
+
+def rankers_without_family(known: Sequence[Subject], threshold: float = 0.0) -> dict[str, Ranker]:
+    """Return for each family the ranker that was fitted on all others."""
+    rows, labels, families = table(known)
+    fitted = {}
+    for family in {subject.case.family for subject in known}:
+        others = np.array([name != family for name in families])
+        intercept, coefficients = fit(rows[others], labels[others])
+        fitted[family] = Ranker(intercept, tuple(coefficients), threshold)
+    return fitted
+
+
+def answers(known: Sequence[Subject], rankers: dict[str, Ranker], threshold: float) -> list[tuple[Case, Answer]]:
+    """Return what is named above a threshold, each family ranked without having been seen."""
+    named = []
+    for subject in known:
+        fitted = rankers[subject.case.family]
+        ranker = Ranker(fitted.intercept, fitted.coefficients, threshold)
+        ranked = rank(subject.candidates, subject.needs_mending, ranker)
+        accused = [(e.candidate.cause, e.confidence.value) for e in ranked if not e.why_not]
+        named.append((subject.case, Answer(tuple(x for x in accused if x[0] not in subject.case.harmless))))
+    return named
+
+
+def measure(pairs: Sequence[tuple[Case, Answer]]) -> dict[str, int]:
+    """Return the counts that the threshold trades off."""
+    right = [flag for case, answer in pairs for flag in correct_accusations(case, answer)]
+    return {
+        "accusations": len(right),
+        "right": sum(right),
+        "first_right": sum(bool(a.ids) and a.ids[0] in c.causes for c, a in pairs if not c.healthy),
+        "faulty": sum(not case.healthy for case, _ in pairs),
+        "false_alarms": sum(bool(answer.ids) for case, answer in pairs if case.healthy),
+        "healthy": sum(case.healthy for case, _ in pairs),
+    }
+
+
+def choose_threshold(known: Sequence[Subject], rankers: dict[str, Ranker]) -> float:
+    """Return the smallest threshold with enough right accusations and few enough false alarms."""
+    for threshold in np.arange(0.2, 1.0, 0.01):
+        counts = measure(answers(known, rankers, float(threshold)))
+        precise = counts["right"] >= PRECISION * counts["accusations"]
+        if precise and counts["false_alarms"] <= FALSE_ALARMS * counts["healthy"]:
+            return round(float(threshold), 2)
+    return 0.99
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("facts", type=Path, help="folder that bench.py --facts has filled")
+    parser.add_argument("--out", type=Path, default=TABLE)
+    args = parser.parse_args()
+    known = list(subjects(args.facts))
+    told = [subject for subject in known if subject.told]
+    rankers = rankers_without_family(known)
+    threshold = choose_threshold(told, rankers)
+    rows, labels, _ = table(known)
+    intercept, coefficients = fit(rows, labels)
+    lines = [
+        "# The ranker of diagnostics/rank.py. Written by `make fit-ranker`; do not edit.",
+        f"# Fitted on {len(rows)} candidates of {len(told)} trainings, {int(labels.sum())} of them true causes.",
+    ]
+    for name, part in (("target told", told), ("target not told", [s for s in known if not s.told])):
+        counts = measure(answers(part, rankers, threshold))
+        lines.append(
+            f"# One family left out at a time, {name}: first cause right {counts['first_right']}/{counts['faulty']}, "
+            f"accusations right {counts['right']}/{counts['accusations']}, "
+            f"false alarms {counts['false_alarms']}/{counts['healthy']}."
+        )
+    values = ", ".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, coefficients, strict=True))
+    lines += [f"intercept: {intercept:.3f}", f"coefficients: {{{values}}}", f"threshold: {threshold:.2f}"]
+    args.out.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""What may be the cause of a symptom: each cause with its evidence from playbooks, inspections and experiments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from diagnostics.conditions import Condition, HistoryView, Observation, evaluate_condition
+from diagnostics.confidence import support_share
+from diagnostics.playbook import CandidateCause, Kind, Playbook
+from pipeline.experiments.result import ArmResult, Verdict
+from pipeline.inspection.finding import Finding
+from pipeline.repair import causes as vocabulary
+from pipeline.results import CEILINGS
+
+
+@dataclass(frozen=True)
+class PlaybookMatch:
+    """A playbook evaluated on a history: one observation per condition."""
+
+    playbook: Playbook
+    observations: tuple[Observation, ...]
+
+    @property
+    def fires(self) -> bool:
+        return all(observation.holds for observation in self.observations)
+
+    @property
+    def undecided(self) -> list[Observation]:
+        """The conditions that could not be measured, if they alone keep the playbook from firing; else nothing."""
+        unmeasured = [o for o in self.observations if not o.measured]
+        return unmeasured if all(o.holds for o in self.observations if o.measured) else []
+
+
+@dataclass(frozen=True)
+class Support:
+    """The observations for and against a cause, from every playbook that fired and lists it."""
+
+    candidates: tuple[CandidateCause, ...]
+    observations: Mapping[Condition, Observation]
+    last_step: int = 0  # of the run
+
+    @property
+    def holding(self) -> list[Observation]:
+        return [observation for observation in self.observations.values() if observation.holds]
+
+    @property
+    def measured_count(self) -> int:
+        return sum(observation.measured for observation in self.observations.values())
+
+    @property
+    def share(self) -> float:
+        """The smoothed share of supports that hold; an unmeasured first support, which is necessary, does not hold."""
+        necessary = {entry.supported_by[0] for entry in self.candidates if entry.supported_by}
+        unmeasured = sum(not self.observations[condition].measured for condition in necessary)
+        return support_share(len(self.holding), self.measured_count + unmeasured)
+
+    @property
+    def basis(self) -> str:
+        """`inference` without support, else the strongest basis of the entries with support."""
+        # An entry of another playbook, of which no measurement holds, adds nothing to the cause.
+        supported = [c.basis for c in self.candidates if any(self.observations[s].holds for s in c.supported_by)]
+        return max(supported, key=lambda basis: CEILINGS[basis], default="inference")
+
+    @property
+    def proven(self) -> bool:
+        """Whether an entry follows from the definition of its cause, and all its measurements hold."""
+        by_definition = [entry for entry in self.candidates if entry.basis == "definition" and entry.supported_by]
+        return any(all(self.observations[s].holds for s in entry.supported_by) for entry in by_definition)
+
+    @property
+    def contradicting(self) -> Observation | None:
+        """The measured first support that does not hold, in every playbook that lists the cause; None if one holds."""
+        against = [_contradiction([self.observations[s] for s in entry.supported_by]) for entry in self.candidates]
+        return None if any(observation is None for observation in against) else against[0]
+
+
+def _contradiction(supports: Sequence[Observation]) -> Observation | None:
+    """Return the observation that rules a cause out: its first support, or all of the others, were measured to fail."""
+    if supports and supports[0].measured:  # the first support is necessary, the others only add confidence
+        return None if supports[0].holds else supports[0]
+    measured = [observation for observation in supports if observation.measured]
+    return measured[0] if measured and not any(observation.holds for observation in measured) else None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cause with all evidence on it. What it lacks is empty, or None for the playbooks."""
+
+    cause: str
+    support: Support | None = None
+    findings: tuple[Finding, ...] = ()
+    experiments: tuple[ArmResult, ...] = ()
+    from_logs: bool = False  # the history was read from logs of a run trained elsewhere
+
+    @property
+    def supported(self) -> bool:
+        """Whether anything speaks for the cause."""
+        playbooks = self.support is not None and self.support.contradicting is None and bool(self.support.holding)
+        return playbooks or bool(self.findings) or any(result.verdict != "refuted" for result in self.experiments)
+
+    @property
+    def definitional(self) -> bool:
+        """Whether an inspection found a contradiction in terms, or the measurements prove the cause by definition."""
+        found = any(finding.kind == "definition" for finding in self.findings)
+        return found or (self.support is not None and not self.from_logs and self.support.proven)
+
+    @property
+    def abnormality(self) -> float:
+        """The share of healthy trainings that are less extreme, from the most extreme finding; 0 without a finding."""
+        return max((finding.abnormality for finding in self.findings), default=0.0)
+
+    @property
+    def decisive(self) -> ArmResult | None:
+        """The experiment on this cause alone that restored most, else the one on a group of causes; None without."""
+        own = [result for result in self.experiments if result.causes == (self.cause,)]
+        return max(own or self.experiments, key=lambda result: _finite(result.restored), default=None)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the experiments say of this cause. A group of causes can be refuted, but not confirmed one by one."""
+        result = self.decisive
+        if result is None:
+            return None
+        in_group = result.causes != (self.cause,)
+        return "inconclusive" if in_group and result.verdict == "confirmed" else result.verdict
+
+    @property
+    def restored(self) -> float:
+        """The share of the shortfall that its removal restored, 0 to 1; that of a group is shared by its causes."""
+        result = self.decisive
+        if result is None:
+            return 0.0
+        share = 1.0 if result.restored is None and result.verdict == "confirmed" else _finite(result.restored)
+        return min(max(share, 0.0), 1.0) / max(1, len(result.causes))
+
+    @property
+    def onset(self) -> float:
+        """The share of the run before the evidence began: 0 for evidence at rest, towards 1 for a late consequence."""
+        if self.findings or self.support is None:
+            return 0.0
+        steps = [o.since["step"] for o in self.support.holding if o.since and o.since["step"] is not None]
+        return min(1.0, min(steps) / self.support.last_step) if steps and self.support.last_step else 0.0
+
+    @property
+    def basis(self) -> str:
+        """The kind of evidence, which limits the confidence (`CEILINGS`)."""
+        if self.definitional:
+            return "definition"
+        if self.verdict == "confirmed":
+            return "observation"
+        if self.from_logs:
+            return "report" if self.support and self.support.holding else "inference"
+        known = [self.support.basis] if self.support else []
+        known += ["research"] if self.findings else []  # a measurement of this run beside those of healthy ones
+        return max(known, key=lambda basis: CEILINGS[basis], default="inference")
+
+    def evidence(self) -> Iterator[str]:
+        """Yield every piece of evidence for the cause as a sentence: experiments, inspections, then observations."""
+        for result in self.experiments:
+            if result.verdict != "refuted":
+                yield f"experiment ({result.change}): {result.why}"
+        for finding in sorted(self.findings, key=lambda finding: -finding.abnormality):
+            yield finding.sentence
+        for observation in self.support.holding if self.support else ():
+            yield observation.sentence()
+
+    def cures(self) -> dict[str, tuple[Kind, Condition | None]]:
+        """Return the cures, each with its kind and the effect to expect: in the order of the playbooks, then the rest.
+
+        A cause that no playbook has named has the cures of causes.yaml.
+        """
+        cures: dict[str, tuple[Kind, Condition | None]] = {}
+        for entry in self.support.candidates if self.support else ():
+            for cure, kind in entry.cures:
+                cures.setdefault(cure, (kind, entry.expect))
+        return cures or {cure: ("cure", None) for cure in vocabulary.load()[self.cause].cures}
+
+
+def gather(
+    firing: Iterable[PlaybookMatch],
+    view: HistoryView,
+    findings: Iterable[Finding],
+    experiments: Iterable[ArmResult],
+    from_logs: bool,
+) -> list[Candidate]:
+    """Return each cause that a firing playbook, an inspection or an experiment names, once, with all its evidence."""
+    entries: dict[str, list[CandidateCause]] = {}
+    for match in firing:
+        for entry in match.playbook.causes:
+            entries.setdefault(entry.id, []).append(entry)
+    found: dict[str, list[Finding]] = {}
+    for finding in findings:
+        found.setdefault(finding.cause, []).append(finding)
+    tested: dict[str, list[ArmResult]] = {}
+    for result in experiments:
+        for cause in result.causes:
+            tested.setdefault(cause, []).append(result)
+    return [
+        Candidate(
+            cause,
+            _support(entries[cause], view) if cause in entries else None,
+            tuple(found.get(cause, ())),
+            tuple(tested.get(cause, ())),
+            from_logs,
+        )
+        for cause in dict.fromkeys([*entries, *found, *tested])
+    ]
+
+
+def _support(entries: Sequence[CandidateCause], view: HistoryView) -> Support:
+    conditions = dict.fromkeys(condition for entry in entries for condition in entry.supported_by)
+    observations = {condition: evaluate_condition(condition, view) for condition in conditions}
+    steps = [column.index[-1] for column in view.history.step.values() if column.index]
+    return Support(tuple(entries), observations, max(steps, default=0))
+
+
+def _finite(share: float | None) -> float:
+    """Return a share, or -infinity where an experiment has none."""
+    return -math.inf if share is None or math.isnan(share) else share

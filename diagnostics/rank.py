@@ -1,0 +1,135 @@
+"""Ranks candidate causes: contradictions by definition first, then by a logistic model of six kinds of evidence.
+
+The model sees no cause, data set or model: only how much evidence there is, of which kind, and since when. Its table
+`ranker.yaml` is fitted on the tuning part of the fault benchmark by `make fit-ranker`, with one family left out at a
+time; the threshold above which a cause is named is the smallest with enough right accusations there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from diagnostics.candidates import Candidate
+from diagnostics.confidence import Confidence
+from pipeline.results import CEILINGS
+
+TABLE = Path(__file__).with_name("ranker.yaml")
+FEATURES = ("supports", "abnormality", "restored", "tested", "onset", "rivals")
+EXPLAINED = 0.5  # an experiment that restores this share of the shortfall explains the run
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """The coefficients of a logistic model, one per feature, and the probability from which on a cause is named."""
+
+    intercept: float
+    coefficients: Sequence[float]
+    threshold: float
+
+    def probability(self, features: Sequence[float]) -> float:
+        """Return the probability that a candidate with these features is a true cause."""
+        logit = self.intercept + sum(c * x for c, x in zip(self.coefficients, features, strict=True))
+        return 1 / (1 + math.exp(-logit))
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate with the confidence in it, and why it is not named as a root cause; empty if it is."""
+
+    candidate: Candidate
+    confidence: Confidence
+    why_not: str = ""
+
+
+@cache
+def load_ranker(path: Path = TABLE) -> Ranker:
+    """Return the fitted ranker."""
+    from omegaconf import OmegaConf
+
+    table = OmegaConf.load(path)
+    coefficients = tuple(float(table.coefficients[name]) for name in FEATURES)
+    return Ranker(float(table.intercept), coefficients, float(table.threshold))
+
+
+def features(candidate: Candidate, others: Iterable[Candidate] = ()) -> tuple[float, ...]:
+    """Return the six features of a candidate, in the order of `FEATURES`, each from 0 to 1.
+
+    - supports: smoothed share of the supports in playbooks that hold; 0 if no playbook names the cause
+    - abnormality: how rare its most extreme finding is among healthy trainings, by orders of magnitude, up to 1 in 1000
+    - restored: share of the shortfall that an experiment restored by removing it; 0 without an experiment
+    - tested: 1 if an experiment tested it, whatever the result
+    - onset: share of the run before the evidence began
+    - rivals: share of the evidence that the best other candidate has, 1 if that has as much or more
+    """
+    own = _weight(candidate)
+    best = max((_weight(other) for other in others if other is not candidate), default=0.0)
+    return (
+        candidate.support.share if candidate.support and not candidate.support.contradicting else 0.0,
+        _rarity(candidate.abnormality),
+        candidate.restored,
+        float(candidate.decisive is not None),
+        candidate.onset,
+        min(1.0, best / own) if own else 1.0,
+    )
+
+
+def rank(candidates: Sequence[Candidate], needs_mending: bool, ranker: Ranker | None = None) -> list[Ranked]:
+    """Return the candidates, most likely cause first; those that are named come before all others.
+
+    `needs_mending` says whether the run shows a symptom. Without one, an abnormality is harmless, and only a
+    contradiction in terms or an experiment can accuse.
+    """
+    ranker = ranker or load_ranker()
+    scored = [(candidate, ranker.probability(features(candidate, candidates))) for candidate in candidates]
+    scored.sort(key=lambda pair: (not pair[0].definitional, -pair[1]))
+    ranked = [_judge(candidate, p, needs_mending, ranker) for candidate, p in scored]
+    return sorted(ranked, key=lambda entry: bool(entry.why_not))  # stable: keeps the order within both groups
+
+
+def _judge(candidate: Candidate, probability: float, needs_mending: bool, ranker: Ranker) -> Ranked:
+    ceiling = CEILINGS[candidate.basis]
+    value = ceiling if candidate.definitional else min(ceiling, probability)
+    confidence = Confidence(round(value, 3), candidate.basis)
+    return Ranked(candidate, confidence, _why_not(candidate, probability, needs_mending, ranker.threshold))
+
+
+def _why_not(candidate: Candidate, probability: float, needs_mending: bool, threshold: float) -> str:
+    """Return why a candidate is not named; empty if it is."""
+    if candidate.definitional:
+        return ""
+    if candidate.verdict == "refuted" and candidate.decisive:
+        return f"an experiment speaks against it ({candidate.decisive.change}): {candidate.decisive.why}"
+    if not candidate.supported:
+        return _lacking_support(candidate)
+    if not needs_mending and candidate.verdict != "confirmed":
+        return "there is nothing to mend: the run shows no symptom"
+    if probability < threshold:
+        lacks = "no experiment has tested it" if candidate.decisive is None else "the experiments do not decide"
+        return f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on), and {lacks}"
+    return ""
+
+
+def _lacking_support(candidate: Candidate) -> str:
+    """Return which measurement contradicts a cause, or which is missing."""
+    contradicting = candidate.support.contradicting if candidate.support else None
+    if contradicting:
+        return f"a measurement contradicts it: {contradicting.denial()}"
+    unmeasured = [o.why for o in candidate.support.observations.values() if not o.measured] if candidate.support else []
+    return "nothing that was measured supports it" + "".join(f": {why}" for why in unmeasured[:1])
+
+
+def _weight(candidate: Candidate) -> float:
+    """Return the evidence for a candidate as one number, for a comparison with its rivals."""
+    if candidate.verdict == "refuted":
+        return 0.0
+    share = candidate.support.share if candidate.support and not candidate.support.contradicting else 0.0
+    return max(share, _rarity(candidate.abnormality)) + 2 * candidate.restored
+
+
+def _rarity(abnormality: float) -> float:
+    """Return the orders of magnitude of 1 - abnormality as a share of three: 0.9 is 1/3, 0.99 2/3, from 0.999 on 1."""
+    return min(3.0, -math.log10(max(1 - abnormality, 1e-3))) / 3

@@ -1,0 +1,39 @@
+"""Types of single values in the schema of the config."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+def not_built(*values: object, use: str) -> BeforeValidator:
+    """Refuse values that are planned for a later version, and name the value to use instead."""
+
+    def refuse(value: object) -> object:
+        if value in values:
+            raise PydanticCustomError("not_built", "is not built in this version", {"use": use})
+        return value
+
+    return BeforeValidator(refuse)
+
+
+def _names_licence(text: str) -> str:
+    """Refuse what is no SPDX expression in its usual spelling, which other programs compare as text."""
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        usual = str(canonicalize_license_expression(text))
+    except InvalidLicenseExpression:
+        raise ValueError("an SPDX expression, such as Apache-2.0, MIT OR Apache-2.0, LicenseRef-Proprietary") from None
+    if usual != text:
+        raise ValueError(usual)
+    return text
+
+
+Licence = Annotated[Text, AfterValidator(_names_licence)]  # the spelling of SPDX
