@@ -129,7 +129,10 @@ def test_compose_proposes_similar_key(override: str, meant: str) -> None:
             "trainer.on_nonfinite=skip",
             "trainer.on_nonfinite: is not built in this version, got 'skip'; expected stop  Do: ",
         ),
-        ("trainer.on_spike=skip", "trainer.on_spike: is not built in this version, got 'skip'; expected none  Do: "),
+        (
+            "trainer.on_spike=rollback",
+            "trainer.on_spike: is not built in this version, got 'rollback'; expected skip  Do: ",
+        ),
         ("executor.kind=ray", "executor.kind: is not built in this version, got 'ray'; expected local  Do: "),
         ("seed=true", "seed: has the wrong type, got True; expected an integer"),
         ("seed=-1", "seed: is out of bounds, got -1; expected >= 0"),

@@ -138,7 +138,7 @@ class Trainer(Section):
     deterministic: bool | Literal["warn"]
     compile: bool
     on_nonfinite: Annotated[Literal["stop"], not_built("skip", use="stop")]
-    on_spike: Annotated[Literal["none"], not_built("stop", "skip", use="none")]
+    on_spike: Annotated[Literal["none", "stop", "skip"], not_built("rollback", use="skip")]
     checkpoint_minutes: Positive | None
     checkpoint_steps: Count | None
 

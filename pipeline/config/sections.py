@@ -20,7 +20,7 @@ BUILT: dict[str, tuple[object, ...]] = {
     "trainer.strategy": ("none",),
     "trainer.deterministic": (True, False, "warn"),
     "trainer.on_nonfinite": ("stop",),
-    "trainer.on_spike": ("none",),
+    "trainer.on_spike": ("none", "stop", "skip"),
     "loader.sampler": ("none", "balanced"),
 }
 
@@ -65,7 +65,7 @@ class TrainerConfig(Section):
     deterministic: bool | Literal["warn"] = True
     compile: bool = False
     on_nonfinite: Literal["stop"] = "stop"
-    on_spike: Literal["none"] = "none"
+    on_spike: Literal["none", "stop", "skip"] = "none"
     checkpoint_minutes: float | None = None
     checkpoint_steps: int | None = None
 

@@ -32,6 +32,7 @@ from pipeline.engine.backward import backward
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.progress import Fit, Progress, WeightsSnapshot
 from pipeline.engine.setup import TrainingComponents
+from pipeline.engine.spikes import SpikeDetector
 from pipeline.engine.stepper import Stepper
 from pipeline.engine.timer import TrainingTimer
 from pipeline.evaluation.evaluate import loss_and_metrics, mean_loss, score_split
@@ -57,6 +58,7 @@ class Training:
         self.progress = Progress()
         self.timer = TrainingTimer.from_config(self.trainer)
         self.stop_request = StopRequest()
+        self.spikes: SpikeDetector | None = None  # only where something happens at a spike
         self.observers: Sequence[StepObserver] = ()
         self.next_observed_step = sys.maxsize
         self.step_lrs: list[float] = []  # learning rates of steps that are not in the history yet, if they vary by step
@@ -83,6 +85,8 @@ class Training:
                 facts.update(self.components.facts(), loss_at_init=mean_loss(self.model, rows.X, rows.y, self.task))
             else:
                 self.resumed_from, self.progress = snapshot, resume.restore(self.components, snapshot)
+            if self.trainer.on_spike != "none":
+                self.spikes = SpikeDetector.of_history(self.progress.history)
             self.timer.start(self.progress.step, self.progress.earlier_seconds)
             for observer in observers:
                 self._start_observer(observer)
@@ -138,7 +142,7 @@ class Training:
                 withheld = not self._train_step(step_seed, batches)
             except BaseException as error:
                 raise self._step_error(error, batches[0]) from error
-            if withheld or (guard.read_due(progress.step) and guard.has_withheld()):
+            if withheld or progress.stop_reason == "spike" or (guard.read_due(progress.step) and guard.has_withheld()):
                 break
             if schedule:
                 self.step_lrs.append(float(self.optimizer.param_groups[0]["lr"]))
@@ -149,7 +153,7 @@ class Training:
                 self._log_losses(guard.has_withheld())
                 if progress.stop_reason is not None or self._poll_requests():
                     break
-        if progress.stop_reason is None:
+        if progress.stop_reason in (None, "spike"):
             self._log_losses(withheld or guard.has_withheld())
         seconds = time.perf_counter() - started
         self.seconds_per_step = seconds / max(1, progress.step - first_step)
@@ -177,6 +181,8 @@ class Training:
         # Observers came first: they see unclipped gradients, also those of a step that is withheld.
         if not guard.check_and_clip(loss):
             return scale is not None and self._lower_loss_scale(loss)
+        if self.spikes and self._is_spike(step, loss):
+            return True
         self.stepper()
         if scale:
             scale.update(True)
@@ -184,6 +190,17 @@ class Training:
             for observer in observers:
                 observer.after_update(step)
             self._schedule_observers()
+        return True
+
+    def _is_spike(self, step: int, loss: Tensor) -> bool:
+        """Record a loss that is a spike; its update is withheld, and with `on_spike: stop` the training ends."""
+        assert self.spikes is not None
+        value = loss.item()
+        if not self.spikes.is_spike(value):
+            return False
+        self.progress.history.event("spike", step, loss=value, update="withheld")
+        if self.trainer.on_spike == "stop":
+            self.progress.stop_reason = "spike"
         return True
 
     def _forward_backward(self, batches: list[Batch]) -> tuple[Any, Tensor]:

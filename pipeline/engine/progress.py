@@ -19,8 +19,8 @@ from pipeline.history import History
 from pipeline.results import Score
 
 # done: all planned epochs or steps, or early stopping; budget: the job allows fewer steps than the plan;
-# clock: trainer.max_minutes is used up; nonfinite: a loss or gradient is not finite.
-StopReason = Literal["done", "budget", "clock", "nonfinite"]
+# clock: trainer.max_minutes is used up; nonfinite: a loss or gradient is not finite; spike: a loss rose sharply.
+StopReason = Literal["done", "budget", "clock", "nonfinite", "spike"]
 
 
 @dataclass(frozen=True, eq=False)
