@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -296,6 +297,42 @@ def test_trusted_package_needs_no_init_file(lab: Path) -> None:
     activate(grant(["apart"], [lab], ["apart.net.make"]))
 
     assert importlib.import_module("apart.net").near.__file__ == str(lab / "near.py")
+
+
+def test_trusted_code_imports_a_sibling_without_init_file(lab: Path) -> None:
+    """A folder of modules beside the package is found by the package, and by nobody else."""
+    (lab / "apart").mkdir()
+    (lab / "apart" / "rows.py").write_text("")
+    (lab / "lab" / "net.py").write_text("def read():\n    import apart.rows\n    return apart.rows\n")
+    activate(grant(["lab"], [lab], ["lab.net.read"]))
+
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("apart")
+    assert importlib.import_module("lab.net").read().__file__ == str(lab / "apart" / "rows.py")
+
+
+def test_module_that_another_folder_is_trusted_for_is_found(lab: Path, tmp_path: Path) -> None:
+    """A file of the same name beside another trusted package does not hide it."""
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "apart.py").write_text("x = 5\n")
+    (lab / "apart.py").write_text("raise SystemExit('ran')\n")
+    activate(grant(["apart"], [tmp_path / "second"]))
+    activate(grant(["lab"], [lab], ["lab.net.make"]))
+
+    assert importlib.import_module("apart").x == 5
+
+
+def test_program_of_the_user_imports_what_planning_noted(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script is the user's as his package is; what Python runs by `-c`, as it starts processes, is not."""
+    (lab / "apart.py").write_text("")
+    activate(grant(["lab"], [lab], ["lab.net.make"]))
+    monkeypatch.setattr(GUARD, "noting", True)
+    for file, error in (("<string>", ModuleNotFoundError), ("train.py", None)):
+        code = compile("import apart", file, "exec")
+        with pytest.raises(error) if error else nullcontext():
+            exec(code, {"__name__": "__main__"})
+
+    assert list(GUARD.noted(str(lab))) == ["apart.py"]
 
 
 def test_guard_leaves_other_modules_alone(lab: Path, tmp_path: Path) -> None:
