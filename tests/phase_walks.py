@@ -23,6 +23,7 @@ from pipeline.run_store.run import Run
 ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("planning", "baseline", "diagnostics", "optimization", "finalization")
 NAME = "walk"
+APPROVER = "Example Reviewer"  # the plan names approvers, so that its owner may not approve
 # The learning rate is a thousand times too high: the baseline misses its target, and one fix is tried and adopted.
 WORDS = [
     "experiment=digits_hot", "model=mlp", f"run.name={NAME}", "tracking=none", "trainer.max_epochs=2",
@@ -77,7 +78,8 @@ class Fault:
 class Walks:
     """Runs commands one after another, each in a new process group."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, words: Sequence[str] = WORDS) -> None:
+        self.words = list(words)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=folder, env=environment, **pipes)
@@ -85,9 +87,13 @@ class Walks:
     def __call__(
         self, root: Path, phase: str = "auto", kill: Kill | None = None, faults: Sequence[Fault] = (), log: str = ""
     ) -> Ended:
-        """Run a phase (auto: all) of the run under `root`; `log` is a file that notes every call of the file module."""
+        """Run a phase (auto: all) of the run under `root`; `log` is a file that notes every call of the file module.
+
+        The phase `approve` is the command of that name.
+        """
+        approve = ["approve", str(root / NAME), "--who", APPROVER]
         asked = {
-            "words": [f"phase={phase}", *WORDS, f"run.root={root}"],
+            "words": approve if phase == "approve" else [f"phase={phase}", *self.words, f"run.root={root}"],
             "ledger": str(root / NAME / "ledger.jsonl"),
             "kill": vars(kill) if kill else None,
             "faults": [[*vars(fault.point).values(), fault.kind, fault.trial] for fault in faults],
@@ -216,7 +222,27 @@ def _run(asked: dict[str, Any], output: Path) -> int:
         return subprocess.CompletedProcess([], code, "", text)
 
     executor.Workers.run = in_a_fork  # type: ignore[method-assign]
+    _stop_the_clocks()
     return main(asked["words"])
+
+
+def _stop_the_clocks() -> None:
+    """Times are measured, then replaced by those of the first command, since two measurements are never the same."""
+    from pipeline.release import rollback_rehearsal
+    from pipeline.serving import latency, sandbox
+
+    time_calls, serve_golden, rehearse = latency.measure, sandbox.measure, rollback_rehearsal.rehearse
+
+    def first_latency(*words: Any) -> Any:
+        timed, path = time_calls(*words), Path("latency-of-the-first-command.json")
+        if not path.exists():
+            path.with_suffix(".tmp").write_text(json.dumps(timed))
+            path.with_suffix(".tmp").replace(path)
+        return json.loads(path.read_text())
+
+    latency.measure = first_latency
+    sandbox.measure = lambda *words: {**serve_golden(*words), "seconds": 1.0}  # type: ignore[typeddict-item]
+    rollback_rehearsal.rehearse = lambda *words: {**rehearse(*words), "seconds": 1.0}
 
 
 def _group(leader: int) -> list[int]:
