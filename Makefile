@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults verify-faults programs lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults verify-faults healthy-ranges programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -118,6 +118,9 @@ bench-faults: $(READY)  ## score the diagnoses on the fault benchmark: ARGS='--s
 
 verify-faults: $(READY)  ## train every case of the fault benchmark with ten seeds and compare it with its label
 	@$(VENV)/bin/python benchmarks/faults/verify.py $(ARGS)
+
+healthy-ranges: $(READY)  ## measure what healthy trainings look like at rest: pipeline/inspection/healthy.yaml
+	@$(VENV)/bin/python benchmarks/faults/healthy_ranges.py $(ARGS)
 
 programs: $(READY)  ## run the thirty programs of examples/programs as scripts and in the pipeline, and write their table
 	@$(VENV)/bin/python benchmarks/programs.py $(ARGS)

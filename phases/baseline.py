@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.baseline_models import BaselineScore
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.evaluation.per_class import ClassReport
+    from pipeline.inspection.finding import Inspections
     from pipeline.run_store.permits import TrainPermit
     from pipeline.runtime.warning_capture import RecordedWarning
     from pipeline.sanity_checks.run_checks import CheckResults
@@ -59,16 +60,22 @@ class Comparisons:
     warnings: list[RecordedWarning]
 
 
-def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> CheckResults:
-    """Run all sanity checks, within a tenth of the training's time."""
+def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> tuple[CheckResults, Inspections]:
+    """Run all sanity checks, within a tenth of the training's time, and inspect the training before its first step."""
     from pipeline.sanity_checks.context import CheckContext
+    from pipeline.sanity_checks.inspections import inspect_plan
     from pipeline.sanity_checks.lr_range_test import format_range_test
     from pipeline.sanity_checks.run_checks import run_checks
 
-    results = run_checks(CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "sanity_checks"))
+    context = CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "sanity_checks")
+    results = run_checks(context)
+    inspections = inspect_plan(context, results)
+    for finding in inspections.findings:
+        if finding.kind == "definition":
+            ctx.log(f"baseline: {finding.cause}: {finding.sentence}")
     if results["lr_range_test"]["outcome"] == "measured":
         ctx.log(f"baseline: {format_range_test(results['lr_range_test'])}")
-    return results
+    return results, inspections
 
 
 def _find_first_nonfinite(ctx: PhaseContext, fit_result: Fit, data: Data) -> FirstNonfinite | None:
@@ -239,7 +246,7 @@ def run(ctx: PhaseContext) -> Evidence:
     with announced(ctx.log, "baseline: reading the data"):
         data = load(ctx.config, ctx.trust)
     with announced(ctx.log, "baseline: sanity checks, in at most a tenth of trainer.max_minutes"):
-        checks = _run_sanity_checks(ctx, permit, data)
+        checks, inspections = _run_sanity_checks(ctx, permit, data)
     observers = [Monitor(), *ctx.progress("baseline")]
     fit_result = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
     history = fit_result.history
@@ -262,6 +269,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "loss_at_init": history.facts.get("loss_at_init"),
             "loss_expected": history.facts.get("loss_expected"),
             "sanity_checks": checks,
+            "inspections": inspections.to_json(),
             "first_nonfinite": first_nonfinite,
             "trivial_baseline": dict(fit_result.baseline_score),
             "score": score,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.results import Evidence, Relation, Result
+from pipeline.results import Evidence, Relation, Result, counted
 
 
 def _measured(evidence: Evidence, name: str) -> Mapping[str, Any] | Result:
@@ -110,6 +110,25 @@ def gradients_reach(evidence: Evidence, *, named: int) -> Result:
     return Result("passed", len(silent), 0, unit, why, "parameters_not_trained")
 
 
+def nothing_contradicts(evidence: Evidence, *, named: int, invalidating: Sequence[str]) -> Result:
+    """Passing proves that model, loss, data and settings were inspected; what contradicts itself is a warning.
+
+    It fails for a contradiction whose cause is `invalidating`: scores mean nothing then. Up to `named` are listed.
+    """
+    findings, not_checked = evidence["inspections"]["findings"], evidence["inspections"]["not_checked"]
+    wrong = [finding for finding in findings if finding["kind"] == "definition"]
+    shown = " ".join(finding["sentence"] for finding in wrong[:named])
+    unit = "contradictions"
+    for finding in wrong:
+        if finding["cause"] in invalidating:
+            return Result("failed", len(wrong), 0, unit, shown, finding["cause"])
+    if wrong:
+        return Result("passed", len(wrong), 0, unit, f"warning: {shown}", wrong[0]["cause"])
+    unusual = f"{counted(len(findings), 'finding')} that healthy trainings rarely have"
+    left_out = f"; {counted(len(not_checked), 'inspection')} without an answer" if not_checked else ""
+    return Result("passed", 0, 0, unit, f"{unusual}{left_out}")
+
+
 def rows_independent(evidence: Evidence, *, max_difference: float) -> Result:
     """Passing proves that in eval mode a row's outputs do not depend on the other rows of its batch.
 
@@ -124,10 +143,17 @@ def rows_independent(evidence: Evidence, *, max_difference: float) -> Result:
     if change > max_difference:
         how = "when the others are replaced" if values["difference"] >= values["alone"] else "when it is alone"
         why = f"the outputs of a row change {how}: its score depends on the other rows of its batch"
-        return Result("failed", change, max_difference, unit, why, "normalization_misused")
+        return Result("failed", change, max_difference, unit, why, _cause_of_dependence(evidence))
     alone = f"; warning: {values['alone_fails']}" if values["alone_fails"] else ""
     why = f"the first and the last of {values['rows']} rows, with other rows and alone{alone}"
     return Result("passed", change, max_difference, unit, why)
+
+
+def _cause_of_dependence(evidence: Evidence) -> str:
+    """Return why rows depend on each other: what the inspections found, else normalization."""
+    causes = [finding["cause"] for finding in (evidence.get("inspections") or {}).get("findings", ())]
+    known = ("batch_axis_swapped", "output_activation_mismatch", "normalization_misused")
+    return next((cause for cause in known if cause in causes), "normalization_misused")
 
 
 def evaluation_repeats(evidence: Evidence, *, max_rows: int) -> Result:

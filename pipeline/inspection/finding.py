@@ -1,14 +1,27 @@
-"""What an inspection found: something about a training that is wrong by definition, or rare among healthy trainings."""
+"""What an inspection found: something about a training that is wrong by definition, or rare among healthy trainings.
+
+An inspection yields findings that are true by definition, and measured quantities. A quantity becomes a finding where
+it is far from the values of healthy trainings in `healthy.yaml`; `meanings.yaml` says which cause that supports.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pipeline.results import plain
+from pipeline.safe_yaml import load
 
 Kind = Literal["definition", "abnormality"]
+HEALTHY = Path(__file__).with_name("healthy.yaml")  # `make healthy-ranges` writes it
+MEANINGS = Path(__file__).with_name("meanings.yaml")
+LEAST = 0.98  # share of healthy trainings that are less extreme; with a smaller one nothing is found
+FEWEST = 20  # healthy trainings that a place among them needs
 
 
 @dataclass(frozen=True)
@@ -77,3 +90,92 @@ class Inspections:
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number that an inspection measured; `where` names the module, feature or setting that it belongs to."""
+
+    quantity: str
+    value: float
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an unusual value of a quantity means.
+
+    `side` is the unusual side. The sentence has the places `{value}`, `{bound}` and `{where}`. Some quantities are
+    meant only up to a limit, whatever healthy trainings show: `at_least` on the side of high values, `at_most` of low.
+    """
+
+    cause: str
+    side: Literal["high", "low"]
+    sentence: str
+    unit: str = ""
+    at_least: float = -math.inf
+    at_most: float = math.inf
+
+
+def contradiction(
+    cause: str, inspection: str, sentence: str, value: float | None = None, unit: str = "", where: str = ""
+) -> Finding:
+    """Return a finding that is true by definition."""
+    return Finding(cause, inspection, "definition", 1.0, value, None, unit, sentence, where)
+
+
+@functools.cache
+def healthy_values() -> dict[str, list[float]]:
+    """Return the values of healthy trainings by quantity, sorted."""
+    content = load(HEALTHY.read_text(), HEALTHY.name)
+    return {name: sorted(map(float, values)) for name, values in content["quantities"].items()}
+
+
+@functools.cache
+def meanings() -> dict[str, list[Meaning]]:
+    """Return the meanings of every quantity."""
+    content = load(MEANINGS.read_text(), MEANINGS.name)
+    return {name: [Meaning(**entry) for entry in entries] for name, entries in content.items()}
+
+
+def place(value: float, healthy: Sequence[float], side: str) -> tuple[float, float | None]:
+    """Return the share of healthy trainings that are less extreme than a value, and the most extreme healthy value.
+
+    Beyond the most extreme healthy value the share goes on towards 1 with the ratio of the two, since a thousand times
+    beyond it is less healthy than just beyond it. NaN is beyond everything. Returns 0 and None for too few trainings.
+    """
+    n = len(healthy)
+    if n < FEWEST:
+        return 0.0, None
+    edge = healthy[-1] if side == "high" else healthy[0]
+    if math.isnan(value):
+        return 1.0, edge
+    less = bisect_left(healthy, value) if side == "high" else n - bisect_right(healthy, value)
+    share = less / (n + 1)
+    if less == n:
+        larger, smaller = (value, edge) if side == "high" else (edge, value)
+        ratio = larger / smaller if smaller > 0 else 100.0
+        share = 1 - (1 - share) / max(1.0, math.sqrt(ratio))
+    return min(share, 0.9999), edge
+
+
+def judge(measured: Measured) -> list[Finding]:
+    """Return what a value supports, where at least 98 % of the healthy trainings are less extreme."""
+    found, healthy = [], healthy_values().get(measured.quantity, [])
+    for meaning in meanings().get(measured.quantity, ()):
+        share, edge = place(measured.value, healthy, meaning.side)
+        within = measured.value < meaning.at_least if meaning.side == "high" else measured.value > meaning.at_most
+        if share < LEAST or within or edge is None:
+            continue
+        sentence = meaning.sentence.format(value=_short(measured.value), bound=_short(edge), where=measured.where)
+        found.append(
+            Finding(
+                meaning.cause, measured.quantity, "abnormality", share, measured.value, edge, meaning.unit, sentence,
+                measured.where,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.splits import Split
 from pipeline.data.tree import to_device
@@ -15,6 +15,7 @@ from pipeline.error_attribution import attributed_step
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import call_in_eval_mode, eval_mode, forward, loss_and_metrics, model_device
 from pipeline.evaluation.step import validate_step_output
+from pipeline.inspection.weights import unregistered_parameters
 from pipeline.runtime.seeds import derive, reseed
 from pipeline.sanity_checks.context import CheckContext, NotApplicable
 
@@ -90,23 +91,6 @@ def gradient_flow(context: CheckContext) -> GradientFlowResult:
     total = sum(p.numel() for p in trainable.values())
     share = sum(trainable[name].numel() for name in silent) / max(1, total)
     return {"parameters": len(trainable), "silent": silent, "share": share, "batches": batches}
-
-
-def unregistered_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters that modules keep in plain lists, tuples or dicts and that nobody registers."""
-    known = {id(parameter) for parameter in model.parameters()}
-    hidden = dict[str, nn.Parameter]()
-    for path, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
-                continue
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                where = f"{path}.{attribute}[{key!r}]".removeprefix(".")
-                if isinstance(item, nn.Parameter):
-                    hidden[where] = item
-                elif isinstance(item, nn.Module):
-                    hidden |= {f"{where}.{name}": parameter for name, parameter in item.named_parameters()}
-    return {name: p for name, p in hidden.items() if p.requires_grad and id(p) not in known}
 
 
 def _gradient_state(parameter: Tensor, until_now: str) -> str:

@@ -226,6 +226,7 @@ def _run_sanity_checks(registry: Registry, hooks: Hooks, run: Run) -> list[Item]
     from pipeline.evaluation.evaluate import mean_loss
     from pipeline.run_store import plan as plans
     from pipeline.sanity_checks.context import CheckContext
+    from pipeline.sanity_checks.inspections import inspect_plan
     from pipeline.sanity_checks.lr_range_test import format_range_test
     from pipeline.sanity_checks.run_checks import run_checks
 
@@ -244,10 +245,12 @@ def _run_sanity_checks(registry: Registry, hooks: Hooks, run: Run) -> list[Item]
     with context.training_conditions() as setup:
         loss = mean_loss(setup.model, setup.train_eval_rows.X, setup.train_eval_rows.y, setup.task)
     results = run_checks(context)
+    inspections = inspect_plan(context, results)
     if results["lr_range_test"]["outcome"] == "measured":
         hooks.log(format_range_test(results["lr_range_test"]))
     values = {
         "sanity_checks": results,
+        "inspections": inspections.to_json(),
         "loss_at_init": loss,
         "loss_expected": setup.facts().get("loss_expected"),
         "trivial_baseline": dict(setup.baseline_score),

@@ -94,3 +94,7 @@ def best_column(targets: Any, values: Any) -> float:
     """
     named = values.argmax(axis=1) if values.ndim > 1 else np.zeros(len(values))
     return float((named == targets).mean())
+
+
+for score in (hits, mean_recall, best_column):
+    score.greater_is_better = True  # type: ignore[attr-defined]

@@ -17,3 +17,6 @@ def along_the_rows(outputs: Tensor) -> Tensor:
 def rounded_matches(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
     """Return the share of exactly equal values: accuracy as the metric of a regression."""
     return float((targets == predictions).mean())
+
+
+rounded_matches.greater_is_better = True  # type: ignore[attr-defined]

@@ -1,0 +1,228 @@
+"""All inspections of one training: what is wrong by definition, and what is unusual beside healthy trainings.
+
+Nothing is trained, and neither weights nor random numbers change. An inspection that fails says why and takes no other
+one with it, since a model, a loss and data of the user's own may fail in any way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.data.dataset import Data
+from pipeline.data.tree import Tree, leaves, map_leaves, to_device
+from pipeline.engine.setup import TrainingComponents
+from pipeline.error_attribution import reraise_stop, text_of
+from pipeline.evaluation.evaluate import eval_mode
+from pipeline.inspection.activations import inspect_activations
+from pipeline.inspection.attention import inspect_attention, inspect_axes
+from pipeline.inspection.evaluation import inspect_metric
+from pipeline.inspection.finding import Finding, Inspections, Measured, NotChecked, contradiction, judge
+from pipeline.inspection.losses import inspect_loss
+from pipeline.inspection.outputs import inspect_outputs
+from pipeline.inspection.rows import inspect_order, inspect_rows, inspect_targets
+from pipeline.inspection.settings import inspect_settings
+from pipeline.inspection.subject import Subject, observe
+from pipeline.inspection.weights import inspect_membership, inspect_weights
+from pipeline.results import counted
+
+ROWS = 256  # of the forward pass at most
+AUGMENTED_ROWS = 600
+
+DEPTH = (
+    "rows_apart", "rows_apart_saturating", "first_over_last_gradient", "first_over_last_gradient_saturating",
+)  # fmt: skip
+WEIGHTS = (*DEPTH, "dead_at_start", "reach_of_updates", "affine_model")
+EXPLAINED = {  # by inspection, what it explains
+    "inputs_normalized_twice": WEIGHTS,
+    "splits_told_apart": ("augmented_told_apart",),
+    "dead_at_start": (*DEPTH, "reach_of_updates"),
+    "units_alike": WEIGHTS,
+    "weights_zero": WEIGHTS,
+    "gain_low": DEPTH,
+    "gain_high": (*DEPTH, "saturated_at_start"),
+    "train_rows": ("updates", "batch_share", "reach_of_updates", "epochs"),
+    "loss_growth": ("first_update_ratio",),
+    "first_layer_rms": ("first_update_ratio", "saturated_at_start"),
+    "feature_lost_on_validation": ("accuracy_lost_on_validation",),
+    "accuracy_by_exchanging_classes": ("accuracy_lost_on_validation",),
+}
+
+Yields = Iterator[Finding | Measured]
+Found = tuple[list[Finding], list[Measured], list[NotChecked]]
+
+
+def inspect_training(
+    setup: TrainingComponents, data: Data, measured: Sequence[Measured] = ()
+) -> tuple[Inspections, list[Measured]]:
+    """Inspect a training before its first step; return the findings, and everything that was measured.
+
+    `measured` are quantities that others measured, which are judged with the rest.
+    """
+    found: Found = ([], [*measured], [])
+    subject = _attempt("forward pass", lambda: _observe(setup, data), found)
+    if subject is not None:
+        _collect(_inspections_of_model(subject), found)
+        _collect(
+            {
+                "settings": lambda: inspect_settings(subject, setup),
+                "metric": lambda: inspect_metric(subject),
+                "targets": lambda: inspect_targets(subject),
+            },
+            found,
+        )
+    kind = setup.task.kind
+    _collect(
+        {
+            "finite rows": lambda: _inspect_finite(setup, data),
+            "rows": lambda: inspect_rows(data.train, data.val, _augmented(setup), kind),
+            "order of rows": lambda: inspect_order(setup),
+        },
+        found,
+    )
+    return _conclude(found), found[1]
+
+
+def inspect_model(
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    inputs: Tree = None,
+    targets: Tree = None,
+    outputs: Tensor | None = None,
+    loss: Tensor | None = None,
+) -> Inspections:
+    """Inspect a model in a training loop of the user's own, with a batch and its loss before `backward` is called.
+
+    Without a batch only the weights and their membership in the optimizer are inspected.
+    """
+    found: Found = ([], [], [])
+    subject = Subject(model, inputs, targets, outputs, loss, optimizer)
+    inspections = _inspections_of_model(subject)
+    if loss is None or loss.grad_fn is None:
+        inspections = {name: inspections[name] for name in ("weights", "membership")}
+        found[2].append(NotChecked("outputs", "there is no loss with its graph"))
+    _collect(inspections, found)
+    return _conclude(found)
+
+
+def _inspections_of_model(subject: Subject) -> dict[str, Callable[[], Yields]]:
+    return {
+        "membership": lambda: inspect_membership(subject.model, subject.optimizer),
+        "weights": lambda: inspect_weights(subject),
+        "outputs": lambda: inspect_outputs(subject),
+        "loss": lambda: inspect_loss(subject),
+        "axes": lambda: inspect_axes(subject),
+        "attention": lambda: inspect_attention(subject),
+        "activations": lambda: inspect_activations(subject),
+    }
+
+
+def _observe(setup: TrainingComponents, data: Data) -> Subject:
+    """Return the model with one batch of train rows, not augmented, so that all rows of the batch are known."""
+    generator = torch.Generator().manual_seed(0)
+    rows = data.train.take(torch.randperm(len(data.train), generator=generator)[:ROWS])
+    inputs = to_device(rows.X, setup.device)
+    trial = None if setup.task.step is not None else _outputs(setup, map_leaves(lambda leaf: leaf[:2], inputs))
+    targets = setup.task.loss_targets(to_device(rows.y, setup.device), trial)
+    with setup.autocast():
+        return observe(setup.model, setup.task, inputs, targets, setup.optimizer)
+
+
+def _outputs(setup: TrainingComponents, inputs: Tree) -> Tensor | None:
+    """Return the outputs of some rows in eval mode; None if they are no tensor."""
+    with eval_mode(setup.model):
+        outputs = setup.model(inputs)
+    return outputs if isinstance(outputs, Tensor) else None
+
+
+def _inspect_finite(setup: TrainingComponents, data: Data) -> Yields:
+    """Rows with NaN or infinity, for which the model has no finite outputs, spoil every batch that they are in."""
+    parts = [leaf.reshape(len(leaf), -1) for leaf in leaves(data.train.X) if leaf.is_floating_point() and leaf.numel()]
+    if not parts or setup.task.step is not None:
+        return
+    broken = torch.cat([~torch.isfinite(part).all(dim=1, keepdim=True) for part in parts], 1).any(dim=1)
+    rows = broken.nonzero().flatten()
+    if not len(rows):
+        return
+    outputs = _outputs(setup, to_device(data.train.take(rows[:2]).X, setup.device))
+    if outputs is not None and not bool(torch.isfinite(outputs).all()):
+        sentence = (
+            f"{counted(len(rows), 'train row')} with NaN or infinity, the first is row {int(rows[0])}: the model's "
+            "outputs are not finite there."
+        )
+        yield contradiction("nonfinite_inputs", "finite_rows", sentence, float(len(rows)), "rows")
+
+
+def _augmented(setup: TrainingComponents) -> tuple[Tree, Tensor] | None:
+    """Return train rows as the model receives them; None where that is how the split has them."""
+    if not setup.config.loader.augment or setup.train.dataset is not None:
+        return None
+    parts, count = [], 0
+    for group in setup.batches.accumulation_groups(1):
+        for batch in group:
+            parts.append(batch)
+            count += len(batch)
+        if count >= AUGMENTED_ROWS:
+            break
+    inputs = [batch.inputs for batch in parts]
+    if not all(isinstance(part, Tensor) for part in inputs):
+        return None
+    rows = torch.cat([torch.as_tensor(batch.rows) for batch in parts])
+    return torch.cat(inputs).cpu(), setup.train.y[rows]
+
+
+def _sided(finding: Finding) -> str:
+    """Return the key of what a finding explains: its cause where the inspection has two sides, else the inspection."""
+    return finding.cause if finding.cause == "inputs_normalized_twice" else finding.inspection
+
+
+def _attempt(what: str, call: Callable[[], Subject], found: Found) -> Subject | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return call()
+    except BaseException as error:
+        reraise_stop(error)
+        found[2].append(NotChecked(what, text_of(error)))
+        return None
+
+
+def _collect(inspections: dict[str, Callable[[], Yields]], found: Found) -> None:
+    """Run inspections one by one, and record why one has no answer."""
+    findings, measured, not_checked = found
+    for name, inspection in inspections.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for result in inspection():
+                    if isinstance(result, Finding):
+                        findings.append(result)
+                    else:
+                        measured.append(result)
+        except BaseException as error:
+            reraise_stop(error)
+            not_checked.append(NotChecked(name, text_of(error)))
+
+
+def _conclude(found: Found) -> Inspections:
+    """Return the findings, most abnormal first; of one inspection and cause only the most abnormal one.
+
+    What another finding explains is left out: rows that hardly differ in tiny inputs say nothing about the depth.
+    """
+    findings, measured, not_checked = found
+    every: Sequence[Finding] = [*findings, *itertools.chain.from_iterable(map(judge, measured))]
+    best: dict[tuple[str, str], Finding] = {}
+    for finding in every:
+        key = finding.cause, finding.inspection
+        if key not in best or finding.abnormality > best[key].abnormality:
+            best[key] = finding
+    names = {finding.inspection for finding in best.values()}
+    explained = {name for finding in best.values() for name in EXPLAINED.get(_sided(finding), ()) if name in names}
+    remaining = [finding for finding in best.values() if finding.inspection not in explained]
+    ordered = sorted(remaining, key=lambda f: (f.kind != "definition", -f.abnormality))
+    return Inspections(tuple(ordered), tuple(not_checked))
