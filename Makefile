@@ -3,12 +3,13 @@
 PYTHON ?= python3
 RUN ?= digits
 ARGS ?=
+FACTS ?= build/fault-facts
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults verify-faults healthy-ranges programs lock help
+.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults fit-ranker verify-faults healthy-ranges programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -115,6 +116,10 @@ mutants: $(READY)  ## make 60 small changes to the code and print those that its
 
 bench-faults: $(READY)  ## score the diagnoses on the fault benchmark: ARGS='--sample 5 --repairs'
 	@$(VENV)/bin/python benchmarks/faults/bench.py $(ARGS)
+
+fit-ranker: $(READY)  ## train the tuning part of the fault benchmark and fit diagnostics/ranker.yaml: FACTS=DIR keeps its facts
+	$(VENV)/bin/python benchmarks/faults/bench.py --part tuning --facts $(FACTS) $(ARGS)
+	$(VENV)/bin/python benchmarks/faults/fit_ranker.py $(FACTS)
 
 verify-faults: $(READY)  ## train every case of the fault benchmark with ten seeds and compare it with its label
 	@$(VENV)/bin/python benchmarks/faults/verify.py $(ARGS)

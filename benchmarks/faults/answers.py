@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
@@ -92,7 +93,9 @@ def learned_answers(tuning: Known, asked: Known) -> Iterator[tuple[Case, Answer]
         known = [case for case, _ in tuning if case.family != without]
         labels = [case.faults[0][0] if case.faults else HEALTHY for case in known]
         trees = RandomForestClassifier(TREES, random_state=0, min_samples_leaf=2, class_weight="balanced_subsample")
-        return trees.fit([row_of[case.id] for case in known], labels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that there are many classes for so few trainings
+            return trees.fit([row_of[case.id] for case in known], labels)
 
     for case, _ in asked:
         trees = forest(case.family)

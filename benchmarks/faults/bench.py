@@ -3,8 +3,10 @@
 Every case is trained and explained once, two at a time, one thread each. The table is printed and written to `--out` as
 Markdown and JSON, and compared with the last stored one (`table.json`); `--store` replaces that. Single cases are shown
 for the tuning part only, unless `--part held_out` asks for the other one. The benchmark counts and judges nothing.
+`--facts DIR` stores what each diagnosis started from; `--again DIR` trains nothing and explains such facts again.
 
-    benchmarks/faults/bench.py [--part tuning|held_out] [--sample N] [--repairs] [--facts DIR] [--out DIR] [--store]
+    benchmarks/faults/bench.py [--part tuning|held_out] [--sample N] [--repairs] [--facts DIR | --again DIR]
+                               [--out DIR] [--store]
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,22 +22,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from answers import Known, answer, earned, learned_answers
 from cases import HERE, PARTS, WAYS, Case, cases
+from facts import load, stored
 from repair import try_repairs
 from run_case import run_case
 from score import Answer, Pairs, count, score_row
 from side_by_side import run_each
 from table import compare, markdown
 
+from diagnostics.diagnose import diagnose
 from pipeline.repair.causes import load as load_causes
 
 STORED = HERE / "table.json"
-ALONE = {"playbooks alone": "playbooks", "playbooks without the target": "blind"}
-ALL, SOURCES = "gates and playbooks", ("planning", "baseline", "playbooks")
+ALL, SOURCES = "everything", ("planning", "baseline", "diagnosis")
+ALONE = {"inspections alone": ("inspections",), "playbooks alone": ("playbooks",)}
+ALONE["inspections and playbooks, no experiment"] = ("inspections", "playbooks")
 CaseResult = dict[str, Any]  # as `run_case` returns it, or with `error`
 
 
-def run_cases(selected: list[Case], shown_parts: Sequence[str], facts: Path | None) -> list[CaseResult]:
+def run_cases(selected: list[Case], shown_parts: Sequence[str], facts: Path) -> list[CaseResult]:
     """Train and explain each case; print a line for each case of the parts that are shown."""
     results = []
     arguments = [(case, 1, None, facts) for case in selected]
@@ -87,17 +94,29 @@ def count_repairs(selected: list[Case]) -> dict[str, Any]:
     return {**counts, "broke": len(results) - len(complete), "cases": results}
 
 
-def score_rows(results: list[tuple[Case, CaseResult]]) -> dict[str, Any]:
-    """Return the rows of the table; the first ones are the playbooks on their own."""
-    pairs = [(case, answer_of(result)) for case, result in results]
+def score_rows(results: list[tuple[Case, CaseResult]], known: Known, tuning: Known) -> dict[str, Any]:
+    """Return the rows of the table. The first ones use some of the facts alone, or another way to use all of them."""
     rows: dict[str, Pairs] = {
-        name: [(case, answer_of(result, [source])) for case, result in results] for name, source in ALONE.items()
+        name: [(case, answer(facts, kinds)) for case, facts in known] for name, kinds in ALONE.items()
     }
+    rows["a learned classifier on the same facts"] = list(learned_answers(tuning, known)) if tuning else []
+    pairs = [(case, answer_of(result)) for case, result in results]
     rows[ALL] = pairs
+    rows["target not told, no experiment"] = [(case, answer(facts.without_target())) for case, facts in known]
+    rows["history alone, target not told"] = [(case, answer(facts.as_log())) for case, facts in known]
     rows |= {f"{ALL}, {part}": [(c, a) for c, a in pairs if c.part == part] for part in PARTS}
     rows |= {f"{ALL}, {way}": [(c, a) for c, a in pairs if c.way == way] for way in WAYS}
     rows |= trivial_answers([case for case, _ in results])
     return {name: score_row(answers) for name, answers in rows.items()}
+
+
+def explain_again(case: Case, folder: Path) -> CaseResult:
+    """Return what the present program says of the stored facts of a case."""
+    facts = load(folder, case.id)
+    causes = diagnose(facts.history, facts.config, facts.findings, facts.experiments).root_causes
+    named = [(cause.issue, cause.confidence.value, "diagnosis") for cause in causes]
+    result = {"accused": [*facts.gates, *named], "value": facts.value, "seconds": facts.seconds}
+    return {"case": case.id, "error": "", **result}
 
 
 def main() -> None:
@@ -108,39 +127,55 @@ def main() -> None:
     parser.add_argument("--facts", type=Path, metavar="DIR", help="store what each diagnosis started from in DIR")
     parser.add_argument("--out", type=Path, help="folder for table.md and table.json")
     parser.add_argument("--store", action="store_true", help=f"store the table as {STORED.name} next to this file")
+    parser.add_argument("--again", type=Path, metavar="DIR", help="train nothing, and explain the facts in DIR again")
     args = parser.parse_args()
-    complete = args.sample == 1 and not args.part
+    complete = args.sample == 1 and not (args.part or args.again)
     if args.store and not complete:
-        parser.error("--store: only a table of all cases can be stored; omit --sample and --part")
-    started = time.perf_counter()
+        parser.error("--store: only a table of all cases can be stored; omit --sample, --part and --again")
     selected = [case for case in cases() if not args.part or case.part == args.part][:: args.sample]
-    results = list(zip(selected, run_cases(selected, [args.part or "tuning"], args.facts), strict=True))
-    table = {
-        "cases": {"faulty": sum(not c.healthy for c in selected), "healthy": sum(c.healthy for c in selected)},
-        "rows": score_rows(results),
-        "repairs": count_repairs(selected) if args.repairs else None,
-        "minutes": (time.perf_counter() - started) / 60,
-        "answers": {
-            case.id: {
-                "part": case.part,
-                "truth": case.causes,
-                "harmless": case.harmless,
-                "as_verified": bool(result["error"]) or case.well(result["value"]) == case.healthy,
-                "value": result["value"] if result["value"] is not None and math.isfinite(result["value"]) else None,
-                "accused": result["accused"],
-                "error": result["error"],
-            }
-            for case, result in results
-        },
-    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.again or args.facts or Path(temporary)
+        table = make_table(selected, folder, args)
     page = markdown(table)
     print(f"\n{page}")
     if STORED.is_file() and complete:
         print("\n".join(compare(json.loads(STORED.read_text()), table)))
-    for folder in [args.out] * bool(args.out) + [HERE] * args.store:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
-        (folder / "table.md").write_text(page + "\n")
+    for target in [args.out] * bool(args.out) + [HERE] * args.store:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+        (target / "table.md").write_text(page + "\n")
+
+
+def make_table(selected: list[Case], folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the table of these cases, whose facts are in a folder afterwards, or already."""
+    started = time.perf_counter()
+    if args.again:
+        selected = [case for case in selected if (folder / f"{case.id}.json").is_file()]
+        results = [(case, explain_again(case, folder)) for case in selected]
+    else:
+        results = list(zip(selected, run_cases(selected, [args.part or "tuning"], folder), strict=True))
+    known = list(stored(folder, selected))
+    tuning = list(stored(folder, [case for case in cases() if case.part == "tuning"]))
+    return {
+        "cases": {"faulty": sum(not c.healthy for c in selected), "healthy": sum(c.healthy for c in selected)},
+        "rows": score_rows(results, known, tuning),
+        "earned": earned([(case, facts) for case, facts in known if not case.healthy]),
+        "repairs": count_repairs(selected) if args.repairs else None,
+        "minutes": (time.perf_counter() - started) / 60,
+        "answers": {case.id: _answer_record(case, result) for case, result in results},
+    }
+
+
+def _answer_record(case: Case, result: CaseResult) -> dict[str, Any]:
+    return {
+        "part": case.part,
+        "truth": case.causes,
+        "harmless": case.harmless,
+        "as_verified": bool(result["error"]) or case.well(result["value"]) == case.healthy,
+        "value": result["value"] if result["value"] is not None and math.isfinite(result["value"]) else None,
+        "accused": result["accused"],
+        "error": result["error"],
+    }
 
 
 if __name__ == "__main__":

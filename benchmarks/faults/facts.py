@@ -38,11 +38,23 @@ class Facts:
     seconds: float = 0.0
 
     def without_target(self) -> Facts:
-        """Return what is known where nobody has told the target, as of the log of another program."""
-        history = History.from_bytes(self.history.to_bytes())
-        history.facts.pop("target", None)
+        """Return what is known if nobody has told the target; then no experiment could measure a shortfall."""
+        config = None
+        if self.config is not None:
+            config = {**self.config, "task": {**self.config["task"], "target": None}}
+        history = self._history_without_target()
+        return Facts(history, config, self.findings, (), self.gates, self.value, self.seconds)
+
+    def as_log(self) -> Facts:
+        """Return the history alone without the target, as if it were the log of another program."""
+        history = self._history_without_target()
         history.event("imported", 0, file="history.npz")
-        return Facts(history, None, (), (), (), self.value, self.seconds)
+        return Facts(history, value=self.value, seconds=self.seconds)
+
+    def _history_without_target(self) -> History:
+        history = self.history.copy()
+        history.facts.pop("target", None)
+        return history
 
 
 def store(folder: Path, name: str, facts: Facts) -> None:

@@ -46,7 +46,7 @@ class Subject:
 def subjects(folder: Path) -> Iterator[Subject]:
     """Yield each stored case of the tuning part with its target, and as a log whose target nobody has told."""
     for case, facts in stored(folder, [case for case in cases() if case.part == "tuning"]):
-        for known, told in ((facts, True), (facts.without_target(), False)):
+        for known, told in ((facts, True), (facts.as_log(), False)):
             view = view_of(known.history, known.config)
             matches = evaluate_playbooks(view)
             found = gather(firing(matches), view, known.findings, known.experiments, from_logs=not told)

@@ -32,7 +32,6 @@ from pipeline.run_store import plan
 from pipeline.run_store.gate import utc_today
 from pipeline.run_store.run import Run
 
-BOTH = ("playbooks", "blind")  # a loop and its logs have no target, so both readings are the same
 GATE = 0.95  # the confidence of an accusation by a gate, whose items are measured
 # Without the parts that take longer than the case and name none of its causes: folds, a second process, the tracker.
 QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phases.baseline.reproducibility_steps=0")
@@ -41,8 +40,7 @@ QUICK = ("tracking=none", "trainer.threads=1", "phases.baseline.folds=0", "phase
 def run_case(case: Case, seed: int = 1, mended: int | None = None, facts: Path | None = None) -> dict[str, Any]:
     """Return `{case, value, accused: [[cause, confidence, by]], seconds}`: what Fivegate says of a training, in order.
 
-    `by` is the gate that closed because of the cause (planning, baseline), `playbooks` for the diagnosis, or `blind`
-    for a diagnosis of the history alone, which does not know the target: that is the bound of an experiment's truth.
+    `by` is the gate that closed because of the cause (planning, baseline), or `diagnosis`.
     With `facts`, what the diagnosis started from is stored in that folder.
     """
     started = time.perf_counter()
@@ -142,8 +140,8 @@ def _run_experiment(case: Case, seed: int, mended: int | None, root: Path) -> tu
         tuple(map(ArmResult.from_json, _evidence(run, "diagnostics", "1").get("experiments", ()))),
         tuple(accused),
     )
-    named = _root_causes(run.path / "diagnostics" / "1" / "diagnosis.json", "playbooks")
-    return {"value": value, "accused": [*accused, *named, *_diagnose_blind(known, root)]}, known
+    named = _root_causes(run.path / "diagnostics" / "1" / "diagnosis.json")
+    return {"value": value, "accused": [*accused, *named]}, known
 
 
 def _evidence(run: Run, *phase: str) -> dict[str, Any]:
@@ -151,19 +149,10 @@ def _evidence(run: Run, *phase: str) -> dict[str, Any]:
     return values
 
 
-def _diagnose_blind(known: Facts, root: Path) -> list[Accusation]:
-    """Diagnose a history without its target and config, as if it were the log of another program."""
-    history, log = History.from_bytes(known.history.to_bytes()), root / "blind.npz"
-    del history.facts["target"]
-    log.write_bytes(history.to_bytes())
-    _run_command("diagnose", str(log), "--out", str(root / "blind"))
-    return _root_causes(root / "blind" / "diagnosis.json", "blind")
-
-
-def _root_causes(diagnosis: Path, by: str) -> list[Accusation]:
+def _root_causes(diagnosis: Path) -> list[Accusation]:
     """Return the root causes of a diagnosis, in its order."""
     causes = json.loads(diagnosis.read_text())["root_causes"]
-    return [(cause["issue"], cause["confidence"], by) for cause in causes]
+    return [(cause["issue"], cause["confidence"], "diagnosis") for cause in causes]
 
 
 def _load_script(case: Case) -> Any:
@@ -180,13 +169,12 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     value, monitor = _load_script(case).run(seed, mended)
     if case.way == "loop":
         causes = monitor.diagnose().root_causes
-        accused = [(c.issue, c.confidence.value, by) for by in BOTH for c in causes]
+        accused = [(c.issue, c.confidence.value, "diagnosis") for c in causes]
         return {"value": value, "accused": accused}, Facts(monitor.history)
     log, out = root / "log.csv", root / "out"
     log.write_text(_format_csv(monitor.history))
     _run_command("diagnose", str(log), "--out", str(out))
-    accused = [cause for by in BOTH for cause in _root_causes(out / "diagnosis.json", by)]
-    return {"value": value, "accused": accused}, Facts(read(log).runs[0].history)
+    return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, Facts(read(log).runs[0].history)
 
 
 def _format_csv(history: Any) -> str:

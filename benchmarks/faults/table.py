@@ -21,8 +21,8 @@ not, and the logs are those of loops that are cases too. Harmless flaws, and a s
 named, count neither way. Brier: the Brier score of the first cause's confidence, in brackets that of always predicting
 the share that was right, then the number of answers; p: Spiegelhalter's test that the confidences are probabilities.
 Seconds: median and maximum per case, without imports. The target in an experiment's config is the bound of its truth,
-so that Fivegate recognizes a healthy training by its reached target; in the row without the target it sees only the
-curves."""
+so that Fivegate recognizes a healthy training by its reached target; two rows do without the target. The learned
+classifier is a random forest, trained on the tuning part without the family of the case."""
 
 
 def _format_count(count: Mapping[str, Any]) -> str:
@@ -38,6 +38,11 @@ def _format_calibration(calibration: Mapping[str, Any]) -> str:
 
 def _format_seconds(seconds: Mapping[str, Any] | None) -> str:
     return f"{seconds['median']:.1f} ({seconds['most']:.1f})" if seconds and seconds["most"] else "-"
+
+
+def _earned_rows(earned: Mapping[str, Mapping[str, int]]) -> Iterator[list[str]]:
+    for name, count in sorted(earned["any"].items(), key=lambda item: (-item[1], item[0])):
+        yield [name, str(count), str(earned["alone"].get(name, 0))]
 
 
 def _table_lines(headings: tuple[str, ...], rows: Iterator[list[str]]) -> Iterator[str]:
@@ -63,6 +68,11 @@ def markdown(table: Mapping[str, Any]) -> str:
         "\n".join(_table_lines(("", *COUNTS.values(), "Brier", "seconds"), rows)),
         NOTE,
     ]
+    if table.get("earned"):
+        parts.append(
+            "Evidence of the first causes that are right, and the number of cases that no other evidence earned:"
+        )
+        parts.append("\n".join(_table_lines(("evidence", "cases", "alone"), _earned_rows(table["earned"]))))
     answers = table["answers"].items()
     broken = [name for name, answer in answers if answer["error"]]
     if broken:
