@@ -203,9 +203,20 @@ def _evaluate_on_columns(condition: Condition, view: HistoryView, names: tuple[s
     return Observation(condition, float(value), recorded, since)
 
 
+READABLE = {  # for facts whose names users do not log
+    "trivial": "trivial-baseline score",
+    "broken": "withheld updates",
+    "rerun_differs": "repetition of the training",
+    "score_spread": "other runs with the same settings",
+    "resume_break": "resume",
+    "time/data_wait": "waiting times for data",
+    "reference_score": "score of another model",
+}
+
+
 def readable(name: str) -> str:
     """Return the words for a curve whose name is not one that users log."""
-    return {"trivial": "trivial-baseline score", "broken": "withheld updates"}.get(name, name)
+    return READABLE.get(name, name)
 
 
 def _format_missing(names: Sequence[str]) -> str:

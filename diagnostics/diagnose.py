@@ -9,6 +9,7 @@ from typing import Any
 
 from diagnostics.candidates import Candidate, PlaybookMatch, gather
 from diagnostics.conditions import Condition, HistoryView, evaluate_condition
+from diagnostics.derived import derived_facts
 from diagnostics.diagnosis import Considered, Diagnosis, Fix, RootCause, Symptom
 from diagnostics.playbook import load_all
 from diagnostics.rank import Ranked, rank
@@ -43,6 +44,7 @@ CONFIG_FACTS = {
     "gradient_clip_val": "trainer.gradient_clip_val",
     "dropout": "model.dropout",
     "weight_decay": "optimizer.weight_decay",
+    "num_workers": "loader.num_workers",
 }
 RemedyFinder = Callable[[str, str], list[Remedy]]  # (cure, cause) -> remedies, the smallest change first
 
@@ -105,7 +107,7 @@ def evaluate_playbooks(view: HistoryView) -> list[PlaybookMatch]:
 
 def view_of(history: History, config: Mapping[str, Any] | None) -> HistoryView:
     """Combine the measured facts of a history with those that its config states."""
-    facts = dict(history.facts)
+    facts = {**derived_facts(history), **history.facts}
     for name, key in CONFIG_FACTS.items():
         value = get(config or {}, key)
         if isinstance(value, int | float) and not isinstance(value, bool):

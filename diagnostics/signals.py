@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.results import counted
 
+BLOCKS = 10  # parts of a run whose medians are its levels
+
 Curve = NDArray[np.float64]
 Signal = Callable[..., float]
 
@@ -112,6 +114,68 @@ def median_over_max(y: Curve) -> float:
     if y.max() <= 0:
         return _not_above_zero(float(y.max()), "the largest value of {0}")
     return float(np.median(y) / y.max())
+
+
+def over_lowest(y: Curve) -> float:
+    """final value of {0} divided by its lowest level
+
+    A ratio, at least 1 for a positive curve. Levels are medians of tenths of the run, so that a single low step is no
+    minimum. NaN for fewer than six points, for non-finite values and if the lowest level is not positive.
+    """
+    if shortage := _shortage(y, 6):
+        return shortage
+    levels = [float(np.median(block)) for block in np.array_split(y, min(BLOCKS, len(y) // 2))]
+    if min(levels) <= 0:
+        return _not_above_zero(min(levels), "the lowest level of {0}")
+    return levels[-1] / min(levels)
+
+
+def max_over_median(y: Curve) -> float:
+    """largest value of {0} divided by its median
+
+    A ratio, at least 1 for a positive curve. Ignores NaN values, counts infinity. NaN for fewer than four numbers and
+    if the median is not positive and finite.
+    """
+    known = y[~np.isnan(y)]
+    if len(known) < 4:
+        return NotMeasurable(f"{{0}} has {counted(len(known), 'number')}, at least 4 are needed")
+    middle = float(np.median(known))
+    return float(known.max() / middle) if 0 < middle < np.inf else _not_above_zero(middle, "the median of {0}")
+
+
+def spikes(y: Curve) -> float:
+    """number of spikes of {0} that recovered
+
+    A spike is at least twice the median of the block of values before it, more than 6 robust deviations and a tenth of
+    the fall from the first to the lowest block above it; the curve falls below that again within a block. Blocks have
+    128 values, or a quarter of a shorter curve. NaN for fewer than 16 values and for non-finite ones.
+    """
+    if shortage := _shortage(y, 16):
+        return shortage
+    size = min(128, len(y) // 4)
+    whole = y[: len(y) // size * size].reshape(-1, size)
+    middles = np.median(whole, 1)
+    deviations = 1.4826 * np.median(np.abs(whole - middles[:, None]), 1)
+    fall = float(middles[0] - middles.min())
+    limits = np.maximum(middles + np.maximum(6 * deviations, fall / 10), 2 * np.abs(middles))
+    block = np.minimum(np.arange(size, len(y)) // size - 1, len(limits) - 1)
+    high = np.concatenate([[False], y[size:] > limits[block], [False]])
+    begins, ends = np.flatnonzero(high[1:] & ~high[:-1]), np.flatnonzero(~high[1:] & high[:-1])
+    return float(np.count_nonzero((ends - begins <= size) & (ends < len(y) - size)))
+
+
+def oscillation(y: Curve) -> float:
+    """usual change of {0} from point to point, as a share of its range
+
+    0 to 1: the median absolute change in the second half of the run, divided by the range of the whole curve. NaN for
+    fewer than eight points, for non-finite values and for a constant curve.
+    """
+    if shortage := _shortage(y, 8):
+        return shortage
+    span = float(y.max() - y.min())
+    if span == 0:
+        return NotMeasurable("{0} is constant")
+    return float(np.median(np.abs(np.diff(y[len(y) // 2 :])))) / span
 
 
 def ratio(a: Curve, b: Curve) -> float:
@@ -224,11 +288,26 @@ WORDS = {  # for curves whose names do not say what they measure
     "weight_norm": "the norm of the weights",
     "input_rms": "the root mean square of the inputs",
     "inputs_gain": "the share of the loss that the inputs remove",
+    "output_std": "the spread of the outputs over the rows of a batch",
+    "target_rms": "the root mean square of the targets",
+    "jump_at_resume": "the training loss after a resume, divided by that before",
+    "drop_at_epoch": "the share of the improvement that happens at the starts of epochs",
+    "score_spread": "the range of the final losses of runs with equal settings, divided by their mean",
+    "resume_break": "the factor by which the training loss changes at a resume",
+    "time/data_wait": "the share of a step that waits for data",
+    "time/memory_share": "the share of the memory that is used",
+    "rerun_differs": "whether a repeated training differs",
+    "val_rows": "the number of validation rows",
     "share_untrained": "the share of parameters that are not trained",
     "val/metric": "the validation metric",
     "train/metric": "the training metric",
 }
-PER_MODULE = {"dead": "the share of dead units", "grad_norm": "the gradient norm"}
+PER_MODULE = {
+    "dead": "the share of dead units",
+    "saturated": "the share of saturated units",
+    "grad_norm": "the gradient norm",
+    "update_ratio": "the norm of an update, divided by that of the weights,",
+}
 
 
 SIGNALS: dict[str, Signal] = {

@@ -79,8 +79,13 @@ def test_diagnose_names_nothing_in_healthy_history() -> None:
     diagnosis = diagnose(example_history(HEALTHY), CONFIG)
 
     assert ((), (), (), ()) == (diagnosis.symptoms, diagnosis.root_causes, diagnosis.fixes, diagnosis.quick_wins)
-    assert ["controlled experiments"] == [gap["what"] for gap in diagnosis.not_checked]
-    assert diagnosis.confidence_statement.endswith("playbooks finds its symptom in this history.")
+    *symptoms, experiments = (gap["what"] for gap in diagnosis.not_checked)
+    assert "controlled experiments" == experiments
+    # its few columns say nothing of gradients, updates, outputs, times and other runs
+    assert {"symptom exploding_gradients", "symptom no_learning", "symptom resume_fault"} < set(symptoms)
+    measured = ("nan_loss", "convergence_stall", "overfitting", "underfitting", "generalization_gap", "loss_divergence")
+    assert not {f"symptom {name}" for name in measured} & set(symptoms)
+    assert "playbooks finds its symptom in this history." in diagnosis.confidence_statement
     assert "# No symptom found" in diagnosis.incident()
 
 
@@ -243,4 +248,4 @@ def test_diagnosis_is_saved_and_shown(tmp_path: Path) -> None:
     )
     assert "<td>learning_rate_too_high</td>" in diagnosis._repr_html_()
     assert "<b>" not in Diagnosis(confidence_statement="<b>bold</b>")._repr_html_()
-    assert "Diagnosis(convergence_stall, underfitting: learning_rate_too_high 0." in repr(diagnosis)
+    assert "Diagnosis(convergence_stall, dead_units, underfitting: learning_rate_too_high 0." in repr(diagnosis)

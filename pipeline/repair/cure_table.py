@@ -291,6 +291,10 @@ CURES: dict[str, Cure] = {
         "model.load_state_dict(state) after every initialization, before the optimizer is created",
     ),
     "rehearsal": Cure("Mix in rows of the earlier task", "a tenth of each batch from the earlier task"),
+    "diversity_term": Cure(
+        "Add a term for the diversity or the entropy of the outputs to the loss",
+        "loss = loss - 0.01 * outputs.std(0).mean()  # or the entropy of the predicted probabilities",
+    ),
     "rebalance_adversaries": Cure(
         "Balance generator and discriminator",
         "fewer discriminator steps, or a lower learning rate for it",
