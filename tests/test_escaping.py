@@ -227,7 +227,7 @@ TABLE = ("experiment=csv", "data.path=rows.csv", "data.label='label[/foo]'", "da
          "task.class_weights=none", "preprocess.one_hot=false", "run.name=hostile", *SMALL[1:])  # fmt: skip
 
 
-@pytest.mark.parametrize("phase", ["planning", pytest.param("auto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("phase", ["planning", pytest.param("auto", marks=[pytest.mark.slow, pytest.mark.process])])
 def test_phases_print_hostile_classes_and_columns(tmp_path: Path, cli: Cli, phase: str) -> None:
     """The phases print the columns and classes of a hostile table as text."""
     write_table(tmp_path / "rows.csv")

@@ -47,10 +47,11 @@ def test_programs_run_on_their_own(name: str) -> None:
     script = programs.FOLDER / f"{name}.py"
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    assert re.search(r"^validation [\w ]+ -?[\d.e-]+", ended.stdout, re.MULTILINE), ended.stdout
+    assert re.search(r"^validation [\w@ ]+ -?[\d.e-]+", ended.stdout, re.MULTILINE), ended.stdout
 
 
 @pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
 def test_programs_are_better_than_their_trivial_baseline(
     name: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -282,7 +282,7 @@ def test_sweep_never_computes_on_more_threads_than_cores(
 def test_sweep_runs_no_more_jobs_at_a_time_than_allowed(launcher: str, own_folder: Path) -> None:
     """Three jobs of as many threads as there are cores run one after the other."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
-    arguments = [f"hydra/launcher={launcher}", "seed=1,2,3", f"trainer.threads={cores()}", "model.hidden=[8]"]
+    arguments = [f"hydra/launcher={launcher}", "seed=1,2,3", f"trainer.threads={cores()}", "model=mlp"]
 
     assert main(["-m", "phase=planning", *arguments]) in (0, 3)
     spans = []
