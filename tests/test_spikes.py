@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine.fit import fit
-from pipeline.engine.spikes import LEAST, SpikeDetector
+from pipeline.engine.guard import LEAST, SpikeDetector
 from pipeline.history import History
 from pipeline.run_store import permits
 from pipeline.run_store.job import Delta, Job

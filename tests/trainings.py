@@ -15,6 +15,7 @@ from pipeline.checkpoints import weights
 from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
+from pipeline.engine.fit import result
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.progress import Fit
@@ -101,7 +102,7 @@ def run(training: Training, *observers: Any, folder: Path | None = None) -> Fit:
     snapshot = find_snapshot(training.components, training.job, folder) if folder is not None else None
     with catch_signals() as training.stop_request, training.session(observers, snapshot=snapshot, folder=folder):
         training.run()
-    return training.result()
+    return result(training)
 
 
 class Watcher(StepObserver):

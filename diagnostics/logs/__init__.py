@@ -1,1 +1,0 @@
-"""Logs of trainings that ran elsewhere: recognized by their content, and read into histories without torch."""

@@ -12,6 +12,7 @@ from diagnostics.diagnosis import Diagnosis
 from diagnostics.logs.comparison import differences
 from diagnostics.logs.formats import text
 from diagnostics.logs.read import Reading, read
+from diagnostics.logs.recorded import findings_of
 from diagnostics.logs.statement import diagnose_statement, understand
 from pipeline.errors import UserError
 from pipeline.escaping import markdown
@@ -106,7 +107,7 @@ def diagnose_log(
     for run in reading.runs:
         for name, history in run.views():
             _add_expectations(history, target, classes)
-            diagnoses.append((name, diagnose(history)))
+            diagnoses.append((name, diagnose(history, findings=findings_of(run))))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
     return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)))
 

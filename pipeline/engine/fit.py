@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
 from pipeline.data.train_rows import apply_row_changes
+from pipeline.engine import resume
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.progress import Fit
+from pipeline.engine.progress import Fit, WeightsSnapshot
 from pipeline.engine.resume import find_snapshot
 from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.errors import Refused, fault
+from pipeline.evaluation.evaluate import score_split
+from pipeline.results import Score
 from pipeline.run_store import permits
 from pipeline.run_store.job import DIAGNOSTICS, DIAGNOSTICS_SEEDS, Job, run_seed
 from pipeline.runtime import options
 from pipeline.runtime.allocator import keep_freed_memory
 from pipeline.runtime.interrupt import catch_signals
-from pipeline.runtime.seeds import derive, seeded
+from pipeline.runtime.seeds import derive, reseed, seeded
 from pipeline.runtime.threads import running_on, threads
 from pipeline.runtime.warning_capture import capture_warnings, record_warning
 
@@ -59,7 +64,36 @@ def fit(
         snapshot = find_snapshot(components, job, folder) if folder is not None else None
         with catch_signals() as training.stop_request, training.session(observers, snapshot=snapshot, folder=folder):
             training.run()
-        return training.result()
+        return result(training)
+
+
+def result(training: Training) -> Fit:
+    """Load the best weights into the model, write them to the session's folder, and score them on validation."""
+    components, progress, model = training.components, training.progress, training.model
+    assert progress.stop_reason is not None
+    last = WeightsSnapshot(progress.epoch, progress.step, math.nan, tensors_of(model.state_dict()))
+    best, checkpoint = progress.best or last, None
+    if progress.best:
+        progress.history.facts["best_epoch"] = float(progress.best.epoch)
+    if training.folder is not None:
+        last_saved = training.resumed_from is not None and training.resumed_from.step == progress.step
+        checkpoint = resume.save_best(components, training.job, progress, training.folder, best, last_saved=last_saved)
+    model.load_state_dict(best.weights, strict=False)  # state that is not a tensor was not copied
+    reseed(derive(components.seed, "judge"), components.device, True)
+    score = score_split(model, components.val, training.task, components.seed).score if progress.best else None
+    return Fit(
+        model=model.eval(),
+        task=training.task,
+        history=progress.history,
+        score=score if isinstance(score, Score) and math.isfinite(score.value) else None,
+        steps=progress.step,
+        stop_reason=progress.stop_reason,
+        weights_digest=weights_digest(best.weights),
+        checkpoint=checkpoint,
+        seconds=progress.seconds,
+        resumed_at=training.resumed_from.step if training.resumed_from else 0,
+        baseline_score=components.baseline_score,
+    )
 
 
 @contextmanager

@@ -25,19 +25,18 @@ from torch import Tensor
 from pipeline.batching.source import Batch
 from pipeline.building.memory import step_error
 from pipeline.checkpoints.generation import Snapshot
-from pipeline.checkpoints.weights import tensors_of, weights_digest
+from pipeline.checkpoints.weights import tensors_of
 from pipeline.checkpoints.writer import Writer
 from pipeline.engine import resume
 from pipeline.engine.backward import backward
+from pipeline.engine.guard import SpikeDetector
 from pipeline.engine.observer import StepObserver
-from pipeline.engine.progress import Fit, Progress, WeightsSnapshot
+from pipeline.engine.progress import Progress, WeightsSnapshot
 from pipeline.engine.setup import TrainingComponents
-from pipeline.engine.spikes import SpikeDetector
 from pipeline.engine.stepper import Stepper
 from pipeline.engine.timer import TrainingTimer
-from pipeline.evaluation.evaluate import loss_and_metrics, mean_loss, score_split
+from pipeline.evaluation.evaluate import loss_and_metrics, mean_loss
 from pipeline.preprocess.modules import preprocess_batch, unwrap
-from pipeline.results import Score
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
 from pipeline.runtime.interrupt import Interrupted, StopRequest
@@ -47,7 +46,7 @@ SEED_MASK = 2**63 - 1  # torch takes seeds of 63 bits
 
 
 class Training:
-    """One training. Use `run` inside a `session`, and `result` after it. Raises Refused without a permit."""
+    """One training. Use `run` inside a `session`; `fit` makes its result. Raises Refused without a permit."""
 
     def __init__(self, permit: permits.FitPermit, components: TrainingComponents, job: Job) -> None:
         permit = permits.require(permit, permits.FitPermit)
@@ -348,31 +347,3 @@ class Training:
             return False
         progress.history.event("early_stop", progress.step, epoch=epoch, patience=patience)
         return True
-
-    def result(self) -> Fit:
-        """Load the best weights into the model, write them to the session's folder, and score them on validation."""
-        components, progress, model = self.components, self.progress, self.model
-        assert progress.stop_reason is not None
-        last = WeightsSnapshot(progress.epoch, progress.step, math.nan, tensors_of(model.state_dict()))
-        best, checkpoint = progress.best or last, None
-        if progress.best:
-            progress.history.facts["best_epoch"] = float(progress.best.epoch)
-        if self.folder is not None:
-            last_saved = self.resumed_from is not None and self.resumed_from.step == progress.step
-            checkpoint = resume.save_best(components, self.job, progress, self.folder, best, last_saved=last_saved)
-        model.load_state_dict(best.weights, strict=False)  # state that is not a tensor was not copied
-        reseed(derive(components.seed, "judge"), components.device, True)
-        score = score_split(model, components.val, self.task, components.seed).score if progress.best else None
-        return Fit(
-            model=model.eval(),
-            task=self.task,
-            history=progress.history,
-            score=score if isinstance(score, Score) and math.isfinite(score.value) else None,
-            steps=progress.step,
-            stop_reason=progress.stop_reason,
-            weights_digest=weights_digest(best.weights),
-            checkpoint=checkpoint,
-            seconds=progress.seconds,
-            resumed_at=self.resumed_from.step if self.resumed_from else 0,
-            baseline_score=components.baseline_score,
-        )

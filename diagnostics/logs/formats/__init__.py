@@ -1,1 +1,0 @@
-"""One file per format of logs. `read.py` lists the folder, so that a new reader is a new file."""

@@ -1,0 +1,95 @@
+"""What orders the rows of a log: steps, also where each epoch counts anew, restarts, and rows that belong nowhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagnostics.logs.row import Notes
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass
+class Restart:
+    """An index that steps back: the training was resumed there, or another one begins in the same log."""
+
+    line: int
+    index: str
+    before: float
+    after: float
+
+    def sentence(self) -> str:
+        return f"line {self.line}: {self.index} goes back from {self.before:g} to {self.after:g}"
+
+
+def over_epochs(steps: Numbers, epochs: Numbers) -> tuple[Numbers, float]:
+    """Return steps that count on over epochs where the log counts them within each epoch, and the steps of an epoch."""
+    both = np.flatnonzero(np.isfinite(steps) & np.isfinite(epochs))
+    if len(both) < 2:
+        return steps, 0
+    step, epoch = steps[both], epochs[both]
+    new_epoch, falls = np.diff(epoch) > 0, np.diff(step) < 0
+    if not falls.any() or (falls & ~new_epoch).sum() > 0.2 * falls.sum() or (epoch != np.floor(epoch)).any():
+        ends = {float(e): float(step[epoch == e].max()) for e in np.unique(epoch[epoch == np.floor(epoch)])[:1000]}
+        gaps = np.diff([ends[e] for e in sorted(ends)]) if len(ends) > 2 else np.zeros(0)
+        return steps, float(gaps[0]) if len(gaps) and gaps[0] > 0 and (gaps == gaps[0]).all() else 0
+    length = float(step.max()) + (1.0 if step.min() == 0 else 0.0)
+    counted = steps.copy()
+    counted[both] = (epoch - epoch.min()) * length + step
+    return counted, length
+
+
+def order_of(steps: Numbers, epochs: Numbers, count: int) -> tuple[Numbers, str]:
+    """Return what orders the rows: the step where most rows have one, else the epoch, else nothing but the line."""
+    for values, name in ((steps, "step"), (epochs, "epoch")):
+        if count and np.isfinite(values).sum() >= 0.5 * count:
+            return values, name
+    return np.full(count, np.nan), "line"
+
+
+def segments(
+    order: Numbers, lines: NDArray[np.int64], index: str, notes: Notes
+) -> tuple[NDArray[np.bool_], list[Restart]]:
+    """Return which rows count, and the restarts.
+
+    A single row whose index steps back and that the next row does not follow is set aside. From a resumed training on,
+    the rows that it repeats are those that count; of a training that begins anew, only the last one counts.
+    """
+    kept = np.ones(len(order), bool)
+    known = np.flatnonzero(np.isfinite(order))
+    restarts: list[Restart] = []
+    last = -math.inf
+    for turn, place in enumerate(known.tolist()):
+        value = float(order[place])
+        if value >= last:
+            last = value
+            continue
+        following = float(order[known[turn + 1]]) if turn + 1 < len(known) else math.inf
+        if following >= last or turn + 1 == len(known):
+            kept[place] = False
+            notes.skip(int(lines[place]), f"its {index} {value:g} is below that of the row before it ({last:g})")
+            continue
+        restarts.append(Restart(int(lines[place]), index, last, value))
+        earlier = known[:turn]
+        kept[earlier[order[earlier] >= value]] = False
+        begins_anew = value <= float(order[known[0]])
+        kept[:place] &= not begins_anew
+        # Rows without an index of their own belong to the row before them.
+        last = value
+    for place in np.flatnonzero(~np.isfinite(order)).tolist():
+        if place and not kept[place - 1] and np.isfinite(order).any():
+            kept[place] = False
+    return kept, restarts
+
+
+def filled(index: Numbers, kept: NDArray[np.bool_]) -> Numbers:
+    """Return an index in which rows without one have that of the row before them, if only few rows lack it."""
+    known = np.isfinite(index)
+    if known.all() or known.sum() < 0.5 * len(index):
+        return index
+    places = np.maximum.accumulate(np.where(known, np.arange(len(index)), -1))
+    return np.where(places >= 0, index[np.maximum(places, 0)], np.nan)

@@ -1,0 +1,101 @@
+"""What a log records besides the shape of its curves: settings and accidents that are findings in themselves.
+
+How rare a value is comes from its distance to the range of usual values: a decade beyond it is one training in ten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagnostics.logs.columns import LogRun
+from pipeline.history import History
+from pipeline.inspection.finding import Finding
+
+USUAL_RATES = (1e-6, 1.0)  # of optimizers in use: AdamW for fine-tuning at one end, SGD for small models at the other
+RESUMED = (0.95, 1.05)  # ratio of the losses of repeated steps, second time over first; scheduling noise of kernels
+LEARNED, UNMOVED = 0.3, 0.05  # rise of a training metric that learns; of a validation metric that follows nothing
+
+
+def findings_of(run: LogRun) -> list[Finding]:
+    """Return what the log of a run records that is unusual, for `diagnose`."""
+    return [
+        *_rate(run.history),
+        *_precision(run.history),
+        *_resume(run),
+        *_validation_that_follows_nothing(run.history),
+    ]
+
+
+def _rate(history: History) -> Iterator[Finding]:
+    _, rates = history.series("lr")
+    rates = rates[np.isfinite(rates) & (rates > 0)]
+    if not len(rates):
+        return
+    largest, (low, high) = float(rates.max()), USUAL_RATES
+    for cause, bound, decades in (
+        ("learning_rate_too_low", low, math.log10(low / largest)),
+        ("learning_rate_too_high", high, math.log10(largest / high)),
+    ):
+        if decades > 0:
+            sentence = f"the log records a learning rate of at most {largest:g}; usual ones lie in {low:g} to {high:g}"
+            yield _finding(cause, "recorded rate", 1 - 10 ** -(1 + decades), largest, bound, sentence)
+
+
+def _precision(history: History) -> Iterator[Finding]:
+    """Half precision beside values that are not finite: they come and go, or only validation has them."""
+    half = history.facts.get("precision_bits") == 16
+    train, val = (_nonfinite(history, split) for split in ("train", "val"))
+    if not train.any() and not val.any():
+        return
+    comes_and_goes = bool(train.any()) and not train.all() and bool((np.diff(train.astype(int)) < 0).any())
+    only_validation = bool(val.any()) and len(train) > 0 and not train.any()
+    if half or comes_and_goes or only_validation:
+        why = "the log states half precision" if half else "training goes on with finite losses"
+        where = "validation" if only_validation else "training"
+        rarity = 0.999 if half else 0.99
+        count = float(train.sum() + val.sum())
+        sentence = f"{count:g} values of {where} are NaN or infinite, and {why}"
+        yield _finding("precision_overflow", "recorded precision", rarity, count, 0.0, sentence)
+
+
+def _nonfinite(history: History, split: str) -> NDArray[np.bool_]:
+    return ~np.isfinite(history.series(f"{split}/loss")[1])
+
+
+def _resume(run: LogRun) -> Iterator[Finding]:
+    ratio = run.history.facts.get("resume_loss_ratio")
+    if ratio is None or RESUMED[0] <= ratio <= RESUMED[1]:
+        return
+    cause, bound = ("resume_data_replayed", RESUMED[0]) if ratio < 1 else ("resume_state_lost", RESUMED[1])
+    sentence = (
+        f"after the restart in line {run.restarts[-1].line} the loss of the same steps is {ratio:.3g} times that of "
+        "the first time, although a training that is resumed with its whole state repeats them"
+    )
+    yield _finding(cause, "recorded restart", 0.99, ratio, bound, sentence)
+
+
+def _validation_that_follows_nothing(history: History) -> Iterator[Finding]:
+    """A score that rises on train rows and never moves on validation: the two do not get the same kind of rows."""
+    for name in history.names():
+        split, _, metric = name.partition("/")
+        if split != "val" or metric == "loss" or f"train/{metric}" not in history.names():
+            continue
+        train, val = (history.series(f"{s}/{metric}")[1].astype(np.float64) for s in ("train", "val"))
+        if len(train) < 4 or len(val) < 4 or not (np.isfinite(train).all() and np.isfinite(val).all()):
+            continue
+        rise = float(train[-1] - train[0])
+        if rise > LEARNED and float(np.ptp(val)) < UNMOVED and float(val.max()) < float(train[-1]) - LEARNED:
+            sentence = (
+                f"{metric} rises by {rise:.3g} on train rows and never by more than {float(np.ptp(val)):.2g} on "
+                "validation, from the first epoch on"
+            )
+            yield _finding("split_shift", "recorded scores", 0.99, float(np.ptp(val)), UNMOVED, sentence)
+            return
+
+
+def _finding(cause: str, inspection: str, rarity: float, value: float, bound: float, sentence: str) -> Finding:
+    return Finding(cause, inspection, "abnormality", min(rarity, 0.9999), value, bound, "", sentence)
