@@ -30,6 +30,7 @@ from diagnostics.measurements import (
 )
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.history import History
+from pipeline.inspection.finding import Inspections
 
 FIRST_STEPS = 3  # these are always sampled: most faults show in the first steps
 
@@ -81,6 +82,7 @@ class Monitor:
         self._loss_step = -1  # the step of the latest loss
         self._loss_parts: list[float | Tensor] = []  # its micro-batches, under gradient accumulation
         self._epochs = 0
+        self.inspections = Inspections()  # of a loop of the user's own, at its first step
         if model is not None and optimizer is not None:
             self.start(model, optimizer, self._history, 0)
             self._activations.watch()
@@ -100,6 +102,8 @@ class Monitor:
         after `optimizer.step()` works too. Several calls within one step (gradient accumulation) are averaged. On an
         accelerator the verdict lags by at most `every` steps, but the step that it names is exact.
         """
+        if self._own_loop and self._loss_step < 0:
+            self._inspect(loss, inputs, targets, outputs)
         loss = loss.detach() if isinstance(loss, Tensor) else float(loss)
         # If the previous update has its loss already, this loss belongs to the update to come. Otherwise the loop
         # calls this method after `optimizer.step()`, and the loss belongs to the update just made.
@@ -115,6 +119,14 @@ class Monitor:
         if not self.verdict and self.on_nonfinite == "raise":
             raise NonFiniteError(self.verdict.why)
         return self.verdict
+
+    def _inspect(self, loss: Tensor | float, inputs: object, targets: object, outputs: object) -> None:
+        """Inspect model, optimizer and the first batch once, for what is wrong before anything is learned."""
+        from pipeline.inspection.inspect import inspect_model
+
+        graph = loss if isinstance(loss, Tensor) else None
+        known = outputs if isinstance(outputs, Tensor) else None
+        self.inspections = inspect_model(self._model, self._optimizer, inputs, targets, known, graph)
 
     def validated(
         self, epoch: int | None = None, metrics: Mapping[str, float] | None = None, /, **values: float
@@ -141,8 +153,8 @@ class Monitor:
         return self._history
 
     def diagnose(self, config: Mapping[str, Any] | None = None) -> Diagnosis:
-        """Return a diagnosis of everything measured so far."""
-        return diagnose(self.history, dict(config) if config else None)
+        """Return a diagnosis of everything measured so far, and of what was inspected at the first step."""
+        return diagnose(self.history, dict(config) if config else None, self.inspections.findings)
 
     def close(self) -> None:
         """Remove the monitor's hooks from the optimizer and release every tensor."""
@@ -162,7 +174,7 @@ class Monitor:
 
     def start(self, model: nn.Module, optimizer: Optimizer, history: History, step: int) -> None:
         """Group the trainable parameters by module and record how many parameters there are."""
-        self._optimizer, self._history = optimizer, history
+        self._model, self._optimizer, self._history = model, optimizer, history
         self.every = self._interval if self._own_loop or step >= FIRST_STEPS else 1
         self._statistics = ParameterStatistics(model, optimizer)
         self._activations = ActivationStatistics(model)

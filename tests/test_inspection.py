@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diagnostics.monitor import Monitor
 from pipeline.data.splits import Split
 from pipeline.evaluation.task import build_task
 from pipeline.inspection.activations import inspect_activations
@@ -420,3 +421,21 @@ def test_inspect_model_in_a_loop_changes_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), state) and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
     loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("mend", "expected"), [(lambda model: model, []), (lambda model: net(), ["parameters_not_trained"])]
+)
+def test_monitor_inspects_the_first_step(mend: Callable[[nn.Module], nn.Module], expected: list[str]) -> None:
+    """In a loop of the user's own the first step is inspected after `backward`, and the diagnosis knows the result."""
+    model = net()
+    optimizer = torch.optim.SGD(mend(model).parameters(), lr=0.1)
+    X, y = torch.randn(ROWS, FEATURES), torch.arange(ROWS) % CLASSES
+    with Monitor(model, optimizer) as monitor:
+        outputs = model(X)
+        loss = nn.functional.cross_entropy(outputs, y)
+        loss.backward()
+        monitor.step(loss, X, y, outputs)
+        optimizer.step()
+    assert [f.cause for f in monitor.inspections.findings if f.kind == "definition"] == expected
+    assert monitor.inspections.not_checked == ()

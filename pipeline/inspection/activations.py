@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.inspection import graph
-from pipeline.inspection.finding import Finding, Measured
+from pipeline.inspection.finding import Finding, Measured, contradiction
 from pipeline.inspection.subject import Call, Subject
 
 SATURATING = (nn.Sigmoid, nn.Tanh)
@@ -34,27 +34,39 @@ def _layers(subject: Subject) -> list[Call]:
     return list(first.values())
 
 
-def _inputs_of_first_layer(subject: Subject) -> Iterator[Measured]:
+def _inputs_of_first_layer(subject: Subject) -> Iterator[Finding | Measured]:
     """The scale of what the first layer gets, behind any preprocessing inside the model."""
-    first = next((c for c in subject.calls if isinstance(c.module, LINEAR) and c.inputs.is_floating_point()), None)
-    if first is None or any(isinstance(c.module, nn.Embedding) for c in subject.calls):
-        return
-    values = first.inputs.double()
-    if not bool(torch.isfinite(values).all()):
+    values = _first_inputs(subject)
+    if values is None or len(values) < 2 or not bool(torch.isfinite(values).all()):
         return
     yield Measured("first_layer_rms", float(values.square().mean().sqrt()))
+    spreads = values.flatten(1).std(dim=0)
+    if len(values) >= 8 and bool((spreads <= TINY).all()):
+        sentence = f"All features are the same in each of {len(values)} rows: nothing can be learned from them."
+        yield contradiction("inputs_uninformative", "all_constant", sentence, float(len(values)), "rows")
     if values.ndim == 2 and values.shape[1] > 1:
-        spreads = values.std(dim=0)
         varied = spreads[spreads > TINY]
         if len(varied) > 1:
             median = float(varied.median())
-            yield Measured(
-                "feature_spread_ratio", float(varied.max()) / max(median, TINY), f"feature {int(spreads.argmax())}"
-            )
+            where = f"feature {int(spreads.argmax())}"
+            yield Measured("feature_spread_ratio", float(varied.max()) / max(median, TINY), where)
             yield Measured("features_median_spread", median)
         yield Measured("share_constant", float((spreads <= TINY).double().mean()))
     elif values.ndim > 2:
-        yield Measured("features_median_spread", float(values.flatten(1).std(dim=0).mean()))
+        yield Measured("features_median_spread", float(spreads.mean()))
+
+
+def _first_inputs(subject: Subject) -> Tensor | None:
+    """Return what the first layer gets [B, ...]; without calls, the inputs of a model that begins with a layer."""
+    if any(isinstance(module, nn.Embedding) for module in subject.model.modules()):
+        return None
+    first = next((c for c in subject.calls if isinstance(c.module, LINEAR) and c.inputs.is_floating_point()), None)
+    if first is not None:
+        return first.inputs.double()
+    leaf = next((module for module in subject.model.modules() if not any(module.children())), None)
+    inputs = subject.inputs
+    usable = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim >= 2
+    return inputs.detach().double() if usable and isinstance(leaf, LINEAR) and not subject.calls else None
 
 
 def _units(subject: Subject) -> Iterator[Measured]:

@@ -20,7 +20,6 @@ from pipeline.safe_yaml import load
 Kind = Literal["definition", "abnormality"]
 HEALTHY = Path(__file__).with_name("healthy.yaml")  # `make healthy-ranges` writes it
 MEANINGS = Path(__file__).with_name("meanings.yaml")
-LEAST = 0.98  # share of healthy trainings that are less extreme; with a smaller one nothing is found
 FEWEST = 20  # healthy trainings that a place among them needs
 
 
@@ -160,12 +159,12 @@ def place(value: float, healthy: Sequence[float], side: str) -> tuple[float, flo
 
 
 def judge(measured: Measured) -> list[Finding]:
-    """Return what a value supports, where at least 98 % of the healthy trainings are less extreme."""
+    """Return what a value supports, where every healthy training is less extreme."""
     found, healthy = [], healthy_values().get(measured.quantity, [])
     for meaning in meanings().get(measured.quantity, ()):
         share, edge = place(measured.value, healthy, meaning.side)
         within = measured.value < meaning.at_least if meaning.side == "high" else measured.value > meaning.at_most
-        if share < LEAST or within or edge is None:
+        if edge is None or within or share < len(healthy) / (len(healthy) + 1):
             continue
         sentence = meaning.sentence.format(value=_short(measured.value), bound=_short(edge), where=measured.where)
         found.append(

@@ -9,14 +9,13 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.data.dataset import Data
 from pipeline.data.tree import Tree, leaves, map_leaves, to_device
-from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import reraise_stop, text_of
 from pipeline.evaluation.evaluate import eval_mode
 from pipeline.inspection.activations import inspect_activations
@@ -26,10 +25,14 @@ from pipeline.inspection.finding import Finding, Inspections, Measured, NotCheck
 from pipeline.inspection.losses import inspect_loss
 from pipeline.inspection.outputs import inspect_outputs
 from pipeline.inspection.rows import inspect_order, inspect_rows, inspect_targets
-from pipeline.inspection.settings import inspect_settings
+from pipeline.inspection.settings import inspect_settings, inspect_update
 from pipeline.inspection.subject import Subject, observe
 from pipeline.inspection.weights import inspect_membership, inspect_weights
 from pipeline.results import counted
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import Data
+    from pipeline.engine.setup import TrainingComponents
 
 ROWS = 256  # of the forward pass at most
 AUGMENTED_ROWS = 600
@@ -96,13 +99,18 @@ def inspect_model(
     outputs: Tensor | None = None,
     loss: Tensor | None = None,
 ) -> Inspections:
-    """Inspect a model in a training loop of the user's own, with a batch and its loss before `backward` is called.
+    """Inspect a model in a training loop of the user's own, with a batch and its loss, best before the first update.
 
-    Without a batch only the weights and their membership in the optimizer are inspected.
+    `backward` may have been called: the gradients are inspected then, and the graph of the loss still says which
+    operations it consists of. Without a loss only the weights and their membership in the optimizer are inspected.
     """
     found: Found = ([], [], [])
-    subject = Subject(model, inputs, targets, outputs, loss, optimizer)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    subject = Subject(model, inputs, targets, outputs, loss, optimizer, gradients=gradients)
     inspections = _inspections_of_model(subject)
+    inspections["targets"] = lambda: inspect_targets(subject)
+    if optimizer is not None and gradients:
+        inspections["update"] = lambda: inspect_update(subject, optimizer, None, None)
     if loss is None or loss.grad_fn is None:
         inspections = {name: inspections[name] for name in ("weights", "membership")}
         found[2].append(NotChecked("outputs", "there is no loss with its graph"))

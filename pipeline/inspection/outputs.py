@@ -90,6 +90,8 @@ def _activation_twice(subject: Subject) -> Iterator[Measured]:
     sigmoid = any(n in graph.SIGMOID for n in of_model)
     yield Measured("sigmoid_before_softmax", float(sigmoid and any(n in graph.LOG_SOFTMAX for n in final)))
     yield Measured("sigmoid_twice", float(sigmoid and any(n in graph.LOSSES_WITH_SIGMOID for n in final)))
+    by_hand = "Log" in of_loss and any(n in (*graph.SOFTMAX, *graph.SIGMOID, "Exp") for n in (*of_model, *of_loss))
+    yield Measured("log_of_shares", float(by_hand))
     takes_logits = any(n in (*graph.LOG_SOFTMAX, *graph.LOSSES_WITH_SIGMOID) for n in of_loss)
     last = next((n for n in of_model if n in graph.RANGES), "")
     bounded = takes_logits and last in ("Relu", "Relu6", "Tanh", "Softplus", "Exp", "Hardtanh", "LogSigmoid")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, permutations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, named_leaves
-from pipeline.engine.setup import TrainingComponents
 from pipeline.inspection.finding import Finding, Measured, contradiction
 from pipeline.inspection.subject import Subject
 from pipeline.preprocess.modules import ScaledLoss
+
+if TYPE_CHECKING:
+    from pipeline.engine.setup import TrainingComponents
 
 ROWS = 600  # of each split at most
 COLUMNS = 200

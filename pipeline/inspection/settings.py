@@ -9,15 +9,17 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from pipeline.engine.setup import TrainingComponents
 from pipeline.inspection.finding import Finding, Measured, contradiction
 from pipeline.inspection.subject import Call, Subject
+
+if TYPE_CHECKING:
+    from pipeline.engine.setup import TrainingComponents
 
 USUAL_EPS = 1e-8
 LONGEST_SCHEDULE = 20_000  # steps that are gone through

@@ -13,6 +13,7 @@ from pipeline.inspection.finding import Finding, Measured, contradiction
 from pipeline.inspection.subject import Subject
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.Bilinear)
+MOST, MOST_COLUMNS = 2000, 32  # units of a layer that are compared, and weights of each at first
 EXAMPLES = 3  # of names that a sentence lists
 
 
@@ -78,8 +79,10 @@ def _share_alike(weight: Tensor) -> float:
     """Return the share of units whose weights are those of another unit."""
     if weight.shape[0] < 2:
         return 0.0
-    different = len(torch.unique(weight[:2000], dim=0))
-    rows = min(weight.shape[0], 2000)
+    rows = min(weight.shape[0], MOST)
+    different = len(torch.unique(weight[:rows, :MOST_COLUMNS], dim=0))
+    if different < rows:  # units that differ in other columns only
+        different = len(torch.unique(weight[:rows], dim=0))
     return 0.0 if different == rows else 1.0 if different == 1 else (rows - different) / rows
 
 
