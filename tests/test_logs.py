@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -490,3 +491,96 @@ def test_read_run_directory(tmp_path: Path) -> None:
 
     assert history.digest() == read(tmp_path).runs[0].history.digest()
     assert history.digest() == read(tmp_path / "baseline" / "history.npz").runs[0].history.digest()
+
+
+# --- logs as people post them, re-created ----------------------------------------------------------------------------
+
+
+def falling(count: int, start: float, end: float) -> list[float]:
+    """A loss that falls smoothly, with a little noise."""
+    noise = np.random.default_rng(0).normal(0, 0.01, count)
+    return [end + (start - end) * math.exp(-4 * i / count) * (1 + noise[i]) for i in range(count)]
+
+
+def nanogpt_in_half_precision() -> str:
+    """The header states float16, and the loss becomes NaN after thousands of smooth steps."""
+    lines = [f"iter {10 * i}: loss {loss:.4f}, time 9.0ms, mfu 15.30%" for i, loss in enumerate(falling(300, 10.8, 3))]
+    return "\n".join(
+        ["Overriding: dtype = float16", *lines, *(f"iter {i}: loss nan, time 9ms" for i in range(3000, 3200, 10))]
+    )
+
+
+def ultralytics_with_nan_validation() -> str:
+    """Training losses fall, and each part of the validation loss is NaN in every epoch."""
+    head = "epoch, train/box_loss, train/cls_loss, metrics/mAP50(B), val/box_loss, val/cls_loss, lr/pg0"
+    rows = [f"{i}, {loss:.4f}, {loss / 2:.4f}, 0, nan, nan, 0.01" for i, loss in enumerate(falling(30, 2.2, 1.1), 1)]
+    return "\n".join([head, *rows])
+
+
+def keras_with_two_preprocessings() -> str:
+    """Accuracy rises to .97 on train rows and stays at chance on validation from the first epoch on."""
+    rows = [
+        f"{i},{1 - loss / 3.2:.4f},{loss:.4f},{0.05 + 0.002 * (i % 2)},{9.2 + i / 5}"
+        for i, loss in enumerate(falling(20, 3, 0.1))
+    ]
+    return "\n".join(["epoch,accuracy,loss,val_accuracy,val_loss", *rows])
+
+
+def swift_resumed_from_the_first_rows() -> str:
+    """After a resume the loss of the same steps is lower than before: their rows were seen twice."""
+    losses = falling(160, 1.5, 0.5)
+    rows = [(10 * i, loss) for i, loss in enumerate(losses[:120])]
+    rows += [(10 * i, 0.84 * losses[i]) for i in range(110, 160)]
+    lines = [
+        json.dumps({"loss": loss, "learning_rate": 1e-5, "global_step/max_steps": f"{step}/1600"})
+        for step, loss in rows
+    ]
+    return "\n".join([*lines, json.dumps({"train_runtime": 75781.1, "train_loss": 0.53, "global_step": 1600})])
+
+
+def tiny_rate_on_every_line() -> str:
+    """The loss stays where it began, and every line records the rate that is to blame."""
+    draw = np.random.default_rng(1)
+    return "\n".join(json.dumps({"step": i, "loss": 2.3 + 0.002 * draw.normal(), "lr": 1e-9}) for i in range(60))
+
+
+def lightning_with_dropout() -> str:
+    """A healthy training whose train loss lies above its validation loss."""
+    train, val = falling(20, 0.6, 0.4), falling(8, 0.47, 0.36)
+    lines = [f"{i // 5},{50 * i + 49},{loss:.4f},," for i, loss in enumerate(train)]
+    lines += [f"{i},{120 * i + 119},,{loss:.4f},{0.8 + i / 200}" for i, loss in enumerate(val)]
+    lines.sort(key=lambda line: int(line.split(",")[1]))
+    return "\n".join(["epoch,step,train_loss_step,val_loss,val_acc", *lines])
+
+
+POSTED = {
+    nanogpt_in_half_precision: "precision_overflow",
+    ultralytics_with_nan_validation: "precision_overflow",
+    keras_with_two_preprocessings: "split_shift",
+    swift_resumed_from_the_first_rows: "resume_data_replayed",
+    tiny_rate_on_every_line: "learning_rate_too_low",
+    lightning_with_dropout: None,
+}
+
+
+@pytest.mark.parametrize("log", POSTED, ids=lambda log: log.__name__)
+def test_diagnose_log_explains_logs_as_they_are_posted(tmp_path: Path, log: Callable[[], str]) -> None:
+    """The true cause is among the first three that the diagnosis names or considers; a healthy log is not accused."""
+    (tmp_path / "log").write_text(log())
+    [(_, diagnosis)] = diagnose_log(tmp_path / "log").diagnoses
+    likely = [cause.issue for cause in (*diagnosis.root_causes, *diagnosis.considered)][:3]
+
+    assert POSTED[log] in likely if POSTED[log] else not diagnosis.root_causes
+
+
+def test_report_of_a_paragraph() -> None:
+    """A paragraph of prose gives the divergence and its epoch, with the rate among the first three causes."""
+    paragraph = (
+        "Training diverged at epoch 7. Loss was decreasing (3.76→0.16), then increased (0.16→0.19). "
+        "grad_norm spiked to 45.2."
+    )
+    statement = understand(paragraph)
+    causes = [cause.issue for cause in diagnose_statement(statement).root_causes]
+
+    assert ("loss_divergence", "epoch 7") == (statement.playbooks[0].id, statement.since)
+    assert "learning_rate_too_high" in causes[:3]
