@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
-    "diagnose", "preflight", "drift",
+    "diagnose", "preflight", "drift", "new",
 )  # fmt: skip
 JUDGING = ("verify", "approve", "waive")  # commands that judge the items of gates again
 HELP = """\
@@ -64,6 +64,7 @@ Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a
   rollback RUN     withdraw a release                diagnose PATH        name possible causes from training logs
   preflight MODEL DATA   run the checks before training, without a run (my_pkg.model:Net my_pkg.data:load)
   drift BUNDLE DATA      compare live rows with the reference of a release (exit code 3 if they drifted)
+  new NAME               write a project of your own into the folder NAME: model, data, experiment, test
 
   exit codes       0 done, 1 internal error, 2 wrong input, 3 gate closed or check failed,
                    4 only an approval is missing, 130 interrupted
@@ -205,7 +206,7 @@ def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> "Hooks":
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Run a command of `pipeline/commands/` and return its exit code."""
-    if name in ("preflight", "drift"):
+    if name in ("preflight", "drift", "new"):
         require_current_folder()
     module = import_module(f"pipeline.commands.{name}")
     parser = _Parser(prog=f"python -m pipeline {name}", description=module.__doc__)
