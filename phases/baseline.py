@@ -69,7 +69,7 @@ def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> tu
 
     context = CheckContext(ctx.config, ctx.trust, data, ctx.settings, permit, ctx.folder / "sanity_checks")
     results = run_checks(context)
-    inspections = inspect_plan(context, results)
+    inspections, _ = inspect_plan(context, results)
     for finding in inspections.findings:
         if finding.kind == "definition":
             ctx.log(f"baseline: {finding.cause}: {finding.sentence}")

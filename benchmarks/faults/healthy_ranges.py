@@ -32,21 +32,17 @@ def inspect_experiment(overrides: Sequence[str], config_dirs: Sequence[Path]) ->
     """Inspect an experiment's training before its first step. Raises FivegateError if it cannot be built."""
     from pipeline.building.auto_values import load_resolved
     from pipeline.config.compose import compose
-    from pipeline.config.sections import TrainingConfig
-    from pipeline.engine.setup import build_components
-    from pipeline.inspection.inspect import inspect_training
-    from pipeline.run_store.job import Job
     from pipeline.run_store.plan import with_resolved
-    from pipeline.runtime.seeds import derive, seeded
+    from pipeline.sanity_checks.context import CheckContext
+    from pipeline.sanity_checks.forward_checks import batch_independence, eval_determinism, gradient_flow
+    from pipeline.sanity_checks.inspections import inspect_plan
+    from pipeline.sanity_checks.run_checks import run_check
 
     config = compose([*overrides, "tracking=none"], config_dirs)
     data, resolved = load_resolved(config, TRUST, lambda line: None)
-    config = with_resolved(config, {"resolved": resolved})
-    config = {**config, "trainer": {**config["trainer"], "compile": False}}
-    seed = int(config["seed"])
-    with seeded(derive(seed, "fit")):
-        setup = build_components(TrainingConfig.from_mapping(config), Job("", "inspection"), data, seed, TRUST)
-        return inspect_training(setup, data)
+    context = CheckContext(with_resolved(config, {"resolved": resolved}), TRUST, data, config["phases"]["baseline"])
+    checks = (gradient_flow, batch_independence, eval_determinism)
+    return inspect_plan(context, {check.__name__: run_check(check, context) for check in checks})
 
 
 def healthy_trainings() -> Iterator[tuple[str, list[str], list[Path], set[str]]]:

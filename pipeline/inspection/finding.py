@@ -20,6 +20,7 @@ from pipeline.safe_yaml import load
 Kind = Literal["definition", "abnormality"]
 HEALTHY = Path(__file__).with_name("healthy.yaml")  # `make healthy-ranges` writes it
 MEANINGS = Path(__file__).with_name("meanings.yaml")
+MARGIN = 0.05  # of the most extreme healthy value, by which a value must be beyond it
 FEWEST = 20  # healthy trainings that a place among them needs
 
 
@@ -164,7 +165,7 @@ def judge(measured: Measured) -> list[Finding]:
     for meaning in meanings().get(measured.quantity, ()):
         share, edge = place(measured.value, healthy, meaning.side)
         within = measured.value < meaning.at_least if meaning.side == "high" else measured.value > meaning.at_most
-        if edge is None or within or share < len(healthy) / (len(healthy) + 1):
+        if edge is None or within or not _beyond(measured.value, edge, meaning.side):
             continue
         sentence = meaning.sentence.format(value=_short(measured.value), bound=_short(edge), where=measured.where)
         found.append(
@@ -174,6 +175,14 @@ def judge(measured: Measured) -> list[Finding]:
             )
         )  # fmt: skip
     return found
+
+
+def _beyond(value: float, edge: float, side: str) -> bool:
+    """Return whether a value is clearly beyond the most extreme healthy one."""
+    if math.isnan(value):
+        return True
+    margin = MARGIN * abs(edge)
+    return value > edge + margin if side == "high" else value < edge - margin
 
 
 def _short(value: float) -> str:

@@ -80,10 +80,13 @@ def name_of(node: Any) -> str:
 
 
 def is_weighted(node: Any) -> bool:
-    """Return whether an operation multiplies its input with parameters of the model."""
+    """Return whether an operation multiplies its input with parameters of the model, frozen ones included.
+
+    A frozen parameter has no node: its place in the graph is empty.
+    """
     if name_of(node) not in WEIGHTED:
         return False
-    return any(_is_parameter(following) for following, _ in node.next_functions if following is not None)
+    return any(following is None or _is_parameter(following) for following, _ in node.next_functions)
 
 
 def _is_parameter(node: Any) -> bool:

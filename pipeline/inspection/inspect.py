@@ -7,6 +7,7 @@ one with it, since a model, a loss and data of the user's own may fail in any wa
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.data.tree import Tree, leaves, map_leaves, to_device
+from pipeline.data.tree import Tree, leaves, map_leaves, tensors, to_device
 from pipeline.error_attribution import reraise_stop, text_of
 from pipeline.evaluation.evaluate import eval_mode
 from pipeline.inspection.activations import inspect_activations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ROWS = 256  # of the forward pass at most
 AUGMENTED_ROWS = 600
+ROWS_SECONDS = 1.0  # that a comparison of the splits may take
 
 DEPTH = (
     "rows_apart", "rows_apart_saturating", "first_over_last_gradient", "first_over_last_gradient_saturating",
@@ -49,6 +51,7 @@ EXPLAINED = {  # by inspection, what it explains
     "weights_zero": WEIGHTS,
     "gain_low": DEPTH,
     "gain_high": (*DEPTH, "saturated_at_start"),
+    "batch_share": ("updates",),
     "train_rows": ("updates", "batch_share", "reach_of_updates", "epochs"),
     "loss_growth": ("first_update_ratio",),
     "first_layer_rms": ("first_update_ratio", "saturated_at_start"),
@@ -61,11 +64,12 @@ Found = tuple[list[Finding], list[Measured], list[NotChecked]]
 
 
 def inspect_training(
-    setup: TrainingComponents, data: Data, measured: Sequence[Measured] = ()
+    setup: TrainingComponents, data: Data, measured: Sequence[Measured] = (), seconds: float = math.inf
 ) -> tuple[Inspections, list[Measured]]:
     """Inspect a training before its first step; return the findings, and everything that was measured.
 
-    `measured` are quantities that others measured, which are judged with the rest.
+    `measured` are quantities that others measured, which are judged with the rest. `seconds` are left for it: without
+    them the rows of the splits are not compared, which takes nearly all the time.
     """
     found: Found = ([], [*measured], [])
     subject = _attempt("forward pass", lambda: _observe(setup, data), found)
@@ -80,14 +84,16 @@ def inspect_training(
             found,
         )
     kind = setup.task.kind
-    _collect(
-        {
-            "finite rows": lambda: _inspect_finite(setup, data),
-            "rows": lambda: inspect_rows(data.train, data.val, _augmented(setup), kind),
-            "order of rows": lambda: inspect_order(setup),
-        },
-        found,
-    )
+    of_rows: dict[str, Callable[[], Yields]] = {
+        "finite values": lambda: _inspect_values(setup, subject),
+        "finite rows": lambda: _inspect_finite(setup, data),
+        "order of rows": lambda: inspect_order(setup),
+    }
+    if seconds >= ROWS_SECONDS:
+        of_rows["rows"] = lambda: inspect_rows(data.train, data.val, _augmented(setup), kind)
+    else:
+        found[2].append(NotChecked("rows", f"time: {max(0.0, seconds):.1f} s of the allowance are left"))
+    _collect(of_rows, found)
     return _conclude(found), found[1]
 
 
@@ -146,6 +152,23 @@ def _outputs(setup: TrainingComponents, inputs: Tree) -> Tensor | None:
     with eval_mode(setup.model):
         outputs = setup.model(inputs)
     return outputs if isinstance(outputs, Tensor) else None
+
+
+def _inspect_values(setup: TrainingComponents, subject: Subject | None) -> Yields:
+    """Outputs that half precision alone makes infinite, and a loss that is not finite for finite outputs."""
+    if subject is None or subject.outputs is None or subject.loss is None:
+        return
+    if not all(bool(torch.isfinite(part).all()) for part in tensors((subject.inputs, subject.targets))):
+        return  # the rows are at fault
+    if not bool(torch.isfinite(subject.outputs).all()):
+        full = observe(setup.model, setup.task, subject.inputs, subject.targets, None)
+        if full.outputs is not None and bool(torch.isfinite(full.outputs).all()):
+            precision = setup.config.trainer.precision
+            sentence = f"The outputs of the first batch are finite in full precision and not in {precision}."
+            yield contradiction("precision_overflow", "finite_values", sentence)
+    elif not bool(torch.isfinite(subject.loss)):
+        sentence = f"The loss of the first batch is {float(subject.loss)} although its outputs and targets are finite."
+        yield contradiction("loss_numerically_unstable", "finite_values", sentence)
 
 
 def _inspect_finite(setup: TrainingComponents, data: Data) -> Yields:

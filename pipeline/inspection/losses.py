@@ -144,7 +144,8 @@ def _largest_logits(trial: _Trial) -> Iterator[Measured]:
     outputs = trial.subject.outputs
     assert outputs is not None
     largest = float(outputs.detach().abs().max())
-    yield Measured("logits_over_finite", largest / broken)
+    if math.isfinite(largest):
+        yield Measured("logits_over_finite", largest / broken)
 
 
 def _unused_outputs(trial: _Trial) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 USUAL_EPS = 1e-8
 LONGEST_SCHEDULE = 20_000  # steps that are gone through
 TINY = 1e-30
+READ_ROWS, READ_SECONDS = 16, 0.2  # of a data set that is read row by row
 EVERY_UNIT = 1e6  # units that a model without dropout keeps
 
 
@@ -76,7 +78,7 @@ def inspect_update(
     """
     gradients = {id(p): subject.gradients[n] for n, p in subject.model.named_parameters() if n in subject.gradients}
     pairs = [(g, p) for g in optimizer.param_groups for p in g["params"] if id(p) in gradients]
-    if not pairs:
+    if not pairs or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values()):
         return
     if all(float(group["lr"]) == 0 for group in optimizer.param_groups) and subject.task is None:
         yield contradiction("learning_rate_too_low", "rate_zero", "The learning rate is 0.", 0.0, "learning rate")
@@ -190,8 +192,24 @@ def _batches(subject: Subject, setup: TrainingComponents) -> Iterator[Measured]:
     yield Measured("batch_rows", float(batch))
     yield Measured("train_rows", float(rows))
     yield Measured("val_rows", float(len(setup.val)))
+    yield Measured("reading_over_limit", _reading(setup))
     has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in subject.model.modules())
     if has_norm:
         yield Measured("norm_batch_rows", float(budget.batch_size))
         last = rows % budget.batch_size or budget.batch_size
         yield Measured("norm_last_batch_rows", float(last))
+
+
+def _reading(setup: TrainingComponents) -> float:
+    """Return the time that reading all rows of the training takes in one process, as a share of its time limit."""
+    dataset, limit = setup.train.dataset, setup.config.trainer.max_minutes
+    if dataset is None or not limit:
+        return 0.0
+    began, read = time.perf_counter(), 0
+    while read < min(READ_ROWS, len(setup.train)) and time.perf_counter() - began < READ_SECONDS:
+        dataset[read]
+        read += 1
+    per_row = (time.perf_counter() - began) / max(1, read)
+    rows = setup.budget.max_steps * setup.budget.batch_size * setup.budget.accumulate
+    workers = max(1, int(setup.config.loader.num_workers))
+    return per_row * rows / workers / (60 * limit)

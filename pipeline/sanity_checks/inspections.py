@@ -15,18 +15,19 @@ from pipeline.sanity_checks.run_checks import CheckResults
 NORMS = (nn.modules.batchnorm._NormBase,)
 
 
-def inspect_plan(context: CheckContext, results: CheckResults) -> Inspections:
-    """Return what is wrong or unusual about a plan's training before its first step; `results` are of its checks.
+def inspect_plan(context: CheckContext, results: CheckResults) -> tuple[Inspections, list[Measured]]:
+    """Return what is wrong or unusual about a plan's training before its first step, and all that was measured.
 
-    Nothing is raised for a training that cannot be inspected: it is recorded as not checked.
+    `results` are those of its sanity checks. Nothing is raised for a training that cannot be inspected: it is recorded
+    as not checked.
     """
     try:
         with context.training_conditions() as setup:
             measured = tuple(_from_checks(results, setup.model))
-            return inspect_training(setup, context.data, measured)[0]
+            return inspect_training(setup, context.data, measured, context.left)
     except BaseException as error:  # a user's model and data may fail in any way
         reraise_stop(error)
-        return Inspections(not_checked=(NotChecked("all inspections", text_of(error)),))
+        return Inspections(not_checked=(NotChecked("all inspections", text_of(error)),)), []
 
 
 def _from_checks(results: CheckResults, model: nn.Module) -> Iterator[Measured]:

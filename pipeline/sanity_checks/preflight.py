@@ -245,7 +245,7 @@ def _run_sanity_checks(registry: Registry, hooks: Hooks, run: Run) -> list[Item]
     with context.training_conditions() as setup:
         loss = mean_loss(setup.model, setup.train_eval_rows.X, setup.train_eval_rows.y, setup.task)
     results = run_checks(context)
-    inspections = inspect_plan(context, results)
+    inspections, _ = inspect_plan(context, results)
     if results["lr_range_test"]["outcome"] == "measured":
         hooks.log(format_range_test(results["lr_range_test"]))
     values = {
