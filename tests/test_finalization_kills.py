@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.release.bundle import bundle_digest
+from pipeline.release.registry import champion, model_name
 from pipeline.release.verify import faults
 from pipeline.run_store import files
 from pipeline.run_store.ledger import read_ledger, scan_ledger
@@ -96,13 +97,16 @@ class Release:
         subject = bundle_digest(self.run.inside("bundle", "payload"))
         assert state.gates["finalization"].subject == subject
         payload = {path.name: files.sha256(path) for path in self.run.inside("bundle", "payload").iterdir()}
-        return {**outcome(self.run), "payload": payload, "subject": subject, "released": bool(state.released)}
+        named = champion(self.root, model_name(state))
+        more = {"subject": subject, "released": bool(state.released), "champion": named and named["subject"]}
+        return {**outcome(self.run), "payload": payload, **more}
 
     def end(self) -> None:
-        """Run what is left, undisturbed."""
+        """Run what is left, undisturbed; a release that is repeated changes nothing."""
         while step := self.left():
             ended = self(step)
             assert ended.code == STEPS[step], (step, ended.output)
+        assert self("release").code == STEPS["release"]
 
 
 def points_of(log: Path) -> list[Point]:

@@ -12,6 +12,7 @@ from pipeline.orchestration.phase import Hooks, Registry, RunRequest
 from pipeline.orchestration.run_request import override_value, plan_overrides, refuse_changes
 from pipeline.orchestration.state_machine import choose_phase, record_branch, run_phase
 from pipeline.release.registry import Alias, model_name, move
+from pipeline.release.registry import read as read_models
 from pipeline.release.release import release
 from pipeline.results import GateState
 from pipeline.run_store import files
@@ -52,6 +53,7 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
             request = _grant_trust(ledger, request)
             replan = request.phase == "baseline" and request.changed
             record_branch(run, ledger)
+            _name_champion(run, ledger)
             while phase := choose_phase(run, fold(ledger.entries), request, replan):
                 if phase == "finalization" and fold(ledger.entries).gate(phase) == "open":
                     release(run, ledger, registry.judge)
@@ -71,6 +73,18 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
                 _remove_unplanned_run(run, ledger, root_is_new)
             raise
         return RunOutcome(run, gate, next_step(fold(ledger.entries), run.path))
+
+
+def _name_champion(run: Run, ledger: Ledger) -> None:
+    """Name the bundle of a release that was killed before it was named; one that a rollback withdrew stays so."""
+    state = fold(ledger.entries)
+    if not state.released or state.gate("finalization") != "open":
+        return
+    subject = state.gates["finalization"].subject
+    model = read_models(run.path.parent).get(model_name(state))
+    named = {past["subject"] for past in model["history"] if past["alias"] == "champion"} if model else set()
+    if subject not in named:
+        _register(run, ledger, "champion")
 
 
 def _register(run: Run, ledger: Ledger, alias: Alias) -> None:
