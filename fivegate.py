@@ -1,4 +1,4 @@
-"""The Python API (`from fivegate import Run, Monitor, diagnose, optimize`) and the command `fivegate`.
+"""The Python API (`from fivegate import Run, Monitor, diagnose, compare, optimize`) and the command `fivegate`.
 
 Names are imported on first use, so that `import fivegate` is fast and a log can be diagnosed without torch. Before the
 first import, a check makes sure that no other package hides one of ours, whose names are generic (`pipeline`, ...).
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
     from pipeline.run_store.run import Run
+    from pipeline.tuning.compare import compare
 
-__all__ = ["Monitor", "Run", "diagnose", "optimize"]
+__all__ = ["Monitor", "Run", "compare", "diagnose", "optimize"]
 
-_MODULES = {"Run": "pipeline.run_store.run", "Monitor": "diagnostics.monitor", "diagnose": "diagnostics.diagnose"}
+_MODULES = {
+    "Monitor": "diagnostics.monitor",
+    "Run": "pipeline.run_store.run",
+    "compare": "pipeline.tuning.compare",
+    "diagnose": "diagnostics.diagnose",
+}
 
 
 def optimize(train: Callable[..., Any], *, seed: int | None = None, metric: str | None = None) -> NoReturn:

@@ -180,12 +180,14 @@ def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_face_hands_on_its_names() -> None:
-    """Run, Monitor and diagnose are those of their own files, and an unknown name is an AttributeError."""
+    """Run, Monitor, diagnose and compare are those of their own files, and an unknown name is an AttributeError."""
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
     from pipeline.run_store.run import Run
+    from pipeline.tuning.compare import compare
 
-    assert (fivegate.Run, fivegate.Monitor, fivegate.diagnose) == (Run, Monitor, diagnose)
+    names = fivegate.Run, fivegate.Monitor, fivegate.diagnose, fivegate.compare
+    assert names == (Run, Monitor, diagnose, compare)
     assert set(fivegate.__all__) <= set(dir(fivegate))
     with pytest.raises(AttributeError, match="no attribute 'Runs'"):
         _ = fivegate.Runs
