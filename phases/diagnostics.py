@@ -8,20 +8,21 @@ experiments, which can never become candidates. Produces `diagnosis.json` and `i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diagnostics.diagnose import diagnose
+from diagnostics.diagnosis import Diagnosis
 from diagnostics.playbook import names
 from pipeline.errors import Refused
 from pipeline.experiments.arms.arm import Arm
 from pipeline.experiments.explain import Explanation, Training, explain
-from pipeline.experiments.result import ArmResult
 from pipeline.experiments.worker_process import warm_worker
 from pipeline.history import History
+from pipeline.inspection.finding import Finding, Inspections
 from pipeline.orchestration.phase import PhaseContext
-from pipeline.repair.diagnosis_record import DiagnosisRecord, ExperimentRecord
+from pipeline.repair.diagnosis_record import DiagnosisRecord
 from pipeline.results import Artifact, Evidence, plain
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
@@ -29,6 +30,8 @@ from pipeline.runtime.announce import announced
 from pipeline.trials.executor import parallel_jobs
 
 EXPERIMENTS = "experiments"  # the folder of the round's experiments
+HONESTY = ("data_leakage",)  # causes that a score above the target does not rule out, and experiments judge
+MAX_CONSIDERED = 6  # causes besides those that are named, whose removal is tried
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Intake:
     config: dict[str, Any]
     change: Delta
     evidence: Mapping[str, Any]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the inspections of the baseline found."""
+        return Inspections.from_json(self.evidence.get("inspections") or {}).findings
 
 
 def _intake(ctx: PhaseContext) -> Intake:
@@ -82,9 +90,17 @@ def _why_no_experiments(ctx: PhaseContext, intake: Intake) -> str | None:
         ctx.probe_permit()
     except Refused as refusal:
         return refusal.faults[0]
-    if intake.path is not None and _training(ctx, intake).reaches_target:
+    doubted = {finding.cause for finding in intake.findings} & set(HONESTY)
+    if intake.path is not None and _training(ctx, intake).reaches_target and not doubted:
         return "the training reaches its target, so that nothing is missing that an experiment could restore"
     return None
+
+
+def _suspects(diagnosis: Diagnosis) -> list[str]:
+    """Return the causes that playbooks and inspections speak for, in the order of the diagnosis."""
+    named = [cause.issue for cause in diagnosis.root_causes]
+    considered = [c.issue for c in diagnosis.considered if c.status != "refuted" and c.evidence]
+    return [*named, *considered[:MAX_CONSIDERED]]
 
 
 def _experiment(ctx: PhaseContext, intake: Intake, suspects: Sequence[str]) -> Explanation:
@@ -115,54 +131,44 @@ def _hypothesis(ctx: PhaseContext, arm: Arm, cost: float) -> dict[str, Any]:
         "causes": arm.causes,
         "change": arm.change,
         "delta": arm.delta,
-        "expected": arm.expected,
-        "success": "at least half of the shortfall is restored on 3 of 3 seeds",
-        "failure": "less than a tenth of the shortfall is restored",
+        "expected": f"without {' or '.join(arm.causes)} the run reaches its goal" if arm.causes else arm.expected,
+        "success": arm.expected,
+        "failure": "less than a tenth of that",
         "cost": round(cost, 3),
     }
 
 
-def _record(result: ArmResult) -> ExperimentRecord:
-    return {
-        "hypothesis": ", ".join(result.causes) or result.id,
-        "change": result.change,
-        "expected": result.expected,
-        "observed": f"{result.control:.4g} → {result.observed:.4g}: {result.why}",
-        "verdict": result.verdict,
-        "restored": result.restored,
-        "seeds": result.seeds,
-        "steps": result.steps,
-    }
-
-
 def _log_chain(ctx: PhaseContext, record: DiagnosisRecord, explanation: Explanation) -> None:
-    """Print the chain from symptom to verdict."""
+    """Print the chain from symptom to verdict, then the causes with their confidence."""
     for symptom in record["symptoms"]:
         seen = "; ".join(f"{o['signal']} {o['value']:.3g} ({o['bound']})" for o in symptom["observations"])
         ctx.log(f"  symptom {symptom['id']}: {seen}")
     tried = [result for result in explanation.results if result.causes]
     for result in sorted(tried, key=lambda result: -(result.restored or 0.0)):
-        ctx.log(f"  {result.verdict:<12} {', '.join(result.causes)}: {result.change}, {result.why}")
+        ctx.log(f"  {result.verdict:<12} {', '.join(result.causes)}: {result.change}; {result.why}")
     if record["root_causes"]:
-        ctx.log("diagnostics: possible causes with confidence")
+        ctx.log("diagnostics: causes with confidence")
     else:
         ctx.log(f"diagnostics: not decided, no cause is named: {record['confidence_statement']}")
         ctx.log("  what would decide: " + "; ".join(record["would_decide"]))
     for cause in record["root_causes"][:3]:
         evidence = cause["evidence"][0] if cause["evidence"] else "no supporting measurement"
-        ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']}: {evidence}")
+        ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']} ({cause['status']}): {evidence}")
 
 
 def run(ctx: PhaseContext) -> Evidence:
     """Which symptoms does the history show, which causes explain them, and which changes are worth a trial?"""
     intake = _intake(ctx)
-    diagnosis = diagnose(intake.history, intake.config, round=ctx.round)
-    suspects = [cause.issue for cause in diagnosis.root_causes]
+    suspected = diagnose(intake.history, intake.config, intake.findings, round=ctx.round)
+    suspects = _suspects(suspected)
     why = _why_no_experiments(ctx, intake)
     explanation = Explanation(not_checked=({"what": "controlled experiments", "why": why},)) if why else None
     explanation = explanation or _experiment(ctx, intake, suspects)
+    diagnosis = diagnose(intake.history, intake.config, intake.findings, explanation.results, ctx.round)
+    known = {gap["what"] for gap in explanation.not_checked}
+    others = [gap for gap in diagnosis.not_checked if gap["what"] not in known]
+    diagnosis = replace(diagnosis, not_checked=(*others, *explanation.not_checked))
     record = diagnosis.to_json()
-    record["experiments"] = plain([_record(result) for result in explanation.results])
     document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
     files.write_json(document, record)
     files.write_text(page, diagnosis.incident())
@@ -175,11 +181,25 @@ def run(ctx: PhaseContext) -> Evidence:
             "diagnosis": plain(record),
             "experiments": [result.to_json() for result in explanation.results],
             "reproduction": explanation.reproduction,
-            "not_experimented": explanation.not_checked,
+            "hypotheses": _stated(ctx),
+            "metrics_per_split": _metrics_per_split(intake.history),
             "trainings_spent": {"spent": explanation.spent, "allowed": explanation.allowed},
         },
         artifacts=_artifacts(ctx, document, page, explanation),
     )
+
+
+def _stated(ctx: PhaseContext) -> list[str]:
+    """Return the ids of the hypotheses that the ledger has of this round and plan."""
+    assert ctx.plan is not None
+    entries = [entry["data"] for entry in ctx.ledger.entries if entry["kind"] == "hypothesis.stated"]
+    return sorted({e["id"] for e in entries if e["round"] == ctx.round and e["plan"] == ctx.plan.digest})
+
+
+def _metrics_per_split(history: History) -> dict[str, list[str]]:
+    """Return the names of the losses and metrics of each split that the history has."""
+    names = [name for name in history.names() if name.startswith(("train/", "val/"))]
+    return {split: [name for name in names if name.startswith(f"{split}/")] for split in ("train", "val")}
 
 
 def _artifacts(ctx: PhaseContext, document: Path, page: Path, explanation: Explanation) -> dict[str, Artifact]:

@@ -24,7 +24,7 @@ from pipeline.run_store.job import Delta, Job
 MAX_CONFIRMED = 4  # arms that are repeated on more seeds
 PROMISING = 0.02  # share of the shortfall that a short experiment must restore to be trained at full length
 MAX_MINUTES = 5.0  # of one experiment
-PAIRED = 3  # of the most promising arms, whose pairs are tried where no single arm restores enough
+PAIRED = 4  # of the most promising arms, whose pairs are tried where no single arm restores enough
 
 Log = Callable[[str], None]
 Planned = tuple[str, Job, float]  # id, job, cost in planned trainings
@@ -71,6 +71,18 @@ class Campaign:
         """Train the unchanged run on the control seeds."""
         jobs = [(f"control-{seed}", self.job(Delta(), seed, None), 1.0) for seed in range(1, CONTROL_SEEDS + 1)]
         return list(self.train(jobs).values())
+
+    def one_more_control(self) -> list[Outcome]:
+        """Train the unchanged run on one more seed, where the allowance affords it."""
+        return list(self.train([(f"control-{SEEDS}", self.job(Delta(), SEEDS, None), 1.0)]).values())
+
+    def train_short(self, arm: Arm, seed: int) -> dict[str, Outcome]:
+        """Train an arm for a quarter of its length on one seed."""
+        return self.train(self._trainings_of(arm, [seed], SHORT))
+
+    def train_whole(self, arm: Arm, seed: int) -> dict[str, Outcome]:
+        """Train an arm at full length on one seed."""
+        return self.train(self._trainings_of(arm, [seed], 1.0))
 
     def _trainings_of(self, arm: Arm, seeds: Iterable[int], share: float, base: str = "") -> list[Planned]:
         steps = self.subject.steps_of(arm, share)
@@ -167,7 +179,10 @@ class Campaign:
             others = [arm for arm in repairs if not set(arm.causes) & set(first.causes)]
             self._on_top_of(first, others, screened, shortfall)
             return
-        promising = sorted(repairs, key=lambda arm: -restored[arm.id])[:PAIRED]
+        # Where no change alone helps, two unusual settings may hide each other.
+        promising = sorted(repairs, key=lambda arm: (-round(max(restored[arm.id], 0.0), 1), arm.reason != "unusual"))[
+            :PAIRED
+        ]
         for i, first in enumerate(promising):
             if self._on_top_of(first, promising[i + 1 :], screened, shortfall):
                 return
@@ -195,6 +210,9 @@ class Campaign:
             if not set(arm.delta.overrides) & set(first.delta.overrides)
         ]
         self.state_hypotheses([(replace(arm, id=base + arm.id), SHORT) for arm in pairs])
+        # What the first change adds to the second is read off the same trainings.
+        added = [replace(first, id=f"{arm.id}+{first.id}", delta=arm.delta, change=arm.change) for arm in pairs]
+        self.state_hypotheses([(arm, 0.0) for arm in added])
         tried = self.screen(pairs, rest, base)
         self.confirm(pairs, tried, rest, base)
         confirmed = [arm for arm in pairs if self.is_confirmed(base + arm.id)]

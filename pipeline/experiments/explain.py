@@ -14,6 +14,12 @@ from pipeline.experiments.arms.choice import chosen_arms, more_epochs
 from pipeline.experiments.campaign import Campaign, StateHypotheses
 from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE
 from pipeline.experiments.result import ArmResult
+from pipeline.experiments.validity import (
+    compare_figures,
+    compare_held_out,
+    compare_without_shared,
+    state_comparisons,
+)
 from pipeline.experiments.verdict import Shortfall
 from pipeline.experiments.worker_process import Outcome, WarmWorker, WorkerEnded
 from pipeline.history import History
@@ -25,11 +31,12 @@ LATE_SHARE = 0.02  # of the whole improvement, in the last fifth of the run
 
 
 class Reproduction(TypedDict):
-    """Whether the unchanged run misses its goal again on other seeds, and at which length."""
+    """Whether the unchanged run misses its goal again on other seeds, and from which step on every control does."""
 
     reproduced: bool
     seeds: int
     steps: int
+    slice_steps: int
     control: float
     goal: float | None
     why: str
@@ -163,6 +170,7 @@ class _Experimenter:
         if about.failure_of_job:
             return _cannot(f"the model cannot be built: {about.failure_of_job}")
         longer = more_epochs(campaign.subject) if training.still_improves else None
+        state_comparisons(campaign)
         controls = campaign.controls()
         failures = [control.failure for control in controls if control.failure_of_job]
         if not controls or failures:
@@ -171,7 +179,11 @@ class _Experimenter:
         shortfall = _shortfall(subject, controls)
         reproduction = _reproduction(subject, controls, shortfall)
         self.log(f"  {reproduction['why']}")
+        if about.result["shared_rows"] and "data_leakage" in self.suspects:
+            compare_without_shared(campaign, controls, subject.greater_is_better)
         if shortfall is not None and shortfall.exists:
+            compare_figures(campaign, controls, shortfall)
+            compare_held_out(campaign, controls, shortfall)
             campaign.run(chosen_arms(subject, self.suspects), shortfall, longer)
         self.worker.run([("profile", Job(plan, PROFILE, base, 1))])
         trace = self.worker.folder / "profile" / TRACE
@@ -250,10 +262,27 @@ def _reproduction(subject: Subject, controls: Sequence[Outcome], shortfall: Shor
         "reproduced": shortfall is not None and shortfall.exists,
         "seeds": len(controls),
         "steps": steps,
+        "slice_steps": _shortest_slice(subject, controls) or steps,
         "control": math.nan if shortfall is None else shortfall.control,
         "goal": None if shortfall is None else shortfall.goal,
         "why": why,
     }
+
+
+def _shortest_slice(subject: Subject, controls: Sequence[Outcome]) -> int | None:
+    """The steps after the last time that a control reached the goal: the shortest length at which the symptom stays."""
+    if subject.target is None:
+        return None
+    starts = []
+    for control in controls:
+        reached = [step for step, value in control.result.get("curve", []) if not _misses(subject, float(value))]
+        later = [step for step, _ in control.result.get("curve", []) if step > max(reached, default=0)]
+        starts.append(min(later, default=subject.max_steps))
+    return max(starts)
+
+
+def _misses(subject: Subject, value: float) -> bool:
+    return not math.isfinite(value) or (subject.target is not None and subject.better(subject.target, value))
 
 
 def _not_run(campaign: Campaign) -> list[GapRecord]:

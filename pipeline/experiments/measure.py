@@ -21,7 +21,7 @@ from pipeline.engine.fit import fit, prepared
 from pipeline.engine.progress import Fit
 from pipeline.error_attribution import reraise_stop, text_of
 from pipeline.errors import FivegateError
-from pipeline.evaluation.evaluate import loss_and_metrics
+from pipeline.evaluation.evaluate import loss_and_metrics, outputs_of
 from pipeline.experiments.describe import describe
 from pipeline.experiments.jobs import ARM, DESCRIBE, RESULT, TRACE, VERSION
 from pipeline.experiments.profile import profile
@@ -84,6 +84,7 @@ def _training_result(done: Fit, job: Job, data: Data) -> Mapping[str, Any]:
         "val_loss": [float(val_losses.min()), float(val_losses[-1])] if len(val_losses) else None,
         "curve": curve,
         "held_out": _held_out_score(done, job, data),
+        "usual_metric": _usual_metric(done, data),
         "batch_statistics": _score_with_batch_statistics(done, data),
     }
 
@@ -96,6 +97,24 @@ def _held_out_score(done: Fit, job: Job, data: Data) -> float | None:
     left_out = np.flatnonzero(assign_folds(data.train, int(n_folds)) == int(fold))
     rows = data.train.take(torch.from_numpy(left_out))
     return loss_and_metrics(done.model, rows.X, rows.y, done.task).metrics[done.task.metric.name]
+
+
+def _usual_metric(done: Fit, data: Data) -> float | None:
+    """Return the accuracy of the largest output, or R² of the outputs; None where the run's own metric is that.
+
+    What the run predicts and how it is scored may be the user's own code; these two depend on the outputs alone.
+    """
+    task, val = done.task, data.val
+    outputs = outputs_of(done.model, val, task) if task.step is None else None
+    if outputs is None or not task.metric.greater_is_better:
+        return None
+    if task.kind == "classification" and outputs.ndim == 2 and val.y.ndim == 1:
+        return float((outputs.argmax(1).cpu() == val.y).double().mean())
+    if task.kind == "regression" and outputs.numel() == val.y.numel():
+        targets, values = val.y.double().flatten(), outputs.cpu().double().flatten()
+        spread = float((targets - targets.mean()).square().sum())
+        return 1 - float((targets - values).square().sum()) / spread if spread else None
+    return None
 
 
 def _score_with_batch_statistics(done: Fit, data: Data) -> float | None:

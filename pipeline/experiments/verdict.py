@@ -97,5 +97,5 @@ def judge(arm: Arm, outcomes: Sequence[Outcome], shortfall: Shortfall, *, whole:
 
 def _format_shares(shares: Sequence[float]) -> str:
     """Return shares as text: 0.82, or 0.75 to 0.91."""
-    low, high = min(shares), max(shares)
+    low, high = (0.0 if abs(share) < 0.005 else share for share in (min(shares), max(shares)))  # without a sign
     return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"

@@ -165,4 +165,16 @@ def replace_normalization(model: nn.Module, kind: str = "group") -> nn.Module:
     return model
 
 
-REWIRING = (skip_dropout, keep_gradients, raw_output, insert_activations, replace_normalization)
+def shrink_depth(model: nn.Module, keep: int = 1) -> nn.Module:
+    """Leave out hidden linear layers with as many outputs as inputs, except for the first `keep` of them."""
+    layers = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
+              if isinstance(child, nn.Linear)]  # fmt: skip
+    square = [entry for entry in layers[1:-1] if entry[2].in_features == entry[2].out_features]
+    if len(square) <= keep:
+        raise UserError(fault("surgery.shrink_depth", "there is no layer to leave out", got=len(square)))
+    for parent, name, _ in square[keep:]:
+        setattr(parent, name, nn.Identity())
+    return model
+
+
+REWIRING = (skip_dropout, keep_gradients, raw_output, insert_activations, replace_normalization, shrink_depth)

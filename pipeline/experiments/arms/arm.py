@@ -35,13 +35,14 @@ class Arm:
     kind: Kind = "repair"
     length: float = 1.0
     reason: Reason = "suspicion"
+    effect: str = "at least half of the shortfall is restored on 3 of 3 seeds"
 
     @property
     def expected(self) -> str:
         """The effect that confirms the causes, as the ledger states it before the training."""
         if self.kind == "context":
             return "a restored shortfall says that the cause is in what was replaced"
-        return "at least half of the shortfall is restored on 3 of 3 seeds"
+        return self.effect
 
 
 def combined(first: Delta, second: Delta) -> Delta:

@@ -16,7 +16,7 @@ REFERENCE: dict[str, Any] = {
     "hidden": [128, 128],
 }
 OUTPUTS = ("Softmax", "LogSoftmax", "Softmax2d", "Softmin")  # activations that no hidden layer has
-SATURATING = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softmax", "Tanhshrink")
+SATURATING = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Tanhshrink")
 DEEP = 4  # layers, from which normalization can matter
 
 
@@ -31,14 +31,14 @@ def head_and_loss(subject: Subject) -> Iterator[Arm]:
     raw: Any = ({"raw_output": {}},)
     reference = {"loss": {"_target_": target}}
     if about["transforms_output"]:
-        outer = ("output_activation_mismatch",) if other_loss else ("redundant_softmax", "output_activation_mismatch")
+        outer = ("output_activation_mismatch",) if other_loss else ("redundant_softmax",)
         text = "the output of the last layer as it is"
         yield Arm("raw_output", outer, text, Delta(surgery=raw), reason="unusual")
     if other_loss:
-        causes = ("loss_mismatch", "loss_reduction_or_sign", "loss_numerically_unstable")
-        yield Arm("reference_loss", causes, f"{name} as the loss", Delta(reference), reason="unusual")
+        cause = _loss_cause(subject, name)
+        yield Arm("reference_loss", (cause,), f"{name} as the loss", Delta(reference), reason="unusual")
     if about["transforms_output"] and other_loss:
-        both = ("output_activation_mismatch", "loss_mismatch")
+        both = ("output_activation_mismatch",)
         text = f"the output of the last layer as it is, and {name}"
         yield Arm("raw_output_reference_loss", both, text, Delta(reference, raw), reason="unusual")
     classes, shape = about["classes"], about["output_shape"]
@@ -46,6 +46,13 @@ def head_and_loss(subject: Subject) -> Iterator[Arm]:
         change = Delta(reference, (*raw, {"resize_output": {"out_features": classes}}))
         text = f"{classes} outputs instead of {shape[0]}"
         yield Arm("output_per_class", ("output_width_mismatch",), text, change, reason="unusual")
+
+
+def _loss_cause(subject: Subject, reference: str) -> str:
+    """The cause that a reference loss removes: another reduction, a value that was not finite, or another loss."""
+    if subject.value("loss.reduction") or subject.description["loss"] == reference:
+        return "loss_reduction_or_sign"
+    return "loss_numerically_unstable" if subject.stopped == "nonfinite" else "loss_mismatch"
 
 
 def body(subject: Subject) -> Iterator[Arm]:
@@ -59,6 +66,11 @@ def body(subject: Subject) -> Iterator[Arm]:
         change = Delta(surgery=({"insert_normalization": {"kind": "layer"}},))
         text = "layer normalization after every hidden layer"
         yield Arm("normalized_body", ("model_too_deep",), text, change, reason="general")
+    if depth > 2 * DEEP:
+        change = Delta(surgery=({"shrink_depth": {}},))
+        yield Arm(
+            "shallower", ("model_too_deep",), f"one hidden layer instead of {depth - 1}", change, reason="unusual"
+        )
     if about["batch_norm"]:
         change = Delta(surgery=({"replace_normalization": {"kind": "group"}},))
         text = "group normalization instead of batch norm"

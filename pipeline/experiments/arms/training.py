@@ -50,8 +50,9 @@ def learning_rate(subject: Subject) -> Iterator[Arm]:
         cause = "learning_rate_too_high" if factor < 1 else "learning_rate_too_low"
         yield Arm(name, (cause,), f"learning rate {rate:g} → {rate * factor:g}", Delta(overrides), reason=reason)
     if subject.value("scheduler"):
-        causes = ("scheduler_decays_too_early", "scheduler_misstepped")
-        yield Arm("constant_rate", causes, "a constant learning rate", Delta({"scheduler": None}), reason="unusual")
+        per_step = subject.value("scheduler.interval") == "step"
+        cause = "scheduler_misstepped" if per_step and peak is None else "scheduler_decays_too_early"
+        yield Arm("constant_rate", (cause,), "a constant learning rate", Delta({"scheduler": None}), reason="unusual")
 
 
 def optimizer(subject: Subject) -> Iterator[Arm]:
@@ -114,6 +115,9 @@ def regularization(subject: Subject) -> Iterator[Arm]:
         reason: Reason = "unusual" if strong else "suspicion"
         text, change = f"without {' and '.join(parts)}", Delta(overrides, skip)
         yield Arm("no_regularization", ("regularization_too_strong",), text, change, reason=reason)
+    elif subject.has("optimizer.weight_decay"):
+        change = Delta({"optimizer.weight_decay": 0.1}, ({"set_dropout": {"p": 0.3}},))
+        yield Arm("regularized", ("regularization_missing",), "dropout of 0.3 and weight decay of 0.1", change)
     if always:
         change = Delta(surgery=({"skip_dropout": {"eval_only": True}},))
         yield Arm("eval_without_dropout", ("eval_mode_missing",), "no dropout in evaluation", change, reason="unusual")
