@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diagnostics.candidates import Confidence
 from diagnostics.conditions import Observation
-from diagnostics.confidence import Confidence
 from diagnostics.playbook import Kind, Severity
 from pipeline.escaping import code_span, markdown, visible
 from pipeline.repair.config_edits import format_override_value

@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diagnostics.conditions import Condition
-from diagnostics.confidence import CEILINGS
 from diagnostics.signals import SIGNALS, curve_limits
 from pipeline import safe_yaml
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import read_bytes
 from pipeline.history import History
 from pipeline.repair import causes as vocabulary
+from pipeline.results import CEILINGS
 
 Kind = Literal["cure", "mitigation", "prevention"]
 Severity = Literal["blocking", "advisory"]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from diagnostics.candidates import Candidate
-from diagnostics.confidence import Confidence
+from diagnostics.candidates import Candidate, Confidence
 from pipeline.results import CEILINGS
 
 TABLE = Path(__file__).with_name("ranker.yaml")

@@ -152,9 +152,14 @@ def test_no_drawers() -> None:
     assert [f for f in product() if f.rsplit("/", 1)[-1] in DRAWERS] == []
 
 
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
 def test_no_code_in_init() -> None:
-    """Importing a package runs nothing."""
-    assert [f for f, tree in product().items() if f.endswith("__init__.py") and tree.body] == []
+    """Importing a package runs nothing. diagnostics names its checks, and imports them on first use."""
+    code = {f: [n for n in tree.body if not _is_text(n)] for f, tree in product().items() if f.endswith("__init__.py")}
+    assert [f for f, body in code.items() if body] == ["diagnostics/__init__.py"]
 
 
 def test_the_lowest_layer_stands_on_numpy_alone() -> None:

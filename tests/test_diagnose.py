@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagnostics.candidates import Support
+from diagnostics.candidates import Confidence, Support
 from diagnostics.conditions import Condition, Observation
-from diagnostics.confidence import CEILINGS, Confidence
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.playbook import CandidateCause, example_history
 from pipeline.history import History
 from pipeline.repair import causes
+from pipeline.results import CEILINGS
 
 CONFIG: dict[str, Any] = {
     "task": {"metric": "accuracy", "target": 0.95, "kind": "classification"},

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import diagnostics
-from diagnostics.confidence import CEILINGS
 from diagnostics.diagnose import diagnose
 from diagnostics.playbook import HEADINGS, Playbook, example_history, load_all, parse
 from diagnostics.signals import SIGNALS
 from pipeline.errors import UserError
+from pipeline.results import CEILINGS
 
 FOLDER = Path(diagnostics.__file__ or "").parent
 GUIDE = FOLDER.parent / "phases" / "diagnostics.md"

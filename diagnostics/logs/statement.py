@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diagnostics.confidence import Confidence, support_share
+from diagnostics.candidates import Confidence, support_share
 from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
 from diagnostics.playbook import CandidateCause, Playbook, load_all
 from diagnostics.signals import description

@@ -1,0 +1,112 @@
+"""The check functions: one question each, on a history, a mapping of lists, a data frame or a Keras history."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import diagnostics
+from diagnostics import check_convergence_rate, check_gradient_health, check_loss_divergence, check_overfitting
+from pipeline.errors import UserError
+from pipeline.history import History
+
+FALLING = [2.3, 1.6, 1.0, 0.7, 0.5, 0.4, 0.33, 0.3, 0.29, 0.285, 0.283, 0.281]
+OVERFIT = {"loss": FALLING, "val_loss": [2.0, 1.2, 0.9, 0.85, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6]}
+
+
+class Frame:
+    """A table with columns, as a pandas data frame has them."""
+
+    def __init__(self, columns: dict[str, Any]) -> None:
+        self.columns = list(columns)
+        self._values = columns
+
+    def __getitem__(self, name: str) -> Any:
+        return np.array(self._values[name])
+
+
+def history_of(columns: dict[str, list[float]]) -> History:
+    """The same columns as a History."""
+    history = History()
+    for index in range(len(FALLING)):
+        history.log_step(index, {"train/loss": columns["loss"][index]})
+        history.log_epoch(index, {"val/loss": columns["val_loss"][index]})
+    return history
+
+
+@pytest.mark.parametrize(
+    "source",
+    [OVERFIT, Frame(OVERFIT), SimpleNamespace(history=OVERFIT), history_of(OVERFIT)],
+    ids=["mapping", "frame", "keras", "history"],
+)
+def test_checks_read_every_form_of_history(source: Any) -> None:
+    """The answer is the same for every form: overfitted, converged, not diverged."""
+    overfitting = check_overfitting(source)
+
+    assert overfitting and overfitting.fired and overfitting.value > overfitting.bound == 0.1
+    assert "validation loss has lost" in overfitting.why
+    assert not check_loss_divergence(source) and not check_convergence_rate(source)
+
+
+def test_check_loss_divergence_compares_with_minimum() -> None:
+    """A loss far below its first value has diverged if it is far above its lowest level; NaN always has."""
+    risen = [9.0, 4, 1, 0.3, 0.2, 0.2, 0.3, 0.9, 1.6, 2.2, 2.6, 2.9]
+
+    assert check_loss_divergence({"loss": risen}) and risen[-1] < risen[0]
+    assert math.isinf(check_loss_divergence({"train_loss": [1.0, math.nan]}).value)
+    assert not check_loss_divergence({"loss": [2.3, 0.1, 0.01, 0.001, 0.003, 0.002, 0.003, 0.004]})
+
+
+def test_check_overfitting_needs_no_target() -> None:
+    """A gap of accuracies, or a ratio of losses from two points on, is enough; NaN on a schedule is not measured."""
+    accuracies = {"accuracy": [0.8, 0.99, 1.0, 1.0], "val_accuracy": [0.7, 0.75, 0.74, 0.74]}
+    losses = {"loss": [1.0, 0.5, 0.2, 0.1], "val_loss": [1.0, 0.9, 0.8, 0.8]}
+    scheduled = {"loss": FALLING, "val_loss": [math.nan, 2.0, math.nan, 1.0] * 3}
+
+    assert "accuracy of the train rows is 0.26 above" in check_overfitting({**losses, **accuracies}).why
+    assert check_overfitting({"loss": [1.0, 0.2], "val_loss": [1.0, 0.9]}).value == pytest.approx(4.5)
+    assert not math.isnan(check_overfitting(scheduled).value)
+
+
+def test_check_convergence_rate_tells_stalled_from_unfinished() -> None:
+    """A loss that never moved fires, and so does one that still falls by a tenth at the end."""
+    assert "1.00 times its first value" in check_convergence_rate({"loss": [2.3] * 10}).why
+    assert check_convergence_rate({"loss": np.linspace(2.3, 1.0, 12)}).value > 0.1
+
+
+def test_check_gradient_health_names_the_layer() -> None:
+    """Explosions, NaN, zeros and vanishing layers fire; steady norms do not."""
+    steady = {"grad_norm": [1.0, 1.1, 0.9, 1.0], "grad_norm/head": [1.0, 1.0, 0.9, 1.0]}
+
+    assert not check_gradient_health(steady)
+    assert check_gradient_health({"grad_norm": [1, 1, 1, 900]}) and check_gradient_health({"grad_norm": [1, math.nan]})
+    assert "nothing can be learned" in check_gradient_health({"grad_norm": [0, 0, 0]}).why
+    assert "grad_norm/body is 1e-05" in check_gradient_health({**steady, "grad_norm/body": [1e-5] * 4}).why
+
+
+def test_checks_say_what_is_missing() -> None:
+    """A history without the column, or without columns, is refused with what was expected; few points are no answer."""
+    with pytest.raises(UserError, match=r"history: has no grad_norm, got 'train/loss'"):
+        check_gradient_health({"loss": FALLING})
+    with pytest.raises(UserError, match=r"history: has no columns of numbers, got 'int'; expected a History"):
+        check_loss_divergence(3)  # type: ignore[arg-type]
+    short = check_loss_divergence({"loss": [2.0, 1.0]})
+    assert not short.fired and math.isnan(short.value) and "not measurable" in short.why
+
+
+@pytest.mark.process
+def test_checks_are_imported_on_first_use() -> None:
+    """Importing the package loads no check, and a check loads no torch."""
+    code = "import sys, diagnostics; a = 'diagnostics.checks' in sys.modules; diagnostics.check_overfitting; "
+    code += "print(a, 'diagnostics.checks' in sys.modules, 'torch' in sys.modules)"
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "False True False\n" == shown
+    with pytest.raises(AttributeError, match="no attribute 'check_nothing'"):
+        diagnostics.check_nothing
