@@ -88,6 +88,12 @@ def diagnose(
     )
 
 
+def _symptom(match: PlaybookMatch) -> Symptom:
+    playbook = match.playbook
+    prevention = playbook.sections.get("Prevention", "")
+    return Symptom(playbook.id, playbook.symptom, playbook.severity, match.observations, prevention)
+
+
 def firing(matches: Iterable[PlaybookMatch]) -> list[PlaybookMatch]:
     """Return the playbooks whose symptom is there, blocking ones first."""
     return sorted((m for m in matches if m.fires), key=lambda m: m.playbook.severity != "blocking")

@@ -40,6 +40,7 @@ class Symptom:
     title: str
     severity: Severity
     observations: tuple[Observation, ...]
+    prevention: str = ""  # of its playbook
 
     @property
     def since(self) -> TimeRecord:
@@ -123,6 +124,17 @@ class Fix:
 
 
 @dataclass(frozen=True)
+class Incident:
+    """What incident.md says of the run: its name, what must not change, who owns it, how to repeat and undo."""
+
+    subject: str
+    constraints: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    owner: str = ""
+    rollback: str = ""
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What is wrong, why, and what to try. `not_checked` lists what the diagnosis could not measure."""
 
@@ -182,9 +194,16 @@ class Diagnosis:
             return markdown(self.symptoms[0].title)
         return markdown(self.root_causes[0].means) if self.root_causes else self._no_symptom()
 
-    def incident(self) -> str:
-        """Return the diagnosis as one Markdown page: observations, causes, changes to try, and what was not checked."""
+    def incident(self, about: Incident | None = None) -> str:
+        """Return the diagnosis as one Markdown page: summary, reproduction, evidence, changes, prevention, risks.
+
+        `about` is what the page says of the run itself: without it the page has no reproduction, owner and rollback.
+        """
         parts = [f"# {self._title()}", markdown(self.confidence_statement)]
+        if about:
+            constraints = "".join(f"\n- {markdown(text)}" for text in about.constraints)
+            parts += [f"**{markdown(about.subject)}**" + constraints]
+            parts += ["## How to reproduce it", "\n".join(f"    {command}" for command in about.commands)]
         if self.symptoms:
             parts.append("## What was observed")
         for symptom in self.symptoms:
@@ -195,7 +214,12 @@ class Diagnosis:
             parts += self._causes_and_changes()
         if self.would_decide:
             parts += ["## What would decide", "\n".join(f"- {markdown(text)}" for text in self.would_decide)]
-        parts.append("## What was not checked")
+        if prevention := [symptom.prevention for symptom in self.symptoms if symptom.prevention]:
+            owner = f"Owner: {markdown(about.owner)}." if about and about.owner else "Owner: not declared."
+            parts += ["## Prevention", *dict.fromkeys(prevention), owner]
+        if about and about.rollback:
+            parts += ["## Rollback", markdown(about.rollback)]
+        parts.append("## Remaining risks: what was not checked")
         gaps = "\n".join(f"- {markdown(gap['what'])}: {markdown(gap['why'])}" for gap in self.not_checked)
         parts.append(gaps or "Everything was checked.")
         return "\n\n".join(parts) + "\n"
@@ -245,7 +269,8 @@ def _format_fix(number: int, fix: Fix) -> str:
     overrides += [f"surgery={format_override_value(remedy.surgery)}"] if remedy.surgery else []
     typed = "".join(f", {code_span(override)}" for override in overrides)
     kind = "fix" if fix.kind == "cure" else fix.kind
-    return f"{number}. {markdown(remedy.description)}{typed} ({kind} for {code_span(fix.cause)})"
+    effect = f"; to expect: {markdown(fix.expected_impact)}" if number == 1 else ""
+    return f"{number}. {markdown(remedy.description)}{typed} ({kind} for {code_span(fix.cause)}){effect}"
 
 
 def _format_experiment(result: ExperimentRecord) -> str:

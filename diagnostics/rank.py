@@ -17,7 +17,7 @@ from diagnostics.candidates import Candidate, Confidence
 from pipeline.results import CEILINGS
 
 TABLE = Path(__file__).with_name("ranker.yaml")
-FEATURES = ("supports", "abnormality", "restored", "tested", "onset", "rivals")
+FEATURES = ("supports", "abnormality", "restored", "mends", "onset", "rivals")
 EXPLAINED = 0.5  # an experiment that restores this share of the shortfall explains the run
 
 
@@ -60,17 +60,19 @@ def features(candidate: Candidate, others: Iterable[Candidate] = ()) -> tuple[fl
     - supports: smoothed share of the supports in playbooks that hold; 0 if no playbook names the cause
     - abnormality: how rare its most extreme finding is among healthy trainings, by orders of magnitude, up to 1 in 1000
     - restored: share of the shortfall that an experiment restored by removing it; 0 without an experiment
-    - tested: 1 if an experiment tested it, whatever the result
+    - mends: the restored share times the abnormality, or the supports where they say more: something abnormal whose
+      removal mends the run is its cause; more training, say, mends many runs without being wrong in them
     - onset: share of the run before the evidence began
     - rivals: share of the evidence that the best other candidate has, 1 if that has as much or more
     """
     own = _weight(candidate)
     best = max((_weight(other) for other in others if other is not candidate), default=0.0)
+    supports, rarity = _supports(candidate), _rarity(candidate.abnormality)
     return (
-        candidate.support.share if candidate.support and not candidate.support.contradicting else 0.0,
-        _rarity(candidate.abnormality),
+        supports,
+        rarity,
         candidate.restored,
-        float(candidate.decisive is not None),
+        candidate.restored * max(supports, rarity),
         candidate.onset,
         min(1.0, best / own) if own else 1.0,
     )
@@ -125,8 +127,13 @@ def _weight(candidate: Candidate) -> float:
     """Return the evidence for a candidate as one number, for a comparison with its rivals."""
     if candidate.verdict == "refuted":
         return 0.0
-    share = candidate.support.share if candidate.support and not candidate.support.contradicting else 0.0
-    return max(share, _rarity(candidate.abnormality)) + 2 * candidate.restored
+    abnormal = max(_supports(candidate), _rarity(candidate.abnormality))
+    return abnormal + candidate.restored + 2 * candidate.restored * abnormal
+
+
+def _supports(candidate: Candidate) -> float:
+    """Return the share of supports in playbooks; 0 if they contradict the cause or do not name it."""
+    return candidate.support.share if candidate.support and not candidate.support.contradicting else 0.0
 
 
 def _rarity(abnormality: float) -> float:

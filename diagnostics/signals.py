@@ -120,9 +120,9 @@ def over_lowest(y: Curve) -> float:
     """final value of {0} divided by its lowest level
 
     A ratio, at least 1 for a positive curve. Levels are medians of tenths of the run, so that a single low step is no
-    minimum. NaN for fewer than six points, for non-finite values and if the lowest level is not positive.
+    minimum. NaN for fewer than four points, for non-finite values and if the lowest level is not positive.
     """
-    if shortage := _shortage(y, 6):
+    if shortage := _shortage(y, 4):
         return shortage
     levels = [float(np.median(block)) for block in np.array_split(y, min(BLOCKS, len(y) // 2))]
     if min(levels) <= 0:

@@ -7,13 +7,14 @@ experiments, which can never become candidates. Produces `diagnosis.json` and `i
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diagnostics.diagnose import diagnose
-from diagnostics.diagnosis import Diagnosis
+from diagnostics.diagnosis import Diagnosis, Incident
 from diagnostics.playbook import names
 from pipeline.errors import Refused
 from pipeline.experiments.arms.arm import Arm
@@ -156,6 +157,23 @@ def _log_chain(ctx: PhaseContext, record: DiagnosisRecord, explanation: Explanat
         ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']} ({cause['status']}): {evidence}")
 
 
+def _incident(ctx: PhaseContext) -> Incident:
+    """Return what the page says of the run: score and constraints, owner, and the commands that repeat the training."""
+    task, plan = ctx.config["task"], ctx.config.get("plan") or {}
+    where = f"run.root={shlex.quote(str(ctx.run.path.parent))} run.name={ctx.run.path.name}"
+    return Incident(
+        subject=f"run {ctx.run.path.name}, round {ctx.round}",
+        constraints=(
+            f"the target stays: {task['metric']} {task['target']} on validation",
+            "rows and splits stay as the plan has frozen them; the test split stays sealed",
+        ),
+        commands=(f"python -m pipeline phase=baseline {where}", f"python -m pipeline phase=diagnostics {where}"),
+        owner=str(plan.get("owner") or ""),
+        rollback="A fix is a set of overrides of the frozen plan. Nothing is adopted here, so there is nothing to undo "
+        "yet; an adopted fix is undone by planning again without its overrides.",
+    )
+
+
 def run(ctx: PhaseContext) -> Evidence:
     """Which symptoms does the history show, which causes explain them, and which changes are worth a trial?"""
     intake = _intake(ctx)
@@ -171,7 +189,7 @@ def run(ctx: PhaseContext) -> Evidence:
     record = diagnosis.to_json()
     document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
     files.write_json(document, record)
-    files.write_text(page, diagnosis.incident())
+    files.write_text(page, diagnosis.incident(_incident(ctx)))
     _log_chain(ctx, record, explanation)
     return Evidence(
         {

@@ -26,7 +26,7 @@ REFUTED = replace(
     LOWER, id="width", causes=("model_too_small",), change="width 1 → 8", observed=0.1, restored=0.0,
     verdict="refuted", why="nothing is restored",
 )  # fmt: skip
-RANKER = Ranker(-3.0, (4.0, 3.0, 5.0, -1.0, -1.0, -1.0), 0.5)
+RANKER = Ranker(-3.0, (4.0, 3.0, 6.0, 3.0, -1.0, -1.0), 0.5)
 STALLED = {
     "train/loss": "2.3 2.3 2.3 2.3 2.3 2.3",
     "val/accuracy": "0.1 0.1 0.1",
@@ -94,7 +94,7 @@ def test_features_lie_between_0_and_1() -> None:
 
     assert all(0 <= value <= 1 for row in rows for value in row.values())
     assert rows[0]["abnormality"] == pytest.approx(2 / 3)
-    assert (rows[1]["restored"], rows[1]["tested"], candidates[1].verdict) == (0.49, 1.0, "inconclusive")
+    assert (rows[1]["restored"], rows[1]["mends"], candidates[1].verdict) == (0.49, 0.0, "inconclusive")
     assert (rows[2]["restored"], candidates[2].verdict) == (0.0, "refuted")
 
 

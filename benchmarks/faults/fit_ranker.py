@@ -27,7 +27,7 @@ from diagnostics.rank import FEATURES, TABLE, Ranker, features, rank
 Matrix = NDArray[np.float64]
 
 # Where the facts say nothing of a feature, its coefficient stays near this one; its sign never changes.
-PRIOR = {"supports": 4.0, "abnormality": 3.0, "restored": 6.0, "tested": -1.0, "onset": -0.5, "rivals": -1.0}
+PRIOR = {"supports": 4.0, "abnormality": 3.0, "restored": 4.0, "mends": 4.0, "onset": -0.5, "rivals": -1.0}
 PENALTY = 1.0  # of the squared distance of the coefficients from these, in units of one candidate
 PRECISION = 0.80  # of the accusations
 FALSE_ALARMS = 0.015  # of the healthy trainings
