@@ -89,12 +89,15 @@ def create_project(name: str, folder: Path) -> list[str]:
 
 
 def _rendered(name: str) -> Iterator[tuple[str, str]]:
-    """Yield path and text of every file of a project: each template is one file, and `package` stands for the name."""
+    """Yield path and text of every file of a project: each template is one file, and `package` stands for the name.
+
+    The template of `.gitignore` has no dot, since setuptools leaves files with one out of a wheel.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
     for template in environment.list_templates(extensions=["j2"]):
-        path = template.removesuffix(".j2").replace("package", name)
+        path = template.removesuffix(".j2").replace("package", name).replace("gitignore", ".gitignore")
         yield path, environment.get_template(template).render(name=name)
