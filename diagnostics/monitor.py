@@ -20,6 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.activations import ActivationStatistics
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
+from diagnostics.loops.faults import loop_findings
+from diagnostics.loops.watch import LoopWatch
 from diagnostics.measurements import (
     Batch,
     Measurement,
@@ -30,7 +32,7 @@ from diagnostics.measurements import (
 )
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.history import History
-from pipeline.inspection.finding import Inspections
+from pipeline.inspection.finding import Finding, Inspections
 
 FIRST_STEPS = 3  # these are always sampled: most faults show in the first steps
 
@@ -83,9 +85,12 @@ class Monitor:
         self._loss_parts: list[float | Tensor] = []  # its micro-batches, under gradient accumulation
         self._epochs = 0
         self.inspections = Inspections()  # of a loop of the user's own, at its first step
+        self._watch: LoopWatch | None = None
         if model is not None and optimizer is not None:
             self.start(model, optimizer, self._history, 0)
             self._activations.watch()
+            self._watch = LoopWatch(model, optimizer)
+            self._watch.begin(0)
             self._handles += [
                 optimizer.register_step_pre_hook(self._before_step),
                 optimizer.register_step_post_hook(self._after_step),
@@ -109,6 +114,8 @@ class Monitor:
         # calls this method after `optimizer.step()`, and the loss belongs to the update just made.
         at = self._updates if self._loss_step >= self._updates - 1 else self._updates - 1
         self._batch = Batch(at, inputs, targets, outputs)
+        if self._watch is not None:
+            self._watch.loss_given(at, inputs, targets, self._is_sampled(at))
         self._log_loss(at, loss)
         if at == 0:
             self._record_batch_facts()
@@ -145,6 +152,8 @@ class Monitor:
         columns = {**(metrics or {}), **values}
         self._history.log_epoch(at, {n if "/" in n else f"val/{n}": float(v) for n, v in columns.items()})
         self._epochs = at + 1
+        if self._watch is not None:
+            self._watch.validated(at)
 
     @property
     def history(self) -> History:
@@ -154,7 +163,12 @@ class Monitor:
 
     def diagnose(self, config: Mapping[str, Any] | None = None) -> Diagnosis:
         """Return a diagnosis of everything measured so far, and of what was inspected at the first step."""
-        return diagnose(self.history, dict(config) if config else None, self.inspections.findings)
+        return diagnose(self.history, dict(config) if config else None, self.findings(config))
+
+    def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
+        """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""
+        of_loop = loop_findings(self._watch, self.history, config) if self._watch is not None else ()
+        return (*self.inspections.findings, *of_loop)
 
     def close(self) -> None:
         """Remove the monitor's hooks from the optimizer and release every tensor."""
@@ -162,6 +176,8 @@ class Monitor:
         for handle in self._handles:
             handle.remove()
         self._activations.measure(0, None)  # removes its hooks
+        if self._watch is not None:
+            self._watch.close()
         self._handles, self._weights_before, self._batch, self._gradients = [], [], Batch(-1), None
 
     def __enter__(self) -> Self:
@@ -220,20 +236,29 @@ class Monitor:
     def _is_sampled(self, step: int) -> bool:
         return step < FIRST_STEPS or step % self.every == 0
 
-    def _before_step(self, *_: object) -> None:
+    def _before_step(self, _: Optimizer, positional: tuple[object, ...], named: Mapping[str, object]) -> None:
+        # With a closure the forward pass is still to come; then only `step`, called in it, can measure.
+        closure = any(callable(argument) for argument in (*positional[1:], *named.values()))
         if self._is_sampled(self._updates):
+            if self._watch is not None:
+                self._watch.before_update(self._updates, closure)
+            self._weights_before = self._statistics.copy_weights()
+        if self._is_sampled(self._updates) and not closure:
             self._queue_activations(self._updates, None)  # of a loop that calls `step` only afterwards
             if self._gradients is None or self._gradients.step != self._updates:
                 self._gradients = self._statistics.gradients(self._updates, None)
-            self._weights_before = self._statistics.copy_weights()
         self._history.log_step(self._updates, {"lr": float(self._optimizer.param_groups[0]["lr"])})
 
     def _after_step(self, *_: object) -> None:
         if self._is_sampled(self._updates):
             self._measure_update(self._updates)
+            if self._watch is not None:
+                self._watch.after_update()
         self._updates += 1
         if self._is_sampled(self._updates):
             self._activations.watch()
+            if self._watch is not None:
+                self._watch.begin(self._updates)
 
     def _measure_update(self, step: int) -> None:
         if self._weights_before:  # empty for a model without trainable parameters

@@ -170,7 +170,7 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     if case.way == "loop":
         causes = monitor.diagnose().root_causes
         accused = [(c.issue, c.confidence.value, "diagnosis") for c in causes]
-        return {"value": value, "accused": accused}, Facts(monitor.history, findings=monitor.inspections.findings)
+        return {"value": value, "accused": accused}, Facts(monitor.history, findings=monitor.findings())
     log, out = root / "log.csv", root / "out"
     log.write_text(_format_csv(monitor.history))
     _run_command("diagnose", str(log), "--out", str(out))

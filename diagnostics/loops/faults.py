@@ -1,0 +1,229 @@
+"""Faults of a training loop, from what the Monitor saw of it.
+
+A finding is a `definition` where the loop contradicts itself, such as a step with gradients of the step before. What
+some loops do on purpose, such as adding losses up, is an abnormality in a run without a symptom, which is not accused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from diagnostics.conditions import HistoryView
+from diagnostics.diagnose import evaluate_playbooks, needs_mending, view_of
+from diagnostics.loops.gradient_scale import CLOSE
+from diagnostics.loops.watch import FIRST_UPDATES, LoopWatch
+from pipeline.history import History
+from pipeline.inspection.finding import Finding, Measured, contradiction, judge
+
+SURE, LIKELY = 0.9995, 0.99  # the abnormality of what no healthy loop does unless it is meant, and of what few do
+SAME = 1e-4  # relative difference of two norms of the same gradient
+LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less
+DECAYED = 0.01  # share of the highest rate below which a schedule has ended the training
+EXAMPLES = 3
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "distance")
+
+
+def loop_findings(watch: LoopWatch, history: History, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
+    """Return the faults of a loop, certain ones first; the target in `config` tells whether the run is good enough."""
+    found: list[Finding] = []
+    for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling):
+        found += inspection(watch)
+    found += [*_missing_values(watch, history), *_schedule(watch, history), *_resume(watch)]
+    if any(finding.abnormality == SURE for finding in found):
+        view = view_of(history, config)
+        if needs_mending(view, evaluate_playbooks(view)) or _misses_target(view):
+            found = [replace(f, kind="definition", abnormality=1.0) if f.abnormality == SURE else f for f in found]
+    return tuple(sorted(found, key=lambda finding: -finding.abnormality))
+
+
+def _misses_target(view: HistoryView) -> bool:
+    """Whether the last score is worse than the target; a loop does not know the trivial score, as a run does."""
+    target, metric = view.facts.get("target"), view.resolve("val/metric")
+    if target is None or metric not in view.history.names():
+        return False
+    score = float(view.history.series(metric)[1][-1])
+    return score > target if any(word in metric for word in LOWER_IS_BETTER) else score < target
+
+
+def _not_zeroed(watch: LoopWatch) -> Iterator[Finding]:
+    """The first backward after a step finds the gradients of that step, and nothing clears them before the next."""
+    intervals = [[float(ratio) for ratio in interval] for interval in watch.leftovers]
+    kept = [r for r in intervals if r and abs(r[0] - 1) < SAME and all(ratio > 0 for ratio in r)]
+    if len(kept) == len(intervals) == FIRST_UPDATES - 1:
+        sentence = (
+            "The gradients of an update are still there when the next backward pass adds its own, and nothing clears "
+            "them before the next step: optimizer.zero_grad() is missing."
+        )
+        yield contradiction("gradients_not_zeroed", "gradients_cleared", sentence)
+
+
+def _missing_values(watch: LoopWatch, history: History) -> Iterator[Finding]:
+    steps = [step for step, missing in watch.missing_values if bool(missing)]
+    broken = [event["step"] for event in history.events if event["kind"] == "nonfinite"]
+    if not steps and broken and history.facts.get("batch_nonfinite", 0) > 0:
+        steps = broken[:1]
+    if steps:
+        sentence = f"The batch of step {steps[0]} holds NaN or infinity before the model has seen it."
+        yield contradiction("nonfinite_inputs", "finite_batch", sentence, float(len(steps)), "batches")
+
+
+def _without_gradient(watch: LoopWatch) -> Iterator[Finding]:
+    """Parameters that the optimizer has and that no backward pass reaches."""
+    if len(watch.silent) < FIRST_UPDATES or not watch.trained:
+        return
+    silent = set.intersection(*watch.silent)
+    if len(silent) == len(watch.trained):
+        sentence = (
+            f"No parameter has a gradient when the optimizer steps, {FIRST_UPDATES} times in a row: the loss is "
+            "detached from the model, or backward is not called."
+        )
+        yield contradiction("parameters_not_trained", "gradients_exist", sentence, 1.0, "share of parameters")
+    elif silent:
+        share = sum(p.numel() for n, p in watch.trained if n in silent) / sum(p.numel() for _, p in watch.trained)
+        yield from judge(Measured("share_silent", share, _list(sorted(silent))))
+
+
+def _left_out(watch: LoopWatch) -> Iterator[Finding]:
+    """Parameters that the optimizer does not have and that nobody else changes; without the head it is no choice."""
+    names = [name for name, p, version in watch.left_out if p._version == version]
+    if not watch.trained or not names or len(names) < len(watch.left_out):
+        return  # another optimizer has them
+    rest = sum(p.numel() for _, p, _ in watch.left_out)
+    share = rest / (rest + sum(p.numel() for _, p in watch.trained))
+    sentence = f"{share:.0%} of the trainable parameters are not in the optimizer ({_list(names)}) and never change."
+    abnormality = SURE if watch.last in names else LIKELY
+    yield _unusual("parameters_not_trained", "left_out", sentence, abnormality, share, "share of parameters", names[0])
+
+
+def _frozen(watch: LoopWatch) -> Iterator[Finding]:
+    if watch.frozen_changed:
+        names = sorted(watch.frozen_changed)
+        sentence = f"The optimizer changes {_list(names)}, though requires_grad is False there."
+        yield contradiction(
+            "frozen_parameters_trained", "frozen_stay", sentence, float(len(names)), "tensors", names[0]
+        )
+    if watch.frozen_moving:
+        names = sorted(watch.frozen_moving)
+        sentence = (
+            f"The weights of {_list(names)} are frozen, but its running statistics follow each batch: put frozen "
+            "normalization in eval mode."
+        )
+        yield _unusual("frozen_parameters_trained", "frozen_statistics", sentence, LIKELY, where=names[0])
+
+
+def _evaluation(watch: LoopWatch) -> Iterator[Finding]:
+    in_training_mode, others = watch.evaluations
+    if in_training_mode and not others:
+        sentence = (
+            f"Validation runs the model in training mode, {in_training_mode} of {in_training_mode} times: dropout and "
+            "batch statistics are those of training. Call model.eval() before it."
+        )
+        yield contradiction("eval_mode_missing", "mode_of_validation", sentence, float(in_training_mode), "validations")
+
+
+def _workers(watch: LoopWatch) -> Iterator[Finding]:
+    """Workers that draw the same random numbers give the same batch one after another."""
+    groups: list[int] = []
+    for number, batch in enumerate(watch.batches):
+        before = watch.batches[number - 1] if number else None
+        if before is not None and before.shape == batch.shape and torch.equal(before, batch):
+            groups[-1] += 1
+        else:
+            groups.append(1)
+    repeats = groups[0] if groups else 0
+    if 1 < repeats == watch.workers and len(groups) > 2 and all(size == repeats for size in groups[:-1]):
+        sentence = (
+            f"The batches of {repeats} workers are equal, {len(groups) - 1} times in a row: each worker draws the same "
+            "random numbers."
+        )
+        yield contradiction("worker_seed_shared", "batches_differ", sentence, float(repeats), "equal batches")
+
+
+def _scaling(watch: LoopWatch) -> Iterator[Finding]:
+    """What the loop does with the loss before backward, and with the gradients before the step."""
+    summed, parts = 0, 0
+    clipped: list[float] = []
+    for update, pairs in watch.scales.items():
+        scales = [float(scale) for scale, remainder in map(torch.Tensor.tolist, pairs) if remainder < CLOSE]
+        if len(scales) != len(pairs):
+            continue
+        if len(scales) == watch.calls.get(update) and len(scales) > 1 and all(abs(s - 1) < CLOSE for s in scales):
+            summed, parts = summed + 1, len(scales)
+        norm = float(watch.norms.get(update, torch.tensor(math.inf)))
+        if len(scales) == 1 and scales[0] >= 16 and norm < LEAST_CLIP:
+            clipped.append(norm * scales[0])
+    if summed >= 2:
+        sentence = (
+            f"Each of the {parts} losses of an update goes into backward undivided, so that the update has the sum of "
+            f"{parts} mean gradients. Divide each loss by {parts}."
+        )
+        yield _unusual("accumulation_not_divided", "accumulated_scale", sentence, SURE, float(parts), "losses")
+    if len(clipped) >= FIRST_UPDATES and max(clipped) - min(clipped) < 0.02 * max(clipped):
+        sentence = (
+            f"Times the scale of the loss, the gradient norm is {clipped[0]:.3g} at every step: it is clipped while it "
+            "still carries the scale. Call scaler.unscale_(optimizer) before clipping."
+        )
+        yield _unusual("clip_before_unscale", "norm_times_scale", sentence, SURE, clipped[0], "gradient norm")
+
+
+def _schedule(watch: LoopWatch, history: History) -> Iterator[Finding]:
+    """A schedule that moves once per update and is over early, or one that never moves."""
+    if "lr" not in history.step or len(watch.epochs) < 3:
+        return
+    rates = np.asarray(history.series("lr")[1], dtype=float)
+    if len(rates) < 4 * len(watch.epochs):  # an update per epoch or two: no telling one from the other
+        return
+    changes = np.count_nonzero(np.diff(rates)) / (len(rates) - 1)
+    ended = float(np.mean(rates < DECAYED * rates.max())) if rates.max() > 0 else 0.0
+    if changes > 0.4 and ended > 0.6:
+        sentence = (
+            f"The learning rate changes at {changes:.0%} of the updates and is below a hundredth of its highest value "
+            f"for {ended:.0%} of them: a schedule meant for epochs is stepped per batch."
+        )
+        if ended > 0.9:  # nobody means to train nine tenths of the time at a hundredth of the rate
+            yield contradiction("scheduler_misstepped", "rate_over_updates", sentence, ended, "share of updates")
+        else:
+            yield _unusual("scheduler_misstepped", "rate_over_updates", sentence, SURE, ended, "share of updates")
+    first = next((float(g["initial_lr"]) for g in watch.optimizer.param_groups if "initial_lr" in g), None)
+    if first is None or changes > 0:
+        return
+    warmup = not math.isclose(first, rates[0], rel_tol=1e-9)
+    if warmup:
+        sentence = f"The learning rate stays at {rates[0]:.3g}, where a schedule for {first:.3g} began: it never steps."
+        yield _unusual("scheduler_misstepped", "rate_never_changes", sentence, SURE, float(rates[0]), "learning rate")
+
+
+def _resume(watch: LoopWatch) -> Iterator[Finding]:
+    """Epochs that go on from an earlier run, with an optimizer that begins anew."""
+    if len(watch.epochs) < 2 or not watch.started_empty or not watch.optimizer.state:
+        return
+    apart = watch.epochs[1] - watch.epochs[0]
+    if apart > 0 and watch.epochs[0] > max(apart, 1):
+        sentence = (
+            f"The first epoch is {watch.epochs[0]}, but the optimizer began with no state: what it knew of the "
+            "gradients was lost on resume. Load its state_dict with that of the model."
+        )
+        yield _unusual("resume_state_lost", "state_of_optimizer", sentence, SURE, float(watch.epochs[0]), "epochs")
+
+
+def _unusual(
+    cause: str,
+    inspection: str,
+    sentence: str,
+    abnormality: float,
+    value: float | None = None,
+    unit: str = "",
+    where: str = "",
+) -> Finding:
+    return Finding(cause, inspection, "abnormality", abnormality, value, None, unit, sentence, where)
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
+    return ", ".join(names[:EXAMPLES]) + more
