@@ -243,10 +243,10 @@ class Monitor:
             if self._watch is not None:
                 self._watch.before_update(self._updates, closure)
             self._weights_before = self._statistics.copy_weights()
-        if self._is_sampled(self._updates) and not closure:
-            self._queue_activations(self._updates, None)  # of a loop that calls `step` only afterwards
-            if self._gradients is None or self._gradients.step != self._updates:
-                self._gradients = self._statistics.gradients(self._updates, None)
+            if not closure:
+                self._queue_activations(self._updates, None)  # of a loop that calls `step` only afterwards
+                if self._gradients is None or self._gradients.step != self._updates:
+                    self._gradients = self._statistics.gradients(self._updates, None)
         self._history.log_step(self._updates, {"lr": float(self._optimizer.param_groups[0]["lr"])})
 
     def _after_step(self, *_: object) -> None:
