@@ -52,12 +52,17 @@ class FirstNonfinite(TypedDict):
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What the score of the trained model is compared with, and the warnings raised during training."""
+    """What the score of the trained model is compared with, and the warnings raised during training.
+
+    `row_losses` are those of the validation rows as npz, with which `compare` pairs two runs; None where the metric is
+    no mean over rows.
+    """
 
     classes: ClassReport
     baseline_models: list[BaselineScore]
     cross_validation: Mapping[str, Any]
     warnings: list[RecordedWarning]
+    row_losses: bytes | None
 
 
 def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> tuple[CheckResults, Inspections]:
@@ -185,15 +190,31 @@ def _compare(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit, data: Data
         _score_baseline_models(ctx, fit_result, data, class_counts(data.train.y), evaluation),
         cross_validate(permit, data, folds, fit_result, trust=trust, watch=ctx.progress),
         warning_capture.recorded_warnings(fit_result.history),
+        _row_losses(fit_result, evaluation, data),
     )
     if comparisons.warnings:
         ctx.log(f"baseline: {warning_capture.format_warnings(comparisons.warnings)}")
     return comparisons
 
 
-def _save_artifacts(ctx: PhaseContext, fit_result: Fit, report: ClassReport) -> dict[str, Artifact]:
-    """Save the history, the learning curve and, for classes, the confusion matrix."""
+def _row_losses(fit_result: Fit, evaluation: Evaluation, data: Data) -> bytes | None:
+    """Return the loss of each validation row as npz; None where the metric is no mean over rows."""
+    from pipeline.readiness.comparison import row_losses
+    from pipeline.tuning.validation_rows import to_bytes
+
+    task, outputs = fit_result.task, evaluation.outputs
+    if outputs is None or task.metric.needs == "step":
+        return None
+    losses = row_losses(task.metric, evaluation.targets, task.metric_inputs(outputs, data.val.y))
+    return to_bytes(losses[0], data.val.row_metadata.groups) if losses else None
+
+
+def _save_artifacts(ctx: PhaseContext, fit_result: Fit, comparisons: Comparisons) -> dict[str, Artifact]:
+    """Save the history, the losses of validation rows, the learning curve and, for classes, the confusion matrix."""
+    report = comparisons.classes
     saved = {"history": _save(ctx, ctx.folder / "history.npz", fit_result.history.to_bytes())}
+    if comparisons.row_losses is not None:
+        saved["row_losses"] = _save(ctx, ctx.folder / "row_losses.npz", comparisons.row_losses)
     figures = {"learning_curve": plots.learning_curve(fit_result.history)}
     if report["per_class"]:
         path = ctx.folder / "confusion_matrix.json"
@@ -255,7 +276,7 @@ def run(ctx: PhaseContext) -> Evidence:
     first_nonfinite = _find_first_nonfinite(ctx, fit_result, data)
     comparisons = _compare(ctx, permit, fit_result, data)
     report = comparisons.classes
-    artifacts = _save_artifacts(ctx, fit_result, report)
+    artifacts = _save_artifacts(ctx, fit_result, comparisons)
     score = asdict(fit_result.score) if fit_result.score else None
     ctx.log(
         f"baseline: {_format_score(fit_result)}; {_format_trivial(fit_result, float(ctx.config['task']['target']))}"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
-    "diagnose", "preflight", "drift", "new",
+    "diagnose", "preflight", "drift", "new", "compare",
 )  # fmt: skip
 JUDGING = ("verify", "approve", "waive")  # commands that judge the items of gates again
 HELP = """\
@@ -64,6 +64,7 @@ Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a
   rollback RUN     withdraw a release                diagnose PATH        name possible causes from training logs
   preflight MODEL DATA   run the checks before training, without a run (my_pkg.model:Net my_pkg.data:load)
   drift BUNDLE DATA      compare live rows with the reference of a release (exit code 3 if they drifted)
+  compare A B            is B better than A? two sweeps by seed, two runs by row, or FILE.csv (--require better)
   new NAME               write a project of your own into the folder NAME: model, data, experiment, test
 
   exit codes       0 done, 1 internal error, 2 wrong input, 3 gate closed or check failed,

@@ -75,7 +75,7 @@ def _bound(
         return paired_proportions_bound(int((right & ~other).sum()), int((other & ~right).sum()), units), "score limit"
     rng = np.random.default_rng(derive(seed, "readiness", "paired"))
     unit = "rows" if groups is None else "groups"
-    losses = _losses(metric, targets, ours), _losses(metric, targets, theirs)
+    losses = row_losses(metric, targets, ours), row_losses(metric, targets, theirs)
     if losses[0] is not None and losses[1] is not None:
         means = _resampled_means(np.stack([losses[0][0], losses[1][0]]), groups, rng)
         from_mean = np.vectorize(losses[0][1])
@@ -107,8 +107,8 @@ def paired_proportions_bound(gains: int, losses: int, n: int) -> float:
     return float(brentq(statistic, low, observed))
 
 
-def _losses(metric: Metric, targets: Array, predictions: Array) -> tuple[Array, Any] | None:
-    """Return losses per row of which the metric's loss is a function of the mean; None for another metric."""
+def row_losses(metric: Metric, targets: Array, predictions: Array) -> tuple[Array, Any] | None:
+    """Return losses [N] per row of which the metric's loss is a function of the mean; None for another metric."""
     if metric.users_own or not np.isfinite(predictions).all():
         return None
     if metric.row_losses is not None:

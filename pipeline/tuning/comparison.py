@@ -135,6 +135,7 @@ def compare_by_seed(
     names: tuple[str, str],
     metric: str,
     greater: bool,
+    notes: Sequence[str] = (),
 ) -> Comparison:
     """Compare two arms with one score per seed each, NaN for a training that ended without one.
 
@@ -151,7 +152,7 @@ def compare_by_seed(
     test = paired_test.paired_test(differences)
     same = len(seeds) > 1 and all(map(paired_test.all_equal, filled))
     return Comparison(
-        answer=_answer(test) if not same else "not shown",
+        answer=answer_of(test) if not same else "not shown",
         effect=test.effect,
         low=test.low if not same else -math.inf,
         high=test.high if not same else math.inf,
@@ -163,11 +164,12 @@ def compare_by_seed(
         means=(math.fsum(filled[0]) / len(seeds), math.fsum(filled[1]) / len(seeds)),
         basis=f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed",
         pairs=tuple(Pair(*pair) for pair in zip(seeds, *scores, strict=True)),
-        notes=(*_failure_notes(scores, names), *_limits(differences, test, same)),
+        notes=(*notes, *_failure_notes(scores, names), *_limits(differences, test, same)),
     )
 
 
-def _answer(test: PairedTest) -> Answer:
+def answer_of(test: PairedTest) -> Answer:
+    """Return the answer of a test at 5 %."""
     if test.p >= ALPHA or not test.effect:
         return "not shown"
     return "better" if test.effect > 0 else "worse"
@@ -184,7 +186,7 @@ def _limits(differences: Sequence[float], test: PairedTest, same: bool) -> list[
     """Return why nothing was shown, and what would show it."""
     if same:
         return ["every seed gave the same score: the training does not use its seed, so that the pairs are one pair"]
-    if _answer(test) != "not shown":
+    if answer_of(test) != "not shown":
         return []
     if len(differences) < FEWEST:
         return [f"{len(differences)} pairs cannot show a difference at 5 %; {FEWEST} are the fewest that can"]
