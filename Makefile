@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults fit-ranker verify-faults healthy-ranges programs lock help
+.PHONY: docs train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults fit-ranker verify-faults healthy-ranges programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -111,6 +111,11 @@ lint: $(READY)  ## ruff, mypy, import-linter
 
 check: lint test  ## lint, then test
 
+docs: $(READY)  ## write the generated pages of docs/, and build the site where mkdocs is installed (pip install '.[docs]')
+	@PYTHONPATH=. $(VENV)/bin/python docs/generate.py
+	@if [ -x $(VENV)/bin/mkdocs ]; then $(VENV)/bin/mkdocs build --strict --quiet && echo "build/site/index.html"; \
+	else echo "mkdocs is not installed: the site was not built" >&2; fi
+
 mutants: $(READY)  ## make 60 small changes to the code and print those that its tests miss: ARGS='--unit ledger'
 	@$(VENV)/bin/python benchmarks/mutants.py $(ARGS)
 
@@ -144,7 +149,7 @@ lock:  ## update requirements.lock from pyproject.toml: make lock PYTHON=python3
 	@$(call supported,11,11)
 	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(PYTHON) -m venv "$$new"; \
 	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["dependencies"], *(e for name, extra in p["optional-dependencies"].items() if name not in ("parquet", "mlflow") for e in extra), sep="\n")' > "$$new/wanted"; \
+	  print(*p["dependencies"], *(e for name, extra in p["optional-dependencies"].items() if name not in ("parquet", "mlflow", "docs") for e in extra), sep="\n")' > "$$new/wanted"; \
 	"$$new/bin/python" -m pip install -qq -r "$$new/wanted" torch==$(TORCH); \
 	{ echo "# make lock PYTHON=python3.11"; \
 	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are omitted, since torch pins its own."; \

@@ -26,7 +26,15 @@ from pipeline.results import PHASES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "phases", "checklists", "diagnostics")
-DOCUMENTS = ("*.md", "phases/*.md", "diagnostics/*.md", "examples/**/*.md", "conf/**/*.yaml", "checklists/*.yaml")
+DOCUMENTS = (
+    "*.md",
+    "docs/*.md",
+    "phases/*.md",
+    "diagnostics/*.md",
+    "examples/**/*.md",
+    "conf/**/*.yaml",
+    "checklists/*.yaml",
+)
 COMMAND = "python -m pipeline"
 GAP = "planning"  # stands for a part of a text that is filled in later: it is a name, and also the name of a gate
 NAMED = re.compile(r"[A-Z]+|<\w+>|\.\.\.|mine")  # values that a person chooses

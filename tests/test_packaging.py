@@ -251,8 +251,8 @@ def test_make_lists_its_targets() -> None:
     """`make help` names exactly the targets that are promised."""
     promised = (
         "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
-        "test-fuzz test-integrations lint check mutants bench-faults verify-faults programs bench bench-drift "
-        "bench-intervals lock help"
+        "test-fuzz test-integrations lint check docs mutants bench-faults fit-ranker verify-faults healthy-ranges "
+        "programs bench bench-drift bench-intervals lock help"
     )
     completed = make(["help"], ROOT)
     assert re.findall(r"^  make (\S+)", completed.stdout, re.M) == promised.split()

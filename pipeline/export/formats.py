@@ -138,7 +138,7 @@ def _proof(source: ExportSource, validation: Batch, seed: int, metric: Validatio
     run_once(source)
     if module := random_module(source):
         what = "gives other outputs for the same rows in a second run in eval mode"
-        do = "F.dropout(x, p, training=self.training), and no random numbers in eval mode"
+        do = "F.dropout(x, p, self.training), and no random numbers in eval mode"
         raise ExportFailed(fault("model", what, got=module, do=do))
     rows = proof_rows(validation, seed)
     count = row_count(rows.batch)

@@ -172,7 +172,7 @@ def probe(run: Run) -> ProbePermit:
     plan = plans.load(run, state)
     if plan.config.get("seed") is None or not plan.facts.get("splits"):
         lacks = "has no seed" if plan.config.get("seed") is None else "has no rows: planning could not read the data"
-        do = f"python -m pipeline phase=planning {run.overrides} seed=1"
+        do = f"python -m pipeline phase=planning {run.overrides_for('planning', state)} seed=1"
         raise Refused(fault(f"plan {plan.revision}", lacks, expected="fixed seeds and readable data", do=do))
     return ProbePermit(_ISSUER, run, plan, state.head)
 
