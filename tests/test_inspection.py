@@ -439,3 +439,24 @@ def test_monitor_inspects_the_first_step(mend: Callable[[nn.Module], nn.Module],
         optimizer.step()
     assert [f.cause for f in monitor.inspections.findings if f.kind == "definition"] == expected
     assert monitor.inspections.not_checked == ()
+
+
+@pytest.mark.parametrize(("evaluates", "expected"), [(True, []), (False, ["eval_mode_missing"])])
+def test_monitor_sees_validation_in_train_mode(evaluates: bool, expected: list[str]) -> None:
+    """A validation pass with dropout switched on is wrong by definition; one in eval mode is silent."""
+    model = net(nn.Dropout(0.5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    X, y = torch.randn(ROWS, FEATURES), torch.arange(ROWS) % CLASSES
+    with Monitor(model, optimizer) as monitor:
+        for epoch in range(2):
+            model.train()
+            loss = nn.functional.cross_entropy(model(X), y)
+            optimizer.zero_grad()
+            loss.backward()
+            monitor.step(loss, X, y)
+            optimizer.step()
+            model.train(not evaluates)
+            with torch.no_grad():
+                monitor.validated(epoch, loss=float(nn.functional.cross_entropy(model(X), y)))
+        named = [cause.issue for cause in monitor.diagnose().root_causes]
+    assert [cause for cause in named if cause == "eval_mode_missing"] == expected

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from pipeline.inspection import graph
 from pipeline.inspection.finding import Finding, Measured, contradiction
 from pipeline.inspection.subject import Call, Subject
+from pipeline.inspection.weights import unregistered_parameters
+from pipeline.preprocess.modules import PreprocessedModel
 
 SATURATING = (nn.Sigmoid, nn.Tanh)
 LINEAR = (nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 TINY = 1e-30
 
 
@@ -62,11 +65,27 @@ def _first_inputs(subject: Subject) -> Tensor | None:
         return None
     first = next((c for c in subject.calls if isinstance(c.module, LINEAR) and c.inputs.is_floating_point()), None)
     if first is not None:
-        return first.inputs.double()
+        return first.inputs.double() if _shows_the_rows(subject, first) else None
     leaf = next((module for module in subject.model.modules() if not any(module.children())), None)
     inputs = subject.inputs
     usable = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim >= 2
     return inputs.detach().double() if usable and isinstance(leaf, LINEAR) and not subject.calls else None
+
+
+def _shows_the_rows(subject: Subject, first: Call) -> bool:
+    """Return whether a call got the rows themselves, maybe scaled, and not what other weights made of them."""
+    if unregistered_parameters(subject.model):
+        return False
+    before = subject.calls[: subject.calls.index(first)]
+    if any(isinstance(call.module, nn.RNNBase | nn.MultiheadAttention) for call in before):
+        return False
+    if isinstance(subject.model, PreprocessedModel) or any(isinstance(call.module, NORMS) for call in before):
+        return True
+    rows, values = subject.inputs, first.inputs
+    if not isinstance(rows, Tensor) or rows.numel() != values.numel():
+        return False
+    pair = torch.stack([rows.detach().flatten().double(), values.flatten().double()])
+    return bool(torch.equal(pair[0], pair[1])) or float(torch.corrcoef(pair)[0, 1].abs()) > 0.99
 
 
 def _units(subject: Subject) -> Iterator[Measured]:
@@ -177,8 +196,7 @@ def _relative_gradient(subject: Subject, call: Call) -> float:
 def _longest_run(subject: Subject) -> int:
     """Return the most layers in a row without a normalization between them."""
     longest = run = 0
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
     for call in subject.calls:
-        run = 0 if isinstance(call.module, norms) else run + isinstance(call.module, LINEAR)
+        run = 0 if isinstance(call.module, NORMS) else run + isinstance(call.module, LINEAR)
         longest = max(longest, run)
     return longest
