@@ -74,7 +74,7 @@ def diagnose(
     find_remedies = partial(resolve, config=config)
     fixes = _propose(ranked, find_remedies)
     return Diagnosis(
-        tuple(Symptom(m.playbook.id, m.playbook.symptom, m.playbook.severity, m.observations) for m in firing(matches)),
+        tuple(_symptom(match) for match in firing(matches)),
         root_causes=tuple(_root_cause(entry, find_remedies) for entry in named),
         considered=tuple(_considered(entry) for entry in ranked if entry.why_not),
         fixes=fixes,
@@ -145,11 +145,18 @@ def _fixes(ranked: Iterable[Candidate], find_remedies: RemedyFinder) -> Iterator
             impact = "the symptom disappears"
             if expect:
                 impact = f"{description(expect.signal, expect.of)} is {expect.bound}"
-            for remedy in find_remedies(cure, candidate.cause):
+            for remedy in sorted(find_remedies(cure, candidate.cause), key=partial(_tested_order, candidate)):
                 change = (remedy.overrides, remedy.surgery, remedy.code)
                 if change not in changes:
                     changes.append(change)
                     yield Fix(candidate.cause, kind, remedy, impact)
+
+
+def _tested_order(candidate: Candidate, remedy: Remedy) -> int:
+    """Return 0 for a change that an experiment has confirmed, 2 for one that it has refuted, else 1."""
+    ends = tuple(f"→ {value:g}" for value in remedy.overrides.values() if isinstance(value, int | float))
+    verdicts = {result.verdict for result in candidate.experiments if ends and result.change.endswith(ends)}
+    return 0 if "confirmed" in verdicts else 2 if "refuted" in verdicts else 1
 
 
 def _root_cause(entry: Ranked, find_remedies: RemedyFinder) -> RootCause:
@@ -160,7 +167,7 @@ def _root_cause(entry: Ranked, find_remedies: RemedyFinder) -> RootCause:
         vocabulary.load()[candidate.cause].means,
         entry.confidence,
         tuple(candidate.evidence()),
-        find_remedies(first_cure, candidate.cause)[0].description,
+        min(find_remedies(first_cure, candidate.cause), key=partial(_tested_order, candidate)).description,
         candidate.support.candidates[0].cites if candidate.support else "",
         "confirmed" if candidate.verdict == "confirmed" else "candidate",
     )

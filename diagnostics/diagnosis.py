@@ -275,10 +275,9 @@ def _format_fix(number: int, fix: Fix) -> str:
 
 def _format_experiment(result: ExperimentRecord) -> str:
     """Return one line: what was changed to test which cause, what it showed, and what that means."""
-    restored = "" if result["restored"] is None else f"; {result['restored']:.0%} of the shortfall restored"
     return (
         f"- {code_span(result['hypothesis'])}: {markdown(result['change'])}. Expected: {markdown(result['expected'])}. "
-        f"Observed: {markdown(result['observed'])}{restored}. **{result['verdict']}**"
+        f"Observed: {markdown(result['observed'])}. **{result['verdict']}**"
     )
 
 

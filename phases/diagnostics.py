@@ -142,7 +142,7 @@ def _hypothesis(ctx: PhaseContext, arm: Arm, cost: float) -> dict[str, Any]:
 def _log_chain(ctx: PhaseContext, record: DiagnosisRecord, explanation: Explanation) -> None:
     """Print the chain from symptom to verdict, then the causes with their confidence."""
     for symptom in record["symptoms"]:
-        seen = "; ".join(f"{o['signal']} {o['value']:.3g} ({o['bound']})" for o in symptom["observations"])
+        seen = "; ".join(f"{o['signal']} {float(o['value']):.3g} ({o['bound']})" for o in symptom["observations"])
         ctx.log(f"  symptom {symptom['id']}: {seen}")
     tried = [result for result in explanation.results if result.causes]
     for result in sorted(tried, key=lambda result: -(result.restored or 0.0)):

@@ -110,7 +110,18 @@ def test_diagnose_names_confirmed_cause() -> None:
     assert "decided" == body["decision"] and not body["would_decide"]
     refuted = next(entry for entry in body["considered"] if entry["issue"] == "model_too_small")
     assert "refuted" == refuted["status"] and "speaks against it" in refuted["why_not"]
-    assert "98% of the shortfall restored. **confirmed**" in diagnosis.incident()
+    assert "98 % of the shortfall is restored on 3 of 3 seeds. **confirmed**" in diagnosis.incident()
+
+
+def test_diagnose_proposes_the_tested_change_first() -> None:
+    """The rate that an experiment confirmed is tried before a smaller change that one refuted."""
+    config = {"optimizer": {"lr": 1.0}, "task": {"target": 0.95, "metric": "accuracy"}, "surgery": []}
+    tenth = replace(LOWER, restored=0.0, verdict="refuted", why="nothing is restored")
+    hundredth = replace(LOWER, id="rate 2", change="learning rate 1 → 0.01")
+    diagnosis = diagnose(example_history(STALLED), config, experiments=[tenth, hundredth])
+
+    assert {"optimizer.lr": 0.01} == diagnosis.fixes[0].remedy.overrides
+    assert diagnosis.root_causes[0].fix.endswith("1 → 0.01")
 
 
 def test_diagnose_without_decision_says_what_would_decide() -> None:
