@@ -84,13 +84,17 @@ test-crash: $(READY)  ## 300 SIGKILLs in all five phases, each fault of the disk
 test-fuzz: $(READY)  ## every parser with damaged files, ten minutes in all, in less than 1 GB of memory
 	@$(PYTEST) -s -m fuzz tests/test_fuzz.py $(ARGS)
 
-test-integrations: $(READY)  ## serve released models in MLflow and node, compare attacks with ART, read Parquet: installs them into .integrations
+test-integrations: $(READY)  ## serve released models in MLflow and node, watch Lightning and transformers, compare attacks with ART, read Parquet: installs them into .integrations
 	@$(INSTALL_INTEGRATIONS)
 	@$(PYTEST) -m integration $(ARGS)
+	@[ ! -x $(TRAINERS)/bin/python ] || $(TRAINERS)/bin/python -m pytest -q -m integration tests/test_trainers.py
 
 # What these tests need and the project does not, apart from .venv. What cannot be installed is skipped with its reason.
 # --ignore-scripts: the package of npm has its library, and its script fetches the one for CUDA.
 INTEGRATIONS := .integrations
+TRAINERS := $(INTEGRATIONS)/trainers
+# The trainers have an environment of their own, with newer versions of what they share with the project before its rest.
+PACKAGES_OF = -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 INSTALL_INTEGRATIONS = pip="$(VENV)/bin/python -m pip --disable-pip-version-check -q"; folder=$(INTEGRATIONS); mkdir -p $$folder; \
   skinny=$$($(VENV)/bin/python -c 'from importlib.metadata import version; print(version("mlflow-skinny"))'); \
   [ -x $$folder/mlflow/bin/mlflow ] || { $(VENV)/bin/python -m venv --clear $$folder/mlflow && \
@@ -99,6 +103,10 @@ INSTALL_INTEGRATIONS = pip="$(VENV)/bin/python -m pip --disable-pip-version-chec
   { [ -d $$folder/packages/art ] && [ -d $$folder/packages/pyarrow ]; } || \
     $$pip install --no-deps --upgrade --target $$folder/packages pyarrow adversarial-robustness-toolbox six tqdm || \
     echo "pyarrow and ART cannot be installed" >&2; \
+  [ -x $(TRAINERS)/bin/python ] || { $(VENV)/bin/python -m venv --clear $(TRAINERS) && \
+    $(VENV)/bin/python $(PACKAGES_OF) >$$($(TRAINERS)/bin/python $(PACKAGES_OF))/project.pth && \
+    $(TRAINERS)/bin/python -m pip --disable-pip-version-check -q install lightning transformers accelerate; } || \
+    echo "Lightning and transformers cannot be installed" >&2; \
   [ -d $$folder/node_modules/onnxruntime-node ] || \
     npm install --silent --no-audit --no-fund --ignore-scripts --prefix $$folder onnxruntime-node || \
     echo "onnxruntime-node cannot be installed" >&2

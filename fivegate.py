@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from diagnostics.callbacks.lightning import LightningMonitor as LightningMonitor
+    from diagnostics.callbacks.transformers import TransformersMonitor as TransformersMonitor
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
     from pipeline.run_store.run import Run
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Monitor", "Run", "compare", "diagnose", "optimize"]
 
+# The callbacks are not in `__all__`: they import Lightning and transformers, which need not be installed.
 _MODULES = {
+    "LightningMonitor": "diagnostics.callbacks.lightning",
     "Monitor": "diagnostics.monitor",
     "Run": "pipeline.run_store.run",
+    "TransformersMonitor": "diagnostics.callbacks.transformers",
     "compare": "pipeline.tuning.compare",
     "diagnose": "diagnostics.diagnose",
 }

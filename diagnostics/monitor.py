@@ -8,8 +8,7 @@ the loop never waits for the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import torch
@@ -20,7 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.activations import ActivationStatistics
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
+from diagnostics.loops.alarm import Alarm, OnSymptom
 from diagnostics.loops.faults import loop_findings
+from diagnostics.loops.verdict import NonFiniteError, Verdict
 from diagnostics.loops.watch import LoopWatch
 from diagnostics.measurements import (
     Batch,
@@ -30,35 +31,21 @@ from diagnostics.measurements import (
     float_tensors,
     nonfinite_count,
 )
-from pipeline.errors import FivegateError, UserError, fault
+from pipeline.errors import UserError, fault
 from pipeline.history import History
 from pipeline.inspection.finding import Finding, Inspections
 
 FIRST_STEPS = 3  # these are always sampled: most faults show in the first steps
 
 
-class NonFiniteError(FivegateError, FloatingPointError):
-    """The loss, a gradient or a weight is NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether every value so far was finite; a verdict is false once one was not."""
-
-    ok: bool = True
-    step: int = 0  # of the first non-finite value, or the last step that was read back
-    why: str = ""
-
-    def __bool__(self) -> bool:
-        return self.ok
-
-
 class Monitor:
     """Records the training of one model with its optimizer.
 
     Norms and activations are measured at the first three steps and at every `every`-th. With `on_nonfinite="raise"` the
-    method `step` raises NonFiniteError; by default a non-finite value is only recorded. Use the monitor as a context
-    manager or call `close`; both remove its hooks.
+    method `step` raises NonFiniteError; by default a non-finite value is only recorded. With `on_symptom` the run is
+    diagnosed now and then: "warn" warns of each new symptom once, "stop" raises SymptomError from `step` or
+    `validated`, and `notify` is called with the diagnosis. Use the monitor as a context manager or call `close`; both
+    remove its hooks.
     """
 
     def __init__(
@@ -68,10 +55,13 @@ class Monitor:
         *,
         every: int = 100,
         on_nonfinite: Literal["record", "raise"] = "record",
+        on_symptom: OnSymptom = "record",
+        notify: Callable[[Diagnosis], object] | None = None,
     ) -> None:
         if every < 1 or on_nonfinite not in ("record", "raise"):
             raise ValueError(f"every >= 1 and on_nonfinite 'record' or 'raise', got {every} and {on_nonfinite!r}")
         self.every, self._interval, self.on_nonfinite = every, every, on_nonfinite
+        self._alarm = Alarm(on_symptom, notify)
         self.verdict = Verdict()
         self._history = History()
         self._handles: list[RemovableHandle] = []
@@ -125,6 +115,8 @@ class Monitor:
             self._gradients = self._statistics.gradients(at, outputs)
         if not self.verdict and self.on_nonfinite == "raise":
             raise NonFiniteError(self.verdict.why)
+        if not self.verdict or self._is_sampled(at):
+            self._look()
         return self.verdict
 
     def _inspect(self, loss: Tensor | float, inputs: object, targets: object, outputs: object) -> None:
@@ -154,6 +146,12 @@ class Monitor:
         self._epochs = at + 1
         if self._watch is not None:
             self._watch.validated(at)
+        self._look()
+
+    def _look(self) -> None:
+        if self._watch is not None and not self._alarm.silent:
+            validations = len(self._watch.epochs)
+            self._alarm.look(self._updates, self.every, not self.verdict, validations, self.diagnose)
 
     @property
     def history(self) -> History:

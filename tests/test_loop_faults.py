@@ -7,6 +7,7 @@ import io
 import math
 import runpy
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diagnostics.callbacks.metric_names import as_columns
+from diagnostics.diagnosis import Diagnosis
+from diagnostics.loops.alarm import SymptomError, SymptomWarning
 from diagnostics.loops.gradient_scale import gradient_scale
 from diagnostics.monitor import Monitor
 from pipeline.inspection.finding import Finding
@@ -51,12 +55,13 @@ def train(
     clip: Callable[[nn.Module, float], object] = no_change,
     detach: bool = False,
     epochs: int = 4,
+    **options: object,
 ) -> Monitor:
     """Train a small net in a loop of one's own, with one thing changed."""
     net = small_net(0.2)
     optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9)
     change(net, optimizer)
-    monitor = Monitor(net, optimizer, every=5)
+    monitor = Monitor(net, optimizer, every=5, **options)  # type: ignore[arg-type]
     moving = schedule(optimizer) if schedule else None
     for epoch in range(epochs):
         net.train()
@@ -273,3 +278,53 @@ def test_public_loop_that_adds_losses_up(
 
     assert ("1. **accumulation_not_divided**" in printed) == (not words)
     assert ("accumulation_not_divided" in printed) == (not words)
+
+
+# --- while the run goes on -------------------------------------------------------------------------------------------
+
+
+def diverge(**options: object) -> Monitor:
+    """Train with a rate so high that the loss is soon not finite."""
+    net = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e3)
+    monitor = Monitor(net, optimizer, every=5, **options)  # type: ignore[arg-type]
+    for update in range(40):
+        optimizer.zero_grad()
+        x, _ = rows_of(update)
+        loss = net(x).square().mean()
+        loss.backward()
+        monitor.step(loss)
+        optimizer.step()
+    return monitor
+
+
+def test_monitor_warns_of_each_symptom_once() -> None:
+    """With "warn" a diverging run warns with the symptom and the likeliest cause; a healthy one is silent."""
+    with pytest.warns(SymptomWarning, match="NaN or infinit") as warned:
+        diverge(on_symptom="warn")
+    assert 1 == len(warned)
+    told: list[object] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SymptomWarning)
+        train(on_symptom="warn", notify=told.append)
+    assert [] == told
+
+
+def test_monitor_stops_and_tells() -> None:
+    """With "stop" the loop gets an exception; `notify` has the diagnosis before it, and may fail."""
+    told: list[Diagnosis] = []
+    with pytest.raises(SymptomError, match="the training was stopped after"):
+        diverge(on_symptom="stop", notify=told.append)
+    assert ["nan_loss"] == [symptom.id for symptom in told[0].symptoms if symptom.id == "nan_loss"]
+    with pytest.warns(SymptomWarning, match="notify failed: ZeroDivisionError"):
+        diverge(notify=lambda _: 1 / 0)
+    with pytest.raises(ValueError, match="'record', 'warn' or 'stop', got 'mail'"):
+        Monitor(on_symptom="mail")  # type: ignore[arg-type]
+
+
+def test_metric_names_of_other_trainers() -> None:
+    """Splits are told by the prefix, whatever follows it; times and epochs are no metrics."""
+    metrics = {"val_loss": 1, "valid/acc": 2.0, "eval_f1": torch.tensor(3.0), "train_loss_epoch": 4, "auc": 5}
+    times = {"eval_runtime": 6, "epoch": 7.0, "eval_samples_per_second": 8, "note": "text"}
+    columns = {"val/loss": 1.0, "val/acc": 2.0, "val/f1": 3.0, "train/loss": 4.0, "val/auc": 5.0}
+    assert columns == as_columns({**metrics, **times})

@@ -48,7 +48,7 @@ class LoopWatch:
     """Records the facts of one loop that `loop_findings` judges."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self._body = model, optimizer, _body(model)
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.trained = [(name, p) for name, p in trainable if id(p) in optimized]
@@ -82,7 +82,7 @@ class LoopWatch:
         this = weakref.ref(self)
         self._mode: RemovableHandle | None = None
         if self._modal:
-            self._mode = model.register_forward_pre_hook(_Hook(partial(_on_forward, this)))
+            self._mode = self._body.register_forward_pre_hook(_Hook(partial(_on_forward, this)))
 
     # --- one update ---------------------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class LoopWatch:
         self._end_window()
         self._update = update
         this = weakref.ref(self)
-        self._window.append(self.model.register_forward_hook(_WindowHook(this)))
+        self._window.append(self._body.register_forward_hook(_WindowHook(this)))
         if 0 < update < FIRST_UPDATES and self._last_norms:
             self.leftovers.append([])
             self._window += [
@@ -130,6 +130,7 @@ class LoopWatch:
             n for n, version in self._versions.items() if n in frozen and frozen[n]._version > version
         }
         self._versions = {}
+        self._end_window()
 
     @torch.no_grad()
     def loss_given(self, update: int, inputs: object, targets: object, sampled: bool) -> None:
@@ -190,6 +191,17 @@ class _WindowHook(_Hook):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _silent_window_hook, ()
+
+
+def _body(model: nn.Module) -> nn.Module:
+    """Return the module that a wrapper calls, such as that of a Lightning module, whose `forward` nobody calls."""
+    parameters = {id(p) for p in model.parameters()}
+    while not isinstance(model, nn.Sequential) and parameters:
+        inner = [child for child in model.children() if any(True for _ in child.parameters())]
+        if len(inner) != 1 or {id(p) for p in inner[0].parameters()} != parameters:
+            break
+        model = inner[0]
+    return model
 
 
 def _silent_window_hook() -> _WindowHook:
