@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -88,7 +88,27 @@ def rank(candidates: Sequence[Candidate], needs_mending: bool, ranker: Ranker | 
     scored = [(candidate, ranker.probability(features(candidate, candidates))) for candidate in candidates]
     scored.sort(key=lambda pair: (not pair[0].definitional, -pair[1]))
     ranked = [_judge(candidate, p, needs_mending, ranker) for candidate, p in scored]
-    return sorted(ranked, key=lambda entry: bool(entry.why_not))  # stable: keeps the order within both groups
+    ranked.sort(key=lambda entry: bool(entry.why_not))  # stable: keeps the order within both groups
+    return _without_explained(ranked)
+
+
+def _without_explained(ranked: list[Ranked]) -> list[Ranked]:
+    """Return the candidates without accusations that the first confirmed cause has made unnecessary.
+
+    If its removal restores most of what is missing, there is nothing left for a cause that no experiment confirms.
+    """
+    confirmed = (e.candidate for e in ranked if not e.why_not and e.candidate.verdict == "confirmed")
+    first = next((c for c in confirmed if c.restored >= EXPLAINED), None)
+    if first is None:
+        return ranked
+    why = f"{first.cause} explains the run: its removal restores {first.restored:.0%} of what is missing"
+    judged = [
+        entry
+        if entry.why_not or entry.candidate.definitional or entry.candidate.verdict == "confirmed"
+        else replace(entry, why_not=why)
+        for entry in ranked
+    ]
+    return sorted(judged, key=lambda entry: bool(entry.why_not))
 
 
 def _judge(candidate: Candidate, probability: float, needs_mending: bool, ranker: Ranker) -> Ranked:

@@ -69,6 +69,17 @@ def test_rank_does_not_name_refuted_cause() -> None:
     assert "an experiment speaks against it (width 1 → 8): nothing is restored" == only.why_not
 
 
+def test_rank_does_not_name_what_is_already_explained() -> None:
+    """Where removing one cause restores the run, an abnormality that no experiment confirms is not accused as well."""
+    candidates = [
+        Candidate("learning_rate_too_high", experiments=(LOWER,)), Candidate("model_too_small", findings=(NARROW,)),
+    ]  # fmt: skip
+    first, second = rank(candidates, True, Ranker(9.0, (0.0,) * 6, 0.5))
+
+    assert ("learning_rate_too_high", "") == (first.candidate.cause, first.why_not)
+    assert "learning_rate_too_high explains the run: its removal restores 98% of what is missing" == second.why_not
+
+
 def test_rank_accuses_nobody_without_symptom() -> None:
     """In a run without a symptom an abnormality is harmless; a contradiction in terms is not."""
     unusual, contradiction = Candidate("model_too_small", findings=(NARROW,)), Candidate("x", findings=(WIDTH,))
