@@ -7,11 +7,10 @@ first import, a check makes sure that no other package hides one of ours, whose 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diagnostics.callbacks.lightning import LightningMonitor as LightningMonitor
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from diagnostics.monitor import Monitor
     from pipeline.run_store.run import Run
     from pipeline.tuning.compare import compare
+    from pipeline.tuning.optimize import optimize
 
 __all__ = ["Monitor", "Run", "compare", "diagnose", "optimize"]
 
@@ -31,20 +31,8 @@ _MODULES = {
     "TransformersMonitor": "diagnostics.callbacks.transformers",
     "compare": "pipeline.tuning.compare",
     "diagnose": "diagnostics.diagnose",
+    "optimize": "pipeline.tuning.optimize",
 }
-
-
-def optimize(train: Callable[..., Any], *, seed: int | None = None, metric: str | None = None) -> NoReturn:
-    """Not built in this version: it will improve the user's own training function by tested changes.
-
-    Always raises UserError, which names missing arguments and what to do instead.
-    """
-    from pipeline.errors import UserError, fault
-
-    needed = {"seed": seed, "metric": metric}
-    missing = [fault("optimize", f"needs {name}=", got=None) for name, value in needed.items() if value is None]
-    instead = "monitor this loop with Monitor, or bring the model: python -m pipeline phase=auto --config-dir DIR"
-    raise UserError(*missing, fault("optimize", "is not built in this version", do=instead))
 
 
 def main() -> int:

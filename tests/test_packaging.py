@@ -21,7 +21,6 @@ from packaging.utils import canonicalize_name
 
 import fivegate
 from pipeline import import_guard
-from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -180,25 +179,18 @@ def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_face_hands_on_its_names() -> None:
-    """Run, Monitor, diagnose and compare are those of their own files, and an unknown name is an AttributeError."""
+    """Each public name is that of its own file, and an unknown name is an AttributeError."""
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
     from pipeline.run_store.run import Run
     from pipeline.tuning.compare import compare
+    from pipeline.tuning.optimize import optimize
 
-    names = fivegate.Run, fivegate.Monitor, fivegate.diagnose, fivegate.compare
-    assert names == (Run, Monitor, diagnose, compare)
+    names = fivegate.Run, fivegate.Monitor, fivegate.diagnose, fivegate.compare, fivegate.optimize
+    assert names == (Run, Monitor, diagnose, compare, optimize)
     assert set(fivegate.__all__) <= set(dir(fivegate))
     with pytest.raises(AttributeError, match="no attribute 'Runs'"):
         _ = fivegate.Runs
-
-
-def test_optimize_says_what_it_lacks() -> None:
-    """The call that is not built names its missing arguments and what to do instead."""
-    with pytest.raises(UserError, match=r"(?s)needs seed=.*needs metric=.*not built in this version  Do: "):
-        fivegate.optimize(print)
-    with pytest.raises(UserError, match="not built in this version"):
-        fivegate.optimize(print, seed=1, metric="val/loss")
 
 
 def required(requirement: Requirement, python: str, system: dict[str, str]) -> Iterator[Requirement]:
