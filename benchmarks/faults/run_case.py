@@ -145,12 +145,16 @@ def _run_experiment(case: Case, seed: int, mended: int | None, root: Path) -> tu
 
 
 def _evidence(run: Run, *phase: str) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(run.path.joinpath(*phase, "evidence.json").read_text())["values"]
+    """Return the evidence of a phase; nothing if the phase has refused to run, as after records that disagree."""
+    path = run.path.joinpath(*phase, "evidence.json")
+    values: dict[str, Any] = json.loads(path.read_text())["values"] if path.is_file() else {}
     return values
 
 
 def _root_causes(diagnosis: Path) -> list[Accusation]:
-    """Return the root causes of a diagnosis, in its order."""
+    """Return the root causes of a diagnosis, in its order; none if there is no diagnosis."""
+    if not diagnosis.is_file():
+        return []
     causes = json.loads(diagnosis.read_text())["root_causes"]
     return [(cause["issue"], cause["confidence"], "diagnosis") for cause in causes]
 
