@@ -13,6 +13,10 @@ import pytest
 
 import diagnostics
 from diagnostics import check_convergence_rate, check_gradient_health, check_loss_divergence, check_overfitting
+from diagnostics.derived import derived_facts
+from diagnostics.diagnose import diagnose
+from diagnostics.logs.columns import LogRun
+from diagnostics.logs.comparison import spread_of_equal_runs
 from pipeline.errors import UserError
 from pipeline.history import History
 
@@ -110,3 +114,30 @@ def test_checks_are_imported_on_first_use() -> None:
     assert "False True False\n" == shown
     with pytest.raises(AttributeError, match="no attribute 'check_nothing'"):
         diagnostics.check_nothing
+
+
+def test_spread_of_runs_with_equal_settings() -> None:
+    """Runs that state the same settings and end apart have a spread; runs with other settings are not compared."""
+
+    def run(name: str, end: float, lr: str = "0.1") -> LogRun:
+        history = History()
+        for step, loss in enumerate([2.0, 1.0, end]):
+            history.log_step(step, {"train/loss": loss})
+        return LogRun(name, history, {}, [], [], 3, [], {"lr": lr, "seed": name})
+
+    assert spread_of_equal_runs([run("a", 0.5), run("b", 1.5)]) == pytest.approx(1.0)
+    assert spread_of_equal_runs([run("a", 0.5), run("b", 1.5, "0.2")]) is None
+    assert spread_of_equal_runs([run("a", 0.5)]) is None
+
+
+def test_derived_facts_of_a_resume() -> None:
+    """A loss that is eight times as high after a resume is a break; the playbook of resumes names it."""
+    history = History()
+    for step in range(40):
+        history.log_step(step, {"train/loss": 2.0 / (1 + step) if step < 20 else 16 / step})
+    history.event("resumed", 19)
+    facts = derived_facts(history)
+
+    assert facts["jump_at_resume"] == facts["resume_break"] > 3
+    diagnosis = diagnose(history)
+    assert "resume_fault" in [symptom.id for symptom in diagnosis.symptoms]

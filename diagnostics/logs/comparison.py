@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diagnostics.derived import score_spread
 from diagnostics.logs.columns import LogRun
 
 CURVES = ("val/loss", "train/loss")  # the first one that both runs have is compared
+REPEATED = ("seed", "name", "run")  # settings with which a training is repeated
 RATIO = 1.1  # runs whose final losses differ by less are not told apart
 
 
@@ -38,6 +40,18 @@ def differences(runs: Sequence[LogRun]) -> list[str]:
         lines.append("nothing else in the logs differs: compare the settings of both runs, beginning with batch size,")
         lines[-1] += " gradient accumulation and learning rate"
     return lines
+
+
+def spread_of_equal_runs(runs: Sequence[LogRun]) -> float | None:
+    """Return the range of the final losses, as a share of their mean, if all runs state the same settings; else None.
+
+    Seeds and names may differ: they are what a sweep repeats a setting with.
+    """
+    curve = next((name for name in CURVES if all(name in run.history.names() for run in runs)), None)
+    settings = [{k: v for k, v in run.header.items() if k not in REPEATED} for run in runs]
+    if len(runs) < 2 or curve is None or not settings[0] or any(other != settings[0] for other in settings):
+        return None
+    return score_spread([_end(run, curve) for run in runs])
 
 
 def _end(run: LogRun, curve: str) -> float:

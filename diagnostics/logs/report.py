@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
-from diagnostics.logs.comparison import differences
+from diagnostics.logs.comparison import differences, spread_of_equal_runs
 from diagnostics.logs.formats import text
 from diagnostics.logs.read import Reading, read
 from diagnostics.logs.recorded import findings_of
@@ -104,9 +104,11 @@ def diagnose_log(
     if few and (statement := _statement_in(path, at)):
         return LogReport(None, ((REPORTED, statement), *reported))  # prose with a number in it
     diagnoses = []
+    spread = spread_of_equal_runs(reading.runs)
     for run in reading.runs:
         for name, history in run.views():
             _add_expectations(history, target, classes)
+            history.facts.update({} if spread is None else {"score_spread": spread})
             diagnoses.append((name, diagnose(history, findings=findings_of(run))))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
     return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)))

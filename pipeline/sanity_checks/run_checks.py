@@ -86,6 +86,8 @@ def add_facts(history: History, results: CheckResults) -> None:
     range_test = results.get("lr_range_test", {})
     if range_test.get("suggested"):
         facts["lr_over_suggested"] = range_test["planned"] / range_test["suggested"]
+    repeated = results.get("reproducibility", {}).get("same")
+    facts["rerun_differs"] = None if repeated is None else float(not repeated)
     for name, value in facts.items():
         if value is not None and not math.isnan(value):
             # Parameters without a gradient are as untrained as those that no optimizer updates, which the fact counts.
