@@ -20,7 +20,7 @@ from pipeline.safe_yaml import load
 Kind = Literal["definition", "abnormality"]
 HEALTHY = Path(__file__).with_name("healthy.yaml")  # `make healthy-ranges` writes it
 MEANINGS = Path(__file__).with_name("meanings.yaml")
-MARGIN = 0.05  # of the most extreme healthy value, by which a value must be beyond it
+MARGIN = 0.02  # of the most extreme healthy value, by which a value must be beyond it
 FEWEST = 20  # healthy trainings that a place among them needs
 
 
