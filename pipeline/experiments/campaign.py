@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.experiments.allowance import CONTROL_SEEDS, MAX_SHORT, REPEATS, SHORT, Allowance
 from pipeline.experiments.arms.arm import Arm, Subject, combined
+from pipeline.experiments.arms.choice import MORE_EPOCHS
 from pipeline.experiments.jobs import ARM
 from pipeline.experiments.result import ArmResult
 from pipeline.experiments.verdict import CONFIRMED, EXPLAINED, SEEDS, Shortfall, judge
@@ -105,7 +106,7 @@ class Campaign:
         self.state_hypotheses([(arm, self.subject.cost(arm, self.subject.steps_of(arm, SHORT))) for arm in chosen])
         screened = self.screen(chosen, shortfall)
         self.confirm(chosen, screened, shortfall)
-        if longer is not None:
+        if longer is not None and not self._is_explained():
             self.state_hypotheses([(longer, longer.length)])
             self._confirm_in_full(longer, shortfall, "")
         self.explain_rest(chosen, screened, shortfall)
@@ -129,6 +130,10 @@ class Campaign:
         self.trainings[name] = list(outcomes)
         self.results[name] = replace(judge(arm, outcomes, shortfall, whole=whole), id=name)
         return self.results[name]
+
+    def _is_explained(self) -> bool:
+        """Whether a confirmed change restored about everything."""
+        return any(r.verdict == "confirmed" and (r.restored or 0.0) >= EXPLAINED for r in self.results.values())
 
     def is_confirmed(self, name: str) -> bool:
         """Whether the arm of this id was tried, and its causes confirmed."""
@@ -167,11 +172,12 @@ class Campaign:
 
     def explain_rest(self, arms: Sequence[Arm], screened: Mapping[str, Outcome], shortfall: Shortfall) -> None:
         """Try the other arms on top of the best one, where that leaves a part of the shortfall or confirms nothing."""
+        enough = self.results.get(MORE_EPOCHS)
+        if self._is_explained() or (enough is not None and (enough.restored or 0.0) >= CONFIRMED):
+            return
         repairs = [arm for arm in arms if arm.kind == "repair" and self.results.get(arm.id)]
         restored = {arm.id: self.results[arm.id].restored or 0.0 for arm in repairs}
         confirmed = [arm for arm in repairs if self.is_confirmed(arm.id)]
-        if any(restored[arm.id] >= EXPLAINED for arm in confirmed) or not repairs:
-            return
         if confirmed:
             first = max(confirmed, key=lambda arm: restored[arm.id])
             if self._explains_in_full(first, shortfall):

@@ -22,6 +22,7 @@ from pipeline.engine.progress import Fit
 from pipeline.error_attribution import reraise_stop, text_of
 from pipeline.errors import FivegateError
 from pipeline.evaluation.evaluate import loss_and_metrics, outputs_of
+from pipeline.evaluation.metrics import named_metric
 from pipeline.experiments.describe import describe
 from pipeline.experiments.jobs import ARM, DESCRIBE, RESULT, TRACE, VERSION
 from pipeline.experiments.profile import profile
@@ -30,6 +31,7 @@ from pipeline.run_store.job import Job
 from pipeline.run_store.permits import ProbePermit
 from pipeline.runtime.interrupt import Interrupted
 
+USUAL_METRICS = ("accuracy", "r2")
 MAX_CURVE = 200  # points of the validation curve that are kept
 
 
@@ -100,16 +102,22 @@ def _held_out_score(done: Fit, job: Job, data: Data) -> float | None:
 
 
 def _usual_metric(done: Fit, data: Data) -> float | None:
-    """Return the accuracy of the largest output, or R² of the outputs; None where the run's own metric is that.
+    """Return the accuracy of the largest output, or the mean recall if that is lower, or R² of the outputs; else None.
 
     What the run predicts and how it is scored may be the user's own code; these two depend on the outputs alone.
     """
     task, val = done.task, data.val
     outputs = outputs_of(done.model, val, task) if task.step is None else None
+    name = task.metric.name
+    if name not in USUAL_METRICS and named_metric(name, task.kind):  # another known metric measures another thing
+        return None
     if outputs is None or not task.metric.greater_is_better:
         return None
     if task.kind == "classification" and outputs.ndim == 2 and val.y.ndim == 1:
-        return float((outputs.argmax(1).cpu() == val.y).double().mean())
+        right = (outputs.argmax(1).cpu() == val.y).double()
+        recalls = [float(right[val.y == label].mean()) for label in val.y.unique()]
+        # The lower of the two: a metric of the user's own may count rare classes as much as others.
+        return min(float(right.mean()), sum(recalls) / len(recalls))
     if task.kind == "regression" and outputs.numel() == val.y.numel():
         targets, values = val.y.double().flatten(), outputs.cpu().double().flatten()
         spread = float((targets - targets.mean()).square().sum())

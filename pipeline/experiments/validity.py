@@ -66,7 +66,7 @@ def compare_figures(campaign: Campaign, controls: Sequence[Outcome], shortfall: 
         figures = [comparison.honest(control) for control in controls]
         if not all(map(math.isfinite, figures)):
             continue
-        if figures == [control.value for control in controls]:
+        if all(math.isclose(figure, c.value, rel_tol=1e-4) for figure, c in zip(figures, controls, strict=True)):
             continue  # the honest figure is the reported one
         outcomes = list(controls)
         if min(map(shortfall.restored, figures)) >= CONFIRMED:

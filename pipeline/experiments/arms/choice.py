@@ -10,7 +10,7 @@ from pipeline.experiments.arms import model, rows, training
 from pipeline.experiments.arms.arm import USUAL_BATCH, Arm, Subject
 from pipeline.run_store.job import Delta
 
-FIRST_SPLIT = "first_split"
+FIRST_SPLIT, MORE_EPOCHS = "first_split", "more_epochs"  # ids of arms that come first and last
 LONGER = 2  # times the planned epochs, for a training that may need more of them
 Group = Callable[[Subject], Iterator[Arm]]
 
@@ -62,7 +62,7 @@ def more_epochs(subject: Subject) -> Arm:
     if subject.number("trainer.max_steps") is not None:
         limits["trainer.max_steps"] = LONGER * subject.max_steps
     text = f"{LONGER * epochs} epochs instead of {epochs}"
-    return Arm("more_epochs", ("too_few_epochs",), text, Delta(limits), length=LONGER)
+    return Arm(MORE_EPOCHS, ("too_few_epochs",), text, Delta(limits), length=LONGER)
 
 
 GROUPS: tuple[Group, ...] = (
