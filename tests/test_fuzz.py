@@ -491,6 +491,8 @@ def lengthened(number: str) -> bytes:
 
 # What crashed a parser before, or would have: each is read or refused like any other file.
 FOUND: dict[str, list[bytes]] = {
+    "text log": [b"", b"\x00", b"loss " + b"9" * 401, b"step 9" + b"9" * 401 + b" loss 1", b"\r" * 2000 + b"loss nan"],
+    "trainer_state": [b"{", b'{"log_history": 7}', b'{"log_history": [7, null, {"loss": "x"}]}', b'{"log_history": ['],
     "JSONL log": [
         lengthened("9" * 401), lengthened("9" * 5000), b"[" * 200_000,
         b'{"a":' * 3000 + b"1" + b"}" * 3000, b'{"a":"\\ud800"}',

@@ -23,7 +23,12 @@ from pipeline.trials.fix_report import rerun_command
 from tests.conftest import SMALL, go
 from tests.test_verify import judge_real, rewrite
 
-READS_WHO = "# @package _global_\ndefaults: [digits]\nseed: 1\ntracking: {kind: none}\nplan: {owner: '${oc.env:WHO}'}\n"
+READS_WHO = """# @package _global_
+defaults: [digits]
+seed: 1
+tracking: {kind: none}
+plan: {owner: '${oc.env:WHO}', small_sample: {who: '${oc.env:WHO}', why: a small public set}}
+"""
 
 
 @pytest.fixture(scope="module")
