@@ -21,6 +21,7 @@ import yaml
 import checklists.resolve
 from diagnostics import playbook
 from diagnostics.logs.read import all_formats
+from docs.json_schemas import schemas
 from pipeline import errors
 from pipeline.__main__ import COMMANDS, HELP
 from pipeline.config.conf_dir import conf_dir
@@ -348,11 +349,18 @@ def record_keys(record: type) -> Iterator[str]:
 
 
 def main() -> int:
-    changed = {name: text for name, text in pages().items() if not same(DOCS / name, text)}
-    for name, text in changed.items():
-        (DOCS / name).write_text(text)
-        sys.stdout.write(f"docs/{name}\n")
+    (DOCS / "schemas").mkdir(exist_ok=True)
+    write({f"schemas/{name}": text for name, text in schemas().items()})
+    write(pages())  # one of them lists the schemas
     return 0
+
+
+def write(texts: Mapping[str, str]) -> None:
+    """Write those that differ, and print their names."""
+    for name, text in texts.items():
+        if not same(DOCS / name, text):
+            (DOCS / name).write_text(text)
+            sys.stdout.write(f"docs/{name}\n")
 
 
 def same(path: Path, text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 from checklists.resolve import CHECKS, resolve_check
@@ -11,6 +12,8 @@ from pipeline.results import Artifact, Evidence
 from pipeline.run_store import checklist
 from pipeline.run_store.gate import Item
 from pipeline.run_store.run import Run
+
+SCHEMAS = Path(__file__).resolve().parents[1] / "docs" / "schemas"
 
 
 def judge(name: str, values: dict[str, Any], *artifacts: str, **thresholds: Any) -> Item:
@@ -49,3 +52,12 @@ def with_values(values: dict[str, Any], **new: Any) -> dict[str, Any]:
 def questions(phase: str, config: dict[str, Any]) -> list[dict[str, Any]]:
     """A checklist's items with their thresholds."""
     return checklist.read(CHECKS.parent / f"{phase}.yaml", config, resolve_check)
+
+
+def assert_schema(name: str, document: Any) -> None:
+    """The document is as docs/schemas/<name>.json says."""
+    from jsonschema import Draft202012Validator
+
+    schema = Draft202012Validator(json.loads((SCHEMAS / f"{name}.json").read_text()))
+    wrong = [f"{error.json_path}: {error.message[-200:]}" for error in schema.iter_errors(document)]
+    assert wrong == [], "\n".join(wrong)

@@ -14,6 +14,7 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.drift.live_rows import read_rows
 from pipeline.serving.standalone.predict import Predictor
+from tests.check_helpers import assert_schema
 from tests.drift_payloads import NAMES, list_files, live_rows, write_csv, write_payload
 
 pytestmark = pytest.mark.process  # one payload is exported for the whole file
@@ -55,6 +56,7 @@ def test_drift_prints_json(bundle: Path, tmp_path: Path, capsys: Any) -> None:
     """All features with distance, test, effect, bound and corrected p-value."""
     assert drift(bundle, write_csv(tmp_path / "rows.csv", shifted(live_rows(300))), "--json") == 3
     printed = json.loads(capsys.readouterr().out)
+    assert_schema("drift", printed)
     rows = {row["feature"]: row for row in printed["comparison"]["features"]}
 
     assert {*NAMES, "predicted class", "confidence"} <= set(rows)

@@ -12,13 +12,14 @@ from pipeline.errors import UserError
 from pipeline.release.verify import faults
 from pipeline.results import CEILINGS
 from pipeline.run_store.run import Run
-from tests.check_helpers import judge, read_evidence, with_values
+from tests.check_helpers import assert_schema, judge, read_evidence, with_values
 from tests.conftest import SMALL, Cli, go
 
 
 def test_phase_writes_diagnosis_and_incident(mended: Run) -> None:
     """`diagnosis.json` has its final form, and both files name the learning rate first."""
     diagnosis = json.loads(mended.inside("diagnostics", 1, "diagnosis.json").read_text())
+    assert_schema("diagnosis", diagnosis)
     page = mended.inside("diagnostics", 1, "incident.md").read_text()
     first = diagnosis["root_causes"][0]
 

@@ -17,6 +17,7 @@ from torch import nn
 from pipeline.run_store.gate import Item
 from pipeline.sanity_checks.infer_task import infer_task
 from pipeline.sanity_checks.junit import junit
+from tests.check_helpers import assert_schema
 from tests.conftest import Cli
 from tests.user_package import PACKAGE
 
@@ -93,6 +94,7 @@ def test_preflight_of_a_user_package(preflight: Callable[..., Any], own_folder: 
     """Every check of planning and baseline has an outcome, task and loss are inferred, and JUnit XML is written."""
     code, report, err = preflight("net", "table", "--junit", "items.xml", "trainer.max_minutes=20", "--seed", "3")
     assert code == 0, err
+    assert_schema("preflight", report)
     not_applicable = {
         "training_repeats",
         "splits_independent",

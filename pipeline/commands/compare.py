@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     answer = _compare(args.arms, Path(args.root), args.metric, args.mode)
     if args.json:
-        print_json(answer.to_json())
+        print_json({"schema": 1, **answer.to_json()})
     else:
         screen = console()
         template = f"[bold {COLOURS[answer.answer]}]{{answer}}[/]: {{headline}}"

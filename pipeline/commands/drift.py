@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     plot = _plotted(args.out, known, live, comparison, schema)
     drifted = comparison["drifted"] or (score is not None and score["worse"])
     if args.json:
-        body = {"drifted": drifted, "live_rows": len(rows), "comparison": comparison, "score": score}
+        body = {"schema": 1, "drifted": drifted, "live_rows": len(rows), "comparison": comparison, "score": score}
         body |= {"power": detectable, "plot": plot}
         print_json(body)
     else:

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace, preflight: Preflight) -> int:
 def _print_json(args: argparse.Namespace, report: PreflightReport) -> None:
     items = [{"phase": phase, **vars(item)} for phase, phase_items in report.items.items() for item in phase_items]
     body = {
+        "schema": 1,
         "model": args.model,
         "data": args.data,
         "inferred": report.inferred,

@@ -79,6 +79,7 @@ def summary(run: Run, state: RunState) -> dict[str, Any]:
     step = next_step(state, run.path)
     return plain(
         {
+            "schema": 1,
             "run": run.name,
             "entries": state.seq + 1,
             "head": state.head,

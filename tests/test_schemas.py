@@ -1,0 +1,75 @@
+"""docs/schemas: each `--json` output and diagnosis.json is as its schema says, and a renamed key is noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from docs.json_schemas import schemas
+from pipeline.run_store.run import Run
+from tests.check_helpers import SCHEMAS, assert_schema
+from tests.conftest import Cli
+
+LOGS = Path(__file__).resolve().parent / "logs"
+
+
+def test_schemas_are_up_to_date() -> None:
+    """`make docs` would change none of them, and each is a schema of draft 2020-12 with a version."""
+    made = schemas()
+    assert {path.name: path.read_text() for path in SCHEMAS.glob("*.json")} == made
+    for text in made.values():
+        schema = json.loads(text)
+        Draft202012Validator.check_schema(schema)
+        assert schema["$id"].rpartition(":")[2].isdecimal() and schema["description"]
+
+
+def test_status_is_as_its_schema_says(finished: Run, cli: Cli) -> None:
+    """Of one run, with every gate evaluated, and of all runs."""
+    assert_schema("status", json.loads(cli("status", "digits", "--json")[1]))
+    assert_schema("status", json.loads(cli("status", "--json")[1]))
+
+
+def test_status_of_a_planned_run_is_as_its_schema_says(planned: Run, cli: Cli) -> None:
+    """Where nothing is trained yet, branch and release are null."""
+    answer = json.loads(cli("status", "digits", "--json")[1])
+    assert_schema("status", answer)
+    assert answer["branch"] is None and answer["released"] is None and answer["schema"] == 1
+
+
+@pytest.mark.parametrize("log", ["keras.csv", "trainer_state.json", "nested.jsonl", "nanogpt.log"])
+def test_diagnosis_of_a_log_is_as_its_schema_says(log: str, cli: Cli, tmp_path: Path) -> None:
+    """What `diagnose` prints and what it writes."""
+    code, out, err = cli("diagnose", str(LOGS / log), "--json", "--out", str(tmp_path))
+    assert code == 0, err
+    assert_schema("diagnosis", json.loads(out))
+    assert_schema("diagnosis", json.loads((tmp_path / "diagnosis.json").read_text()))
+
+
+def test_diagnosis_of_a_statement_is_as_its_schema_says(cli: Cli) -> None:
+    """Words alone give a diagnosis of the same form."""
+    assert_schema("diagnosis", json.loads(cli("diagnose", "--symptom", "loss is NaN", "--at", "epoch=3", "--json")[1]))
+
+
+def test_comparison_is_as_its_schema_says(cli: Cli, own_folder: Path) -> None:
+    """Of two arms in a file, paired by seed."""
+    rows = "".join(
+        f"{arm},{seed},{score + seed / 1000}\n" for arm, score in (("a", 0.8), ("b", 0.9)) for seed in range(7)
+    )
+    (own_folder / "scores.csv").write_text("arm,seed,accuracy\n" + rows)
+    code, out, err = cli("compare", "scores.csv", "--json")
+    assert code == 0, err
+    assert_schema("compare", json.loads(out))
+
+
+@pytest.mark.parametrize(("path", "what"), [("gates", "planning"), ("next", "command"), ("", "head")])
+def test_renamed_key_is_noticed(path: str, what: str, planned: Run, cli: Cli) -> None:
+    """A document with a key of another name is not as the schema says."""
+    answer: dict[str, Any] = json.loads(cli("status", "digits", "--json")[1])
+    part = answer[path] if path else answer
+    part[f"{what}_renamed"] = part.pop(what)
+    with pytest.raises(AssertionError, match="is not valid under any"):
+        assert_schema("status", answer)
