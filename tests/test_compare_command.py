@@ -66,7 +66,7 @@ def test_compare_of_two_sweeps(own_folder: Path, cli: Cli) -> None:
     code, out, _ = cli("compare", "1", "digits-2", "--require", "better", "--json")
     answer = json.loads(out)
     assert (code, answer["answer"], answer["basis"]) == (3, "worse", "6 seeds")
-    assert answer["notes"][0] == "1 seeds of 1 alone are left out"
+    assert answer["notes"][0] == "left out, since 1 alone has them: the seeds 6"
 
 
 def test_compare_of_two_runs_is_by_row(own_folder: Path, cli: Cli) -> None:

@@ -120,7 +120,7 @@ class Comparison:
             return round(200 + 190 * value / reach, 1)
 
         return (
-            '<svg width="400" height="40" role="img" aria-label="95 % interval of the effect">'
+            '<svg width="400" height="44" role="img" aria-label="95 % interval of the effect">'
             f'<rect x="{x(-floor)}" y="6" width="{x(floor) - x(-floor):.1f}" height="20" fill="#d0d7de" opacity="0.6"/>'
             '<line x1="200" x2="200" y1="2" y2="30" stroke="#6e7781" stroke-dasharray="3"/>'
             f'<line x1="{x(self.low)}" x2="{x(self.high)}" y1="16" y2="16" stroke="{colour}" stroke-width="3"/>'

@@ -42,12 +42,12 @@ class SeedArms:
     greater: bool
 
     def compare(self) -> Comparison:
-        """Compare both arms on the seeds that both have; a note counts the others."""
+        """Compare both arms on the seeds that both have; a note names the others."""
         first, second = self.scores
         seeds = [seed for seed in first if seed in second]
         pairs = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
         notes = [
-            f"{len(only)} seeds of {name} alone are left out"
+            f"left out, since {name} alone has them: the seeds {', '.join(only)}"
             for name, own, other in ((self.names[0], first, second), (self.names[1], second, first))
             if (only := [seed for seed in own if seed not in other])
         ]
