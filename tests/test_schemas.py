@@ -10,9 +10,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from docs.json_schemas import schemas
+from pipeline.reporting import ranking
 from pipeline.run_store.run import Run
 from tests.check_helpers import SCHEMAS, assert_schema
 from tests.conftest import Cli
+from tests.test_ranking import Job
 
 LOGS = Path(__file__).resolve().parent / "logs"
 
@@ -52,6 +54,14 @@ def test_diagnosis_of_a_log_is_as_its_schema_says(log: str, cli: Cli, tmp_path: 
 def test_diagnosis_of_a_statement_is_as_its_schema_says(cli: Cli) -> None:
     """Words alone give a diagnosis of the same form."""
     assert_schema("diagnosis", json.loads(cli("diagnose", "--symptom", "loss is NaN", "--at", "epoch=3", "--json")[1]))
+
+
+def test_ranking_is_as_its_schema_says(finished: Run) -> None:
+    """Of the jobs of a sweep, with and without a score."""
+    jobs = [Job("digits", 0, ["seed=1"]), Job("never_started", 2, ["seed=2"])]
+    ranked = ranking.rank(finished.path.parent, jobs)
+    assert_schema("ranking", ranked)
+    assert [row["score"] is None for row in ranked] == [False, True]
 
 
 def test_comparison_is_as_its_schema_says(cli: Cli, own_folder: Path) -> None:
