@@ -179,11 +179,11 @@ def _score_baseline_models(
 
 def _compare(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit, data: Data) -> Comparisons:
     from pipeline.data.splits import class_counts
-    from pipeline.evaluation.evaluate import score_split
+    from pipeline.engine.fit import evaluate
     from pipeline.runtime import warning_capture
     from pipeline.trials.cross_validation import cross_validate
 
-    evaluation = score_split(fit_result.model, data.val, fit_result.task, permit.plan.seed)
+    evaluation = evaluate(fit_result.model, data.val, fit_result.task, permit.plan.seed)
     folds, trust = int(ctx.settings["folds"]), ctx.trust
     comparisons = Comparisons(
         _class_report(ctx, evaluation, data),

@@ -372,6 +372,7 @@ tracking: {kind: none}
 """
 
 
+@pytest.mark.process
 def test_baseline_names_nonfinite_row(own_folder: Path, cli: Any) -> None:
     """The row with the NaN is named in the output, in the evidence and in the diagnosis."""
     (own_folder / "conf" / "experiment").mkdir(parents=True)
@@ -390,3 +391,39 @@ def test_baseline_names_nonfinite_row(own_folder: Path, cli: Any) -> None:
     cli("phase=diagnostics", "run.name=holed")
     diagnosis = json.loads((run.path / "diagnostics" / "1" / "diagnosis.json").read_text())
     assert "the first non-finite tensor is inputs, in train rows 77" in diagnosis["confidence_statement"]
+
+
+NOISY_PACKAGE = """
+import numpy as np
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    '''Its dropout stays on in evaluation.'''
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+    def forward(self, x):
+        return self.layer(nn.functional.dropout(x, 0.5, training=True))
+
+def rows():
+    draw = np.random.default_rng(0)
+    y = draw.integers(0, 3, 300)
+    X = (draw.normal(size=(300, 4)) + np.eye(4)[y]).astype("float32")
+    return {"train": (X[:200], y[:200]), "val": (X[200:250], y[200:250]), "test": (X[250:], y[250:])}
+"""
+
+
+def test_baseline_of_a_model_that_draws_in_evaluation_verifies(own_folder: Path, cli: Any) -> None:
+    """Score and results per class come from the same draws, so that the record of such a model agrees with itself."""
+    (own_folder / "conf" / "experiment").mkdir(parents=True)
+    (own_folder / "noisy.py").write_text(NOISY_PACKAGE)
+    experiment = EXPERIMENT.replace("holed", "noisy").replace(
+        "override /data: null]", "override /data: null, override /model: null]"
+    )
+    experiment = experiment.replace("model: {in_features: 4, out_features: 3}", "model: {_target_: noisy.Net}")
+    (own_folder / "conf" / "experiment" / "noisy.yaml").write_text(experiment)
+    code, _, err = cli("phase=baseline", "--config-dir", "conf", "experiment=noisy", "trust=[noisy]")
+
+    assert code in (0, 3), err
+    assert cli("verify", "noisy")[0] == 0

@@ -8,10 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
+from pipeline.data.splits import Split
 from pipeline.data.train_rows import apply_row_changes
 from pipeline.engine import resume
 from pipeline.engine.loop import Training
@@ -20,7 +23,8 @@ from pipeline.engine.progress import Fit, WeightsSnapshot
 from pipeline.engine.resume import find_snapshot
 from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.errors import Refused, fault
-from pipeline.evaluation.evaluate import score_split
+from pipeline.evaluation.evaluate import Evaluation, model_device, score_split
+from pipeline.evaluation.task import Task
 from pipeline.results import Score
 from pipeline.run_store import permits
 from pipeline.run_store.job import DIAGNOSTICS, DIAGNOSTICS_SEEDS, Job, run_seed
@@ -79,8 +83,7 @@ def result(training: Training) -> Fit:
         last_saved = training.resumed_from is not None and training.resumed_from.step == progress.step
         checkpoint = resume.save_best(components, training.job, progress, training.folder, best, last_saved=last_saved)
     model.load_state_dict(best.weights, strict=False)  # state that is not a tensor was not copied
-    reseed(derive(components.seed, "judge"), components.device, True)
-    score = score_split(model, components.val, training.task, components.seed).score if progress.best else None
+    score = evaluate(model, components.val, training.task, components.seed).score if progress.best else None
     return Fit(
         model=model.eval(),
         task=training.task,
@@ -94,6 +97,12 @@ def result(training: Training) -> Fit:
         resumed_at=training.resumed_from.step if training.resumed_from else 0,
         baseline_score=components.baseline_score,
     )
+
+
+def evaluate(model: nn.Module, val: Split, task: Task, seed: int) -> Evaluation:
+    """Evaluate a trained model on validation, with the same random numbers each time: it may draw in eval mode, too."""
+    reseed(derive(seed, "judge"), model_device(model), True)
+    return score_split(model, val, task, seed)
 
 
 @contextmanager

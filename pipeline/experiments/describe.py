@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TypedDict
 
@@ -93,11 +94,11 @@ def describe(components: TrainingComponents, data: Data) -> Description:
         "kind": components.task.kind,
         "classes": data.ids(components.task.kind),
         "class_counts": class_counts(y),
-        "input_scale": None if values is None else float(values.square().mean().sqrt()),
-        "column_scale_ratio": None if values is None else _scale_ratio(values),
-        "input_extreme": None if values is None else _extreme(values),
-        "target_extreme": _extreme(y.reshape(len(y), -1)) if y.is_floating_point() else None,
-        "target_scale": float(y.float().square().mean().sqrt()) if y.is_floating_point() else None,
+        "input_scale": None if values is None else _finite(float(values.square().mean().sqrt())),
+        "column_scale_ratio": None if values is None else _finite(_scale_ratio(values)),
+        "input_extreme": None if values is None else _finite(_extreme(values)),
+        "target_extreme": _finite(_extreme(y.reshape(len(y), -1))) if y.is_floating_point() else None,
+        "target_scale": _finite(float(y.float().square().mean().sqrt())) if y.is_floating_point() else None,
         "image": isinstance(X, Tensor) and X.ndim == 4,
         "from_dataset": data.train.dataset is not None,
         "augmented": bool(data.train.augmented),
@@ -105,6 +106,11 @@ def describe(components: TrainingComponents, data: Data) -> Description:
         "val_rows": len(data.val),
         "shared_rows": sum(digest in train_rows for digest in data.val.row_digests),
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number, or None where rows with NaN or infinity leave none."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _unusual_weights(layer: nn.Linear | _ConvNd) -> bool:
