@@ -60,7 +60,7 @@ def test_status_shows_gates_and_next_command(finished: Run, cli: Cli) -> None:
     code, out, err = cli("status", "digits")
 
     assert (code, err) == (0, "")
-    assert re.search(r"baseline +open +15/18 +3 ", out) and re.search(r"diagnostics +not needed", out)
+    assert re.search(r"baseline +open +16/19 +3 ", out) and re.search(r"diagnostics +not needed", out)
     assert (
         "validation: target reached (accuracy " in out
         and "test: target " in out

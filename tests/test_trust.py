@@ -334,7 +334,8 @@ def test_config_file_cannot_allow_environment_variables(theirs: Path, text: str)
 def test_later_commands_name_environment_variables_again(own_folder: Path, theirs: Path, monkeypatch: Any) -> None:
     """A ledger, which may be somebody's, allows no variable; a frozen plan needs none."""
     monkeypatch.setenv("WHO", "Ada")
-    write(theirs, "experiment/fair", HEADER + "plan: {owner: '${oc.env:WHO}'}\ntracking: {kind: none}\n")
+    plan_of_who = "plan: {owner: '${oc.env:WHO}', small_sample: {who: '${oc.env:WHO}', why: a small public set}}"
+    write(theirs, "experiment/fair", f"{HEADER}{plan_of_who}\ntracking: {{kind: none}}\n")
     words = ["experiment=fair", "run.name=mine", "env=[WHO]"]
     run = go(own_folder / "runs", "phase=planning", *words, *SMALL[1:], config_dirs=[str(theirs)]).run
 
