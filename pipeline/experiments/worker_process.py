@@ -31,6 +31,10 @@ class WorkerEnded(FivegateError):
     """The worker ended by itself: the data cannot be read, or the ledger permits no experiments."""
 
 
+class WorkerKilled(WorkerEnded):
+    """The worker was killed by a signal."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """An experiment that ended: what it measured, or why it has no figures, which is a result too."""
@@ -105,8 +109,9 @@ class WarmWorker:
     def run(self, jobs: Sequence[tuple[str, Job]], seconds: float = 3600.0) -> list[Outcome]:
         """Run the jobs, several at a time, and return their outcomes in the order of the jobs.
 
-        Those with a result are not run again. One that has not ended after `seconds` counts as died. Raises WorkerEnded
-        if the worker cannot do any job.
+        Those with a result are not run again. One that has not ended after `seconds` counts as died. What was killed by
+        a signal, the worker or an experiment, is replaced once, since that says nothing about the training. Raises
+        WorkerEnded if the worker cannot do any job.
         """
         outcomes = {
             name: Outcome(name, job, known)
@@ -115,14 +120,22 @@ class WarmWorker:
         }
         waiting = [(name, job) for name, job in jobs if name not in outcomes]
         running: dict[str, Job] = {}
+        replaced: set[str] = set()
         deadline = time.monotonic() + seconds
         while waiting or running:
             while waiting and len(running) < self.parallel:
                 name, job = waiting.pop(0)
                 self._prepare(name, job)
-                self._send(name)
                 running[name] = job
-            answer = self._answer(deadline)
+                self._send(name)
+            try:
+                answer = self._answer(deadline)
+            except WorkerKilled:
+                if self.folder.name in replaced:
+                    raise
+                replaced.add(self.folder.name)
+                waiting, running = [*running.items(), *waiting], {}
+                continue
             if answer is None:
                 self._kill()
                 late = {
@@ -134,6 +147,10 @@ class WarmWorker:
             name, code = answer
             job = running.pop(name)
             known = recorded(self._at(name), job)
+            if code < 0 and known is None and name not in replaced:
+                replaced.add(name)
+                waiting.append((name, job))
+                continue
             how = f"signal {-code}" if code < 0 else f"exit {code}"
             outcomes[name] = (
                 Outcome(name, job, known) if known is not None else Outcome(name, job, died=f"its process ended: {how}")
@@ -150,11 +167,9 @@ class WarmWorker:
     def _send(self, name: str) -> None:
         self.start()
         assert self._process and self._process.stdin
-        try:
+        with suppress(BrokenPipeError):  # that the worker has ended is read with the next answer
             self._process.stdin.write(f"{name}\n".encode())
             self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended() from None
 
     def _answer(self, deadline: float) -> tuple[str, int] | None:
         """Return the next job that ended, with its exit code; None at the deadline."""
@@ -188,8 +203,9 @@ class WarmWorker:
         self._words.seek(0, os.SEEK_END)
         self._words.seek(max(0, self._words.tell() - MESSAGE))
         words = self._words.read().decode(errors="replace").strip().splitlines()
-        self._process = None
-        return WorkerEnded(words[-1] if words else fault("worker", "ended without a message", got=f"exit {code}"))
+        self._process, self._unread, self._ready = None, b"", False
+        kind = WorkerKilled if code < 0 else WorkerEnded
+        return kind(words[-1] if words else fault("worker", "ended without a message", got=f"exit {code}"))
 
     def _kill(self) -> None:
         """End the process and the experiments that it forked, which die with it; the next job starts another one."""
