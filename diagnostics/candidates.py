@@ -218,9 +218,9 @@ def gather(
     for match in firing:
         for entry in match.playbook.causes:
             entries.setdefault(entry.id, []).append(entry)
-    found: dict[str, list[Finding]] = {}
+    by_cause: dict[str, list[Finding]] = {}
     for finding in findings:
-        found.setdefault(finding.cause, []).append(finding)
+        by_cause.setdefault(finding.cause, []).append(finding)
     tested: dict[str, list[ArmResult]] = {}
     for result in experiments:
         for cause in result.causes:
@@ -229,11 +229,11 @@ def gather(
         Candidate(
             cause,
             _support(entries[cause], view) if cause in entries else None,
-            tuple(found.get(cause, ())),
+            tuple(by_cause.get(cause, ())),
             tuple(tested.get(cause, ())),
             from_logs,
         )
-        for cause in dict.fromkeys([*entries, *found, *tested])
+        for cause in dict.fromkeys([*entries, *by_cause, *tested])
     ]
 
 

@@ -37,7 +37,7 @@ HERE = "<!-- Written by `make docs`. Change the files that it names, not this pa
 
 def pages() -> dict[str, str]:
     """Return the text of every generated page, by its name."""
-    made = {
+    writers = {
         "checklists.md": checklist_page,
         "playbooks.md": playbook_page,
         "config.md": config_page,
@@ -45,7 +45,7 @@ def pages() -> dict[str, str]:
         "exit_codes.md": exit_code_page,
         "file_formats.md": format_page,
     }
-    return {name: HERE + "\n".join(page()).rstrip("\n") + "\n" for name, page in made.items()}
+    return {name: HERE + "\n".join(page()).rstrip("\n") + "\n" for name, page in writers.items()}
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
@@ -144,11 +144,11 @@ def playbook_page() -> Iterator[str]:
         yield f"## {book.id}\n"
         yield f"{book.symptom}. *{book.severity.capitalize()}.*\n"
         yield f"{book.sections['Meaning'].strip()}\n"
-        found = (
+        shown_causes = (
             [code(c.id), cell(known[c.id].means), ", ".join(code(name) for name, _ in c.cures), c.basis, cell(c.cites)]
             for c in book.causes
         )
-        yield from table(["cause", "meaning", "fixes, in the order to try them", "basis", "source"], found)
+        yield from table(["cause", "meaning", "fixes, in the order to try them", "basis", "source"], shown_causes)
 
 
 COMMENTED = re.compile(r"^(?P<indent> *)(?P<key>[\w]+): *(?P<value>.*?)(?: +# (?P<comment>.*))?$")
@@ -158,29 +158,29 @@ def commented_keys(text: str) -> Iterator[tuple[str, str, str]]:
     """Yield dotted key, value and comment of each line of a YAML file; a section has an empty value."""
     path: list[tuple[int, str]] = []
     for line in text.splitlines():
-        found = COMMENTED.match(line)
-        if not found or line.lstrip().startswith(("#", "-")):
+        comment = COMMENTED.match(line)
+        if not comment or line.lstrip().startswith(("#", "-")):
             continue
-        indent = len(found["indent"])
-        path = [(depth, key) for depth, key in path if depth < indent] + [(indent, found["key"])]
-        value = found["value"] or ""
-        yield ".".join(key for _, key in path), "" if value.startswith("#") else value, found["comment"] or ""
+        indent = len(comment["indent"])
+        path = [(depth, key) for depth, key in path if depth < indent] + [(indent, comment["key"])]
+        value = comment["value"] or ""
+        yield ".".join(key for _, key in path), "" if value.startswith("#") else value, comment["comment"] or ""
 
 
 def accepted_values() -> dict[str, str]:
     """Return what each key of the closed sections accepts, in words, from the schema."""
     schema = Config.model_json_schema()
-    found: dict[str, str] = {}
+    accepted: dict[str, str] = {}
 
     def inside(node: Mapping[str, Any], prefix: str) -> None:
         for name, part in node.get("properties", {}).items():
             target = schema["$defs"].get(str(part.get("$ref", "")).rpartition("/")[2], part)
-            found[f"{prefix}{name}"] = kind_of(part, schema["$defs"])
+            accepted[f"{prefix}{name}"] = kind_of(part, schema["$defs"])
             if target.get("additionalProperties") is False:
                 inside(target, f"{prefix}{name}.")
 
     inside(schema, "")
-    return found
+    return accepted
 
 
 def kind_of(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ PLAIN: dict[Any, Schema] = {str: TEXT, int: WHOLE, bool: TRUTH, float: NUMBER, t
 
 def schemas() -> dict[str, str]:
     """Return the text of every schema, by the name of its file."""
-    made = {
+    by_name = {
         "status": status(),
         "ranking": {"description": "-m ... --json: the runs of a sweep, best first", **list_of(of(RankedRun))},
         "diagnosis": diagnosis(),
@@ -45,7 +45,7 @@ def schemas() -> dict[str, str]:
             {"$schema": dialect, "$id": f"urn:fivegate:{name}:{VERSIONS[name]}", **schema}, indent=2, ensure_ascii=False
         )
         + "\n"
-        for name, schema in made.items()
+        for name, schema in by_name.items()
     }
 
 

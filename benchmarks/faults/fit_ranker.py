@@ -49,8 +49,8 @@ def subjects(folder: Path) -> Iterator[Subject]:
         for known, told in ((facts, True), (facts.as_log(), False)):
             view = view_of(known.history, known.config)
             matches = evaluate_playbooks(view)
-            found = gather(firing(matches), view, known.findings, known.experiments, from_logs=not told)
-            yield Subject(case, found, needs_mending(view, matches), told)
+            candidates = gather(firing(matches), view, known.findings, known.experiments, from_logs=not told)
+            yield Subject(case, candidates, needs_mending(view, matches), told)
 
 
 def table(known: Sequence[Subject]) -> tuple[Matrix, Matrix, list[str]]:

@@ -89,17 +89,17 @@ def measure() -> dict[str, list[float]]:
             if flaws & {meaning.cause for meaning in meanings().get(quantity.quantity, ())}:
                 continue
             values[quantity.quantity].append(float(f"{quantity.value:.{DIGITS}g}"))
-    return {name: sorted(found) for name, found in sorted(values.items())}
+    return {name: sorted(measured) for name, measured in sorted(values.items())}
 
 
 def format_ranges(values: dict[str, list[float]]) -> str:
     """Return the values as YAML, one quantity after the other."""
     lines = [HEADER.rstrip(), "quantities:"]
-    for name, found in values.items():
+    for name, measured in values.items():
         lines.append(f"  {name}:")
         row = "    ["
-        for position, value in enumerate(found):
-            text = f"{value:g}{']' if position == len(found) - 1 else ','}"
+        for position, value in enumerate(measured):
+            text = f"{value:g}{']' if position == len(measured) - 1 else ','}"
             if len(row) + len(text) > 118:
                 lines.append(row.rstrip())
                 row = "     "

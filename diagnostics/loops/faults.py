@@ -31,15 +31,17 @@ LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "distance")
 
 def loop_findings(watch: LoopWatch, history: History, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
     """Return the faults of a loop, certain ones first; the target in `config` tells whether the run is good enough."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling):
-        found += inspection(watch)
-    found += [*_missing_values(watch, history), *_schedule(watch, history), *_resume(watch)]
-    if any(finding.abnormality == SURE for finding in found):
+        findings += inspection(watch)
+    findings += [*_missing_values(watch, history), *_schedule(watch, history), *_resume(watch)]
+    if any(finding.abnormality == SURE for finding in findings):
         view = view_of(history, config)
         if needs_mending(view, evaluate_playbooks(view)) or _misses_target(view):
-            found = [replace(f, kind="definition", abnormality=1.0) if f.abnormality == SURE else f for f in found]
-    return tuple(sorted(found, key=lambda finding: -finding.abnormality))
+            findings = [
+                replace(f, kind="definition", abnormality=1.0) if f.abnormality == SURE else f for f in findings
+            ]
+    return tuple(sorted(findings, key=lambda finding: -finding.abnormality))
 
 
 def _misses_target(view: HistoryView) -> bool:

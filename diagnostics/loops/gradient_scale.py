@@ -23,13 +23,13 @@ def gradient_scale(outputs: Tensor, gradient: Tensor) -> Tensor | None:
     """
     if outputs.ndim not in (1, 2, 3) or not outputs.numel() or outputs.shape != gradient.shape or outputs.is_complex():
         return None
-    values, found = outputs.detach().float(), gradient.detach().float()
+    values, gradients = outputs.detach().float(), gradient.detach().float()
     if outputs.ndim == 1 or outputs.shape[-1] == 1:
-        expected = (values.sigmoid() - (found < 0).float()) / values.numel()
+        expected = (values.sigmoid() - (gradients < 0).float()) / values.numel()
     else:
-        expected = _of_classes(values, found)
-    scale = (found * expected).sum() / expected.square().sum().clamp_min(1e-30)
-    remainder = (found - scale * expected).norm() / found.norm().clamp_min(1e-30)
+        expected = _of_classes(values, gradients)
+    scale = (gradients * expected).sum() / expected.square().sum().clamp_min(1e-30)
+    remainder = (gradients - scale * expected).norm() / gradients.norm().clamp_min(1e-30)
     return torch.stack([scale, remainder])
 
 

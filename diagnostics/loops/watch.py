@@ -169,10 +169,12 @@ class LoopWatch:
             outputs.register_hook(partial(_on_output, weakref.ref(self), self._update, outputs.detach()))
 
     def gradient_given(self, number: int) -> None:
-        held = self._probes[number].grad
-        if self.leftovers and number < len(self._last_norms) and (held is None or not held.is_sparse):
+        gradient = self._probes[number].grad
+        if self.leftovers and number < len(self._last_norms) and (gradient is None or not gradient.is_sparse):
             last = self._last_norms[number]
-            self.leftovers[-1].append(torch.zeros_like(last) if held is None else held.detach().float().norm() / last)
+            self.leftovers[-1].append(
+                torch.zeros_like(last) if gradient is None else gradient.detach().float().norm() / last
+            )
 
     def _end_window(self) -> None:
         for handle in self._window:

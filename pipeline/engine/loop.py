@@ -132,9 +132,9 @@ class Training:
         steps_done = progress.step - (epoch - 1) * components.budget.steps_per_epoch
         groups = iter(components.batches.accumulation_groups(epoch, steps_done))
         while True:
-            asked = time.perf_counter()
+            wait_began = time.perf_counter()
             batches = next(groups, None)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - wait_began
             if batches is None:
                 break
             try:

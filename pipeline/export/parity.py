@@ -91,11 +91,11 @@ def difference(name: str, model: np.ndarray, file: np.ndarray) -> Difference:
 
     NaN agrees with NaN and inf with the same inf; every other pair that is not finite is infinitely far apart.
     """
-    found = Difference(size=0.0, output=name, row=0, index=[], model=None, file=None)
+    equal = Difference(size=0.0, output=name, row=0, index=[], model=None, file=None)
     if model.shape != file.shape:
-        return {**found, "size": float("inf"), "shapes": [list(model.shape), list(file.shape)]}
+        return {**equal, "size": float("inf"), "shapes": [list(model.shape), list(file.shape)]}
     if not model.size:
-        return found
+        return equal
     wanted, got = model.astype(np.float64), file.astype(np.float64)
     # `inf - inf` is NaN, so that equal infinities are found by comparison, not by distance.
     same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
@@ -105,14 +105,14 @@ def difference(name: str, model: np.ndarray, file: np.ndarray) -> Difference:
     index = [int(i) for i in np.unravel_index(int(sizes.argmax()), sizes.shape)]
     at = tuple(index)
     values = {"model": float(wanted[at]), "file": float(got[at])}
-    return {**found, "size": float(sizes[at]), "row": index[0], "index": index[1:], **values}  # type: ignore[typeddict-item]
+    return {**equal, "size": float(sizes[at]), "row": index[0], "index": index[1:], **values}  # type: ignore[typeddict-item]
 
 
 def compare_outputs(model: Outputs, file: Outputs, classes: Classes) -> Parity:
     """Return the parity of the named outputs of model and file; an output that the file lacks is infinitely far."""
     absent = np.empty((0,))
-    found = {name: difference(name, values, file.get(name, absent)) for name, values in model.items()}
-    worst = max(found.values(), key=lambda d: d["size"])
+    differences = {name: difference(name, values, file.get(name, absent)) for name, values in model.items()}
+    worst = max(differences.values(), key=lambda d: d["size"])
     wanted, got = model[OUTPUT], file.get(OUTPUT, absent)
     changes, margin = None, 0.0
     if classes.axis is not None and wanted.shape == got.shape:
@@ -121,7 +121,7 @@ def compare_outputs(model: Outputs, file: Outputs, classes: Classes) -> Parity:
     if classes.names is not None and LABEL in file and file.get(PROBABILITIES, absent).ndim == 2:
         names = np.array(classes.names, dtype=object)[file[PROBABILITIES].argmax(axis=1)]
         labels = int((names != file[LABEL]).sum())
-    sizes = {name: value["size"] for name, value in found.items()}
+    sizes = {name: value["size"] for name, value in differences.items()}
     return Parity(
         rows=len(wanted),
         largest=worst,
@@ -188,14 +188,14 @@ def compare_with_model(
     }
 
 
-def describe(found: Difference, batch_size: int, rows: ProofRows) -> str:
+def describe(largest: Difference, batch_size: int, rows: ProofRows) -> str:
     """Name a differing value: the output, its row and position, and both values."""
-    where = f"in batches of {batch_size}, '{found['output']}'"
-    if "shapes" in found:
-        model, file = found["shapes"]
+    where = f"in batches of {batch_size}, '{largest['output']}'"
+    if "shapes" in largest:
+        model, file = largest["shapes"]
         return f"{where} of {model[0]} rows has shape {file}, not {model}"
-    index = f"[{', '.join(map(str, found['index']))}]" if found["index"] else ""
-    return f"{where}{index} of {rows.name(found['row'])} is {found['file']:.9g}, not {found['model']:.9g}"
+    index = f"[{', '.join(map(str, largest['index']))}]" if largest["index"] else ""
+    return f"{where}{index} of {rows.name(largest['row'])} is {largest['file']:.9g}, not {largest['model']:.9g}"
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
@@ -232,8 +232,8 @@ def metric_difference(measured: ValidationMetric, reference: Outputs, run: Runne
         )
     except UserError as error:  # a metric of the user's own may need more than outputs
         return {"metric": None, "metric_why": str(error)}
-    found = MetricDifference(name=task.metric.name, model=model, file=file, bounded=_bounded(task))
-    return {"metric": found, "metric_why": ""}
+    comparison = MetricDifference(name=task.metric.name, model=model, file=file, bounded=_bounded(task))
+    return {"metric": comparison, "metric_why": ""}
 
 
 def _bounded(task: Task) -> bool:

@@ -72,7 +72,7 @@ def _sees_the_future(subject: Subject) -> Iterator[Finding]:
 def _unscaled(subject: Subject) -> bool | None:
     """Return whether a softmax over a product of two activations has no scale before it; None without attention."""
     assert subject.loss is not None
-    found: bool | None = None
+    unscaled: bool | None = None
     waiting, seen = [subject.loss.grad_fn], set[object]()
     while waiting and len(seen) < MAX_NODES:
         node = waiting.pop()
@@ -83,8 +83,8 @@ def _unscaled(subject: Subject) -> bool | None:
         if name_of(node) in ("Softmax", "SafeSoftmax"):
             names = _towards_product(node)
             if names is not None:
-                found = bool(found) or not {"Div", "Mul"} & set(names)
-    return found
+                unscaled = bool(unscaled) or not {"Div", "Mul"} & set(names)
+    return unscaled
 
 
 def _towards_product(node: object) -> list[str] | None:
@@ -93,11 +93,11 @@ def _towards_product(node: object) -> list[str] | None:
     current = [node]
     for _ in range(12):
         following = [f for n in current for f, _ in n.next_functions if f is not None]  # type: ignore[attr-defined]
-        found = [name_of(f) for f in following]
-        names += found
-        if any(name in ("Bmm", "Baddbmm") for name in found):
+        operations = [name_of(f) for f in following]
+        names += operations
+        if any(name in ("Bmm", "Baddbmm") for name in operations):
             return names + _before_product(following)
-        if not following or any(name in ("Addmm", "Mm", "Convolution") for name in found):
+        if not following or any(name in ("Addmm", "Mm", "Convolution") for name in operations):
             return None
         current = following[:4]
     return None

@@ -161,20 +161,20 @@ def place(value: float, healthy: Sequence[float], side: str) -> tuple[float, flo
 
 def judge(measured: Measured) -> list[Finding]:
     """Return what a value supports, where every healthy training is less extreme."""
-    found, healthy = [], healthy_values().get(measured.quantity, [])
+    findings, healthy = [], healthy_values().get(measured.quantity, [])
     for meaning in meanings().get(measured.quantity, ()):
         share, edge = place(measured.value, healthy, meaning.side)
         within = measured.value < meaning.at_least if meaning.side == "high" else measured.value > meaning.at_most
         if edge is None or within or not _beyond(measured.value, edge, meaning.side):
             continue
         sentence = meaning.sentence.format(value=_short(measured.value), bound=_short(edge), where=measured.where)
-        found.append(
+        findings.append(
             Finding(
                 meaning.cause, measured.quantity, "abnormality", share, measured.value, edge, meaning.unit, sentence,
                 measured.where,
             )
         )  # fmt: skip
-    return found
+    return findings
 
 
 def _beyond(value: float, edge: float, side: str) -> bool:

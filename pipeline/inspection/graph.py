@@ -56,8 +56,8 @@ def operations_before_weights(node: Any, until: Any = None) -> list[Operation]:
 
     Operations that only arrange values are left out.
     """
-    found = [_operation(each) for each in _walk(node, until)]
-    return [operation for operation in found if operation.name not in ARRANGING]
+    operations = [_operation(each) for each in _walk(node, until)]
+    return [operation for operation in operations if operation.name not in ARRANGING]
 
 
 def _walk(node: Any, until: Any) -> Iterator[Any]:

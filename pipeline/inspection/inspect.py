@@ -71,17 +71,17 @@ def inspect_training(
     `measured` are quantities that others measured, which are judged with the rest. `seconds` are left for it: without
     them the rows of the splits are not compared, which takes nearly all the time.
     """
-    found: Found = ([], [*measured], [])
-    subject = _attempt("forward pass", lambda: _observe(setup, data), found)
+    collected: Found = ([], [*measured], [])
+    subject = _attempt("forward pass", lambda: _observe(setup, data), collected)
     if subject is not None:
-        _collect(_inspections_of_model(subject), found)
+        _collect(_inspections_of_model(subject), collected)
         _collect(
             {
                 "settings": lambda: inspect_settings(subject, setup),
                 "metric": lambda: inspect_metric(subject),
                 "targets": lambda: inspect_targets(subject),
             },
-            found,
+            collected,
         )
     kind = setup.task.kind
     of_rows: dict[str, Callable[[], Yields]] = {
@@ -92,9 +92,9 @@ def inspect_training(
     if seconds >= ROWS_SECONDS:
         of_rows["rows"] = lambda: inspect_rows(data.train, data.val, _augmented(setup), kind)
     else:
-        found[2].append(NotChecked("rows", f"time: {max(0.0, seconds):.1f} s of the allowance are left"))
-    _collect(of_rows, found)
-    return _conclude(found), found[1]
+        collected[2].append(NotChecked("rows", f"time: {max(0.0, seconds):.1f} s of the allowance are left"))
+    _collect(of_rows, collected)
+    return _conclude(collected), collected[1]
 
 
 def inspect_model(
@@ -110,7 +110,7 @@ def inspect_model(
     `backward` may have been called: the gradients are inspected then, and the graph of the loss still says which
     operations it consists of. Without a loss only the weights and their membership in the optimizer are inspected.
     """
-    found: Found = ([], [], [])
+    collected: Found = ([], [], [])
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     subject = Subject(model, inputs, targets, outputs, loss, optimizer, gradients=gradients)
     inspections = _inspections_of_model(subject)
@@ -119,9 +119,9 @@ def inspect_model(
         inspections["update"] = lambda: inspect_update(subject, optimizer, None, None)
     if loss is None or loss.grad_fn is None:
         inspections = {name: inspections[name] for name in ("weights", "membership")}
-        found[2].append(NotChecked("outputs", "there is no loss with its graph"))
-    _collect(inspections, found)
-    return _conclude(found)
+        collected[2].append(NotChecked("outputs", "there is no loss with its graph"))
+    _collect(inspections, collected)
+    return _conclude(collected)
 
 
 def _inspections_of_model(subject: Subject) -> dict[str, Callable[[], Yields]]:
@@ -212,20 +212,20 @@ def _sided(finding: Finding) -> str:
     return finding.cause if finding.cause == "inputs_normalized_twice" else finding.inspection
 
 
-def _attempt(what: str, call: Callable[[], Subject], found: Found) -> Subject | None:
+def _attempt(what: str, call: Callable[[], Subject], collected: Found) -> Subject | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return call()
     except BaseException as error:
         reraise_stop(error)
-        found[2].append(NotChecked(what, text_of(error)))
+        collected[2].append(NotChecked(what, text_of(error)))
         return None
 
 
-def _collect(inspections: dict[str, Callable[[], Yields]], found: Found) -> None:
+def _collect(inspections: dict[str, Callable[[], Yields]], collected: Found) -> None:
     """Run inspections one by one, and record why one has no answer."""
-    findings, measured, not_checked = found
+    findings, measured, not_checked = collected
     for name, inspection in inspections.items():
         try:
             with warnings.catch_warnings():
@@ -240,12 +240,12 @@ def _collect(inspections: dict[str, Callable[[], Yields]], found: Found) -> None
             not_checked.append(NotChecked(name, text_of(error)))
 
 
-def _conclude(found: Found) -> Inspections:
+def _conclude(collected: Found) -> Inspections:
     """Return the findings, most abnormal first; of one inspection and cause only the most abnormal one.
 
     What another finding explains is left out: rows that hardly differ in tiny inputs say nothing about the depth.
     """
-    findings, measured, not_checked = found
+    findings, measured, not_checked = collected
     every: Sequence[Finding] = [*findings, *itertools.chain.from_iterable(map(judge, measured))]
     best: dict[tuple[str, str], Finding] = {}
     for finding in every:

@@ -67,10 +67,10 @@ def observe(model: nn.Module, task: Task, inputs: Tree, targets: Tree, optimizer
                 module.eval()
         outputs, loss = task.forward(model, inputs, targets)
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        found: tuple[Tensor | None, ...] = ()
+        computed: tuple[Tensor | None, ...] = ()
         if loss.requires_grad and named:
-            found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
-    gradients = {name: g for name, g in zip(named, found, strict=False) if g is not None}
+            computed = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+    gradients = {name: g for name, g in zip(named, computed, strict=False) if g is not None}
     return Subject(model, inputs, targets, outputs, loss, optimizer, task.kind, task, tuple(calls), gradients)
 
 

@@ -155,11 +155,11 @@ def replace_normalization(model: nn.Module, kind: str = "group") -> nn.Module:
     if kind not in ("group", "default"):
         among = ("group", "default")
         raise UserError(fault("surgery.replace_normalization.kind", "unknown kind", got=kind, among=among))
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
              if isinstance(child, _BatchNorm)]  # fmt: skip
-    if not found:
+    if not places:
         raise UserError(fault("surgery.replace_normalization", "the model has no batch norm"))
-    for parent, name, child in found:
+    for parent, name, child in places:
         new = nn.GroupNorm(1, child.num_features) if kind == "group" else type(child)(child.num_features)
         setattr(parent, name, new)
     return model

@@ -59,12 +59,12 @@ def _find_or_create(tracker: Tracker, name: str, model: Model) -> RegisteredMode
     """Return the registered model of a local one; a model of others that has its name is left alone."""
     identity, plain = digest(model["history"][0]), re.sub(r"[^\w\-. ]", "_", name)
     for candidate in (plain, f"{plain}-{identity[:8]}"):
-        found = list(tracker.client.search_registered_models(f"name = '{candidate}'"))
-        if not found:
+        namesakes = list(tracker.client.search_registered_models(f"name = '{candidate}'"))
+        if not namesakes:
             about = f"The releases of the experiment {name}. Aliases are set by its registry; others are left alone."
             return tracker.client.create_registered_model(candidate, {REGISTRY_TAG: identity}, about)
-        if found[0].tags.get(REGISTRY_TAG) == identity:
-            return found[0]
+        if namesakes[0].tags.get(REGISTRY_TAG) == identity:
+            return namesakes[0]
     raise TrackerUnavailable(f"its model registry has other models with the names {plain} and {candidate}")
 
 

@@ -162,8 +162,8 @@ def _study(search: _Search, folder: str | Path | None) -> Study:
         pruner=optuna.pruners.MedianPruner(n_startup_trials=BEFORE_PRUNING),
         load_if_exists=True,
     )
-    told = {"space": search.space, "seed": search.seed, "metric": search.metric, "reference": search.reference}
-    for name, value in {name: str(value) for name, value in told.items()}.items():
+    settings = {"space": search.space, "seed": search.seed, "metric": search.metric, "reference": search.reference}
+    for name, value in {name: str(value) for name, value in settings.items()}.items():
         stored = study.user_attrs.setdefault(name, value) if study.trials else value
         if stored != value:
             what = f"has a search with another {name}"

@@ -135,19 +135,21 @@ def doubts(space: Space, tried: Sequence[Tried]) -> list[str]:
     if not tried:
         return []
     best = max(tried, key=lambda trial: trial.score)
-    found = []
+    remarks = []
     for name, one in space.items():
         if isinstance(one, Range) and not isinstance(best.values[name], str):
             place = one.place(float(str(best.values[name])))
             if min(place, 1 - place) <= EDGE:
                 limit, side = (one.low, "lower") if place <= EDGE else (one.high, "upper")
-                found.append(f"{name}: the best value is at the {side} edge, {limit:.4g}; a wider range may be better")
+                remarks.append(
+                    f"{name}: the best value is at the {side} edge, {limit:.4g}; a wider range may be better"
+                )
     enough = TRIALS_PER_PARAMETER * len(space)
     distinct = len({tuple(map(str, trial.values.values())) for trial in tried})
     if distinct < min(enough, _size(space)):
         word = "parameter" if len(space) == 1 else "parameters"
-        found.append(f"{distinct} points are few for {len(space)} {word}; about {enough} cover such a space")
-    return found
+        remarks.append(f"{distinct} points are few for {len(space)} {word}; about {enough} cover such a space")
+    return remarks
 
 
 def _size(space: Space) -> float:

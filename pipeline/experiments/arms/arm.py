@@ -80,13 +80,13 @@ class Subject:
 
     def value(self, key: str) -> Any:
         """Return the value of a config key, None where the config has no such key."""
-        found: Any = get(self.config, key)
-        return found if type(found) is not object else None
+        node: Any = get(self.config, key)
+        return node if type(node) is not object else None
 
     def number(self, key: str) -> float | None:
         """Return the number at a config key; None where there is none."""
-        found = self.value(key)
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        value = self.value(key)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     def has(self, key: str) -> bool:
         """Whether the config has a key, so that an override can replace it."""
