@@ -487,7 +487,7 @@ def test_verify_reports_waivers_and_signatures_that_do_not_count(finished: Run) 
 
     assert any("the waiver of slices does not count: Mallory is neither the owner nor an approver" in f for f in output)
     assert any("the signature of Mallory does not count" in f for f in output)
-    own = "Example Owner does not count: the plan names somebody else to approve the owner's work"
+    own = "Example Owner does not count: the plan names an approver for the owner's work"
     assert any(own in f for f in output)
 
 

@@ -89,7 +89,7 @@ def reproduced_on_slice(evidence: Evidence, *, min_seeds: int) -> Result:
 def hypotheses_documented(evidence: Evidence) -> Result:
     """Passing proves that every experiment belongs to a hypothesis that the ledger had before it.
 
-    Not applicable where there is no experiment, with the reason.
+    Not applicable, with the reason, if no experiment was run.
     """
     experiments, stated = evidence["experiments"], set(evidence["hypotheses"])
     if not experiments:
@@ -104,7 +104,7 @@ def hypotheses_documented(evidence: Evidence) -> Result:
 def experiments_controlled(evidence: Evidence, *, min_seeds: int) -> Result:
     """Passing proves that each confirmed verdict has at least `min_seeds` seeds, and that the allowance was kept.
 
-    Not applicable where there is no experiment, with the reason.
+    Not applicable, with the reason, if no experiment was run.
     """
     experiments, spent = evidence["experiments"], evidence["trainings_spent"]
     if not experiments:
@@ -147,7 +147,7 @@ def confidence_ceiling_stated(evidence: Evidence) -> Result:
     """
     causes = evidence["diagnosis"]["root_causes"]
     if not causes:
-        return Result("not_applicable", 0, unit="causes", why="no cause is named, so there is no confidence")
+        return Result("not_applicable", 0, unit="causes", why="no cause is named, so no confidence is stated")
     confirmed = {cause for e in evidence["experiments"] if e["verdict"] == "confirmed" for cause in e["causes"]}
     for cause in causes:
         ceiling = CEILINGS.get(cause["basis"])
@@ -162,6 +162,6 @@ def confidence_ceiling_stated(evidence: Evidence) -> Result:
 
 
 def _why_untested(evidence: Evidence) -> str:
-    """Return why there are no experiments."""
+    """Return why no experiment was run."""
     gaps = [gap["why"] for gap in evidence["diagnosis"]["not_checked"] if gap["what"] == "controlled experiments"]
     return gaps[0] if gaps else "no experiment was made"

@@ -12,7 +12,7 @@ TIMES = re.compile(r"(runtime|samples_per_second|steps_per_second|epoch|_step|ji
 def as_columns(metrics: Mapping[str, object]) -> dict[str, float]:
     """Return numbers as `val/<name>` and `train/<name>`; names without a split are those of validation.
 
-    `val_loss`, `valid/loss` and `eval_loss` are `val/loss`. Times, epochs and whatever is no number are left out.
+    `val_loss`, `valid/loss` and `eval_loss` are `val/loss`. Times, epochs and values that are not numbers are left out.
     """
     columns: dict[str, float] = {}
     for name, value in metrics.items():

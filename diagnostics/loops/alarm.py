@@ -1,4 +1,4 @@
-"""What the Monitor does while a run goes on and a symptom appears: warn, stop, or tell somebody."""
+"""What the Monitor does if a symptom appears during a run: warn, stop, or notify."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _without_gradient(watch: LoopWatch) -> Iterator[Finding]:
 
 
 def _left_out(watch: LoopWatch) -> Iterator[Finding]:
-    """Parameters that the optimizer does not have and that nobody else changes; without the head it is no choice."""
+    """Parameters that are not in the optimizer and that do not change; without the head, this is not a choice."""
     names = [name for name, p, version in watch.left_out if p._version == version]
     if not watch.trained or not names or len(names) < len(watch.left_out):
         return  # another optimizer has them
@@ -188,7 +188,7 @@ def _schedule(watch: LoopWatch, history: History) -> Iterator[Finding]:
             f"The learning rate changes at {changes:.0%} of the updates and is below a hundredth of its highest value "
             f"for {ended:.0%} of them: a schedule meant for epochs is stepped per batch."
         )
-        if ended > 0.9:  # nobody means to train nine tenths of the time at a hundredth of the rate
+        if ended > 0.9:  # no schedule is meant to spend nine tenths of a training at a hundredth of the rate
             yield contradiction("scheduler_misstepped", "rate_over_updates", sentence, ended, "share of updates")
         else:
             yield _unusual("scheduler_misstepped", "rate_over_updates", sentence, SURE, ended, "share of updates")

@@ -196,7 +196,7 @@ class _WindowHook(_Hook):
 
 
 def _body(model: nn.Module) -> nn.Module:
-    """Return the module that a wrapper calls, such as that of a Lightning module, whose `forward` nobody calls."""
+    """Return the module that a wrapper calls: of a Lightning module, whose own `forward` is not called, its network."""
     parameters = {id(p) for p in model.parameters()}
     while not isinstance(model, nn.Sequential) and parameters:
         inner = [child for child in model.children() if any(True for _ in child.parameters())]

@@ -133,7 +133,7 @@ def inspect_membership(model: nn.Module, optimizer: Optimizer | None) -> Iterato
 
 
 def unregistered_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters that modules keep in plain lists, tuples or dicts and that nobody registers."""
+    """Return the trainable parameters that are not registered: modules keep them in plain lists, tuples or dicts."""
     known = {id(parameter) for parameter in model.parameters()}
     hidden = dict[str, nn.Parameter]()
     for path, module in model.named_modules():

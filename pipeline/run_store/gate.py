@@ -72,7 +72,7 @@ def people_in(named: Mapping[str, Any], role: str) -> list[str]:
 
 
 def signers_in(named: Mapping[str, Any], role: str) -> list[str]:
-    """Who may sign: nobody approves their own work where the plan has somebody else for it."""
+    """Who may sign. An owner does not approve their own work if the plan names an approver."""
     people, author = people_in(named, role), str(named.get(role) or "").strip()
     return [name for name in people if name != author] or people
 
@@ -83,7 +83,7 @@ def sign_off_refusal(who: str, named: Mapping[str, Any], roles: Iterable[str]) -
     if any(who in signers_in(named, role) for role in roles):
         return ""
     if any(who in people_in(named, role) for role in roles):
-        return "the plan names somebody else to approve the owner's work"
+        return "the plan names an approver for the owner's work"
     return "the plan does not name this person for it"
 
 

@@ -1,4 +1,4 @@
-"""The content of `schema.json`, and its reader, which needs no torch: a payload may be somebody else's."""
+"""The content of `schema.json`, and its reader, which does not need torch and does not trust the payload."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The folder is not on `sys.path`, where a library that looks whether some module is installed would find a file of that
 name beside the user's package. Only trusted packages, and what trusted code imports, are found in it. The bytes that
-are compared are those that run: cached bytecode in `__pycache__`, which may come with somebody's folder and need not
+are compared are those that run: cached bytecode in `__pycache__`, which may come from another user and need not
 fit its source, is neither read nor written.
 """
 
@@ -165,7 +165,7 @@ class SourceGuard(MetaPathFinder):
     ) -> ModuleSpec | None:
         """The spec of a module of a trusted folder, or None.
 
-        Raises Refused for compiled code that nobody trusted, and ModuleNotFoundError where code that is not trusted
+        Raises Refused for compiled code without a grant, and ModuleNotFoundError where code that is not trusted
         imports a module next to a trusted package.
         """
         top = fullname.partition(".")[0]
@@ -243,7 +243,7 @@ def _is_of_python(frame: FrameType) -> bool:
 
 
 def _is_probe() -> bool:
-    """Whether somebody asks where a module is, as `importlib.util.find_spec` does, and does not import it."""
+    """Whether code only looks for a module, as `importlib.util.find_spec` does, and does not import it."""
     for frame in _callers():
         if not frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
             return True

@@ -1,4 +1,4 @@
-"""`compare`: is one config of somebody's own training better than another, or is it the seed?"""
+"""`compare`: is one config of a user's own training better than another, or is the difference due to the seed?"""
 
 from __future__ import annotations
 

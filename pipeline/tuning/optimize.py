@@ -1,4 +1,4 @@
-"""`optimize`: search a space for somebody's own training, and accept only what fresh seeds show to be better."""
+"""`optimize`: search a space for a user's own training, and accept only what is better on fresh seeds."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def _run_trial(study: Study, trial: Trial, search: _Search) -> None:
                     break
     except FivegateError:
         raise
-    except Exception as error:  # what a config does to somebody's own training is unknown
+    except Exception as error:  # a user's own training may raise anything
         if values == {name: search.reference[name] for name in search.space}:
             raise
         trial.set_user_attr("why", f"{type(error).__name__}: {error}"[:200])

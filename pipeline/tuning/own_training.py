@@ -1,4 +1,4 @@
-"""Calls of a training function of somebody's own, and the score in what it returns."""
+"""Calls a user's own training function, and reads the score from its result."""
 
 from __future__ import annotations
 
