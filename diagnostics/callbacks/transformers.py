@@ -5,8 +5,8 @@ Importing this module imports transformers.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.callbacks.metric_names import as_columns
-from diagnostics.diagnosis import Diagnosis
-from diagnostics.loops.alarm import OnSymptom, SymptomError
-from diagnostics.monitor import Monitor
+from diagnostics.callbacks.watching import Watching
 
 if TYPE_CHECKING:
     TrainerCallback = object
@@ -25,45 +23,21 @@ else:
     TrainerCallback = import_module("transformers").TrainerCallback
 
 
-class TransformersMonitor(TrainerCallback):
+class TransformersMonitor(Watching, TrainerCallback):
     """Watches a training by the Trainer of Hugging Face: `monitor.diagnose()` after `train` explains it.
 
     The loss is the one that the model returns. Gradients are measured where the Trainer tells of them, after clipping.
     With `on_symptom="stop"` the training ends at the update or the evaluation in which a symptom appears.
     """
 
-    def __init__(
-        self,
-        *,
-        every: int = 100,
-        on_symptom: OnSymptom = "record",
-        notify: Callable[[Diagnosis], object] | None = None,
-    ) -> None:
-        self._every, self._on_symptom, self._notify = every, on_symptom, notify
-        self._monitor: Monitor | None = None
-        self._losses: list[Tensor] = []
-        self._summed = False  # whether the losses of an update are parts of one mean
-        self._batch: tuple[object, object] = (None, None)
-        self._evaluations = 0
-
-    @property
-    def monitor(self) -> Monitor:
-        """The monitor of the last training. Raises RuntimeError before the first."""
-        if self._monitor is None:
-            raise RuntimeError("no training has begun: call trainer.train first")
-        return self._monitor
-
-    def diagnose(self, config: dict[str, Any] | None = None) -> Diagnosis:
-        """Return a diagnosis of everything measured so far."""
-        return self.monitor.diagnose(config)
+    began_by = "trainer.train"
+    _summed = False  # whether the losses of an update are parts of one mean
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: nn.Module, optimizer: Optimizer, **_: object
     ) -> None:
         """Begin to watch; the optimizer may be wrapped by accelerate."""
-        self._losses, self._evaluations = [], int(state.epoch or 0)
-        inner = getattr(optimizer, "optimizer", optimizer)
-        self._monitor = Monitor(model, inner, every=self._every, on_symptom=self._on_symptom, notify=self._notify)
+        self._watch(model, getattr(optimizer, "optimizer", optimizer), int(state.epoch or 0))
         self._handle = model.register_forward_hook(self._keep_loss, with_kwargs=True)
 
     def _keep_loss(
@@ -83,24 +57,20 @@ class TransformersMonitor(TrainerCallback):
         if self._losses:
             parts, self._losses = torch.stack(self._losses), []
             loss = parts.sum() if self._summed else parts.mean()
-            self._stopping(control, lambda: self.monitor.step(loss, *self._batch))
+            self._stopping(partial(_stop, control), lambda: self.monitor.step(loss, *self._batch))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, object], **_: object) -> None:
         """Log the metrics of an evaluation."""
         if self._monitor is not None:
             columns = as_columns(metrics)
-            self._stopping(control, lambda: self.monitor.validated(self._evaluations, columns))
-            self._evaluations += 1
+            self._stopping(partial(_stop, control), lambda: self.monitor.validated(self._validations, columns))
+            self._validations += 1
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Remove the hooks."""
         self._handle.remove()
         self.monitor.close()
 
-    @staticmethod
-    def _stopping(control: Any, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except SymptomError as error:
-            control.should_training_stop = True
-            sys.stderr.write(f"{error}\n")
+
+def _stop(control: Any) -> None:
+    control.should_training_stop = True
