@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs.generate import COMMANDS, cell, commented_keys, conf_dir, pages
+from docs.config_reference import commented_keys
+from docs.generate import COMMANDS, pages
+from docs.markdown import cell
+from pipeline.config.conf_dir import conf_dir
 from pipeline.config.schema import known_keys
 from tests.test_advice import wrong_command
 
