@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,6 +134,7 @@ def test_steps_of_follow_the_batch_size() -> None:
     assert run.steps_of(arm, 1.0) == 200 and run.steps_of(arm, SHORT) == 50
     assert run.cost(arm, 200) == pytest.approx(1.0)
     assert run.steps_of(more_epochs(run), 1.0) == 20
+    assert replace(run, slice=0.5).steps_of(more_epochs(run), 1.0) == 10
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -206,11 +208,11 @@ def test_arm_result_survives_json() -> None:
     assert ArmResult.from_json(result.to_json()) == result
 
 
-def test_allowance_is_eight_trainings_or_five_minutes() -> None:
-    """Short trainings get eight, and long ones as many as take five minutes on every core."""
-    assert Allowance.of_run(100, 0.001, 2).trainings == 8
-    assert Allowance.of_run(60_000, 0.01, 2).trainings == pytest.approx(1.0)
-    allowance = Allowance(1.0)
+def test_allowance_is_eight_slices_that_take_five_minutes() -> None:
+    """The slice of a short training is the whole, that of a long one so short that eight take five minutes."""
+    assert Allowance.of_run(100, 0.001, 2) == Allowance(slice=1.0, trainings=8)
+    assert Allowance.of_run(60_000, 0.01, 2) == Allowance(slice=pytest.approx(1 / 8), trainings=8)
+    allowance = Allowance(trainings=1.0)
     allowance.spend(0.75)
     assert allowance.affords(0.25) and not allowance.affords(0.5) and allowance.left == 0.25
 

@@ -1,29 +1,34 @@
-"""The allowance of a round of experiments, in planned trainings, and what of it is spent."""
+"""The allowance of a round of experiments, and what of it is spent.
+
+It is counted in slices. The slice of a short training is the whole of it; that of a longer one is its beginning, so
+long that eight of them fit into the time of a round.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-TRAININGS = 8.0  # planned trainings that all experiments together may cost
+TRAININGS = 8.0  # slices that all experiments together may cost
 SECONDS = 300.0  # and at most so long, at the measured time of a step
-SHORT = 0.25  # the length of a screening experiment
+SHORT = 0.25  # of a slice: the length of a screening experiment
 MAX_SHORT, MAX_WHOLE = 12, 3  # arms at that length, and trainings at full length besides the controls
 CONTROL_SEEDS = 2
-REPEATS = 3.0  # planned trainings that are kept for the repetition of the best arms on other seeds
+REPEATS = 3.0  # slices that are kept for the repetition of the best arms on other seeds
 
 
 @dataclass
 class Allowance:
-    """Planned trainings that may still be spent."""
+    """Slices that may still be spent; `slice` is the length of one, as a share of the planned training."""
 
-    trainings: float
+    slice: float = 1.0
+    trainings: float = TRAININGS
     spent: float = 0.0
 
     @classmethod
     def of_run(cls, max_steps: int, step_seconds: float, parallel: int) -> Allowance:
         """The allowance of a run whose training has `max_steps` steps of `step_seconds` each."""
-        seconds = max_steps * step_seconds
-        return cls(min(TRAININGS, SECONDS * parallel / seconds) if seconds > 0 else TRAININGS)
+        seconds = TRAININGS * max_steps * step_seconds
+        return cls(slice=min(1.0, SECONDS * parallel / seconds) if seconds > 0 else 1.0)
 
     def affords(self, cost: float) -> bool:
         """Whether an experiment of this cost fits into what is left."""

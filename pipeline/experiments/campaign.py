@@ -28,8 +28,8 @@ MAX_MINUTES = 5.0  # of one experiment
 PAIRED = 4  # of the most promising arms, whose pairs are tried where no single arm restores enough
 
 Log = Callable[[str], None]
-Planned = tuple[str, Job, float]  # id, job, cost in planned trainings
-StateHypotheses = Callable[[Sequence[tuple[Arm, float]]], None]  # (arm, cost in planned trainings), before any of them
+Planned = tuple[str, Job, float]  # id, job, cost in slices
+StateHypotheses = Callable[[Sequence[tuple[Arm, float]]], None]  # (arm, cost in slices), before any of them
 
 
 @dataclass
@@ -70,27 +70,30 @@ class Campaign:
 
     def controls(self) -> list[Outcome]:
         """Train the unchanged run on the control seeds."""
-        jobs = [(f"control-{seed}", self.job(Delta(), seed, None), 1.0) for seed in range(1, CONTROL_SEEDS + 1)]
-        return list(self.train(jobs).values())
+        return list(self.train([self._control(seed) for seed in range(1, CONTROL_SEEDS + 1)]).values())
 
     def one_more_control(self) -> list[Outcome]:
         """Train the unchanged run on one more seed, where the allowance affords it."""
-        return list(self.train([(f"control-{SEEDS}", self.job(Delta(), SEEDS, None), 1.0)]).values())
+        return list(self.train([self._control(SEEDS)]).values())
+
+    def _control(self, seed: int) -> Planned:
+        steps = None if self.subject.slice == 1.0 else self.subject.max_steps
+        return f"control-{seed}", self.job(Delta(), seed, steps), 1.0
 
     def train_short(self, arm: Arm, seed: int) -> dict[str, Outcome]:
         """Train an arm for a quarter of its length on one seed."""
         return self.train(self._trainings_of(arm, [seed], SHORT))
 
     def train_whole(self, arm: Arm, seed: int) -> dict[str, Outcome]:
-        """Train an arm at full length on one seed."""
+        """Train an arm for a whole slice on one seed."""
         return self.train(self._trainings_of(arm, [seed], 1.0))
 
     def _trainings_of(self, arm: Arm, seeds: Iterable[int], share: float, base: str = "") -> list[Planned]:
         steps = self.subject.steps_of(arm, share)
-        whole = None if share == 1.0 else steps
+        limit = None if share * self.subject.slice == 1.0 else steps
         name = f"{base}{arm.id}{'' if share == 1.0 else '-short'}"
         cost = self.subject.cost(arm, steps)
-        return [(f"{name}-{seed}", self.job(arm.delta, seed, whole), cost) for seed in seeds]
+        return [(f"{name}-{seed}", self.job(arm.delta, seed, limit), cost) for seed in seeds]
 
     # --- the stages --------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from pipeline.experiments.allowance import Allowance
 from pipeline.experiments.arms.arm import Subject
-from pipeline.experiments.arms.choice import chosen_arms, more_epochs
+from pipeline.experiments.arms.choice import FIRST_SPLIT, chosen_arms, more_epochs
 from pipeline.experiments.campaign import Campaign, StateHypotheses
 from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE
 from pipeline.experiments.result import ArmResult
@@ -164,19 +164,20 @@ class _Experimenter:
     def explanation(self) -> Explanation:
         training = self.training
         allowance = Allowance.of_run(training.max_steps, training.step_seconds, self.worker.parallel)
-        campaign = Campaign(self.worker, _bare(training), allowance, self.state_hypotheses, self.log)
+        campaign = Campaign(self.worker, _bare(training, allowance.slice), allowance, self.state_hypotheses, self.log)
         plan, base = training.plan_digest, training.base
         [about] = self.worker.run([("describe", Job(plan, DESCRIBE, base, 1))])
         if about.failure_of_job:
             return _cannot(f"the model cannot be built: {about.failure_of_job}")
-        longer = more_epochs(campaign.subject) if training.still_improves else None
+        whole = campaign.subject.slice == 1.0
+        longer = more_epochs(campaign.subject) if training.still_improves and whole else None
         state_comparisons(campaign)
         controls = campaign.controls()
         failures = [control.failure for control in controls if control.failure_of_job]
         if not controls or failures:
             return _cannot(f"the unchanged run cannot be trained again: {failures[0] if failures else 'no allowance'}")
-        subject = campaign.subject = _subject(training, about, controls)
-        shortfall = _shortfall(subject, controls)
+        subject = campaign.subject = _subject(campaign.subject, training, about, controls)
+        shortfall = _shortfall(subject, controls, [] if whole else self._reference(campaign))
         reproduction = _reproduction(subject, controls, shortfall)
         self.log(f"  {reproduction['why']}")
         if about.result["shared_rows"] and "data_leakage" in self.suspects:
@@ -192,23 +193,31 @@ class _Experimenter:
             reproduction,
             tuple(_not_run(campaign)),
             trace if trace.is_file() else None,
-            allowance.spent,
-            allowance.trainings,
+            allowance.spent * allowance.slice,
+            allowance.trainings * allowance.slice,
         )
+
+    def _reference(self, campaign: Campaign) -> list[float]:
+        """Return the score of the reference model in one slice, if it has one: what so few steps can reach."""
+        arms = [arm for arm in chosen_arms(campaign.subject, ()) if arm.id == FIRST_SPLIT]
+        campaign.state_hypotheses([(arm, 1.0) for arm in arms])
+        outcomes = [outcome for arm in arms for outcome in campaign.train_whole(arm, 1).values()]
+        return [outcome.value for outcome in outcomes if math.isfinite(outcome.value)]
 
 
 def _cannot(why: str) -> Explanation:
     return Explanation(not_checked=({"what": "controlled experiments", "why": why},))
 
 
-def _bare(training: Training) -> Subject:
+def _bare(training: Training, slice_share: float) -> Subject:
     """The subject as far as it is known before the controls."""
     description: Any = {"train_rows": int(training.history.facts.get("train_rows", 0))}
     return Subject(
         plan_digest=training.plan_digest,
         config=training.config,
         description=description,
-        max_steps=training.max_steps,
+        max_steps=max(1, round(training.max_steps * slice_share)),
+        slice=slice_share,
         target=training.target,
         trivial=math.nan,
         greater_is_better=True,
@@ -220,29 +229,31 @@ def _bare(training: Training) -> Subject:
     )
 
 
-def _subject(training: Training, about: Outcome, controls: Sequence[Outcome]) -> Subject:
+def _subject(bare: Subject, training: Training, about: Outcome, controls: Sequence[Outcome]) -> Subject:
     known = controls[0].result
     description: Any = about.result
-    bare = _bare(training)
-    return Subject(
-        **{
-            **vars(bare),
-            "description": description,
-            "trivial": float(known["trivial"]) if training.trivial is None else training.trivial,
-            "greater_is_better": bool(known["greater_is_better"]),
-            "reference_scores": training.reference_scores,
-        }
+    return replace(
+        bare,
+        description=description,
+        trivial=float(known["trivial"]) if training.trivial is None else training.trivial,
+        greater_is_better=bool(known["greater_is_better"]),
+        reference_scores=training.reference_scores,
     )
 
 
-def _shortfall(subject: Subject, controls: Sequence[Outcome]) -> Shortfall | None:
-    """What the run misses; None where there is neither a target nor a reference model to compare it with."""
+def _shortfall(subject: Subject, controls: Sequence[Outcome], in_slice: Sequence[float]) -> Shortfall | None:
+    """What the run misses; None where there is neither a target nor a reference model to compare it with.
+
+    `in_slice` are scores that a reference reaches in one slice: no more is expected of the run in as few steps.
+    """
     references = [value for value in subject.reference_scores.values() if math.isfinite(value)]
     best = max if subject.greater_is_better else min
     goal = subject.target if subject.target is not None else best(references) if references else None
     if goal is None:
         return None
-    own = (subject.control,) if math.isfinite(subject.control) else ()
+    worst = min if subject.greater_is_better else max
+    goal = worst([goal, *in_slice])
+    own = (subject.control,) if math.isfinite(subject.control) and subject.slice == 1.0 else ()
     values = (*own, *(control.value for control in controls))
     at_a_quarter = controls[0].value_within(subject.max_steps // 4)
     return Shortfall(values, goal, subject.trivial, subject.greater_is_better, at_a_quarter)
@@ -250,14 +261,15 @@ def _shortfall(subject: Subject, controls: Sequence[Outcome]) -> Shortfall | Non
 
 def _reproduction(subject: Subject, controls: Sequence[Outcome], shortfall: Shortfall | None) -> Reproduction:
     values = ", ".join(f"{control.value:.4g}" for control in controls)
+    run = "the unchanged run" if subject.slice == 1.0 else f"the first {subject.slice:.0%} of the unchanged run"
     steps = max(int(control.result.get("steps", 0)) for control in controls)
     name = controls[0].result.get("metric")
     if shortfall is None:
-        why = f"the unchanged run on {len(controls)} other seeds: {name} {values}; without a target nothing is missing"
+        why = f"{run} on {len(controls)} other seeds: {name} {values}; without a target nothing is missing"
     elif shortfall.exists:
-        why = f"the unchanged run misses {shortfall.goal:.4g} on {len(controls)} other seeds as well: {name} {values}"
+        why = f"{run} misses {shortfall.goal:.4g} on {len(controls)} other seeds as well: {name} {values}"
     else:
-        why = f"the unchanged run reaches {shortfall.goal:.4g} on {len(controls)} other seeds: {name} {values}"
+        why = f"{run} reaches {shortfall.goal:.4g} on {len(controls)} other seeds: {name} {values}"
     return {
         "reproduced": shortfall is not None and shortfall.exists,
         "seeds": len(controls),
@@ -289,5 +301,6 @@ def _not_run(campaign: Campaign) -> list[GapRecord]:
     if not campaign.not_run:
         return []
     names = ", ".join(dict.fromkeys(campaign.not_run))
-    spent = f"{campaign.allowance.spent:.1f} of {campaign.allowance.trainings:.1f} planned trainings are spent"
+    unit = "planned trainings" if campaign.subject.slice == 1.0 else "slices"
+    spent = f"{campaign.allowance.spent:.1f} of {campaign.allowance.trainings:.1f} {unit} are spent"
     return [{"what": f"experiments {names}", "why": f"the allowance of a round does not reach: {spent}"}]

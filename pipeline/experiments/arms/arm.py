@@ -59,6 +59,7 @@ def combined(first: Delta, second: Delta) -> Delta:
 class Subject:
     """What is experimented on: a training of the run, and what is known of it before any arm.
 
+    `max_steps` are those of a slice, which is the `slice` share of the planned training.
     `config` includes the change `base` that an earlier round adopted. `control` is its validation score, NaN without
     one; `stopped` is how it ended, `step_seconds` what a step took, `update_ratio` the usual norm of an update over
     that of the weights, NaN if it was not measured.
@@ -72,6 +73,7 @@ class Subject:
     trivial: float
     greater_is_better: bool
     control: float
+    slice: float = 1.0
     stopped: str = "done"
     step_seconds: float = 0.0
     base: Delta = field(default_factory=Delta)
@@ -107,16 +109,16 @@ class Subject:
         return value > other if self.greater_is_better else value < other
 
     def steps_of(self, arm: Arm, share: float) -> int:
-        """The optimizer steps of a share of the arm's own length: another batch size has other steps per epoch."""
+        """The optimizer steps of a share of the arm's own slice: another batch size has other steps per epoch."""
         job = Job(self.plan_digest, "", combined(Delta(), arm.delta))
         config = job.config(self.config)
         planned = planned_budget(
             TrainerConfig.from_mapping(config["trainer"]), LoaderConfig.from_mapping(config["loader"]), self.rows
         )
-        return max(1, round(planned.max_steps * share))
+        return max(1, round(planned.max_steps * self.slice * share))
 
     def cost(self, arm: Arm, steps: int) -> float:
-        """The cost of so many steps of an arm, in planned trainings: the larger of its share of steps and of rows."""
+        """The cost of so many steps of an arm, in slices: the larger of its share of steps and of rows."""
         batch = arm.delta.overrides.get("loader.batch_size", self.batch_size)
         rows = steps * min(int(batch), self.rows) / (self.max_steps * self.batch_size)
         return max(steps / self.max_steps, rows) if int(batch) > self.batch_size else rows
