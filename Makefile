@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: docs train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults fit-ranker verify-faults healthy-ranges programs lock help
+.PHONY: docs train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults bench-guard fit-ranker verify-faults healthy-ranges programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -129,6 +129,9 @@ mutants: $(READY)  ## make 60 small changes to the code and print those that its
 
 bench-faults: $(READY)  ## score the diagnoses on the fault benchmark: ARGS='--sample 5 --repairs'
 	@$(VENV)/bin/python benchmarks/faults/bench.py $(ARGS)
+
+bench-guard: $(READY)  ## how often trainer.guard would end healthy and faulty runs of the fault benchmark: FACTS=DIR
+	@$(VENV)/bin/python benchmarks/faults/live_guard.py $(FACTS)
 
 fit-ranker: $(READY)  ## train the tuning part of the fault benchmark and fit diagnostics/ranker.yaml: FACTS=DIR keeps its facts
 	$(VENV)/bin/python benchmarks/faults/bench.py --part tuning --facts $(FACTS) $(ARGS)

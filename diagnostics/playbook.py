@@ -29,7 +29,10 @@ Example = Mapping[str, str | Sequence[float] | Mapping[str, float]]  # see `exam
 
 HEADINGS = ("Meaning", "Evidence", "Causes", "Remedies", "Prevention")
 _KEYS = ("symptom", "severity", "when", "causes", "examples")
-_OPTIONAL_KEYS = ("said",)  # regular expressions of words by which people report the symptom
+_OPTIONAL_KEYS = (
+    "said",  # regular expressions of words by which people report the symptom
+    "while_training",  # whether a run that shows the symptom early will not recover: the live guard acts on it
+)
 _CONDITION_KEYS = ("signal", "of", "last", "above", "below")
 _CAUSE_KEYS = ("id", "supported_by", "cures", "expect", "cites", "basis")
 
@@ -62,6 +65,7 @@ class Playbook:
     silent: tuple[Example, ...]
     sections: Mapping[str, str]
     said: tuple[str, ...] = ()
+    while_training: bool = False
 
 
 def names() -> list[str]:
@@ -135,7 +139,14 @@ class _Parser:
             silent=silent,
             sections=self._sections(body),
             said=self._phrases(front),
+            while_training=self._flag("while_training", front),
         )
+
+    def _flag(self, key: str, front: Mapping[str, object]) -> bool:
+        value = front.get(key, False)
+        if not isinstance(value, bool):
+            self.add_fault(key, "is not a boolean", got=str(value), expected="true or false")
+        return value is True
 
     def _phrases(self, front: Mapping[str, object]) -> tuple[str, ...]:
         phrases = [str(phrase) for phrase in self._list("said", front)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from diagnostics.diagnose import diagnose
+from diagnostics.guard import LiveGuard
 from diagnostics.monitor import Monitor
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.reporting import plots
@@ -25,6 +26,7 @@ from pipeline.runtime.announce import announced
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
+    from pipeline.engine.observer import StepObserver
     from pipeline.engine.progress import Fit
     from pipeline.evaluation.baseline_models import BaselineScore
     from pipeline.evaluation.evaluate import Evaluation
@@ -81,6 +83,13 @@ def _run_sanity_checks(ctx: PhaseContext, permit: TrainPermit, data: Data) -> tu
     if results["lr_range_test"]["outcome"] == "measured":
         ctx.log(f"baseline: {format_range_test(results['lr_range_test'])}")
     return results, inspections
+
+
+def _watch(ctx: PhaseContext) -> list[StepObserver]:
+    """Return the monitor of the training, and its guard where the config asks for one."""
+    monitor, mode = Monitor(), ctx.config["trainer"].get("guard", "off")
+    guard = [LiveGuard(mode, ctx.config, ctx.log, monitor.flush)] if mode in ("warn", "stop") else []
+    return [monitor, *guard]
 
 
 def _find_first_nonfinite(ctx: PhaseContext, fit_result: Fit, data: Data) -> FirstNonfinite | None:
@@ -268,7 +277,7 @@ def run(ctx: PhaseContext) -> Evidence:
         data = load(ctx.config, ctx.trust)
     with announced(ctx.log, "baseline: sanity checks, in at most a tenth of trainer.max_minutes"):
         checks, inspections = _run_sanity_checks(ctx, permit, data)
-    observers = [Monitor(), *ctx.progress("baseline")]
+    observers = [*_watch(ctx), *ctx.progress("baseline")]
     fit_result = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
     history = fit_result.history
     add_facts(history, checks)

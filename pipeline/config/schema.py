@@ -139,6 +139,7 @@ class Trainer(Section):
     compile: bool
     on_nonfinite: Annotated[Literal["stop"], not_built("skip", use="stop")]
     on_spike: Annotated[Literal["none", "stop", "skip"], not_built("rollback", use="skip")]
+    guard: Literal["off", "warn", "stop", False]  # YAML reads a bare off as false
     checkpoint_minutes: Positive | None
     checkpoint_steps: Count | None
 

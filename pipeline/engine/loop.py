@@ -30,7 +30,7 @@ from pipeline.checkpoints.writer import Writer
 from pipeline.engine import resume
 from pipeline.engine.backward import backward
 from pipeline.engine.guard import SpikeDetector
-from pipeline.engine.observer import StepObserver
+from pipeline.engine.observer import StepObserver, StopTraining
 from pipeline.engine.progress import Progress, WeightsSnapshot
 from pipeline.engine.setup import TrainingComponents
 from pipeline.engine.stepper import Stepper
@@ -336,7 +336,11 @@ class Training:
         val_metrics = {"val/loss": loss, **{f"val/{name}": value for name, value in validation.metrics.items()}}
         progress.history.log_epoch(epoch, {**val_metrics, **row})
         for observer in self.observers:
-            observer.validated(epoch, val_metrics)
+            try:
+                observer.validated(epoch, val_metrics)
+            except StopTraining as stop:
+                progress.stop_reason = progress.stop_reason or "observer"
+                progress.history.event("stopped", progress.step, why=str(stop))
         self._schedule_observers()
         if task.metric.better(value, progress.best.value if progress.best else math.nan):
             progress.best = WeightsSnapshot(epoch, progress.step, value, tensors_of(self.model.state_dict()))

@@ -12,6 +12,10 @@ from pipeline.data.tree import Tree
 from pipeline.history import History
 
 
+class StopTraining(Exception):
+    """Raised by an observer's `validated` to end the training after this epoch; the message says why."""
+
+
 class StepObserver(Protocol):
     """Observes the steps whose number is a multiple of `every`; a training without observers pays nothing for them.
 
@@ -41,7 +45,7 @@ class StepObserver(Protocol):
         return
 
     def validated(self, epoch: int, metrics: Mapping[str, float], /) -> None:
-        """Called with the `val/...` metrics of an epoch."""
+        """Called with the `val/...` metrics of an epoch. Raises StopTraining to end the training after it."""
         return
 
     def flush(self) -> None:

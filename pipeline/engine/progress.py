@@ -20,7 +20,7 @@ from pipeline.results import Score
 
 # done: all planned epochs or steps, or early stopping; budget: the job allows fewer steps than the plan;
 # clock: trainer.max_minutes is used up; nonfinite: a loss or gradient is not finite; spike: a loss rose sharply.
-StopReason = Literal["done", "budget", "clock", "nonfinite", "spike"]
+StopReason = Literal["done", "budget", "clock", "nonfinite", "spike", "observer"]
 
 
 @dataclass(frozen=True, eq=False)
