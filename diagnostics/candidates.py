@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from diagnostics.conditions import Condition, HistoryView, Observation, evaluate_condition
 from diagnostics.playbook import CandidateCause, Kind, Playbook
-from pipeline.experiments.result import ArmResult, Verdict
+from pipeline.experiments.result import FIRST_SPLIT, ArmResult, Verdict
 from pipeline.inspection.finding import Finding
 from pipeline.repair import causes as vocabulary
 from pipeline.results import CEILINGS
 
+ROWS = "data"  # the group of causes that the first split keeps
 PRIOR = 0.25  # a cause without any evidence: a playbook lists about four causes, so each starts at one in four
 
 
@@ -121,6 +122,7 @@ class Candidate:
     findings: tuple[Finding, ...] = ()
     experiments: tuple[ArmResult, ...] = ()
     from_logs: bool = False  # the history was read from logs of a run trained elsewhere
+    remaining: float = 0.0  # share of the shortfall that stays where everything but the part of the cause is replaced
 
     @property
     def supported(self) -> bool:
@@ -156,10 +158,14 @@ class Candidate:
 
     @property
     def restored(self) -> float:
-        """The share of the shortfall that its removal restored, 0 to 1; that of a group is shared by its causes."""
+        """The share of the shortfall that is due to the cause, 0 to 1: what its removal restored.
+
+        That of a group is shared by its causes. Where nothing removes the cause, it is what remains without every other
+        part of the run, if an inspection has found something in this part.
+        """
         result = self.decisive
         if result is None:
-            return 0.0
+            return self.remaining if self.findings else 0.0
         share = 1.0 if result.restored is None and result.verdict == "confirmed" else _finite(result.restored)
         return min(max(share, 0.0), 1.0) / max(1, len(result.causes))
 
@@ -222,9 +228,11 @@ def gather(
     for finding in findings:
         by_cause.setdefault(finding.cause, []).append(finding)
     tested: dict[str, list[ArmResult]] = {}
-    for result in experiments:
+    results = list(experiments)
+    for result in results:
         for cause in result.causes:
             tested.setdefault(cause, []).append(result)
+    [remaining] = [min(max(1 - _finite(r.restored), 0.0), 1.0) for r in results if r.id == FIRST_SPLIT][:1] or [0.0]
     return [
         Candidate(
             cause,
@@ -232,6 +240,7 @@ def gather(
             tuple(by_cause.get(cause, ())),
             tuple(tested.get(cause, ())),
             from_logs,
+            remaining if vocabulary.load()[cause].group == ROWS else 0.0,
         )
         for cause in dict.fromkeys([*entries, *by_cause, *tested])
     ]

@@ -100,10 +100,15 @@ def firing(matches: Iterable[PlaybookMatch]) -> list[PlaybookMatch]:
 
 
 def needs_mending(view: HistoryView, matches: Iterable[PlaybookMatch]) -> bool:
-    """Whether the run shows a blocking symptom, or misses the target that it was told."""
-    if any(match.fires and match.playbook.severity == "blocking" for match in matches):
-        return True
-    return evaluate_condition(MISSED, view).holds
+    """Whether the run misses the target that it was told; without a target, whether it shows a blocking symptom.
+
+    A curve that reaches its target may look unusual. A run that broke off at a value that is not finite is broken.
+    """
+    missed = evaluate_condition(MISSED, view)
+    broke_off = any(event["kind"] == "nonfinite" for event in view.history.events)
+    if missed.measured and not broke_off:
+        return missed.holds
+    return any(match.fires and match.playbook.severity == "blocking" for match in matches)
 
 
 def evaluate_playbooks(view: HistoryView) -> list[PlaybookMatch]:

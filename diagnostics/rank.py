@@ -81,8 +81,8 @@ def features(candidate: Candidate, others: Iterable[Candidate] = ()) -> tuple[fl
 def rank(candidates: Sequence[Candidate], needs_mending: bool, ranker: Ranker | None = None) -> list[Ranked]:
     """Return the candidates, most likely cause first; those that are named come before all others.
 
-    `needs_mending` says whether the run shows a symptom. Without one, an abnormality is harmless, and only a
-    contradiction in terms or an experiment can accuse.
+    `needs_mending` says whether the run misses its target or shows a symptom. Otherwise an abnormality is harmless, and
+    only a contradiction in terms or an experiment can accuse.
     """
     ranker = ranker or load_ranker()
     scored = [(candidate, ranker.probability(features(candidate, candidates))) for candidate in candidates]
@@ -127,7 +127,7 @@ def _why_not(candidate: Candidate, probability: float, needs_mending: bool, thre
     if not candidate.supported:
         return _lacking_support(candidate)
     if not needs_mending and candidate.verdict != "confirmed":
-        return "there is nothing to mend: the run shows no symptom"
+        return "there is nothing to mend: the run reaches its target, or shows no symptom"
     if probability < threshold:
         lacks = "no experiment has tested it" if candidate.decisive is None else "the experiments do not decide"
         return f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on), and {lacks}"

@@ -21,7 +21,7 @@ from pipeline.experiments.arms.arm import Arm
 from pipeline.experiments.explain import Explanation, Training, explain
 from pipeline.experiments.worker_process import warm_worker
 from pipeline.history import History
-from pipeline.inspection.finding import Finding, Inspections
+from pipeline.inspection.finding import Finding, Inspections, telling_feature
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.repair.diagnosis_record import DiagnosisRecord
 from pipeline.results import Artifact, Evidence, plain
@@ -80,6 +80,7 @@ def _training(ctx: PhaseContext, intake: Intake) -> Training:
         max_steps=int(ctx.plan.facts["budget"]["max_steps"]),
         trivial=float(trivial["value"]) if "value" in trivial else None,
         reference_scores={model["name"]: float(model["value"]) for model in models if "value" in model},
+        telling_feature=telling_feature(intake.findings),
     )
 
 

@@ -15,8 +15,8 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.experiments.allowance import SHORT, Allowance
 from pipeline.experiments.arms.arm import Arm, Subject, combined
-from pipeline.experiments.arms.choice import FIRST_SPLIT, chosen_arms, more_epochs
-from pipeline.experiments.result import ArmResult
+from pipeline.experiments.arms.choice import chosen_arms, more_epochs
+from pipeline.experiments.result import FIRST_SPLIT, ArmResult
 from pipeline.experiments.validity import Comparison, judge_figures
 from pipeline.experiments.verdict import Shortfall, judge
 from pipeline.experiments.worker_process import Outcome
@@ -111,6 +111,12 @@ def test_chosen_arms_begin_with_first_split_and_suspects() -> None:
     assert names[0] == FIRST_SPLIT
     assert names[1:3] == ["leaky_relu", "rate_divided_by_10"]
     assert "leaky_relu" not in ids() and "rate_times_10" in ids()
+
+
+def test_chosen_arms_leave_out_a_telling_feature() -> None:
+    """A feature that alone tells the target is left out once, and nothing is left out where there is none."""
+    names = [arm.id for arm in chosen_arms(subject(telling_feature=3), ())]
+    assert "without_feature" in names and "without_feature" not in ids()
 
 
 def test_chosen_arms_follow_the_size_of_updates() -> None:
@@ -244,6 +250,16 @@ def test_surgery_reaches_functional_calls() -> None:
         changed.a.weight.grad is not None
         and dict(changed.named_parameters()).keys() == dict(model.named_parameters()).keys()
     )
+
+
+def test_mask_features_hides_them_in_both_modes() -> None:
+    """A masked feature changes no output, in training and in evaluation."""
+    rows = torch.randn(6, 4)
+    others = rows.clone()
+    others[:, 2] += 5
+    changed = apply_surgery(nn.Sequential(nn.Linear(4, 3)), [{"mask_features": {"features": [2]}}])
+    assert torch.equal(changed(rows), changed(others))
+    assert torch.equal(changed.eval()(rows), changed(others))
 
 
 def test_skip_dropout_in_evaluation_alone() -> None:

@@ -10,13 +10,14 @@ from typing import Any, TypedDict
 
 from pipeline.experiments.allowance import Allowance
 from pipeline.experiments.arms.arm import Subject
-from pipeline.experiments.arms.choice import FIRST_SPLIT, chosen_arms, more_epochs
+from pipeline.experiments.arms.choice import chosen_arms, more_epochs
 from pipeline.experiments.campaign import Campaign, StateHypotheses
 from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE
-from pipeline.experiments.result import ArmResult
+from pipeline.experiments.result import FIRST_SPLIT, ArmResult
 from pipeline.experiments.validity import (
     compare_figures,
     compare_held_out,
+    compare_without_feature,
     compare_without_shared,
     state_comparisons,
 )
@@ -58,7 +59,8 @@ class Explanation:
 class Training:
     """The training to explain, as the records have it: its plan, its change, its history, and what it is compared with.
 
-    `reference_scores` are those of models that are no neural networks, on the same validation rows.
+    `reference_scores` are those of models that are no neural networks, on the same validation rows. `telling_feature`
+    is the number of a feature that alone tells the target, if an inspection has found one.
     """
 
     plan_digest: str
@@ -68,6 +70,7 @@ class Training:
     max_steps: int
     trivial: float | None = None
     reference_scores: Mapping[str, float] = field(default_factory=dict)
+    telling_feature: int | None = None
 
     @property
     def target(self) -> float | None:
@@ -181,8 +184,10 @@ class _Experimenter:
         reproduction = _reproduction(subject, controls, shortfall)
         self.log(f"  {reproduction['why']}")
         if about.result["shared_rows"] and "data_leakage" in self.suspects:
-            compare_without_shared(campaign, controls, subject.greater_is_better)
-        if shortfall is not None and shortfall.exists:
+            compare_without_shared(campaign, controls)
+        if shortfall is None or not shortfall.exists:
+            compare_without_feature(campaign, controls)  # the score may be too good
+        else:
             compare_figures(campaign, controls, shortfall)
             compare_held_out(campaign, controls, shortfall)
             campaign.run(chosen_arms(subject, self.suspects), shortfall, longer)
@@ -225,6 +230,7 @@ def _bare(training: Training, slice_share: float) -> Subject:
         stopped=training.stopped,
         step_seconds=training.step_seconds,
         update_ratio=training.update_ratio,
+        telling_feature=training.telling_feature,
         base=training.base,
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pipeline.results import plain
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
+FIRST_SPLIT = "first_split"  # the experiment that replaces everything but the rows: model, loss, optimizer, settings
 
 
 @dataclass(frozen=True)

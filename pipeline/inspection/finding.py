@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,6 +22,8 @@ HEALTHY = Path(__file__).with_name("healthy.yaml")  # `make healthy-ranges` writ
 MEANINGS = Path(__file__).with_name("meanings.yaml")
 MARGIN = 0.02  # of the most extreme healthy value, by which a value must be beyond it
 FEWEST = 20  # healthy trainings that a place among them needs
+ONE_FEATURE = "target_in_one_feature"  # the inspection
+FEATURE = "feature "  # how its `where` begins, before the number
 
 
 @dataclass(frozen=True)
@@ -187,3 +189,9 @@ def _beyond(value: float, edge: float, side: str) -> bool:
 
 def _short(value: float) -> str:
     return f"{value:.3g}"
+
+
+def telling_feature(findings: Iterable[Finding]) -> int | None:
+    """Return the number of the feature that alone tells the target, if an inspection has found one."""
+    telling = [finding.where for finding in findings if finding.inspection == ONE_FEATURE]
+    return int(telling[0].removeprefix(FEATURE)) if telling else None

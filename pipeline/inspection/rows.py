@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, named_leaves
-from pipeline.inspection.finding import Finding, Measured, contradiction
+from pipeline.inspection.finding import FEATURE, ONE_FEATURE, Finding, Measured, contradiction
 from pipeline.inspection.subject import Subject
 from pipeline.preprocess.modules import ScaledLoss
 
@@ -156,16 +156,18 @@ def _one_feature(train: Sample, val: Sample, kind: str) -> Iterator[Measured]:
         scores = np.array([_determined(train.X[:, f], train.y) for f in range(train.X.shape[1])])
         best = int(np.argmax(scores))
         ranked = np.sort(scores)
-        yield Measured("target_in_one_feature", float(scores[best]), f"feature {train.features[best]}")
-        yield Measured("feature_ahead_of_others", float(ranked[-1] - ranked[-2]), f"feature {train.features[best]}")
+        yield Measured(ONE_FEATURE, float(scores[best]), f"{FEATURE}{train.features[best]}")
+        yield Measured("feature_ahead_of_others", float(ranked[-1] - ranked[-2]), f"{FEATURE}{train.features[best]}")
         if scores[best] > CERTAIN and len(val.y) >= FEWEST:
             there = _determined(val.X[:, best], val.y)
-            yield Measured("feature_lost_on_validation", float(scores[best]) - there, f"feature {train.features[best]}")
+            yield Measured(
+                "feature_lost_on_validation", float(scores[best]) - there, f"{FEATURE}{train.features[best]}"
+            )
     elif kind == "regression":
         with np.errstate(all="ignore"):
             related = np.nan_to_num(np.abs(np.corrcoef(train.X, train.y, rowvar=False)[-1, :-1]))
         best = int(np.argmax(related))
-        yield Measured("target_in_one_feature", float(related[best]), f"feature {train.features[best]}")
+        yield Measured(ONE_FEATURE, float(related[best]), f"{FEATURE}{train.features[best]}")
 
 
 def _determined(feature: Array, y: Array) -> float:

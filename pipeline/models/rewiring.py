@@ -6,7 +6,7 @@ The operations add hooks and change modules in place; the names of the parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -177,4 +177,26 @@ def shrink_depth(model: nn.Module, keep: int = 1) -> nn.Module:
     return model
 
 
-REWIRING = (skip_dropout, keep_gradients, raw_output, insert_activations, replace_normalization, shrink_depth)
+class _Mask:
+    """A hook that sets features of the model's input to zero."""
+
+    def __init__(self, features: Sequence[int]) -> None:
+        self.features = list(features)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not (args and isinstance(args[0], Tensor)):
+            return None
+        rows = args[0].flatten(1).clone()
+        rows[:, self.features] = 0
+        return (rows.view_as(args[0]), *args[1:])
+
+
+def mask_features(model: nn.Module, features: Sequence[int]) -> nn.Module:
+    """Set these features of every row to zero, in training and in evaluation; they are counted over a flattened row."""
+    model.register_forward_pre_hook(_Mask(features))
+    return model
+
+
+REWIRING = (
+    skip_dropout, keep_gradients, raw_output, insert_activations, replace_normalization, shrink_depth, mask_features,
+)  # fmt: skip

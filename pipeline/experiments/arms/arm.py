@@ -78,6 +78,7 @@ class Subject:
     step_seconds: float = 0.0
     base: Delta = field(default_factory=Delta)
     update_ratio: float = math.nan
+    telling_feature: int | None = None  # that alone tells the target
     reference_scores: Mapping[str, float] = field(default_factory=dict)
 
     def value(self, key: str) -> Any:

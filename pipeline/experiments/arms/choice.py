@@ -8,9 +8,10 @@ from typing import Any
 from pipeline.config.conf_dir import LOSSES, loss_target
 from pipeline.experiments.arms import model, rows, training
 from pipeline.experiments.arms.arm import USUAL_BATCH, Arm, Subject
+from pipeline.experiments.result import FIRST_SPLIT
 from pipeline.run_store.job import Delta
 
-FIRST_SPLIT, MORE_EPOCHS = "first_split", "more_epochs"  # ids of arms that come first and last
+MORE_EPOCHS = "more_epochs"  # the id of the arm that comes last
 LONGER = 2  # times the planned epochs, for a training that may need more of them
 Group = Callable[[Subject], Iterator[Arm]]
 
@@ -66,6 +67,6 @@ def more_epochs(subject: Subject) -> Arm:
 
 
 GROUPS: tuple[Group, ...] = (
-    first_split, training.optimizer, training.regularization, model.head_and_loss, rows.balance,
+    first_split, training.optimizer, training.regularization, model.head_and_loss, rows.balance, rows.without_feature,
     training.learning_rate, training.batches, rows.scaling, model.body,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Arms that change rows: scaled and clipped inputs and targets, balanced classes."""
+"""Arms that change rows: scaled and clipped inputs and targets, balanced classes, a feature left out."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ def scaling(subject: Subject) -> Iterator[Arm]:
     if (about["target_extreme"] or 0.0) > EXTREME:
         change = Delta(train_rows={"targets": "clipped"})
         yield Arm("clipped_targets", ("outliers",), "extreme targets clipped", change, reason="unusual")
+
+
+def without_feature(subject: Subject) -> Iterator[Arm]:
+    """Without the feature that alone tells the target, which may be a leak."""
+    feature = subject.telling_feature
+    if feature is not None:
+        change = Delta(surgery=({"mask_features": {"features": [feature]}},))
+        yield Arm("without_feature", ("data_leakage",), f"without feature {feature}", change, reason="unusual")
 
 
 def balance(subject: Subject) -> Iterator[Arm]:
