@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: docs train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults bench-guard fit-ranker verify-faults healthy-ranges programs lock help
+.PHONY: docs docs-site train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults bench-guard fit-ranker verify-faults healthy-ranges programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -38,8 +38,9 @@ optimize: $(READY)  ## compare fixes for RUN; adopt the first that is significan
 finalize: $(READY)  ## export RUN, evaluate the 24 release checks, and wait for the approval
 	@$(STEP) phase=finalization run.name=$(RUN) $(ARGS)
 
-auto: $(READY)  ## run the phases of RUN until a gate is closed or waits for a person
-	@$(STEP) phase=auto $(SUBJECT) $(ARGS)
+auto: $(READY)  ## run the phases of RUN until a gate is closed or waits for a person, and name the page of the run
+	@trap '[ ! -f runs/$(RUN)/report.html ] || echo "the page of this run: runs/$(RUN)/report.html"' EXIT; \
+	$(STEP) phase=auto $(SUBJECT) $(ARGS)
 
 status: $(READY)  ## show the state of RUN and the next command
 	@$(STEP) status $(RUN) $(ARGS)
@@ -119,10 +120,13 @@ lint: $(READY)  ## ruff, mypy, import-linter
 
 check: lint test  ## lint, then test
 
-docs: $(READY)  ## write the generated pages of docs/, and build the site where mkdocs is installed (pip install '.[docs]')
+docs: $(READY)  ## write the generated pages of docs/ again
 	@PYTHONPATH=. $(VENV)/bin/python docs/generate.py
-	@if [ -x $(VENV)/bin/mkdocs ]; then $(VENV)/bin/mkdocs build --strict --quiet && echo "build/site/index.html"; \
-	else echo "mkdocs is not installed: the site was not built" >&2; fi
+
+# mkdocs is no part of the lock: the site needs it, and nothing else does.
+docs-site: docs  ## build the site of docs/ with strict links: build/site/index.html
+	@$(VENV)/bin/python -c 'import mkdocs' 2>/dev/null || $(VENV)/bin/python -m pip install -q --disable-pip-version-check '.[docs]' -c requirements.lock
+	@$(VENV)/bin/python -m mkdocs build --strict --quiet && echo "build/site/index.html"
 
 mutants: $(READY)  ## make 60 small changes to the code and print those that its tests miss: ARGS='--unit ledger'
 	@$(VENV)/bin/python benchmarks/mutants.py $(ARGS)
