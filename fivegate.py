@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diagnostics.callbacks.transformers import TransformersMonitor as TransformersMonitor
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
-    from pipeline.run_store.run import Run
+    from pipeline.python_api.run import Run
     from pipeline.tuning.compare import compare
     from pipeline.tuning.optimize import optimize
 
@@ -27,7 +27,7 @@ __all__ = ["Monitor", "Run", "compare", "diagnose", "optimize"]
 _MODULES = {
     "LightningMonitor": "diagnostics.callbacks.lightning",
     "Monitor": "diagnostics.monitor",
-    "Run": "pipeline.run_store.run",
+    "Run": "pipeline.python_api.run",
     "TransformersMonitor": "diagnostics.callbacks.transformers",
     "compare": "pipeline.tuning.compare",
     "diagnose": "diagnostics.diagnose",

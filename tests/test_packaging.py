@@ -182,7 +182,7 @@ def test_the_face_hands_on_its_names() -> None:
     """Each public name is that of its own file, and an unknown name is an AttributeError."""
     from diagnostics.diagnose import diagnose
     from diagnostics.monitor import Monitor
-    from pipeline.run_store.run import Run
+    from pipeline.python_api.run import Run
     from pipeline.tuning.compare import compare
     from pipeline.tuning.optimize import optimize
 

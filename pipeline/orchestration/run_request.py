@@ -50,7 +50,7 @@ def resolve_request(overrides: Sequence[str], config_dirs: Sequence[str | Path])
         do = "python -m pipeline --help"
         raise UserError(fault("phase", "unknown phase", got=phase, among=(*PHASES, "auto"), do=do))
     dirs = [str(Path(d).resolve()) for d in config_dirs]
-    run, config = _find_run(overrides, dirs)
+    run, config = find_run(overrides, dirs)
     refuse_links(run.path)  # before its plan is read
     if not run.exists() or run.state().plan is None:
         if phase not in STARTING_PHASES and not run.exists():
@@ -68,7 +68,7 @@ def _compose(overrides: Sequence[str], dirs: Sequence[str]) -> dict[str, Any]:
     return compose(overrides, dirs)
 
 
-def _find_run(overrides: Sequence[str], dirs: Sequence[str]) -> tuple[Run, dict[str, Any] | None]:
+def find_run(overrides: Sequence[str], dirs: Sequence[str]) -> tuple[Run, dict[str, Any] | None]:
     """The run that the overrides name, and the config where it had to be composed to learn the name.
 
     Without `run.name` the config has the name: that of the experiment, which a debug shape may change.
