@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Literal, NotRequired, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from pipeline.commands.rollback import Rollback
 from pipeline.drift.compare import Comparison as DriftComparison
 from pipeline.drift.power import Power
 from pipeline.drift.score import LiveScore
@@ -16,10 +17,10 @@ from pipeline.reporting.ranking import RankedRun
 from pipeline.results import PHASES
 from pipeline.run_store.gate import Item, Waiver
 from pipeline.run_store.next_step import Alternative
-from pipeline.run_store.records import BranchRecord, ReleaseRecord
+from pipeline.run_store.records import BranchRecord, ReleaseRecord, RollbackRecord
 
 Schema = dict[str, Any]
-VERSIONS = {"status": 1, "ranking": 1, "diagnosis": 1, "preflight": 1, "drift": 1, "compare": 1}
+VERSIONS = {"status": 1, "ranking": 1, "diagnosis": 1, "preflight": 1, "drift": 1, "compare": 1, "rollback": 1}
 TEXT: Schema = {"type": "string"}
 TEXTS: Schema = {"type": "array", "items": TEXT}
 WHOLE: Schema = {"type": "integer"}
@@ -38,6 +39,7 @@ def schemas() -> dict[str, str]:
         "preflight": preflight(),
         "drift": drift(),
         "compare": compare(),
+        "rollback": rollback(),
     }
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {
@@ -107,9 +109,22 @@ def item(**more: Schema) -> Schema:
     return of_object({**of(Item)["properties"], **more})
 
 
+def next_step() -> Schema:
+    """What comes next, with its command."""
+    parts = {"phase": nullable(TEXT), "why": TEXT, "command": TEXT, "alternatives": list_of(of(Alternative))}
+    return of_object(parts)
+
+
+def rollback() -> Schema:
+    record = of(Rollback)
+    properties = {"schema": version("rollback"), "run": TEXT, **record["properties"], "next": next_step()}
+    optional = frozenset(record["properties"]) - frozenset(record["required"])
+    about = "rollback RUN --json: the release or the candidate that was given up, and what is in its place"
+    return {"description": about, **of_object(properties, optional)}
+
+
 def status() -> Schema:
     phases = {phase: list_of(item(label=TEXT)) for phase in PHASES}
-    next_step = {"phase": nullable(TEXT), "why": TEXT, "command": TEXT, "alternatives": list_of(of(Alternative))}
     one = of_object(
         {
             "schema": version("status"),
@@ -123,7 +138,10 @@ def status() -> Schema:
             "items": of_object(phases, optional=frozenset(PHASES)),
             "waivers": list_of(of(Waiver)),
             "released": nullable(of(ReleaseRecord)),
-            "next": of_object(next_step),
+            "rolled_back": nullable(
+                of_object({"seq": WHOLE, **of(RollbackRecord)["properties"]}, frozenset({"candidate", "subject"}))
+            ),
+            "next": next_step(),
         }
     )
     about = "status [RUN] --json, and phase=... --json: the state of a run; without RUN a list of all"

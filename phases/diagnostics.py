@@ -58,8 +58,7 @@ def _intake(ctx: PhaseContext) -> Intake:
     if "baseline" not in ctx.state.finished or ctx.state.stale("baseline"):
         return Intake(None, History(), config, Delta(), {})
     evidence = ctx.evidence_of("baseline")
-    if ctx.round > 1:
-        training = ctx.evidence_of("optimization")["subject_training"]
+    if training := ctx.earlier_training():
         job = Job.from_json(training["job"])
         path = ctx.run.path / training["history"]
         return Intake(path, History.load(path), job.config(config), job.delta, evidence)

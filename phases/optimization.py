@@ -70,10 +70,9 @@ def _frozen_plan(ctx: PhaseContext) -> Plan:
 
 
 def _adopted_change(ctx: PhaseContext) -> Delta:
-    """Return the change that earlier rounds adopted; an empty one in the first round."""
-    if ctx.round == 1:
-        return Delta()
-    return Job.from_json(ctx.evidence_of("optimization")["subject_training"]["job"]).delta
+    """Return the change that earlier rounds adopted, and that no rollback undid; an empty one in the first round."""
+    training = ctx.earlier_training()
+    return Job.from_json(training["job"]).delta if training else Delta()
 
 
 def _tried_changes(ctx: PhaseContext) -> set[str]:
@@ -212,8 +211,8 @@ def _unchanged_outcome(ctx: PhaseContext, start: Delta) -> Outcome:
     """Return the branch and the training of before, for a round that adopts nothing."""
     before: Mapping[str, Any] = ctx.state.current_branch() or {"target": False, "trivial": False, "symptoms": []}
     history = ctx.run.relative(ctx.artifact_of("baseline", "history"))
-    if ctx.round > 1:
-        history = ctx.evidence_of("optimization")["subject_training"]["history"]
+    if training := ctx.earlier_training():
+        history = training["history"]
     job = Job(_frozen_plan(ctx).digest, FIXED, start)
     return {
         "branch": {"target": before["target"], "trivial": before["trivial"], "symptoms": before["symptoms"]},

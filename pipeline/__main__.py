@@ -61,7 +61,7 @@ Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a
   report RUN       write report.html                 checklist RUN        all checks as a Markdown list
   verify RUN       find changed records and files    diff RUN OTHER       compare two runs
   waive RUN CHECK  accept a check that did not pass  approve RUN          approve the bundle for release
-  rollback RUN     withdraw a release                diagnose PATH        name possible causes from training logs
+  rollback RUN     undo a release or a repair        diagnose PATH        name possible causes from training logs
   preflight MODEL DATA   run the checks before training, without a run (my_pkg.model:Net my_pkg.data:load)
   drift BUNDLE DATA      compare live rows with the reference of a release (exit code 3 if they drifted)
   compare A B            is B better than A? two sweeps by seed, two runs by row, or FILE.csv (--require better)

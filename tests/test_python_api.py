@@ -81,9 +81,9 @@ def test_overrides_of_a_mapping_are_dotted_keys() -> None:
     ("config", "match"),
     [
         (7, "Run: cannot be made from this, got 'a int'; expected overrides"),
-        ("no_such_run", "RUN: no such run, got no_such_run"),
+        ("no_such_run", "RUN: no such run"),
         ("phase=baseline", r"phase: is not part of a run.*Do: Run\(\.\.\.\)\.advance\('baseline'\)"),
-        (["experiment=digits", 3], "Run: takes overrides as text, got 3"),
+        (["experiment=digits", 3], "Run: takes overrides as text, got '3'"),
         ({1: 2}, "Run: has a key that is no text"),
         ("missing.yaml", "missing.yaml"),
     ],

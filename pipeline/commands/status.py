@@ -16,7 +16,8 @@ from pipeline.reporting.terminal import console, new_table, print_json, styled
 from pipeline.results import PHASES, counted, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import SEED_ITEM, next_step
+from pipeline.run_store.ledger import read_ledger
+from pipeline.run_store.next_step import SEED_ITEM, NextStep, next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -90,14 +91,24 @@ def summary(run: Run, state: RunState) -> dict[str, Any]:
             "items": {p: [{**vars(i), "label": i.label} for i in g.items] for p, g in state.gates.items()},
             "waivers": [vars(w) for w in state.waivers],
             "released": state.released,
-            "next": {
-                "phase": step.phase,
-                "why": step.why,
-                "command": step.command,
-                "alternatives": [alternative._asdict() for alternative in step.alternatives],
-            },
+            "rolled_back": _last_rollback(run, state),
+            "next": next_command(step),
         }
     )
+
+
+def next_command(step: NextStep) -> dict[str, Any]:
+    """Return the next step as JSON."""
+    alternatives = [alternative._asdict() for alternative in step.alternatives]
+    return {"phase": step.phase, "why": step.why, "command": step.command, "alternatives": alternatives}
+
+
+def _last_rollback(run: Run, state: RunState) -> dict[str, Any] | None:
+    """Return who returned to the present candidate, or withdrew the release, and why; None where nobody did."""
+    if state.rolled_back_at < 0:
+        return None
+    entry = read_ledger(run.ledger_path)[state.rolled_back_at]
+    return {"seq": entry["seq"], **entry["data"]}
 
 
 def _show_gate(run: Run, state: RunState, phase: str) -> None:
@@ -165,6 +176,11 @@ def show(run: Run, state: RunState) -> None:
     for waiver in (w for phase in PHASES for w in state.expired_waivers(phase)):
         template = "no longer waived: {phase}/{item}, whose waiver by {who} ended with {expires} (UTC)"
         screen.print(styled(template, **vars(waiver)), soft_wrap=True)
+    if rollback := _last_rollback(run, state):
+        what = "the release was withdrawn" if "subject" in rollback else "returned to an earlier candidate"
+        who, why = rollback["who"] and f" by {rollback['who']}", rollback["why"] and f": {rollback['why']}"
+        template = "rolled back, entry {seq}: {what}{who}{why}"
+        screen.print(styled(template, seq=rollback["seq"], what=what, who=who, why=why), soft_wrap=True)
     if state.failed:
         template = "the last attempt of {phase} failed: {why}"
         screen.print(styled(template, phase=state.failed["phase"], why=tables.failure(state.failed)), soft_wrap=True)

@@ -92,6 +92,16 @@ class PhaseContext:
         path = self._verified_path(phase, self.state.finished[phase]["evidence"])
         return dict(json.loads(path.read_text())["values"])
 
+    def earlier_training(self) -> dict[str, Any] | None:
+        """The history and the job of the training that this round starts from; None where that is the baseline's.
+
+        That is the baseline's in the first round, and after a rollback to it.
+        """
+        record, planned = self.state.finished.get("optimization"), self.state.plan["seq"] if self.state.plan else -1
+        if record is None or record["seq"] < planned or record["round"] >= self.round:
+            return None
+        return dict(self.evidence_of("optimization")["subject_training"])
+
     def _verified_path(self, phase: str, record: FileRecord) -> Path:
         path = self.run.path / record["path"]
         if not is_intact(self.run.path, **record):

@@ -141,6 +141,19 @@ def withdraw(root: Path, name: str, subject: str, who: str, why: str = "") -> En
         return entry if before else None
 
 
+def drop_challenger(root: Path, name: str, run: str, who: str, why: str = "") -> None:
+    """Take the alias `challenger` from the bundle of a run, whose model is no longer the run's candidate."""
+    if name not in read(root):
+        return
+    with _changed(root) as models:
+        aliases = models[name]["aliases"]
+        challenger = aliases.get("challenger")
+        if challenger is not None and challenger["run"] == run:
+            del aliases["challenger"]
+            gone = Entry(run="", subject="", time=_now(), who=who, why=why)
+            models[name]["history"].append({"alias": "challenger", "withdrawn": challenger["subject"], **gone})
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

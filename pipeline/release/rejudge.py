@@ -108,20 +108,22 @@ UNDECIDED: Mapping[str, Any] = {"target": False, "trivial": False, "symptoms": [
 
 def decision_faults(entries: list[Entry], read_plan: ReadPlan, measured: Measured) -> Iterator[str]:
     """Yield the candidates and branches that do not follow from the evidence of their phase."""
-    plan: Plan | None = None
+    plan, before = None, UNDECIDED
     candidate: Mapping[str, Any] = {}
-    before = UNDECIDED
+    accepted: dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}  # candidates by entry, and their branches
     for entry in entries:
         kind, data = entry["kind"], entry["data"]
         if kind == "plan.frozen":
             plan, candidate, before = _plan_of(read_plan, data["revision"]), {}, UNDECIDED
+        if kind == "rolled_back":
+            candidate, before = accepted.get(data.get("candidate", -1), (candidate, before))
         if kind not in DECISIONS:
             continue
         finished, evidence = measured.get((data["phase"], data["round"]), (None, None))
-        # Of a phase that ran again the disk has the evidence of the last attempt, which came after this decision.
-        current = evidence if finished is not None and finished["seq"] < entry["seq"] else None
+        # The disk has the evidence of the last attempt, which may have come after this decision.
+        current = evidence if finished and finished["seq"] < entry["seq"] else None
         if kind == "candidate.chosen":
-            candidate = data
+            candidate = {**data, "seq": entry["seq"]}
             expected = current.get("candidate") if current is not None else None
             if current is not None and not (isinstance(expected, dict) and not _differs(data, expected)):
                 yield f"entry {entry['seq']}: the candidate is not the one of the {data['phase']} evidence"
@@ -133,7 +135,7 @@ def decision_faults(entries: list[Entry], read_plan: ReadPlan, measured: Measure
                 yield from _branch_faults(entry, current, trivial, candidate, before, plan)
             except MALFORMED as error:
                 yield f"entry {entry['seq']}: the branch cannot be derived ({type(error).__name__}: {error})"
-        before = data
+        before, accepted[candidate.get("seq", -1)] = data, (candidate, data)
 
 
 def _plan_of(read_plan: ReadPlan, revision: int) -> Plan | None:
@@ -183,9 +185,6 @@ def _derived_inputs(record: Mapping[str, Any] | None, target: Any, baseline: Evi
     if trivial is not None:
         derived["trivial"] = score is not None and score.beats(float(trivial["value"]))
     return derived
-
-
-# --- evidence against the other records ------------------------------------------------------------------------------
 
 
 def evidence_faults(

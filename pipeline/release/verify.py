@@ -58,6 +58,7 @@ def faults(run: Run) -> tuple[int, list[str]]:
         return len(scan.entries), [f"ledger.jsonl: {scan.fault}"]
     entries, state = scan.entries, fold(scan.entries)
     problems = [*_file_faults(run, entries), *_gate_faults(entries), *_people_faults(state)]
+    problems += _rollback_faults(entries)
     problems += [*_payload_faults(run, entries), *_release_faults(run, entries), *attestation.faults(run, entries)]
     for revision in state.revisions:
         try:
@@ -191,6 +192,14 @@ def _gate_faults(entries: list[Entry]) -> Iterator[str]:
             derived = [state.gate(phase, day) for day in _days_of(entry)]
             if recorded not in derived:
                 yield f"entry {entry['seq']}: gate {phase} is recorded as {recorded}, its items give {derived[0]}"
+
+
+def _rollback_faults(entries: list[Entry]) -> Iterator[str]:
+    """Yield the rollbacks to something that was no earlier candidate of the run, which change nothing."""
+    for index, entry in enumerate(entries):
+        earlier = entry["data"].get("candidate") if entry["kind"] == "rolled_back" else None
+        if earlier is not None and earlier not in fold(entries[:index]).accepted[:-1]:
+            yield f"entry {entry['seq']}: rolled back to entry {earlier}, which is no earlier candidate of this plan"
 
 
 def _days_of(entry: Entry) -> list[date]:

@@ -65,6 +65,19 @@ class Item:
         return "passed with warning" if self.warns else self.outcome.replace("_", " ")
 
 
+@dataclass(frozen=True)
+class Gate:
+    """One evaluation of a phase's exit gate: its items, and what the phase was built on (`basis`, a ledger seq)."""
+
+    phase: str
+    round: int
+    revision: int
+    basis: int
+    seq: int
+    items: tuple[Item, ...]
+    subject: str | None = None
+
+
 def people_in(named: Mapping[str, Any], role: str) -> list[str]:
     """The person who has a role in the plan, and the plan's approvers; `named` are the people of the plan's entry."""
     names = [named.get(role), *named.get("approvers", ())]
@@ -118,6 +131,13 @@ class Waiver:
     seq: int = -1
     refusal: str = ""
 
+    @classmethod
+    def recorded(cls, data: Mapping[str, Any], seq: int, time: str, allowed: Iterable[str]) -> Waiver:
+        """The waiver of an entry, which counts only where the plan knows its person and it lasts at most a year."""
+        terms = {key: str(data.get(key, "")) for key in ("phase", "item", "who", "why", "expires")}
+        refusal = waiver_refusal(terms["who"], allowed, terms["expires"], date.fromisoformat(time[:10]))
+        return cls(**terms, seq=seq, refusal=refusal)
+
     def valid(self, today: date) -> bool:
         return not self.refusal and today <= date.fromisoformat(self.expires)
 
@@ -153,6 +173,14 @@ class SignOff:
     binding: str = ""
     seq: int = -1
     refusal: str = ""
+
+    @classmethod
+    def recorded(cls, data: Mapping[str, Any], seq: int, named: Mapping[str, Any], roles: Iterable[str]) -> SignOff:
+        """The signature of an entry, which counts only where the plan lets its person sign for a role of the item."""
+        keys = ("phase", "item", "who", "digest", "note", "outcomes", "binding")
+        known = {key: data[key] for key in keys if key in data}
+        refusal = sign_off_refusal(data["who"], named, roles)
+        return cls(**known, waivers=tuple(data.get("waivers", ())), seq=seq, refusal=refusal)
 
     def lapse(self, subject: str | None, outcomes: Outcomes, waivers: Iterable[Waiver]) -> str:
         """Why the signature does not count for these outcomes and waivers, as a clause; empty where it counts.

@@ -269,6 +269,15 @@ class StudyRecord(TypedDict):
     why: NotRequired[str]
 
 
+class RollbackRecord(TypedDict):
+    """A person returned to the candidate of an earlier entry, or withdrew a release, `subject`."""
+
+    who: str
+    why: str
+    candidate: NotRequired[int]
+    subject: NotRequired[str]
+
+
 class NotNeededRecord(TypedDict):
     phase: Phase
 
@@ -280,7 +289,7 @@ RECORDS: dict[str, type] = {
     "candidate.frozen": CandidateRecord,
     "job.started": JobRecord, "job.finished": JobRecord, "study.decided": StudyRecord, "test.opened": OpeningRecord,
     "test.scored": TestScoreRecord, "waiver": WaiverRecord, "sign_off": SignOffRecord,
-    "exhausted": ExhaustionRecord, "released": ReleaseRecord,
+    "exhausted": ExhaustionRecord, "released": ReleaseRecord, "rolled_back": RollbackRecord,
 }  # fmt: skip
 CLOSED = frozenset({ItemRecord, WaiverRecord})  # objects are made of these, which have no other keys
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.results import PHASES, ROUNDED, Branch, GateState
 from pipeline.run_store import gate as gates
-from pipeline.run_store.gate import Item, Outcomes, SignOff, Waiver, decide, utc_today
+from pipeline.run_store.gate import Gate, Item, Outcomes, SignOff, Waiver, decide, utc_today
 from pipeline.run_store.ledger import GENESIS, Entry
 from pipeline.run_store.records import (
     BranchRecord,
@@ -26,19 +26,6 @@ from pipeline.run_store.records import (
 )
 
 MAX_ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One evaluation of a phase's exit gate: its items, and what the phase was built on (`basis`, a ledger seq)."""
-
-    phase: str
-    round: int
-    revision: int
-    basis: int
-    seq: int
-    items: tuple[Item, ...]
-    subject: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +51,9 @@ class RunState:
     exhausted: ExhaustionRecord | None = None
     released: ReleaseRecord | None = None
     rolled_back_at: int = -1  # seq of the last rollback; signatures before it no longer count
+    accepted: tuple[int, ...] = ()  # seqs of the candidates that a rollback can return to, and of the present one
+    last_round: int = 0  # the highest round that has begun under the current plan
+    abandoned_rounds: int = 0  # rounds that led to candidates from which the run was rolled back
     _items: tuple[Item, ...] = ()
 
     @property
@@ -78,10 +68,10 @@ class RunState:
 
     @property
     def round(self) -> int:
-        """The round that diagnostics would open now: 1 plus the number of optimizations that stayed insufficient."""
+        """The round that diagnostics would open now: 1 plus the optimizations that were insufficient or undone."""
         plan_seq = self.plan["seq"] if self.plan else -1
         missed = [b for b in self.branches if b["phase"] == "optimization" and b["branch"] == "insufficient"]
-        return 1 + sum(b["seq"] > plan_seq for b in missed)
+        return 1 + sum(b["seq"] > plan_seq for b in missed) + self.abandoned_rounds
 
     def basis(self, phase: str, round_: int | None = None) -> int:
         """Ledger seq of what a phase is built on now; -1 when that does not exist yet.
@@ -260,33 +250,37 @@ class RunState:
 
 
 def _record_gate(state: RunState, data: dict[str, Any], seq: int) -> RunState:
-    gate = Gate(
-        phase=data["phase"],
-        round=data["round"],
-        revision=data["revision"],
-        basis=data["basis"],
-        seq=seq,
-        items=state._items,
-        subject=data.get("subject"),
-    )
+    keys = ("phase", "round", "revision", "basis")
+    gate = Gate(**{key: data[key] for key in keys}, seq=seq, items=state._items, subject=data.get("subject"))
     not_needed = {p: s for p, s in state.not_needed.items() if p != data["phase"]}
     return replace(state, gates={**state.gates, data["phase"]: gate}, not_needed=not_needed, _items=())
 
 
-def _waiver(state: RunState, data: dict[str, Any], seq: int, time: str) -> Waiver:
-    """The waiver of an entry, which counts only where the plan knows its person and it lasts at most a year."""
-    terms = {key: str(data.get(key, "")) for key in ("phase", "item", "who", "why", "expires")}
-    refusal = gates.waiver_refusal(terms["who"], state.people(), terms["expires"], date.fromisoformat(time[:10]))
-    return Waiver(**terms, seq=seq, refusal=refusal)
-
-
 def _sign_off(state: RunState, data: dict[str, Any], seq: int) -> SignOff:
-    """The signature of an entry, which counts only where the plan lets its person sign for the role of the item."""
-    known = {key: data[key] for key in ("phase", "item", "who", "digest", "note", "outcomes", "binding") if key in data}
     items = state.gates[data["phase"]].items if data["phase"] in state.gates else ()
     roles = [item.sign_off for item in items if item.id == data["item"] and item.sign_off]
-    refusal = gates.sign_off_refusal(data["who"], (state.plan and state.plan.get("people")) or {}, roles)
-    return SignOff(**known, waivers=tuple(data.get("waivers", ())), seq=seq, refusal=refusal)
+    return SignOff.recorded(data, seq, (state.plan and state.plan.get("people")) or {}, roles)
+
+
+def _returned(state: RunState, then: RunState, seq: int) -> RunState:
+    """The state after a rollback: `then`, when the earlier candidate's branch was decided, with what stays true.
+
+    Rounds go on with the next number: no file of the undone ones is written again. Waivers of undone gates are void.
+    """
+    kept = [w for w in state.waivers if w.seq <= then.seq or (w.item != "branch" and w.phase in PHASES[:2])]
+    rounds = then.abandoned_rounds + max(0, state.last_round + 1 - then.round)
+    return replace(
+        then,
+        waivers=tuple(kept),
+        sign_offs=state.sign_offs,
+        trust=state.trust,
+        test_opened=state.test_opened,
+        failed=None,
+        rolled_back_at=seq,
+        last_round=state.last_round,
+        abandoned_rounds=rounds,
+        _items=(),
+    )
 
 
 def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str) -> RunState:
@@ -298,12 +292,12 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
         case "trust.granted":
             return replace(state, trust=tuple(data["packages"]))
         case "plan.frozen":
-            revisions = (*state.revisions, record)
-            return replace(
-                state, revisions=revisions, not_needed={}, exhausted=None, candidate=None, frozen=None, released=None
-            )
+            empty: dict[str, Any] = dict.fromkeys(("exhausted", "candidate", "frozen", "released"))
+            begun: dict[str, Any] = {"not_needed": {}, "accepted": (), "last_round": 0, "abandoned_rounds": 0}
+            return replace(state, revisions=(*state.revisions, record), **empty, **begun)
         case "phase.started":
-            return replace(state, _items=(), failed=None)
+            last = data.get("round", 1) if data["phase"] in ROUNDED else 0
+            return replace(state, _items=(), failed=None, last_round=max(last, state.last_round))
         case "phase.finished":
             return replace(state, finished={**state.finished, data["phase"]: record}, failed=None)
         case "phase.failed" | "stopped":
@@ -316,13 +310,16 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
         case "gate.not_needed":
             return replace(state, not_needed={**state.not_needed, data["phase"]: seq})
         case "branch.decided":
-            return replace(state, branches=(*state.branches, record))
+            chosen = [state.candidate["seq"]] if state.candidate else []
+            accepted = tuple(dict.fromkeys((*state.accepted, *chosen)))
+            return replace(state, branches=(*state.branches, record), accepted=accepted)
         case "candidate.chosen":
-            return replace(state, candidate=record, frozen=None)
+            accepted = () if data["phase"] == "baseline" else state.accepted  # a new baseline starts over
+            return replace(state, candidate=record, frozen=None, accepted=accepted)
         case "candidate.frozen":
             return replace(state, frozen=record)
         case "waiver":
-            return replace(state, waivers=(*state.waivers, _waiver(state, data, seq, time)))
+            return replace(state, waivers=(*state.waivers, Waiver.recorded(data, seq, time, state.people())))
         case "sign_off":
             return replace(state, sign_offs=(*state.sign_offs, _sign_off(state, data, seq)))
         case "test.opened":
@@ -337,7 +334,14 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
 def fold(entries: Iterable[Entry]) -> RunState:
     """The state that follows from a sequence of ledger entries."""
     state = RunState()
+    decided: dict[int, RunState] = {}  # by the seq of a candidate, the state when its branch was decided
     for entry in map(checked, entries):
-        state = _apply(state, entry["kind"], entry["data"], entry["seq"], entry["time"])
+        earlier = entry["data"].get("candidate") if entry["kind"] == "rolled_back" else None
+        if earlier is None:
+            state = _apply(state, entry["kind"], entry["data"], entry["seq"], entry["time"])
+        elif earlier in state.accepted[:-1]:  # any other entry was written by no command, and `verify` says so
+            state = _returned(state, decided[earlier], entry["seq"])
         state = replace(state, head=entry["hash"], seq=entry["seq"])
+        if entry["kind"] == "branch.decided" and state.candidate:
+            decided[state.candidate["seq"]] = state
     return state
