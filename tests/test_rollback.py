@@ -17,8 +17,8 @@ from pipeline.run_store.job import Delta
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
-from tests.conftest import Cli
 from tests.check_helpers import assert_schema
+from tests.conftest import Cli
 
 
 def files_of(run: Run) -> dict[str, bytes]:
