@@ -209,6 +209,7 @@ READABLE = {  # for facts whose names users do not log
     "rerun_differs": "repetition of the training",
     "score_spread": "other runs with the same settings",
     "resume_break": "resume",
+    "resume_repeat_change": "steps that a resume repeated",
     "time/data_wait": "waiting times for data",
     "reference_score": "score of another model",
 }

@@ -293,6 +293,8 @@ WORDS = {  # for curves whose names do not say what they measure
     "jump_at_resume": "the training loss after a resume, divided by that before",
     "drop_at_epoch": "the share of the improvement that happens at the starts of epochs",
     "score_spread": "the range of the final losses of runs with equal settings, divided by their mean",
+    "resume_loss_ratio": "the training loss of repeated steps, divided by that of the first time",
+    "resume_repeat_change": "the factor by which the training loss of repeated steps changes",
     "resume_break": "the factor by which the training loss changes at a resume",
     "time/data_wait": "the share of a step that waits for data",
     "time/memory_share": "the share of the memory that is used",

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagnostics.logs.header import facts_of
-from diagnostics.logs.names import canonical_name
-from diagnostics.logs.order import Numbers, Restart, filled, order_of, over_epochs, segments
+from diagnostics.logs.names import canonical_name, splits_in
+from diagnostics.logs.order import Numbers, Restart, epochs_as_steps, filled, order_of, over_epochs, segments
 from diagnostics.logs.row import Notes, Row, index_number, number
 from pipeline.history import Column, History
 
 MAX_CELLS = 4_000_000  # kept of a run; of a longer log every second row is kept, then every fourth, ...
 MAX_COLUMNS = 10_000
+STANDARD_ERRORS = 3.0  # by which the loss of repeated steps must differ
+BREAKS = 100.0  # times its first value, at least times 1
 ADVERSARIAL = frozenset(
     ("d", "g", "disc", "discriminator", "gen", "generator", "actor", "critic", "policy", "value", "adv", "adversarial")
 )
@@ -47,14 +49,24 @@ class LogRun:
     adversaries: list[str] = field(default_factory=list)  # losses that work against each other, read one by one
 
     def views(self) -> Iterator[tuple[str, History]]:
-        """Yield the history, or for adversaries one history for each of their losses."""
-        if not self.adversaries:
+        """Yield the history, and for adversaries one history for each of their losses that breaks.
+
+        That such a loss does not fall says nothing: what the one gains the other loses.
+        """
+        broken = [loss for loss in self.adversaries if _breaks(self.history.series(loss)[1])]
+        if not broken:
             yield self.name, self.history
-        for loss in self.adversaries:
+        for loss in broken:
             view = self.history.copy()
             table = view.step if loss in view.step else view.epoch
             table[f"{loss.partition('/')[0]}/loss"] = table[loss].copy()
             yield " ".join(filter(None, (self.name, loss))), view
+
+
+def _breaks(losses: NDArray[np.float32]) -> bool:
+    """Whether a loss is not finite, or ends far above where it began."""
+    finite = losses[np.isfinite(losses)]
+    return len(finite) < len(losses) or bool(len(finite) and np.abs(finite[-1]) > BREAKS * max(1.0, np.abs(finite[0])))
 
 
 class Table:
@@ -63,6 +75,7 @@ class Table:
     def __init__(self) -> None:
         self.lines = array("q")
         self.steps, self.epochs = array("d"), array("d")
+        self.validation = array("b")  # whether a row holds scores of validation alone
         self.cells: dict[str, Cells] = {}
         self.seen = 0  # rows, also those that are not kept
         self.every = 1
@@ -74,6 +87,7 @@ class Table:
         if self.every > 1 and (self.seen - 1) % self.every and not _has_nonfinite(row.values):
             return
         place, step, epoch = len(self.lines), math.nan, math.nan
+        splits = set()
         for name, value in row.values.items():
             meaning = names.get(name) or canonical_name(name)
             if meaning == "step" or meaning == "epoch":
@@ -95,9 +109,11 @@ class Table:
                 cells.places.append(place)
                 cells.numbers.append(measured)
                 self._cell_count += 1
+                splits.add(meaning.partition("/")[0] if meaning else "")
         self.lines.append(row.line)
         self.steps.append(step)
         self.epochs.append(epoch)
+        self.validation.append(bool(splits & {"val", "test"}) and not splits & {"train", "lr", "grad_norm"})
         if self._cell_count > MAX_CELLS:
             self._thin()
 
@@ -126,6 +142,10 @@ def _has_nonfinite(values: Mapping[str, object]) -> bool:
 
 def _run_of(name: str, table: Table, notes: Notes, names: Mapping[str, str]) -> LogRun:
     lines, steps, epochs = np.array(table.lines), np.array(table.steps), np.array(table.epochs)
+    if epochs_as_steps(steps, epochs, np.array(table.validation, bool)):
+        notes.remarks.append("rows of validation count epochs as steps: their step is taken for the epoch")
+    if np.isfinite(steps).sum() >= 3 and np.nanmin(steps) == np.nanmax(steps):
+        steps[:] = np.nan  # as at the end of each bar: it orders nothing
     steps, steps_per_epoch = over_epochs(steps, epochs)
     order, index = order_of(steps, epochs, len(lines))
     kept, restarts = segments(order, lines, index, notes)
@@ -161,6 +181,7 @@ def _meanings(table: Table, names: Mapping[str, str], run: LogRun) -> dict[str, 
     if not any(name.startswith("val/") for name in meanings) and any(name.startswith("test/") for name in meanings):
         run.remarks.append("there is no validation column: those of test are taken for it")
         meanings = {f"val/{n[5:]}" if n.startswith("test/") else n: sources for n, sources in meanings.items()}
+    _give_scores_to_validation(meanings, run)
     for name, sources in meanings.items():
         # Lightning logs train_loss_step and train_loss_epoch: one goes into each table.
         main = max(sources, key=lambda source: (not _is_per_epoch(source), len(table.cells[source].numbers)))
@@ -170,6 +191,21 @@ def _meanings(table: Table, names: Mapping[str, str], run: LogRun) -> dict[str, 
         meanings[name] = [main, *per_epoch]
     run.taken = {name: list(sources) for name, sources in sorted(meanings.items())}
     return meanings
+
+
+def _give_scores_to_validation(meanings: dict[str, list[str]], run: LogRun) -> None:
+    """Take a score without a split for one of validation, where a table tells its two losses apart by name.
+
+    So do fastai and the notebook's table of the Hugging Face Trainer: `epoch train_loss valid_loss accuracy time`.
+    """
+    train = meanings.get("train/loss", [])
+    if "val/loss" not in meanings or not any(splits_in(source) for source in train):
+        return
+    for name in [name for name in meanings if name.startswith("train/") and not name.endswith("loss")]:
+        other = f"val/{name[6:]}"
+        if other not in meanings and not any(splits_in(source) for source in meanings[name]):
+            meanings[other] = meanings.pop(name)
+            run.remarks.append(f"{meanings[other][0]} stands beside a validation loss and is taken for {other}")
 
 
 def _is_per_epoch(source: str) -> bool:
@@ -270,8 +306,8 @@ def _add_resume_facts(
 ) -> None:
     """Add how the loss of repeated steps compares with that of the first time, as `resume_loss_ratio`.
 
-    A training that is resumed rightly repeats its losses: the ratio of the medians is 1. Rows that were seen before
-    have a lower loss, and a lost state of the optimizer makes it higher.
+    A training that is resumed rightly repeats its losses: the geometric mean of the ratios is 1, and it counts as 1
+    within their noise. Rows that were seen before have a lower loss, and a lost state of the optimizer makes it higher.
     """
     losses = [source for source in table.cells if (names.get(source) or canonical_name(source)) == "train/loss"]
     if not losses or kept.all():
@@ -281,10 +317,12 @@ def _add_resume_facts(
     first = dict(zip(order[places[~kept[places]]].tolist(), values[~kept[places]].tolist(), strict=True))
     again = dict(zip(order[places[kept[places]]].tolist(), values[kept[places]].tolist(), strict=True))
     shared = [at for at in first if at in again]
-    if len(shared) >= 3:
-        before, after = (float(np.median([curve[at] for at in shared])) for curve in (first, again))
-        if before > 0 and math.isfinite(after):
-            history.facts["resume_loss_ratio"] = after / before
+    pairs = [(first[at], again[at]) for at in shared if first[at] > 0 and again[at] > 0]
+    logs = np.log([after / before for before, after in pairs if math.isfinite(before) and math.isfinite(after)])
+    if len(logs) >= 3:
+        mean, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs))
+        ratio = math.exp(mean) if abs(mean) > STANDARD_ERRORS * error else 1.0
+        history.facts |= {"resume_loss_ratio": ratio, "resume_repeat_change": max(ratio, 1 / ratio)}
 
 
 def _add_header_rate(history: History, notes: Notes) -> None:

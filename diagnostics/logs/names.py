@@ -15,7 +15,18 @@ INDEX = {
         ("step", "steps", "global_step", "iteration", "iterations", "iter", "iters", "it", "batch", "batch_idx"), "step"
     ),
     **dict.fromkeys(
-        ("num_updates", "update", "updates", "train_step", "training_step", "trainer_global_step", "n_iter"), "step"
+        (
+            "num_updates",
+            "n_updates",
+            "total_timesteps",
+            "update",
+            "updates",
+            "train_step",
+            "training_step",
+            "trainer_global_step",
+            "n_iter",
+        ),
+        "step",
     ),
     "global_step_max_steps": "step",  # ms-swift writes 10/1600
     **dict.fromkeys(("epoch", "epochs", "ep", "current_epoch", "train_epoch", "epoch_num"), "epoch"),
@@ -26,15 +37,34 @@ METRICS = {
     **dict.fromkeys(("ppl", "perplexity"), "perplexity"),
     **{name: name for name in ("f1", "auc", "rmse", "mae", "mse", "r2", "iou", "miou", "dice", "map", "bleu", "wer")},
 }
-LOSSES = ("loss", "losses", "cost", "nll")
+LOSSES = ("loss", "losses", "cost", "nll", "logloss")
 GRADIENT_NORMS = ("grad_norm", "gradient_norm", "gradnorm", "gnorm", "total_norm", "global_grad_norm")
 # Words that say how a value was averaged, or that belong to a sentence, and not what was measured.
 FILLERS = frozenset(
     ("avg", "average", "mean", "total", "running", "overall", "final", "current", "cur", "smooth", "smoothed", "score",
-     "epoch", "step", "set", "the", "is", "was", "metrics", "metric", "of", "at", "a", "on")
+     "epoch", "step", "set", "the", "is", "was", "metrics", "metric", "of", "at", "a", "on", "lm",
+     "value", "batch")
 )  # fmt: skip
 UNMEASURED = frozenset(
-    ("time", "runtime", "samples", "second", "seconds", "memory", "speed", "flos", "tokens", "eta", "wall", "elapsed")
+    (
+        "py",
+        "cpp",
+        "cc",
+        "loader",
+        "dataloader",
+        "time",
+        "runtime",
+        "samples",
+        "second",
+        "seconds",
+        "memory",
+        "speed",
+        "flos",
+        "tokens",
+        "eta",
+        "wall",
+        "elapsed",
+    )
 )
 
 
@@ -52,6 +82,8 @@ def canonical_name(name: str) -> str | None:
     words = plain.split("_")
     splits = [SPLITS[word] for word in words if word in SPLITS]
     rest = [word for word in words if word not in SPLITS]
+    if splits and "_".join(rest) in INDEX:
+        return INDEX["_".join(rest)]
     split = splits[0] if splits else ""
     if rest[:1] == ["lr"] or rest[:2] == ["learning", "rate"] or "_".join(rest) in ("learningrate", "base_lr"):
         return "lr"
@@ -61,7 +93,7 @@ def canonical_name(name: str) -> str | None:
         split = "val"  # ultralytics computes `metrics/...` on validation images
     rest = [word for word in rest if word not in FILLERS] or rest
     measured = "_".join(rest)
-    if not measured or UNMEASURED & set(rest):
+    if not measured or UNMEASURED & set(rest) or measured in ("loss_scale", "scale_loss", "loss_scaling"):
         return None
     if measured in LOSSES:
         return f"{split or 'train'}/loss"
@@ -70,6 +102,12 @@ def canonical_name(name: str) -> str | None:
     if measured in METRICS:
         return f"{split or 'train'}/{METRICS[measured]}"
     return f"{split}/{measured}" if split else None
+
+
+def splits_in(name: str) -> list[str]:
+    """Return the splits that a name states, as `val` for "valid_loss"."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name)
+    return [SPLITS[word] for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word in SPLITS]
 
 
 def _component(words: list[str]) -> str:

@@ -43,6 +43,24 @@ def over_epochs(steps: Numbers, epochs: Numbers) -> tuple[Numbers, float]:
     return counted, length
 
 
+def epochs_as_steps(steps: Numbers, epochs: Numbers, validation: NDArray[np.bool_]) -> bool:
+    """Move the steps of validation rows to their epochs where these rows count epochs; return whether they do.
+
+    They do if they have no epoch of their own, count 1, 2, 3, ... and fall behind the steps of the other rows.
+    """
+    own = np.flatnonzero(validation & np.isfinite(steps))
+    others = steps[~validation & np.isfinite(steps)]
+    if len(own) < 2 or not len(others) or np.isfinite(epochs[own]).any():
+        return False
+    counts = bool((np.diff(steps[own]) >= 1).all()) and float(np.median(np.diff(steps[own]))) == 1
+    before = own[own > 0]
+    falls = [steps[place] < np.nanmax(steps[:place]) for place in before if np.isfinite(steps[:place]).any()]
+    if not counts or not falls or np.mean(falls) < 0.5:
+        return False
+    epochs[own], steps[own] = steps[own], np.nan
+    return True
+
+
 def order_of(steps: Numbers, epochs: Numbers, count: int) -> tuple[Numbers, str]:
     """Return what orders the rows: the step where most rows have one, else the epoch, else nothing but the line."""
     for values, name in ((steps, "step"), (epochs, "epoch")):

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
+import numpy as np
+
 from diagnostics.logs import formats
 from diagnostics.logs.advice import COMMAND, with_advice
 from diagnostics.logs.columns import LogRun, runs_of
@@ -24,6 +26,8 @@ from pipeline.history import History
 
 MAX_HISTORY_BYTES = 128 * 2**20  # of the arrays of a history.npz
 MAX_FILES = 200  # of a folder that are looked at
+ARCHIVES = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd"}
+OWN = "a history of Fivegate"
 SHOWN = 8  # columns or lines that a sentence lists
 
 
@@ -133,7 +137,9 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> Reading:
     if source.first_bytes.startswith(b"PK\x03\x04") or path.suffix == ".npz":
         history = History.load(path, MAX_HISTORY_BYTES)
         own = LogRun("", history, {name: [name] for name in history.names()}, [], [], 0, [])
-        return Reading(path, [own], [FileReading(path, "a history of Fivegate", Notes())])
+        return Reading(path, [own], [FileReading(path, OWN, Notes())])
+    if archive := next((name for mark, name in ARCHIVES.items() if source.first_bytes.startswith(mark)), None):
+        raise UserError(fault(str(path), f"is compressed with {archive}", expected="the log in it"))
     recognized = next((module for module in all_formats() if module.matches(source)), None)
     notes = Notes()
     if recognized is None:
@@ -198,6 +204,7 @@ def _is_measured(run: LogRun) -> bool:
 def _refuse_unrecognized(reading: Reading) -> None:
     """Raise UserError with what the file holds if no column of it is a loss, a metric or a norm."""
     if any(_is_measured(run) for run in reading.runs):
+        _refuse_single_values(reading)
         return
     path, where = reading.path, shlex.quote(str(reading.path))
     unused = list(dict.fromkeys(name for run in reading.runs for name in run.unused))
@@ -210,6 +217,16 @@ def _refuse_unrecognized(reading: Reading) -> None:
     listed = ", ".join(unused[:SHOWN]) + (f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else "")
     do = f"{COMMAND} {where} --map {shlex.quote(f'loss={close}')}"
     raise UserError(fault(str(path), what, got=listed, expected="a column such as loss, val_loss or accuracy", do=do))
+
+
+def _refuse_single_values(reading: Reading) -> None:
+    """Raise UserError if nothing was measured twice and every value is a number: that is a summary, and no curve."""
+    values = [run.history.series(name)[1] for run in reading.runs for name in run.history.names()]
+    if reading.files[0].format != OWN and all(len(column) < 2 and np.isfinite(column).all() for column in values):
+        names = ", ".join(dict.fromkeys(name for run in reading.runs for name in run.history.names()))
+        what = "holds one value of each column, and no curve"
+        do = f'{COMMAND} --symptom "what you saw"'
+        raise UserError(fault(str(reading.path), what, got=names, expected="values over steps or epochs", do=do))
 
 
 def _run_sentences(run: LogRun, *, named: bool) -> Iterator[str]:

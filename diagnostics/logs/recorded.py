@@ -17,6 +17,8 @@ from pipeline.inspection.finding import Finding
 
 USUAL_RATES = (1e-6, 1.0)  # of optimizers in use: AdamW for fine-tuning at one end, SGD for small models at the other
 RESUMED = (0.95, 1.05)  # ratio of the losses of repeated steps, second time over first; scheduling noise of kernels
+LEAST_CURVE = 4  # losses of a curve
+DIVERGED, RISEN = 3.0, 1.5  # the last loss over the first, and over the lowest
 LEARNED, UNMOVED = 0.3, 0.05  # rise of a training metric that learns; of a validation metric that follows nothing
 
 
@@ -24,6 +26,7 @@ def findings_of(run: LogRun) -> list[Finding]:
     """Return what the log of a run records that is unusual, for `diagnose`."""
     return [
         *_rate(run.history),
+        *_divergence(run.history),
         *_precision(run.history),
         *_resume(run),
         *_validation_that_follows_nothing(run.history),
@@ -43,6 +46,23 @@ def _rate(history: History) -> Iterator[Finding]:
         if decades > 0:
             sentence = f"the log records a learning rate of at most {largest:g}; usual ones lie in {low:g} to {high:g}"
             yield _finding(cause, "recorded rate", 1 - 10 ** -(1 + decades), largest, bound, sentence)
+
+
+def _divergence(history: History) -> Iterator[Finding]:
+    """A training loss that ends far above where it began: no other fault makes guessing so much worse."""
+    losses = history.series("train/loss")[1].astype(np.float64)
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < LEAST_CURVE or losses[0] <= 0:
+        return
+    end = float(np.median(losses[-max(1, len(losses) // 10) :]))
+    lowest = float(np.median(np.sort(losses)[: max(1, len(losses) // 10)]))
+    grown, risen = end / float(losses[0]), end / lowest if lowest > 0 else 1.0
+    if grown > DIVERGED:
+        sentence = f"the training loss ends at {grown:.3g} times its first value: the steps lead away from any minimum"
+        yield _finding("learning_rate_too_high", "recorded divergence", 0.99, grown, DIVERGED, sentence)
+    elif risen > RISEN:
+        sentence = f"the training loss ends at {risen:.3g} times the lowest level that it had reached"
+        yield _finding("learning_rate_too_high", "recorded rise", 0.9, risen, RISEN, sentence)
 
 
 def _precision(history: History) -> Iterator[Finding]:

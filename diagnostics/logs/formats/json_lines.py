@@ -31,7 +31,7 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         if entry is None:
             notes.skip(line, "is not a JSON object")
             continue
-        values = dict(_flatten(entry))
+        values = dict(flatten(entry))
         if any(name in values for name in FINAL):
             notes.skip(line, "is the summary at the end of the training, not a step of it")
             continue
@@ -68,10 +68,10 @@ def _object(text: str) -> dict[str, object] | None:
     return entry if isinstance(entry, dict) else None
 
 
-def _flatten(entry: Mapping[str, object], prefix: str = "", level: int = 1) -> Iterator[tuple[str, object]]:
+def flatten(entry: Mapping[str, object], prefix: str = "", level: int = 1) -> Iterator[tuple[str, object]]:
     """Yield the values with their joined names; null means not measured, and lists are no measurements."""
     for name, value in entry.items():
         if isinstance(value, Mapping) and level < MAX_LEVELS:
-            yield from _flatten(value, f"{prefix}{name}/", level + 1)
+            yield from flatten(value, f"{prefix}{name}/", level + 1)
         elif isinstance(value, int | float | str):
             yield f"{prefix}{name}", value
