@@ -126,8 +126,9 @@ def test_report_shows_the_measures_of_the_baseline(tmp_path: Path) -> None:
     """Baseline models, folds, classes, most confused pairs and warnings each have a section."""
     arguments = text_of(write_report(with_measures(baseline_done(tmp_path)).path))
     for expected in (
-        "the trained model 0.95 0.9 to 0.98", "logistic regression as good 0.93 0.89 to 0.96", "(0.21 s)",
-        "not applicable: the time allows 3 of 1077 train rows", "trivial prediction 0.1",
+        "the trained model n = 360 validation rows 0.95 0.9 to 0.98",
+        "logistic regression as good L2 penalty 1, standardized, on 1077 train rows (0.21 s) 0.93 0.89 to 0.96",
+        "not applicable: the time allows 3 of 1077 train rows", "trivial prediction majority class (3) 0.1",
         "accuracy 0.944 ± 0.012 (standard deviation) over 5 folds of the training rows",
         "fold 3: 0.95", "cat → dog (7 rows, 9 % of cat)", "cat 80 0.91 0.875 0.8 to 0.93 0.89", "unseen 0 ",
         "12 3 UserWarning a scheduler came first loop.py:7",

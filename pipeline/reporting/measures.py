@@ -9,20 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from pipeline.errors import UserError, fault
-from pipeline.foreign_files import parse_json, read_bytes
-from pipeline.json_types import mismatch
+from pipeline.reporting.recorded import recorded_values
 from pipeline.reporting.tables import number
 from pipeline.results import compare_with_score
-from pipeline.run_store.ledger import Entry, is_intact
+from pipeline.run_store.ledger import Entry
 from pipeline.run_store.records import PhaseRecord, ScoreRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
-EVIDENCE = "the evidence that a phase wrote"
 CLASS_ROWS = 40  # most rows of the table of classes; those of the lowest recall are kept
 
 Figure = float | str | None  # a number of the evidence; NaN is stored as the string "nan"
@@ -108,6 +104,7 @@ class ScoreRow:
     value: Figure
     interval: str
     n: int
+    bounds: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -122,6 +119,7 @@ class BaselineModelRow:
     seconds: float
     not_applicable: str
     rank: str
+    bounds: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -171,10 +169,10 @@ class Measures:
 
 def measures(run: Run, state: RunState, entries: Sequence[Entry], missing: list[str]) -> Measures:
     """Return what the evidence holds; evidence that is not as recorded is added to `missing` instead."""
-    values = _recorded_values(run, state.finished.get("baseline"), missing)
+    values = recorded_values(run, state.finished.get("baseline"), MeasuredValues, missing)
     score, folds = values.get("score"), values.get("cross_validation")
     adopted = _adopting_phase(state, entries)
-    fixed_values = _recorded_values(run, adopted, missing)
+    fixed_values = recorded_values(run, adopted, MeasuredValues, missing)
     before = _score_row("the baseline, before the fix", score) or NO_SCORE if adopted else None
     if adopted:
         score = state.score
@@ -204,37 +202,14 @@ def _adopting_phase(state: RunState, entries: Sequence[Entry]) -> PhaseRecord | 
 
 
 def _score_row(name: str, score: Mapping[str, Any] | None) -> ScoreRow | None:
-    return ScoreRow(name, score["metric"], score["value"], _interval(score), score["n"]) if score else None
+    if not score:
+        return None
+    return ScoreRow(name, score["metric"], score["value"], _interval(score), score["n"], _bounds(score))
 
 
 def _class_table(values: Mapping[str, Any]) -> ClassTable:
     classes = _lowest_recall_first([_class_row(row) for row in values.get("per_class") or ()])
     return ClassTable(classes[:CLASS_ROWS], len(classes[CLASS_ROWS:]), values.get("worst_pairs") or ())
-
-
-def _recorded_values(run: Run, finished: PhaseRecord | None, missing: list[str]) -> Mapping[str, Any]:
-    """Return the values of a phase's evidence, where the file is the one that the ledger recorded."""
-    if finished is None:
-        return {}
-    name = finished["evidence"]["path"]
-    path = run.path / name
-    if not is_intact(run.path, **finished["evidence"]):
-        missing.append(f"{name} is not what the ledger recorded")
-        return {}
-    try:
-        return _checked_values(path, name)
-    except UserError as error:
-        missing += error.faults
-        return {}
-
-
-def _checked_values(path: Path, name: str) -> Mapping[str, Any]:
-    """Return the values of an evidence file. Raises UserError for one that this version did not write."""
-    body = parse_json(read_bytes(path, EVIDENCE), name, EVIDENCE)
-    values = body.get("values") if isinstance(body, dict) else None
-    if (what := mismatch(values, MeasuredValues, "values")) is not None:
-        raise UserError(fault(name, f"cannot be read: {what}", expected=EVIDENCE))
-    return values or {}
 
 
 NO_SCORE = ScoreRow("the baseline, before the fix", "", None, "", 0)  # its training became non-finite
@@ -250,6 +225,7 @@ def _baseline_model_row(model: Mapping[str, Any], score: Mapping[str, Any] | Non
         seconds=model.get("seconds", 0.0),
         not_applicable=model.get("not_applicable", ""),
         rank=_compare(model.get("value"), score),
+        bounds=_bounds(model),
     )
 
 
@@ -274,7 +250,13 @@ def _compare(value: Figure, score: Mapping[str, Any] | None) -> str:
     return rank if rank in ("better", "as good") else ""
 
 
+def _bounds(estimate: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the ends of the 95 % interval, NaN without one."""
+    low, high = (_as_float(estimate.get(end), math.nan) for end in ("low", "high"))
+    return low, high
+
+
 def _interval(estimate: Mapping[str, Any]) -> str:
     """Return `0.94 to 0.98` for an estimate with `low` and `high`, an empty string for one without."""
-    low, high = (_as_float(estimate.get(end), math.nan) for end in ("low", "high"))
+    low, high = _bounds(estimate)
     return "" if math.isnan(low) or math.isnan(high) else f"{number(low)} to {number(high)}"

@@ -14,25 +14,30 @@ from pipeline.documents.readiness_score import Readiness, gate_readiness
 from pipeline.errors import UserError
 from pipeline.escaping import visible_lines
 from pipeline.foreign_files import read_bytes
-from pipeline.history import EXPECTED as HISTORY
-from pipeline.history import History
-from pipeline.repair.diagnosis_record import DiagnosisRecord, read_diagnosis
+from pipeline.reporting.canvas import NO_DRAWING, marked_target
 from pipeline.reporting.measures import Measures, measures
-from pipeline.reporting.panels import Panel, panels, reference_kind
-from pipeline.reporting.studies import StudySection, studies
+from pipeline.reporting.panels import reference_kind
+from pipeline.reporting.sections.confusion import ConfusionPanel, confusion_panels
+from pipeline.reporting.sections.diagnosis import DiagnosisSection, read_diagnoses
+from pipeline.reporting.sections.experiments import ExperimentSection, experiment_sections
+from pipeline.reporting.sections.gates import OpenItem, PhaseSection, by_section, open_items, phase_section
+from pipeline.reporting.sections.quality import QualityPanel, quality_panels
+from pipeline.reporting.sections.reproduce import Reproduction, reproduction
+from pipeline.reporting.sections.scores import interval_plot, score_rows
+from pipeline.reporting.sections.timeline import Event, entry_summary, time_text, timeline
+from pipeline.reporting.sections.training import TrainingSection, training_sections
+from pipeline.reporting.sections.trials import StudySection, studies
 from pipeline.reporting.tables import (
     compare_test_with_target,
     format_required,
     in_words,
-    items_count,
     number,
-    satisfied,
     why_not_judged,
 )
 from pipeline.results import PHASES, format_interval
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
-from pipeline.run_store.gate import Item, SignOff, Waiver, branch_conditions
+from pipeline.run_store.gate import SignOff, Waiver, branch_conditions
 from pipeline.run_store.ledger import Entry, read_ledger
 from pipeline.run_store.next_step import NextStep, next_step
 from pipeline.run_store.run import Run
@@ -40,47 +45,7 @@ from pipeline.run_store.state import RunState, fold
 
 TEMPLATE = "report.html.j2"
 MAX_IMAGE_BYTES = 2**24
-SATISFIED_LABELS = ("passed", "passed with warning", "signed", "waived", "accepted")
-ENTRY_CHARS = 160  # of a ledger entry in the table of entries
-
-Round = tuple[int, DiagnosisRecord]  # the number of a round, and its diagnosis
-
-
-@dataclass(frozen=True)
-class ItemRow:
-    """One item of a gate; `label` is its outcome, or the signature, waiver or statement that replaces it in the count.
-
-    `details` are its reason, with who signed or accepted it.
-    """
-
-    item: Item
-    label: str
-    tone: str
-    details: str
-
-
-@dataclass(frozen=True)
-class PhaseSection:
-    """One phase and its gate; `count` says how many items are satisfied, of those that the plan has.
-
-    `reason` says why a phase has no rows.
-    """
-
-    name: str
-    label: str
-    tone: str
-    round: int | None
-    rows: list[ItemRow]
-    count: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class LearningCurve:
-    """The panels of one training, each with its drawing."""
-
-    title: str
-    panels: list[tuple[Panel, Markup]]
+DRAWN = ("learning_curve.png", "baseline/confusion_matrix.png")  # images that the page draws itself
 
 
 @dataclass(frozen=True)
@@ -98,16 +63,23 @@ class ReportData:
     readiness: Readiness | None
     next: NextStep
     phases: list[PhaseSection]
+    open: list[OpenItem]
     waivers: list[tuple[Waiver, bool]]
     sign_offs: list[SignOff]
-    curves: list[LearningCurve]
+    trainings: list[TrainingSection]
     measures: Measures
+    comparison: Markup
+    confusion: list[ConfusionPanel]
+    quality: list[QualityPanel]
     images: list[tuple[str, str]]
-    diagnoses: list[Round]
+    diagnoses: list[DiagnosisSection]
+    experiments: Mapping[int, ExperimentSection]
     studies: list[StudySection]
     not_checked: list[tuple[str, str]]
     unreadable: list[str]  # a message for each file of the run that could not be shown
+    events: list[Event]
     entries: list[tuple[int, str, str, str]]
+    reproduction: Reproduction
 
 
 def write_report(run_dir: Path) -> Path:
@@ -142,6 +114,7 @@ def write_page(run: Run, data: ReportData) -> None:
     environment.filters.update(
         filters, conditions=branch_conditions, not_judged=why_not_judged, override=format_override_value
     )
+    environment.filters["by_section"] = by_section
     files.write_text(run.inside("report.html"), environment.get_template(TEMPLATE).render(vars(data)))
 
 
@@ -150,33 +123,64 @@ def collect(run: Run) -> ReportData:
     entries = read_ledger(run.ledger_path)
     state = fold(entries)
     missing: list[str] = []
-    diagnoses = _read_diagnoses(run, missing)
-    curves, measured = _learning_curves(run, missing), measures(run, state, entries, missing)
-    images = _images(run, missing)
     plan = plans.load(run, state) if state.plan else None
+    config: Mapping[str, Any] = plan.config if plan else {}
+    target, metric = _target(config)
+    diagnoses = read_diagnoses(run, missing)
+    trainings, measured = training_sections(run, diagnoses, missing), measures(run, state, entries, missing)
+    confusion = confusion_panels(run, state, entries, missing)
+    test_score = _test_score(entries, state)
+    phases = [phase_section(state, phase, plan) for phase in PHASES]
     return ReportData(
         name=run.name,
         place=run.argument,
         state=state,
-        updated=_time_text(entries[-1])[:16] if entries else "",
-        config=plan.config if plan else {},
+        updated=time_text(entries[-1])[:16] if entries else "",
+        config=config,
         verdict=_verdict(state),
         test=compare_test_with_target(state),
-        test_score=_test_score(entries, state),
+        test_score=test_score,
         readiness=gate_readiness(state, plan.checklists["finalization"]) if plan else None,
         next=next_step(state, run.path),
-        phases=[_phase_section(state, phase, plan) for phase in PHASES],
+        phases=phases,
+        open=open_items(phases),
         waivers=[(waiver, any(waiver in state.valid_waivers(p) for p in PHASES)) for waiver in state.waivers],
         sign_offs=list(state.sign_offs),
-        curves=curves,
+        trainings=trainings,
         measures=measured,
-        images=images,
+        comparison=_comparison(measured, test_score, target),
+        confusion=confusion,
+        quality=quality_panels(run, state, _limits(config), missing),
+        images=_images(run, missing, bool(confusion)),
         diagnoses=diagnoses,
-        studies=studies(entries),
+        experiments=experiment_sections(run, entries, target, metric, missing),
+        studies=studies(entries, target),
         not_checked=_not_checked(state, diagnoses, missing),
         unreadable=missing,
-        entries=[(e["seq"], _time_text(e), e["kind"], _entry_summary(e)) for e in entries],
+        events=timeline(entries),
+        entries=[(e["seq"], time_text(e), e["kind"], entry_summary(e)) for e in entries],
+        reproduction=reproduction(run, state, plan),
     )
+
+
+def _target(config: Mapping[str, Any]) -> tuple[float | None, str]:
+    """Return the target and the metric of the plan."""
+    task = config.get("task") or {}
+    target = task.get("target")
+    known = target if isinstance(target, int | float) and not isinstance(target, bool) else None
+    return known, str(task.get("metric") or "score")
+
+
+def _limits(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (config.get("plan") or {}).get("limits") or {}
+
+
+def _comparison(measured: Measures, test_score: Mapping[str, Any] | None, target: float | None) -> Markup:
+    """Return the picture of the scores; empty where the model has none, or nothing to be compared with."""
+    rows = score_rows(measured, test_score)
+    if len(rows) < 2:
+        return NO_DRAWING
+    return interval_plot(rows, f"{measured.metric} of the models", marked_target(target), "scores")
 
 
 def _shown(value: object) -> object:
@@ -193,14 +197,10 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _time_text(entry: Entry) -> str:
-    return str(entry["time"])[:19].replace("T", " ")
-
-
 def _test_score(entries: Sequence[Entry], state: RunState) -> Mapping[str, Any] | None:
     """Return the test score of the candidate; None where it was not measured."""
-    candidate = state.candidate["weights"] if state.candidate else None
-    scored = [e["data"] for e in entries if e["kind"] == "test.scored" and e["data"]["candidate"] == candidate]
+    chosen = [record["weights"] for record in (state.candidate, state.frozen) if record]
+    scored = [e["data"] for e in entries if e["kind"] == "test.scored" and e["data"]["candidate"] in chosen]
     return scored[-1]["score"] if scored else None
 
 
@@ -221,87 +221,12 @@ def _verdict(state: RunState) -> tuple[str, str]:
     return ("sufficient on validation", "good") if branch["branch"] == "sufficient" else (missed, "warn")
 
 
-def _phase_section(state: RunState, phase: str, plan: plans.Plan | None) -> PhaseSection:
-    label = state.gate_label(phase)
-    gate = None if label == "not needed" else state.gates.get(phase)
-    rows = [_item_row(item, state, phase) for item in gate.items] if gate else []
-    planned = len(plan.checklists.get(phase, ())) if plan else 0
-    return PhaseSection(
-        name=phase,
-        label=label,
-        tone={"open": "good", "closed": "bad", "pending": "warn", "stale": "warn"}.get(label, "plain"),
-        round=gate.round if gate else None,
-        rows=rows,
-        count=_count(rows, planned),
-        reason=_reason_without_rows(state, label),
-    )
-
-
-def _count(rows: list[ItemRow], planned: int) -> str:
-    """Return how many items are satisfied; of a gate that was not evaluated, only how many there will be."""
-    if not rows:
-        return f"–/{planned}" if planned else ""
-    count, idle = items_count(sum(row.label in SATISFIED_LABELS for row in rows), [row.item for row in rows])
-    return f"{count}, {idle} n/a" if idle and "/" in count else count
-
-
-def _reason_without_rows(state: RunState, label: str) -> str:
-    """Return why a gate has no items on record: not evaluated yet, or not needed, and for which reason."""
-    if label != "not needed":
-        return "Not evaluated yet."
-    branch = state.current_branch()
-    assert branch is not None
-    if branch["branch"] == "sufficient":
-        return f"The branch was sufficient after {branch['phase']}."
-    return f"The branch was insufficient after {branch['phase']}, and a named person waived it."
-
-
-def _item_row(item: Item, state: RunState, phase: str) -> ItemRow:
-    label, details = item.label, item.why
-    if item.outcome not in ("passed", "not_applicable") and satisfied(item, state, phase):
-        signers = [sign_off.who for sign_off in state.valid_sign_offs(phase) if sign_off.item == item.id]
-        label = "signed" if signers else "accepted" if item.accepted_by else "waived"
-        details = f"signed by {', '.join(signers)}" if signers else details
-        details += f"; accepted by {item.accepted_by}" if label == "accepted" else ""
-    tones = {"passed": "good", "signed": "good", "failed": "bad", "errored": "bad", "not applicable": "plain"}
-    return ItemRow(item, label, tones.get(label, "warn"), details)
-
-
-def _read_diagnoses(run: Run, missing: list[str]) -> list[Round]:
-    """Return the number and the diagnosis of every round, newest first; a file that is none is added to `missing`."""
-    paths = [path for path in run.path.glob("diagnostics/*/diagnosis.json") if path.parent.name.isdecimal()]
-    diagnoses = []
-    for path in sorted(paths, key=lambda p: int(p.parent.name), reverse=True):
-        try:
-            diagnoses.append((int(path.parent.name), read_diagnosis(path, run.relative(path))))
-        except UserError as error:
-            missing += error.faults
-    return diagnoses
-
-
-def _learning_curves(run: Run, missing: list[str]) -> list[LearningCurve]:
-    """Return the learning curves of the baseline and of each round's fixed training."""
-    from pipeline.reporting.plots import inline_svg
-
-    curves = []
-    fixed = sorted(run.path.glob("optimization/*/trials/fixed/history.npz"))
-    for path in [run.inside("baseline", "history.npz"), *fixed]:
-        title = "baseline" if path.parent.name == "baseline" else f"after the fix, round {path.parts[-4]}"
-        try:
-            shown = panels(History.from_bytes(read_bytes(path, HISTORY), run.relative(path))) if path.exists() else []
-        except UserError as error:
-            missing += error.faults
-            continue
-        if shown:
-            curves.append(LearningCurve(title, [(p, inline_svg(p, f"{title}/{p.title}")) for p in shown]))
-    return curves
-
-
-def _images(run: Run, missing: list[str]) -> list[tuple[str, str]]:
-    """Return the run's PNG files as (title, data URI); the learning curve is drawn as SVG instead."""
+def _images(run: Run, missing: list[str], has_confusion: bool) -> list[tuple[str, str]]:
+    """Return the run's PNG files as (title, data URI), without those that the page draws itself."""
     image_paths = [*sorted(run.path.glob("*/*.png")), *sorted(run.path.glob("optimization/*/*.png"))]
+    drawn = DRAWN if has_confusion else DRAWN[:1]
     images = []
-    for path in (path for path in image_paths if path.stem != "learning_curve"):
+    for path in (path for path in image_paths if not run.relative(path).endswith(drawn)):
         try:
             text = base64.b64encode(read_bytes(path, "an image", MAX_IMAGE_BYTES)).decode()
         except UserError as error:
@@ -316,22 +241,15 @@ def _place(path: Path) -> str:
     return f"fixed, round {path.parent.name}" if path.parent.name.isdigit() else path.parent.name
 
 
-def _not_checked(state: RunState, diagnoses: list[Round], missing: list[str]) -> list[tuple[str, str]]:
+def _not_checked(state: RunState, diagnoses: list[DiagnosisSection], missing: list[str]) -> list[tuple[str, str]]:
     """Return (what, why) for unanswered items, gates never evaluated, gaps in the diagnosis and unreadable files."""
     rows = [
-        (f"{phase}: {item.ask}", item.why)
+        (f"{phase}: {item.ask}", item.label if item.is_built else item.why)
         for phase in PHASES
         if phase in state.gates
         for item in state.gates[phase].items
         if item.outcome in ("errored", "inconclusive", "pending")
     ]
     rows += [(f"gate {phase}", "never evaluated") for phase in PHASES if state.gate_label(phase) == "not reached"]
-    rows += [(gap["what"], gap["why"]) for _, diagnosis in diagnoses[:1] for gap in diagnosis["not_checked"]]
+    rows += [(gap["what"], gap["why"]) for section in diagnoses[:1] for gap in section.record["not_checked"]]
     return rows + [("a file of this run", text) for text in missing]
-
-
-def _entry_summary(entry: Entry) -> str:
-    """Return the plain values of an entry's data on one line."""
-    values = [(key, value) for key, value in entry["data"].items() if isinstance(value, str | int | float)]
-    text = "  ".join(f"{key}={value}" for key, value in values if value != "")
-    return text if len(text) <= ENTRY_CHARS else text[: ENTRY_CHARS - 3] + "…"

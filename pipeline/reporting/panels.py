@@ -56,6 +56,7 @@ class Panel:
     log: bool
     best_epoch: float | None = None
     onsets: tuple[float, ...] = ()
+    symptoms: tuple[str, ...] = ()  # what holds from each onset on, in words; empty where nobody named it
     unit: Literal["epoch", "step"] = "epoch"  # of x; a log without epochs is shown over steps
 
 
@@ -65,12 +66,12 @@ def reference_kind(name: str) -> ReferenceKind:
     return kinds.get(name, "baseline")
 
 
-def panels(history: History, onsets: Sequence[TimeRecord] = ()) -> list[Panel]:
+def panels(history: History, onsets: Sequence[TimeRecord] = (), symptoms: Sequence[str] = ()) -> list[Panel]:
     """Return the panel of the loss, then one panel for every other validation metric; the deciding metric comes first.
 
     x counts completed epochs, so that loops that number epochs from 0 and from 1 give the same picture. NaN and
     infinite values are left out of the curves and listed in `nonfinite`. `onsets` are steps or epochs since which a
-    symptom has held.
+    symptom has held, and `symptoms` its name, for each of them.
     """
     metrics = [n.split("/", 1)[1] for n in history.names() if n.startswith("val/") and n != "val/loss"]
     facts = {name: value for name, value in history.facts.items() if np.isfinite(value)}
@@ -82,9 +83,22 @@ def panels(history: History, onsets: Sequence[TimeRecord] = ()) -> list[Panel]:
     metrics.sort(key=lambda metric: metric != deciding)
     all_panels = [_panel(history, "loss", initial)]
     all_panels += [_panel(history, metric, references if metric == deciding else {}) for metric in metrics]
-    marks = tuple(sorted({at for onset in onsets if (at := _epochs_at(history, onset)) is not None}))
+    marks = _marks(history, onsets, symptoms or [""] * len(onsets))
     unit: Literal["epoch", "step"] = "epoch" if _has_epochs(history) else "step"
-    return [replace(panel, onsets=marks, unit=unit) for panel in all_panels if panel.lines or panel.nonfinite]
+    at, names = tuple(marks), tuple(map(", ".join, marks.values()))
+    return [
+        replace(panel, onsets=at, symptoms=names, unit=unit) for panel in all_panels if panel.lines or panel.nonfinite
+    ]
+
+
+def _marks(history: History, onsets: Sequence[TimeRecord], symptoms: Sequence[str]) -> dict[float, list[str]]:
+    """Return the symptoms that hold from each onset on, earliest first, by its time in completed epochs."""
+    marks: dict[float, list[str]] = {}
+    for onset, symptom in zip(onsets, symptoms, strict=True):
+        if (at := _epochs_at(history, onset)) is not None:
+            marks.setdefault(at, [])
+            marks[at] += [symptom] if symptom and symptom not in marks[at] else []
+    return dict(sorted(marks.items()))
 
 
 def _epochs_at(history: History, time: TimeRecord) -> float | None:

@@ -6,39 +6,40 @@ matplotlib is imported when a figure is drawn: commands that draw nothing start 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from numpy.typing import ArrayLike
 
 from pipeline.escaping import visible
 from pipeline.history import History
-from pipeline.reporting.panels import Panel, panels, reference_kind
+from pipeline.reporting.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    GRID,
+    ORANGE,
+    PURPLE,
+    RED,
+    Canvas,
+    Margins,
+    drawing,
+    short_label,
+    style,
+)
+from pipeline.reporting.panels import Line, Panel, panels, reference_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY, RED, GREEN, PURPLE = "#2563eb", "#ea580c", "#6b7280", "#dc2626", "#15803d", "#7c3aed"
-GRID = "#e3e6eb"
-CSS_COLOURS = {  # in the report a colour is a variable of the page, which has a light and a dark value
-    BLUE: "var(--train)",
-    ORANGE: "var(--val)",
-    GREY: "var(--soft)",
-    RED: "var(--bad)",
-    GREEN: "var(--good)",
-    PURPLE: "var(--baseline)",
-    GRID: "var(--line)",
-}
 REFERENCES = {"target": (GREEN, "--"), "trivial": (GREY, ":"), "initial": (GREY, ":"), "baseline": (PURPLE, "-.")}
 NAMED_PAIRS = 3  # pairs of confused classes in the title of a confusion matrix; all of them have a frame
 LABEL_CHARS = 32  # of a name in a figure; a longer name would leave no room for the figure itself
 MARKED_POINTS = 12  # a curve with at most this many points has a marker at each of them
-PANEL_SIZE = (400 / 72, 225 / 72)  # inches; at matplotlib's 72 points per inch, the viewBox is 400 by 225
+PANEL_HEIGHT = 225.0
 
 
 def learning_curve(history: History) -> dict[str, bytes]:
@@ -46,7 +47,7 @@ def learning_curve(history: History) -> dict[str, bytes]:
     from matplotlib.figure import Figure
 
     shown = panels(history)
-    with _style():
+    with style():
         figure = Figure(figsize=(5.2 * max(1, len(shown)), 4.4), layout="constrained")
         for panel, axes in zip(shown, figure.subplots(1, max(1, len(shown)), squeeze=False)[0], strict=False):
             _plot(panel, axes)
@@ -62,36 +63,29 @@ def inline_svg(panel: Panel, salt: str) -> Markup:
 
     Names stand in the page's own caption. Ids derive from `salt`, which must differ between the figures of one page.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    buffer = io.StringIO()
-    with _style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 12}):
-        figure = Figure(figsize=PANEL_SIZE, layout="constrained")
-        figure.patch.set_visible(False)
-        axes = figure.subplots()
-        axes.patch.set_visible(False)
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.axes
         _plot(panel, axes)
-        axes.spines[:].set_visible(False)
+        for line, artist in zip(panel.lines, axes.get_lines(), strict=False):
+            canvas.hover(artist, _line_title(panel, line))
+        for at, symptom in zip(panel.onsets, panel.symptoms, strict=True):
+            (mark,) = axes.plot(
+                [at], [1], "v", color=RED, markersize=8, transform=axes.get_xaxis_transform(), clip_on=False
+            )
+            canvas.hover(mark, f"since {panel.unit} {at:.4g}: {symptom or 'a symptom'}")
         axes.grid(True, axis="y", color=GRID)
-        axes.set_axisbelow(True)
-        axes.tick_params(which="both", left=False, bottom=False, labelcolor=GREY)
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _for_page(buffer.getvalue(), f"{visible(panel.title)} over {panel.unit}s")
+
+    return drawing(paint, f"{visible(panel.title)} over {panel.unit}s", salt, PANEL_HEIGHT, Margins())
 
 
-def _for_page(document: str, label: str) -> Markup:
-    """Return the `<svg>` element of a document without what would reach beyond it in a page, with CSS colours."""
-    svg = document[document.index("<svg") :]
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # a style sheet for the whole page
-    svg = re.sub(r'<g id="[\w.]+">', "<g>", svg)  # names such as axes_1, which every figure has again
-    svg = re.sub(r"font-size: [^;]+; font-family: [^;]+; ", "", svg)  # the page has its own font, larger when narrow
-    view_box = re.search(r'viewBox="[\d. ]+"', svg)
-    assert view_box
-    svg = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}">' + svg[svg.index(">") + 1 :]
-    for colour, variable in CSS_COLOURS.items():
-        svg = svg.replace(f": {colour}", f": {variable}")
-    return Markup(svg)
+def _line_title(panel: Panel, line: Line) -> str:
+    """Return what hovering over a curve says: its last value, and where its extremes are."""
+    low, high = int(np.argmin(line.y)), int(np.argmax(line.y))
+    ends = [
+        f"{name} {line.y[at]:.4g} at {panel.unit} {line.x[at]:.4g}" for name, at in (("lowest", low), ("highest", high))
+    ]
+    return f"{line.name}: last {line.y[-1]:.4g}, {', '.join(ends)}"
 
 
 def _plot(panel: Panel, axes: Axes) -> None:
@@ -111,7 +105,7 @@ def _plot(panel: Panel, axes: Axes) -> None:
     for epoch in panel.nonfinite[:1]:
         axes.axvline(epoch, color=RED, linewidth=1.2, label="not finite from here")
     for epoch in panel.onsets:
-        axes.axvline(epoch, color=RED, linestyle="--", linewidth=1.2, label="a symptom since here")
+        axes.axvline(epoch, color=RED, linestyle="--", linewidth=1.0, alpha=0.7, label="a symptom since here")
     if panel.log:
         axes.set_yscale("log")
         # Within three decades the powers of ten alone would leave one or two ticks.
@@ -144,7 +138,7 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> dict[str,
         raise ValueError(f"a confusion matrix of {classes} classes is [{classes}, {classes}], got {list(counts.shape)}")
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(12.0, 2.6 + 0.42 * classes)
-    with _style():
+    with style():
         figure = Figure(figsize=(size + 0.8, size + 0.6), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -166,8 +160,7 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> dict[str,
 
 def _label(name: str) -> str:
     """Return a name as a figure has room for it."""
-    shown = visible(name)
-    return shown if len(shown) <= LABEL_CHARS else shown[: LABEL_CHARS - 1] + "…"
+    return short_label(name, LABEL_CHARS)
 
 
 def _frame_worst_pairs(axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:
@@ -185,16 +178,6 @@ def _frame_worst_pairs(axes: Axes, counts: np.ndarray, class_names: Sequence[str
     ]
     title = "\n".join(["framed, true → predicted:", *named]) if named else "no class is confused with another"
     axes.set_title(title, fontsize=8, loc="left", color=GREY)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Draw and save text as it is: a `$` in a class name is not mathematics, and equal figures have equal bytes."""
-    import matplotlib
-
-    # Text objects read the setting when they are made, so that it must hold while drawing, not only while saving.
-    with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "fivegate"}):
-        yield
 
 
 def _image_files(figure: Figure) -> dict[str, bytes]:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from pipeline.reporting.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    NO_DRAWING,
+    ROW_MARGINS,
+    Canvas,
+    drawing,
+    marked_target,
+    rows_height,
+)
+from pipeline.reporting.tables import number
 from pipeline.run_store.ledger import Entry
 
 FIXED = "fixed"  # the id of the winner's training with the plan's seed
@@ -24,6 +39,16 @@ class ArmRow:
     def is_control(self) -> bool:
         return bool(self.result["id"] == "control")
 
+    @property
+    def name(self) -> str:
+        return "control: no change" if self.is_control else f"{self.result['id']}: {self.result.get('change', '')}"
+
+    @property
+    def scores(self) -> list[float]:
+        """The finite scores of its seeds."""
+        values = [float(value) for value in self.result.get("values") or () if isinstance(value, int | float | str)]
+        return [value for value in values if math.isfinite(value)]
+
 
 @dataclass(frozen=True)
 class StudySection:
@@ -34,9 +59,10 @@ class StudySection:
     winner: str | None
     why: str
     retrained: Mapping[str, Any] | None
+    svg: Markup = NO_DRAWING
 
 
-def studies(entries: Iterable[Entry]) -> list[StudySection]:
+def studies(entries: Iterable[Entry], target: float | None = None) -> list[StudySection]:
     """Return every comparison that the ledger recorded."""
     decisions: list[tuple[dict[str, Any], dict[str, Any] | None]] = []  # each with the training of its winner
     for entry in entries:
@@ -44,19 +70,44 @@ def studies(entries: Iterable[Entry]) -> list[StudySection]:
             decisions.append((entry["data"], None))
         elif entry["kind"] == "job.finished" and entry["data"]["id"] == FIXED and decisions:
             decisions[-1] = (decisions[-1][0], entry["data"])
-    return [_section(decision, training) for decision, training in decisions]
+    return [_section(decision, training, target) for decision, training in decisions]
 
 
-def _section(decision: Mapping[str, Any], training: Mapping[str, Any] | None) -> StudySection:
+def _section(decision: Mapping[str, Any], training: Mapping[str, Any] | None, target: float | None) -> StudySection:
     arms, winner = decision["arms"], decision["winner"]
     reason = "" if winner else "no arm was significantly better than the control" if arms else NOTHING_COMPARED
+    rows = [ArmRow(arm, *_verdict(arm, winner, training)) for arm in arms]
     return StudySection(
         round=decision["round"],
-        arms=[ArmRow(arm, *_verdict(arm, winner, training)) for arm in arms],
+        arms=rows,
         winner=winner,
         why=decision.get("why", reason),
         retrained=training.get("score") if training else None,
+        svg=_plot(rows, target, f"trials/{decision['round']}"),
     )
+
+
+def _plot(rows: Sequence[ArmRow], target: float | None, salt: str) -> Markup:
+    """Return a row per arm with a dot per seed and a bar at the mean; empty where nothing was compared."""
+    drawn = [row for row in rows if row.scores]
+    if not drawn:
+        return NO_DRAWING
+
+    def paint(canvas: Canvas) -> None:
+        axes, ends = canvas.axes, [score for row in drawn for score in row.scores]
+        canvas.rows([row.name for row in drawn], ends, marked_target(target))
+        for at, row in enumerate(drawn):
+            colour = GREY if row.is_control else GREEN if row.tone == "good" else BLUE
+            for seed, score in enumerate(row.scores, 1):
+                (dot,) = axes.plot([score], [at], "o", color=colour, alpha=0.45, markersize=7, markeredgewidth=0)
+                canvas.hover(dot, f"{row.name}, seed {seed}: {number(score)}")
+            mean = sum(row.scores) / len(row.scores)
+            (bar,) = axes.plot([mean, mean], [at - 0.2, at + 0.2], color=colour, linewidth=2.4, zorder=3)
+            canvas.hover(bar, f"{row.name}: mean {number(mean)} over {len(row.scores)} seeds, {row.verdict}")
+            canvas.note(at, 1, "right", number(mean), colour)
+
+    label = "score of each configuration, a dot per seed"
+    return drawing(paint, label, salt, rows_height(len(drawn)), ROW_MARGINS)
 
 
 def _verdict(arm: Mapping[str, Any], winner: str | None, training: Mapping[str, Any] | None) -> tuple[str, str]:
