@@ -101,7 +101,7 @@ def compare_halves(rows: Rows, rng: np.random.Generator) -> dict[str, bool]:
     model = rows.fitted(fitted)
     tokens = frequent_tokens(rows.schema, {"input": rows.X[first]})
     sample = rows.X[first[:MAX_ROWS]]
-    about: Any = {"alpha": ALPHA, "min_effect": MIN_EFFECT, "min_auc": MIN_AUC, "seed": SEED}
+    about: Any = {"alpha": ALPHA, "min_effect": MIN_EFFECT, "min_auc": MIN_AUC, "bounds": {}, "seed": SEED}
     inputs = input_observations(rows.schema, {"input": sample}, tokens)
     reference = Reference(about, inputs, rows.outputs(model, rows.X[answered]))
 

@@ -45,10 +45,10 @@ def live_rows(rows: int, seed: int = 0) -> np.ndarray:
     return np.concatenate([numbers, colours], axis=1).astype(np.float32)
 
 
-def data_of(rows: np.ndarray, labels: Any = None) -> Data:
+def data_of(rows: np.ndarray, labels: Any = None, **more: Any) -> Data:
     """A quarter of the rows is for validation; the labels follow from the speed unless they are given."""
     labels = (rows[:, 0] > 0).astype(int) if labels is None else labels
-    more = {"feature_names": list(NAMES), "class_names": ["slow", "fast"]}
+    more |= {"feature_names": list(NAMES), "class_names": ["slow", "fast"]}
     return table(rows, labels, categories={"colour": ["<unknown>", "blue", "red", "green"]}, **more)
 
 

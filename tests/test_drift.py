@@ -38,7 +38,7 @@ def numbers(values: np.ndarray) -> Observations:
 
 
 def reference_of(values: np.ndarray) -> Reference:
-    about: Any = {"alpha": 0.01, "min_effect": 0.1, "min_auc": 0.6, "seed": 1}
+    about: Any = {"alpha": 0.01, "min_effect": 0.1, "min_auc": 0.6, "bounds": {}, "seed": 1}
     return Reference(about, numbers(values.astype(np.float32)), None)
 
 
@@ -239,12 +239,44 @@ def test_drift_rehearsed_fails_a_monitor_that_always_alarms(rehearsed: tuple[Pat
     """Validation rows are from another time than train rows: every ordinary window raises an alarm."""
     rows = drift_payloads.live_rows(1600)
     rows[800:, 1] += 2
-    subject = drift_payloads.subject_of(
-        drift_payloads.Threshold(), drift_payloads.data_of(rows), **drift_payloads.CLASSES
-    )
-    judged = item(plain(rehearsed_in(rehearsed[0], tmp_path, subject)))
+    judged = item(plain(rehearsed_in(rehearsed[0], tmp_path, classes_of(drift_payloads.data_of(rows)))))
 
-    assert judged.outcome == "failed" and judged.value > 0.9 and "weight" in judged.why
+    assert judged.outcome == "failed" and judged.value > 0.9
+    assert "most often weight" in judged.why
+    assert judged.why.endswith("if the order of the rows means nothing, split them at random")
+
+
+@pytest.mark.process
+def test_drift_rehearsed_passes_a_monitor_of_rows_that_change_over_time(
+    rehearsed: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """Each hundred rows have a weight of their own: the bound of the weight is what stretches of the data differ by."""
+    rows = drift_payloads.live_rows(3200)
+    rows[:, 1] += np.repeat(RNG(3).normal(size=32), 100)
+    data = drift_payloads.data_of(rows)
+    evidence = plain(rehearsed_in(rehearsed[0], tmp_path, classes_of(data)))
+    stretches, judged = evidence["stretches"], item(evidence)
+
+    assert stretches["before"] > 100 and stretches["named"][0] == "weight"
+    assert set(stretches["bounds"]) == {"weight", CLASSIFIER} and stretches["bounds"]["weight"] > 0.2
+    assert load(tmp_path).about["bounds"] == stretches["bounds"]
+    assert evidence["false_alarms"] < 10 and judged.outcome == "passed", judged.why
+    assert "so that the bounds of 2 features are what they differ by" in judged.why
+
+    # In another order the validation rows are like the train rows; their times say that weeks differ nevertheless.
+    order = RNG(0).permutation(3200)
+    times = np.arange(3200.0)[order]
+    by_split = dict(zip(("train", "val", "test"), np.split(times, (1600, 2400)), strict=True))
+    assert (
+        plain(rehearsed_in(rehearsed[0], tmp_path, classes_of(drift_payloads.data_of(rows[order]))))["stretches"]
+        is None
+    )
+    timed = plain(rehearsed_in(rehearsed[0], tmp_path, classes_of(drift_payloads.data_of(rows[order], times=by_split))))
+    assert timed["stretches"]["before"] < 10 and "weight" in timed["stretches"]["bounds"]
+
+
+def classes_of(data: Any) -> Any:
+    return drift_payloads.subject_of(drift_payloads.Threshold(), data, **drift_payloads.CLASSES)
 
 
 @pytest.mark.process

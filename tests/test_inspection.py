@@ -111,6 +111,7 @@ def test_nothing_contradicts_closes_the_gate_for_a_metric_alone(cause: str, outc
 # --- outputs and losses -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_outputs_and_losses_are_silent_on_healthy_pairs() -> None:
     """Logits with cross entropy, log-probabilities with NLLLoss and plain outputs of a regression fit each other."""
     healthy = (
@@ -393,8 +394,14 @@ def rows_of(n: int, seed: int, shift: float = 0.0, leak: bool = False, order: tu
     ("val", "train", "quantity", "at_least"),
     [
         (rows_of(200, 1, shift=2.0), rows_of(300, 0), "splits_told_apart", 0.9),
-        (rows_of(200, 1, order=(1, 2, 0)), rows_of(300, 0), "accuracy_by_exchanging_classes", 0.5),
-        (rows_of(200, 1, leak=True), rows_of(300, 0, leak=True), "target_in_one_feature", 0.999),
+        pytest.param(
+            *(rows_of(200, 1, order=(1, 2, 0)), rows_of(300, 0), "accuracy_by_exchanging_classes", 0.5),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(rows_of(200, 1, leak=True), rows_of(300, 0, leak=True), "target_in_one_feature", 0.999),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rows_of_two_splits(val: Split, train: Split, quantity: str, at_least: float) -> None:

@@ -365,6 +365,7 @@ def test_read_needs_bounded_memory(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # kilobytes
 
 
+@pytest.mark.slow
 def test_read_is_fast(tmp_path: Path) -> None:
     """A hundred thousand rows are read in a second or two of this machine; the bound is loose, since it may be busy."""
     path = tmp_path / "log.csv"

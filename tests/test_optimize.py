@@ -26,6 +26,7 @@ def bowl(config: dict[str, Any], seed: int) -> float:
 REFERENCE = {"lr": 0.5, "layers": 1, "unused": 0, "data": "fixed"}
 
 
+@pytest.mark.slow
 def test_optimize_accepts_what_fresh_seeds_show() -> None:
     """The bowl's bottom is found and proven; further keys of the reference stay, and `unused` does nothing."""
     result = optimize(bowl, SPACE, seed=0, metric="val/accuracy", trials=25, reference=REFERENCE)

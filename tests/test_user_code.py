@@ -341,7 +341,13 @@ ENDING_PARTS = [
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize(
     ("part", "key", "phase", "error"),
-    [(*ENDING_PARTS[(i + shift) % len(ENDING_PARTS)], ENDINGS[i]) for shift in (0, 3, 7) for i in range(len(ENDINGS))],
+    [
+        pytest.param(
+            *ENDING_PARTS[(i + shift) % len(ENDING_PARTS)], ENDINGS[i], marks=[pytest.mark.slow] if shift else []
+        )
+        for shift in (0, 3, 7)
+        for i in range(len(ENDINGS))
+    ],
 )
 def test_user_code_cannot_end_the_process(program: Program, part: str, key: str, phase: str, error: str) -> None:
     """Whatever class the user's exception has, it is a fault of that code with its line, and nothing is called done."""

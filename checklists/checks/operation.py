@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from pipeline.results import Acceptable, Evidence, Result
+from pipeline.results import Acceptable, Evidence, Result, counted
 
 NAMED = 5  # faults that a sentence lists
 LEVEL = 0.05  # of the exact tests
+UNLIKE = (
+    "the validation rows differ from the train rows, which are alike among themselves: if the order of the rows means "
+    "nothing, split them at random"
+)
 
 
 def documents(evidence: Evidence) -> Result:
@@ -70,6 +76,7 @@ def drift_rehearsed(evidence: Evidence, *, max_false_alarms: float, min_detected
     if _at_least(alarms, draws, max_false_alarms) < LEVEL:
         named = f"; most often {', '.join(rehearsal['falsely_named'])}" if rehearsal["falsely_named"] else ""
         why = f"{alarms} of {draws} windows without a shift raise an alarm ({size}){named}"
+        why += _about_stretches(rehearsal["stretches"]) or f"; {UNLIKE}"
         return Result("failed", alarms / draws, max_false_alarms, "of the windows", why)
     if not rehearsal["shifts"]:
         return Result("inconclusive", why=f"no feature varies, so that no shift could be tried ({size})")
@@ -82,6 +89,7 @@ def drift_rehearsed(evidence: Evidence, *, max_false_alarms: float, min_detected
     lowest = min(shares.values())
     noticed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     why = f"noticed: {noticed}; {alarms} of {draws} windows without a shift raise an alarm ({size})"
+    why += _about_stretches(rehearsal["stretches"])
     if missed and window < min_window:
         why += f"; fewer than {min_window} rows show too little"
         return Result(
@@ -90,6 +98,15 @@ def drift_rehearsed(evidence: Evidence, *, max_false_alarms: float, min_detected
     if missed:
         why = f"not noticed often enough: {'; '.join(shift['what'] for shift in missed)}; {why}"
     return Result("failed" if missed else "passed", lowest, min_detected, "of the windows", why, relation=">=")
+
+
+def _about_stretches(stretches: Mapping[str, Any] | None) -> str:
+    """Return what the monitor makes of rows that are not alike; empty where it has the common bounds."""
+    if stretches is None or not stretches["bounds"]:
+        return ""
+    apart = f"{stretches['drifted']} of {stretches['compared']} stretches of the train rows differ from the others"
+    bounds = f"the bounds of {counted(len(stretches['bounds']), 'feature')} are what they differ by"
+    return f"; {apart}, as in a text or over time, so that {bounds}"
 
 
 def _at_least(count: int, draws: int, share: float) -> float:

@@ -1,7 +1,9 @@
 """Compares live rows with the reference of a release, and decides whether they drifted.
 
 A feature drifted if its difference is significant among all tests (Holm) and at least as large as the bound: in a
-million rows any trifle is significant, and in fifty rows large differences occur by chance.
+million rows any trifle is significant, and in fifty rows large differences occur by chance. Both suppose rows that are
+independent of one another. Where stretches of the data differ by themselves, as those of a text or of a year do, nearly
+everything is significant, and the bounds are what these stretches differ by (`rehearsal.py`).
 """
 
 from __future__ import annotations
@@ -73,6 +75,8 @@ def compare(reference: Reference, live: Live, rng: np.random.Generator, distance
     refused = compare_categories(np.zeros(len(reference.inputs)), is_refused)
     rows.append(_row(REFUSED, "input", "Fisher", *refused, about["min_effect"]))
     rows.append(_row(CLASSIFIER, "input", "classifier", *_classified(reference, live, rng), about["min_auc"]))
+    for row in rows:
+        row["bound"] = about["bounds"].get(row["feature"], row["bound"])
     for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["adjusted"] = adjusted
         row["drifted"] = adjusted <= about["alpha"] and row["effect"] >= row["bound"]

@@ -83,6 +83,20 @@ def input_observations(
     return _observed(columns, "input", len(next(iter(tensors.values()))))
 
 
+def columns_by_feature(
+    schema: Schema, tensors: Mapping[str, Array], tokens: Mapping[str, Sequence[int]]
+) -> dict[str, str]:
+    """Return the column that each feature of the inputs is of, by the name of the feature."""
+    owners: dict[str, str] = {}
+    for tensor in schema["tensors"]:
+        values = tensors[tensor["name"]][:1]
+        for number, column in enumerate(columns_of(schema, tensor["name"])):
+            of_column = values if tensor["whole"] else values[:, number]
+            features = _input_columns(column, of_column, tokens.get(column["name"], ()))
+            owners |= dict.fromkeys(features, column["name"])
+    return owners
+
+
 def columns_of(schema: Schema, tensor: str) -> list[Column]:
     """Return the columns of a tensor, in their order."""
     return [column for column in schema["inputs"] if column["tensor"] == tensor]

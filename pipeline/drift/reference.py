@@ -50,7 +50,8 @@ class About(TypedDict):
 
     `takes` says what the output of the graph is; `tokens` are the ids whose frequencies are compared; `model` is the
     digest of the ONNX file that answered; `released` the score on the test rows; `label` the column of the targets in
-    the owner's table.
+    the owner's table. `bounds` replace `min_effect` and `min_auc` for features that differ by more between stretches of
+    the data itself.
     """
 
     schema: int
@@ -62,6 +63,7 @@ class About(TypedDict):
     alpha: float
     min_effect: float
     min_auc: float
+    bounds: dict[str, float]
     tokens: dict[str, list[int]]
     released: dict[str, float | str | bool | None] | None
     label: str | None

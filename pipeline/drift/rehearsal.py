@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 from torch import Tensor
 
-from pipeline.drift.answers import MODEL, ServedModel
-from pipeline.drift.compare import Comparison, Live, compare
-from pipeline.drift.features import (
-    Array,
-    Observations,
-    Takes,
-    frequent_tokens,
-    input_observations,
-    output_observations,
-)
+from pipeline.drift.answers import MODEL
+from pipeline.drift.compare import CLASSIFIER, Comparison
+from pipeline.drift.features import Array, columns_by_feature, input_observations
 from pipeline.drift.reference import (
     ALPHA,
     MAX_ROWS,
@@ -32,7 +24,7 @@ from pipeline.drift.reference import (
 )
 from pipeline.drift.shifts import Shift, prior_rows, shifts_of
 from pipeline.drift.statistics import one_thread
-from pipeline.export.exported import named_leaves
+from pipeline.drift.windows import Rows, Windows, taken
 from pipeline.readiness.corruption import plan_threads
 from pipeline.readiness.subject import Subject
 from pipeline.run_store import files
@@ -43,9 +35,10 @@ from pipeline.serving.schema_file import Schema, read_schema
 
 DRAWS = 200  # windows without a shift
 SHIFTED_DRAWS = 40  # windows of each shift
-MAX_WINDOW = 500  # rows of a window
 COLUMNS_PER_REHEARSAL = 10_000  # comparisons of a feature without a shift: fewer draws for wide tables, for time
 MIN_DRAWS = 40
+DEVIATIONS = 3  # above the mean effect of stretches of the train rows
+OFTEN = 0.05  # of the windows without a shift, or of the stretches: with more alarms, rows are not alike
 
 
 class Detection(TypedDict):
@@ -58,10 +51,25 @@ class Detection(TypedDict):
     features: list[str]
 
 
+class Stretches(TypedDict):
+    """How stretches of consecutive train rows differ from the others, if rows have times or windows raise alarms.
+
+    With the common bounds `before` windows raised an alarm, most often by the features `named`. Of the stretches that
+    were `compared` some `drifted`; `bounds` are then what they differ by, by feature.
+    """
+
+    before: int
+    named: list[str]
+    compared: int
+    drifted: int
+    bounds: dict[str, float]
+
+
 class RehearsalEvidence(TypedDict):
     """What the rehearsal found; `why` is the reason where nothing could be compared.
 
-    A window is half of the validation rows, at most 500, and is compared with a reference without its rows.
+    A window is half of the validation rows, at most 500, and is compared with a reference without its rows. Where
+    `stretches` has bounds, all figures are those of the monitor with them, and the rows of a window are consecutive.
     """
 
     features: int
@@ -75,48 +83,19 @@ class RehearsalEvidence(TypedDict):
     falsely_named: list[str]
     shifts: list[Detection]
     monitored: dict[str, int]
+    stretches: Stretches | None
     why: str | None
-
-
-class _Rows:
-    """The rows of a rehearsal as tensors, the served model, and what is compared of them."""
-
-    def __init__(self, subject: Subject, folder: Path, schema: Schema) -> None:
-        self.schema, self.seed = schema, subject.seed
-        self.train, self.val = (_tensors(split.X) for split in (subject.data.train, subject.data.val))
-        self.task, self.takes = subject.task.kind, _takes(subject)
-        self.tokens = frequent_tokens(schema, self.train)
-        self.model = ServedModel(folder, schema)
-
-    def live(self, tensors: Mapping[str, Array]) -> Live:
-        """Return rows as the monitor sees them."""
-        outputs, answered = self.model.answer(tensors)
-        inputs = input_observations(self.schema, tensors, self.tokens)
-        if not outputs:
-            return Live(inputs, None, int((~answered).sum()))
-        rows = {name: values[answered] for name, values in tensors.items()}
-        observed = output_observations(outputs, self.task, self.takes, rows)
-        return Live(inputs, observed, int((~answered).sum()))
-
-
-def _tensors(X: object) -> dict[str, Array]:
-    leaves = named_leaves(X)  # type: ignore[arg-type]
-    return {name: leaf.cpu().numpy() if isinstance(leaf, Tensor) else leaf for name, leaf in leaves.items()}
-
-
-def _takes(subject: Subject) -> Takes:
-    return subject.task.takes
 
 
 def build_reference(
     subject: Subject, folder: Path, schema: Schema, score: ScoreRecord | None = None
-) -> tuple[Reference, _Rows, Array]:
-    """Return the reference of a release, the rows that it is from, and the validation row of each of its rows.
+) -> tuple[Reference, Rows, Array]:
+    """Return the reference of a release, the rows that it is from, and which row each of its rows is, train rows first.
 
-    Inputs are a sample of train and validation rows, -1 where of train; outputs are those of validation rows, since the
-    model knows the train rows. `folder` has the ONNX file.
+    Inputs are a sample of train and validation rows; outputs are those of validation rows, since the model knows the
+    train rows. `folder` has the ONNX file.
     """
-    rows = _Rows(subject, folder, schema)
+    rows = Rows(subject, folder, schema)
     rng = np.random.default_rng(derive(subject.seed, "drift", "reference"))
     counts = {split: len(next(iter(of.values()))) for split, of in (("train", rows.train), ("val", rows.val))}
     chosen = np.sort(rng.permutation(sum(counts.values()))[:MAX_ROWS])
@@ -124,7 +103,7 @@ def build_reference(
     sample = {name: np.concatenate([rows.train[name][from_train], rows.val[name][from_val]]) for name in rows.train}
     inputs = input_observations(schema, sample, rows.tokens)
     answered = np.sort(rng.permutation(counts["val"])[:MAX_ROWS])
-    outputs = rows.live(_taken(rows.val, answered)).outputs
+    outputs = rows.live(taken(rows.val, answered)).outputs
     label = (subject.config.get("data") or {}).get("label")
     about: About = {
         "schema": 1,
@@ -136,16 +115,13 @@ def build_reference(
         "alpha": ALPHA,
         "min_effect": MIN_EFFECT,
         "min_auc": MIN_AUC,
+        "bounds": {},
         "tokens": rows.tokens,
         "released": None if score is None else released_score(score),
         "label": label if isinstance(label, str) else None,
         "features": summaries(inputs) + ([] if outputs is None else summaries(outputs)),
     }
-    return Reference(about, inputs, outputs), rows, np.concatenate([np.full(len(from_train), -1), from_val])
-
-
-def _taken(tensors: Mapping[str, Array], rows: Array) -> dict[str, Array]:
-    return {name: values[rows] for name, values in tensors.items()}
+    return Reference(about, inputs, outputs), rows, chosen
 
 
 def measure(
@@ -160,11 +136,17 @@ def measure(
     schema = read_schema(folder)
     with running_on(plan_threads(subject)), one_thread():
         reference, rows, origin = build_reference(subject, folder, schema, score)
+        windows = Windows(reference, rows, origin)
+        evidence = _rehearsed(subject, windows)
+        if evidence["draws"] and (rows.has_times or evidence["false_alarms"] > OFTEN * evidence["draws"]):
+            stretches = _stretches(windows, evidence)
+            reference.about["bounds"] |= stretches["bounds"]
+            evidence = {**(_rehearsed(subject, windows) if stretches["bounds"] else evidence), "stretches": stretches}
         paths = {}
         for name, content in to_files(reference).items():
             files.write_bytes(folder / name, content)
             paths[name] = folder / name
-        return paths, _rehearsed(subject, reference, rows, origin)
+        return paths, evidence
 
 
 def _nothing(why: str) -> RehearsalEvidence:
@@ -180,50 +162,46 @@ def _nothing(why: str) -> RehearsalEvidence:
         "falsely_named": [],
         "shifts": [],
         "monitored": {},
+        "stretches": None,
         "why": why,
     }
 
 
-class _Windows:
-    """Windows of validation rows, each compared with the reference without its rows."""
+def _stretches(windows: Windows, before: RehearsalEvidence) -> Stretches:
+    """Return the bounds of a monitor of rows that are not alike, from what stretches of the train rows differ by.
 
-    def __init__(self, reference: Reference, rows: _Rows, origin: Array) -> None:
-        self.reference, self.rows, self.origin = reference, rows, origin
-        self.count = len(next(iter(rows.val.values())))
-        self.size = min(self.count // 2, MAX_WINDOW)
-        clean = rows.live(rows.val)
-        self.clean = clean if not clean.refused else None  # else rows and outputs do not correspond
-
-    def compared(self, chosen: Array, shift: Shift | None, rng: np.random.Generator) -> Comparison:
-        """Return the comparison of these validation rows, shifted or as they are."""
-        in_window = np.zeros(self.count, bool)
-        in_window[chosen] = True
-        inputs = ~((self.origin >= 0) & in_window[self.origin])
-        outputs = self._outputs(in_window, rng)
-        reference = Reference(self.reference.about, self.reference.inputs.take(inputs), outputs)
-        if shift is None and self.clean is not None:
-            answers = self.clean.outputs
-            live = Live(self.clean.inputs.take(chosen), None if answers is None else answers.take(chosen))
-        else:
-            tensors = _taken(self.rows.val, chosen)
-            live = self.rows.live(tensors if shift is None else shift.change(tensors, rng))
-        return compare(reference, live, rng, distances=False)
-
-    def _outputs(self, in_window: Array, rng: np.random.Generator) -> Observations | None:
-        """Return what the model answers to validation rows outside of the window, as many as a reference has."""
-        if self.clean is None or self.clean.outputs is None:
-            return self.reference.outputs
-        others = np.flatnonzero(~in_window)
-        chosen = others if len(others) <= MAX_ROWS else rng.choice(others, MAX_ROWS, replace=False)
-        return self.clean.outputs.take(chosen)
+    The bound of a feature that drifted in any stretch is the mean of its effects and three standard deviations, as in
+    NannyML; all features of one column have the largest of theirs. Other features keep the common bound, and all do
+    where hardly a stretch drifted.
+    """
+    rows = windows.rows
+    owners = columns_by_feature(rows.schema, rows.train, rows.tokens)
+    comparisons = windows.of_train(np.random.default_rng(derive(rows.seed, "drift", "stretches")))
+    natural: dict[str, float] = {}
+    for of_feature in zip(*(comparison["features"] for comparison in comparisons), strict=True):
+        effects, name = np.array([row["effect"] for row in of_feature]), of_feature[0]["feature"]
+        if any(row["drifted"] for row in of_feature):
+            bound = min(1.0, float(effects.mean() + DEVIATIONS * effects.std()))
+            natural[owners.get(name, name)] = max(bound, natural.get(owners.get(name, name), of_feature[0]["bound"]))
+    drifted = sum(comparison["drifted"] for comparison in comparisons)
+    if drifted <= OFTEN * len(comparisons):
+        natural = {}
+    names = [*(feature.name for feature in windows.reference.inputs.features), CLASSIFIER]
+    return {
+        "before": before["false_alarms"],
+        "named": before["falsely_named"],
+        "compared": len(comparisons),
+        "drifted": drifted,
+        "bounds": {name: natural[owners.get(name, name)] for name in names if owners.get(name, name) in natural},
+    }
 
 
-def _rehearsed(subject: Subject, reference: Reference, rows: _Rows, origin: Array) -> RehearsalEvidence:
-    windows = _Windows(reference, rows, origin)
+def _rehearsed(subject: Subject, windows: Windows) -> RehearsalEvidence:
+    reference, rows = windows.reference, windows.rows
     features = [feature.name for feature in reference.inputs.features]
     outputs = reference.outputs
-    evidence = _nothing("")
-    evidence |= {
+    evidence: RehearsalEvidence = {
+        **_nothing(""),
         "features": len(features) + (0 if outputs is None else len(outputs.features)),
         "reference_rows": len(reference.inputs),
         "window": windows.size,
@@ -235,9 +213,7 @@ def _rehearsed(subject: Subject, reference: Reference, rows: _Rows, origin: Arra
         return evidence
     draws = int(np.clip(COLUMNS_PER_REHEARSAL // max(1, evidence["features"]), MIN_DRAWS, DRAWS))
     rng = np.random.default_rng(derive(subject.seed, "drift", "rehearsal"))
-    comparisons = [
-        windows.compared(rng.choice(windows.count, windows.size, replace=False), None, rng) for _ in range(draws)
-    ]
+    comparisons = [windows.compared(windows.drawn(rng), None, rng) for _ in range(draws)]
     evidence["draws"] = draws
     evidence["false_alarms"] = sum(comparison["drifted"] for comparison in comparisons)
     evidence["falsely_named"] = _most_named(comparisons)
@@ -258,15 +234,12 @@ def _monitored(reference: Reference) -> dict[str, int]:
     return {role: roles.count(role) for role in dict.fromkeys(roles)}
 
 
-def _detected(windows: _Windows, shift: Shift, rng: np.random.Generator) -> Detection:
-    comparisons = [
-        windows.compared(rng.choice(windows.count, windows.size, replace=False), shift, rng)
-        for _ in range(SHIFTED_DRAWS)
-    ]
+def _detected(windows: Windows, shift: Shift, rng: np.random.Generator) -> Detection:
+    comparisons = [windows.compared(windows.drawn(rng), shift, rng) for _ in range(SHIFTED_DRAWS)]
     return _detection(shift.name, shift.what, comparisons)
 
 
-def _detected_prior(windows: _Windows, targets: Array, classes: bool, rng: np.random.Generator) -> Detection:
+def _detected_prior(windows: Windows, targets: Array, classes: bool, rng: np.random.Generator) -> Detection:
     comparisons = [
         windows.compared(prior_rows(targets, classes, windows.size, rng), None, rng) for _ in range(SHIFTED_DRAWS)
     ]
