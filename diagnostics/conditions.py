@@ -248,9 +248,11 @@ def _since_holding(condition: Condition, view: HistoryView, curves: Mapping[str,
     recorded = {name: curve for name, curve in curves.items() if len(curve[1])}
     positions = {name: view.positions(name) for name in recorded}
     # Facts are known before the first step, so only curves have a time.
-    timeline = np.unique(np.concatenate([p[np.isfinite(p)] for p in positions.values()]))
-    if not len(timeline):
+    merged = np.concatenate([p[np.isfinite(p)] for p in positions.values()])
+    if not len(merged):
         return {"step": None, "epoch": None}
+    merged.sort(kind="stable")  # merges curves that are sorted already, which np.unique sorts from scratch
+    timeline = merged[np.append(True, merged[1:] != merged[:-1])]
 
     def holds(points: int) -> bool:
         now = timeline[points - 1]

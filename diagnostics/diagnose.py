@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diagnostics.candidates import Candidate, PlaybookMatch, gather
 from diagnostics.conditions import Condition, HistoryView, evaluate_condition
 from diagnostics.derived import derived_facts
@@ -25,7 +28,9 @@ from pipeline.results import CEILINGS
 
 MIN_FIXES = 3  # a diagnosis that names a cause offers at least this many changes to choose from
 MAX_DECIDING = 3  # causes for which an undecided diagnosis says what would decide
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "distance")  # in the name of a metric
 MISSED = Condition("shortfall", ("val/metric", "target", "trivial"), above=0.0)
+MISSED_AT_END = Condition("shortfall", ("val/metric", "target", "trivial"), last=0.1, above=0.0)
 BASES = {  # what a confidence is based on, in words
     "inference": "reasoning alone",
     "report": "logs alone",
@@ -103,8 +108,10 @@ def needs_mending(view: HistoryView, matches: Iterable[PlaybookMatch]) -> bool:
     """Whether the run misses the target that it was told; without a target, whether it shows a blocking symptom.
 
     A curve that reaches its target may look unusual. A run that broke off at a value that is not finite is broken.
+    Fivegate's own trainings keep their best weights; of others the last score counts.
     """
-    missed = evaluate_condition(MISSED, view)
+    keeps_best = any(name.startswith("decides/") for name in view.history.facts)
+    missed = evaluate_condition(MISSED if keeps_best else MISSED_AT_END, view)
     broke_off = any(event["kind"] == "nonfinite" for event in view.history.events)
     if missed.measured and not broke_off:
         return missed.holds
@@ -129,7 +136,29 @@ def view_of(history: History, config: Mapping[str, Any] | None) -> HistoryView:
     if precision:
         facts.setdefault("precision_bits", 16.0 if "16" in precision else 32.0)
     metric = ((config or {}).get("task") or {}).get("metric")
-    return HistoryView(history, facts, metric if isinstance(metric, str) else None)
+    view = HistoryView(history, facts, metric if isinstance(metric, str) else None)
+    if "target" in facts and "trivial" not in facts:
+        name = view.resolve("val/metric")
+        scores = history.series(name)[1]
+        known = scores[np.isfinite(scores)]
+        if len(known):
+            facts["trivial"] = _untrained_score(name, known, facts)
+    return view
+
+
+def _untrained_score(name: str, scores: NDArray[np.float32], facts: Mapping[str, float]) -> float:
+    """Return what an untrained model reaches, for a loop or a log without a trivial baseline.
+
+    That is chance for an accuracy over known classes, else the worst score of the run; it never reaches the target.
+    """
+    target = facts["target"]
+    if any(word in name for word in LOWER_IS_BETTER):
+        worst = float(scores.max())
+        return worst if worst > target else target + max(abs(target), 1.0)
+    worst = float(scores.min())
+    if "acc" in name and "loss_expected" in facts:
+        worst = min(worst, math.exp(-facts["loss_expected"]))  # the loss of guessing is the logarithm of the classes
+    return worst if worst < target else target - max(abs(target), 1.0)
 
 
 def _propose(ranked: Sequence[Ranked], find_remedies: RemedyFinder) -> tuple[Fix, ...]:

@@ -1,6 +1,7 @@
 """Ranks candidate causes: contradictions by definition first, then by a logistic model of six kinds of evidence.
 
-The model sees no cause, data set or model: only how much evidence there is, of which kind, and since when. Its table
+The model sees no cause, data set or model: only how much evidence there is, of which kind, and since when. There is one
+for diagnoses with experiments and one for those without, where the other evidence has to decide. Their table
 `ranker.yaml` is fitted on the tuning part of the fault benchmark by `make fit-ranker`, with one family left out at a
 time; the threshold above which a cause is named is the smallest with enough right accusations there.
 """
@@ -18,6 +19,7 @@ from pipeline.results import CEILINGS
 
 TABLE = Path(__file__).with_name("ranker.yaml")
 FEATURES = ("supports", "abnormality", "restored", "mends", "onset", "rivals")
+WITH, WITHOUT = "with_experiments", "without_experiments"  # the two models in the table
 EXPLAINED = 0.5  # an experiment that restores this share of the shortfall explains the run
 
 
@@ -45,11 +47,11 @@ class Ranked:
 
 
 @cache
-def load_ranker(path: Path = TABLE) -> Ranker:
-    """Return the fitted ranker."""
+def load_ranker(name: str, path: Path = TABLE) -> Ranker:
+    """Return the fitted ranker of this name, `WITH` or `WITHOUT`."""
     from omegaconf import OmegaConf
 
-    table = OmegaConf.load(path)
+    table = OmegaConf.load(path)[name]
     coefficients = tuple(float(table.coefficients[name]) for name in FEATURES)
     return Ranker(float(table.intercept), coefficients, float(table.threshold))
 
@@ -84,12 +86,17 @@ def rank(candidates: Sequence[Candidate], needs_mending: bool, ranker: Ranker | 
     `needs_mending` says whether the run misses its target or shows a symptom. Otherwise an abnormality is harmless, and
     only a contradiction in terms or an experiment can accuse.
     """
-    ranker = ranker or load_ranker()
+    ranker = ranker or load_ranker(kind_of(candidates))
     scored = [(candidate, ranker.probability(features(candidate, candidates))) for candidate in candidates]
     scored.sort(key=lambda pair: (not pair[0].definitional, -pair[1]))
     ranked = [_judge(candidate, p, needs_mending, ranker) for candidate, p in scored]
     ranked.sort(key=lambda entry: bool(entry.why_not))  # stable: keeps the order within both groups
     return _without_explained(ranked)
+
+
+def kind_of(candidates: Iterable[Candidate]) -> str:
+    """Return which of the two models ranks these candidates."""
+    return WITH if any(candidate.experiments for candidate in candidates) else WITHOUT
 
 
 def _without_explained(ranked: list[Ranked]) -> list[Ranked]:

@@ -217,7 +217,8 @@ def slope(y: Curve) -> float:
         return shortage
     scale = float(np.abs(y).mean())
     x = np.linspace(-0.5, 0.5, len(y))  # centred and one long, so that the slope is the change over the whole window
-    return float(x @ y / (x @ x)) / scale if scale else 0.0
+    squares = len(y) * (len(y) + 1) / (12 * (len(y) - 1))  # the sum of x², in closed form
+    return float((x * y).sum() / squares) / scale if scale else 0.0  # `x @ y` would wait for threads
 
 
 def rise_from_best(y: Curve, *start: Curve) -> float:

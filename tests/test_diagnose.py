@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from diagnostics.candidates import Confidence, Support
 from diagnostics.conditions import Condition, Observation
-from diagnostics.diagnose import diagnose
+from diagnostics.diagnose import diagnose, needs_mending, view_of
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.playbook import CandidateCause, example_history
 from pipeline.history import History
@@ -249,3 +249,24 @@ def test_diagnosis_is_saved_and_shown(tmp_path: Path) -> None:
     assert "<td>learning_rate_too_high</td>" in diagnosis._repr_html_()
     assert "<b>" not in Diagnosis(confidence_statement="<b>bold</b>")._repr_html_()
     assert "Diagnosis(convergence_stall, dead_units, underfitting: learning_rate_too_high 0." in repr(diagnosis)
+
+
+@pytest.mark.parametrize(("scores", "needed"), [([0.5, 0.93, 0.8], True), ([0.5, 0.8, 0.93], False)])
+def test_needs_mending_judges_a_loop_by_its_last_score(scores: list[float], needed: bool) -> None:
+    """A loop that has lost its best score again has to be mended, since its best weights are gone."""
+    history = History()
+    for epoch, score in enumerate(scores, 1):
+        history.log_epoch(epoch, {"val/accuracy": score})
+    view = view_of(history, {"task": {"metric": "accuracy", "target": 0.9}})
+
+    assert needs_mending(view, []) is needed
+
+
+@pytest.mark.parametrize(("metric", "worst"), [("accuracy", 0.95), ("loss", 0.1)])
+def test_needs_mending_where_every_score_reaches_the_target(metric: str, worst: float) -> None:
+    """Even the worst score of a good run is no score of an untrained model."""
+    history = History()
+    history.log_epoch(1, {f"val/{metric}": worst})
+    view = view_of(history, {"task": {"metric": metric, "target": 0.9 if metric == "accuracy" else 0.2}})
+
+    assert not needs_mending(view, [])

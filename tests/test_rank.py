@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diagnostics.candidates import Candidate
 from diagnostics.diagnose import diagnose
 from diagnostics.playbook import example_history
-from diagnostics.rank import FEATURES, Ranker, features, load_ranker, rank
+from diagnostics.rank import FEATURES, WITH, WITHOUT, Ranker, features, load_ranker, rank
 from pipeline.experiments.result import ArmResult
 from pipeline.inspection.finding import Finding
 from pipeline.results import CEILINGS
@@ -89,12 +89,13 @@ def test_rank_accuses_nobody_without_symptom() -> None:
     assert [entry.why_not for entry in ranked] == reasons
 
 
+@pytest.mark.parametrize("kind", [WITH, WITHOUT])
 @given(st.tuples(*[st.floats(0, 1)] * len(FEATURES)), st.sampled_from(["supports", "abnormality", "restored"]))
-def test_ranker_rises_with_evidence(values: tuple[float, ...], name: str) -> None:
-    """More evidence of any kind never lowers the probability of a cause under the fitted table."""
+def test_ranker_rises_with_evidence(kind: str, values: tuple[float, ...], name: str) -> None:
+    """More evidence of any kind never lowers the probability of a cause under the fitted tables."""
     more = tuple(1.0 if feature == name else value for feature, value in zip(FEATURES, values, strict=True))
 
-    assert load_ranker().probability(values) <= load_ranker().probability(more)
+    assert load_ranker(kind).probability(values) <= load_ranker(kind).probability(more)
 
 
 def test_features_lie_between_0_and_1() -> None:

@@ -22,7 +22,7 @@ from score import Answer, correct_accusations
 
 from diagnostics.candidates import Candidate, gather
 from diagnostics.diagnose import evaluate_playbooks, firing, needs_mending, view_of
-from diagnostics.rank import FEATURES, TABLE, Ranker, features, rank
+from diagnostics.rank import FEATURES, TABLE, WITH, WITHOUT, Ranker, features, kind_of, rank
 
 Matrix = NDArray[np.float64]
 
@@ -30,27 +30,33 @@ Matrix = NDArray[np.float64]
 PRIOR = {"supports": 4.0, "abnormality": 3.0, "restored": 4.0, "mends": 4.0, "onset": -0.5, "rivals": -1.0}
 PENALTY = 1.0  # of the squared distance of the coefficients from these, in units of one candidate
 PRECISION = 0.85  # of the accusations: 0.80 is promised, and the choice of the threshold flatters
+LOWEST = 0.35  # threshold: what is less likely is no accusation
 FALSE_ALARMS = 0.015  # of the healthy trainings
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One reading of a case: its candidates, and whether the run shows a symptom."""
+    """One reading of a case: its candidates, whether the run needs mending, and what was known of it."""
 
     case: Case
     candidates: list[Candidate]
     needs_mending: bool
-    told: bool
+    reading: str
+
+
+AS_IT_IS, NOT_TOLD, AS_LOG = "as it is", "target not told", "history alone"
 
 
 def subjects(folder: Path) -> Iterator[Subject]:
-    """Yield each stored case of the tuning part with its target, and as a log whose target nobody has told."""
+    """Yield each stored case of the tuning part in three readings: all is known, no target, the history alone."""
     for case, facts in stored(folder, [case for case in cases() if case.part == "tuning"]):
-        for known, told in ((facts, True), (facts.as_log(), False)):
+        readings = {AS_IT_IS: facts, NOT_TOLD: facts.without_target(), AS_LOG: facts.as_log()}
+        for reading, known in readings.items():
             view = view_of(known.history, known.config)
             matches = evaluate_playbooks(view)
-            candidates = gather(firing(matches), view, known.findings, known.experiments, from_logs=not told)
-            yield Subject(case, candidates, needs_mending(view, matches), told)
+            from_logs = any(event["kind"] == "imported" for event in known.history.events)
+            candidates = gather(firing(matches), view, known.findings, known.experiments, from_logs)
+            yield Subject(case, candidates, needs_mending(view, matches), reading)
 
 
 def table(known: Sequence[Subject]) -> tuple[Matrix, Matrix, list[str]]:
@@ -123,13 +129,35 @@ def measure(pairs: Sequence[tuple[Case, Answer]]) -> dict[str, int]:
 
 
 def choose_threshold(known: Sequence[Subject], rankers: dict[str, Ranker]) -> float:
-    """Return the smallest threshold, from one half on, with enough right accusations and few enough false alarms."""
-    for threshold in np.arange(0.5, 1.0, 0.01):
+    """Return the smallest threshold with enough right accusations and few enough false alarms.
+
+    A history alone is left out: there the best guess is worth reading, with the low confidence that it has.
+    """
+    known = [subject for subject in known if subject.reading != AS_LOG]
+    for threshold in np.arange(LOWEST, 1.0, 0.01):
         counts = measure(answers(known, rankers, float(threshold)))
         precise = counts["right"] >= PRECISION * counts["accusations"]
         if precise and counts["false_alarms"] <= FALSE_ALARMS * counts["healthy"]:
             return round(float(threshold), 2)
     return 0.99
+
+
+def fitted(known: Sequence[Subject]) -> tuple[list[str], Ranker]:
+    """Return the ranker of these readings, and what it is worth on families that it has not seen, as lines."""
+    rankers = rankers_without_family(known)
+    threshold = choose_threshold(known, rankers)
+    rows, labels, _ = table(known)
+    intercept, coefficients = fit(rows, labels)
+    lines = [f"# Fitted on {len(rows)} candidates of {len(known)} readings, {int(labels.sum())} of them true causes."]
+    for reading in dict.fromkeys(subject.reading for subject in known):
+        counts = measure(answers([subject for subject in known if subject.reading == reading], rankers, threshold))
+        lines.append(
+            f"# One family left out at a time, {reading}: "
+            f"first cause right {counts['first_right']}/{counts['faulty']}, "
+            f"accusations right {counts['right']}/{counts['accusations']}, "
+            f"false alarms {counts['false_alarms']}/{counts['healthy']}."
+        )
+    return lines, Ranker(intercept, tuple(coefficients), threshold)
 
 
 def main() -> None:
@@ -138,24 +166,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE)
     args = parser.parse_args()
     known = list(subjects(args.facts))
-    told = [subject for subject in known if subject.told]
-    rankers = rankers_without_family(known)
-    threshold = choose_threshold(told, rankers)
-    rows, labels, _ = table(known)
-    intercept, coefficients = fit(rows, labels)
-    lines = [
-        "# The ranker of diagnostics/rank.py. Written by `make fit-ranker`; do not edit.",
-        f"# Fitted on {len(rows)} candidates of {len(told)} trainings, {int(labels.sum())} of them true causes.",
-    ]
-    for name, part in (("target told", told), ("target not told", [s for s in known if not s.told])):
-        counts = measure(answers(part, rankers, threshold))
-        lines.append(
-            f"# One family left out at a time, {name}: first cause right {counts['first_right']}/{counts['faulty']}, "
-            f"accusations right {counts['right']}/{counts['accusations']}, "
-            f"false alarms {counts['false_alarms']}/{counts['healthy']}."
-        )
-    values = ", ".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, coefficients, strict=True))
-    lines += [f"intercept: {intercept:.3f}", f"coefficients: {{{values}}}", f"threshold: {threshold:.2f}"]
+    lines = ["# The rankers of diagnostics/rank.py. Written by `make fit-ranker`; do not edit."]
+    for name in (WITH, WITHOUT):
+        worth, ranker = fitted([subject for subject in known if kind_of(subject.candidates) == name])
+        values = ", ".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, ranker.coefficients, strict=True))
+        lines += [f"{name}:", *(f"  {line}" for line in worth), f"  intercept: {ranker.intercept:.3f}"]
+        lines += [f"  coefficients: {{{values}}}", f"  threshold: {ranker.threshold:.2f}"]
     args.out.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

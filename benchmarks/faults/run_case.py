@@ -171,14 +171,25 @@ def _load_script(case: Case) -> Any:
 def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str, Any], Facts]:
     """Call the script's `run(seed, mended)`, which returns a score and a monitor; diagnose the monitor or its log."""
     value, monitor = _load_script(case).run(seed, mended)
+    bound = _bound(case)
     if case.way == "loop":
-        causes = monitor.diagnose().root_causes
+        told = None if bound is None else {"task": {"metric": case.metric, "target": bound}}
+        causes = monitor.diagnose(told).root_causes
         accused = [(c.issue, c.confidence.value, "diagnosis") for c in causes]
-        return {"value": value, "accused": accused}, Facts(monitor.history, findings=monitor.findings())
+        return {"value": value, "accused": accused}, Facts(monitor.history, told, monitor.findings(told))
     log, out = root / "log.csv", root / "out"
     log.write_text(_format_csv(monitor.history))
-    _run_command("diagnose", str(log), "--out", str(out))
-    return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, Facts(read(log).runs[0].history)
+    target = [] if bound is None else ["--target", str(bound)]
+    _run_command("diagnose", str(log), "--out", str(out), *target)
+    history = read(log).runs[0].history
+    history.facts |= {} if bound is None else {"target": bound}
+    return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, Facts(history)
+
+
+def _bound(case: Case) -> float | None:
+    """Return the bound of the truth, which a user would call the target; None if a score can also be too good."""
+    bounds = [bound for bound in (case.at_least, case.at_most) if bound is not None]
+    return bounds[0] if len(bounds) == 1 else None
 
 
 def _format_csv(history: Any) -> str:

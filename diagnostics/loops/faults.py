@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from diagnostics.conditions import HistoryView
 from diagnostics.diagnose import evaluate_playbooks, needs_mending, view_of
 from diagnostics.loops.gradient_scale import CLOSE
 from diagnostics.loops.watch import FIRST_UPDATES, LoopWatch
@@ -26,7 +25,6 @@ SAME = 1e-4  # relative difference of two norms of the same gradient
 LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less
 DECAYED = 0.01  # share of the highest rate below which a schedule has ended the training
 EXAMPLES = 3
-LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "distance")
 
 
 def loop_findings(watch: LoopWatch, history: History, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
@@ -37,20 +35,11 @@ def loop_findings(watch: LoopWatch, history: History, config: Mapping[str, Any] 
     findings += [*_missing_values(watch, history), *_schedule(watch, history), *_resume(watch)]
     if any(finding.abnormality == SURE for finding in findings):
         view = view_of(history, config)
-        if needs_mending(view, evaluate_playbooks(view)) or _misses_target(view):
+        if needs_mending(view, evaluate_playbooks(view)):
             findings = [
                 replace(f, kind="definition", abnormality=1.0) if f.abnormality == SURE else f for f in findings
             ]
     return tuple(sorted(findings, key=lambda finding: -finding.abnormality))
-
-
-def _misses_target(view: HistoryView) -> bool:
-    """Whether the last score is worse than the target; a loop does not know the trivial score, as a run does."""
-    target, metric = view.facts.get("target"), view.resolve("val/metric")
-    if target is None or metric not in view.history.names():
-        return False
-    score = float(view.history.series(metric)[1][-1])
-    return score > target if any(word in metric for word in LOWER_IS_BETTER) else score < target
 
 
 def _not_zeroed(watch: LoopWatch) -> Iterator[Finding]:
