@@ -51,7 +51,7 @@ def load_ranker(name: str, path: Path = TABLE) -> Ranker:
     """Return the fitted ranker of this name, `WITH` or `WITHOUT`."""
     from omegaconf import OmegaConf
 
-    table = OmegaConf.load(path)[name]
+    table = OmegaConf.select(OmegaConf.load(path), name)
     coefficients = tuple(float(table.coefficients[name]) for name in FEATURES)
     return Ranker(float(table.intercept), coefficients, float(table.threshold))
 
