@@ -83,6 +83,9 @@ test-crash: $(READY)  ## 300 SIGKILLs in all five phases, each fault of the disk
 
 # A seed that failed is tried again with FIVEGATE_FUZZ_SEED=<seed> make test-fuzz ARGS='-k <parser>'.
 test-fuzz: $(READY)  ## every parser with damaged files, ten minutes in all, in less than 1 GB of memory
+	@[ -d $(INTEGRATIONS)/packages/pyarrow ] || \
+	  $(VENV)/bin/python -m pip --disable-pip-version-check -q install --no-deps --target $(INTEGRATIONS)/packages pyarrow || \
+	  echo "pyarrow cannot be installed: tables of our own stand in for those that it reads" >&2
 	@$(PYTEST) -s -m fuzz tests/test_fuzz.py $(ARGS)
 
 test-integrations: $(READY)  ## serve released models in MLflow and node, watch Lightning and transformers, compare attacks with ART, read Parquet: installs them into .integrations

@@ -303,7 +303,8 @@ def run(ctx: PhaseContext) -> Evidence:
     declared = _declared(ctx)
     again = composing_overrides(ctx.run.path, config.get("env") or [])
     if text := problem_card.request(config["plan"], again):  # before the data, which may take long to read
-        ctx.log(text)
+        for line in text.splitlines():
+            ctx.log(line)
     # Gate 1 closes without a seed; splits or a model made by an arbitrary seed would only look like results.
     if config["seed"] is None:
         return Evidence({**declared, "facts": {"trust": _trusted(ctx)}})

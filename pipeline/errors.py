@@ -11,6 +11,7 @@ Exit code 4 (a person must decide) is not an exception: the run stops normally a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -110,9 +111,11 @@ def fault(
 def quoted(text: str) -> str:
     """Return a text in quotes, on one line, with its backslashes as they are: a path, a pattern, another message.
 
-    A text that was quoted or escaped before is not escaped once more.
+    A text that was quoted or escaped before is not escaped once more; quotes of both kinds stay as they are.
     """
-    return repr(text).replace("\\\\", "\\")
+    quote, body = repr(text)[0], repr(text)[1:-1]
+    escaped = r"\\([\\'])" if quote == "'" and "'" in text else r"\\(\\)"
+    return f"{quote}{re.sub(escaped, lambda match: match[1], body)}{quote}"
 
 
 def relative_path(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -116,6 +116,7 @@ def test_verify_finds_an_edited_document(finished: Run, cli: Cli) -> None:
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 ))  # fmt: skip
+@example({"_2": None})
 def test_measurement_tables_show_only_numbers_of_the_record(value: Any) -> None:
     """Whatever is measured, its tables have no number that the measurement does not have."""
     lines = measurement({"it": value})

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -300,6 +300,8 @@ def test_fault_quotes_text_without_doubling_backslashes(text: str) -> None:
 
 
 @given(text=st.text())
+@example(text="'\"")
+@example(text="\\'\"\n")
 def test_fault_escapes_once(text: str) -> None:
     """A message that is escaped again is the same, and so is a text that was escaped before it was quoted."""
     once = UserError(fault("a", "is wrong", got=text)).faults[0]

@@ -44,6 +44,9 @@ from pipeline.data import test_openings
 from pipeline.data.sources.delimited import csv_table
 from pipeline.data.sources.npz import npz
 from pipeline.data.sources.parquet import parquet_table
+from pipeline.drift import reference
+from pipeline.drift.compare import Live, compare
+from pipeline.drift.features import Feature, Observations
 from pipeline.errors import FivegateError
 from pipeline.foreign_files import parse_json
 from pipeline.release import registry
@@ -57,7 +60,9 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.ledger import GENESIS
 from pipeline.run_store.run import Run
 from pipeline.serving.schema_file import read_schema
+from pipeline.serving.standalone import verify as standalone
 from pipeline.trials import worker
+from tests.integrations import FOLDER
 from tests.ledger_fixtures import history, mended
 
 QUICK_EXAMPLES = 150
@@ -363,6 +368,12 @@ def stand_in(path: str) -> StandIn:
     return StandIn(content)
 
 
+@pytest.fixture
+def pyarrow_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pyarrow be imported from where `make test-fuzz` installs it; without it a table stands in for its tables."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(FOLDER / "packages")])
+
+
 def read_parquet(path: Path) -> None:
     """The reader of Parquet: with pyarrow where it is installed, else with the table that stands in for it."""
     if importlib.util.find_spec("pyarrow") is not None:
@@ -401,6 +412,79 @@ MODELS = {
     "models": {"digits": {"aliases": {"champion": MOVE}, "history": [{**MOVE, "alias": "champion"}]}},
 }
 
+ROWS_OF_TWO = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+OBSERVED = Observations((Feature("age", "number", "input"), Feature("town", "category", "input")), ROWS_OF_TWO.round(1))
+ABOUT: Any = {
+    "schema": 1, "task": "classification", "takes": "logits", "model": "1" * 64, "seed": 1,
+    "rows": {"train": 30, "val": 0, "inputs": 30, "outputs": 0}, "alpha": 0.01, "min_effect": 0.1, "min_auc": 0.6,
+    "bounds": {"age": 0.3}, "tokens": {}, "released": None, "label": None, "features": reference.summaries(OBSERVED),
+}  # fmt: skip
+
+
+def drift_files() -> dict[str, bytes]:
+    return reference.to_files(reference.Reference(ABOUT, OBSERVED, None))
+
+
+def read_reference(path: Path) -> None:
+    """The reference of a release, one of whose two files is the given one, and a comparison with it."""
+    for name, content in drift_files().items():
+        if name != path.name:
+            (path.parent / name).write_bytes(content)
+    known = reference.load(path.parent)
+    if known.inputs.features == OBSERVED.features:
+        compare(known, Live(OBSERVED, None), np.random.default_rng(0))
+
+
+MODEL_FILES = {
+    "model.onnx": b"weights",
+    "report.json": json.dumps({"items": [{"id": "parity", "outcome": "passed"}]}).encode(),
+}
+
+
+def written(value: Any) -> bytes:
+    """JSON as a release writes it."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def bundle_in(folder: Path) -> str:
+    """Write a payload; return its digest."""
+    payload = folder / "payload"
+    payload.mkdir(parents=True, exist_ok=True)
+    records = {name: {"bytes": len(data), "sha256": standalone.sha256(data)} for name, data in MODEL_FILES.items()}
+    for name, data in {**MODEL_FILES, "manifest.json": written({"files": records})}.items():
+        (payload / name).write_bytes(data)
+    return digest({path.name: standalone.sha256(path.read_bytes()) for path in payload.iterdir()})
+
+
+@cache
+def release_of_bundle() -> dict[str, Any]:
+    """What `attestations/release.json` says of that payload: one check that passed, and one signed by a person."""
+    subject = bundle_in(Path(tempfile.mkdtemp(prefix="fivegate-fuzz-")))
+    items = [{"id": "parity", "outcome": "passed", "sign_off": None, "accepted_by": ""},
+             {"id": "approval", "outcome": "pending", "sign_off": "owner", "accepted_by": ""}]  # fmt: skip
+    outcomes = {"finalization": {item["id"]: item["outcome"] for item in items}}
+    signed = {"item": "approval", "who": "Ada", "digest": subject, "outcomes": outcomes, "waivers": []}
+    signed["binding"] = digest({"subject": subject, "outcomes": outcomes, "waivers": []})
+    statement = {"payload": subject, "time": "2026-01-01T00:00:00+00:00"}
+    return {"subject": subject, "statement": statement, "attestations": {}, "waivers": [], "items": items,
+            "sign_offs": [signed]}  # fmt: skip
+
+
+def released(value: Any) -> bytes:
+    """The record with the digest that fits it."""
+    return written({**value, "digest": digest(value)} if isinstance(value, dict) else value)
+
+
+def verify_bundle(path: Path) -> None:
+    """`verify.py` of a bundle with this record of its release: each fault is a sentence."""
+    bundle = path.parent / "bundle"
+    bundle_in(bundle)
+    (bundle / "attestations").mkdir(exist_ok=True)
+    (bundle / "attestations" / "release.json").write_bytes(path.read_bytes())
+    faults = standalone.verify(bundle)
+    assert all(isinstance(line, str) for line in faults or standalone.approvals(bundle))
+
+
 PARSERS = {
     "history": Parser("history.npz", histories, read_log),
     "CSV log": Parser("log.csv", lambda: damaged(LOG_CSV), read_log),
@@ -426,6 +510,12 @@ PARSERS = {
         | damaged(json.dumps(SCHEMA).encode()), lambda path: read_schema(path.parent)),
     "registry": Parser("registry.json", lambda: altered(MODELS).map(lambda value: json.dumps(value).encode())
         | damaged(json.dumps(MODELS).encode()), lambda path: registry.read(path.parent)),
+    "drift reference": Parser(reference.JSON_FILE, lambda: altered(ABOUT).map(lambda value: json.dumps(value).encode())
+        | damaged(drift_files()[reference.JSON_FILE]), read_reference),
+    "drift sample": Parser(reference.NPZ_FILE, lambda: archives(drift_files()[reference.NPZ_FILE])
+        | damaged(drift_files()[reference.NPZ_FILE]), read_reference),
+    "release": Parser("release.json", lambda: altered(release_of_bundle()).map(released)
+        | damaged(released(release_of_bundle())), verify_bundle),
     "JSON": Parser("any.json", lambda: st.binary() | damaged(b'{"a": [1, {"b": null}]}'),
                    lambda path: parse_json(path.read_bytes(), "any.json")),
 }  # fmt: skip
@@ -466,12 +556,21 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+@pytest.mark.usefixtures("pyarrow_if_installed")
 @pytest.mark.parametrize("name", PARSERS)
 def test_parser_refuses_damaged_files(tmp_path: Path, name: str) -> None:
     """A file that was damaged, rewritten or made up is read or refused with a message, and nothing else happens."""
     assert fuzz(PARSERS[name], tmp_path, QUICK_EXAMPLES, None) > QUICK_EXAMPLES / 10
 
 
+def test_verify_accepts_the_bundle_that_is_damaged_later(tmp_path: Path) -> None:
+    """The undamaged record of the release has no fault, so that damage reaches every line of the verifier."""
+    (tmp_path / "release.json").write_bytes(released(release_of_bundle()))
+    verify_bundle(tmp_path / "release.json")
+    assert standalone.verify(tmp_path / "bundle") == []
+
+
+@pytest.mark.usefixtures("pyarrow_if_installed")
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", PARSERS)
 def test_parser_refuses_damaged_files_for_minutes(tmp_path: Path, name: str) -> None:
@@ -512,6 +611,9 @@ FOUND: dict[str, list[bytes]] = {
     "test openings": [b"[" * 100_000, b"null\n", b'{"rows": 5}\n', b"1" * 5000, b"\xff\xfe\x00", b"{"],
     "Parquet table": [b"", b"PAR1", b"null", b"{}"],
     "schema": [b"null", b"{}", b"[" * 5000, b'{"tensors": null}', json.dumps({**SCHEMA, "missing": [{}]}).encode()],
+    "drift reference": [b"null", b"{}", b"[" * 5000, b"9" * 5000],
+    "drift sample": [b"", b"PK\x05\x06" + bytes(18), b"\x80\x04]K\x01a."],
+    "release": [b"null", b"{}", b"[" * 5000, released(7), released({"subject": []}), released({"items": None})],
     "registry": [b"null", b"{}", b"[" * 5000, b'{"models": []}', b'{"models": {"a": {"aliases": 7, "history": []}}}'],
 }  # fmt: skip
 

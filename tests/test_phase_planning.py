@@ -516,6 +516,7 @@ def test_planning_asks_for_the_card_before_it_reads_data(tmp_path: Path) -> None
         execute_run(make_registry(), make_hooks(told.append), resolve_request(arguments, []))
 
     assert told[0].startswith("planning: the problem card lacks purpose")
+    assert told[1:3] == ["write this into the experiment file, in your own words:", "plan:"]
 
 
 def test_card_request_says_which_gate_needs_which_field() -> None:

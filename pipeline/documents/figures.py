@@ -78,11 +78,12 @@ def differences(text: str, regenerated: str) -> list[str]:
 
 
 def _leaves(value: object) -> Iterator[Any]:
-    """The values inside a record, its keys, and the lengths of its lists, which documents count."""
+    """The values inside a record, its keys also as words, and the lengths of its lists, which documents count."""
     if isinstance(value, Mapping):
         yield len(value)
         for key, inner in value.items():
             yield str(key)
+            yield str(key).replace("_", " ")
             yield from _leaves(inner)
     elif isinstance(value, list | tuple):
         yield len(value)
