@@ -285,11 +285,19 @@ ERRORS = (
     "StopIteration", "AssertionError", "ValueError", "TypeError", "OSError",
 )  # fmt: skip
 CASES = [(part, key, phase) for part, key, phases in PARTS for phase in phases]
+# What `make test` tries of the later phases, whose runs take seconds; `make test-crash` tries all parts.
+LATER, IN_LATER_PHASES = (EVALUATION, FINALIZATION), ("model", "task.metric")
 
 
 @pytest.mark.parametrize(
     ("part", "key", "phase", "error"),
-    [(*case, ERRORS[i % len(ERRORS)]) for i, case in enumerate(CASES)],
+    [
+        pytest.param(
+            *(part, key, phase, ERRORS[i % len(ERRORS)]),
+            marks=[pytest.mark.slow] if phase in LATER and part not in IN_LATER_PHASES else [],
+        )
+        for i, (part, key, phase) in enumerate(CASES)
+    ],
 )
 def test_user_code_that_fails_is_one_message(program: Program, part: str, key: str, phase: str, error: str) -> None:
     """In every phase the message names the part, the file and the line; mended, the run goes on."""
@@ -452,6 +460,7 @@ def test_worker_that_vanishes_with_0_is_a_recorded_failure(program: Program) -> 
     assert trial.died == "exit 0: it ended without a result, as after os._exit"
 
 
+@pytest.mark.slow
 def test_user_code_that_fails_in_the_export_is_the_reason_of_its_gate(program: Program) -> None:
     """An export or a comparison that the model refuses closes the last gate, with the user's line."""
     own = program()
