@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: docs docs-site train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-intervals mutants bench-faults bench-guard fit-ranker verify-faults healthy-ranges programs lock help
+.PHONY: docs docs-site train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-executors bench-intervals mutants bench-faults bench-repair bench-guard fit-ranker verify-faults healthy-ranges programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -88,7 +88,7 @@ test-fuzz: $(READY)  ## every parser with damaged files, ten minutes in all, in 
 	  echo "pyarrow cannot be installed: tables of our own stand in for those that it reads" >&2
 	@$(PYTEST) -s -m fuzz tests/test_fuzz.py $(ARGS)
 
-test-integrations: $(READY)  ## serve released models in MLflow and node, watch Lightning and transformers, compare attacks with ART, read Parquet: installs them into .integrations
+test-integrations: $(READY)  ## serve released models in MLflow and node, watch Lightning and transformers, compare attacks with ART, read Parquet, train on a Ray cluster: installs them into .integrations
 	@$(INSTALL_INTEGRATIONS)
 	@$(PYTEST) -m integration $(ARGS)
 	@[ ! -x $(TRAINERS)/bin/python ] || $(TRAINERS)/bin/python -m pytest -q -m integration tests/test_trainers.py
@@ -107,6 +107,8 @@ INSTALL_INTEGRATIONS = pip="$(VENV)/bin/python -m pip --disable-pip-version-chec
   { [ -d $$folder/packages/art ] && [ -d $$folder/packages/pyarrow ]; } || \
     $$pip install --no-deps --upgrade --target $$folder/packages pyarrow adversarial-robustness-toolbox six tqdm || \
     echo "pyarrow and ART cannot be installed" >&2; \
+  [ -d $$folder/packages/ray ] || $$pip install --no-deps --upgrade --target $$folder/packages ray msgpack || \
+    echo "Ray cannot be installed" >&2; \
   [ -x $(TRAINERS)/bin/python ] || { $(VENV)/bin/python -m venv --clear $(TRAINERS) && \
     $(VENV)/bin/python $(PACKAGES_OF) >$$($(TRAINERS)/bin/python $(PACKAGES_OF))/project.pth && \
     $(TRAINERS)/bin/python -m pip --disable-pip-version-check -q install lightning transformers accelerate; } || \
@@ -137,6 +139,9 @@ mutants: $(READY)  ## make 60 small changes to the code and print those that its
 bench-faults: $(READY)  ## score the diagnoses on the fault benchmark: ARGS='--sample 5 --repairs'
 	@$(VENV)/bin/python benchmarks/faults/bench.py $(ARGS)
 
+bench-repair: $(READY)  ## mend the mendable cases of the fault benchmark, and count what holds: ARGS='--sample 5'
+	@$(VENV)/bin/python benchmarks/faults/bench_repair.py $(ARGS)
+
 bench-guard: $(READY)  ## how often trainer.guard would end healthy and faulty runs of the fault benchmark: FACTS=DIR
 	@$(VENV)/bin/python benchmarks/faults/live_guard.py $(FACTS)
 
@@ -155,6 +160,9 @@ programs: $(READY)  ## run the thirty programs of examples/programs as scripts a
 
 bench: $(READY)  ## time the engine and plain loops: ARGS='--pair', '--startup' or '--long 1000000'
 	@$(VENV)/bin/python benchmarks/engine.py $(ARGS)
+
+bench-executors: $(READY)  ## trials per hour of two workers and of one, on a machine that does nothing else: ARGS='--executor ray'
+	@$(VENV)/bin/python benchmarks/executors.py $(ARGS)
 
 bench-drift: $(READY)  ## how often a shifted half of each bundled set is found, and an unshifted one raises an alarm
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/drift.py $(ARGS)

@@ -16,6 +16,7 @@ import yaml
 
 from pipeline.engine.budget import extended_steps
 from pipeline.errors import UserError, fault
+from pipeline.executors.settings import ExecutorSettings
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.repair.diagnosis_record import DiagnosisRecord, read_diagnosis
 from pipeline.results import Artifact, Evidence, Score, counted, digest, exact, plain
@@ -115,6 +116,7 @@ def _train(ctx: PhaseContext, jobs: Sequence[tuple[str, Job]], columns: int) -> 
         setting=ctx.settings["parallel"],
         threads=int(_frozen_plan(ctx).facts["threads"]),
         columns=columns,
+        executor=ExecutorSettings.from_config(ctx.config),
     )
 
 

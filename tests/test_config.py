@@ -133,7 +133,7 @@ def test_compose_proposes_similar_key(override: str, meant: str) -> None:
             "trainer.on_spike=rollback",
             "trainer.on_spike: is not built in this version, got 'rollback'; expected skip  Do: ",
         ),
-        ("executor.kind=ray", "executor.kind: is not built in this version, got 'ray'; expected local  Do: "),
+        ("executor.kind=dask", "executor.kind: is not allowed, got 'dask'"),
         ("seed=true", "seed: has the wrong type, got True; expected an integer"),
         ("seed=-1", "seed: is out of bounds, got -1; expected >= 0"),
         ("seed=4294967296", "seed: is out of bounds, got 4294967296; expected < 4294967296"),

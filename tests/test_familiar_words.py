@@ -246,7 +246,7 @@ def test_familiar_command_leads_to_a_command(cli: Cli) -> None:
         "seed=true", "seed=-1", "trainer.threads=0", "devices=2", "trainer.devices=2", "trainer.strategy=ddp",
         "trainer.max_epochs=abc", "task.target=nan", "plan.owner=3", "plan.purpose=''", "+experiment=digits",
         "+seed=3", "task.metrics=acc", "surgery=[{a: 1, b: 2}]", "criterion=Focal", "metrics=[accuracy]",
-        "metrics=['acc']", "hidden_layer_sizes=[3,4]", "fp16=false", "executor=ray", "optimizer.lr=???",
+        "metrics=['acc']", "hidden_layer_sizes=[3,4]", "fp16=false", "executor=submitt", "optimizer.lr=???",
         "trust=my_pkg", "trainer.deterministic=maybe", "export.formats=[pt]", "loader.sampler=null",
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.conf_dir import conf_dir
 from pipeline.config.override_keys import SHOW, as_hydra, key_of, leaves, named
-from pipeline.config.overrides import NOT_BUILT, PRIMARY, first_line, not_built_fault, sort_out
+from pipeline.config.overrides import PRIMARY, first_line, sort_out
 from pipeline.config.schema import faults_of
 from pipeline.errors import FivegateError, UserError, fault
 from pipeline.trust import expansion
@@ -35,10 +35,11 @@ ADD_FOLDER = "python -m pipeline --config-dir DIR ..."
 
 @dataclass(frozen=True)
 class Composition:
-    """A resolved config and the chosen options, `choices["model"] == "mlp"`."""
+    """A resolved config, the chosen options, `choices["model"] == "mlp"`, and the settings of Hydra's sweeper."""
 
     config: dict[str, Any]
     choices: dict[str, Any]
+    sweeper: dict[str, Any]
 
 
 def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> dict[str, Any]:
@@ -46,8 +47,10 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = (
     return composition(overrides, config_dirs).config
 
 
-def composition(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = ()) -> Composition:
-    """The resolved config together with the chosen options."""
+def composition(
+    overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = (), searching: bool = False
+) -> Composition:
+    """The resolved config together with the chosen options; `searching` where a search may be among them."""
     folders, faults = existing(config_dirs)
     if any(key_of(word) == "hydra.searchpath" for word in overrides):
         faults.append(fault("hydra.searchpath", "is set by a flag", do=ADD_FOLDER))
@@ -64,11 +67,14 @@ def composition(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str]
         config, more = finished(composed, overrides)
         faults += more
     choices = dict(composed.hydra.runtime.choices)
-    # An option of the user's own folder composes, although nothing would read it.
-    faults += [said for group in NOT_BUILT if (said := not_built_fault(group, choices.get(group)))]
+    chosen = choices.get("hparams_search")
+    if chosen not in (None, "none") and not searching:
+        do = f"python -m pipeline -m hparams_search={chosen} ..."
+        faults.append(fault("hparams_search", "is a search, which needs -m", got=chosen, expected="none", do=do))
     if faults:
         raise UserError(*dict.fromkeys(faults))
-    return Composition(config, choices)
+    sweeper = OmegaConf.to_container(composed.hydra.sweeper, resolve=searching)
+    return Composition(config, choices, {str(key): value for key, value in dict(sweeper or {}).items()})  # type: ignore[arg-type]
 
 
 def existing(config_dirs: Sequence[Path | str]) -> tuple[list[Path], list[str]]:

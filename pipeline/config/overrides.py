@@ -22,7 +22,6 @@ from pipeline.config.schema import accepts
 from pipeline.errors import fault, nearest
 
 PRIMARY = "config"
-NOT_BUILT = {"executor": "local", "hparams_search": "none"}  # groups with one working option: nothing reads the others
 
 
 def first_line(error: BaseException) -> str:
@@ -96,8 +95,6 @@ def _group_fault(override: Override, search: str) -> str | None:
     if override.is_sweep_override():
         return _several(override)
     value = override.value()
-    if not_built := not_built_fault(group, value):
-        return not_built
     if override.is_delete() or isinstance(value, dict):
         return None
     if value is None:
@@ -139,14 +136,6 @@ def _without_option(group: str, options: list[str]) -> str:
     if group in ("hydra", "phases"):
         return "leave it out"
     return command(f"{group}={options[0] if len(options) == 1 else '<option>'}")
-
-
-def not_built_fault(group: str, option: object) -> str | None:
-    """The message for an option of a group of which this version has one option only, or None."""
-    built = NOT_BUILT.get(group)
-    if built is None or option == built:
-        return None
-    return fault(group, "is not built in this version", got=option, expected=built, do=command(f"{group}={built}"))
 
 
 def _try_choices(search: str) -> dict[str, Any]:

@@ -156,7 +156,12 @@ class Export(Section):
 
 
 class Executor(Section):
-    kind: Annotated[Literal["local"], not_built("submitit", "ray", use="local")]
+    kind: Literal["local", "submitit", "ray"]
+    cluster: Literal["slurm", "local"] = "slurm"
+    timeout_min: Count = 1440
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    address: Text | None = None
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class AfterPlanning(Section):

@@ -44,7 +44,7 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
     run = request.run
     root_is_new = not run.path.parent.exists()
     gate: GateState = "open"
-    with opened(run, **_origin(request)) as ledger, _tracked(hooks, run, request, ledger):
+    with opened(run, **_origin(request)) as ledger, tracked(hooks, run, request, ledger):
         run_is_new = len(ledger.entries) == 1
         try:
             _refuse_concurrent_change(run, ledger, request)
@@ -187,7 +187,7 @@ def _remove_unplanned_run(run: Run, ledger: Ledger, root_is_new: bool) -> None:
             files.remove_folder(run.path.parent)
 
 
-def _tracked(hooks: Hooks, run: Run, request: RunRequest, ledger: Ledger) -> AbstractContextManager[None]:
+def tracked(hooks: Hooks, run: Run, request: RunRequest, ledger: Ledger) -> AbstractContextManager[None]:
     """Copy the ledger to the tracker inside the block; an unavailable tracker is recorded and does not stop the run."""
 
     def warn(why: str) -> None:

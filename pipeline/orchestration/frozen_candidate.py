@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.errors import Refused, fault
+from pipeline.executors.settings import ExecutorSettings
 from pipeline.history import History
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.results import Score, counted, plain
@@ -81,6 +82,7 @@ def _train_seeds(ctx: PhaseContext, candidate: CandidateRecord) -> tuple[list[Tr
             log=ctx.log,
             setting=ctx.settings["parallel"],
             threads=int(ctx.plan.facts["threads"]),
+            executor=ExecutorSettings.from_config(ctx.config),
         )
         trials += trained.values()
     return trials, ""

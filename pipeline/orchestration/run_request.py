@@ -99,17 +99,19 @@ def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[st
     _refuse_new_trust(run, state, overrides)
     plan = plans.load(run, state)
     changing, notice = plan_overrides(overrides), ""
+    places = {key: plan.config[key] for key in plans.PLACES if key in plan.config}
     env = [o for o in overrides if key_of(o) == "env"]
     composable = all(Path(folder).is_dir() for folder in dirs) and (env or not plan.facts.get("env"))
     if changing or (phase == "auto" and composable):
         overridden = {key_of(o) for o in changing}
         stored = [o for o in state.plan.get("overrides", []) if key_of(o) not in overridden]
-        changes = plans.changes_from(plan, _compose([*stored, *changing, *env], dirs))
-        _refuse_differences(run, phase, changing, changes)
+        composed = _compose([*stored, *changing, *env], dirs)
+        _refuse_differences(run, phase, changing, plans.changes_from(plan, composed))
+        places |= {key: composed[key] for key in places if any(o.partition(".")[0] == key for o in overridden)}
     elif phase != "auto" and composable:
         notice = _edits_since(run, state, plan, phase, dirs, env)
     own_keys = {"phase": phase, "run": {"name": run.name, "root": str(run.path.parent), "sweep": None}}
-    config = {**plan.config, **own_keys, "trust": named(overrides, "trust") or []}
+    config = {**plan.config, **places, **own_keys, "trust": named(overrides, "trust") or []}
     return RunRequest(config, state.plan.get("overrides", []), dirs, ledger_head=state.head, notice=notice)
 
 

@@ -108,7 +108,7 @@ def _phase_context(
         run=run,
         ledger=ledger,
         state=state,
-        config=plan.config if plan else request.config,
+        config=_config_of(plan, request.config),
         plan=plan,
         folder=files.folder(run.inside(phase, state.round) if phase in ROUNDED else run.inside(phase)),
         round=state.round if phase in ROUNDED else 1,
@@ -116,6 +116,13 @@ def _phase_context(
         make_progress=hooks.progress,
         judge=registry.judge,
     )
+
+
+def _config_of(plan: Plan | None, requested: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the plan, computed where the request says; that of the request where there is no plan yet."""
+    if plan is None:
+        return requested
+    return {**plan.config, **{key: requested[key] for key in plans.PLACES if key in requested}}
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from pipeline.run_store.state import MAX_ROUNDS, RunState
 
 GOALPOSTS = ("seed", "plan", "task", "data", "phases")
 NOT_IN_PLAN = ("phase", "run", "trust", "env")
+PLACES = ("executor",)  # where something is computed changes no result, and so no plan
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: what Python makes of a byte that is not UTF-8
 
 
@@ -200,8 +201,8 @@ def _replace_auto(node: Any, names: Sequence[str], value: object) -> Any:
 
 
 def changed_config(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The config keys that differ between two configs, without those that are not part of a plan (`NOT_IN_PLAN`)."""
-    inside = ({k: v for k, v in config.items() if k not in NOT_IN_PLAN} for config in (old, new))
+    """The config keys that differ between two configs, without those that change no plan (`NOT_IN_PLAN`, `PLACES`)."""
+    inside = ({k: v for k, v in config.items() if k not in (*NOT_IN_PLAN, *PLACES)} for config in (old, new))
     return differences(exact(next(inside)), exact(next(inside)))
 
 

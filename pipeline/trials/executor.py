@@ -13,14 +13,15 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
+from pipeline.executors.settings import ExecutorSettings
 from pipeline.import_guard import child_pythonpath
 from pipeline.run_store import files
 from pipeline.run_store.job import Job
 from pipeline.run_store.lock import end_if_forked_from
-from pipeline.runtime.threads import cores
 
+REMOTE = ("PYTHONPATH", "PYTHONSAFEPATH", "OMP_NUM_THREADS", "XDG_STATE_HOME")  # variables that a remote worker needs
 RunWorker = Callable[[Path, int], subprocess.CompletedProcess[str]]  # (folder of the job, threads)
 
 
@@ -49,8 +50,8 @@ class Trial:
 
 
 def parallel_jobs(setting: int | str, threads: int) -> int:
-    """How many workers run at a time: the setting, or for `auto` as many as their threads fit the cores."""
-    return max(1, cores() // max(threads, 1)) if setting == "auto" else int(setting)
+    """How many workers run at a time on this machine: the setting, or for `auto` as many as their threads fit."""
+    return ExecutorSettings().parallel(setting, threads)
 
 
 def _same_job(folder: Path, job: Job) -> bool:
@@ -127,6 +128,44 @@ class Workers:
             for process in self._running:
                 process.send_signal(number)
 
+    def close(self) -> None:
+        """Nothing is left to be closed: a process ends with its training."""
+
+
+class Executor(Protocol):
+    """Runs worker processes, here or elsewhere."""
+
+    def run(self, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
+        """Run a worker on the folder's job and wait for it. Raises CancelledError after `stop`."""
+        ...
+
+    def stop(self, number: signal.Signals) -> None:
+        """Ask every worker to stop; no worker is started afterwards."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was opened, after the last worker has ended."""
+        ...
+
+
+def _remote_command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command of a worker, and the variables that it needs on another machine."""
+    words, environment = _command(folder.resolve(), threads)
+    return words, {name: environment[name] for name in REMOTE if name in environment}
+
+
+def open_executor(settings: ExecutorSettings, folder: Path, environment: Mapping[str, str] | None = None) -> Executor:
+    """Return the executor of the settings; one of a cluster keeps its own files below `folder`."""
+    if settings.kind == "submitit":
+        from pipeline.executors.submitit_jobs import SubmititWorkers
+
+        return SubmititWorkers(settings, files.folder(folder / "submitit"), _remote_command)
+    if settings.kind == "ray":
+        from pipeline.executors.ray_tasks import RayTasks
+
+        return RayTasks(settings, _remote_command)
+    return Workers(environment)
+
 
 def _prepare_folder(folder: Path, job: Job) -> None:
     """Write the job to its folder; checkpoints of the same job are kept, so that it resumes from them."""
@@ -175,6 +214,7 @@ def run_jobs(
     parallel: int,
     threads: int,
     on_finished: Callable[[Trial], None],
+    settings: ExecutorSettings | None = None,
 ) -> list[Trial]:
     """Train every job in its own process under `folder/<id>`; `on_finished` is called in the order of the jobs.
 
@@ -183,7 +223,7 @@ def run_jobs(
     interrupt kills them.
     """
     finished = []
-    with start_jobs(jobs, folder, parallel=parallel, threads=threads) as trials:
+    with start_jobs(jobs, folder, parallel=parallel, threads=threads, settings=settings) as trials:
         for trial in trials:
             on_finished(trial)
             finished.append(trial)
@@ -199,14 +239,18 @@ def start_jobs(
     threads: int,
     seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
+    settings: ExecutorSettings | None = None,
 ) -> Iterator[Iterator[Trial]]:
     """Run the jobs in their own processes while the block runs, and yield their trials in the order of the jobs.
+
+    `settings` say where; without them, on this machine.
 
     A trial that is not finished `seconds` after the start raises TimeoutError. All workers have ended after the block.
     They have the variables of `environment` besides those of this process.
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
-    pool, workers, owner = ThreadPoolExecutor(max_workers=parallel), Workers(environment), os.getpid()
+    workers = open_executor(settings or ExecutorSettings(), folder, environment)
+    pool, owner = ThreadPoolExecutor(max_workers=parallel), os.getpid()
     try:
         yield pool.map(lambda trial: _run_trial(trial, threads, workers.run), trials, timeout=seconds)
     finally:
@@ -214,7 +258,7 @@ def start_jobs(
         _shut_down(pool, workers)
 
 
-def _shut_down(pool: ThreadPoolExecutor, workers: Workers) -> None:
+def _shut_down(pool: ThreadPoolExecutor, workers: Executor) -> None:
     """Start no further job, and wait until all workers have ended."""
     try:
         workers.stop(signal.SIGTERM)
@@ -223,6 +267,8 @@ def _shut_down(pool: ThreadPoolExecutor, workers: Workers) -> None:
         workers.stop(signal.SIGKILL)
         pool.shutdown(cancel_futures=True)
         raise
+    finally:
+        workers.close()
 
 
 def ending(trial: Trial) -> dict[str, Any]:

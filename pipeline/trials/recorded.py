@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.executors.settings import ExecutorSettings
 from pipeline.run_store.job import Job
 from pipeline.run_store.ledger import Ledger
 from pipeline.runtime.announce import Parts, announced
-from pipeline.trials.executor import Trial, ending, format_steps, parallel_jobs, run_jobs
+from pipeline.trials.executor import Trial, ending, format_steps, run_jobs
 
 
 def train_recorded(
@@ -21,19 +22,23 @@ def train_recorded(
     setting: int | str,
     threads: int,
     columns: int = 0,
+    executor: ExecutorSettings | None = None,
+    study: str | None = None,
 ) -> dict[str, Trial]:
     """Train every job under `folder/<id>`, and return the trials by id.
 
     `setting` is the number of processes at the same time, or `auto`. A line of the table of scores, one per seed, is
-    printed per `columns` jobs; none for 0 columns.
+    printed per `columns` jobs; none for 0 columns. `executor` says where the processes run; by default on this machine.
+    `study` names the search that they belong to; trainings of a phase have none.
     """
     line: list[str] = []
+    about: dict[str, object] = {"round": round, "study": study} if study else {"round": round}
     parts = Parts(log, "trainings", len(jobs))
 
     def record(trial: Trial) -> None:
         if trial.interrupted:
             log(f"  {trial.id} was taken up once more: its process ended with {trial.interrupted}")
-        ledger.append("job.finished", {"round": round, **ending(trial)})
+        ledger.append("job.finished", {**about, **ending(trial)})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         parts.finish_one(shown=len(line) == columns)
         if len(line) == columns:
@@ -41,9 +46,12 @@ def train_recorded(
             line.clear()
 
     for name, job in jobs:
-        ledger.append("job.started", {"id": name, "round": round, "job": job.to_json()})
-    parallel = parallel_jobs(setting, threads)
-    several = f"{len(jobs)} trainings in processes of their own, {parallel} at a time"
+        ledger.append("job.started", {**about, "id": name, "job": job.to_json()})
+    executor = executor or ExecutorSettings()
+    parallel = executor.parallel(setting, threads)
+    at_a_time = f", {parallel} at a time" if executor.on_this_machine or setting != "auto" else ""
+    where = {"local": "", "submitit": f" by submitit ({executor.cluster})", "ray": " by Ray"}[executor.kind]
+    several = f"{len(jobs)} trainings in processes of their own{at_a_time}{where}"
     text = f"  {'1 training in a process of its own' if len(jobs) == 1 else several}"
 
     def still() -> str:
@@ -52,5 +60,5 @@ def train_recorded(
         return f"{ended}; {steps}" if ended and steps else ended
 
     with announced(log, text, still=still):
-        trials = run_jobs(jobs, folder, parallel=parallel, threads=threads, on_finished=record)
+        trials = run_jobs(jobs, folder, parallel=parallel, threads=threads, on_finished=record, settings=executor)
     return {trial.id: trial for trial in trials}
