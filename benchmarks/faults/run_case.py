@@ -94,9 +94,12 @@ def _run_command(*words: str) -> int:
     return code
 
 
-def plan_case(case: Case, seed: int, mended: int | None, root: Path) -> tuple[Run, list[Any]]:
-    """Plan a case and waive what can be waived. Return the run, and the items that were not satisfied."""
-    overrides = [] if mended is None else case.mended[mended]
+def plan_case(case: Case, seed: int, mended: int | None, root: Path, more: Sequence[str] = ()) -> tuple[Run, list[Any]]:
+    """Plan a case, with more overrides where given, and waive what can be waived.
+
+    Returns the run, and the items that were not satisfied.
+    """
+    overrides = [*(() if mended is None else case.mended[mended]), *more]
     start = ["--config-dir", str(HERE / "conf"), f"experiment={case.id}", "trust=[planted]", f"seed={seed}"]
     _run_command("phase=planning", *start, *QUICK, *overrides, f"run.root={root}", f"run.name={case.id}")
     run = Run(root / case.id)

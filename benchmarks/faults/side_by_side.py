@@ -24,11 +24,13 @@ TIMEOUT = 600.0  # seconds after which a process counts as hanging
 Function = Callable[..., Any]
 
 
-def run_each(function: Function, arguments: Sequence[tuple[Any, ...]], at_once: int = 2) -> Iterator[Any]:
-    """Yield `function(*entry)` for each entry of `arguments`, or `{"error": message}`."""
+def run_each(
+    function: Function, arguments: Sequence[tuple[Any, ...]], at_once: int = 2, timeout: float = TIMEOUT
+) -> Iterator[Any]:
+    """Yield `function(*entry)` for each entry of `arguments`, or `{"error": message}`, also after `timeout` seconds."""
     _start_server()
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(lambda entry: _run_in_process(function, entry), arguments)
+        yield from pool.map(lambda entry: _run_in_process(function, entry, timeout), arguments)
 
 
 def _start_server() -> None:
@@ -39,7 +41,7 @@ def _start_server() -> None:
         forkserver.ensure_running()
 
 
-def _run_in_process(function: Function, arguments: tuple[Any, ...]) -> Any:
+def _run_in_process(function: Function, arguments: tuple[Any, ...], timeout: float) -> Any:
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
@@ -48,7 +50,7 @@ def _run_in_process(function: Function, arguments: tuple[Any, ...]) -> Any:
     process.start()
     sender.close()  # otherwise the pipe stays open when the process dies, and `poll` would wait for the timeout
     try:
-        return receiver.recv() if receiver.poll(TIMEOUT) else {"error": f"no answer within {TIMEOUT:.0f} s"}
+        return receiver.recv() if receiver.poll(timeout) else {"error": f"no answer within {timeout:.0f} s"}
     except EOFError:
         process.join()
         return {"error": f"its process ended with {process.exitcode}"}

@@ -1,0 +1,285 @@
+"""Does the pipeline mend what can be mended, do its repairs hold, and what do they cost?  `make bench-repair`
+
+A faulty case that has a mended form goes through the phases up to optimization. What was accepted is trained on six
+further seeds beside the unrepaired run, and beside it stands a random search that may train as often as the pipeline
+did. A healthy case gets a target that nothing reaches, so that the pipeline tries to better what needs no repair: its
+acceptances are false, unless they are better on the further seeds. Cases run two at a time, one thread each.
+
+    benchmarks/faults/bench_repair.py [--part tuning|held_out] [--sample N] [--only CASE ...] [--out FILE]
+
+The tuning part is the default; the held-out part is counted on request, and shows no single case. The benchmark
+counts and judges nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NotRequired, TypedDict
+
+from cases import PARTS, Case, cases
+from repair import CHOICE_SEED, draw_candidate
+from run_case import _run_command, plan_case
+from side_by_side import run_each
+
+from pipeline.run_store import plan as plans
+from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.ledger import read_ledger
+from pipeline.run_store.next_step import next_step
+from pipeline.run_store.run import Run
+
+FURTHER_SEEDS = range(301, 307)  # six seed indices that no phase and no other repair uses
+CONFIRMATION_SEED = 20  # seed indices from here on confirm a candidate, smaller ones of an optimization search for it
+TIMEOUT = 5400.0  # seconds of one case
+UNREACHABLE = {True: 1.01, False: -1.0}  # a target for a healthy case, by whether a higher score is better
+PURPOSES = ("diagnosis", "search", "verification")
+PHASES_TO_MEND = ("baseline", "diagnostics", "optimization")
+
+
+class Costs(TypedDict):
+    """What was trained, in trainings of the planned length."""
+
+    diagnosis: float
+    search: float
+    verification: float
+
+
+class Repair(TypedDict):
+    """What became of one case.
+
+    - `accepted`: the change, in one line; empty without one. `alarm_silent`: whether the last training has no blocking
+      symptom, the weaker rule by which other systems count their repairs.
+    - `repaired`, `unrepaired`, `random`: scores on the further seeds, None for a training without a score.
+    - `seconds`: from the diagnosis to the end of the optimization.
+    """
+
+    case: str
+    accepted: str
+    alarm_silent: bool
+    repaired: list[float | None]
+    unrepaired: list[float | None]
+    random: list[float | None]
+    costs: Costs
+    seconds: float
+    error: NotRequired[str]
+
+
+# --- one case --------------------------------------------------------------------------------------------------------
+
+
+def repair_case(case: Case) -> Repair:
+    """Run a case through the phases up to optimization, and score what was accepted on further seeds."""
+    with tempfile.TemporaryDirectory() as root:
+        target = UNREACHABLE[case.at_least is not None] if case.healthy else None
+        run, _ = plan_case(case, 1, None, Path(root), [] if target is None else [f"task.target={target}"])
+        result: Repair = {
+            "case": case.id, "accepted": "", "alarm_silent": False, "repaired": [], "unrepaired": [], "random": [],
+            "costs": {"diagnosis": 0.0, "search": 0.0, "verification": 0.0}, "seconds": 0.0,
+        }  # fmt: skip
+        if run.state().gate("planning") != "open":
+            return result
+        result["seconds"] = _run_phases(run)
+        state, entries = run.state(), read_ledger(run.ledger_path)
+        branch = state.current_branch()
+        result["alarm_silent"] = branch is not None and branch["phase"] == "optimization" and not branch["symptoms"]
+        result["costs"] = costs_of(run, entries)
+        candidate = state.candidate
+        job = None
+        if candidate is not None and candidate["phase"] == "optimization":
+            job = Job.from_json(candidate["job"])
+            result["accepted"] = job.delta.describe()
+        trainer = _Trainer(run)
+        if job is not None:
+            result["repaired"] = trainer.scores(job.delta, job.max_steps)
+            result["unrepaired"] = trainer.scores(Delta(), job.max_steps)
+        if not case.healthy:
+            trainings = max(1, round(sum(result["costs"].values())))  # type: ignore[arg-type]  # all are floats
+            result["random"] = trainer.scores(_best_random(case, trainer, trainings), None)
+        return result
+
+
+def _run_phases(run: Run) -> float:
+    """Run the phases that mend, as `phase=auto` would; return the seconds of diagnostics and optimization."""
+    where, seconds = [f"run.root={run.path.parent}", f"run.name={run.name}"], 0.0
+    while (step := next_step(run.state(), run.path)).phase in PHASES_TO_MEND:
+        begun = time.perf_counter()
+        _run_command(f"phase={step.phase}", *where)
+        if step.phase != "baseline":
+            seconds += time.perf_counter() - begun
+    return seconds
+
+
+def costs_of(run: Run, entries: Sequence[Any]) -> Costs:
+    """Return what the run trained to mend itself, by what it was for, from the results of its trainings.
+
+    Diagnosis: its experiments. Search: trainings of an optimization on seed indices below 20. Verification: those that
+    confirm a candidate, and the training of the accepted one.
+    """
+    planned = int(plans.load(run).facts["budget"]["max_steps"])
+    costs: Costs = {"diagnosis": 0.0, "search": 0.0, "verification": 0.0}
+    for path in run.path.glob("diagnostics/*/diagnosis.json"):
+        costs["diagnosis"] += sum(_steps(one) for one in json.loads(path.read_text())["experiments"]) / planned
+    for path in run.path.glob("optimization/*/**/result.json"):
+        index = json.loads(path.with_name("job.json").read_text())["seed_index"]
+        confirms = index >= CONFIRMATION_SEED or index == 0
+        costs["verification" if confirms else "search"] += json.loads(path.read_text())["steps"] / planned
+    return costs
+
+
+def _steps(experiment: dict[str, Any]) -> int:
+    """Return the steps of all trainings of one experiment."""
+    steps, seeds = experiment.get("steps") or 0, experiment.get("seeds") or []
+    return (
+        int(sum(steps))
+        if isinstance(steps, list)
+        else int(steps) * max(1, len(seeds) if isinstance(seeds, list) else 1)
+    )
+
+
+class _Trainer:
+    """Trains changes of a planned run in this process, on any seed."""
+
+    def __init__(self, run: Run) -> None:
+        from pipeline.data.load import load
+        from pipeline.run_store import permits
+
+        self.permit = permits.train(run)
+        self.config = dict(self.permit.plan.config)
+        self._data = load(self.config, tuple(grant["package"] for grant in run.state().trust))
+
+    def score(self, delta: Delta, seed: int, max_steps: int | None) -> float | None:
+        """Return the score on validation; None for a training without one, or that the model refuses."""
+        from pipeline.engine.fit import fit
+        from pipeline.errors import FivegateError
+
+        try:
+            job = Job(self.permit.plan.digest, "trial", delta, seed, max_steps)
+            score = fit(self.permit, job, data=self._data).score
+        except FivegateError:
+            return None
+        return float(score.value) if score and math.isfinite(score.value) else None
+
+    def scores(self, delta: Delta, max_steps: int | None) -> list[float | None]:
+        return [self.score(delta, seed, max_steps) for seed in FURTHER_SEEDS]
+
+
+def _best_random(case: Case, trainer: _Trainer, trainings: int) -> Delta:
+    """Return the best of so many random candidates, by their scores on one seed."""
+    better = 1 if case.at_least is not None else -1
+    deltas = [Delta(draw_candidate(case, trainer.config, number)) for number in range(trainings)]
+
+    def worth(delta: Delta) -> float:
+        score = trainer.score(delta, CHOICE_SEED, None)
+        return -math.inf if score is None else better * score
+
+    return max(deltas, key=worth)
+
+
+# --- all cases -------------------------------------------------------------------------------------------------------
+
+
+def holds(case: Case, scores: Sequence[float | None]) -> bool:
+    """Return whether a repair holds: most of its trainings on the further seeds are those of a healthy run."""
+    return sum(case.well(score) for score in scores) * 2 > len(scores)
+
+
+def gain(case: Case, repaired: Sequence[float | None], unrepaired: Sequence[float | None]) -> float:
+    """Return the mean gain over the unrepaired run; a training without a score counts as the worst of both."""
+    sign = 1 if case.at_least is not None else -1
+    known = [sign * score for score in (*repaired, *unrepaired) if score is not None]
+    worst = min(known, default=0.0)
+    means = [fmean(worst if s is None else sign * s for s in scores) for scores in (repaired, unrepaired)]
+    return means[0] - means[1]
+
+
+def summary(selected: Sequence[Case], results: Sequence[Repair]) -> dict[str, Any]:
+    """Return what the benchmark counts, over the faulty and over the healthy cases."""
+    pairs = [(c, r) for c, r in zip(selected, results, strict=True) if "error" not in r]
+    faulty, healthy = ([(c, r) for c, r in pairs if c.healthy == well] for well in (False, True))
+    accepted = [(c, r) for c, r in faulty if r["accepted"]]
+    lost = [(c, r) for c, r in faulty if not holds(c, r["random"])]
+    false = [(c, r) for c, r in healthy if r["accepted"]]
+    return {
+        "cases": len(faulty),
+        "accepted": len(accepted),
+        "hold": sum(holds(c, r["repaired"]) for c, r in accepted),
+        "lower": sum(gain(c, r["repaired"], r["unrepaired"]) < 0 for c, r in accepted),
+        "alarm_silent": sum(r["alarm_silent"] for _, r in faulty),
+        "random_holds": len(faulty) - len(lost),
+        "random_lost": len(lost),
+        "mended_where_random_lost": sum(bool(r["accepted"]) and holds(c, r["repaired"]) for c, r in lost),
+        **{f"median_{name}": _median([dict(r["costs"])[name] for _, r in faulty]) for name in PURPOSES},
+        "slowest_minutes": max((r["seconds"] / 60 for _, r in accepted), default=0.0),
+        "healthy": len(healthy),
+        "healthy_accepted": len(false),
+        "healthy_worse": sum(gain(c, r["repaired"], r["unrepaired"]) < 0 for c, r in false),
+        "broke": len(selected) - len(pairs),
+    }  # fmt: skip
+
+
+def _median(values: Sequence[float]) -> float:
+    return median(values) if values else 0.0
+
+
+def lines(counts: dict[str, Any]) -> list[str]:
+    """Return the counts in sentences."""
+    of = f"{counts['accepted']} of {counts['cases']} mendable cases"
+    lost, mended = counts["random_lost"], counts["mended_where_random_lost"]
+    false = f"{counts['healthy_accepted']} of {counts['healthy']}"
+    costs = ", ".join(f"{name} {counts[f'median_{name}']:.1f}" for name in PURPOSES)
+    return [
+        f"repairs accepted: {of}; on 6 further seeds {counts['hold']} hold, and {counts['lower']} score lower",
+        f"own alarm silent after the optimization: {counts['alarm_silent']} of {counts['cases']}",
+        f"as many random trainings: {counts['random_holds']} hold; {mended} of the {lost} others are mended",
+        f"median cost in planned trainings: {costs}",
+        f"diagnosis and optimization took at most {counts['slowest_minutes']:.1f} minutes",
+        f"healthy runs: {false} accepted a change, {counts['healthy_worse']} of these are worse on further seeds",
+        *([f"{counts['broke']} cases ended in an error, and are not counted"] if counts["broke"] else []),
+    ]
+
+
+def _show(case: Case, result: Repair) -> str:
+    if "error" in result:
+        return f"! {case.id:<40} {result['error']}"
+    well = sum(case.well(score) for score in result["repaired"])
+    found = (
+        f"{result['accepted']} ({well} of {len(result['repaired'])} well)" if result["accepted"] else "nothing accepted"
+    )
+    random = "" if case.healthy else f"; random {sum(case.well(score) for score in result['random'])} well"
+    return f"  {case.id:<40} {found}{random}; {sum(result['costs'].values()):.1f} trainings"  # type: ignore[arg-type]
+
+
+def mendable(case: Case) -> bool:
+    """Return whether a case is of this benchmark: an experiment that a change of its config mends, or a healthy one."""
+    return case.way == "experiment" and (case.healthy or bool(case.mended))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, default="tuning")
+    parser.add_argument("--sample", type=int, help="every N-th case only")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="these cases of the part")
+    parser.add_argument("--out", type=Path, help="write cases and counts as JSON")
+    args = parser.parse_args()
+    selected = [case for case in cases() if case.part == args.part and mendable(case)]
+    selected = [case for case in selected if not args.only or case.id in args.only][:: args.sample or 1]
+    results: list[Repair] = []
+    for case, result in zip(selected, run_each(repair_case, [(c,) for c in selected], timeout=TIMEOUT), strict=True):
+        results.append(result)
+        if args.part == "tuning":
+            print(_show(case, result), flush=True)
+    counts = summary(selected, results)
+    print("\n".join(lines(counts)))
+    if args.out:
+        shown = results if args.part == "tuning" else []
+        args.out.write_text(json.dumps({"part": args.part, "counts": counts, "cases": shown}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
