@@ -51,6 +51,7 @@ Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a
   python -m pipeline phase=auto experiment=digits    run the phases until a gate is closed or the model is released
   python -m pipeline phase=baseline [KEY=VALUE ...]  run one phase (baseline: planning first, unless its gate is open)
   python -m pipeline -m phase=baseline seed=1,2,3    run a sweep: one run per combination, ranked at the end
+  python -m pipeline -m hparams_search=digits_optuna search a space of values, and confirm the best on fresh seeds
   python -m pipeline COMMAND ...                     run a command of the list below (COMMAND -h shows its options)
 
   phases           planning, baseline, diagnostics, optimization, finalization, auto
@@ -197,6 +198,20 @@ def run_sweep(argv: Sequence[str], config_dirs: Sequence[Path], as_json: bool = 
     return ranking.show(sweep.root, sweep.ends, as_json)
 
 
+def run_search(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: bool = False) -> int:
+    """Search the space that `hparams_search` names, print its trials ranked, and return the exit code."""
+    from pipeline.reporting.terminal import console
+    from pipeline.search import command, report
+
+    screen = console(stderr=as_json)
+
+    def log(text: str) -> None:
+        screen.print(visible(text), soft_wrap=True)
+
+    dirs = [str(Path(d).resolve()) for d in config_dirs]
+    return report.show(command.run_search(overrides, dirs, make_registry(), make_hooks(log)), as_json)
+
+
 def _sweep_hooks(as_json: bool, config: Mapping[str, Any]) -> "Hooks":
     """The hooks of one job of a sweep, in the process of the job: its lines begin with the name of its run."""
     from pipeline.reporting.terminal import print_lines
@@ -246,9 +261,10 @@ def run_worker(argv: Sequence[str]) -> int:
         return 0
 
     from diagnostics.monitor import Monitor
+    from pipeline.search import pruning
 
     try:
-        worker.work(Path(argv[0]), lambda: [Monitor()])
+        worker.work(Path(argv[0]), lambda: [Monitor(), *pruning.observers_of(Path(argv[0]))])
     except DiskError as error:
         print(visible_lines("\n".join(error.faults)), file=sys.stderr)
         return os.EX_IOERR  # tells the executor that not the training failed
@@ -294,6 +310,8 @@ def select_command(argv: Sequence[str]) -> Callable[[], int]:
         from pipeline.config.hydra_queries import answer
 
         return partial(answer, arguments)
+    if arguments.multirun and any(word.startswith("hparams_search=") for word in arguments.overrides):
+        return partial(run_search, arguments.overrides, arguments.config_dirs, arguments.json)
     if arguments.multirun:
         return partial(run_sweep, argv, arguments.config_dirs, arguments.json)
     return partial(run_once, arguments.overrides, arguments.config_dirs, arguments.json)

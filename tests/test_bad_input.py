@@ -78,9 +78,9 @@ BAD = [
     (["trainer.accelerator=mps"], ["trainer.accelerator: no Apple GPU is available, got 'mps'; expected auto or cpu"]),
     (["trainer.devices=2"], ["trainer.devices: is not built in this version"]),
     (["phases.optimization.rounds=4"], ["phases.optimization.rounds"]),
-    (["hparams_search=optuna"], ["hparams_search: is not built in this version, got 'optuna'; expected none"]),
-    (["executor=ray"], ["executor: is not built in this version, got 'ray'; expected local"]),
-    (["executor=submitit", "seed=x"], ["executor: is not built in this version, got 'submitit'", "seed: "]),
+    (["hparams_search=digits_optuna"], ["hparams_search: is a search, which needs -m, got 'digits_optuna'"]),
+    (["executor=dask"], ["executor: there is no such option, got 'dask'; expected one of local, ray, submitit"]),
+    (["executor=submitt", "seed=x"], ["executor: there is no such option, got 'submitt'", "seed: "]),
     (["run.root=/proc/nowhere"], ["/proc/nowhere", "cannot make the folder"]),
     (["run.root=/sys/fs/x"], ["/sys/fs/x", "cannot make the folder", "Do: choose a writable folder with run.root=DIR"]),
 ]

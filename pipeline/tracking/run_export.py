@@ -213,7 +213,8 @@ def _training_status(export: RunExport, folder: str) -> str:
     for entry in reversed(export.entries):
         job, kind = entry["data"], entry["kind"]
         is_job = kind in ("job.started", "job.finished")
-        if is_job and folder == f"optimization/{job.get('round')}/trials/{job.get('id')}":
+        place = f"search/{job['study']}" if job.get("study") else f"optimization/{job.get('round')}"
+        if is_job and folder == f"{place}/trials/{job.get('id')}":
             ended = "FAILED" if job.get("died") else "FINISHED"
             return ended if kind == "job.finished" else "RUNNING"
     return "RUNNING"

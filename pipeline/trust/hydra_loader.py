@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import safe_yaml
 from pipeline.errors import UserError, fault
-from pipeline.trust.hydra_settings import faults_of, launcher_fault
+from pipeline.trust.hydra_settings import SWEEPERS, faults_of, launcher_fault
 
 NO_FOLDERS = "hydra.searchpath=[]"
 OURS = ("hydra", "main")  # what Hydra calls the providers of its own files and of our config folder
@@ -65,7 +65,7 @@ class CheckedLoader(ConfigLoaderImpl):
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         Plugins.instance().register(UserConfigSource)
         super().__init__(config_search_path)
-        self._settings: dict[str, Mapping[str, Any]] = {}  # ours, by launcher
+        self._settings: dict[tuple[str, str], Mapping[str, Any]] = {}  # ours, by launcher and sweeper
 
     def load_configuration(
         self,
@@ -86,13 +86,18 @@ class CheckedLoader(ConfigLoaderImpl):
         launcher = str(composed.hydra.runtime.choices.get("hydra/launcher"))
         if said := launcher_fault(launcher):
             return [said]
-        if launcher not in self._settings:
-            words = ["+hydra=default", f"hydra/launcher={launcher}"]
+        chosen = str(composed.hydra.runtime.choices.get("hydra/sweeper"))
+        sweeper = chosen if chosen in SWEEPERS else SWEEPERS[0]  # another one differs from ours, and is refused
+        if (launcher, sweeper) not in self._settings:
+            words = ["+hydra=default", f"hydra/launcher={launcher}", f"hydra/sweeper={sweeper}"]
             loaded = ConfigLoaderImpl(self.config_search_path).load_configuration(None, words, RunMode.RUN)
-            self._settings[launcher] = _plain(loaded)
+            self._settings[launcher, sweeper] = _plain(loaded)
         files = _Files(self, name, overrides, run_mode)
         settings = _plain(composed)
-        return [*faults_of(settings, self._settings[launcher], files.setting), *_computed_faults(settings, overrides)]
+        return [
+            *faults_of(settings, self._settings[launcher, sweeper], files.setting),
+            *_computed_faults(settings, overrides),
+        ]
 
 
 def _plain(composed: DictConfig) -> Mapping[str, Any]:

@@ -12,7 +12,19 @@ from typing import Any
 from pipeline.errors import fault
 
 LAUNCHERS = ("basic", "joblib", "submitit_local")
+SWEEPERS = ("basic", "optuna")
 WHOLE, NUMBER, SWITCH, NAMES, SWEPT = "a whole number", "a number", "true or false", "true, false or names", "a mapping"
+JOBS, WORD, NOTHING, BUILT = (
+    "auto or a whole number",
+    "a word of letters, digits, _ and -",
+    "null",
+    "one of Optuna's own",
+)
+# What a search may build by name; hydra-optuna-sweeper, if somebody has it, would build whatever is named.
+BUILDABLE = (
+    *(f"optuna.samplers.{name}" for name in ("TPESampler", "RandomSampler", "QMCSampler")),
+    *(f"optuna.pruners.{name}" for name in ("MedianPruner", "NopPruner")),
+)
 SETTABLE = {  # by their full keys, with what they may be; hydra/launcher chooses among LAUNCHERS
     "hydra.launcher.n_jobs": WHOLE,
     "hydra.launcher.verbose": WHOLE,
@@ -26,6 +38,15 @@ SETTABLE = {  # by their full keys, with what they may be; hydra/launcher choose
     "hydra.launcher.stderr_to_stdout": SWITCH,
     "hydra.sweeper.max_batch_size": WHOLE,
     "hydra.sweeper.params": SWEPT,
+    "hydra.sweeper.n_trials": WHOLE,
+    "hydra.sweeper.n_jobs": JOBS,
+    "hydra.sweeper.generation": WHOLE,
+    "hydra.sweeper.seeds": WHOLE,
+    "hydra.sweeper.direction": WORD,
+    "hydra.sweeper.study_name": WORD,
+    "hydra.sweeper.storage": NOTHING,
+    "hydra.sweeper.sampler": BUILT,
+    "hydra.sweeper.pruner": BUILT,
     "hydra.verbose": NAMES,
 }
 # Hydra fills these in after it has read every file. `hydra_loader.py` compares the last two with the words.
@@ -92,6 +113,8 @@ def _advice(key: str) -> str:
 def _words(kind: str) -> str:
     if kind == SWEPT:
         return f"values by key, for keys outside {', '.join(COMMAND_LINE_ONLY)}"
+    if kind == BUILT:
+        return f"{kind} with numbers: {', '.join(BUILDABLE)}"
     return kind
 
 
@@ -100,13 +123,26 @@ def _is(kind: str, value: object) -> bool:
         return kind not in (NAMES,)
     if kind == SWITCH:
         return isinstance(value, bool)
+    if kind == NOTHING:
+        return False
+    if kind == WORD:
+        return isinstance(value, str) and value.replace("_", "").replace("-", "").isalnum()
+    if kind == BUILT:
+        return isinstance(value, Mapping) and all(map(_is_argument, value.keys(), value.values()))
+    if kind == JOBS and value == "auto":
+        return True
     if kind == NAMES:
         names = value if isinstance(value, list) else [value]
         return all(isinstance(name, bool | str) and "${" not in str(name) for name in names)
     if kind == SWEPT:
         return isinstance(value, Mapping) and all(_is_swept(str(key), inner) for key, inner in value.items())
-    types = int if kind == WHOLE else int | float
+    types = int if kind in (WHOLE, JOBS) else int | float
     return isinstance(value, types) and not isinstance(value, bool)
+
+
+def _is_argument(key: object, value: object) -> bool:
+    """Whether an argument of what a search builds is a number, or the name of something that it may build."""
+    return value in BUILDABLE if key == "_target_" else value is None or isinstance(value, int | float | bool)
 
 
 def _is_swept(key: str, value: object) -> bool:
