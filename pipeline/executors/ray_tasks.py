@@ -11,23 +11,22 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, fault
+from pipeline.errors import FivegateError, UserError, fault
 from pipeline.executors.remote_worker import RemoteWorker
 from pipeline.executors.settings import ExecutorSettings
 
 Command = Callable[[Path, int], tuple[list[str], Mapping[str, str]]]  # of a worker: (folder of the job, threads)
 
 INSTALL = "python -m pip install 'fivegate[ray]'"
-# Ray would report its usage, hide GPUs from tasks that ask for none, and give up on a busy machine after half a minute.
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_raylet_start_wait_time_s": "300",
-}  # fmt: skip
+# Ray would report its usage, and hide GPUs from tasks that ask for none.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 class RayTasks:
     """Tasks that each run one worker and wait for it. After `stop` no other is submitted.
 
-    Raises UserError where Ray is not installed, or where no cluster answers at the address.
+    Raises UserError where Ray is not installed, or no cluster answers at the address, and FivegateError where a cluster
+    on this machine does not start; Ray gives up after half a minute, which a busy machine may need.
     """
 
     def __init__(self, settings: ExecutorSettings, command: Command) -> None:
@@ -47,10 +46,15 @@ class RayTasks:
         try:
             if self._owns:
                 ray.init(address=settings.address or "local", log_to_driver=False, logging_level="ERROR", **own)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            what = f"cannot be reached: {str(error).splitlines()[0]}"
+        except Exception as error:  # Ray raises errors of any type here
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if settings.address is None:
+                do = "repeat the command when the machine is less busy, or: executor=local"
+                raise FivegateError(fault("executor", f"cannot start Ray: {why}", do=do)) from error
             expected = "the address of a Ray cluster, or null for one on this machine"
-            raise UserError(fault("executor.address", what, got=settings.address, expected=expected)) from error
+            raise UserError(
+                fault("executor.address", f"cannot be reached: {why}", got=settings.address, expected=expected)
+            ) from error
 
     def run(self, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
         """Run a worker on the folder's job and wait for it. Raises CancelledError after `stop`."""
