@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import torch
@@ -17,10 +18,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.activations import ActivationStatistics
-from diagnostics.diagnose import diagnose
+from diagnostics.diagnose import diagnose, evaluate_playbooks, needs_mending, view_of
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.loops.alarm import Alarm, OnSymptom
 from diagnostics.loops.faults import loop_findings
+from diagnostics.loops.memory import LoopMemory, Loss
 from diagnostics.loops.verdict import NonFiniteError, Verdict
 from diagnostics.loops.watch import LoopWatch
 from diagnostics.measurements import (
@@ -32,8 +34,10 @@ from diagnostics.measurements import (
     nonfinite_count,
 )
 from pipeline.errors import UserError, fault
+from pipeline.experiments.result import ArmResult
 from pipeline.history import History
 from pipeline.inspection.finding import Finding, Inspections
+from pipeline.repair.diagnosis_record import GapRecord
 
 FIRST_STEPS = 3  # these are always sampled: most faults show in the first steps
 
@@ -44,8 +48,9 @@ class Monitor:
     Norms and activations are measured at the first three steps and at every `every`-th. With `on_nonfinite="raise"` the
     method `step` raises NonFiniteError; by default a non-finite value is only recorded. With `on_symptom` the run is
     diagnosed now and then: "warn" warns of each new symptom once, "stop" raises SymptomError from `step` or
-    `validated`, and `notify` is called with the diagnosis. Use the monitor as a context manager or call `close`; both
-    remove its hooks.
+    `validated`, and `notify` is called with the diagnosis. First weights and batches are kept for `diagnose` with
+    experiments, at most 64 MB of each; `experiments=False` keeps none. Use the monitor as a context manager or call
+    `close`; both remove its hooks.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Monitor:
         on_nonfinite: Literal["record", "raise"] = "record",
         on_symptom: OnSymptom = "record",
         notify: Callable[[Diagnosis], object] | None = None,
+        experiments: bool = True,
     ) -> None:
         if every < 1 or on_nonfinite not in ("record", "raise"):
             raise ValueError(f"every >= 1 and on_nonfinite 'record' or 'raise', got {every} and {on_nonfinite!r}")
@@ -76,10 +82,12 @@ class Monitor:
         self._epochs = 0
         self.inspections = Inspections()  # of a loop of the user's own, at its first step
         self._watch: LoopWatch | None = None
+        self._memory: LoopMemory | None = None  # for experiments on a loop of the user's own
         if model is not None and optimizer is not None:
             self.start(model, optimizer, self._history, 0)
             self._activations.watch()
             self._watch = LoopWatch(model, optimizer)
+            self._memory = LoopMemory.of(model) if experiments else None
             self._watch.begin(0)
             self._handles += [
                 optimizer.register_step_pre_hook(self._before_step),
@@ -99,6 +107,8 @@ class Monitor:
         """
         if self._own_loop and self._loss_step < 0:
             self._inspect(loss, inputs, targets, outputs)
+        if self._memory is not None and not self._memory.full:
+            self._memory.keep(inputs, targets, outputs, loss)
         loss = loss.detach() if isinstance(loss, Tensor) else float(loss)
         # If the previous update has its loss already, this loss belongs to the update to come. Otherwise the loop
         # calls this method after `optimizer.step()`, and the loss belongs to the update just made.
@@ -159,9 +169,28 @@ class Monitor:
         self.read_back(everything=True)
         return self._history
 
-    def diagnose(self, config: Mapping[str, Any] | None = None) -> Diagnosis:
-        """Return a diagnosis of everything measured so far, and of what was inspected at the first step."""
-        return diagnose(self.history, dict(config) if config else None, self.findings(config))
+    def diagnose(
+        self, config: Mapping[str, Any] | None = None, *, experiments: bool = False, loss: Loss | None = None
+    ) -> Diagnosis:
+        """Return a diagnosis of everything measured so far, and of what was inspected at the first step.
+
+        With `experiments` a copy of the model is trained on the first batches, for about 20 seconds, to test causes.
+        `loss(outputs, targets)` is the loop's own one; without it, the one of torch is taken that gave the first loss.
+        """
+        results, gaps = self.experiment(config, loss=loss) if experiments else ([], [])
+        diagnosis = diagnose(self.history, dict(config) if config else None, self.findings(config), results)
+        return replace(diagnosis, not_checked=(*diagnosis.not_checked, *gaps))
+
+    def experiment(
+        self, config: Mapping[str, Any] | None = None, *, loss: Loss | None = None
+    ) -> tuple[list[ArmResult], list[GapRecord]]:
+        """Train copies of the model on the first batches; return the results, and what could not be tried and why."""
+        from diagnostics.loops.experiments import WHAT, experiment_on_loop
+
+        view = view_of(self.history, config)
+        if not self._own_loop or not needs_mending(view, evaluate_playbooks(view)):
+            return [], [{"what": WHAT, "why": "the run reaches its target or shows no symptom"}]
+        return experiment_on_loop(self._model, self._optimizer, self._memory, loss)
 
     def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
         """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""

@@ -23,6 +23,7 @@ from typing import Any
 from cases import HERE, Case, cases
 from facts import Accusation, Facts, store
 
+from diagnostics.diagnose import diagnose
 from diagnostics.logs.read import read
 from pipeline.__main__ import main as fivegate
 from pipeline.experiments.result import ArmResult
@@ -177,9 +178,10 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     bound = _bound(case)
     if case.way == "loop":
         told = None if bound is None else {"task": {"metric": case.metric, "target": bound}}
-        causes = monitor.diagnose(told).root_causes
+        findings, (results, _) = monitor.findings(told), monitor.experiment(told)
+        causes = diagnose(monitor.history, told, findings, results).root_causes
         accused = [(c.issue, c.confidence.value, "diagnosis") for c in causes]
-        return {"value": value, "accused": accused}, Facts(monitor.history, told, monitor.findings(told))
+        return {"value": value, "accused": accused}, Facts(monitor.history, told, findings, tuple(results))
     log, out = root / "log.csv", root / "out"
     log.write_text(_format_csv(monitor.history))
     target = [] if bound is None else ["--target", str(bound)]

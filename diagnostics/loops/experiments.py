@@ -1,0 +1,269 @@
+"""Controlled experiments on a loop of somebody's own: a copy of the model is trained on the batches that were kept.
+
+The copy begins with the first weights, has an optimizer of the same kind, and a training loop without faults. Each arm
+changes one thing. What it is worth is its loss on kept batches that were left out, between that of the unchanged copy
+and that of a reference: the same copy with Adam, and a small network with Adam.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diagnostics.loops.memory import LoopMemory, Loss
+from pipeline.errors import FivegateError
+from pipeline.experiments.arms.arm import Arm
+from pipeline.experiments.result import ArmResult
+from pipeline.experiments.verdict import CONFIRMED, SEEDS, Shortfall, judge
+from pipeline.experiments.worker_process import Outcome
+from pipeline.models.surgery import apply_surgery
+from pipeline.repair.diagnosis_record import GapRecord
+from pipeline.run_store.job import Delta, Job
+
+FEWEST_BATCHES = 4
+LEFT_OUT = 4  # every fourth batch is left out of training
+SECONDS = 20.0  # of processor time, of all experiments together
+STEPS = (1280, 640, 320, 160, 80, 40)  # of one training, the first that fits into the time
+TRAININGS = 25  # that are expected: controls, references, arms, and repetitions
+WORTH = 0.25  # share of the reference's progress by which the copy must be behind it
+SMALL_BATCH, USUAL_BATCH = 8, 32
+SATURATING = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid")
+WHAT = "experiments on the loop"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an arm changes of the copy, its optimizer, or its batches."""
+
+    rate: float = 1.0  # factor of the learning rate
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the optimizer
+    surgery: Sequence[Mapping[str, Any]] = ()
+    batches: int = 1  # that are joined into one
+    standardize: bool = False
+    adam: bool = False
+    model: Callable[[], nn.Module] | None = None
+
+
+@dataclass(frozen=True)
+class LoopCopy:
+    """A loop as far as it was kept: model, optimizer, batches, loss, and how many steps a training may have."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    memory: LoopMemory
+    loss: Loss
+    steps: int = STEPS[-1]
+
+    @property
+    def train_batches(self) -> list[tuple[Tensor, Tensor]]:
+        return [batch for i, batch in enumerate(self.memory.batches) if (i + 1) % LEFT_OUT]
+
+    @property
+    def left_out(self) -> list[tuple[Tensor, Tensor]]:
+        return [batch for i, batch in enumerate(self.memory.batches) if not (i + 1) % LEFT_OUT]
+
+    def fresh_copy(self) -> nn.Module:
+        """Return the model with its first weights."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(dict(self.memory.weights), strict=False)
+        return model
+
+    def train(self, change: Change, seed: int, steps: int | None = None) -> float:
+        """Return the loss on the batches that were left out after a training with this change."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = change.model() if change.model else apply_surgery(self.fresh_copy(), list(change.surgery))
+            optimizer = self._optimizer(model, change)
+            train, held_out = _joined(self.train_batches, change.batches), self.left_out
+            shift, scale = _scaling(train) if change.standardize else (0.0, 1.0)
+            model.train()
+            order: list[int] = []
+            for _ in range(self.steps if steps is None else steps):
+                order = order or torch.randperm(len(train)).tolist()
+                inputs, targets = train[order.pop()]
+                optimizer.zero_grad()
+                loss = self.loss(_outputs(model, (inputs - shift) / scale if change.standardize else inputs), targets)
+                if not math.isfinite(loss.item()):
+                    return math.nan
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            model.eval()
+            with torch.no_grad():
+                values = [
+                    float(self.loss(_outputs(model, (x - shift) / scale if change.standardize else x), y))
+                    for x, y in held_out
+                ]
+        return sum(values) / len(values)
+
+    def _optimizer(self, model: nn.Module, change: Change) -> Optimizer:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if change.adam or change.model:
+            return torch.optim.Adam(trained, lr=3e-3)
+        group = self.optimizer.param_groups[0]
+        known = {
+            key: group.get("initial_lr", group[key]) if key == "lr" else group[key] for key in self.optimizer.defaults
+        }
+        options = {**known, **{key: value for key, value in change.options.items() if key in known}}
+        options["lr"] = float(options["lr"]) * change.rate
+        return type(self.optimizer)(trained, **options)  # type: ignore[call-arg]
+
+
+def experiment_on_loop(
+    model: nn.Module, optimizer: Optimizer, memory: LoopMemory | None, loss: Loss | None = None
+) -> tuple[list[ArmResult], list[GapRecord]]:
+    """Return the results of the experiments that a loop affords, and what could not be tried, with the reason."""
+    if (why := _why_not(memory)) is not None or memory is None:
+        return [], [{"what": WHAT, "why": why or ""}]
+    known = memory.loss()
+    compute = loss or (known[1] if known else None)
+    if compute is None:
+        why = "the loss of the first batch is none of torch's; give it: diagnose(experiments=True, loss=criterion)"
+        return [], [{"what": WHAT, "why": why}]
+    loop = LoopCopy(model, optimizer, memory, compute)
+    try:
+        return _run_arms(loop)
+    except (FivegateError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [], [{"what": WHAT, "why": f"a copy of the loop cannot be trained: {type(error).__name__}: {error}"}]
+
+
+def _why_not(memory: LoopMemory | None) -> str | None:
+    if memory is None:
+        return "no weights were kept: the model is too large, or the Monitor has experiments=False"
+    if len(memory.batches) < FEWEST_BATCHES:
+        had = len(memory.batches)
+        return f"{had} batches were kept, {FEWEST_BATCHES} are needed: monitor.step(loss, inputs, targets, outputs)"
+    return None
+
+
+def _run_arms(loop: LoopCopy) -> tuple[list[ArmResult], list[GapRecord]]:
+    started = time.process_time()
+    initial = loop.train(Change(), 1, steps=0)
+    loop.train(Change(), 1, steps=5)
+    seconds = max((time.process_time() - started) / 6, 1e-5)
+    affordable = SECONDS / TRAININGS / seconds
+    # One of a few lengths, so that two diagnoses on one machine make the same experiments.
+    loop = replace(loop, steps=next((steps for steps in STEPS if steps <= affordable), STEPS[-1]))
+    deadline = started + SECONDS
+    controls = [loop.train(Change(), seed) for seed in (1, 2)]
+    references = [value for value in map(lambda change: _value(loop, change, 1), _references(loop)) if value == value]
+    goal = min(references, default=math.nan)
+    shortfall = Shortfall(tuple(controls), goal, initial, greater_is_better=False)
+    if not math.isfinite(goal) or not shortfall.exists or shortfall.control - goal < WORTH * abs(initial - goal):
+        what = (
+            f"a copy of the loop learns its batches as well as a reference does ({shortfall.control:.3g}, {goal:.3g})"
+        )
+        return [], [{"what": WHAT, "why": f"{what}: the cause is in the loop itself, in other rows, or in validation"}]
+    results: list[ArmResult] = []
+    for arm, change in _arms(loop):
+        explained = any(result.verdict == "confirmed" for result in results)
+        if time.process_time() > deadline or (arm.reason == "suspicion" and explained):
+            break
+        values = [_value(loop, change, 1)]
+        if shortfall.restored(values[0]) >= CONFIRMED:
+            values += [_value(loop, change, seed) for seed in range(2, SEEDS + 1)]
+        results.append(judge(arm, [_outcome(value, loop.steps) for value in values], shortfall, whole=True))
+    return results, []
+
+
+def _value(loop: LoopCopy, change: Change, seed: int) -> float:
+    """The loss of one training; NaN if the change does not fit this model."""
+    try:
+        return loop.train(change, seed)
+    except (FivegateError, RuntimeError, ValueError):
+        return math.nan
+
+
+def _outcome(value: float, steps: int) -> Outcome:
+    score = {"value": value} if math.isfinite(value) else None
+    stopped = "done" if score else "nonfinite"
+    return Outcome("arm", Job("", ""), {"score": score, "steps": steps, "stopped": stopped})
+
+
+def _references(loop: LoopCopy) -> Iterator[Change]:
+    """The same copy with Adam, and where rows and outputs are plain numbers a small network with Adam."""
+    yield Change(adam=True)
+    outputs, inputs = loop.memory.first_outputs, loop.memory.batches[0][0]
+    if outputs is not None and inputs.is_floating_point() and outputs.ndim <= 2:
+        features, width = inputs[0].numel(), outputs[0].numel() if outputs.ndim > 1 else 1
+        squeeze = outputs.ndim == 1
+
+        def network() -> nn.Module:
+            layers = [nn.Flatten(), nn.Linear(features, 128), nn.ReLU(), nn.Linear(128, width)]
+            return nn.Sequential(*layers, *([nn.Flatten(0)] if squeeze else []))
+
+        yield Change(model=network)
+        yield Change(model=network, standardize=True)
+
+
+def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
+    """The arms that fit this loop: rates first, then what is unusual in model and batches, at last the optimizer."""
+    group, rate = loop.optimizer.param_groups[0], _rate(loop.optimizer)
+    for factor in (10.0, 0.1, 100.0, 0.01, 1000.0, 0.001):
+        cause = "learning_rate_too_low" if factor > 1 else "learning_rate_too_high"
+        yield _arm(f"rate_times_{factor:g}", cause, f"learning rate {rate:g} → {rate * factor:g}"), Change(rate=factor)
+    dropout = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in loop.model.modules())
+    if group.get("weight_decay") or dropout:
+        change = Change(options={"weight_decay": 0.0}, surgery=({"skip_dropout": {}},) if dropout else ())
+        yield _arm("no_regularization", "regularization_too_strong", "without weight decay and dropout"), change
+    yield (
+        _arm("fresh_weights", "weight_init_bad", "weights initialized by torch's rules"),
+        Change(surgery=({"reinitialize": {}},)),
+    )
+    rows = len(loop.memory.batches[0][0])
+    if rows < SMALL_BATCH and len(loop.train_batches) * rows >= 2 * USUAL_BATCH:
+        joined = max(2, USUAL_BATCH // rows)
+        text = f"batches of {joined * rows} rows instead of {rows}"
+        yield _arm("larger_batch", "batch_size_too_small", text), Change(batches=joined)
+    if loop.memory.batches[0][0].is_floating_point():
+        yield _arm("standardized_inputs", "inputs_not_normalized", "inputs standardized"), Change(standardize=True)
+    for name in dict.fromkeys(type(m).__name__ for m in loop.model.modules()):
+        if name in SATURATING:
+            change = Change(surgery=({"swap_activation": {"from": name, "to": "ReLU"}},))
+            yield _arm(f"relu_for_{name.lower()}", "hidden_activation_saturating", f"ReLU instead of {name}"), change
+        if name == "ReLU":
+            change = Change(surgery=({"swap_activation": {"from": "ReLU", "to": "LeakyReLU"}},))
+            yield _arm("leaky_relu", "dead_relu", "LeakyReLU instead of ReLU"), change
+    if not all(p.requires_grad for p in loop.model.parameters()):
+        change = Change(surgery=({"keep_gradients": {}},))
+        yield _arm("all_trained", "parameters_not_trained", "every parameter trained, and no detach"), change
+    if not isinstance(loop.optimizer, torch.optim.Adam | torch.optim.AdamW):
+        arm = _arm("adam", "optimizer_mismatch", "Adam with rate 0.003")
+        yield replace(arm, reason="suspicion"), Change(adam=True)  # mends many loops, so that it comes last
+
+
+def _arm(name: str, cause: str, change: str) -> Arm:
+    return Arm(name, (cause,), f"{change}, on a copy of the loop", Delta(), reason="general")
+
+
+def _rate(optimizer: Optimizer) -> float:
+    """The learning rate with which the loop began, before a schedule has moved it."""
+    group = optimizer.param_groups[0]
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def _joined(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
+    """Join every `count` batches into one; the last ones may be fewer."""
+    if count == 1:
+        return list(batches)
+    groups = [batches[start : start + count] for start in range(0, len(batches), count)]
+    return [(torch.cat([x for x, _ in group]), torch.cat([y for _, y in group])) for group in groups]
+
+
+def _scaling(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each input column over all rows."""
+    rows = torch.cat([inputs for inputs, _ in batches])
+    spread = rows.std(0)
+    return rows.mean(0), torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    outputs = model(inputs)
+    return getattr(outputs, "logits", outputs)
