@@ -104,9 +104,9 @@ INSTALL_INTEGRATIONS = pip="$(VENV)/bin/python -m pip --disable-pip-version-chec
   [ -x $$folder/mlflow/bin/mlflow ] || { $(VENV)/bin/python -m venv --clear $$folder/mlflow && \
     $$folder/mlflow/bin/python -m pip --disable-pip-version-check -q install mlflow==$$skinny onnx onnxruntime; } || \
     echo "mlflow cannot be installed" >&2; \
-  { [ -d $$folder/packages/art ] && [ -d $$folder/packages/pyarrow ]; } || \
-    $$pip install --no-deps --upgrade --target $$folder/packages pyarrow adversarial-robustness-toolbox six tqdm || \
-    echo "pyarrow and ART cannot be installed" >&2; \
+  { [ -d $$folder/packages/art ] && [ -d $$folder/packages/pyarrow ] && [ -d $$folder/packages/tensorboard ]; } || \
+    $$pip install --no-deps --upgrade --target $$folder/packages pyarrow adversarial-robustness-toolbox six tqdm \
+      tensorboard absl-py grpcio markdown werkzeug || echo "pyarrow, ART and tensorboard cannot be installed" >&2; \
   [ -d $$folder/packages/ray ] || $$pip install --no-deps --upgrade --target $$folder/packages ray msgpack || \
     echo "Ray cannot be installed" >&2; \
   [ -x $(TRAINERS)/bin/python ] || { $(VENV)/bin/python -m venv --clear $(TRAINERS) && \
@@ -175,7 +175,7 @@ lock:  ## update requirements.lock from pyproject.toml: make lock PYTHON=python3
 	@$(call supported,11,11)
 	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(PYTHON) -m venv "$$new"; \
 	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["dependencies"], *(e for name, extra in p["optional-dependencies"].items() if name not in ("parquet", "mlflow", "docs") for e in extra), sep="\n")' > "$$new/wanted"; \
+	  print(*p["dependencies"], *(e for name, extra in p["optional-dependencies"].items() if name not in ("parquet", "tensorboard", "mlflow", "docs", "notebook") for e in extra), sep="\n")' > "$$new/wanted"; \
 	"$$new/bin/python" -m pip install -qq -r "$$new/wanted" torch==$(TORCH); \
 	{ echo "# make lock PYTHON=python3.11"; \
 	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are omitted, since torch pins its own."; \

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.baseline_models import BaselineScore
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.evaluation.per_class import ClassReport
+    from pipeline.history import History
     from pipeline.inspection.finding import Inspections
     from pipeline.run_store.permits import TrainPermit
     from pipeline.runtime.warning_capture import RecordedWarning
@@ -266,6 +267,15 @@ def _weights_evidence(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit) -
     }
 
 
+def _log_profile(ctx: PhaseContext, history: History) -> None:
+    """Print where the time of the profiled steps went, if a callback profiled some."""
+    for event in (event for event in history.events if event["kind"] == "profile"):
+        from pipeline.callbacks.step_profile import lines
+
+        for line in lines(event):
+            ctx.log(line)
+
+
 def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, compared with the trivial baseline?"""
     from pipeline.data.load import load
@@ -281,6 +291,7 @@ def run(ctx: PhaseContext) -> Evidence:
     fit_result = fit(permit, Job(permit.plan.digest, "baseline"), observers, data=data, folder=ctx.folder)
     history = fit_result.history
     add_facts(history, checks)
+    _log_profile(ctx, history)
     _record_time_limit(ctx, fit_result)
     first_nonfinite = _find_first_nonfinite(ctx, fit_result, data)
     comparisons = _compare(ctx, permit, fit_result, data)

@@ -34,7 +34,7 @@ METRICS = ("task.metric", "task.metrics")
 CHOICES = {
     "data": "wine", "model": "linear", "loss": "mse", "optimizer": "sgd", "scheduler": "cosine", "tracking": "none",
     "task": "regression", "experiment": "wine", "phase": "baseline", "task.step": "{_target_: my_pkg.step}",
-    "tracking.uri": "http://here", "plan.purpose": "to be", "plan.owner": "Ada",
+    "tracking.uri": "http://here", "ckpt_path": "weights.pt", "plan.purpose": "to be", "plan.owner": "Ada",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pipeline.building.auto_values import model_node
 from pipeline.building.compiler import compiler_unloaded
-from pipeline.checkpoints.weights import read_tensors
+from pipeline.checkpoints.weights import read_foreign_weights
 from pipeline.config.build import build, build_function, section_of
 from pipeline.data.dataset import Data
 from pipeline.error_attribution import attributed_to
@@ -51,13 +51,16 @@ def build_model(config: Mapping[str, object], trust: Sequence[str], seed: int, d
 
 
 def _load_initial_weights(model: nn.Module, path: Path) -> None:
-    """Load the weights of a safetensors file. Raises UserError naming the weights that do not fit.
+    """Load the weights of a file. Raises UserError naming the weights that do not fit.
 
     If the file holds a model with its preprocessing, only the model's weights are loaded: this run fits its own
-    preprocessing.
+    preprocessing. A name that all weights begin with, such as `model.` in a checkpoint of Lightning, is left out.
     """
-    weights, own = read_tensors(path, "model.init_from"), model.state_dict()
-    weights = weights if weights.keys() & own.keys() else without_preprocessing(weights)
+    saved, own = read_foreign_weights(path, "model.init_from"), model.state_dict()
+    of_checkpoint = {name.partition(".")[2]: value for name, value in saved.items()}
+    of_checkpoint = of_checkpoint if len({name.partition(".")[0] for name in saved}) == 1 else {}
+    candidates = (saved, without_preprocessing(saved), of_checkpoint)
+    weights = next((names for names in candidates if names.keys() & own.keys()), saved)
     mismatches = [f"{name} is missing" for name in own if name not in weights]
     mismatches += [f"{name} is not in the model" for name in weights if name not in own]
     mismatches += [

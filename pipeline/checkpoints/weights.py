@@ -30,6 +30,33 @@ def weights_digest(state_dict: Mapping[str, object]) -> str:
     return sha.hexdigest()
 
 
+def read_foreign_weights(path: Path, where: str) -> dict[str, Tensor]:
+    """Return the tensors of somebody's file of weights: safetensors, or what `torch.save` wrote, read as tensors only.
+
+    Of a checkpoint that holds more, the weights are what its key `state_dict`, `model_state_dict` or `model` names.
+    Raises UserError for a missing file, and for one that holds objects of other classes: to load these runs code.
+    """
+    if not path.is_file() or path.suffix not in (".pt", ".pth", ".ckpt", ".bin"):
+        return read_tensors(path, where)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways
+        reason = " ".join(str(error).split(". ")[0].split())[:200]
+        expected = "tensors, which torch.load(PATH, weights_only=True) reads"
+        do = f"if you trust it, save the weights alone: torch.save(model.state_dict(), '{path.name}')"
+        what = f"cannot be read without running its code ({type(error).__name__}: {reason})"
+        raise UserError(fault(where, what, got=str(path), expected=expected, do=do)) from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            saved = saved[key]
+            break
+    tensors = {str(n): t for n, t in saved.items() if isinstance(t, Tensor)} if isinstance(saved, dict) else {}
+    if not tensors:
+        expected = "a state dict, or a checkpoint with one under state_dict, model_state_dict or model"
+        raise UserError(fault(where, "holds no weights by name", got=str(path), expected=expected))
+    return tensors
+
+
 def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file. Raises UserError for a missing file and for any other format."""
     from safetensors import SafetensorError

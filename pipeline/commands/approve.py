@@ -142,11 +142,11 @@ def refresh_report(run: Run) -> None:
 def send_to_tracker(run: Run) -> None:
     """Send to the run's tracker what it does not have yet: with it, a decision is also on record outside of the run."""
     section = plans.load(run).config.get("tracking") or {}
-    if section.get("kind") == "mlflow":
+    if section.get("kind") == "mlflow" or section.get("tensorboard"):
         from pipeline.tracking.connection import TrackingConfig
         from pipeline.tracking.sync_process import mirror_run
 
-        config = TrackingConfig(kind="mlflow", uri=section.get("uri"), experiment=section.get("experiment"))
+        config: TrackingConfig = section
 
         def warn(why: str) -> None:
             console().print(f"the tracker is unavailable ({why}); what is missing is sent later", soft_wrap=True)

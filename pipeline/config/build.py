@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.errors import UserCodeError, UserError, fault, nearest
 from pipeline.trust.grants import why_not
 
-ALLOWED = ("pipeline.models", "pipeline.data", "torch.nn", "torch.optim")
+ALLOWED = ("pipeline.models", "pipeline.data", "pipeline.callbacks.step_profile", "torch.nn", "torch.optim")
 # What no config may name: it builds targets itself, with a trust that a config must not choose, or imports modules.
 REFUSED = ("pipeline.data.load", "torch.nn.attention", "torch.nn.utils._deprecation_utils")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def finished(composed: DictConfig, overrides: Sequence[str]) -> tuple[dict[str, 
     if variables.refused:
         return config, variables.faults()  # other faults may be due to what was not read
     _fill_left_out(config)
+    faults += _start_from(config) + _tensorboard_missing(config)
     faults += _granted_by_a_file(config, overrides)
     broken = {_section(said) for said in faults}
     typed = {key_of(word) for word in overrides}
@@ -165,7 +167,35 @@ def _fill_left_out(config: dict[str, Any]) -> None:
             config[section] = None
     for section in ("tracking", "preprocess"):
         if config.get(section) in (None, "none"):
-            config[section] = yaml.safe_load((conf_dir() / section / "none.yaml").read_text())
+            config[section] = _option(section, "none")
+    if isinstance(config.get("tracking"), dict) and config["tracking"].get("tensorboard"):  # it may stand alone
+        config["tracking"] = _option("tracking", "none") | config["tracking"]
+
+
+def _option(section: str, name: str) -> dict[str, Any]:
+    option: dict[str, Any] = yaml.safe_load((conf_dir() / section / f"{name}.yaml").read_text())
+    return option
+
+
+def _start_from(config: Mapping[str, Any]) -> list[str]:
+    """Make `ckpt_path` the file of `model.init_from`, from which the model is built; a fault where both name one."""
+    path, model = config.get("ckpt_path"), config.get("model")
+    if path is None or not isinstance(model, dict):
+        return []
+    if model.get("init_from") not in (None, path):
+        do = "python -m pipeline ... ckpt_path=null"
+        return [fault("ckpt_path", "names another file than model.init_from", got=path, expected="one of them", do=do)]
+    model["init_from"] = path
+    return []
+
+
+def _tensorboard_missing(config: Mapping[str, Any]) -> list[str]:
+    """A fault where TensorBoard is asked for and not installed: better now than after the training."""
+    tracking = config.get("tracking")
+    if not isinstance(tracking, dict) or tracking.get("tensorboard") is not True or find_spec("tensorboard"):
+        return []
+    do = "python -m pip install tensorboard, or: python -m pipeline ... tracking=mlflow"
+    return [fault("tracking.tensorboard", "tensorboard is not installed", got=True, do=do)]
 
 
 def _section(said: str) -> str:

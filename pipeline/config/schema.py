@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.config.conf_dir import LOSSES, conf_dir
 from pipeline.config.override_keys import command
 from pipeline.config.validation_errors import format_errors
-from pipeline.config.value_types import Count, Licence, Positive, Text, not_built
+from pipeline.config.value_types import Batches, Count, Licence, Positive, Text, not_built
 from pipeline.errors import UserError, fault
 from pipeline.run_store.run import NAME, RESERVED
 from pipeline.trust.grants import why_not
@@ -127,8 +127,11 @@ class Trainer(Section):
     max_epochs: Count
     max_steps: Count | None
     max_minutes: Positive
+    limit_train_batches: Batches | None = None
+    limit_val_batches: Batches | None = None
+    val_check_interval: Batches | None = None
     patience: Count | None
-    precision: Literal[32, "bf16-mixed", "16-mixed"]
+    precision: Literal[32, "bf16", "bf16-mixed", "16-mixed"]
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
     devices: Annotated[Literal[1], not_built(*range(2, 1025), use="1")]
     strategy: Annotated[Literal["none"], not_built("ddp", "fsdp", use="none")]
@@ -148,6 +151,7 @@ class Tracking(Section):
     kind: Literal["mlflow", "none"]
     uri: Text | None
     experiment: Text
+    tensorboard: bool = False
 
 
 class Export(Section):
@@ -255,6 +259,8 @@ class Config(Section):
     loader: Loader
     trainer: Trainer
     surgery: list[dict[str, Any]]
+    ckpt_path: Text | None = None
+    callbacks: list[Target] = Field(default_factory=list)
     tracking: Tracking
     export: Export
     executor: Executor

@@ -14,7 +14,7 @@ from pipeline.errors import UserError, fault
 
 # Every value that these options can have in this version; any other is refused, never ignored.
 BUILT: dict[str, tuple[object, ...]] = {
-    "trainer.precision": (32, "32", "bf16-mixed", "16-mixed"),
+    "trainer.precision": (32, "32", "bf16", "bf16-mixed", "16-mixed"),
     "trainer.accelerator": ("auto", "cpu", "cuda", "mps"),
     "trainer.devices": (1,),
     "trainer.strategy": ("none",),
@@ -54,6 +54,9 @@ class TrainerConfig(Section):
     max_epochs: int
     max_steps: int | None = None
     max_minutes: float | None = None
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    val_check_interval: int | float | None = None
     patience: int | None = None
     precision: int | str = 32
     accelerator: str = "auto"

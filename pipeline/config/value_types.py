@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Batches = Count | Annotated[float, Field(gt=0, le=1)]  # a number of batches, or a share of an epoch's
 Text = Annotated[str, Field(min_length=1)]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from pipeline.checkpoints.weights import tensors_of, weights_digest
+from pipeline.config.build import section_of
 from pipeline.config.sections import TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.load import load
@@ -26,7 +28,7 @@ from pipeline.errors import Refused, fault
 from pipeline.evaluation.evaluate import Evaluation, model_device, score_split
 from pipeline.evaluation.task import Task
 from pipeline.results import Score
-from pipeline.run_store import permits
+from pipeline.run_store import files, permits
 from pipeline.run_store.job import DIAGNOSTICS, DIAGNOSTICS_SEEDS, Job, run_seed
 from pipeline.runtime import options
 from pipeline.runtime.allocator import keep_freed_memory
@@ -123,6 +125,7 @@ def prepared(permit: permits.FitPermit, job: Job, data: Data | None = None) -> I
         stack.enter_context(options.deterministic(config.trainer.deterministic))
         planned_data = data or load(config.source, trust)
         _refuse_other_rows(permit, planned_data)
+        _refuse_other_weights(permit, config.source)
         data = preprocess_data = planned_data
         if job.delta.train_rows:
             data = replace(
@@ -147,6 +150,18 @@ def _refuse_unless_experiment(job: Job) -> None:
         got = f"{job.purpose}, seed index {job.seed_index}"
         expected = f"{DIAGNOSTICS}, seed index {DIAGNOSTICS_SEEDS[0]} to {DIAGNOSTICS_SEEDS[-1]}"
         raise Refused(fault("job", "a ProbePermit allows experiments of diagnostics only", got=got, expected=expected))
+
+
+def _refuse_other_weights(permit: permits.FitPermit, config: Mapping[str, Any]) -> None:
+    """Raise Refused if the file of weights that the model starts from is another one than the plan froze."""
+    path, frozen = section_of(config, "model").get("init_from"), permit.plan.facts.get("init_from")
+    if path is None or frozen is None:
+        return
+    got = files.sha256(Path(str(path))) if Path(str(path)).is_file() else "no such file"
+    if got != frozen:
+        do = f"python -m pipeline phase=planning {permit.run.overrides_for('planning')}"
+        what = f"{path} is not the file of weights that the plan froze"
+        raise Refused(fault("model.init_from", what, got=got[:12], expected=frozen[:12], do=do))
 
 
 def _refuse_other_rows(permit: permits.FitPermit, data: Data) -> None:

@@ -165,6 +165,13 @@ class SpikeDetector:
                 if int(step) not in spikes]  # fmt: skip
         return cls(kept)
 
+    def record(self, step: int, loss: float, history: History) -> bool:
+        """Record a loss that is a spike, whose update is withheld; return whether it is one."""
+        if not self.is_spike(loss):
+            return False
+        history.event("spike", step, loss=loss, update="withheld")
+        return True
+
     def is_spike(self, loss: float) -> bool:
         """Return whether a finite loss is a spike; one that is not belongs to the window from now on.
 

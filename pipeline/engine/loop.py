@@ -25,13 +25,12 @@ from torch import Tensor
 from pipeline.batching.source import Batch
 from pipeline.building.memory import step_error
 from pipeline.checkpoints.generation import Snapshot
-from pipeline.checkpoints.weights import tensors_of
 from pipeline.checkpoints.writer import Writer
 from pipeline.engine import resume
 from pipeline.engine.backward import backward
 from pipeline.engine.guard import SpikeDetector
-from pipeline.engine.observer import StepObserver, StopTraining
-from pipeline.engine.progress import Progress, WeightsSnapshot
+from pipeline.engine.observer import StepObserver, tell_validated
+from pipeline.engine.progress import Progress
 from pipeline.engine.setup import TrainingComponents
 from pipeline.engine.stepper import Stepper
 from pipeline.engine.timer import TrainingTimer
@@ -87,6 +86,7 @@ class Training:
             if self.trainer.on_spike != "none":
                 self.spikes = SpikeDetector.of_history(self.progress.history)
             self.timer.start(self.progress.step, self.progress.earlier_seconds)
+            observers = (*observers, *self.components.callbacks)
             for observer in observers:
                 self._start_observer(observer)
                 stack.callback(observer.finish)
@@ -107,8 +107,12 @@ class Training:
         while not progress.ended:
             epoch = progress.epoch + 1
             last_step = min(epoch * budget.steps_per_epoch, budget.max_steps)
-            if progress.stop_reason is None and progress.step < min(until, last_step):
-                self._train_epoch(epoch, until)
+            while progress.stop_reason is None and progress.step < min(until, last_step):
+                check = budget.next_check(progress.step, last_step)
+                self._train_epoch(epoch, min(until, check))
+                if progress.stop_reason is None and progress.step == check < last_step:
+                    self._validate_inside(epoch)
+                    self._poll_requests()
             if progress.stop_reason is None and progress.step != last_step:
                 return
             out_of_patience = self._validate(epoch)
@@ -180,7 +184,8 @@ class Training:
         # Observers came first: they see unclipped gradients, also those of a step that is withheld.
         if not guard.check_and_clip(loss):
             return scale is not None and self._lower_loss_scale(loss)
-        if self.spikes and self._is_spike(step, loss):
+        if self.spikes and self.spikes.record(step, loss.item(), self.progress.history):
+            self.progress.stop_reason = "spike" if self.trainer.on_spike == "stop" else self.progress.stop_reason
             return True
         self.stepper()
         if scale:
@@ -189,17 +194,6 @@ class Training:
             for observer in observers:
                 observer.after_update(step)
             self._schedule_observers()
-        return True
-
-    def _is_spike(self, step: int, loss: Tensor) -> bool:
-        """Record a loss that is a spike; its update is withheld, and with `on_spike: stop` the training ends."""
-        assert self.spikes is not None
-        value = loss.item()
-        if not self.spikes.is_spike(value):
-            return False
-        self.progress.history.event("spike", step, loss=value, update="withheld")
-        if self.trainer.on_spike == "stop":
-            self.progress.stop_reason = "spike"
         return True
 
     def _forward_backward(self, batches: list[Batch]) -> tuple[Any, Tensor]:
@@ -223,7 +217,7 @@ class Training:
         return outputs, total
 
     def train_next_step(self, batches: list[Batch], observers: Sequence[StepObserver]) -> None:
-        """Make one step from the result of `next_batches`, with these observers attached."""
+        """Make one step from the result of `components.next_batches`, with these observers attached."""
         self.observers, self.next_observed_step = observers, self.progress.step + 1
         for observer in observers:
             self._start_observer(observer)
@@ -232,11 +226,6 @@ class Training:
             self._train_step(derive(self.components.seed, "step"), batches)
         except BaseException as error:
             raise self._step_error(error, batches[0]) from error
-
-    def next_batches(self) -> list[Batch]:
-        """Return the batches of the next step."""
-        steps_done = self.progress.step - self.progress.epoch * self.components.budget.steps_per_epoch
-        return next(iter(self.components.batches.accumulation_groups(self.progress.epoch + 1, steps_done)))
 
     def _step_error(self, error: BaseException, batch: Batch) -> BaseException:
         """Return the error of a failed step as the user should see it.
@@ -317,12 +306,20 @@ class Training:
         step, budget = self.progress.step, self.components.budget
         return f"at step {step} of {budget.max_steps}, epoch {math.ceil(step / budget.steps_per_epoch)}; {outcome}"
 
+    def _validate_inside(self, epoch: int) -> None:
+        """Measure validation between two steps of an epoch, and keep the weights if they are the best."""
+        components, progress = self.components, self.progress
+        reseed(derive(components.seed, "measure", epoch, progress.step), components.device, True)
+        metrics = components.val_metrics()
+        progress.history.event("validated", progress.step, epoch=epoch, **metrics)
+        progress.keep_if_best(epoch, metrics, self.task.metric, self.model)
+
     def _validate(self, epoch: int) -> bool:
         """Measure the epoch and keep its weights if they are the best; return True if patience is used up."""
         components, progress, task = self.components, self.progress, self.task
         # A model may draw random numbers in eval mode, too.
         reseed(derive(components.seed, "measure", epoch), components.device, True)
-        rows, val = components.train_eval_rows, components.val
+        rows = components.train_eval_rows
         train_metrics = loss_and_metrics(self.model, rows.X, rows.y, task).metrics
         # The training loss is the one that the steps measured.
         row = {f"train/{name}": value for name, value in train_metrics.items() if name != "loss"}
@@ -331,19 +328,14 @@ class Training:
         if components.is_overfit_check:
             progress.history.log_epoch(epoch, row)
             return False
-        validation = loss_and_metrics(self.model, val.X, val.y, task)
-        loss, value = validation.loss, validation.metrics[task.metric.name]
-        val_metrics = {"val/loss": loss, **{f"val/{name}": value for name, value in validation.metrics.items()}}
+        val_metrics = components.val_metrics()
         progress.history.log_epoch(epoch, {**val_metrics, **row})
-        for observer in self.observers:
-            try:
-                observer.validated(epoch, val_metrics)
-            except StopTraining as stop:
-                progress.stop_reason = progress.stop_reason or "observer"
-                progress.history.event("stopped", progress.step, why=str(stop))
+        if stop := tell_validated(self.observers, epoch, val_metrics):
+            progress.stop_reason = progress.stop_reason or "observer"
+            progress.history.event("stopped", progress.step, why=str(stop))
         self._schedule_observers()
-        if task.metric.better(value, progress.best.value if progress.best else math.nan):
-            progress.best = WeightsSnapshot(epoch, progress.step, value, tensors_of(self.model.state_dict()))
+        loss = val_metrics["val/loss"]
+        value = progress.keep_if_best(epoch, val_metrics, task.metric, self.model)
         if components.schedule:
             components.schedule.after_epoch(loss, value)
         patience, epochs_without_improvement = self.trainer.patience, progress.epochs_without_improvement(epoch, loss)

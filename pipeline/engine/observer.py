@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -55,3 +55,14 @@ class StepObserver(Protocol):
     def finish(self) -> None:
         """Called after the last step, also if training failed."""
         return
+
+
+def tell_validated(observers: Sequence[StepObserver], epoch: int, metrics: Mapping[str, float]) -> StopTraining | None:
+    """Tell every observer the metrics of an epoch; return the reason of one that ends the training, None without."""
+    reason = None
+    for observer in observers:
+        try:
+            observer.validated(epoch, metrics)
+        except StopTraining as stop:
+            reason = reason or stop
+    return reason

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.checkpoints import codec
 from pipeline.checkpoints.generation import CheckpointState, Snapshot
+from pipeline.checkpoints.weights import tensors_of
+from pipeline.evaluation.metrics import Metric
 from pipeline.evaluation.task import Task
 from pipeline.evaluation.trivial_baseline import TrivialBaseline
 from pipeline.history import History
@@ -62,6 +64,13 @@ class Progress:
         if val_loss < self.lowest_val_loss:
             self.lowest_val_loss, self.lowest_val_loss_epoch = val_loss, epoch
         return epoch - self.lowest_val_loss_epoch
+
+    def keep_if_best(self, epoch: int, metrics: Mapping[str, float], metric: Metric, model: nn.Module) -> float:
+        """Copy the weights if their validation score is the best so far, and return the score."""
+        value = metrics[f"val/{metric.name}"]
+        if metric.better(value, self.best.value if self.best else math.nan):
+            self.best = WeightsSnapshot(epoch, self.step, value, tensors_of(model.state_dict()))
+        return value
 
     def to_state(self) -> CheckpointState:
         """Return the JSON form for a checkpoint; history and best weights are stored in files of their own."""

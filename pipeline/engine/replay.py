@@ -190,7 +190,7 @@ def replay(
         if progress.ended:
             expected = f"at most {progress.step}, where it ended ({progress.stop_reason})"
             raise UserError(fault("step", "is after the end of this training", got=step, expected=expected))
-        batches = training.next_batches()
+        batches = training.components.next_batches(training.progress.epoch, training.progress.step)
         before = weights_digest(training.model.state_dict())
         with _traced(training, batches) as trace:
             trace_observer = _TraceObserver(trace)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pipeline.batching.augment import build_augmentations
 from pipeline.batching.order import balanced_order, epoch_order
-from pipeline.batching.source import BatchSource, batch_source
+from pipeline.batching.source import Batch, BatchSource, batch_source
 from pipeline.building.builder import (
     Schedule,
     build_model,
@@ -25,13 +25,16 @@ from pipeline.building.builder import (
 )
 from pipeline.building.compiler import compiled
 from pipeline.building.probe import ProbeResult, device_for, probe_rows
+from pipeline.callbacks.own import OwnCallback, build_callbacks
 from pipeline.config.sections import LoaderConfig, TrainingConfig
 from pipeline.data.dataset import Data
 from pipeline.data.splits import Split, class_counts
 from pipeline.data.tree import to_device
-from pipeline.engine.budget import StepBudget, overfit_budget, planned_budget
+from pipeline.engine.budget import StepBudget, limited_rows, overfit_budget, planned_budget
 from pipeline.engine.guard import Guard
+from pipeline.engine.observer import StopTraining
 from pipeline.errors import UserError, fault
+from pipeline.evaluation.evaluate import loss_and_metrics
 from pipeline.evaluation.task import Task, expected_loss
 from pipeline.evaluation.trivial_baseline import TrivialBaseline, score_trivial_baseline
 from pipeline.run_store.job import Job
@@ -47,7 +50,9 @@ class TrainingComponents:
 
     `compiled_model` is the model that the steps call; it is `model` itself unless `trainer.compile` is set.
     `train_eval_rows` are the train rows on which train metrics are measured, at most as many as there are validation
-    rows. `baseline_score` is the score of a model that learned nothing. `uses_global_rng` means that the model draws
+    rows. `val_eval_rows` are the validation rows that are measured after an epoch: all of them, unless
+    `trainer.limit_val_batches` says otherwise.
+    `baseline_score` is the score of a model that learned nothing. `uses_global_rng` means that the model draws
     from Python's or NumPy's global generators. `class_count` is None where targets are not classes.
     """
 
@@ -61,6 +66,8 @@ class TrainingComponents:
     train: Split
     train_eval_rows: Split
     val: Split
+    val_eval_rows: Split
+    callbacks: tuple[OwnCallback, ...]
     baseline_score: TrivialBaseline
     batches: BatchSource
     uses_global_rng: bool
@@ -77,6 +84,17 @@ class TrainingComponents:
         """The number of parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
+    def next_batches(self, epoch: int, step: int) -> list[Batch]:
+        """Return the batches of the step after `step`, where `epoch` epochs are validated."""
+        steps_done = step - epoch * self.budget.steps_per_epoch
+        return next(iter(self.batches.accumulation_groups(epoch + 1, steps_done)))
+
+    def val_metrics(self) -> dict[str, float]:
+        """Measure the model, as it is now, on `val_eval_rows`; the names begin with `val/`."""
+        rows = self.val_eval_rows
+        measured = loss_and_metrics(self.model, rows.X, rows.y, self.task)
+        return {"val/loss": measured.loss, **{f"val/{name}": value for name, value in measured.metrics.items()}}
+
     def facts(self) -> dict[str, float]:
         """Return what the history records before the first step and without a pass through the model.
 
@@ -86,7 +104,7 @@ class TrainingComponents:
         facts = {
             "loss_expected": expected_loss(self.task, self.train.y, self.class_count),
             "train_rows": len(self.train),
-            "val_rows": len(self.val),
+            "val_rows": len(self.val_eval_rows),
             "classes": self.class_count,
             "parameters": self.parameters,
             "steps_per_epoch": self.budget.steps_per_epoch,
@@ -106,6 +124,20 @@ def _single_batch(model: nn.Module, train: Split, size: int, seed: int) -> Split
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     return train.take(torch.from_numpy(epoch_order(seed, 1, len(train))[:size]))
+
+
+def _planned_order(
+    loader: LoaderConfig, seed: int, train: Split, budget: StepBudget
+) -> Callable[[int], NDArray[np.int64]]:
+    """Return `_row_order`, cut after the rows that the budget takes of an epoch."""
+    order, epoch_rows = _row_order(loader, seed, train), budget.epoch_rows
+    return order if epoch_rows is None else lambda epoch: order(epoch)[:epoch_rows]
+
+
+def _val_eval_rows(val: Split, limit: int | float | None, batch_size: int, seed: int) -> Split:
+    """Return the validation rows that are measured after each epoch, the same ones each time."""
+    count = limited_rows(limit, min(batch_size, len(val)), len(val))
+    return val if count == len(val) else val.take(torch.from_numpy(epoch_order(seed, 0, len(val))[:count]))
 
 
 def _row_order(loader: LoaderConfig, seed: int, train: Split) -> Callable[[int], NDArray[np.int64]]:
@@ -202,12 +234,16 @@ def build_components(
         train=train,
         train_eval_rows=train.take(torch.from_numpy(train_eval_rows)),
         val=data.val,
+        val_eval_rows=_val_eval_rows(
+            data.val, trainer.limit_val_batches, int(loader.batch_size), derive(seed, "val_side")
+        ),
+        callbacks=() if is_overfit_check else build_callbacks(source, trust, (StopTraining,)),
         baseline_score=score_trivial_baseline(
             task, train, data.val, class_count, model, data.class_names or (), probe_result.outputs
         ),
         batches=batch_source(
             train,
-            _repeated_rows(len(train), budget) if is_overfit_check else _row_order(loader, seed, train),
+            _repeated_rows(len(train), budget) if is_overfit_check else _planned_order(loader, seed, train, budget),
             seed=seed,
             batch=budget.batch_size,
             accumulate=budget.accumulate,

@@ -167,7 +167,7 @@ def standardize_targets(config: Config, old: object) -> object:
 
 def precision(_: Config, old: object) -> object:
     """bfloat16 instead of float16, whose range is small; float32 instead of bfloat16."""
-    return {"16-mixed": "bf16-mixed", "bf16-mixed": 32}.get(str(old), old)
+    return {"16-mixed": "bf16-mixed", "bf16-mixed": 32, "bf16": 32}.get(str(old), old)
 
 
 def shallower(_: Config, old: object) -> object:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+HALF = {"bf16": torch.bfloat16, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 INITIAL_SCALE = 2.0**16
 GROWTH_INTERVAL = 2000  # finite steps after which the scale is doubled
 

@@ -35,6 +35,7 @@ class TrackingConfig(TypedDict, total=False):
     """The section `tracking` of the config."""
 
     kind: str
+    tensorboard: bool
     uri: str | None
     experiment: str | None
 

@@ -1,4 +1,4 @@
-"""The process that keeps the tracker up to date: a training never waits for the tracker, and does not import MLflow.
+"""The process that keeps the trackers up to date: a training never waits for them, and does not import MLflow.
 
 It reads the ledger and the newest checkpoints from disk, so that a training appears in the tracker about as often as it
 is checkpointed. When it dies, nothing is lost: the next command on the run sends what is missing.
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pipeline.runtime.announce import announced
 from pipeline.runtime.parent_process import die_with_parent
 from pipeline.tracking.connection import TrackerUnavailable, TrackingConfig
 from pipeline.tracking.mirror import mirror
+from pipeline.tracking.tensorboard import write_run
 
 FIRST_S = 60.0  # until the first look at the run, which imports MLflow: a short training does not pay for that
 PAUSE_S = 5.0  # between two looks at the run,
@@ -49,12 +50,13 @@ def mirror_run(
     The end takes about a minute at most, whatever the tracker does, and seconds after an interrupt. `log` is told of it
     where it takes long.
     """
-    if config.get("kind") == "none":
+    trackers = trackers_of(config)
+    if not trackers:
         yield
         return
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_RUN_ID"}
     environment |= {"PYTHONPATH": child_pythonpath(), "OMP_NUM_THREADS": "1", URI_VARIABLE: config.get("uri") or ""}
-    command = [sys.executable, "-P", "-m", "pipeline.tracking.sync_process", str(run_dir)]
+    command = [sys.executable, "-P", "-m", "pipeline.tracking.sync_process", str(run_dir), *trackers]
     process = subprocess.Popen(
         command,
         env=environment,
@@ -92,7 +94,27 @@ def _finish(process: subprocess.Popen[bytes], timeout: float) -> str:
         process.wait()
 
 
-def follow(run_dir: Path, uri: str | None) -> str:
+def trackers_of(config: TrackingConfig) -> list[str]:
+    """Return the trackers of the section `tracking`: mlflow, tensorboard, both or none."""
+    kinds = {"mlflow": config.get("kind", "mlflow") == "mlflow", "tensorboard": bool(config.get("tensorboard"))}
+    return [name for name, chosen in kinds.items() if chosen]
+
+
+def send(run_dir: Path, uri: str | None, trackers: Sequence[str], running: bool) -> str:
+    """Bring every tracker up to date; return why one could not be, an empty string where all are."""
+    reasons = []
+    for tracker in trackers:
+        try:
+            if tracker == "mlflow":
+                mirror(run_dir, uri, running=running)
+            else:
+                write_run(run_dir)
+        except (TrackerUnavailable, FivegateError) as error:
+            reasons.append(str(error))
+    return "; ".join(reasons)
+
+
+def follow(run_dir: Path, uri: str | None, trackers: Sequence[str] = ("mlflow",)) -> str:
     """Mirror the run when it changed, until standard input is readable, then the rest; return why that failed."""
     sent: Fingerprint = ()
     pause, over = FIRST_S, False
@@ -101,11 +123,8 @@ def follow(run_dir: Path, uri: str | None) -> str:
         began, current = time.monotonic(), _fingerprint(run_dir)
         why = ""
         if current and (over or current != sent):
-            try:
-                mirror(run_dir, uri, running=not over)
-                sent = current
-            except (TrackerUnavailable, FivegateError) as error:
-                why = str(error)
+            why = send(run_dir, uri, trackers, running=not over)
+            sent = sent if why else current
         if over or (why and _is_over(0.0)):  # no second try when the run ended during a failed one
             return why
         pause = UNAVAILABLE_S if why else max(PAUSE_S, BUSY_SHARE * (time.monotonic() - began))
@@ -138,7 +157,7 @@ def main() -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what MLflow or a plugin of it prints, now or at exit, is not part of the answer
     try:
-        why = follow(Path(sys.argv[1]), os.environ.pop(URI_VARIABLE, None) or None)
+        why = follow(Path(sys.argv[1]), os.environ.pop(URI_VARIABLE, None) or None, sys.argv[2:])
     except Exception as error:  # MLflow and its plugins may raise anything
         why = f"{type(error).__name__}: {error}"
     sys.stdout.flush()
