@@ -146,7 +146,12 @@ def send_to_tracker(run: Run) -> None:
         from pipeline.tracking.connection import TrackingConfig
         from pipeline.tracking.sync_process import mirror_run
 
-        config: TrackingConfig = section
+        config = TrackingConfig(
+            kind=section["kind"],
+            tensorboard=bool(section.get("tensorboard")),
+            uri=section.get("uri"),
+            experiment=section.get("experiment"),
+        )
 
         def warn(why: str) -> None:
             console().print(f"the tracker is unavailable ({why}); what is missing is sent later", soft_wrap=True)
