@@ -27,7 +27,7 @@ MAX_FUNCTION_LINES = 60
 MAX_MODULES = 12  # of a package
 MAX_CHECKS = 20  # files of checks, which are one per subject, as playbooks are one per symptom
 MAX_COMMANDS = 14  # of the command line, which are one per module
-MAX_PACKAGES = 36  # below pipeline/
+MAX_PACKAGES = 40  # below pipeline/
 DRAWERS = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 LOWEST = tuple(f"pipeline/{name}.py" for name in ("escaping", "errors", "foreign_files", "results", "history"))
 
@@ -138,7 +138,7 @@ def test_files_and_functions_stay_short() -> None:
 
 
 def test_packages_stay_small() -> None:
-    """A package has at most 12 modules, of checks 20 and of commands 14; at most 35 packages are below pipeline/."""
+    """A package has at most 12 modules, of checks 20 and of commands 14; at most 40 packages are below pipeline/."""
     modules = Counter(f.rpartition("/")[0] for f in product() if not f.endswith("/__init__.py"))
     assert modules.pop("checklists/checks") <= MAX_CHECKS
     assert modules.pop("pipeline/commands") <= MAX_COMMANDS
