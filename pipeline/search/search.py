@@ -107,7 +107,7 @@ def _simplified(
         return None, {}, []
     start = trainings.reference
     values: dict[str, object] = dict(best["values"])
-    current: tuple[float, object] = best["score"], None
+    current: tuple[float, object] = best["score"], trainings.weights_of(f"t{best['number']}")
     without: dict[str, float | None] = {}
     dropped: list[str] = []
     for key in [key for key in values if values[key] != start[key]]:
@@ -118,9 +118,12 @@ def _simplified(
         without[key] = score
         if score is None or sign * score < sign * current[0]:
             continue
-        nothing = "does nothing" if score == current[0] else f"contributes nothing ({score:.4g} without its change)"
-        dropped.append(f"{key}: {nothing}, so that its change was dropped")
-        values[key], current = start[key], (score, trial.result.get("weights"))
+        weights = trial.result.get("weights")
+        nothing = f"its change contributes nothing ({score:.4g} without it)"
+        if weights == current[1]:
+            nothing = "does nothing: the weights are the same without its change"
+        dropped.append(f"{key}: {nothing}; it was dropped")
+        values[key], current = start[key], (score, weights)
     changes = {key: value for key, value in values.items() if value != start[key]}
     return changes, without, dropped
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,13 @@ class Trainings:
             threads=int(self.plan.facts["threads"]),
             executor=self.executor,
         )
+
+    def weights_of(self, name: str) -> object:
+        """Return the digest of the weights that a training ended with; None where it was not trained under this id."""
+        try:
+            return json.loads((self.folder / "trials" / name / "result.json").read_text()).get("weights")
+        except (OSError, ValueError):
+            return None
 
     def train_generations(self, study: SearchStudy, metric: str) -> None:
         """Train what the study proposes until it has enough trials. `metric` is their column in a history."""
