@@ -268,6 +268,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write cases and counts as JSON")
     args = parser.parse_args()
     selected = [case for case in cases() if case.part == args.part and mendable(case)]
+    if unknown := set(args.only or ()) - {case.id for case in selected}:
+        parser.error(f"no case of the part {args.part}: {', '.join(sorted(unknown))}")
     selected = [case for case in selected if not args.only or case.id in args.only][:: args.sample or 1]
     results: list[Repair] = []
     for case, result in zip(selected, run_each(repair_case, [(c,) for c in selected], timeout=TIMEOUT), strict=True):
