@@ -40,6 +40,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
+@pytest.mark.slow
 def test_run_is_the_same_while_the_clock_runs_backwards(own_folder: Path, clock: Clock) -> None:
     """An hour back at every look, through three phases: same outcome, clean records, no time before the start."""
     arguments = (*SMALL, "task.target=0.5", "export.formats=[torchscript]")

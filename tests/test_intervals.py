@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import binomtest
 
 from benchmarks import intervals as bench
 from checklists.checks.release import target_on_test
 from pipeline.evaluation.intervals.bounded import exact_interval
 from pipeline.evaluation.intervals.classes import class_interval, decisions, matthews_interval
-from pipeline.evaluation.intervals.losses import mean_interval, ratio_interval
+from pipeline.evaluation.intervals.losses import effective_degrees, mean_interval, ratio_interval
 from pipeline.evaluation.intervals.score import confidence_interval, score_predictions
 from pipeline.evaluation.metrics import Metric, named_metric
 from pipeline.results import Evidence, Score, format_interval
@@ -204,6 +205,17 @@ def test_mean_interval_contains_the_mean_and_has_its_unit(losses: list[float]) -
     assert 0 < low <= values.mean() * (1 + 1e-9) and values.mean() <= high * (1 + 1e-9)
     assert (7 * low, 7 * high) == pytest.approx(mean_interval(7 * values, None, 1.0)[:2])
     assert (1, 1) == pytest.approx(ratio_interval(values, values, None)[:2])
+
+
+def test_effective_degrees_follow_the_kurtosis() -> None:
+    """As many as the number less one for a kurtosis of 3 or less, fewer for long tails, never fewer than two."""
+    rng = np.random.default_rng(0)
+    uniform, long = rng.uniform(size=50), rng.exponential(size=50) ** 2
+    kurtosis = stats.kurtosis(long, fisher=False, bias=False)
+
+    assert effective_degrees(uniform) == 49
+    assert effective_degrees(long) == pytest.approx(max(2, 100 / (kurtosis - 47 / 49)))
+    assert effective_degrees(np.eye(50)[0]) == 2 and effective_degrees(np.ones(3)) == 2
 
 
 def test_target_on_test_without_interval_is_inconclusive() -> None:

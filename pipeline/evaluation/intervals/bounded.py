@@ -69,7 +69,7 @@ def _upper_limit(share: float, variance: float, unit: float) -> float:
     return float(betaincinv(mean * concentration, misses, 1 - TAIL)) if misses > TINY else 1.0
 
 
-def student(degrees: int) -> float:
+def student(degrees: float) -> float:
     """Return the quantile of Student's t distribution that takes the place of the normal one."""
     from scipy.special import stdtrit
 

@@ -18,6 +18,8 @@ from pipeline.evaluation.intervals.bounded import (
     sums_by,
 )
 
+FEWEST_DEGREES = 2.0  # with fewer, Student's distribution has no variance
+
 
 def mean_interval(losses: Floats, groups: Array | None, otherwise: float) -> Interval:
     """Return the interval of the mean of losses [N] that are not negative.
@@ -70,13 +72,28 @@ def _around(value: float, effects: Floats, groups: Array | None) -> Interval:
         sums = sums_by(groups, effects)
         effects = sums * (len(sums) / len(effects))
     n, squares = len(effects), float((effects**2).sum())
-    reach = student(n - 1)
+    reach = student(effective_degrees(effects))
 
     def limit(extreme: float, sign: int) -> float:
         error = math.sqrt((squares + extreme**2) / (n * (n + 1)))
         return float(value * np.exp(min(extreme / (n + 1) + sign * reach * error, 700.0)))
 
     return Interval(limit(float(effects.min()), -1), limit(float(effects.max()), 1))
+
+
+def effective_degrees(effects: Floats) -> float:
+    """Return the degrees of freedom that a sample has for Student's distribution, at most its number less one.
+
+    They are those of a chi-square distribution with the variance that the sample variance has (Satterthwaite), by the
+    unbiased kurtosis of the sample: few losses with long tails say less about their variance than normal ones do.
+    """
+    n, variance = len(effects), float(effects.var())
+    if n < 4 or not variance > 0:
+        return n - 1
+    excess = float(((effects - effects.mean()) ** 4).mean()) / variance**2 - 3
+    unbiased = 3 + (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6)
+    spread = unbiased - (n - 3) / (n - 1)  # the variance of the sample variance, times n, for a variance of 1
+    return float(np.clip(2 * n / spread, FEWEST_DEGREES, n - 1)) if spread > 0 else n - 1
 
 
 def bounded_loss_interval(losses: Floats, largest: float, groups: Array | None) -> Interval:
