@@ -454,9 +454,9 @@ NOTE = """# Coverage of the intervals
 Written by `make bench-intervals`. How often the 95 % interval contains the true value, in percent, for samples of n
 rows (first number of a column) from a distribution with the true value (second number). Bold: below 93 %. The last
 column is the median width at 36 rows and a true value of 0.97. For errors and losses, the second number says how good
-the model is: R2 is that value, or a row is right with that probability, or the perplexity is its inverse. A figure is of
-400 samples, so that 95 means 93 to 97; of an interval that is resampled for a metric of the user, of 100 or of 60: 91 to 99,
-or 89 to 100.
+the model is: R2 is that value, or a row is right with that probability, or the perplexity is its inverse. A figure is
+of 400 samples, so that 95 means 93 to 97; for a metric of the user it is of 100 or of 60, so that 95 means 91 to 99, or
+89 to 100.
 
 {table}
 
