@@ -129,9 +129,12 @@ def main() -> None:
     parser.add_argument("--store", action="store_true", help=f"store the table as {STORED.name} next to this file")
     parser.add_argument("--again", type=Path, metavar="DIR", help="train nothing, and explain the facts in DIR again")
     args = parser.parse_args()
-    complete = args.sample == 1 and not (args.part or args.again)
+    missing = [case.id for case in cases() if args.again and not (args.again / f"{case.id}.json").is_file()]
+    complete = args.sample == 1 and not (args.part or missing)
     if args.store and not complete:
-        parser.error("--store: only a table of all cases can be stored; omit --sample, --part and --again")
+        parser.error(
+            "--store: only a table of all cases can be stored; omit --sample and --part, and --again needs all"
+        )
     selected = [case for case in cases() if not args.part or case.part == args.part][:: args.sample]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.again or args.facts or Path(temporary)
