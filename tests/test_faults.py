@@ -45,8 +45,7 @@ def test_case_is_complete(cases: Any) -> None:
     """The file of a case exists, its causes are ids of causes.yaml, and a faulty case has a healthy form."""
     known = vocabulary()
     for case in cases.cases():
-        stem = case.id.removesuffix("_logs")
-        where = f"conf/experiment/{case.id}.yaml" if case.way == "experiment" else f"loops/{stem}.py"
+        where = f"conf/experiment/{case.id}.yaml" if case.way == "experiment" else f"loops/{case.script}.py"
         assert (FAULTS / where).is_file(), case.id
         assert set(case.causes) | set(case.harmless) <= set(known), case.id
         assert not set(case.causes) & set(case.harmless), case.id
@@ -74,9 +73,10 @@ def test_experiment_target_is_bound_of_truth(cases: Any) -> None:
 def test_case_ids_are_unique_and_match_files(cases: Any) -> None:
     """Case ids are unique, and every experiment file and every loop is a case."""
     ids = [case.id for case in cases.cases()]
+    names = {case.script if case.way != "experiment" else case.id for case in cases.cases()}
     assert len(ids) == len(set(ids))
     files = {path.stem for folder in ("conf/experiment", "loops") for path in (FAULTS / folder).glob("*.*")}
-    assert files == {name.removesuffix("_logs") for name in ids}
+    assert files == names
 
 
 def test_causes_have_cases_in_two_families(cases: Any) -> None:

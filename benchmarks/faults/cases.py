@@ -1,15 +1,15 @@
 """The cases of the fault benchmark: the trainings and what is known to be true of each.
 
-A case is an experiment file (`conf/experiment/<id>.yaml`), a plain loop (`loops/<id>.py`), or the logs of such a loop.
-Its truth is in `truth/<family>.yaml`. A family is every case that was derived from one parent; all of it is either in
-the tuning part or in the held-out part.
+A case is an experiment file (`conf/experiment/<id>.yaml`), a plain loop (`loops/<id>.py`), or the log of such a loop
+in the format of a library (`posted/`) or as a CSV. Its truth is in `truth/<family>.yaml`. A family is every case that
+was derived from one parent; all of it is either in the tuning part or in the held-out part.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 HERE = Path(__file__).resolve().parent
 Part = Literal["tuning", "held_out"]
 PARTS: tuple[Part, ...] = ("tuning", "held_out")
+AS = "_as_"  # between the name of a loop and the format of its log
 WAYS = ("experiment", "loop", "logs")
 
 
@@ -43,6 +44,12 @@ class Case:
     at_least: float | None
     at_most: float | None
     source: str
+    format: str = ""  # of a log: a writer of `posted/`; empty for a CSV of the losses and scores of each epoch
+
+    @property
+    def script(self) -> str:
+        """The loop of a case that is one, or its log."""
+        return self.id.removesuffix("_logs").partition(AS)[0]
 
     @property
     def healthy(self) -> bool:
@@ -72,19 +79,25 @@ def cases() -> list[Case]:
 
 def _read_family(path: Path) -> Iterator[Case]:
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    for name, truth in content["cases"].items():
-        health, causes = truth.get("health", {}), truth.get("causes", [])
-        bounds = health if {"at_least", "at_most"} & health.keys() else content["health"]
-        yield Case(
-            id=name,
-            family=path.stem,
-            way=truth.get("way", "experiment"),
-            faults=tuple(map(tuple, [causes] if causes and isinstance(causes[0], str) else causes)),
-            harmless=tuple(truth.get("harmless", ())),
-            mended=tuple(tuple(overrides) for overrides in truth.get("mended", ())),
-            split=health.get("split", content["health"]["split"]),
-            metric=health.get("metric", content["health"]["metric"]),
-            at_least=bounds.get("at_least"),
-            at_most=bounds.get("at_most"),
-            source=truth.get("source", ""),
-        )
+    yield from (_read_case(path.stem, content, name, truth) for name, truth in content["cases"].items())
+    for name, formats in content.get("posted", {}).items():
+        loop = _read_case(path.stem, content, name, content["cases"][name])
+        yield from (replace(loop, id=f"{name}{AS}{known}", way="logs", format=known) for known in formats)
+
+
+def _read_case(family: str, content: Any, name: str, truth: Any) -> Case:
+    health, causes = truth.get("health", {}), truth.get("causes", [])
+    bounds = health if {"at_least", "at_most"} & health.keys() else content["health"]
+    return Case(
+        id=name,
+        family=family,
+        way=truth.get("way", "experiment"),
+        faults=tuple(map(tuple, [causes] if causes and isinstance(causes[0], str) else causes)),
+        harmless=tuple(truth.get("harmless", ())),
+        mended=tuple(tuple(overrides) for overrides in truth.get("mended", ())),
+        split=health.get("split", content["health"]["split"]),
+        metric=health.get("metric", content["health"]["metric"]),
+        at_least=bounds.get("at_least"),
+        at_most=bounds.get("at_most"),
+        source=truth.get("source", ""),
+    )

@@ -2,7 +2,8 @@
 
 An experiment runs through Fivegate's own commands. An item that closes the planning gate is an accusation; it is
 waived, so that the training is explained too. If an item cannot be waived, the case stays untrained. A loop is a script
-that imports `Monitor`. Logs are the CSV that such a script would have written, read by `diagnose PATH`.
+that imports `Monitor`. A log is what such a script would have written, in the format of a library, read by
+`diagnose PATH`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from typing import Any
 
 from cases import HERE, Case, cases
 from facts import Accusation, Facts, store
+from posted.training import Training
+from posted.write import write
 
 from diagnostics.diagnose import diagnose
+from diagnostics.logs.evidence.scores import with_scores
 from diagnostics.logs.read import read
 from pipeline.__main__ import main as fivegate
 from pipeline.experiments.result import ArmResult
@@ -63,7 +67,7 @@ def train_form(case: Case, seeds: Sequence[int], mended: int | None = None) -> l
     RuntimeError if an item that cannot be waived closes the planning gate.
     """
     if case.way != "experiment":
-        script = _load_script(case)
+        script = load_script(case.script)
         return [script.run(seed, mended is not None)[0] for seed in seeds]
     with tempfile.TemporaryDirectory() as root:
         run, _ = plan_case(case, 1, mended, Path(root))
@@ -163,27 +167,27 @@ def _root_causes(diagnosis: Path) -> list[Accusation]:
     return [(cause["issue"], cause["confidence"], "diagnosis") for cause in causes]
 
 
-def _load_script(case: Case) -> Any:
-    name = case.id.removesuffix("_logs")
-    spec = importlib.util.spec_from_file_location(name, HERE / "loops" / f"{name}.py")
-    assert spec and spec.loader, name
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+def load_script(script: str) -> Any:
+    """Import a loop of `loops/`."""
+    spec = importlib.util.spec_from_file_location(script, HERE / "loops" / f"{script}.py")
+    assert spec and spec.loader, script
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str, Any], Facts]:
     """Call the script's `run(seed, mended)`, which returns a score and a monitor; diagnose the monitor or its log."""
-    value, monitor = _load_script(case).run(seed, mended)
-    bound = _bound(case)
+    value, monitor = load_script(case.script).run(seed, mended)
+    bound = bound_of(case)
     if case.way == "loop":
-        told = None if bound is None else {"task": {"metric": case.metric, "target": bound}}
+        told = target_of(case)
         findings, (results, _) = monitor.findings(told), monitor.experiment(told)
-        causes = diagnose(monitor.history, told, findings, results).root_causes
+        history = with_scores(monitor.history)
+        causes = diagnose(history, told, findings, results).root_causes
         accused = [(c.issue, c.confidence.value, "diagnosis") for c in causes]
-        return {"value": value, "accused": accused}, Facts(monitor.history, told, findings, tuple(results))
-    log, out = root / "log.csv", root / "out"
-    log.write_text(_format_csv(monitor.history))
+        return {"value": value, "accused": accused}, Facts(history, told, findings, tuple(results))
+    log, out = write_log(case, monitor.history, root), root / "out"
     target = [] if bound is None else ["--target", str(bound)]
     _run_command("diagnose", str(log), "--out", str(out), *target)
     history = read(log).runs[0].history
@@ -191,10 +195,25 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, Facts(history)
 
 
-def _bound(case: Case) -> float | None:
+def bound_of(case: Case) -> float | None:
     """Return the bound of the truth, which a user would call the target; None if a score can also be too good."""
     bounds = [bound for bound in (case.at_least, case.at_most) if bound is not None]
     return bounds[0] if len(bounds) == 1 else None
+
+
+def target_of(case: Case) -> dict[str, Any] | None:
+    """Return the config that tells a diagnosis of a loop its target."""
+    bound = bound_of(case)
+    return None if bound is None else {"task": {"metric": case.metric, "target": bound}}
+
+
+def write_log(case: Case, history: History, folder: Path) -> Path:
+    """Write what the loop would have logged, in the format of the case; return the file, or a folder of files."""
+    if not case.format:
+        (folder / "log.csv").write_text(_format_csv(history))
+        return folder / "log.csv"
+    (folder / case.format).mkdir()
+    return write(case.format, Training.of(case.id, history), folder / case.format)
 
 
 def _format_csv(history: Any) -> str:

@@ -15,6 +15,7 @@ from diagnostics.logs.names import canonical_name, splits_in
 from diagnostics.logs.order import Numbers, Restart, epochs_as_steps, filled, order_of, over_epochs, segments
 from diagnostics.logs.row import Notes, Row, index_number, number
 from pipeline.history import Column, History
+from pipeline.inspection.finding import Finding
 
 MAX_CELLS = 4_000_000  # kept of a run; of a longer log every second row is kept, then every fourth, ...
 MAX_COLUMNS = 10_000
@@ -46,7 +47,15 @@ class LogRun:
     row_count: int
     remarks: list[str]
     header: dict[str, str] = field(default_factory=dict)  # settings that its log states
+    accidents: list[Finding] = field(default_factory=list)  # errors and warnings that the log holds
     adversaries: list[str] = field(default_factory=list)  # losses that work against each other, read one by one
+
+    def add_settings(self, settings: Mapping[str, str]) -> None:
+        """Add settings that a file beside the log states, where the log itself does not state them."""
+        self.header = {**settings, **self.header}
+        for name, value in facts_of(self.header).items():
+            self.history.facts.setdefault(name, value)
+        _add_header_rate(self.history, self.header)
 
     def views(self) -> Iterator[tuple[str, History]]:
         """Yield the history, and for adversaries one history for each of their losses that breaks.
@@ -161,7 +170,7 @@ def _run_of(name: str, table: Table, notes: Notes, names: Mapping[str, str]) -> 
     run.history.facts.update(facts_of(notes.header))
     if steps_per_epoch:
         run.history.facts["steps_per_epoch"] = steps_per_epoch
-    _add_header_rate(run.history, notes)
+    _add_header_rate(run.history, notes.header)
     run.history.event("imported", 0, rows=table.seen)
     for restart in restarts:
         run.history.event("restart", int(max(0, restart.after)), line=restart.line, before=restart.before)
@@ -325,12 +334,12 @@ def _add_resume_facts(
         history.facts |= {"resume_loss_ratio": ratio, "resume_repeat_change": max(ratio, 1 / ratio)}
 
 
-def _add_header_rate(history: History, notes: Notes) -> None:
+def _add_header_rate(history: History, header: Mapping[str, str]) -> None:
     """Add the rate that the header states as a constant column, where the log has none by row."""
-    if "lr" in history.names() or "lr" not in notes.header:
+    if "lr" in history.names() or "lr" not in header:
         return
     try:
-        rate = float(notes.header["lr"])
+        rate = float(header["lr"])
     except ValueError:
         return
     history.log_step(0, {"lr": rate})

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from diagnostics.logs import formats
+from diagnostics.logs import formats, mlflow_run
 from diagnostics.logs.advice import COMMAND, with_advice
 from diagnostics.logs.columns import LogRun, runs_of
 from diagnostics.logs.names import canonical_name
@@ -23,6 +23,7 @@ from diagnostics.logs.row import Notes, Row
 from diagnostics.logs.source import Source
 from pipeline.errors import UserError, fault
 from pipeline.history import History
+from pipeline.tracking.foreign_run import read_run, refers_to_run
 
 MAX_HISTORY_BYTES = 128 * 2**20  # of the arrays of a history.npz
 MAX_FILES = 200  # of a folder that are looked at
@@ -121,7 +122,10 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Reading:
     `columns` maps columns of the log to what they mean where their names do not say it, as `{"obj": "train/loss"}`.
     Raises UserError if nothing in it was recognized as a measurement: then it cannot be said that nothing is wrong.
     """
-    path, columns = Path(path), columns or {}
+    columns = columns or {}
+    if refers_to_run(str(path)) and not Path(path).exists():
+        return _read_mlflow(str(path), columns)
+    path = Path(path)
     try:
         if os.path.isdir(path):
             return _read_folder(path, columns)
@@ -129,6 +133,15 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Reading:
         _refuse_unrecognized(reading)
     except UserError as error:
         raise with_advice(error, path) from None
+    return reading
+
+
+def _read_mlflow(reference: str, columns: Mapping[str, str]) -> Reading:
+    """Return the metrics of an MLflow run."""
+    notes, run = Notes(), read_run(reference)
+    runs = runs_of(mlflow_run.rows(run, notes), notes, columns)
+    reading = Reading(Path(reference), runs, [FileReading(Path(reference), mlflow_run.NAME, notes)])
+    _refuse_unrecognized(reading)
     return reading
 
 
@@ -145,6 +158,8 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> Reading:
     if recognized is None:
         return Reading(path, [], [FileReading(path, "no known format", notes)])
     runs = runs_of(recognized.rows(source, notes), notes, columns)
+    for run in runs:
+        run.accidents = list(source.accidents.values())
     return Reading(path, runs, [FileReading(path, recognized.NAME, notes, source.long_lines)])
 
 

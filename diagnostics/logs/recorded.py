@@ -25,6 +25,7 @@ LEARNED, UNMOVED = 0.3, 0.05  # rise of a training metric that learns; of a vali
 def findings_of(run: LogRun) -> list[Finding]:
     """Return what the log of a run records that is unusual, for `diagnose`."""
     return [
+        *run.accidents,
         *_rate(run.history),
         *_divergence(run.history),
         *_precision(run.history),

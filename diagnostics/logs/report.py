@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
+from diagnostics.logs.beside import files_beside, read_beside
 from diagnostics.logs.comparison import differences, spread_of_equal_runs
 from diagnostics.logs.formats import text
 from diagnostics.logs.read import Reading, read
@@ -32,6 +33,7 @@ class LogReport:
     reading: Reading | None
     diagnoses: tuple[tuple[str, Diagnosis], ...]
     differences: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()  # what the files beside the log say
 
     def to_json(self) -> dict[str, object]:
         """Return diagnosis.json: the diagnosis of the first run, what was understood, and the other runs."""
@@ -49,6 +51,8 @@ class LogReport:
         if self.reading:
             understood = "\n".join(f"- {markdown(line.strip())}" for line in self.reading.sentences())
             parts += ["# What was understood of the log", understood]
+        if self.beside:
+            parts += ["# What the files beside the log say", "\n".join(f"- {markdown(line)}" for line in self.beside)]
         if self.differences:
             parts += ["# What differs between the runs", "\n".join(f"- {markdown(line)}" for line in self.differences)]
         for name, diagnosis in self.diagnoses:
@@ -83,12 +87,15 @@ def diagnose_log(
     classes: int | None = None,
     symptom: str | None = None,
     at: str | None = None,
+    beside: Sequence[Path] = (),
 ) -> LogReport:
     """Return the diagnosis of every run in a log or a folder of logs, and of what the user reports in words.
 
     `columns` maps columns to meanings that their names do not tell. `target` is the score that the training should have
     reached; from `classes`, their number, the loss and the score of guessing follow. `symptom` says what was observed,
-    `at` since when, as `epoch=7`; without a path they are all there is. A file of prose is read as such a statement.
+    `at` since when, as `epoch=7`; without a path they are all there is. A file of prose is read as such a statement,
+    and a traceback as the error that it is. `beside` are a config, a traceback or a source; in a folder of logs they
+    are found by themselves.
     Raises UserError if the log cannot be read, or if nothing was recognized.
     """
     reported = [(REPORTED, diagnose_statement(understand(symptom, at)))] if symptom else []
@@ -97,21 +104,24 @@ def diagnose_log(
     try:
         reading = read(path, columns)
     except UserError:
-        if (statement := _statement_in(path, at)) is None:
+        if (statement := _error_in(path) or _statement_in(path, at)) is None:
             raise
         return LogReport(None, ((REPORTED, statement), *reported))
     few = reading.files[0].format == text.NAME and sum(run.row_count for run in reading.runs) <= MAX_SENTENCES
     if few and (statement := _statement_in(path, at)):
         return LogReport(None, ((REPORTED, statement), *reported))  # prose with a number in it
+    found = [*beside, *(files_beside(path, [file.path for file in reading.files]) if path.is_dir() else ())]
+    known = read_beside(found)
     diagnoses = []
     spread = spread_of_equal_runs(reading.runs)
     for run in reading.runs:
+        run.add_settings(known.settings)
         for name, history in run.views():
             _add_expectations(history, target, classes)
             history.facts.update({} if spread is None else {"score_spread": spread})
-            diagnoses.append((name, diagnose(history, findings=findings_of(run))))
+            diagnoses.append((name, diagnose(history, findings=[*findings_of(run), *known.findings])))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
-    return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)))
+    return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)), tuple(known.said))
 
 
 def _add_expectations(history: History, target: float | None, classes: int | None) -> None:
@@ -120,6 +130,20 @@ def _add_expectations(history: History, target: float | None, classes: int | Non
     if classes is not None:
         guessing = {"loss_expected": math.log(classes), "trivial": 1 / classes}
         history.facts |= {"classes": float(classes), **guessing}
+
+
+def _error_in(path: Path) -> Diagnosis | None:
+    """Return the diagnosis of a file that is no log and tells an error, as a traceback does; None for anything else."""
+    try:
+        found = read_beside([path]).findings
+    except UserError:
+        return None
+    certain = [finding for finding in found if finding.kind == "definition"]
+    if not certain:
+        return None
+    history = History()
+    history.event("imported", 0, file=path.name)
+    return diagnose(history, findings=found)
 
 
 def _statement_in(path: Path, at: str | None) -> Diagnosis | None:

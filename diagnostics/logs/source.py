@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from diagnostics.logs.accidents import accident_in, finding_of
 from pipeline.errors import UserError, fault
+from pipeline.inspection.finding import Finding
 
 HEAD_BYTES = 2**17  # what a format is recognized by
 CHUNK_BYTES = 2**20
+MAX_WORDS = 4000  # characters of a line that may be an error
 MAX_LINE = 2**20  # characters; the rest of a longer line is not read
 _ENDS = re.compile("(\r?\n|\r|\x08+)")  # a bar is overwritten after \r, or after as many \b as it is long
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -26,6 +29,7 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.long_lines: list[int] = []  # lines of which only the beginning was read
+        self.accidents: dict[str, Finding] = {}  # errors and warnings in the lines that were read, by cause
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise UserError(fault(str(path), "is a pipe or a device", expected="a log file"))
@@ -76,4 +80,6 @@ class Source:
         if cut or len(content) > MAX_LINE:
             self.long_lines.append(number)
         content = content[:MAX_LINE]
+        if len(content) <= MAX_WORDS and (words := accident_in(content)):
+            self.accidents.setdefault(words.cause, finding_of(words, f"line {number}", content))
         return _COLOURS.sub("", content) if "\x1b" in content else content

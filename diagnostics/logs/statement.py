@@ -1,7 +1,7 @@
 """What a person says of a training, in words: the symptoms that the words name, when they began, and likely causes.
 
-Words are the weakest evidence. Nothing of them is measured, so every cause stays possible, and the diagnosis asks what
-would tell them apart.
+Words are the weakest evidence. Nothing of them is measured, so every cause stays possible: causes are considered and
+none is named, and the diagnosis says which measurement would raise each of them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diagnostics.candidates import Confidence, support_share
-from diagnostics.diagnosis import Diagnosis, Fix, RootCause, Symptom
+from diagnostics.candidates import support_share
+from diagnostics.diagnosis import Considered, Diagnosis, Fix, Symptom
 from diagnostics.playbook import CandidateCause, Playbook, load_all
 from diagnostics.signals import description
 from pipeline.errors import UserError, fault
-from pipeline.repair import causes as vocabulary
 from pipeline.repair.cures import resolve
 from pipeline.repair.diagnosis_record import GapRecord
 from pipeline.results import CEILINGS
@@ -51,7 +50,7 @@ def understand(text: str, at: str | None = None) -> Statement:
 
 
 def diagnose_statement(statement: Statement) -> Diagnosis:
-    """Return the causes that the named symptoms have, in the order of their playbooks, and what would decide.
+    """Return the causes that the named symptoms may have, in the order of their playbooks, and what would decide.
 
     A cause whose own words are in the text, such as `learning rate`, has one supporting statement.
     """
@@ -60,19 +59,20 @@ def diagnose_statement(statement: Statement) -> Diagnosis:
         for candidate in playbook.causes:
             candidates.setdefault(candidate.id, candidate)
     ranked = sorted(candidates.values(), key=lambda candidate: -_mentions(candidate, statement.text))
-    causes = [_root_cause(candidate, statement) for candidate in ranked]
     symptoms = tuple(Symptom(p.id, p.symptom, p.severity, ()) for p in statement.playbooks)
     since = f", since {statement.since}" if statement.since else ""
     unmeasured: GapRecord = {"what": "everything", "why": "there is only a statement, and no log of the training"}
     return Diagnosis(
         symptoms=symptoms,
-        root_causes=tuple(causes),
+        root_causes=(),
+        considered=tuple(_considered(candidate, statement) for candidate in ranked),
         fixes=tuple(_fixes(ranked)),
         not_checked=(unmeasured,),
         would_decide=tuple(_questions(ranked)),
         confidence_statement=(
-            f"You report: {statement.text.strip()!r}{since}. Nothing was measured: each cause below is one of those "
-            "that this symptom usually has, and the questions at the end tell them apart."
+            f"You report: {statement.text.strip()!r}{since}. Nothing was measured, so no cause is named: each one "
+            f"below is a cause that this symptom often has, with a confidence on words alone ({BASIS}, at most "
+            f"{CEILINGS[BASIS]:.2f}) and the measurement that would raise it."
         ),
         evaluated=tuple(p.id for p in statement.playbooks),
     )
@@ -84,13 +84,15 @@ def _mentions(candidate: CandidateCause, text: str) -> int:
     return int(len(thing) > 3 and thing in text.lower().replace("_", " "))
 
 
-def _root_cause(candidate: CandidateCause, statement: Statement) -> RootCause:
+def _considered(candidate: CandidateCause, statement: Statement) -> Considered:
     mentions = _mentions(candidate, statement.text)
-    confidence = Confidence(round(CEILINGS[BASIS] * support_share(mentions, mentions), 3), BASIS)
-    evidence = ("the statement names it",) if mentions else ()
-    fix = resolve(candidate.cures[0][0], candidate.id, None)[0].description
-    means = vocabulary.load()[candidate.id].means
-    return RootCause(candidate.id, means, confidence, evidence, fix, candidate.cites)
+    confidence = round(CEILINGS[BASIS] * support_share(mentions, mentions), 3)
+    said = ("the statement names it",) if mentions else ()
+    measured = [
+        f"{description(support.signal, support.of)} is {support.bound}" for support in candidate.supported_by[:1]
+    ]
+    why = f"nothing was measured; it becomes likelier if the {measured[0]}" if measured else "nothing was measured"
+    return Considered(candidate.id, confidence, said, why)
 
 
 def _fixes(ranked: Sequence[CandidateCause]) -> list[Fix]:

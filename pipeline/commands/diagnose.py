@@ -39,13 +39,17 @@ class DiagnoseLog(Protocol):
         classes: int | None,
         symptom: str | None,
         at: str | None,
+        beside: Sequence[Path],
         /,
     ) -> Report: ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", metavar="PATH", nargs="?", help="a log in any format, a folder of logs, or a run directory"
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="a log in any format, a folder of logs, a run directory, or the id or the address of an MLflow run",
     )
     parser.add_argument("--map", action="append", default=[], metavar="MEANING=COLUMN",
                         help="what a column of the log means, as loss=objective; may be repeated")  # fmt: skip
@@ -53,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, help="the number of classes, for the loss and the score of guessing")
     parser.add_argument("--out", metavar="DIR", help="write diagnosis.json, diagnosis.md and diagnosis.html into it")
     parser.add_argument("--json", action="store_true", help="print diagnosis.json instead of the report")
+    parser.add_argument("--beside", action="append", default=[], metavar="FILE",
+                        help="a config, a traceback or the source of the model or loop; may be repeated")  # fmt: skip
     parser.add_argument("--symptom", help="what you observed, in your words; alone or beside a log")
     parser.add_argument("--at", help="since when you observed it, as epoch=7 or step=100")
 
@@ -68,8 +74,15 @@ def run(
         raise UserError(fault("--at", "says when, but not what", got=args.at, expected="--symptom beside it"))
     if args.classes is not None and args.classes < 2:
         raise UserError(fault("--classes", "is too small", got=args.classes, expected="at least 2"))
-    path = Path(args.path) if args.path else None
-    report = diagnose_log(path, column_map(args.map), args.target, args.classes, args.symptom, args.at)
+    faults = [
+        fault("--beside", "is no file", got=text, expected="a config, a traceback or a source")
+        for text in args.beside
+        if not Path(text).is_file()
+    ]
+    if faults:
+        raise UserError(*faults)
+    path, beside = Path(args.path) if args.path else None, [Path(text) for text in args.beside]
+    report = diagnose_log(path, column_map(args.map), args.target, args.classes, args.symptom, args.at, beside)
     if args.out:
         try:
             written = [*report.save(Path(args.out)), *_save_page(Path(args.out), report)]
