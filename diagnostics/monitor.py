@@ -33,6 +33,7 @@ from diagnostics.measurements import (
     float_tensors,
     nonfinite_count,
 )
+from diagnostics.scores import with_scores
 from pipeline.errors import UserError, fault
 from pipeline.experiments.result import ArmResult
 from pipeline.history import History
@@ -178,7 +179,8 @@ class Monitor:
         `loss(outputs, targets)` is the loop's own one; without it, the one of torch is taken that gave the first loss.
         """
         results, gaps = self.experiment(config, loss=loss) if experiments else ([], [])
-        diagnosis = diagnose(self.history, dict(config) if config else None, self.findings(config), results)
+        told, history = dict(config) if config else None, with_scores(self.history)
+        diagnosis = diagnose(history, told, self.findings(config), results)
         return replace(diagnosis, not_checked=(*diagnosis.not_checked, *gaps))
 
     def experiment(
@@ -187,14 +189,17 @@ class Monitor:
         """Train copies of the model on the first batches; return the results, and what could not be tried and why."""
         from diagnostics.loops.experiments import WHAT, experiment_on_loop
 
-        view = view_of(self.history, config)
+        view = view_of(with_scores(self.history), config)
         if not self._own_loop or not needs_mending(view, evaluate_playbooks(view)):
             return [], [{"what": WHAT, "why": "the run reaches its target or shows no symptom"}]
         return experiment_on_loop(self._model, self._optimizer, self._memory, loss)
 
     def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
         """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""
-        of_loop = loop_findings(self._watch, self.history, config) if self._watch is not None else ()
+        return self._findings(self._with_scores(), config)
+
+    def _findings(self, history: History, config: Mapping[str, Any] | None) -> tuple[Finding, ...]:
+        of_loop = loop_findings(self._watch, history, config) if self._watch is not None else ()
         return (*self.inspections.findings, *of_loop)
 
     def close(self) -> None:

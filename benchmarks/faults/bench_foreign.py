@@ -24,6 +24,7 @@ from side_by_side import run_each
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.logs.report import diagnose_log
+from diagnostics.scores import with_scores
 from pipeline.errors import UserError
 
 BARS = {"loops": ("first", 0.85, 0.03), "logs": ("top3", 0.60, 0.05)}  # what must be right, its share, false alarms
@@ -41,7 +42,7 @@ def explain(case: Case, folder: Path) -> Explained:
     """Return what the Monitor, or the reader of logs, says of a training whose facts are in a folder."""
     facts = load(folder, case.script)
     if case.way == "loop":
-        return (case, *_answers(diagnose(facts.history, None, facts.findings)), "")
+        return (case, *_answers(diagnose(with_scores(facts.history), None, facts.findings)), "")
     with tempfile.TemporaryDirectory() as temporary:
         try:
             _, diagnosis = diagnose_log(write_log(case, facts.history, Path(temporary))).diagnoses[0]

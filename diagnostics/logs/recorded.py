@@ -18,6 +18,8 @@ from pipeline.inspection.finding import Finding
 USUAL_RATES = (1e-6, 1.0)  # of optimizers in use: AdamW for fine-tuning at one end, SGD for small models at the other
 RESUMED = (0.95, 1.05)  # ratio of the losses of repeated steps, second time over first; scheduling noise of kernels
 LEAST_CURVE = 4  # losses of a curve
+STAYED = 0.8  # of the largest recent loss: what has fallen again has not diverged
+BACK = 0.6  # share of the first loss from which on a jump leads back to it
 DIVERGED, RISEN = 3.0, 1.5  # the last loss over the first, and over the lowest
 LEARNED, UNMOVED = 0.3, 0.05  # rise of a training metric that learns; of a validation metric that follows nothing
 
@@ -28,6 +30,7 @@ def findings_of(run: LogRun) -> list[Finding]:
         *run.accidents,
         *_rate(run.history),
         *_divergence(run.history),
+        *_forgotten(run),
         *_precision(run.history),
         *_resume(run),
         *_validation_that_follows_nothing(run.history),
@@ -61,14 +64,35 @@ def _divergence(history: History) -> Iterator[Finding]:
     if grown > DIVERGED:
         sentence = f"the training loss ends at {grown:.3g} times its first value: the steps lead away from any minimum"
         yield _finding("learning_rate_too_high", "recorded divergence", 0.99, grown, DIVERGED, sentence)
-    elif risen > RISEN:
+    elif risen > RISEN and end > STAYED * float(losses[-max(1, len(losses) // 3) :].max()):
         sentence = f"the training loss ends at {risen:.3g} times the lowest level that it had reached"
         yield _finding("learning_rate_too_high", "recorded rise", 0.9, risen, RISEN, sentence)
+
+
+def _forgotten(run: LogRun) -> Iterator[Finding]:
+    """A loss that jumps back to nearly its first value from one point to the next and falls again: other rows came."""
+    losses = run.history.series("train/loss")[1].astype(np.float64)
+    if run.restarts or len(losses) < 3 * LEAST_CURVE or not np.isfinite(losses).all() or losses[0] <= 0:
+        return
+    first = float(np.median(losses[:2]))
+    for place in range(LEAST_CURVE, len(losses) - LEAST_CURVE):
+        before, now, after = losses[place - 3 : place], losses[place], losses[place + 1 : place + 1 + LEAST_CURVE]
+        if float(before.max()) < LEARNED * first and now > BACK * first and now > after.max() > float(before.max()):
+            sentence = (
+                f"the training loss jumps from {before[-1]:.3g} to {now:.3g}, nearly its first value, and falls again"
+            )
+            yield _finding("catastrophic_forgetting", "recorded jump", 0.99, float(now / before[-1]), BACK, sentence)
+            yield _finding("data_not_shuffled", "recorded jump", 0.97, float(now / before[-1]), BACK, sentence)
+            return
 
 
 def _precision(history: History) -> Iterator[Finding]:
     """Half precision beside values that are not finite: they come and go, or only validation has them."""
     half = history.facts.get("precision_bits") == 16
+    finite = history.series("train/loss")[1].astype(np.float64)
+    finite = finite[np.isfinite(finite)]
+    if len(finite) and finite.max() > DIVERGED * abs(float(finite[0])):
+        return  # the loss ran away before: no number format holds that
     train, val = (_nonfinite(history, split) for split in ("train", "val"))
     if not train.any() and not val.any():
         return

@@ -15,6 +15,7 @@ from diagnostics.logs.formats import text
 from diagnostics.logs.read import Reading, read
 from diagnostics.logs.recorded import findings_of
 from diagnostics.logs.statement import diagnose_statement, understand
+from diagnostics.scores import score_facts
 from pipeline.errors import UserError
 from pipeline.escaping import markdown
 from pipeline.history import History
@@ -118,6 +119,8 @@ def diagnose_log(
         run.add_settings(known.settings)
         for name, history in run.views():
             _add_expectations(history, target, classes)
+            for fact, value in score_facts(history).items():
+                history.facts.setdefault(fact, value)
             history.facts.update({} if spread is None else {"score_spread": spread})
             diagnoses.append((name, diagnose(history, findings=[*findings_of(run), *known.findings])))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
