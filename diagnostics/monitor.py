@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.activations import ActivationStatistics
 from diagnostics.diagnose import diagnose, evaluate_playbooks, needs_mending, view_of
 from diagnostics.diagnosis import Diagnosis
+from diagnostics.logs.evidence.scores import with_scores
 from diagnostics.loops.alarm import Alarm, OnSymptom
 from diagnostics.loops.faults import loop_findings
 from diagnostics.loops.memory import LoopMemory, Loss
@@ -33,7 +34,6 @@ from diagnostics.measurements import (
     float_tensors,
     nonfinite_count,
 )
-from diagnostics.scores import with_scores
 from pipeline.errors import UserError, fault
 from pipeline.experiments.result import ArmResult
 from pipeline.history import History
@@ -196,11 +196,8 @@ class Monitor:
 
     def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
         """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""
-        return self._findings(self._with_scores(), config)
-
-    def _findings(self, history: History, config: Mapping[str, Any] | None) -> tuple[Finding, ...]:
-        of_loop = loop_findings(self._watch, history, config) if self._watch is not None else ()
-        return (*self.inspections.findings, *of_loop)
+        watch, history = self._watch, with_scores(self.history)
+        return (*self.inspections.findings, *(loop_findings(watch, history, config) if watch is not None else ()))
 
     def close(self) -> None:
         """Remove the monitor's hooks from the optimizer and release every tensor."""

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pipeline.results import counted
 
 BLOCKS = 10  # parts of a run whose medians are its levels
-
 Curve = NDArray[np.float64]
 Signal = Callable[..., float]
 
@@ -314,7 +313,6 @@ PER_MODULE = {
     "grad_norm": "the gradient norm",
     "update_ratio": "the norm of an update, divided by that of the weights,",
 }
-
 
 SIGNALS: dict[str, Signal] = {
     name: function

@@ -20,11 +20,7 @@ CAUSES_WITHOUT_CASES = {
     "out_of_memory": "ends the process, or the machine",
     "batch_axis_swapped": "is shown by a test of the inspection that finds it",
     "attention_misbuilt": "is shown by a test of the inspection that finds it",
-    "scheduler_misstepped": "needs a loop that steps its own schedule",
-    "clip_before_unscale": "needs a loop with a gradient scaler",
-    "accumulation_not_divided": "is shown by a loop in the tests of the Monitor",
     "resume_data_replayed": "needs a training that was resumed",
-    "resume_state_lost": "needs a training that was resumed",
     "nondeterminism": "only shows in two trainings, which the reproducibility check of the baseline makes",
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diagnostics.logs.accidents import KNOWN, accident_in, accidents_in, source_findings
+from diagnostics.logs.evidence.accidents import KNOWN, accident_in, accidents_in, source_findings
 from diagnostics.logs.read import read
 from diagnostics.logs.report import diagnose_log
 from pipeline.errors import UserError

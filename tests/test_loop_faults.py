@@ -328,3 +328,42 @@ def test_metric_names_of_other_trainers() -> None:
     times = {"eval_runtime": 6, "epoch": 7.0, "eval_samples_per_second": 8, "note": "text"}
     columns = {"val/loss": 1.0, "val/acc": 2.0, "val/f1": 3.0, "train/loss": 4.0, "val/auc": 5.0}
     assert columns == as_columns({**metrics, **times})
+
+
+def test_loop_findings_see_a_schedule_at_rest() -> None:
+    """A schedule that exists and that nobody calls is found, and one that is called is not."""
+    net = small_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    schedules = [torch.optim.lr_scheduler.StepLR(optimizer, 30)]
+    for called in (False, True):
+        with Monitor(net, optimizer) as monitor:
+            for _ in range(3):
+                inputs, targets = rows_of(0)
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(net(inputs), targets)
+                loss.backward()
+                monitor.step(loss, inputs, targets)
+                optimizer.step()
+                if called:
+                    schedules[0].step()
+                monitor.validated(loss=loss.item())
+        found = [finding.inspection for finding in monitor.findings()]
+        assert ("schedule_at_rest" in found) is not called
+
+
+def test_loop_findings_see_weights_that_were_overwritten() -> None:
+    """A checkpoint that is loaded and then initialized away is found; loaded alone, it is not."""
+    for again in (True, False):
+        net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+        net.load_state_dict(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).state_dict())
+        if again:
+            net.apply(lambda layer: layer.reset_parameters() if isinstance(layer, nn.Linear) else None)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        with Monitor(net, optimizer) as monitor:
+            inputs, targets = rows_of(0)
+            outputs = net(inputs)
+            loss = nn.functional.cross_entropy(outputs, targets)
+            loss.backward()
+            monitor.step(loss, inputs, targets, outputs)
+            optimizer.step()
+        assert ("weights_written" in [finding.inspection for finding in monitor.findings()]) is again

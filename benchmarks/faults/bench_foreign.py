@@ -1,11 +1,12 @@
 """How well are trainings explained that Fivegate did not run?  `make bench-loops`, `make bench-logs`
 
-A loop is trained once, and its Monitor is asked for the causes. Its log is written in the formats of `posted/` and
-read by `diagnose`. Single cases are shown for the tuning part alone; both parts are counted, each by itself. With
-`--facts DIR` the trainings are kept, and with `--again DIR` they are explained again without a training, which measures
-a change of a reader or of a playbook in a minute; what the Monitor has seen of a loop stays as it was.
+A loop is trained once, and its Monitor is told the target and asked for the causes. Its log is written in the formats
+of `posted/` and read by `diagnose`. Single cases are shown for the tuning part alone; both parts are counted, each by
+itself. With `--facts DIR` the trainings are kept, and with `--again DIR` they are explained again without a training,
+which measures a change of a reader or of a playbook in a minute; what the Monitor saw of a loop stays as it was.
 
-    benchmarks/faults/bench_foreign.py loops|logs [--part tuning|held_out] [--only TEXT] [--facts DIR | --again DIR]
+    benchmarks/faults/bench_foreign.py loops|logs [--part tuning|held_out] [--untold] [--only TEXT]
+                                                  [--facts DIR | --again DIR]
 """
 
 from __future__ import annotations
@@ -14,38 +15,42 @@ import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cases import PARTS, Case, cases
 from facts import Facts, load, store
-from run_case import load_script, write_log
+from run_case import bound_of, load_script, target_of, write_log
 from score import Answer, Pairs, count, score_row
 from side_by_side import run_each
 
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
+from diagnostics.logs.evidence.scores import with_scores
 from diagnostics.logs.report import diagnose_log
-from diagnostics.scores import with_scores
 from pipeline.errors import UserError
 
 BARS = {"loops": ("first", 0.85, 0.03), "logs": ("top3", 0.60, 0.05)}  # what must be right, its share, false alarms
 Explained = tuple[Case, Answer, Answer, str]  # named causes; named and considered ones; why a log was refused
 
 
-def train(script: str, seed: int, folder: Path) -> float:
-    """Train a loop, store what its Monitor knows, and return the score."""
+def train(script: str, seed: int, folder: Path, targets: Sequence[dict[str, Any] | None]) -> float:
+    """Train a loop, store what its Monitor knows with each of the targets that it may be told, and return the score."""
     score, monitor = load_script(script).run(seed, False)
-    store(folder, script, Facts(monitor.history, findings=monitor.findings(), value=score))
+    for number, told in enumerate(targets):
+        store(folder, f"{script}@{number}", Facts(monitor.history, told, monitor.findings(told), value=score))
     return float(score)
 
 
-def explain(case: Case, folder: Path) -> Explained:
+def explain(case: Case, folder: Path, untold: bool) -> Explained:
     """Return what the Monitor, or the reader of logs, says of a training whose facts are in a folder."""
-    facts = load(folder, case.script)
+    facts = load(folder, f"{case.script}@{int(untold)}")
     if case.way == "loop":
-        return (case, *_answers(diagnose(with_scores(facts.history), None, facts.findings)), "")
+        return (case, *_answers(diagnose(with_scores(facts.history), facts.config, facts.findings)), "")
+    target = None if untold else bound_of(case)
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            _, diagnosis = diagnose_log(write_log(case, facts.history, Path(temporary))).diagnoses[0]
+            log = write_log(case, facts.history, Path(temporary))
+            _, diagnosis = diagnose_log(log, target=target).diagnoses[0]
         except UserError as error:
             return case, Answer((), broke=True), Answer((), broke=True), error.faults[0]
     return (case, *_answers(diagnosis), "")
@@ -95,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=list(BARS))
     parser.add_argument("--part", choices=PARTS, help="one part of the families")
+    parser.add_argument("--untold", action="store_true", help="the diagnosis is not told the target")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases with this text in their id")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--facts", type=Path, metavar="DIR", help="keep the trainings in DIR")
@@ -106,16 +112,17 @@ def main() -> None:
     selected = [c for c in cases() if c.way == way and args.only in c.id and (not args.part or c.part == args.part)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.again or args.facts or Path(temporary)
-        scripts = list(dict.fromkeys(case.script for case in selected))
-        missing = [name for name in scripts if not (folder / f"{name}.json").is_file()]
+        targets = {case.script: (target_of(case), None) for case in selected}
+        missing = [name for name in targets if not (folder / f"{name}@1.json").is_file()]
         if args.again:
             selected = [case for case in selected if case.script not in missing]
         else:
-            for name, result in zip(missing, run_each(train, [(s, args.seed, folder) for s in missing]), strict=True):
+            trainings = [(name, args.seed, folder, targets[name]) for name in missing]
+            for name, result in zip(missing, run_each(train, trainings), strict=True):
                 if isinstance(result, dict):
                     print(f"{name}: {result['error']}", flush=True)
-            selected = [case for case in selected if (folder / f"{case.script}.json").is_file()]
-        explained = [explain(case, folder) for case in selected]
+            selected = [case for case in selected if (folder / f"{case.script}@1.json").is_file()]
+        explained = [explain(case, folder, args.untold) for case in selected]
     for case, named, ranked, why in explained:
         if case.part == (args.part or "tuning"):
             right = (not named.ids) if case.healthy else bool(set(ranked.ids[:3]) & set(case.causes))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
-from diagnostics.logs.beside import files_beside, read_beside
 from diagnostics.logs.comparison import differences, spread_of_equal_runs
+from diagnostics.logs.evidence.beside import files_beside, read_beside
+from diagnostics.logs.evidence.recorded import findings_of
+from diagnostics.logs.evidence.scores import score_facts
 from diagnostics.logs.formats import text
 from diagnostics.logs.read import Reading, read
-from diagnostics.logs.recorded import findings_of
 from diagnostics.logs.statement import diagnose_statement, understand
-from diagnostics.scores import score_facts
 from pipeline.errors import UserError
 from pipeline.escaping import markdown
 from pipeline.history import History

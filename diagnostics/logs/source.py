@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from diagnostics.logs.accidents import accident_in, finding_of
+from diagnostics.logs.evidence.accidents import accident_in, finding_of
 from pipeline.errors import UserError, fault
 from pipeline.inspection.finding import Finding
 

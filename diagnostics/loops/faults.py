@@ -24,6 +24,8 @@ SURE, LIKELY = 0.9995, 0.99  # the abnormality of what no healthy loop does unle
 SAME = 1e-4  # relative difference of two norms of the same gradient
 LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less
 DECAYED = 0.01  # share of the highest rate below which a schedule has ended the training
+WRITES = 3  # of a parameter: by its layer, by a checkpoint, and by what came after that
+GUESSES = 0.9  # share of the loss of guessing from which on a model knows nothing
 EXAMPLES = 3
 
 
@@ -33,6 +35,7 @@ def loop_findings(watch: LoopWatch, history: History, config: Mapping[str, Any] 
     for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling):
         findings += inspection(watch)
     findings += [*_missing_values(watch, history), *_schedule(watch, history), *_resume(watch)]
+    findings += [*_resting_schedule(watch), *_overwritten(watch, history)]
     if any(finding.abnormality == SURE for finding in findings):
         view = view_of(history, config)
         if needs_mending(view, evaluate_playbooks(view)):
@@ -188,6 +191,26 @@ def _schedule(watch: LoopWatch, history: History) -> Iterator[Finding]:
     if warmup:
         sentence = f"The learning rate stays at {rates[0]:.3g}, where a schedule for {first:.3g} began: it never steps."
         yield _unusual("scheduler_misstepped", "rate_never_changes", sentence, SURE, float(rates[0]), "learning rate")
+
+
+def _resting_schedule(watch: LoopWatch) -> Iterator[Finding]:
+    """A schedule of the optimizer that has not made a step after three validations; some begin late on purpose."""
+    if watch.resting and watch.norms:
+        sentence = (
+            f"{_list(watch.resting)} has made no step after {len(watch.epochs)} validations: nobody calls step()."
+        )
+        yield _unusual("scheduler_misstepped", "schedule_at_rest", sentence, SURE, 0.0, "steps")
+
+
+def _overwritten(watch: LoopWatch, history: History) -> Iterator[Finding]:
+    """Every parameter was written three times before the first step, and the model guesses: what was loaded is gone."""
+    first, guessing = history.facts.get("loss_at_init", math.nan), history.facts.get("loss_expected", math.nan)
+    if watch.writes >= WRITES and first > GUESSES * guessing:
+        sentence = (
+            f"Every parameter was written {watch.writes} times before the training, as by a layer, a checkpoint and "
+            f"another initialization, and the first loss of {first:.3g} is that of guessing."
+        )
+        yield _unusual("checkpoint_not_loaded", "weights_written", sentence, LIKELY, float(watch.writes), "writes")
 
 
 def _resume(watch: LoopWatch) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ Values stay tensors until the diagnosis reads them, so that the loop never waits
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import weakref
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.loops.gradient_scale import gradient_scale
@@ -59,7 +61,9 @@ class LoopWatch:
         self._probes = [p for _, p in self.trained[::stride]][:PROBES]
         self._modal = [m for m in model.modules() if isinstance(m, MODAL) and getattr(m, "p", 1) > 0]
         self.started_empty = not optimizer.state
-        self.weight_versions = [p._version for p in model.parameters() if p.ndim > 1]
+        # How often each parameter was written in place: once by its layer, once by a checkpoint, ...
+        self.writes = min((p._version for p in model.parameters()), default=0)
+        self.resting: list[str] = []  # schedules that have not moved at the third validation
         self.epochs: list[int] = []
         self.leftovers: list[
             list[Tensor]
@@ -151,6 +155,10 @@ class LoopWatch:
         if any(self._passes):
             self.evaluations[int(self._passes[1] > 0)] += 1
         self._passes = [0, 0]
+        if len(self.epochs) == FIRST_UPDATES:
+            self.resting = [
+                type(schedule).__name__ for schedule in _schedules_of(self.optimizer) if not schedule.last_epoch
+            ]
 
     def close(self) -> None:
         """Remove all hooks."""
@@ -204,6 +212,14 @@ def _body(model: nn.Module) -> nn.Module:
             break
         model = inner[0]
     return model
+
+
+def _schedules_of(optimizer: Optimizer) -> list[LRScheduler]:
+    """Return the schedules of an optimizer, which does not know them itself."""
+    holders = [*gc.get_referrers(optimizer)]
+    holders += [owner for holder in holders if type(holder) is dict for owner in gc.get_referrers(holder)]
+    found = {id(holder): holder for holder in holders if isinstance(holder, LRScheduler)}
+    return [schedule for schedule in found.values() if schedule.optimizer is optimizer]
 
 
 def _silent_window_hook() -> _WindowHook:

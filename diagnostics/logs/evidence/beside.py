@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diagnostics.logs.accidents import accidents_in, source_findings
+from diagnostics.logs.evidence.accidents import accidents_in, source_findings
 from diagnostics.logs.header import settings_in
 from pipeline.errors import UserError
 from pipeline.foreign_files import read_bytes
