@@ -23,7 +23,6 @@ from diagnostics.logs.row import Notes, Row
 from diagnostics.logs.source import Source
 from pipeline.errors import UserError, fault
 from pipeline.history import History
-from pipeline.tracking.foreign_run import read_run, refers_to_run
 
 MAX_HISTORY_BYTES = 128 * 2**20  # of the arrays of a history.npz
 MAX_FILES = 200  # of a folder that are looked at
@@ -123,8 +122,8 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Reading:
     Raises UserError if nothing in it was recognized as a measurement: then it cannot be said that nothing is wrong.
     """
     columns = columns or {}
-    if refers_to_run(str(path)) and not Path(path).exists():
-        return _read_mlflow(str(path), columns)
+    if not os.path.lexists(path) and (run := mlflow_run.find_run(str(path))) is not None:
+        return _read_mlflow(str(path), run, columns)
     path = Path(path)
     try:
         if os.path.isdir(path):
@@ -136,9 +135,9 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Reading:
     return reading
 
 
-def _read_mlflow(reference: str, columns: Mapping[str, str]) -> Reading:
+def _read_mlflow(reference: str, run: mlflow_run.MlflowRun, columns: Mapping[str, str]) -> Reading:
     """Return the metrics of an MLflow run."""
-    notes, run = Notes(), read_run(reference)
+    notes = Notes()
     runs = runs_of(mlflow_run.rows(run, notes), notes, columns)
     reading = Reading(Path(reference), runs, [FileReading(Path(reference), mlflow_run.NAME, notes)])
     _refuse_unrecognized(reading)
