@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Literal, NotRequired, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from pipeline.commands.checklist import ChecklistAnswer
+from pipeline.commands.diff import DiffAnswer
+from pipeline.commands.explain import ExplainAnswer
 from pipeline.commands.rollback import Rollback
+from pipeline.commands.verify import VerifyAnswer
 from pipeline.drift.compare import Comparison as DriftComparison
 from pipeline.drift.power import Power
 from pipeline.drift.score import LiveScore
@@ -20,7 +24,13 @@ from pipeline.run_store.next_step import Alternative
 from pipeline.run_store.records import BranchRecord, ReleaseRecord, RollbackRecord
 
 Schema = dict[str, Any]
-VERSIONS = {"status": 1, "ranking": 1, "diagnosis": 1, "preflight": 1, "drift": 1, "compare": 1, "rollback": 1}
+VERSIONS = {
+    name: 1
+    for name in (
+        "status", "ranking", "diagnosis", "preflight", "drift", "compare", "rollback", "explain", "checklist", "verify",
+        "diff",
+    )
+}  # fmt: skip
 TEXT: Schema = {"type": "string"}
 TEXTS: Schema = {"type": "array", "items": TEXT}
 WHOLE: Schema = {"type": "integer"}
@@ -40,6 +50,12 @@ def schemas() -> dict[str, str]:
         "drift": drift(),
         "compare": compare(),
         "rollback": rollback(),
+        "explain": answer(
+            "explain", ExplainAnswer, "explain RUN [CHECK] --json: checks with value, bound and what to do"
+        ),
+        "checklist": answer("checklist", ChecklistAnswer, "checklist RUN --json: every check of each gate"),
+        "verify": answer("verify", VerifyAnswer, "verify RUN --json: whether records and files are as recorded"),
+        "diff": answer("diff", DiffAnswer, "diff A B --json: in which keys two runs differ"),
     }
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {
@@ -102,6 +118,13 @@ def version(name: str) -> Schema:
 
 
 # --- the documents ---------------------------------------------------------------------------------------------------
+
+
+def answer(name: str, kind: type, about: str) -> Schema:
+    """Return the schema of a command's answer, whose type names all that it prints."""
+    schema = of(kind)
+    closed = {**schema, "properties": {**schema["properties"], "schema": version(name)}, "additionalProperties": False}
+    return {"description": about, **closed}
 
 
 def item(**more: Schema) -> Schema:

@@ -27,7 +27,7 @@ MAX_FUNCTION_LINES = 60
 MAX_MODULES = 12  # of a package
 MAX_CHECKS = 20  # files of checks, which are one per subject, as playbooks are one per symptom
 MAX_COMMANDS = 14  # of the command line, which are one per module
-MAX_PACKAGES = 40  # below pipeline/
+MAX_PACKAGES = 41  # below pipeline/
 DRAWERS = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 LOWEST = tuple(f"pipeline/{name}.py" for name in ("escaping", "errors", "foreign_files", "results", "history"))
 

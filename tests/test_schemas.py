@@ -75,6 +75,29 @@ def test_comparison_is_as_its_schema_says(cli: Cli, own_folder: Path) -> None:
     assert_schema("compare", json.loads(out))
 
 
+@pytest.mark.parametrize("command", ["explain", "checklist", "verify"])
+def test_reading_command_is_as_its_schema_says(command: str, finished: Run, cli: Cli) -> None:
+    """Of a run with every gate evaluated, in one document and nothing else on standard output."""
+    answer = json.loads(cli(command, "digits", "--json")[1])
+    assert_schema(command, answer)
+    assert answer["run"] == finished.name
+
+
+def test_explanation_of_a_check_has_value_bound_and_command(finished: Run, cli: Cli) -> None:
+    """Each check that is not satisfied has the command that helps, and each that is has none."""
+    for check in json.loads(cli("explain", "digits", "--json")[1])["checks"]:
+        assert not check["satisfied"] and check["question"].endswith("?") and "python -m pipeline" in check["next"]
+    [asked] = json.loads(cli("explain", "digits", "seeds_fixed", "--json")[1])["checks"]
+    assert asked["satisfied"] and asked["next"] == "" and (asked["result"], asked["required"]) == ("1", "is an integer")
+
+
+def test_difference_is_as_its_schema_says(finished: Run, cli: Cli) -> None:
+    """A run does not differ from itself."""
+    answer = json.loads(cli("diff", "digits", "digits", "--json")[1])
+    assert_schema("diff", answer)
+    assert answer["changed"] == []
+
+
 @pytest.mark.parametrize(("path", "what"), [("gates", "planning"), ("next", "command"), ("", "head")])
 def test_renamed_key_is_noticed(path: str, what: str, planned: Run, cli: Cli) -> None:
     """A document with a key of another name is not as the schema says."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import TypedDict
 
 from pipeline.escaping import markdown as escaped
 from pipeline.reporting import tables
-from pipeline.reporting.terminal import print_lines
+from pipeline.reporting.terminal import print_json, print_lines
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
@@ -15,9 +16,36 @@ from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
 
+class Task(TypedDict):
+    """One check; `outcome` is empty where it was not evaluated for the present plan and training."""
+
+    id: str
+    ask: str
+    satisfied: bool
+    outcome: str
+    remarks: list[str]
+
+
+class GateTasks(TypedDict):
+    """The checks of one gate, and its state in words."""
+
+    phase: str
+    gate: str
+    items: list[Task]
+
+
+class ChecklistAnswer(TypedDict):
+    """What `checklist --json` prints."""
+
+    schema: int
+    run: str
+    gates: list[GateTasks]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run directory or name")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--gate", choices=PHASES, help="one gate; without it, all five")
 
 
@@ -34,12 +62,38 @@ def markdown(state: RunState, plan: plans.Plan, phase: str) -> Iterator[str]:
     yield from (_task_line(item, state, phase) for item in gate.items)
 
 
-def _task_line(item: Item, state: RunState, phase: str) -> str:
-    box = "x" if tables.satisfied(item, state, phase) else " "
+def tasks(state: RunState, plan: plans.Plan, phase: str) -> GateTasks:
+    """Return the checks of one gate; what was evaluated for an earlier plan or training is shown as planned."""
+    gate, label = state.gates.get(phase), state.gate_label(phase)
+    if gate is None or state.gate(phase) is None:
+        planned = [
+            Task(id=i["id"], ask=i["ask"], satisfied=False, outcome="", remarks=[]) for i in plan.checklists[phase]
+        ]
+        return GateTasks(phase=phase, gate=label, items=planned)
+    judged = [
+        Task(
+            id=item.id,
+            ask=item.ask,
+            satisfied=tables.satisfied(item, state, phase),
+            outcome=item.label,
+            remarks=[text for text in (item.why, *_people(item, state, phase)) if text],
+        )
+        for item in gate.items
+    ]
+    return GateTasks(phase=phase, gate=label, items=judged)
+
+
+def _people(item: Item, state: RunState, phase: str) -> list[str]:
+    """Return who waived, accepted or signed an item, as clauses."""
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
     people = [f"waived by {w.who} until {w.expires}: {w.why}" for w in waivers]
     people += [f"accepted by {item.accepted_by}"] if item.accepted_by else []
-    people += [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+    return people + [f"signed by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+
+
+def _task_line(item: Item, state: RunState, phase: str) -> str:
+    box = "x" if tables.satisfied(item, state, phase) else " "
+    people = _people(item, state, phase)
     required = f"required {tables.format_required(item)}" if item.bound is not None else ""
     figures = ", ".join(text for text in (tables.format_value(item), required) if text)
     remarks = "; ".join(text for text in (item.why, *people) if text)
@@ -51,7 +105,12 @@ def run(args: argparse.Namespace) -> int:
     run = Run.find(args.run, args.root)
     state = run.state()
     plan = plans.load(run, state)
+    phases = [args.gate] if args.gate else PHASES
+    if args.json:
+        gates = [tasks(state, plan, phase) for phase in phases]
+        print_json(ChecklistAnswer(schema=1, run=run.name, gates=gates), indent=2)
+        return 0
     print_lines(f"# Gates of {escaped(run.name)}\n")
-    for phase in [args.gate] if args.gate else PHASES:
+    for phase in phases:
         print_lines("\n".join(markdown(state, plan, phase)) + "\n")
     return 0

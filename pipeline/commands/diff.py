@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import TypedDict
 
 from pipeline.reporting import tables
-from pipeline.reporting.terminal import console, new_table
+from pipeline.reporting.terminal import console, new_table, print_json
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run
+
+
+class Difference(TypedDict):
+    """One key in which two runs differ, with its value in each."""
+
+    key: str
+    a: object
+    b: object
+
+
+class DiffAnswer(TypedDict):
+    """What `diff --json` prints."""
+
+    schema: int
+    a: str
+    b: str
+    changed: list[Difference]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="A", help="run directory or name")
     parser.add_argument("other", metavar="B", help="run directory or name")
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def outcome(run: Run) -> dict[str, object]:
@@ -35,6 +54,10 @@ def outcome(run: Run) -> dict[str, object]:
 def run(args: argparse.Namespace) -> int:
     first, second = Run.find(args.run, args.root), Run.find(args.other, args.root)
     changed = plans.differences(outcome(first), outcome(second))
+    if args.json:
+        differences = [Difference(key=key, a=old, b=new) for key, (old, new) in changed.items()]
+        print_json(DiffAnswer(schema=1, a=first.name, b=second.name, changed=differences), indent=2)
+        return 0
     if not changed:
         console().print(f"{first.name} and {second.name} agree in config, facts, gates and outcome")
         return 0

@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TypedDict
 
 from pipeline.errors import UserError, fault
 from pipeline.escaping import visible
 from pipeline.reporting import tables
-from pipeline.reporting.terminal import console, print_lines
+from pipeline.reporting.terminal import console, print_json, print_lines
 from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
 from pipeline.run_store.next_step import next_step
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
+
+
+class Explanation(TypedDict):
+    """One check in words: its value and bound with their units, its finding, and the command that helps.
+
+    `satisfied` says whether it lets its gate open; `next` is then empty.
+    """
+
+    phase: str
+    id: str
+    outcome: str
+    satisfied: bool
+    question: str
+    result: str
+    required: str
+    details: str
+    cause: str
+    people: list[str]
+    next: str
+
+
+class ExplainAnswer(TypedDict):
+    """What `explain --json` prints: the checks that are not satisfied, or the one that was asked for."""
+
+    schema: int
+    run: str
+    gates: dict[str, str]
+    checks: list[Explanation]
+    failed: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--root", default="runs", help="directory of the runs (run.root)")
     parser.add_argument("--gate", choices=PHASES, help="one gate only")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
@@ -61,29 +92,55 @@ def _train_another(run: Run, state: RunState) -> str:
     return f"the test score of this model is final; train another ({models}): {change}"
 
 
-def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
-    """Return a paragraph with the question, the value, the reason, waivers and signatures, and what to do."""
-    lines = [f"{phase}/{item.id}: {item.label}", f"  question: {item.ask}"]
-    if item.value is not None:
-        lines.append(f"  result:   {tables.format_value(item)}")
-    if item.bound is not None:
-        lines.append(f"  required: {tables.format_required(item)}")
-    if item.why:
-        lines.append(f"  details:  {item.why}")
-    if item.cause:
-        from pipeline.repair.causes import load
+def explain_item(run: Run, state: RunState, phase: str, item: Item) -> Explanation:
+    """Return the question, the value, the reason, waivers and signatures, and what to do."""
+    is_satisfied = tables.satisfied(item, state, phase)
+    return Explanation(
+        phase=phase,
+        id=item.id,
+        outcome=item.label,
+        satisfied=is_satisfied,
+        question=item.ask,
+        result=tables.format_value(item),
+        required=tables.format_required(item),
+        details=item.why,
+        cause=_cause(item),
+        people=_people(state, phase, item),
+        next="" if is_satisfied else _what_to_do(run, state, phase, item),
+    )
 
-        lines.append(f"  cause:    {item.cause}: {load()[item.cause].means}")
-    lines += [f"  accepted: by {item.accepted_by}"] if item.accepted_by else []
+
+def _cause(item: Item) -> str:
+    if not item.cause:
+        return ""
+    from pipeline.repair.causes import load
+
+    return f"{item.cause}: {load()[item.cause].means}"
+
+
+def _people(state: RunState, phase: str, item: Item) -> list[str]:
+    """Return who accepted, waived or signed the item, each as a line with its label."""
+    lines = [f"accepted: by {item.accepted_by}"] if item.accepted_by else []
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
-    lines += [f"  waived:   by {w.who} until {w.expires}: {w.why}" for w in waivers]
+    lines += [f"waived:   by {w.who} until {w.expires}: {w.why}" for w in waivers]
     ended = [w for w in state.expired_waivers(phase) if w.item == item.id]
-    lines += [f"  waived:   no longer; the waiver by {w.who} ended with {w.expires} (UTC)" for w in ended]
-    lines += [f"  signed:   by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
-    lines = [*map(visible, lines)]
-    if not tables.satisfied(item, state, phase):
-        lines.append(f"  next:     {_what_to_do(run, state, phase, item)}")
-    return "\n".join(lines)
+    lines += [f"waived:   no longer; the waiver by {w.who} ended with {w.expires} (UTC)" for w in ended]
+    return lines + [f"signed:   by {s.who}" for s in state.valid_sign_offs(phase) if s.item == item.id]
+
+
+def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
+    """Return the explanation of an item as a paragraph."""
+    said = explain_item(run, state, phase, item)
+    lines = [f"{phase}/{item.id}: {said['outcome']}", f"  question: {said['question']}"]
+    labelled = {
+        "result": said["result"],
+        "required": said["required"],
+        "details": said["details"],
+        "cause": said["cause"],
+    }
+    lines += [f"  {f'{label}:':<9} {text}" for label, text in labelled.items() if text]
+    lines = [visible(line) for line in [*lines, *(f"  {line}" for line in said["people"])]]
+    return "\n".join([*lines, *([f"  next:     {said['next']}"] if said["next"] else [])])
 
 
 def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:
@@ -126,6 +183,17 @@ def _format_without_items(run: Run, state: RunState, phase: str, asked: bool) ->
     return "\n".join([*lines, f"  next:     {step.command}"])
 
 
+def _print_answer(run: Run, state: RunState, shown: Sequence[tuple[str, Item]]) -> None:
+    answer = ExplainAnswer(
+        schema=1,
+        run=run.name,
+        gates={phase: state.gate_label(phase) for phase in PHASES},
+        checks=[explain_item(run, state, phase, item) for phase, item in shown],
+        failed=f"{state.failed['phase']}: {tables.failure(state.failed)}" if state.failed else "",
+    )
+    print_json(answer, indent=2)
+
+
 def run(args: argparse.Namespace) -> int:
     run = Run.find(args.run, args.root)
     state = run.state()
@@ -134,11 +202,15 @@ def run(args: argparse.Namespace) -> int:
     items = [(p, i) for p in current for i in state.gates[p].items]
     if args.item:
         shown = [(p, i) for p, i in items if i.id == args.item]
-        if not shown:
-            print_lines(_format_planned_item(run, state, args.item))
+        planned = "" if shown else _format_planned_item(run, state, args.item)
+        if planned and not args.json:
+            print_lines(planned)
             return 0
     else:
         shown = [(p, i) for p, i in items if not tables.satisfied(i, state, p)]
+    if args.json:
+        _print_answer(run, state, shown)
+        return 0
     not_built = [] if args.item else [(p, i) for p, i in shown if not i.is_built]
     for phase, item in shown:
         if (phase, item) not in not_built:

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.documents.readiness_score import Readiness, gate_readiness
-from pipeline.errors import UserError
+from pipeline.errors import FivegateError, UserError
 from pipeline.escaping import visible_lines
 from pipeline.foreign_files import read_bytes
 from pipeline.reporting.canvas import NO_DRAWING, marked_target
@@ -40,10 +40,11 @@ from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import SignOff, Waiver, branch_conditions
 from pipeline.run_store.ledger import Entry, read_ledger
 from pipeline.run_store.next_step import NextStep, next_step
+from pipeline.run_store.records import ScoreRecord
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 
-TEMPLATE = "report.html.j2"
+TEMPLATE, TABLE = "report.html.j2", "runs.html.j2"
 MAX_IMAGE_BYTES = 2**24
 DRAWN = ("learning_curve.png", "baseline/confusion_matrix.png")  # images that the page draws itself
 
@@ -94,6 +95,11 @@ def write_report(run_dir: Path) -> Path:
 
 def write_page(run: Run, data: ReportData) -> None:
     """Write `report.html` of the run with what was collected."""
+    files.write_text(run.inside("report.html"), _render(TEMPLATE, vars(data)))
+
+
+def _render(template: str, context: Mapping[str, Any]) -> str:
+    """Return the page that a template makes of its context; every text of it is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from pipeline.repair.config_edits import format_override_value
@@ -115,7 +121,57 @@ def write_page(run: Run, data: ReportData) -> None:
         filters, conditions=branch_conditions, not_judged=why_not_judged, override=format_override_value
     )
     environment.filters["by_section"] = by_section
-    files.write_text(run.inside("report.html"), environment.get_template(TEMPLATE).render(vars(data)))
+    return environment.get_template(template).render(context)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run in the table of all runs; `page` is its report relative to the table, empty where none was written."""
+
+    name: str
+    page: str
+    experiment: str
+    verdict: tuple[str, str]
+    phases: list[PhaseSection]
+    score: ScoreRecord | None
+    test: tuple[str, str] | None
+    waivers: int
+    next: NextStep
+    updated: str
+
+
+def write_table(root: Path) -> tuple[Path, list[str]]:
+    """Write `report.html` of a folder of runs, and return its path and a message for each run that cannot be read."""
+    rows: list[RunRow] = []
+    damaged: list[str] = []
+    for path in sorted(root.glob("*/ledger.jsonl")):
+        try:
+            rows.append(_run_row(Run.find(path.parent.absolute())))
+        except FivegateError as error:  # the other runs are still shown
+            damaged += error.faults
+    rows.sort(key=lambda row: row.updated, reverse=True)
+    target = root / "report.html"
+    files.write_text(
+        target, _render(TABLE, {"rows": rows, "damaged": damaged, "root": root.name, "all_phases": PHASES})
+    )
+    return target, damaged
+
+
+def _run_row(run: Run) -> RunRow:
+    entries = read_ledger(run.ledger_path)
+    state = fold(entries)
+    return RunRow(
+        name=run.name,
+        page=f"{run.path.name}/report.html" if run.inside("report.html").exists() else "",
+        experiment=state.experiment,
+        verdict=_verdict(state),
+        phases=[phase_section(state, phase, None) for phase in PHASES],
+        score=state.score,
+        test=compare_test_with_target(state),
+        waivers=sum(len(state.valid_waivers(phase)) for phase in PHASES),
+        next=next_step(state, run.path),
+        updated=time_text(entries[-1])[:16] if entries else "",
+    )
 
 
 def collect(run: Run) -> ReportData:
