@@ -93,6 +93,18 @@ test-integrations: $(READY)  ## serve released models in MLflow and node, watch 
 	@$(PYTEST) -m integration $(ARGS)
 	@[ ! -x $(TRAINERS)/bin/python ] || $(TRAINERS)/bin/python -m pytest -q -m integration tests/test_trainers.py
 
+# The browser of the machine is taken where there is one. SHOW='runs/digits ...' tries the pages of these runs too, and
+# SCREENSHOTS=DIR keeps their pictures.
+SHOW ?=
+SCREENSHOTS ?=
+empty :=
+.PHONY: test-page
+test-page: $(READY)  ## the page of a run in headless Chromium: no console message, every section, no overflow at 360 and 1440 px
+	@mkdir -p $(INTEGRATIONS)/page $(SCREENSHOTS)
+	@[ -d $(INTEGRATIONS)/page/playwright ] || $(VENV)/bin/python -m pip --disable-pip-version-check -q install --target $(INTEGRATIONS)/page playwright
+	@command -v chromium chromium-browser google-chrome >/dev/null || PYTHONPATH=$(INTEGRATIONS)/page $(VENV)/bin/python -m playwright install chromium
+	@FIVEGATE_SHOW='$(subst $(empty) $(empty),:,$(strip $(SHOW)))' FIVEGATE_SCREENSHOTS='$(SCREENSHOTS)' $(PYTEST) -m integration tests/test_page_in_browser.py $(ARGS)
+
 # What these tests need and the project does not, apart from .venv. What cannot be installed is skipped with its reason.
 # --ignore-scripts: the package of npm has its library, and its script fetches the one for CUDA.
 INTEGRATIONS := .integrations

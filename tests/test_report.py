@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,11 +17,14 @@ import pytest
 from pipeline.errors import Refused
 from pipeline.history import History
 from pipeline.reporting import plots
-from pipeline.reporting.page import collect, write_report
+from pipeline.reporting.page import collect, write_report, write_table
 from pipeline.reporting.panels import panels
 from pipeline.reporting.plots import inline_svg
+from pipeline.reporting.sections.heat_maps import heat_maps
+from pipeline.reporting.sections.timeline import timeline
 from pipeline.reporting.tables import score_lines
 from pipeline.run_store import files
+from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run, opened
 from tests.conftest import Cli
 from tests.ledger_fixtures import (
@@ -36,6 +40,7 @@ from tests.ledger_fixtures import (
     with_measures,
 )
 from tests.ledger_fixtures import gate as judge
+from tests.shown_runs import QUALITY, complete, with_modules
 
 
 class Page(HTMLParser):
@@ -372,3 +377,96 @@ def test_figures_are_deterministic() -> None:
     assert plots.confusion_matrix(np.eye(60, dtype=int), [str(i) for i in range(60)])["png"]
     with pytest.raises(ValueError, match=r"2 classes is \[2, 2\], got \[3, 3\]"):
         plots.confusion_matrix(matrix, ["a", "b"])
+
+
+def test_report_has_every_section_of_a_complete_run(tmp_path: Path) -> None:
+    """Scores, modules, chain, arms, trials, quality and timeline are drawn or said, and hovering names values."""
+    run = complete(tmp_path)
+    page = write_report(run.path).read_text()
+    words = text_of(run.inside("report.html"))
+    for expected in (
+        "the model, sealed test rows: 0.944, 95 % interval 0.92 to 0.96, n = 72", "logistic regression: 0.93",
+        "since epoch 0.7: nan loss", "body.0, step 6: gradient norm not finite", "head, step 1: update ratio 0.003",
+        "learning rate 3 → 0.003: accuracy 0.96, confirmed", "Adopted by the trials: optimizer.lr=0.003",
+        "c1: optimizer.lr=0.003, seed 2: 0.97", "cat predicted as cat: 36 (100.0%)", "class <b>dog</b>: 0.92",
+        "missing, severity 5: 0.77", "onnxruntime: p99 0.18 ms", "2 checks of this run are waived, not passed.",
+        "branch: insufficient", "Ada waived finalization/latency measured again before the release",
+        "python -m pipeline phase=auto run.name=digits-hot_again",
+    ):  # fmt: skip
+        assert expected in words, expected
+    assert "<b>dog" not in page and collect(run).unreadable == []
+    assert Page(page).open == []
+
+
+def test_report_leaves_out_evidence_of_another_form(tmp_path: Path) -> None:
+    """A measurement that was not taken, or is not as this version writes it, has no panel; the rest is shown."""
+    run = complete(tmp_path)
+    for broken in ({"why": "no rows"}, None, {"metric": 3, "scores": "none"}):
+        path = run.inside("finalization", "evidence.json")
+        files.write_json(path, {"values": {**QUALITY, "slices": broken, "corruption": broken}})
+        with opened(run) as ledger:
+            file = {"path": "finalization/evidence.json", "sha256": files.sha256(path)}
+            ledger.append("phase.finished", {"phase": "finalization", "round": 1, "evidence": file})
+        assert [panel.name for panel in collect(run).quality] == ["calibration", "adversarial", "latency"]
+
+
+def test_report_of_a_long_training_is_small_and_quick(tmp_path: Path) -> None:
+    """A hundred thousand steps with 40 modules take less than two seconds of the processor and three megabytes."""
+    run = baseline_done(tmp_path)
+    recorded, steps = History(), 100_000
+    recorded.facts.update(steps_per_epoch=1000, target=0.95)
+    recorded.log_steps(1, {"train/loss": list(np.geomspace(2.3, 0.02, steps)), "lr": [0.1] * steps})
+    for epoch in range(1, 101):
+        recorded.log_epoch(epoch, {"val/loss": 1 / epoch, "val/accuracy": 1 - 1 / (1 + epoch)})
+    recorded = with_modules(recorded, tuple(f"encoder.layers.{at}" for at in range(40)), steps, every=100)
+    files.write_bytes(run.inside("baseline", "history.npz"), recorded.to_bytes())
+    write_report(baseline_done(tmp_path, "warm").path)  # imports
+    started = time.process_time()
+    page = write_report(run.path)
+    assert time.process_time() - started < 2
+    assert page.stat().st_size < 3_000_000
+    assert "22 modules between these are left out" in text_of(page)
+
+
+def test_heat_map_has_the_median_of_each_group_of_steps() -> None:
+    """Cells are medians; a value that is not finite makes its cell infinite, and one without a value is NaN."""
+    recorded = History()
+    for step in range(1, 101):
+        recorded.log_step(step, {"grad_norm/a": float(step)} | ({"grad_norm/b": 1.0} if step > 50 else {}))
+    [found] = heat_maps(recorded, "x")
+    assert found.modules == ("a", "b") and found.cells.shape == (2, 24)
+    assert found.cells[0, 0] == 3 and np.isnan(found.cells[1, 0]) and found.cells[1, -1] == 1
+    assert heat_maps(history(), "x") == []
+
+
+def test_timeline_tells_what_happened_in_order(tmp_path: Path) -> None:
+    """Gates, branches and people are events, and what a phase only notes is not."""
+    events = [event.text for event in timeline(read_ledger(complete(tmp_path).ledger_path))]
+    assert events[:4] == ["run created", "plan revision 1 frozen", "planning ran", "planning gate open"]
+    assert events.index("branch: insufficient") < events.index("2 configurations compared")
+    assert events[-2:] == ["scored on the test rows", "Ada waived finalization/latency"]
+
+
+def test_table_of_runs_links_to_their_pages(tmp_path: Path) -> None:
+    """Every run has a row with its verdict; one whose ledger was changed is named, and the others are shown."""
+    write_report(mended(tmp_path, "first").path)
+    baseline_done(tmp_path, "second")
+    broken = baseline_done(tmp_path, "third")
+    broken.ledger_path.write_bytes(broken.ledger_path.read_bytes().replace(b"digits", b"digitz"))
+    path, damaged = write_table(tmp_path)
+    page = path.read_text()
+    assert 'href="first/report.html"' in page and "second" in page and 'href="second' not in page
+    assert "release blocked" in page and "sufficient on validation" in page
+    assert len(damaged) == 1 and "ledger" in damaged[0]
+
+
+def test_status_shows_diagnosis_and_trials(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The diagnosis has its causes and the trials a row each, and NO_COLOR takes the colours away."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, out, _ = cli("status", str(mended(tmp_path / "runs").path))
+    words = " ".join(out.split())
+    assert "target_on_test ~ waived" not in words and "latency – not implemented" not in words
+    assert "diagnosis, round 1: learning rate too high (confirmed, 0.93 by observation), clipping missing" in words
+    assert "c1: optimizer.lr=0.003 0.97 +0.87 0.031 adopted" in words
+    assert "explain" in words and "\x1b[3" not in out

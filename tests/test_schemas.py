@@ -14,6 +14,7 @@ from pipeline.reporting import ranking
 from pipeline.run_store.run import Run
 from tests.check_helpers import SCHEMAS, assert_schema
 from tests.conftest import Cli
+from tests.ledger_fixtures import baseline_done, mended
 from tests.test_ranking import Job
 
 LOGS = Path(__file__).resolve().parent / "logs"
@@ -76,26 +77,32 @@ def test_comparison_is_as_its_schema_says(cli: Cli, own_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["explain", "checklist", "verify"])
-def test_reading_command_is_as_its_schema_says(command: str, finished: Run, cli: Cli) -> None:
-    """Of a run with every gate evaluated, in one document and nothing else on standard output."""
-    answer = json.loads(cli(command, "digits", "--json")[1])
+def test_reading_command_is_as_its_schema_says(command: str, tmp_path: Path, cli: Cli) -> None:
+    """Of a run whose last gate is closed, in one document and nothing else on standard output."""
+    run = mended(tmp_path / "runs")
+    answer = json.loads(cli(command, str(run.path), "--json")[1])
     assert_schema(command, answer)
-    assert answer["run"] == finished.name
+    assert answer["run"] == run.name
 
 
-def test_explanation_of_a_check_has_value_bound_and_command(finished: Run, cli: Cli) -> None:
-    """Each check that is not satisfied has the command that helps, and each that is has none."""
-    for check in json.loads(cli("explain", "digits", "--json")[1])["checks"]:
-        assert not check["satisfied"] and check["question"].endswith("?") and "python -m pipeline" in check["next"]
-    [asked] = json.loads(cli("explain", "digits", "seeds_fixed", "--json")[1])["checks"]
-    assert asked["satisfied"] and asked["next"] == "" and (asked["result"], asked["required"]) == ("1", "is an integer")
+def test_explanation_has_value_bound_and_command(tmp_path: Path, cli: Cli) -> None:
+    """A check that is not satisfied has the command that helps, and one that is has none."""
+    run = mended(tmp_path / "runs")
+    answer = json.loads(cli("explain", str(run.path), "--json")[1])
+    assert [check["id"] for check in answer["checks"]] == ["latency", "owner_approval"]
+    assert all("python -m pipeline" in check["next"] and not check["satisfied"] for check in answer["checks"])
+    [waived] = json.loads(cli("explain", str(run.path), "target_on_test", "--json")[1])["checks"]
+    assert (waived["result"], waived["required"], waived["next"]) == ("0.944 accuracy", ">= 0.95", "")
+    assert waived["people"][0].startswith("waived:   by Ada")
 
 
-def test_difference_is_as_its_schema_says(finished: Run, cli: Cli) -> None:
-    """A run does not differ from itself."""
-    answer = json.loads(cli("diff", "digits", "digits", "--json")[1])
+def test_difference_is_as_its_schema_says(tmp_path: Path, cli: Cli) -> None:
+    """Two runs differ in their gates, and a run does not differ from itself."""
+    first, second = mended(tmp_path / "runs"), baseline_done(tmp_path / "runs", "other")
+    answer = json.loads(cli("diff", str(first.path), str(second.path), "--json")[1])
     assert_schema("diff", answer)
-    assert answer["changed"] == []
+    assert {"key": "gates.finalization", "a": "closed", "b": "not reached"} in answer["changed"]
+    assert json.loads(cli("diff", str(first.path), str(first.path), "--json")[1])["changed"] == []
 
 
 @pytest.mark.parametrize(("path", "what"), [("gates", "planning"), ("next", "command"), ("", "head")])

@@ -12,6 +12,8 @@ from rich.console import Console
 from pipeline.documents.readiness_score import gate_readiness
 from pipeline.errors import Refused, UserError, fault
 from pipeline.reporting import tables
+from pipeline.reporting.sections.diagnosis import read_diagnoses
+from pipeline.reporting.sections.trials import comparisons
 from pipeline.reporting.terminal import console, new_table, print_json, styled
 from pipeline.results import PHASES, counted, plain
 from pipeline.run_store import plan as plans
@@ -160,6 +162,34 @@ def _not_evaluated(items: Sequence[Item]) -> list[Item]:
     return [item for item in items if item.outcome == "errored" and item.why.endswith("was not measured")]
 
 
+def _show_diagnosis(screen: Console, run: Run) -> None:
+    """Print the causes that the newest diagnosis names."""
+    for section in read_diagnoses(run, [])[:1]:
+        named = [
+            f"{tables.in_words(chain.cause['issue'])} ({chain.verdict}, {chain.cause['confidence']:.2f} by "
+            f"{chain.cause['basis']})"
+            for chain in section.chains
+        ]
+        template = "\n[bold]diagnosis[/], round {round}: {named}"
+        screen.print(styled(template, round=section.round, named=", ".join(named) or "not decided"), soft_wrap=True)
+
+
+def _show_trials(screen: Console, run: Run) -> None:
+    """Print the newest comparison of optimization: a row per configuration, and what was said of it."""
+    for study in comparisons(read_ledger(run.ledger_path))[-1:]:
+        template = "\n[bold]trials[/], round {round}: {why}"
+        screen.print(styled(template, round=study.round, why=study.why), soft_wrap=True)
+        table = new_table("configuration", "mean", "effect", "p (Holm)", "verdict")
+        for row in study.arms:
+            arm, effect, p = row.result, "", ""
+            if not row.is_control:
+                effect, p = f"{float(arm['effect']):+.4g}", tables.number(arm["p"])
+            verdict = styled("[green]{said}[/]" if row.tone == "good" else "{said}", said=row.verdict)
+            table.add_row(row.name, tables.number(arm.get("mean")), effect, p, verdict)
+        if study.arms:
+            screen.print(table)
+
+
 def show(run: Run, state: RunState) -> None:
     """Print the table of gates, the checks that are not satisfied, the scores and the next command."""
     screen = console()
@@ -169,6 +199,8 @@ def show(run: Run, state: RunState) -> None:
     screen.print(tables.gates_table(state))
     for phase in PHASES:
         _show_unsatisfied(screen, state, phase)
+    _show_diagnosis(screen, run)
+    _show_trials(screen, run)
     screen.print()
     screen.print(tables.score_lines(state))
     for waiver in (w for phase in PHASES for w in state.valid_waivers(phase)):

@@ -272,7 +272,8 @@ def _verdict(state: RunState) -> tuple[str, str]:
             gate, ("ready to release", "good")
         )
     if branch is None:
-        return "in progress", "plain"
+        shut = next((phase for phase in PHASES if state.gate(phase) in ("closed", "pending")), None)
+        return (f"{shut} gate {state.gate(shut)}", "bad") if shut else ("in progress", "plain")
     missed = "target missed on validation" if not branch["target"] else "not sufficient on validation"
     return ("sufficient on validation", "good") if branch["branch"] == "sufficient" else (missed, "warn")
 

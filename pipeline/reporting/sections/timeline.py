@@ -87,7 +87,8 @@ def _lesser(kind: str, data: Mapping[str, Any]) -> tuple[str, str, str, bool] | 
     if kind == "released":
         return "released", f"bundle {data['subject'][:12]}", "good", True
     if kind == "rolled_back":
-        return f"{data.get('who', 'somebody')} withdrew the release", data.get("why", ""), "bad", True
+        what = "returned to an earlier candidate" if data.get("candidate") is not None else "withdrew the release"
+        return f"{data.get('who') or 'somebody'} {what}", data.get("why", ""), "bad", True
     if kind == "trust.granted":
         return "code trusted", ", ".join(grant["package"] for grant in data["packages"]), "plain", False
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -63,27 +63,30 @@ class StudySection:
 
 
 def studies(entries: Iterable[Entry], target: float | None = None) -> list[StudySection]:
-    """Return every comparison that the ledger recorded."""
+    """Return every comparison that the ledger recorded, with its drawing."""
+    return [replace(study, svg=_plot(study.arms, target, f"trials/{study.round}")) for study in comparisons(entries)]
+
+
+def comparisons(entries: Iterable[Entry]) -> list[StudySection]:
+    """Return every comparison that the ledger recorded, without a drawing."""
     decisions: list[tuple[dict[str, Any], dict[str, Any] | None]] = []  # each with the training of its winner
     for entry in entries:
         if entry["kind"] == "study.decided":
             decisions.append((entry["data"], None))
         elif entry["kind"] == "job.finished" and entry["data"]["id"] == FIXED and decisions:
             decisions[-1] = (decisions[-1][0], entry["data"])
-    return [_section(decision, training, target) for decision, training in decisions]
+    return [_section(decision, training) for decision, training in decisions]
 
 
-def _section(decision: Mapping[str, Any], training: Mapping[str, Any] | None, target: float | None) -> StudySection:
+def _section(decision: Mapping[str, Any], training: Mapping[str, Any] | None) -> StudySection:
     arms, winner = decision["arms"], decision["winner"]
     reason = "" if winner else "no arm was significantly better than the control" if arms else NOTHING_COMPARED
-    rows = [ArmRow(arm, *_verdict(arm, winner, training)) for arm in arms]
     return StudySection(
         round=decision["round"],
-        arms=rows,
+        arms=[ArmRow(arm, *_verdict(arm, winner, training)) for arm in arms],
         winner=winner,
         why=decision.get("why", reason),
         retrained=training.get("score") if training else None,
-        svg=_plot(rows, target, f"trials/{decision['round']}"),
     )
 
 
