@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from pipeline.reporting.page import write_report, write_table
+from pipeline.run_store.run import opened
 from tests.integrations import FOLDER
-from tests.ledger_fixtures import baseline_done
+from tests.ledger_fixtures import LATER, baseline_done
 from tests.shown_runs import complete
 
 pytestmark = pytest.mark.integration
@@ -94,9 +95,11 @@ def test_page_of_a_complete_run(browser: Any, tmp_path: Path, width: int, scheme
 @pytest.mark.parametrize(("width", "scheme"), WINDOWS)
 def test_page_with_long_names(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
     """Names without a place to break do not widen the page."""
-    run = baseline_done(
-        tmp_path, "a_run_whose_name_has_no_place_to_break_and_is_far_longer_than_any_window_is_wide" * 2
-    )
+    run = baseline_done(tmp_path, "x" * 63)
+    with opened(run) as ledger:
+        waiver = {"who": "A" * 80, "why": "w" * 300, "expires": LATER}
+        ledger.append("waiver", {"phase": "baseline", "item": "i" * 90, **waiver})
+        ledger.append("phase.failed", {"phase": "finalization", "round": 1, "why": "f" * 300})
     assert faults(browser, write_report(run.path), width, scheme)[0] == []
 
 
