@@ -91,7 +91,7 @@ test-fuzz: $(READY)  ## every parser with damaged files, ten minutes in all, in 
 test-integrations: $(READY)  ## serve released models in MLflow and node, watch Lightning and transformers, compare attacks with ART, read Parquet, train on a Ray cluster: installs them into .integrations
 	@$(INSTALL_INTEGRATIONS)
 	@$(PYTEST) -m integration $(ARGS)
-	@[ ! -x $(TRAINERS)/bin/python ] || $(TRAINERS)/bin/python -m pytest -q -m integration tests/test_trainers.py
+	@[ ! -x $(TRAINERS)/bin/python ] || $(TRAINERS)/bin/python -m pytest -q -m integration tests/test_trainers.py tests/test_examples.py
 
 # The browser of the machine is taken where there is one. SHOW='runs/digits ...' tries the pages of these runs too, and
 # SCREENSHOTS=DIR keeps their pictures.
@@ -123,7 +123,7 @@ INSTALL_INTEGRATIONS = pip="$(VENV)/bin/python -m pip --disable-pip-version-chec
     echo "Ray cannot be installed" >&2; \
   [ -x $(TRAINERS)/bin/python ] || { $(VENV)/bin/python -m venv --clear $(TRAINERS) && \
     $(VENV)/bin/python $(PACKAGES_OF) >$$($(TRAINERS)/bin/python $(PACKAGES_OF))/project.pth && \
-    $(TRAINERS)/bin/python -m pip --disable-pip-version-check -q install lightning transformers accelerate; } || \
+    $(TRAINERS)/bin/python -m pip --disable-pip-version-check -q install lightning transformers accelerate nbclient ipykernel; } || \
     echo "Lightning and transformers cannot be installed" >&2; \
   [ -d $$folder/node_modules/onnxruntime-node ] || \
     npm install --silent --no-audit --no-fund --ignore-scripts --prefix $$folder onnxruntime-node || \
@@ -193,7 +193,7 @@ lock:  ## update requirements.lock from pyproject.toml: make lock PYTHON=python3
 	@$(call supported,11,11)
 	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(PYTHON) -m venv "$$new"; \
 	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["dependencies"], *(e for name, extra in p["optional-dependencies"].items() if name not in ("parquet", "tensorboard", "mlflow", "docs", "notebook") for e in extra), sep="\n")' > "$$new/wanted"; \
+	  print(*p["dependencies"], *(e for name, extra in p["optional-dependencies"].items() if name not in ("ray", "parquet", "tensorboard", "mlflow", "docs", "notebook") for e in extra), sep="\n")' > "$$new/wanted"; \
 	"$$new/bin/python" -m pip install -qq -r "$$new/wanted" torch==$(TORCH); \
 	{ echo "# make lock PYTHON=python3.11"; \
 	  echo "# Exact pins for CPython 3.11, 3.12 and 3.13. The CUDA packages are omitted, since torch pins its own."; \
