@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 
+POLL_S = 0.5  # Ray requests a stop without a signal of the system, which would end the waiting
+
 
 @dataclass(frozen=True)
 class RemoteWorker:
@@ -34,8 +36,12 @@ class RemoteWorker:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, stop)
-        out, err = process.communicate()
-        return process.returncode, out, err
+        while True:
+            try:
+                out, err = process.communicate(timeout=POLL_S)
+                return process.returncode, out, err
+            except subprocess.TimeoutExpired:
+                continue
 
     def checkpoint(self) -> object:
         """Tell submitit to queue a preempted job again: the worker goes on from its last checkpoint."""
