@@ -258,10 +258,10 @@ def test_drift_rehearsed_passes_a_monitor_of_rows_that_change_over_time(
     stretches, judged = evidence["stretches"], item(evidence)
 
     assert stretches["before"] > 100 and stretches["named"][0] == "weight"
-    assert set(stretches["bounds"]) == {"weight", CLASSIFIER} and stretches["bounds"]["weight"] > 0.2
+    assert {"weight", CLASSIFIER} <= set(stretches["bounds"]) and stretches["bounds"]["weight"] > 0.2
     assert load(tmp_path).about["bounds"] == stretches["bounds"]
     assert evidence["false_alarms"] < 10 and judged.outcome == "passed", judged.why
-    assert "so that the bounds of 2 features are what they differ by" in judged.why
+    assert f"so that the bounds of {len(stretches['bounds'])} features are what they differ by" in judged.why
 
     # In another order the validation rows are like the train rows; their times say that weeks differ nevertheless.
     order = RNG(0).permutation(3200)

@@ -186,7 +186,9 @@ def _stretches(windows: Windows, before: RehearsalEvidence) -> Stretches:
     drifted = sum(comparison["drifted"] for comparison in comparisons)
     if drifted <= OFTEN * len(comparisons):
         natural = {}
-    names = [*(feature.name for feature in windows.reference.inputs.features), CLASSIFIER]
+    outputs = windows.reference.outputs
+    features = [*windows.reference.inputs.features, *(outputs.features if outputs else ())]
+    names = [*(feature.name for feature in features), CLASSIFIER]
     return {
         "before": before["false_alarms"],
         "named": before["falsely_named"],

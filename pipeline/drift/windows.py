@@ -82,14 +82,23 @@ class Windows:
         return chosen
 
     def of_train(self, rng: np.random.Generator) -> list[Comparison]:
-        """Compare the inputs of stretches of consecutive train rows, each like a window, with those of the others."""
-        inputs = input_observations(self.rows.schema, self.rows.train, self.rows.tokens)
+        """Compare stretches of consecutive train rows, each as long as a window, with the other train rows.
+
+        What the model answers to them is compared with what it answers to other train rows: it knows all of them.
+        """
         starts = np.unique(np.linspace(0, self.trained - self.size, STRETCHES).astype(int))
+        answered = np.sort(rng.permutation(self.trained)[:MAX_ROWS])
+        known = self.rows.live(taken(self.rows.train, answered))
         validation = self.trained + np.arange(self.count)
-        stretches = [self.rows.train_order[start : start + self.size] for start in starts if start >= 0]
-        others = (self._without(np.r_[stretch, validation], None) for stretch in stretches)
-        live = (Live(inputs.take(stretch), None) for stretch in stretches)
-        return [compare(reference, rows, rng, distances=False) for reference, rows in zip(others, live, strict=True)]
+        comparisons = []
+        for stretch in (self.rows.train_order[start : start + self.size] for start in starts if start >= 0):
+            live = self.rows.live(taken(self.rows.train, stretch))
+            outputs = (
+                None if known.refused or known.outputs is None else known.outputs.take(~np.isin(answered, stretch))
+            )
+            reference = self._without(np.r_[stretch, validation], outputs)
+            comparisons.append(compare(reference, live, rng, distances=False))
+        return comparisons
 
     def _without(self, rows: Array, outputs: Observations | None) -> Reference:
         """Return the reference with these outputs and without the inputs of these rows, train rows first."""
