@@ -44,12 +44,16 @@ def _identity(state: RunState, plan: Plan) -> list[tuple[str, str]]:
     facts = [("plan", f"revision {plan.revision}, {state.plan['digest'][:12]}"), ("seed", str(plan.config.get("seed")))]
     splits: Mapping[str, Any] = plan.facts.get("splits") or {}
     facts += [
-        (f"{name} rows", f"{split.get('rows', '?'):,}, {str(split.get('digest', ''))[:12]}")
+        (f"{name} rows", f"{_count(split.get('rows'))}, {str(split.get('digest', ''))[:12]}")
         for name, split in splits.items()
         if isinstance(split, Mapping)
     ]
     chosen = state.frozen or state.candidate
     return facts + ([("weights", chosen["weights"][:12])] if chosen else [])
+
+
+def _count(rows: object) -> str:
+    return f"{rows:,}" if isinstance(rows, int) else "?"
 
 
 def _environment(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
