@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from docs.generate import COMMANDS, pages
 from docs.markdown import cell
 from pipeline.config.conf_dir import conf_dir
 from pipeline.config.schema import known_keys
+from pipeline.results import PHASES
 from tests.test_advice import wrong_command
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -63,6 +66,25 @@ def test_quick_reference_commands_parse() -> None:
     assert [(command, what) for command in commands if (what := wrong_command(f" {command}"))] == []
     assert {command.split()[0] for command in commands} >= {*COMMANDS, "-m", "--cfg"}
     assert len(text.splitlines()) <= 60  # a page to print
+
+
+def test_completion_line_has_every_command() -> None:
+    """The line for the shell knows every command and phase, and bash takes it."""
+    text = (DOCS / "command_line.md").read_text()
+    line = next(line.strip() for line in text.splitlines() if "complete -o default" in line)
+    words = line.split('"')[1].split()
+
+    assert {*COMMANDS, *(f"phase={phase}" for phase in (*PHASES, "auto"))} <= set(words)
+    script = f"{line}; compgen -W '{' '.join(words)}' -- phase=d; complete -p fivegate"
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert shown.returncode == 0 and shown.stdout.splitlines()[0] == "phase=diagnostics", shown.stderr
+
+
+def test_extras_are_named_in_the_installation() -> None:
+    """What is optional is an extra of pyproject.toml, and the page names each of them."""
+    extras = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    section = (DOCS / "command_line.md").read_text().split("## Install without make")[1].split("## Shell")[0]
+    assert [name for name in extras if f"`{name}`" not in section] == []
 
 
 def test_config_page_has_every_key() -> None:
