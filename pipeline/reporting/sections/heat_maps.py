@@ -114,7 +114,7 @@ def _draw(found: HeatMap, salt: str) -> Markup:
             is_finite = math.isfinite(value)
             shade = _shade(value, found.low, found.high) if is_finite else 1.0
             cell = Rectangle(
-                (column + 0.04, row + 0.06), 0.92, 0.88, facecolor=colour if is_finite else RED, alpha=shade
+                (column + 0.04, row + 0.06), 0.92, 0.88, facecolor=colour if is_finite else RED, alpha=min(shade, 1.0)
             )
             axes.add_patch(cell)
             steps = _steps(found.edges, column)
