@@ -75,11 +75,12 @@ def test_final_jobs_of_a_baseline_have_seeds_of_their_own() -> None:
 @pytest.mark.parametrize(("seeds", "own"), [(7, 0), (6, 1), (20, 0)])
 def test_final_jobs_reuse_the_confirmation_of_a_fix(seeds: int, own: int) -> None:
     """The trainings that confirmed the change are taken over, and those that lack are trained."""
-    jobs = final_jobs(FIXED, ("c2", seeds), Path("run"), Path("own"), 7)  # type: ignore[arg-type]
+    jobs = final_jobs(FIXED, ("c2", seeds, 20), Path("run"), Path("own"), 7)  # type: ignore[arg-type]
 
     assert [name for _, name, _ in jobs] == [f"c2-{i}" for i in range(1, 8 - own)] + ["seed-30"] * own
     assert {folder for folder, _, job in jobs if job.purpose == "trial"} == {Path("run/optimization/2/trials")}
     assert all((job.delta, job.max_steps) == (CHANGE, 100) for _, _, job in jobs)
+    assert [job.seed_index for _, _, job in jobs] == [*range(20, 27 - own), *([30] * own)]
 
 
 def test_study_of_finds_the_round_that_adopted_the_candidate() -> None:
@@ -91,7 +92,7 @@ def test_study_of_finds_the_round_that_adopted_the_candidate() -> None:
     ]
     entries = [{"seq": 8 + 2 * i, "kind": "study.decided", "data": study} for i, study in enumerate(studies)]
 
-    assert study_of(entries, FIXED) == ("c2", 6)  # type: ignore[arg-type]
+    assert study_of(entries, FIXED) == ("c2", 6, 1)  # type: ignore[arg-type]
     assert study_of(entries, BASELINE) is None  # type: ignore[arg-type]
 
 

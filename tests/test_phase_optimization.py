@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from phases.optimization import Arm, compare_arms, explain_choice, format_arm, reaches, select_arm, untried
 from pipeline.__main__ import make_hooks
+from pipeline.adoption.proposals import propose
 from pipeline.errors import Refused, UserError
 from pipeline.orchestration.run_request import resolve_request
 from pipeline.release.verify import faults
@@ -28,9 +28,10 @@ from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.trials.alternatives import alternatives
-from pipeline.trials.candidates import explain_no_candidate
+from pipeline.trials.candidates import explain_no_candidate, untried
 from pipeline.trials.executor import Trial
 from pipeline.trials.fix_report import rerun_command
+from pipeline.trials.study import Arm, compare_arms, explain_choice, format_arm, reaches, select_arm
 from tests.check_helpers import judge, read_evidence, with_values
 from tests.conftest import SMALL, Cli, go
 from tests.ledger_fixtures import LATER
@@ -42,12 +43,12 @@ def test_optimization_writes_the_fixed_config(mended: Run) -> None:
     fixed = mended.inside("optimization", 1, "fixed.yaml").read_text()
     before = plans.load(mended).config
 
-    assert values["winner"]["change"] == "optimizer.lr=0.1"
+    assert values["winner"]["change"] == "optimizer.lr=0.01"
     assert values["winner"]["p"] == pytest.approx(2 / 2**6)
     assert values["arms"][0]["cause"] == "learning_rate_too_high"
     assert fixed.startswith("# python -m pipeline phase=baseline experiment=digits_hot ")
-    assert fixed.splitlines()[0].endswith(" run.name=digits_hot-fixed optimizer.lr=0.1")
-    assert plans.differences(before, yaml.safe_load(fixed)) == {"optimizer.lr": (1.0, 0.1)}
+    assert fixed.splitlines()[0].endswith(" run.name=digits_hot-fixed optimizer.lr=0.01")
+    assert plans.differences(before, yaml.safe_load(fixed)) == {"optimizer.lr": (1.0, 0.01)}
     assert faults(mended)[1] == []
 
 
@@ -56,9 +57,9 @@ def test_optimization_writes_implementation_json(mended: Run) -> None:
     message = json.loads(mended.inside("optimization", 1, "implementation.json").read_text())
 
     assert message["code_changes"] == [
-        {"file": "fixed.yaml", "change": "optimizer.lr: 1.0 -> 0.1", "description": "set optimizer.lr to 0.1"}
+        {"file": "fixed.yaml", "change": "optimizer.lr: 1.0 -> 0.01", "description": "set optimizer.lr to 0.01"}
     ]
-    assert message["tests"] == "5/5 passing" and message["verification"]["p_after_holm"] < 0.05
+    assert message["tests"] == "6/6 passing" and message["verification"]["p_after_holm"] < 0.05
     assert set(message["performance"]) == {"params", "step_ms", "memory_mb", "inference_ms"}
     assert all(side["before"] > 0 and side["after"] > 0 for side in message["performance"].values())
     assert message["performance"]["params"]["before"] == message["performance"]["params"]["after"]
@@ -99,14 +100,21 @@ def test_report_of_a_fixed_run_shows_the_candidate(mended: Run) -> None:
 
 
 def test_optimization_records_every_trial(mended: Run) -> None:
-    """Thirteen jobs were started and ended: six pairs, and the winner on the master seed."""
+    """Seventeen jobs were started and ended: a screening, six pairs, and the winner on the master seed."""
     entries = [e["data"] for e in read_ledger(mended.ledger_path) if e["kind"] == "job.finished"]
-    named = [f"{arm}-{i}" for i in range(1, 7) for arm in ("control", "c1")]
+    searched = [f"screening-{arm}-1" for arm in ("control", "c1", "c2", "c3")]
+    named = [f"{arm}-{i}" for i in range(1, 7) for arm in ("control", "c2")]
 
-    assert [e["id"] for e in entries] == [*named, "fixed"]
+    assert [e["id"] for e in entries] == [*searched, *named, "fixed"]
     assert not any(e["died"] for e in entries)
     artifacts = mended.state().finished["optimization"]["artifacts"]
-    assert {"fixed.yaml", "implementation.json", "control-1/history.npz", "fixed/result.json"} <= set(artifacts)
+    assert {
+        "fixed.yaml",
+        "implementation.json",
+        "control-1/history.npz",
+        "fixed/result.json",
+        "screening-c3-1/result.json",
+    } <= set(artifacts)
     for e in entries:
         folder = mended.inside("optimization", 1, "trials", e["id"])
         assert json.loads((folder / "result.json").read_text())["weights"] == e["weights"]
@@ -131,11 +139,11 @@ def test_verify_finds_changed_files_of_trials(mended: Run) -> None:
 
     assert all(t["seed"] == results[t["id"]]["seed"] and t["threads"] == 1 for t in values["trials"])
     assert len({t["seed"] for t in values["trials"]}) == 6
-    files.write_json(mended.inside("optimization", 1, "trials", "c1-2", "result.json"), {**results["c1-2"], "steps": 1})
+    files.write_json(mended.inside("optimization", 1, "trials", "c2-2", "result.json"), {**results["c2-2"], "steps": 1})
     weights = mended.inside(values["candidate"]["file"]["path"])
     files.write_bytes(weights, weights.read_bytes()[:-1] + b"x")
     found = " ".join(faults(mended)[1])
-    assert "trials/c1-2/result.json: is not the file" in found and "weights.safetensors: is not the file" in found
+    assert "trials/c2-2/result.json: is not the file" in found and "weights.safetensors: is not the file" in found
 
 
 def test_optimization_needs_a_diagnosis(trained: Run) -> None:
@@ -171,13 +179,36 @@ def _study(greater: bool = True, **values: Sequence[float]) -> list[dict[str, An
 BAD, GOOD, BEST = [0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56], [0.9] * 7, [0.99] * 7
 
 
+MIXED = [0.89, *BEST[1:]]  # better than GOOD on average, and not on the first seed
+
+
 def test_select_arm_prefers_the_smallest_sufficient_change() -> None:
-    """Of two candidates that win and reach the target, the smaller is chosen, not the better."""
-    rows = _study(control=BAD, c1=GOOD, c2=BEST)
+    """Of two candidates that win and reach the target, the smaller is chosen unless the other is better every time."""
+    rows = _study(control=BAD, c1=GOOD, c2=MIXED)
 
     assert select_arm(rows[1:], 0.8, True)["id"] == "c1"
+    assert select_arm(_study(control=BAD, c1=GOOD, c2=BEST)[1:], 0.8, True)["id"] == "c2"
     assert select_arm(rows[1:], 0.95, True)["id"] == "c2"
     assert select_arm(rows[1:], 0.999, True)["id"] == "c2"
+
+
+def test_select_arm_leaves_out_what_harms() -> None:
+    """A winner that makes something guarded worse is not adopted, whatever it scores."""
+    rows = _study(control=BAD, c1=GOOD, c2=MIXED)[1:]
+    rows[0]["harms"] = ["size in MB"]
+
+    assert select_arm(rows, 0.8, True)["id"] == "c2"
+    assert "c1 is left out, since it harms size in MB" in explain_choice(rows, rows[1], 0.8, True)
+    assert select_arm([rows[0]], 0.8, True) is None
+
+
+def test_compare_arms_needs_the_declared_effect() -> None:
+    """A difference that is significant and smaller than the declared effect does not win."""
+    arms, trials = [Arm("control", Delta()), Arm("c1", Delta(), order=1)], {"control": BAD, "c1": GOOD}
+    small, large = (compare_arms(arms, _trials(trials), 7, True, due)[1] for due in (0.5, 0.3))
+
+    assert (small["p"], small["wins"], large["wins"]) == (large["p"], False, True)
+    assert "less than the declared effect" in format_arm(small, 0.8, True)
 
 
 def test_select_arm_needs_significance() -> None:
@@ -216,7 +247,7 @@ def test_run_jobs_reports_success_and_death_of_workers(mended: Run) -> None:
     """A job in its own process gives the recorded weights; one that cannot run has a reason; both are reported."""
     from pipeline.trials.executor import run_jobs
 
-    folder = mended.inside("optimization", 1, "trials", "c1-1")
+    folder = mended.inside("optimization", 1, "trials", "c2-1")
     job = Job.from_json(json.loads((folder / "job.json").read_text()))
     recorded = json.loads((folder / "result.json").read_text())
     output: list[str] = []
@@ -231,20 +262,22 @@ def test_run_jobs_reports_success_and_death_of_workers(mended: Run) -> None:
 
 
 def test_explain_choice_gives_the_rule_that_decided() -> None:
-    """The smallest of several that reach the target, the only one, the largest effect, or none."""
-    rows = _study(control=BAD, c1=GOOD, c2=BEST)[1:]
+    """The smallest of several that reach the target, a better one, the only one, the largest effect, or none."""
+    rows = _study(control=BAD, c1=GOOD, c2=MIXED)[1:]
 
     def explain(target: float, results: list[dict[str, Any]] = rows) -> str:
         return explain_choice(results, select_arm(results, target, True), target, True)
 
     assert explain(0.8) == (
         "significantly better than the control: c1, c2; reaching the target 0.8 on average: c1, c2, "
-        "of which c1 is first in the diagnosis's order"
+        "of which c1 is the smallest change; c2 scored better on average, but not on every seed"
     )
+    better = _study(control=BAD, c1=GOOD, c2=BEST)[1:]
+    assert explain(0.8, better).endswith("c1, c2, of which c2 beats the smallest change, c1, on every seed")
     assert explain(0.95).endswith("reaching the target 0.95 on average: c2")
     assert explain(0.999).endswith("none, so the one with the largest effect is chosen, c2")
     assert explain(0.5, _study(control=BAD[:5], c1=GOOD[:5])[1:]) == (
-        "no candidate is significantly better than the control"
+        "no candidate is significantly better than the control by the declared effect"
     )
 
 
@@ -287,33 +320,39 @@ def studies(run: Run) -> list[dict[str, Any]]:
     return [e["data"] for e in read_ledger(run.ledger_path) if e["kind"] == "study.decided"]
 
 
+def searched(study: dict[str, Any]) -> list[dict[str, Any]]:
+    """The candidates that were trained in a round."""
+    return [tally for tally in study["searched"] if tally["values"] or tally["quick"] is not None]
+
+
 def test_optimization_rounds_continue_until_no_cure_is_left(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a winner the next round diagnoses the same history and tries the next cures, each once;
-    `no untried cure is left` is printed only if the diagnosis offers no other."""
+    """Without a winner the next round diagnoses the same history and tries the next changes, each once; what nobody
+    believes comes last, and nothing is confirmed."""
     fake_trials(monkeypatch, lambda job: 0.5)
 
     arguments = ("experiment=digits_hot", *SMALL[1:], "phases.optimization.candidates=2", "trainer.max_epochs=2")
     run, _, advice = go(own_folder, "phase=auto", *arguments)
-    rounds = [[arm["change"] for arm in study["arms"][1:]] for study in studies(run)]
+    rounds = [[tally["change"] for tally in searched(study)] for study in studies(run)]
     tried = [change for changes in rounds for change in changes]
     offered = untried(json.loads(run.inside("diagnostics", 1, "diagnosis.json").read_text()), Delta(), set())
-    left = [read_evidence(run, "optimization", n + 1)["nothing_left"] for n in range(len(rounds))]
+    named = [arm.delta.describe() for arm in offered]
+    origins = [{tally["origin"] for tally in searched(study)} for study in studies(run)]
 
-    assert len(rounds) > 1 and len(tried) == len(set(tried))
-    assert tried == [arm.delta.describe() for arm in offered][: len(tried)]
+    assert len(rounds) > 1 and all(rounds) and len(tried) == len(set(tried))
+    assert rounds[0] == named[: len(rounds[0])] and "general" not in origins[0]
+    assert all(origin == {"general"} or "general" not in origin for origin in origins)
+    assert all(study["arms"] == [] and study["search_trainings"] <= 6 for study in studies(run))
     assert all(
         read_evidence(run, "diagnostics", n)["history"] == "baseline/history.npz" for n in range(1, len(rounds) + 1)
     )
-    assert left == [False] * (len(rounds) - 1) + [len(tried) == len(offered)]
     assert advice.exit_code == 3 and "exhausted" in advice.why
-    assert ("no untried cure is left" in advice.why) == (len(tried) == len(offered))
     assert {i.outcome for i in run.state().gates["optimization"].items} <= {"passed", "not_applicable"}
 
 
 def test_optimization_rounds_end_with_the_last_cures(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a round that tried all cures of the diagnosis, no empty round follows."""
+    """After a round that tried every change, no empty round follows."""
     fake_trials(monkeypatch, lambda job: 0.5)
-    monkeypatch.setattr("phases.optimization.untried", lambda d, s, tried: untried(d, s, tried)[: 3 - len(tried) + 1])
+    monkeypatch.setattr("phases.optimization.propose", lambda known, tried: [] if tried else propose(known, tried)[:3])
 
     run, _, advice = go(trained.path.parent, "phase=auto", "run.name=digits")
 
@@ -324,10 +363,11 @@ def test_optimization_rounds_end_with_the_last_cures(trained: Run, monkeypatch: 
 
 @pytest.fixture
 def unexplained(trained: Run, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, list[str], NextStep]:
-    """A run below its target whose diagnosis names no cause, what was printed, and the next step."""
+    """A run below its target without a change that could be tried, what was printed, and the next step."""
     printed: list[str] = []
     monkeypatch.setattr("tests.conftest.make_hooks", lambda _: make_hooks(printed.append))
     monkeypatch.setattr("phases.optimization.read_diagnosis", lambda ctx: {"root_causes": [], "recommended_fixes": []})
+    monkeypatch.setattr("phases.optimization.propose", lambda known, tried: [])
     run, gate, step = go(trained.path.parent, "phase=auto", "run.name=digits")
     assert gate == "open"
     return run, printed, step
@@ -425,7 +465,8 @@ def test_optimization_prints_the_winner_apart_from_the_table(trained: Run, monke
     table = [line for line in printed if line.startswith("  seed ")]
     choice = next(line for line in printed if line.startswith("chosen: "))
 
-    assert len(table) == 7 and {line.split()[2] for line in table} == {f"{0.1 + i / 100:.4f}" for i in range(1, 8)}
+    assert len(table) == 7 and {line.split()[2] for line in table} == {f"{0.1 + i / 100:.4f}" for i in range(20, 27)}
+    assert any("predicted: the search costs at most" in line for line in printed)
     assert "reaching the target 0.99 on average" in choice and studies(run)[0]["why"] in choice
     assert any(line.startswith("  c1: significantly better than the control") for line in printed)
     assert "retrained" not in "".join(table) and "adopted" not in studies(run)[0]["why"]
@@ -517,7 +558,7 @@ def arm(**new: Any) -> dict[str, Any]:
         "cause": "learning_rate_too_high",
         "cure": "lower_lr",
         "order": 1,
-        "change": "lr=0.1",
+        "change": "optimizer.lr=0.1",
         "values": [0.5],
     }
     return {**base, "p": 0.01, "effect": 0.5, "mean": 0.9, **new}
@@ -590,20 +631,25 @@ def test_choice_justified_if_lower_is_better() -> None:
     assert judge("study.choice_justified", values, alpha=0.05).outcome == "passed"
 
 
+GENERAL = arm(cause="", causes=[], cure="", origin="general", change="trainer.max_epochs=6")
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.candidates_from_causes", {"causes": ["dead_relu"]}, {}, "failed", "does not fix a named cause"),
-    ("study.candidates_from_causes", {"arms": [arm(cure="more_layers")]}, {}, "failed", "more_layers"),
-    ("study.candidates_from_causes", {"arms": ...}, {}, "errored", "'arms' was not measured"),
-    ("study.candidates_from_causes", {"arms": []}, {}, "not_applicable", "no cause"),
+    ("study.candidates_from_causes", {"searched": [arm(cure="more_layers")]}, {}, "failed", "more_layers"),
+    ("study.candidates_from_causes", {"searched": [], "arms": [arm(cure="dropout")]}, {}, "failed", "dropout"),
+    ("study.candidates_from_causes", {"searched": [arm(origin="experiment")]}, {}, "failed", "lower_lr does not"),
+    ("study.candidates_from_causes", {"searched": [GENERAL]}, {}, "passed", "trainer.max_epochs=6"),
+    ("study.candidates_from_causes", {"searched": [arm(), GENERAL]}, {}, "failed", "came before remedies"),
+    ("study.candidates_from_causes", {"arms": ..., "searched": []}, {}, "errored", "'arms' was not measured"),
+    ("study.candidates_from_causes", {"arms": [], "searched": []}, {}, "not_applicable", "no cause"),
     ("study.arms_compared_fairly", {"arms": []}, {}, "not_applicable", "no cause"),
     ("study.every_trial_recorded", {"arms": []}, {}, "not_applicable", "no cause"),
-    ("study.every_trial_recorded", {"arms": [], "trials_recorded": 12}, {}, "failed", "1 planned trials have no"),
+    ("study.every_trial_recorded", {"arms": [], "trials_recorded": 16}, {}, "failed", "1 planned trials have no"),
     ("study.chosen_on_validation", {"arms": []}, {}, "not_applicable", "no cause"),
     ("study.chosen_on_validation", {"arms": [], "test_opened": 1}, {}, "failed", "another split"),
     ("study.arms_compared_fairly", {"trials": ...}, {}, "errored", "'trials' was not measured"),
     ("study.enough_seeds", {"seeds_per_arm": 5}, {"alpha": 0.05}, "failed", "5 pairs"),
     ("study.enough_seeds", {"arms": []}, {"alpha": 0.05}, "not_applicable", "no cause"),
-    ("study.every_trial_recorded", {"trials_recorded": 12}, {}, "failed", "1 planned trials have no recorded end"),
+    ("study.every_trial_recorded", {"trials_recorded": 16}, {}, "failed", "1 planned trials have no recorded end"),
     ("study.chosen_on_validation", {"score_splits": ["val", "test"]}, {}, "failed", "another split"),
     ("study.chosen_on_validation", {"test_opened": 1}, {}, "failed", "another split"),
     ("study.choice_justified", {"winner": None}, {"alpha": 0.05}, "failed", "won and was not adopted"),
@@ -612,7 +658,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.choice_justified", {"choice": ...}, {"alpha": 0.05}, "passed", "on average"),
     ("study.choice_justified", {"winner__p": 0.05}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__effect": -0.1}, {"alpha": 0.05}, "failed", "did not win its test"),
-    ("study.choice_justified", {"winner__id": "c9"}, {"alpha": 0.05}, "failed", "the rule says optimizer.lr=0.1"),
+    ("study.choice_justified", {"winner__id": "c9"}, {"alpha": 0.05}, "failed", "the rule says optimizer.lr=0.01"),
     ("study.choice_justified", {"fixed_died": "signal 9"}, {"alpha": 0.05}, "passed", "seed failed: signal 9"),
 ]
 

@@ -562,6 +562,27 @@ def test_verify_compares_the_arms_again(mended: Run) -> None:
     assert expected in verify(mended, judge_real).faults
 
 
+def test_verify_compares_the_search_again(mended: Run) -> None:
+    """The scores by which candidates were chosen are those that their trainings wrote."""
+    rewrite_evidence(mended, "optimization/1", lambda values: values["searched"][0].update(values=[0.99]))
+
+    expected = "optimization/1/evidence.json: the search of c1 is not that of the other records"
+    assert expected in verify(mended, judge_real).faults
+
+
+def test_verify_judges_guards_again(mended: Run) -> None:
+    """A winner whose guarded figures speak against it cannot be recorded as harmless."""
+
+    def harm(values: dict[str, Any]) -> None:
+        values["arms"][0]["guards"][-1]["after"] = [1e6]
+
+    rewrite_evidence(mended, "optimization/1", harm)
+
+    found = verify(mended, judge_real).faults
+    assert "optimization/1/evidence.json: what c2 harms is not that of the other records" in found
+    assert "optimization/1/evidence.json: the winner is not that of the other records" in found
+
+
 @pytest.mark.parametrize("left_out", ["every result", "one result", "a result and its score"])
 def test_verify_is_not_silent_about_missing_results(mended: Run, left_out: str) -> None:
     """A ledger that leaves out results of trainings gives nothing to compare the arms with, which is a fault."""
@@ -584,7 +605,7 @@ def test_verify_compares_results_with_the_ledger(mended: Run) -> None:
     """The score of a training is the same in its result and in the ledger."""
 
     def other_score(entry: dict[str, Any]) -> None:
-        if entry["kind"] == "job.finished" and entry["data"]["id"] == "c1-1":
+        if entry["kind"] == "job.finished" and entry["data"]["id"] == "c2-1":
             entry["data"]["score"]["value"] = 0.5
 
     rewrite(mended, other_score)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
+from pipeline.adoption.acceptance import guards_of, harms
 from pipeline.repair.causes import load as load_causes
 from pipeline.results import Evidence, Outcome, Result, counted
 
@@ -32,15 +33,29 @@ def _nothing_compared(evidence: Evidence) -> Result | None:
 
 
 def candidates_from_causes(evidence: Evidence) -> Result:
-    """Passing proves that each candidate change is a cure, in causes.yaml, of a cause that the diagnosis named."""
-    if nothing := _nothing_compared(evidence):
-        return nothing
-    named, known = set(evidence["causes"]), load_causes()
-    for arm in evidence["arms"]:
-        if arm["cause"] not in named or arm["cure"] not in known[arm["cause"]].cures:
-            return Result("failed", arm["id"], why=f"{arm['cure']} does not fix a named cause")
-    changes = ", ".join(arm["change"] for arm in evidence["arms"])
-    return Result("passed", len(evidence["arms"]), unit="changes", why=changes)
+    """Passing proves that no candidate cures a cause that nobody believes.
+
+    A candidate was confirmed by an experiment for causes that the experiments confirmed, or it cures, by causes.yaml, a
+    cause that the diagnosis names, or it combines such changes. Changes without a cause, which anybody would try, are
+    candidates only in a round that had none of these.
+    """
+    candidates = evidence.get("searched") or evidence["arms"]
+    if not candidates:
+        return _nothing_compared(evidence) or Result("failed", why="no candidate is on record")
+    named, confirmed, known = set(evidence["causes"]), set(evidence.get("confirmed_causes", [])), load_causes()
+    for arm in candidates:
+        origin, causes = arm.get("origin", "cause"), set(arm.get("causes") or filter(None, [arm["cause"]]))
+        cures = origin != "cause" or (arm["cause"] in known and arm["cure"] in known[arm["cause"]].cures)
+        believed = {"experiment": causes <= confirmed, "general": causes <= {""}}.get(
+            origin, causes <= named | confirmed
+        )
+        if not (cures and believed):
+            return Result("failed", arm["id"], why=f"{arm['cure'] or arm['change']} does not fix a named cause")
+    general = [arm for arm in candidates if arm.get("origin") == "general"]
+    if general and len(general) < len(candidates):
+        return Result("failed", general[0]["id"], why="a change without a cause came before remedies of named causes")
+    changes = ", ".join(arm["change"] for arm in candidates)
+    return Result("passed", len(candidates), unit="changes", why=changes)
 
 
 def _unfairness(trials: Sequence[TrialEvidence], budget: int) -> tuple[str, str] | None:
@@ -73,7 +88,8 @@ def arms_compared_fairly(evidence: Evidence) -> Result:
     if nothing := _nothing_compared(evidence):
         return nothing
     arms = ["control", *(arm["id"] for arm in evidence["arms"])]
-    planned = {(arm, index) for arm in arms for index in range(1, evidence["seeds_per_arm"] + 1)}
+    first = evidence.get("first_seed", 1)
+    planned = {(arm, index) for arm in arms for index in range(first, first + evidence["seeds_per_arm"])}
     missing = planned - {(trial["arm"], trial["seed_index"]) for trial in evidence["trials"]}
     if missing:
         return Result("failed", len(missing), 0, "trials", f"without its pair: {min(missing)[0]}")
@@ -89,11 +105,14 @@ def enough_seeds(evidence: Evidence, *, alpha: float) -> Result:
     """Passing proves that the exact test can reach alpha: its smallest p value, after correction, is below it.
 
     n pairs have 2**n sign flips, so the smallest two-sided p value is 2 / 2**n, and Holm multiplies the smallest of
-    several by the number of candidates.
+    several by the number of candidates. A training that takes longer than half an hour has one seed, which says nothing
+    of others.
     """
     if nothing := _nothing_compared(evidence):
         return nothing
     pairs, candidates = evidence["seeds_per_arm"], len(evidence["arms"])
+    if pairs == 1 and evidence.get("one_seed"):
+        return Result("passed", 1, unit="seeds", why="one seed, compared by validation rows: a training takes too long")
     smallest = candidates * 2 / 2**pairs
     outcome: Outcome = "passed" if smallest < alpha else "failed"
     why = f"{pairs} pairs, {counted(candidates, 'change')}, Holm's correction"
@@ -124,28 +143,45 @@ def chosen_on_validation(evidence: Evidence) -> Result:
 def choice_justified(evidence: Evidence, *, alpha: float) -> Result:
     """Passing proves that the winner follows the rule.
 
-    Among the candidates with a corrected p below alpha and a positive effect, the winner is the first in the
-    diagnosis's order whose mean reaches the target; if none reaches it, the one with the largest effect; if there is
-    no such candidate, nothing is adopted. Not applicable if there was no candidate to choose from.
+    Among the candidates with a corrected p below alpha, an effect that reaches the declared one, and nothing guarded
+    that they harm, the winner is the smallest change whose mean reaches the target, unless another beats it on every
+    seed; if none reaches it, the one with the largest effect; if there is no such candidate, nothing is adopted. Not
+    applicable if there was no candidate to choose from.
     """
-    winner, target = evidence["winner"], float(evidence["target"])
-    sign = 1 if evidence["greater_is_better"] else -1
-    better = sorted((a for a in evidence["arms"] if a["p"] < alpha and a["effect"] > 0), key=lambda a: -a["effect"])
-    sufficient = sorted((a for a in better if sign * a["mean"] >= sign * target), key=lambda a: a["order"])
-    due = (sufficient or better or [None])[0]
+    winner = evidence["winner"]
+    due = _due_winner(evidence, alpha)
     if winner is None and due is None:
-        why = "no change is significantly better; nothing was adopted"
+        why = "no change is better by the declared effect; nothing was adopted"
         return _nothing_compared(evidence) or Result("passed", why=why)
-    if winner is None or winner["p"] >= alpha or winner["effect"] <= 0:
-        why = (
-            f"{due['change']} won and was not adopted" if winner is None else f"{winner['change']} did not win its test"
-        )
-        return Result("failed", winner and winner["p"], alpha, "p", why, relation="<")
+    if winner is None:
+        assert due is not None  # else nothing was adopted, as it should be
+        return Result("failed", None, alpha, "p", f"{due['change']} won and was not adopted", relation="<")
+    if winner["p"] >= alpha or winner["effect"] <= 0:
+        why = f"{winner['change']} did not win its test"
+        return Result("failed", winner["p"], alpha, "p", why, relation="<")
     if due is None or (winner["id"], winner["p"], winner["effect"]) != (due["id"], due["p"], due["effect"]):
         why = f"{winner['change']} was chosen, the rule says {due['change'] if due else 'none'}"
         return Result("failed", winner["p"], alpha, "p", why, relation="<")
-    died = evidence.get("fixed_died")
+    died, symptoms = evidence.get("fixed_died"), evidence.get("symptoms_left")
     after = f"; nothing was adopted, its training with the plan's seed failed: {died}" if died else ""
+    after += f"; nothing was adopted, the symptom is still there: {', '.join(symptoms)}" if symptoms else ""
     reason = f"; {evidence['choice']}" if evidence.get("choice") else ""
     why = f"{winner['change']}: {winner['effect']:+.4g} on average{reason}{after}"
     return Result("passed", winner["p"], alpha, "p", why, relation="<")
+
+
+def _due_winner(evidence: Evidence, alpha: float) -> Mapping[str, Any] | None:
+    """Return the candidate that the rule chooses; None if it chooses none."""
+    sign, declared = (1 if evidence["greater_is_better"] else -1), evidence.get("declared_effect", 0.0)
+    better = [a for a in evidence["arms"] if a["p"] < alpha and a["effect"] > 0 and a["effect"] >= declared]
+    better = sorted((a for a in better if not harms(guards_of(a))), key=lambda a: -a["effect"])
+    target = float(evidence["target"])
+    sufficient = sorted((a for a in better if sign * a["mean"] >= sign * target), key=lambda a: a["order"])
+    if not sufficient:
+        return better[0] if better else None
+    smallest = sufficient[0]
+    pairs = {a["id"]: zip(a["values"], smallest["values"], strict=True) for a in sufficient}
+    above = [
+        a for a in better if a["id"] in pairs and all(sign * float(x) > sign * float(y) for x, y in pairs[a["id"]])
+    ]
+    return above[0] if above else smallest

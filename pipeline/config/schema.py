@@ -220,7 +220,8 @@ class Optimization(Section):
     next: AfterOptimization
     rounds: Annotated[int, Field(ge=1, le=3)]
     candidates: Count
-    seeds_per_arm: Annotated[int, Field(ge=2, le=20)]  # the exact test counts 2**seeds choices of signs
+    seeds_per_arm: Annotated[int, Field(ge=2, le=10)]  # the seed indices 20 to 29 are for confirmations
+    min_effect: Annotated[float, Field(ge=0, le=1)] = 0.1
     parallel: Literal["auto"] | Count
 
 

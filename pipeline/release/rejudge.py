@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import FivegateError
+from pipeline.release.rejudge_study import Derived, compared_again
 from pipeline.results import Evidence, Score, canonical, plain
 from pipeline.run_store.gate import Item, branch
 from pipeline.run_store.ledger import Entry, read_recorded_json
@@ -208,9 +209,6 @@ def evidence_faults(
         yield from (f"{path}: {what} is not that of the other records" for what, same in derived if not same)
 
 
-Derived = Iterator[tuple[str, Any, Any]]  # what a value is, as the evidence has it, and as other records give it
-
-
 def _file_of(run: Run, finished: Entry, name: str) -> Any:
     """The content of a JSON file that a phase recorded by this name; None without it."""
     return read_recorded_json(run.path, finished["data"].get("artifacts", {}).get(name))
@@ -252,42 +250,6 @@ def _diagnostics(run: Run, entries: list[Entry], finished: Entry, evidence: Evid
     document = _file_of(run, finished, "diagnosis")
     if document is not None:  # a lost file is a fault of its own
         yield "diagnosis", evidence.get("diagnosis"), document
-
-
-def _optimization(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
-    """The comparison of the arms, computed again from the results that each training wrote."""
-    arms = evidence.get("arms")
-    if not arms:
-        return
-    from pipeline.run_store.job import Delta, Job
-    from pipeline.trials.executor import Trial
-    from pipeline.trials.study import Arm, compare_arms, select_arm
-
-    everyone, pairs, greater = [evidence["control"], *arms], evidence["seeds_per_arm"], evidence["greater_is_better"]
-    names = [f"{arm['id']}-{index}" for arm in everyone for index in range(1, pairs + 1)]
-    started = max(e["seq"] for e in entries if e["kind"] == "phase.started" and e["seq"] < finished["seq"])
-    jobs = [e["data"] for e in entries[started : finished["seq"]] if e["kind"] == "job.finished"]
-    yield "trials_recorded", evidence["trials_recorded"], len(jobs)
-    yield "trials_died", evidence["trials_died"], sum(bool(job["died"]) for job in jobs)
-    ended = {job["id"]: job for job in jobs}
-    # A training has a result exactly where the ledger says that it did not die: without one its arm would look worse.
-    recorded = [name for name in names if f"{name}/result.json" in finished["data"].get("artifacts", {})]
-    survivors = [name for name in names if name in ended and not ended[name]["died"]]
-    yield "the list of results", recorded, survivors
-    results = {name: _file_of(run, finished, f"{name}/result.json") for name in recorded}
-    if recorded != survivors or not all(results.values()):  # a file that is lost is a fault of its own
-        return
-    scores = [results[name].get("score") for name in recorded]
-    yield "the list of scores", scores, [ended[name]["score"] for name in recorded]
-    trials = {name: Trial(name, Job("", "trial"), run.path, results.get(name) or {}) for name in names}
-    rows = compare_arms([Arm(arm["id"], Delta(), order=arm["order"]) for arm in everyone], trials, pairs, greater)
-    yield "the comparison", _figures(everyone), _figures(rows)
-    winner = select_arm(rows[1:], float(evidence["target"]), greater)
-    yield "the winner", evidence["winner"] and evidence["winner"]["id"], winner and winner["id"]
-
-
-def _figures(arms: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-    return [[arm[key] for key in ("id", "values", "mean", "effect", "p", "wins")] for arm in arms]
 
 
 def _finalization(run: Run, entries: list[Entry], finished: Entry, evidence: Evidence, plan: Plan) -> Derived:
@@ -344,6 +306,6 @@ _DERIVED: Mapping[str, Callable[[Run, list[Entry], Entry, Evidence, Plan], Deriv
     "planning": _planning,
     "baseline": _baseline,
     "diagnostics": _diagnostics,
-    "optimization": _optimization,
+    "optimization": compared_again,
     "finalization": _finalization,
 }

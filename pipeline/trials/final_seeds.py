@@ -21,6 +21,7 @@ from pipeline.trials.executor import Trial
 from pipeline.trials.stats import replace_failed
 
 FIRST_SEED = 30  # seed indices 30 to 36 are for finalization alone
+CONFIRMATION_SEED = 20  # seed indices 20 to 29 are for the confirmation of candidates
 SEEDS = 7
 LONG_MINUTES = 30.0  # of one training; above, the candidate itself is released
 
@@ -52,28 +53,31 @@ class SeedStability(TypedDict):
     why: str
 
 
-def study_of(entries: Sequence[Entry], candidate: CandidateRecord) -> tuple[str, int] | None:
-    """Return the arm that optimization adopted as this candidate, and its number of seeds; None for a baseline."""
+def study_of(entries: Sequence[Entry], candidate: CandidateRecord) -> tuple[str, int, int] | None:
+    """Return the arm that optimization adopted as this candidate, its number of seeds, and the index of the first.
+
+    None for a baseline.
+    """
     if candidate["phase"] != "optimization":
         return None
     studies = [e["data"] for e in entries if e["kind"] == "study.decided" and e["seq"] < candidate["seq"]]
     study = next(s for s in reversed(studies) if s["round"] == candidate["round"])
     arm = next(arm for arm in study["arms"] if arm["id"] == study["winner"])
-    return str(arm["id"]), len(arm["values"])
+    return str(arm["id"]), len(arm["values"]), int(study.get("first_seed", 1))  # earlier versions began at 1
 
 
 def final_jobs(
-    candidate: CandidateRecord, study: tuple[str, int] | None, run: Path, own: Path, count: int
+    candidate: CandidateRecord, study: tuple[str, int, int] | None, run: Path, own: Path, count: int
 ) -> list[tuple[Path, str, Job]]:
     """Return folder, id and job of `count` trainings of the candidate's job.
 
     Those that confirmed the change in optimization come first: they are the same job, trained on other seeds.
     """
     job = Job.from_json(candidate["job"])
-    arm, seeds = study if study else ("", 0)
+    arm, seeds, first = study if study else ("", 0, 0)
     trials = run / "optimization" / str(candidate["round"]) / "trials"
     confirmed = [
-        (trials, f"{arm}-{index}", Job(job.plan_digest, "trial", job.delta, index, job.max_steps))
+        (trials, f"{arm}-{index}", Job(job.plan_digest, "trial", job.delta, first + index - 1, job.max_steps))
         for index in range(1, min(seeds, count) + 1)
     ]
     indices = range(FIRST_SEED, FIRST_SEED + count - len(confirmed))

@@ -19,7 +19,10 @@ from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
 
 if TYPE_CHECKING:
+    from pipeline.data.dataset import Data
+    from pipeline.evaluation.evaluate import Evaluation
     from pipeline.evaluation.per_class import ClassReport
+    from pipeline.evaluation.task import Task
 
 FIGURES = ("params", "step_ms", "memory_mb", "inference_ms")
 MAX_NAME = 57  # with `-fixed` a run name has at most 63 characters
@@ -94,20 +97,31 @@ def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint:
     return 1000 * sorted(seconds)[repeats // 2]  # the median: the first passes warm up
 
 
-def class_results(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> ClassReport:
-    """Return the results per class of a trial's model on the validation rows."""
+def class_results(
+    run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str], data: Data | None = None
+) -> ClassReport:
+    """Return the results per class of a trial's model on the validation rows; `data` are those of the config."""
+    from pipeline.evaluation.per_class import report_of
+
+    evaluation, _, data = evaluate_trial(run_dir, trial, config, trust, data)
+    return report_of(evaluation, data, str(section_of(config, "task")["kind"]))
+
+
+def evaluate_trial(
+    run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str], data: Data | None = None
+) -> tuple[Evaluation, Task, Data]:
+    """Return the evaluation of a trial's model on the validation rows, its task, and the data."""
     from pipeline.building.builder import build_model, build_training_task
     from pipeline.checkpoints.generation import load
     from pipeline.data.load import load as load_data
     from pipeline.data.splits import class_counts
     from pipeline.evaluation.evaluate import score_split
-    from pipeline.evaluation.per_class import report_of
 
-    data = load_data(config, trust)
+    data = load_data(config, trust) if data is None else data
     model = build_model(config, trust, seed=0, data=data)
     model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
     task = build_training_task(config, model, trust, class_counts(data.train.y), data.column_targets)
-    return report_of(score_split(model, data.val, task), data, str(section_of(config, "task")["kind"]))
+    return score_split(model, data.val, task), task, data
 
 
 def performance(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> dict[str, float]:

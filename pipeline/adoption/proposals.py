@@ -1,0 +1,173 @@
+"""The candidates of a round: what experiments confirmed, then remedies of believed causes, then what anybody tries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from pipeline.adoption.general import RATES, general_changes, get, wider_model
+from pipeline.repair.diagnosis_record import DiagnosisRecord
+from pipeline.results import digest
+from pipeline.run_store.job import Delta, Job
+from pipeline.trials.candidates import untried
+from pipeline.trials.study import Arm, Origin, with_change
+
+COMBINED = 3  # of the first single changes, whose pairs are candidates
+NEEDS_A_SCALE = ("preprocess.standardize", "preprocess.impute")  # remedies that token ids and class ids cannot have
+SCALABLE = frozenset({"optimizer.lr", "model.width", "model.hidden"})  # settings whose step may be repeated
+LADDER = "enlarge_model"  # a cure whose size the diagnosis does not know
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A change that diagnostics tested in an experiment, with its verdict; `restored` is a share of the shortfall."""
+
+    delta: Delta
+    causes: tuple[str, ...]
+    verdict: str
+    restored: float
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the candidates of a round are proposed from.
+
+    `config` includes `start`, the change that earlier rounds adopted. `inputs_have_a_scale` is False for integer ids.
+    """
+
+    diagnosis: DiagnosisRecord
+    start: Delta
+    config: Mapping[str, Any]
+    tested: Sequence[Experiment] = ()
+    suggested_rate: float | None = None
+    inputs_have_a_scale: bool = True
+
+
+def propose(known: Known, tried: Set[str]) -> list[Arm]:
+    """Return the candidates that are worth a trial, best founded first, each with its rank by size in `order`.
+
+    First come changes that an experiment confirmed, then remedies of the causes that the diagnosis names, then their
+    combinations. Only where none of them is left come the changes that anybody would try, which have no cause. What an
+    experiment refuted, what was `tried` (digests of changes) and what cannot apply is left out.
+    """
+    believed = [*_confirmed(known), *_remedies(known)]
+    believed += list(_combinations(believed))
+    refuted = {digest(with_change(known.start, vars(t.delta))) for t in known.tested if t.verdict == "refuted"}
+    left = _distinct(known, believed, tried | refuted)
+    if not left:
+        general = [
+            Arm("", with_change(known.start, vars(delta)), "", "", origin="general", why=words)
+            for words, delta in general_changes(known.config, known.suggested_rate)
+        ]
+        pairs = [arm for arm in _combinations(general) if _is_short(arm.delta, known)]
+        left = _distinct(known, [*general, *pairs], tried | refuted)
+    return _ranked(known, left)
+
+
+def _confirmed(known: Known) -> list[Arm]:
+    """Return the confirmed experiments, the largest share of the shortfall first."""
+    confirmed = [t for t in known.tested if t.verdict == "confirmed" and t.causes and not t.delta.train_rows]
+    ordered = sorted(confirmed, key=lambda tested: -round(tested.restored, 2))
+    return [
+        Arm("", with_change(known.start, vars(t.delta)), t.causes[0], "", 0, "experiment", t.causes, t.restored)
+        for t in ordered
+    ]
+
+
+def _remedies(known: Known) -> list[Arm]:
+    """Return the cures of named causes, and further doublings of a model that is too small."""
+    arms = []
+    for arm in untried(known.diagnosis, known.start, set()):
+        arms.append(replace(arm, causes=(arm.cause,)))
+        if arm.cure == LADDER:
+            for _, delta in wider_model(known.config):
+                arms.append(replace(arm, delta=with_change(known.start, vars(delta)), causes=(arm.cause,)))
+    return arms
+
+
+def _combinations(singles: Sequence[Arm]) -> Iterator[Arm]:
+    """Yield the pairs of the first changes of different causes that touch different parts of the config."""
+    first = [
+        arm for i, arm in enumerate(singles) if arm.causes not in [a.causes for a in singles[:i]] or not arm.causes
+    ]
+    for one, other in combinations(first[:COMBINED], 2):
+        if _overlap(one.delta, other.delta):
+            continue
+        overrides = {**one.delta.overrides, **other.delta.overrides}
+        surgery = (*one.delta.surgery, *(s for s in other.delta.surgery if s not in one.delta.surgery))
+        why = " and ".join(filter(None, (one.why, other.why)))
+        parts = (one.delta, other.delta)
+        origin: Origin = "general" if one.origin == other.origin == "general" else "combination"
+        causes = tuple(dict.fromkeys((*one.causes, *other.causes)))
+        yield Arm("", Delta(overrides, surgery), " and ".join(causes), "", 0, origin, causes, None, why, parts)
+
+
+def _overlap(one: Delta, other: Delta) -> bool:
+    """Whether two changes set the same key, or a key inside a section that the other replaces."""
+    return any(
+        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in one.overrides for b in other.overrides
+    ) or bool(one.surgery and one.surgery == other.surgery)
+
+
+def _is_short(delta: Delta, known: Known) -> bool:
+    return "trainer.max_epochs" not in delta.overrides
+
+
+def _distinct(known: Known, arms: Sequence[Arm], leave_out: Set[str]) -> list[Arm]:
+    """Return the arms that can apply, each change once, without those of these digests."""
+    seen, kept = {*leave_out, digest(known.start)}, []
+    for arm in arms:
+        if digest(arm.delta) not in seen and applies(arm.delta, known):
+            seen.add(digest(arm.delta))
+            kept.append(arm)
+    return kept
+
+
+def applies(delta: Delta, known: Known) -> bool:
+    """Whether a change can apply to this run: its keys exist, and scaling is not asked of integer ids."""
+    if not known.inputs_have_a_scale and any(key in NEEDS_A_SCALE for key in delta.overrides):
+        return False
+    return all(type(get(known.config, key)) is not object for key in delta.overrides)
+
+
+def _ranked(known: Known, arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms with ids in their order, and with their rank by size in `order`: 1 is the smallest change."""
+    sizes = [(*_size(arm.delta, known), place) for place, arm in enumerate(arms)]
+    ranks = {size: rank for rank, size in enumerate(sorted(sizes), 1)}
+    return [
+        replace(arm, id=f"c{i}", order=ranks[sizes[i - 1]], scaled=_factor(arm.delta, known))
+        for i, arm in enumerate(arms, 1)
+    ]
+
+
+def _factor(delta: Delta, known: Known) -> float | None:
+    """Return by how much a change scales its one setting; None for other changes."""
+    own = {k: v for k, v in delta.overrides.items() if known.start.overrides.get(k) != v}
+    if len(own) != 1 or not SCALABLE & set(own):
+        return None
+    ((key, new),) = own.items()
+    old = get(known.config, key)
+    before, after = (value[0] if isinstance(value, list | tuple) and value else value for value in (old, new))
+    return float(after) / float(before) if _positive(before) and _positive(after) else None
+
+
+def _size(delta: Delta, known: Known) -> tuple[int, float]:
+    """Return how many settings a change replaces, and by how many powers of ten its numbers change in all."""
+    own = {k: v for k, v in delta.overrides.items() if known.start.overrides.get(k) != v}
+    count = sum(len(value) if isinstance(value, Mapping) else 1 for key, value in own.items() if key != RATES[1])
+    count += len(delta.surgery) - len(known.start.surgery)
+    powers = [abs(math.log10(new / old)) for key, new in own.items() for old in [get(known.config, key)]
+              if _positive(new) and _positive(old)]  # fmt: skip
+    return count, round(sum(powers), 3)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def config_of(start: Delta, planned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the planned config with the change that earlier rounds adopted."""
+    return Job("", "", start).config(planned)
