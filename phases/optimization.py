@@ -9,13 +9,16 @@ there is a change that no round has tried.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import yaml
 
+from pipeline.adoption.ablation import ablation_table, format_table
 from pipeline.adoption.context import frozen_plan
 from pipeline.adoption.one_seed import FILE as ROW_LOSSES
+from pipeline.adoption.pages import RoundSummary, config_difference, decisions, incident_with_fix, recommendations
+from pipeline.adoption.prevention import Regression, items_of, prevention_items, regression_trials
 from pipeline.adoption.proposals import Known, propose
 from pipeline.adoption.records import FIXED, adopted_change, known_of, tested_changes, tried_changes
 from pipeline.adoption.round import Study, run_study, skip_study, train
@@ -34,8 +37,15 @@ from pipeline.trials.study import ArmResult
 if TYPE_CHECKING:
     from pipeline.evaluation.per_class import ClassRow, ConfusedPair
 
-DOCUMENTS = ("fixed.yaml", "implementation.json")
+DOCUMENTS = ("fixed.yaml", "implementation.json", "changes.diff")  # of an adopted change
+PAGES = ("recommendations.md", "incident.md")  # of every round
+CURVES = ("arms.png", "arms.svg")  # both arms on the seeds of the confirmation
 MATRIX = ("confusion_matrix.png", "confusion_matrix.svg")  # of the fixed model, where there are classes
+# Items of the baseline that need no training, and are judged again on the fixed model.
+SANITY = {
+    "gradients_reach": "gradient_flow", "rows_independent": "batch_independence",
+    "evaluation_repeats": "eval_determinism", "parameters_against_rows": "parameters_per_row",
+}  # fmt: skip
 
 
 class Outcome(TypedDict):
@@ -120,40 +130,125 @@ def _criteria(winner: ArmResult, outcome: Outcome, due: float) -> Criteria:
     }
 
 
-def _write_documents(ctx: PhaseContext, control: Trial, trial: Trial, criteria: Criteria) -> None:
-    """Write `fixed.yaml` and `implementation.json`: what was changed, and the figures before and after."""
-    planned = frozen_plan(ctx).config
-    fixed = trial.job.config(planned)
+def _write_documents(ctx: PhaseContext, study: Study, trial: Trial, criteria: Criteria, ran: Regression) -> None:
+    """Write what was changed, as a config, as a difference and as a report with the figures before and after."""
+    from pipeline.building.builder import build_model
+    from pipeline.data.load import load
+
+    planned, control = frozen_plan(ctx).config, study.trials["control-1"]
+    old, fixed = control.job.config(planned), trial.job.config(planned)
     command = rerun_command(ctx.run, ctx.state, planned, trial.job.delta)
     files.write_text(ctx.folder / "fixed.yaml", f"# {command}\n{yaml.safe_dump(exact(fixed), sort_keys=False)}")
-    before = performance(ctx.run.path, control, control.job.config(planned), ctx.trust)
+    models = [str(build_model(c, ctx.trust, seed=0, data=load(c, ctx.trust))) for c in (old, fixed)]
+    files.write_text(ctx.folder / "changes.diff", config_difference(old, fixed, (models[0], models[1])))
+    before = performance(ctx.run.path, control, old, ctx.trust)
     after = performance(ctx.run.path, trial, fixed, ctx.trust)
-    document = implementation(planned, trial, criteria, {"before": before, "after": after})
+    document = implementation(planned, trial, criteria, {"before": before, "after": after}, ran.checks)
     files.write_json(ctx.folder / "implementation.json", document)
 
 
-def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Trial | None]:
-    """Train the winner on the master seed; return the outcome of the round, and that training if there is a winner."""
+def _run_again(ctx: PhaseContext, trial: Trial, symptoms: Sequence[str]) -> Regression:
+    """Judge sanity checks on the fixed model, and hold it to what the incidents of this run left behind."""
+    from pipeline.data.load import load
+    from pipeline.history import History
+    from pipeline.sanity_checks import forward_checks
+    from pipeline.sanity_checks.context import CheckContext
+    from pipeline.sanity_checks.run_checks import run_check
+
+    assert ctx.judge is not None
+    config, history = trial.job.config(frozen_plan(ctx).config), History.load(trial.folder / "history.npz")
+    context = CheckContext(config, ctx.trust, load(config, ctx.trust), ctx.config["phases"]["baseline"])
+    results = {name: run_check(getattr(forward_checks, name), context) for name in SANITY.values()}
+    asked = [item for item in frozen_plan(ctx).checklists["baseline"] if item["id"] in SANITY]
+    judged = ctx.judge(asked, Evidence({"sanity_checks": results}))
+    diagnosis = read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
+    earlier = items_of(ctx.evidence_of("optimization")) if ctx.earlier_training() else []
+    items = [*earlier, *prevention_items(diagnosis, ctx.round, history)]
+    return Regression(items, regression_trials(items, history, symptoms), [(i.id, i.outcome) for i in judged])
+
+
+def _write_pages(
+    ctx: PhaseContext, study: Study, outcome: Outcome, ran: Regression, untried: Sequence[str], table: Sequence[str]
+) -> None:
+    """Write what a person reads of the round: what was tried, the incident with its fix, both arms' curves."""
+    from pipeline.history import History
+    from pipeline.reporting import plots
+
+    adopted = study.winner["change"] if study.winner and "candidate" in outcome else ""
+    missed = not outcome["branch"]["target"]
+    summary = RoundSummary(
+        round=ctx.round,
+        metric=str(ctx.config["task"]["metric"]),
+        target=float(ctx.config["task"]["target"]),
+        choice=study.choice,
+        adopted=adopted,
+        rows=study.rows,
+        searched=study.searched,
+        ablation=study.ablation,
+        symptoms=outcome["branch"]["symptoms"],
+        scores=_scores(ctx, outcome) if adopted else {},
+        untried=untried,
+        table=table,
+        commands=decisions(frozen_plan(ctx).config, ctx.trust, study.searched, ctx.run.overrides) if missed else {},
+        undo=f"python -m pipeline rollback {ctx.run.argument}" if adopted else "",
+        checks=ran.checks,
+    )
+    files.write_text(ctx.folder / "recommendations.md", recommendations(summary))
+    page = ctx.artifact_of("diagnostics", "incident").read_text(encoding="utf-8")
+    asked = [item["ask"] for item in ran.prevention]
+    files.write_text(ctx.folder / "incident.md", incident_with_fix(page, summary, asked))
+    if study.rows:
+        shown = study.winner or max(study.rows[1:], key=lambda row: row["effect"])
+        alive = {name: t.folder / "history.npz" for name, t in study.trials.items() if not t.died}
+        paths = [[path for name, path in alive.items() if name.rpartition("-")[0] == arm and path.is_file()]
+                 for arm in ("control", shown["id"])]  # fmt: skip
+        arms = [list(map(History.load, of_arm)) for of_arm in paths]
+        for suffix, content in plots.arm_curves(arms[0], arms[1], summary.metric, summary.target, shown["id"]).items():
+            files.write_bytes(ctx.folder / f"arms.{suffix}", content)
+
+
+def _scores(ctx: PhaseContext, outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """Return the scores of the reference and of the fixed model by split, both trained with the plan's seed."""
+    from pipeline.history import History
+
+    before = ctx.state.candidate["score"] if ctx.state.candidate else None
+    training = ctx.earlier_training()
+    old = ctx.run.path / training["history"] if training else ctx.artifact_of("baseline", "history")
+    scores: dict[str, dict[str, Any]] = {"validation": {"before": before, "after": outcome["candidate"]["score"]}}
+    name, sides = f"train/{ctx.config['task']['metric']}", {}
+    for side, path in (("before", old), ("after", ctx.run.path / str(outcome["subject_training"]["history"]))):
+        _, values = History.load(path).series(name)
+        if len(values):
+            sides[side] = {"value": float(values[-1])}
+    return scores | ({"train, reported only": sides} if sides else {})
+
+
+def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Trial | None, Regression]:
+    """Train the winner on the master seed, and adopt it unless it died or keeps the symptom.
+
+    Returns the outcome of the round, that training if there is a winner, and what was run again on an adopted change.
+    """
     winner = study.winner
     if winner is None:
-        return _unchanged_outcome(ctx, start), None
+        return _unchanged_outcome(ctx, start), None, Regression()
     arm = next(a for a in study.arms if a.id == winner["id"])
     job = Job(frozen_plan(ctx).digest, FIXED, arm.delta, 0, study.budget)
     ctx.log(f"chosen: {winner['change']} ({study.choice})")
     fixed = train(ctx, [(FIXED, job)], 0)[FIXED]
     if fixed.died:
         ctx.log(f"not adopted: {winner['change']} won, but its training with the plan's seed died: {fixed.died}")
-        return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed
+        return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed, Regression()
     outcome = _fixed_outcome(ctx, fixed)
     if left := _symptoms_left(ctx, outcome):
         names = ", ".join(left)
         ctx.log(f"not adopted: {winner['change']} won and reaches the target, but the symptom is still there: {names}")
-        return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed
+        return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed, Regression()
     outcome = _with_class_results(ctx, outcome, fixed)
-    _write_documents(ctx, study.trials["control-1"], fixed, _criteria(winner, outcome, study.due))
+    ran = _run_again(ctx, fixed, outcome["branch"]["symptoms"])
+    _write_documents(ctx, study, fixed, _criteria(winner, outcome, study.due), ran)
     score = f"{fixed.score['metric']} {fixed.value:.4g}" if fixed.score else "no score"
     ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {score} on validation")
-    return outcome, fixed
+    return outcome, fixed, ran
 
 
 def _symptoms_left(ctx: PhaseContext, outcome: Outcome) -> list[str]:
@@ -166,18 +261,18 @@ def _symptoms_left(ctx: PhaseContext, outcome: Outcome) -> list[str]:
     return sorted(left) if outcome["branch"]["target"] else []
 
 
-def _count_untried(ctx: PhaseContext, study: Study, known: Known, tried: Set[str]) -> int:
-    """Return the number of candidates left for a next round that starts from the same change."""
+def _untried(ctx: PhaseContext, study: Study, known: Known, tried: Set[str]) -> list[str]:
+    """Return the candidates, in words, left for a next round that starts from the same change."""
     searched = {digest(t.arm.delta) for t in study.searched if t.values or t.quick is not None}
-    left = len(propose(known, tried | searched | {digest(arm.delta) for arm in study.arms}))
+    left = propose(known, tried | searched | {digest(arm.delta) for arm in study.arms})
     if (study.rows or study.searched) and study.winner is None:
-        ctx.log(f"{study.choice}; {counted(left, 'untried change')} left")
-    return left
+        ctx.log(f"{study.choice}; {counted(len(left), 'untried change')} left")
+    return [arm.delta.describe() for arm in left]
 
 
 def _artifacts(ctx: PhaseContext, trials: Iterable[Trial], adopted: bool) -> dict[str, Artifact]:
     """Return the documents of an adopted fix, and the files of every trial that the gate uses, with their digests."""
-    paths = {name: ctx.folder / name for name in (*DOCUMENTS, *MATRIX)} if adopted else {}
+    paths = {name: ctx.folder / name for name in (*PAGES, *CURVES, *((*DOCUMENTS, *MATRIX) if adopted else ()))}
     names = ("result.json", "history.npz", ROW_LOSSES)
     paths |= {f"{t.id}/{name}": t.folder / name for t in trials for name in names}
     return {name: ctx.artifact(path) for name, path in paths.items() if path.is_file()}
@@ -189,15 +284,17 @@ def run(ctx: PhaseContext) -> Evidence:
     diagnosis = read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
     start, tried = adopted_change(ctx), tried_changes(ctx)
     known = known_of(ctx, diagnosis, start)
-    for name in (*DOCUMENTS, *MATRIX):  # files of an earlier plan revision, which this round may not confirm
+    ablated, extra = ablation_table(ctx, start)
+    for name in (*DOCUMENTS, *PAGES, *CURVES, *MATRIX):  # of an earlier plan revision, which this round may not confirm
         files.remove(ctx.folder / name)
     if candidates := propose(known, tried):
         study = run_study(ctx, start, candidates)
     else:
         study = skip_study(ctx, explain_no_candidate(diagnosis, start))
-    outcome, fixed = _adopt(ctx, study, start)
-    left = _count_untried(ctx, study, known, tried)
-    trials = [*study.all_trials.values(), *([fixed] if fixed else [])]
+    outcome, fixed, ran = _adopt(ctx, study, start)
+    left = _untried(ctx, study, known, tried)
+    _write_pages(ctx, study, outcome, ran, left, format_table(ablated) if ablated else ())
+    trials = [*extra.values(), *study.all_trials.values(), *([fixed] if fixed else [])]
     finished = [e["data"] for e in ctx.ledger.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]
     tested = tested_changes(ctx)
     return Evidence(
@@ -210,6 +307,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "arms": list(study.rows[1:]),
             "searched": [tally.to_json() for tally in study.searched],
             "search": {"trainings": study.spent, "ablation": list(study.ablation)},
+            "ablation_table": ablated,
             "seeds_per_arm": study.seeds_per_arm,
             "first_seed": CONFIRMATION_SEED,
             "declared_effect": study.due,
@@ -218,13 +316,16 @@ def run(ctx: PhaseContext) -> Evidence:
             "winner": study.winner,
             "choice": study.choice,
             "trials": [measurements(trial) for trial in study.trials.values()],
-            "trials_planned": len(study.all_trials) + bool(study.winner),
+            "trials_planned": len(extra) + len(study.all_trials) + bool(study.winner),
             "trials_recorded": len(finished),
             "trials_died": sum(bool(job["died"]) for job in finished),
             "score_splits": [job["score"]["split"] for job in finished if job["score"]],
             "test_opened": len([t for t in ctx.state.test_opened if t["plan"] == plan.digest]),
             "nothing_left": study.winner is None and not left,
             "nothing_left_why": "no untried cure is left" if study.rows or study.searched else study.choice,
+            "prevention": list(ran.prevention),
+            "regression": {"trials": list(ran.trials), "sanity": dict(ran.sanity)},
+            "rollback": f"python -m pipeline rollback {ctx.run.argument}" if "candidate" in outcome else None,
             **outcome,
         },
         units={"effect": str(ctx.config["task"]["metric"])},

@@ -300,8 +300,10 @@ def select_command(argv: Sequence[str]) -> Callable[[], int]:
         return partial(run_worker, argv[1:])
     if name.isalpha() and name != "help":
         raise UserError(_unknown_command(name))
-    from pipeline.config.arguments import parse
+    from pipeline.config.arguments import parse, words_of_file
 
+    if name.endswith(".yaml") and "=" not in name:
+        return select_command([*words_of_file(Path(name)), *argv[1:]])
     arguments = parse(argv)
     if "--help" in arguments.hydra_flags or name in ("", "help"):
         return print_help

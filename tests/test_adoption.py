@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.adoption.ablation import turned_off
 from pipeline.adoption.acceptance import (
     Guard,
     declared_effect,
@@ -20,8 +21,13 @@ from pipeline.adoption.acceptance import (
     remaining_error,
 )
 from pipeline.adoption.general import general_changes
+from pipeline.adoption.pages import RoundSummary, config_difference, incident_with_fix, recommendations
+from pipeline.adoption.prevention import prevention_items, regression_trials
 from pipeline.adoption.proposals import Experiment, Known, propose
 from pipeline.adoption.search import ALLOWED, Search, Tally, Terms, further_step, predicted_trainings
+from pipeline.config.arguments import words_of_file
+from pipeline.errors import UserError
+from pipeline.history import History
 from pipeline.results import digest
 from pipeline.run_store.job import Delta, Job
 from pipeline.trials.executor import Trial
@@ -252,3 +258,106 @@ def test_harms_respects_margins_and_limits(given_guard: Guard, harmful: bool) ->
 def test_largest_family_is_what_the_exact_test_can_show() -> None:
     """Six pairs are enough for one candidate, seven for three, five for none."""
     assert [largest_family(pairs) for pairs in (5, 6, 7)] == [0, 1, 3]
+
+
+# --- what a round leaves ---------------------------------------------------------------------------------------------
+
+
+def history_of(**series: list[float]) -> History:
+    """A history with these values, step by step."""
+    history = History()
+    for step in range(len(next(iter(series.values())))):
+        history.log_step(step + 1, {name: values[step] for name, values in series.items()})
+    return history
+
+
+DIAGNOSIS: Any = {"symptoms": [{"id": "nan_loss", "severity": "blocking"}, {"id": "slow", "severity": "advisory"}]}
+
+
+def test_prevention_items_are_held_against_later_trainings() -> None:
+    """The blocking symptom stays away, gradients stay under twice their largest norm; what was not measured fails."""
+    items = prevention_items(DIAGNOSIS, 1, history_of(grad_norm=[0.5, 2.0]))
+    good, bad, unmeasured = history_of(grad_norm=[3.9]), history_of(grad_norm=[math.nan]), history_of(lr=[0.1])
+
+    assert [item["id"] for item in items] == ["round-1-nan_loss", "round-1-grad_norm"] and items[1]["bound"] == 4.0
+    assert items[1]["ask"] == "Does the gradient norm stay under 4?"
+    assert [t["passed"] for t in regression_trials(items, good, [])] == [True, True]
+    assert [t["passed"] for t in regression_trials(items, bad, ["nan_loss"])] == [False, False]
+    assert [t["passed"] for t in regression_trials(items, unmeasured, [])] == [True, False]
+
+
+ROW: Any = {"id": "c1", "change": "optimizer.lr=0.01", "effect": 0.8, "p": 0.0156, "mean": 0.95, "wins": True,
+            "values": [0.95] * 7, "guards": [guard([0.1] * 7, [0.8] * 7, margin=0.1)]}  # fmt: skip
+
+
+def summary_of(adopted: str = "", **more: Any) -> RoundSummary:
+    """A round that screened a rate and a width, and confirmed the rate."""
+    tallies = [Tally(arm) for arm in arms_of(Delta({"optimizer.lr": 0.01}), Delta({"model.hidden": [16]}))]
+    tallies[0].values, tallies[0].outcome = [0.95], "ahead in screening"
+    tallies[1].values, tallies[1].outcome = [0.1], "lost in screening: 0.1, the control 0.1"
+    more = {"round": 1, "metric": "accuracy", "target": 0.9, "choice": "c1 is the only one", **more}
+    return RoundSummary(adopted=adopted, rows=[{**ROW, "id": "control", "wins": False}, ROW], searched=tallies, **more)
+
+
+def test_recommendations_tell_what_did_not_help_and_what_is_left() -> None:
+    """The table has every candidate; without an adoption the page says that the reference stays, and what to decide."""
+    page = recommendations(summary_of(untried=["trainer.max_epochs=20"], commands={"train longer": "python -m x"}))
+
+    assert "The reference stays as it is" in page and "`trainer.max_epochs=20`" in page and "python -m x" in page
+    assert page.count("`model.hidden=[16]`") == 2 and "lost in screening: 0.1" in page
+    scores = {"validation": {"before": {"value": 0.1}, "after": {"value": 0.95, "low": 0.93, "high": 0.97, "n": 360}}}
+    adopted = recommendations(summary_of("optimizer.lr=0.01", scores=scores))
+    assert "**Adopted: `optimizer.lr=0.01`**" in adopted and "| test | sealed | sealed |" in adopted
+    assert "0.93 to 0.97" in adopted
+
+
+def test_incident_with_fix_replaces_rollback_and_keeps_the_risks() -> None:
+    """The page of the diagnosis gets the fix with its proof, what was run again, the way back, and what is left."""
+    before = (
+        "# NaN\n\nbody\n\n## Rollback\n\nnothing yet\n\n## Remaining risks: what was not checked\n\n- leaks: no time\n"
+    )
+    summary = summary_of("optimizer.lr=0.01", undo="python -m pipeline rollback x", checks=[("Is it so?", True)])
+
+    page = incident_with_fix(before, summary, ["Does the gradient norm stay under 4?"])
+
+    assert page.startswith(
+        "# NaN\n\nbody\n\n## Fix\n\n`optimizer.lr=0.01`: +0.8 accuracy on average over 7 fresh seeds"
+    )
+    assert "nothing yet" not in page and "python -m pipeline rollback x" in page and "- Is it so?: passed" in page
+    assert page.index("## Rollback") < page.index("## Remaining risks") < page.index("- leaks: no time")
+    assert "the symptom `nan_loss` is still there" in incident_with_fix(before, summary_of(symptoms=["nan_loss"]), [])
+
+
+def test_config_difference_names_what_is_the_same() -> None:
+    """Only what changed is shown, and a model that prints the same says so."""
+    text = config_difference({"a": 1, "b": 2}, {"a": 1, "b": 3}, ("Linear()", "Linear()"))
+
+    assert "-b: 2\n+b: 3" in text and "model: no difference" in text
+
+
+# --- an ablation on request, and the config of a fix by its path -----------------------------------------------------
+
+
+def test_turned_off_names_every_wrong_key() -> None:
+    """A number becomes 0, a choice none, a section null; keys that are missing or off are all named at once."""
+    config = {"model": {"dropout": 0.2, "norm": "batch", "width": None}, "scheduler": {"_target_": "x"}}
+
+    assert turned_off(config, ["model.dropout", "model.norm", "scheduler"]) == {
+        "model.dropout": 0.0, "model.norm": "none", "scheduler": None
+    }  # fmt: skip
+    with pytest.raises(UserError) as raised:
+        turned_off(config, ["model.depth", "model.width"])
+    assert len(raised.value.faults) == 2 and "is off already" in raised.value.faults[1]
+
+
+def test_words_of_file_reads_the_command_of_a_fix(tmp_path: Path) -> None:
+    """The first line of `fixed.yaml` is run by the file's path; what it would trust has to be granted again."""
+    path = tmp_path / "fixed.yaml"
+    path.write_text(
+        "# python -m pipeline phase=baseline experiment=digits 'trust=[my_lab]' optimizer.lr=0.1\nseed: 1\n"
+    )
+
+    assert words_of_file(path) == ["phase=baseline", "experiment=digits", "optimizer.lr=0.1"]
+    path.write_text("seed: 1\n")
+    with pytest.raises(UserError, match="does not begin with its command; expected a fixed"):
+        words_of_file(path)

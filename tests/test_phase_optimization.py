@@ -59,10 +59,34 @@ def test_optimization_writes_implementation_json(mended: Run) -> None:
     assert message["code_changes"] == [
         {"file": "fixed.yaml", "change": "optimizer.lr: 1.0 -> 0.01", "description": "set optimizer.lr to 0.01"}
     ]
-    assert message["tests"] == "6/6 passing" and message["verification"]["p_after_holm"] < 0.05
+    assert message["tests"] == "13/13 passing" and message["verification"]["p_after_holm"] < 0.05
     assert set(message["performance"]) == {"params", "step_ms", "memory_mb", "inference_ms"}
     assert all(side["before"] > 0 and side["after"] > 0 for side in message["performance"].values())
     assert message["performance"]["params"]["before"] == message["performance"]["params"]["after"]
+
+
+def test_optimization_writes_pages_for_people(mended: Run) -> None:
+    """What was tried, the incident with its fix and the way back, the difference, and both arms' curves are saved."""
+    folder, artifacts = mended.inside("optimization", 1), mended.state().finished["optimization"]["artifacts"]
+    incident, tried = (folder / "incident.md").read_text(), (folder / "recommendations.md").read_text()
+
+    assert {"recommendations.md", "incident.md", "changes.diff", "arms.png", "arms.svg"} <= set(artifacts)
+    assert "## Fix" in incident and "python -m pipeline rollback" in incident and "gradient norm stay under" in incident
+    assert "**Adopted: `optimizer.lr=0.01`**" in tried and "| test | sealed | sealed |" in tried
+    assert "+  lr: 0.01" in (folder / "changes.diff").read_text()
+    assert mended.inside("diagnostics", 1, "incident.md").read_text() != incident
+
+
+def test_optimization_holds_the_fix_to_the_incident(mended: Run) -> None:
+    """Sanity checks and regression trials were run on the fixed model, and the incident left items for later ones."""
+    values = read_evidence(mended, "optimization", 1)
+    symptoms = [
+        s["id"] for s in read_evidence(mended, "diagnostics", 1)["diagnosis"]["symptoms"] if s["severity"] == "blocking"
+    ]
+
+    assert {f"round-1-{name}" for name in symptoms} <= {item["id"] for item in values["prevention"]}
+    assert all(trial["passed"] for trial in values["regression"]["trials"])
+    assert set(values["regression"]["sanity"].values()) == {"passed"}
 
 
 def test_optimization_scores_the_fixed_model_per_class(mended: Run) -> None:
@@ -127,7 +151,8 @@ def test_optimization_makes_the_fixed_model_the_candidate(mended: Run) -> None:
     trial = json.loads(mended.inside("optimization", 1, "trials", "fixed", "result.json").read_text())
 
     assert state.gate("optimization") == "open"
-    assert {i.outcome for i in state.gates["optimization"].items} == {"passed"}
+    items = state.gates["optimization"].items
+    assert len(items) == 8 and {i.outcome for i in items} == {"passed"}
     assert state.sufficient() and state.candidate and state.candidate["weights"] == trial["weights"]
 
 
@@ -659,6 +684,13 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("study.choice_justified", {"winner__p": 0.05}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__effect": -0.1}, {"alpha": 0.05}, "failed", "did not win its test"),
     ("study.choice_justified", {"winner__id": "c9"}, {"alpha": 0.05}, "failed", "the rule says optimizer.lr=0.01"),
+    ("study.regression_checks_run", {}, {}, "passed", "passed"),
+    ("study.regression_checks_run", {"regression__trials": []}, {}, "failed", "not run: round-1-"),
+    ("study.regression_checks_run", {"regression__sanity": {"x": "errored"}}, {}, "failed", "not run: x"),
+    ("study.regression_checks_run", {"regression__sanity": {"x": "failed"}}, {}, "passed", "not kept: x"),
+    ("study.regression_checks_run", {"candidate": ...}, {}, "not_applicable", "nothing was adopted"),
+    ("study.rollback_documented", {"candidate": ...}, {}, "not_applicable", "nothing was adopted"),
+    ("study.rollback_documented", {}, {}, "failed", "no page says"),
     ("study.choice_justified", {"fixed_died": "signal 9"}, {"alpha": 0.05}, "passed", "seed failed: signal 9"),
 ]
 

@@ -185,3 +185,39 @@ def _due_winner(evidence: Evidence, alpha: float) -> Mapping[str, Any] | None:
         a for a in better if a["id"] in pairs and all(sign * float(x) > sign * float(y) for x, y in pairs[a["id"]])
     ]
     return above[0] if above else smallest
+
+
+def _nothing_adopted(evidence: Evidence) -> Result | None:
+    """Return the result of an item about an adopted change where there is none; None if there is one."""
+    if evidence.get("candidate"):
+        return None
+    return Result("not_applicable", why="nothing was adopted, the reference stays as it is")
+
+
+def regression_checks_run(evidence: Evidence) -> Result:
+    """Passing proves that the adopted change was held to what earlier incidents left behind, and to the sanity checks.
+
+    Every prevention item has a trial, and every sanity check an outcome. A trial that does not pass is named: the
+    branch decides about a symptom that is there again.
+    """
+    if nothing := _nothing_adopted(evidence):
+        return nothing
+    trials, sanity = evidence["regression"]["trials"], evidence["regression"]["sanity"]
+    missing = {item["id"] for item in evidence["prevention"]} - {trial["id"] for trial in trials}
+    errored = [name for name, outcome in sanity.items() if outcome == "errored"]
+    if missing or errored or not sanity:
+        why = f"not run: {', '.join([*sorted(missing), *errored]) or 'the sanity checks'}"
+        return Result("failed", len(missing) + len(errored), 0, "checks", why, relation="==")
+    failed = [trial["ask"] for trial in trials if not trial["passed"]]
+    failed += [name for name, outcome in sanity.items() if outcome == "failed"]
+    why = f"not kept: {'; '.join(failed)}" if failed else f"{counted(len(trials), 'regression trial')} passed"
+    return Result("passed", len(trials) + len(sanity), unit="checks", why=why)
+
+
+def rollback_documented(evidence: Evidence) -> Result:
+    """Passing proves that the incident page is saved, and that a command returns to the model of before."""
+    if nothing := _nothing_adopted(evidence):
+        return nothing
+    if "incident.md" not in evidence.artifacts or not evidence.get("rollback"):
+        return Result("failed", why="no page says how the change is undone")
+    return Result("passed", why=evidence["rollback"])

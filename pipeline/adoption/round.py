@@ -44,7 +44,7 @@ class Study:
     all_trials: Mapping[str, Trial] = field(default_factory=dict)
 
 
-def _terms(ctx: Round, arms: Sequence[Arm]) -> Terms:
+def terms_of(ctx: Round, arms: Sequence[Arm]) -> Terms:
     """Return what the search and the confirmation of these arms are held to."""
     plan, rows = frozen_plan(ctx), int(ctx.evidence_of("planning")["rows"]["train"])
     greater, target = bool(ctx.evidence_of("planning")["greater_is_better"]), float(ctx.config["task"]["target"])
@@ -94,7 +94,7 @@ def _predicted(ctx: Round, trainings: float, count: int) -> str:
 
 def _search(ctx: Round, start: Delta, arms: Sequence[Arm]) -> tuple[Search, list[Arm], dict[str, Trial]]:
     """Search the candidates for those that are worth a confirmation; return them with all trainings of the search."""
-    terms, trials, pairs = _terms(ctx, arms), dict[str, Trial](), pairs_of(ctx)
+    terms, trials, pairs = terms_of(ctx, arms), dict[str, Trial](), pairs_of(ctx)
     most = min(int(ctx.settings["candidates"]), max(1, largest_family(pairs)))
     ctx.log(f"optimization, round {ctx.round}: {counted(len(arms), 'candidate')}")
     for arm in arms:

@@ -122,7 +122,11 @@ class Search:
             alive = self._screen(alive[:1], 1)
         if alive and len(alive[0].arm.parts) > 1:
             alive = [self._without_idle_parts(alive[0]), *alive[1:]]
-        return [tally.arm for tally in self._worth_confirming(alive)[:most]]
+        chosen = self._worth_confirming(alive)[:most]
+        for tally in alive:
+            if tally not in chosen:
+                tally.outcome = f"ahead of the control in screening, not confirmed: {chosen[0].arm.id} came first"
+        return [tally.arm for tally in chosen]
 
     # --- stages ------------------------------------------------------------------------------------------------------
 

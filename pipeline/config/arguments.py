@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.override_keys import Advice, as_hydra, command, familiar_key, with_value
 from pipeline.errors import UserError, fault
+from pipeline.foreign_files import read_bytes
 
 CHOICES = {
     "--cfg": ("job", "hydra", "all"),
@@ -24,6 +26,7 @@ REFUSED_FLAGS = {
     "--shell-completion": "it is not built",
     "--run": "without a flag the pipeline runs anyway",
 }
+COMMAND = "# python -m pipeline phase="
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,20 @@ def parse(argv: Sequence[str]) -> Arguments:
         json=values["--json"],
         hydra_flags=tuple(hydra_flags),
     )
+
+
+def words_of_file(path: Path) -> list[str]:
+    """Return the words of the command in the first line of a config that a run wrote, such as `fixed.yaml`.
+
+    Packages to trust and variables to read are left out: only the command line grants them. Raises UserError for a file
+    without such a line.
+    """
+    expected = "a fixed.yaml, whose first line is a comment with its command"
+    first = read_bytes(path, expected).decode("utf-8", "replace").splitlines()[:1]
+    words = shlex.split(first[0].removeprefix("# ")) if first and first[0].startswith(COMMAND) else []
+    if not words:
+        raise UserError(fault(str(path), "does not begin with its command", expected=expected))
+    return [word for word in words[3:] if not word.startswith(("trust=", "env="))]
 
 
 def _is_flag(word: str) -> bool:

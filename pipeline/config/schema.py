@@ -222,6 +222,7 @@ class Optimization(Section):
     candidates: Count
     seeds_per_arm: Annotated[int, Field(ge=2, le=10)]  # the seed indices 20 to 29 are for confirmations
     min_effect: Annotated[float, Field(ge=0, le=1)] = 0.1
+    ablate: list[str] = Field(default_factory=list)
     parallel: Literal["auto"] | Count
 
 

@@ -58,6 +58,31 @@ def learning_curve(history: History) -> dict[str, bytes]:
         return _image_files(figure)
 
 
+def arm_curves(
+    control: Sequence[History], change: Sequence[History], metric: str, target: float, name: str
+) -> dict[str, bytes]:
+    """Return the validation curves of two arms in one figure as `png` and `svg` bytes, a line per seed.
+
+    The left panel has the metric, the right one the loss; `name` is that of the change in the legend.
+    """
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+        for axes, series in zip(figure.subplots(1, 2), (f"val/{metric}", "val/loss"), strict=True):
+            for arm, colour, label in ((control, GREY, "control: no change"), (change, ORANGE, f"{name}: the change")):
+                drawn = [(x, y) for x, y in (history.series(series) for history in arm) if len(x)]
+                for i, (x, y) in enumerate(drawn):
+                    axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.8, label=label if i == 0 else None)
+            if series != "val/loss":
+                axes.axhline(target, color=GREEN, linestyle="--", linewidth=1.2, label=f"target {target:.4g}")
+            axes.set(title=_label(series), xlabel="epoch")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+            axes.spines[["top", "right"]].set_visible(False)
+        return _image_files(figure)
+
+
 def inline_svg(panel: Panel, salt: str) -> Markup:
     """Return one panel as an `<svg>` element for the report: numbers and curves only, in the page's colours.
 

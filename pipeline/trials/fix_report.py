@@ -150,17 +150,19 @@ def implementation(
     trial: Trial,
     criteria: Mapping[str, tuple[bool, object]],
     figures: Mapping[str, Mapping[str, float]],
+    checks: Sequence[tuple[str, bool]] = (),
 ) -> dict[str, object]:
     """Return the content of `implementation.json`.
 
     `criteria` maps each acceptance criterion to whether it is met and its figure; `figures` is
-    `{"before": ..., "after": ...}` from `performance`.
+    `{"before": ..., "after": ...}` from `performance`. `checks` are sanity checks and regression trials that were run
+    again, and whether they pass; `tests` counts them with the criteria.
     """
-    met = sum(passed for passed, _ in criteria.values())
+    passed = [*(met for met, _ in criteria.values()), *(met for _, met in checks)]
     return {
         "schema": 1,
         "code_changes": _code_changes(before, trial.job.delta),
-        "tests": f"{met}/{len(criteria)} passing",
+        "tests": f"{sum(passed)}/{len(passed)} passing",
         "verification": {name: figure for name, (_, figure) in criteria.items()},
         "performance": {name: {moment: values.get(name) for moment, values in figures.items()} for name in FIGURES},
     }

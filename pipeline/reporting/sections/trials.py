@@ -70,11 +70,19 @@ def studies(entries: Iterable[Entry], target: float | None = None) -> list[Study
 def comparisons(entries: Iterable[Entry]) -> list[StudySection]:
     """Return every comparison that the ledger recorded, without a drawing."""
     decisions: list[tuple[dict[str, Any], dict[str, Any] | None]] = []  # each with the training of its winner
+    unchanged = False
     for entry in entries:
-        if entry["kind"] == "study.decided":
-            decisions.append((entry["data"], None))
-        elif entry["kind"] == "job.finished" and entry["data"]["id"] == FIXED and decisions:
-            decisions[-1] = (decisions[-1][0], entry["data"])
+        kind, data = entry["kind"], entry["data"]
+        if kind == "study.decided":
+            decisions.append((data, None))
+            unchanged = True
+        elif kind == "job.finished" and data["id"] == FIXED and decisions:
+            decisions[-1] = (decisions[-1][0], data)
+        elif kind == "candidate.chosen":
+            unchanged = False
+        elif kind == "branch.decided" and data["phase"] == "optimization" and unchanged and decisions[-1][1]:
+            # The branch is decided after the candidate: without one the winner was not adopted.
+            decisions[-1] = (decisions[-1][0], {**decisions[-1][1], "refused": True})
     return [_section(decision, training) for decision, training in decisions]
 
 
@@ -116,14 +124,19 @@ def _plot(rows: Sequence[ArmRow], target: float | None, salt: str) -> Markup:
 def _verdict(arm: Mapping[str, Any], winner: str | None, training: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return what the comparison says of an arm, and the tone it is shown in.
 
-    A winner is adopted only if its training with the plan's seed, which follows the comparison, did not die.
+    A winner is adopted only if its training with the plan's seed, which follows the comparison, did not die and does
+    not show the symptom that it should remove.
     """
     if arm["id"] == "control":
         return "no change", "plain"
     if arm["id"] == winner and training and training.get("died"):
         return "not adopted: its training with the plan's seed died", "bad"
+    if arm["id"] == winner and training and training.get("refused"):
+        return "not adopted: its training with the plan's seed still shows the symptom", "bad"
     if arm["id"] == winner:
         return ("adopted", "good") if training else ("chosen", "plain")
+    if arm.get("harms"):
+        return f"better, and harms {', '.join(arm['harms'])}", "bad"
     if not arm.get("wins"):
         return "not shown to be better", "plain"
     if "reaches" not in arm:
