@@ -114,8 +114,9 @@ def test_report_of_a_fixed_run_shows_the_candidate(mended: Run) -> None:
         for name, values in (("before", before["per_class"]), ("after", after["per_class"]))
     }
 
-    assert f"the candidate (fixed in round 1) {number(after['candidate']['score']['value'])}" in words
-    assert f"the baseline, before the fix {number(before['score']['value'])}" in words
+    counted = "n = 360 validation rows"
+    assert f"the candidate (fixed in round 1) {counted} {number(after['candidate']['score']['value'])}" in words
+    assert f"the baseline, before the fix {counted} {number(before['score']['value'])}" in words
     assert all(row in candidate_classes for row in rows["after"] if "nan" not in row)
     assert all(row in baseline_classes for row in rows["before"] if "nan" not in row)
     assert not any(row in candidate_classes for row in rows["before"])

@@ -191,7 +191,8 @@ def _nothing_adopted(evidence: Evidence) -> Result | None:
     """Return the result of an item about an adopted change where there is none; None if there is one."""
     if evidence.get("candidate"):
         return None
-    return Result("not_applicable", why="nothing was adopted, the reference stays as it is")
+    unchanged = Result("not_applicable", why="nothing was adopted, the reference stays as it is")
+    return _nothing_compared(evidence) or unchanged
 
 
 def regression_checks_run(evidence: Evidence) -> Result:

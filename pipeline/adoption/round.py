@@ -16,9 +16,10 @@ from pipeline.adoption.search import POOL, Search, Tally, Terms, predicted_train
 from pipeline.config.sections import LoaderConfig, TrainerConfig
 from pipeline.engine.budget import planned_budget
 from pipeline.errors import UserError, fault
+from pipeline.executors.settings import ExecutorSettings
 from pipeline.results import counted
 from pipeline.run_store.job import Delta, Job
-from pipeline.trials.executor import Trial, parallel_jobs
+from pipeline.trials.executor import Trial
 from pipeline.trials.final_seeds import CONFIRMATION_SEED, LONG_MINUTES, training_minutes
 from pipeline.trials.recorded import train_recorded
 from pipeline.trials.study import Arm, ArmResult, compare_arms, explain_choice, format_arm, reaches, select_arm
@@ -76,6 +77,7 @@ def train(ctx: Round, jobs: Sequence[tuple[str, Job]], columns: int) -> dict[str
         setting=ctx.settings["parallel"],
         threads=int(frozen_plan(ctx).facts["threads"]),
         columns=columns,
+        executor=ExecutorSettings.from_config(ctx.config),
     )
 
 
@@ -87,7 +89,7 @@ def _predicted(ctx: Round, trainings: float, count: int) -> str:
     _, seconds = History.load(ctx.artifact_of("baseline", "history")).series("time/step")
     known = sorted(float(value) for value in seconds if value == value)
     step = known[len(known) // 2] if known else 0.0
-    parallel = parallel_jobs(ctx.settings["parallel"], int(plan.facts["threads"]))
+    parallel = ExecutorSettings.from_config(ctx.config).parallel(ctx.settings["parallel"], int(plan.facts["threads"]))
     whole = (trainings * int(plan.facts["budget"]["max_steps"]) * step + count * START_SECONDS) / max(parallel, 1)
     return f"about {whole / 60:.0f} minutes" if whole >= 120 else f"about {whole:.0f} seconds"
 
