@@ -243,6 +243,7 @@ def test_csv_table_names_file_row_and_column(tmp_path: Path, text: str, message:
     [
         (17, 0, "4o", {}, "row 17, column 'age': is not a number, unlike the rest of its column, got '4o'"),
         (17, 2, "maybe", {"class_names": ["no", "yes"]}, "row 17, column 'y': label is out of range, got 'maybe'"),
+        (17, 2, "no", {"class_names": [False, True]}, "data.class_names: are not texts"),
         (17, 2, "maybe", {"label_kind": "values"}, "row 2, column 'y': label is not a finite number, got 'no'"),
         (17, 0, "3", {"label_kind": "class"}, "data.label_kind: unknown kind, got 'class'"),
         (17, 0, "3", {"features": ["agee"]}, "has no such column, got 'agee'; expected one of age, town, y"),

@@ -17,10 +17,14 @@ def class_ids(
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Ids int64 [N] and the class names: the given ones, else all that occur, sorted, numbers by their value.
 
-    Raises UserError for a label that is missing or not a class name, naming its cell, for a single class, and for a
-    class with one row.
+    Raises UserError for a label that is missing or not a class name, naming its cell, for a single class, for a class
+    with one row, and for class names that YAML has read as true and false.
     """
     cells = table.complete_column(label, "label")
+    if class_names is not None and any(isinstance(name, bool) for name in class_names):
+        expected = "texts in quotes: YAML reads a bare yes, no, on, off, true and false as true or false"
+        do = f"write class_names: {sorted(set(cells), key=_numbers_first)[:8]}"
+        raise UserError(fault("data.class_names", "are not texts", got=list(class_names), expected=expected, do=do))
     names = sorted(set(cells), key=_numbers_first) if class_names is None else [str(name) for name in class_names]
     # Declared names fix the order of classes, so that ids stay the same if a class is absent from this table.
     ids = {name: i for i, name in enumerate(names)}
