@@ -273,7 +273,9 @@ def _verdict(state: RunState) -> tuple[str, str]:
         )
     if branch is None:
         shut = next((phase for phase in PHASES if state.gate(phase) in ("closed", "pending")), None)
-        return (f"{shut} gate {state.gate(shut)}", "bad") if shut else ("in progress", "plain")
+        if shut:
+            return f"{shut} gate {state.gate(shut)}", "bad"
+        return (f"{state.failed['phase']} stopped", "warn") if state.failed else ("in progress", "plain")
     missed = "target missed on validation" if not branch["target"] else "not sufficient on validation"
     return ("sufficient on validation", "good") if branch["branch"] == "sufficient" else (missed, "warn")
 
