@@ -27,9 +27,8 @@ from pipeline.data.digits import digits
 from pipeline.data.load import seal
 from pipeline.data.sources import bundled
 from pipeline.data.sources.stdlib import stdlib_text
-from pipeline.drift.compare import Live, compare
+from pipeline.drift.compare import FEW_ROWS, Live, compare
 from pipeline.drift.features import Observations, frequent_tokens, input_observations, output_observations
-from pipeline.drift.power import FEW_ROWS
 from pipeline.drift.reference import ALPHA, MAX_ROWS, MIN_AUC, MIN_EFFECT, Reference
 from pipeline.drift.shifts import prior_rows, shifts_of
 from pipeline.drift.statistics import one_thread

@@ -14,7 +14,7 @@ from pipeline.commands.explain import ExplainAnswer
 from pipeline.commands.rollback import Rollback
 from pipeline.commands.verify import VerifyAnswer
 from pipeline.drift.compare import Comparison as DriftComparison
-from pipeline.drift.power import Power
+from pipeline.drift.compare import Power
 from pipeline.drift.score import LiveScore
 from pipeline.repair.diagnosis_record import DiagnosisRecord
 from pipeline.reporting.ranking import RankedRun

@@ -10,9 +10,8 @@ import pytest
 from scipy import stats
 
 from pipeline.drift import rehearsal
-from pipeline.drift.compare import CLASSIFIER, Live, compare
+from pipeline.drift.compare import CLASSIFIER, Live, compare, power
 from pipeline.drift.features import Feature, Observations, input_observations, output_observations
-from pipeline.drift.power import power
 from pipeline.drift.reference import JSON_FILE, NPZ_FILE, Reference, load, to_files
 from pipeline.drift.statistics import (
     compare_categories,

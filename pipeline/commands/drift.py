@@ -11,11 +11,10 @@ import numpy as np
 
 from pipeline.drift import live_rows, reference
 from pipeline.drift.answers import ServedModel
-from pipeline.drift.compare import CLASSIFIER, Comparison, FeatureDrift, Live, compare
+from pipeline.drift.compare import CLASSIFIER, FEW_ROWS, Comparison, FeatureDrift, Live, Power, compare, power
 from pipeline.drift.features import input_observations, output_observations
 from pipeline.drift.own_metric import own_code
 from pipeline.drift.plot import draw
-from pipeline.drift.power import FEW_ROWS, Power, power
 from pipeline.drift.score import LiveScore, score_labels
 from pipeline.drift.statistics import one_thread
 from pipeline.errors import Refused, UserError, fault
