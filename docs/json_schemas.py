@@ -22,13 +22,14 @@ from pipeline.results import PHASES
 from pipeline.run_store.gate import Item, Waiver
 from pipeline.run_store.next_step import Alternative
 from pipeline.run_store.records import BranchRecord, ReleaseRecord, RollbackRecord
+from pipeline.search.result import SearchRecord
 
 Schema = dict[str, Any]
 VERSIONS = {
     name: 1
     for name in (
         "status", "ranking", "diagnosis", "preflight", "drift", "compare", "rollback", "explain", "checklist", "verify",
-        "diff",
+        "diff", "search",
     )
 }  # fmt: skip
 TEXT: Schema = {"type": "string"}
@@ -56,6 +57,7 @@ def schemas() -> dict[str, str]:
         "checklist": answer("checklist", ChecklistAnswer, "checklist RUN --json: every check of each gate"),
         "verify": answer("verify", VerifyAnswer, "verify RUN --json: whether records and files are as recorded"),
         "diff": answer("diff", DiffAnswer, "diff A B --json: in which keys two runs differ"),
+        "search": search(),
     }
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {
@@ -144,6 +146,14 @@ def rollback() -> Schema:
     optional = frozenset(record["properties"]) - frozenset(record["required"])
     about = "rollback RUN --json: the release or the candidate that was given up, and what is in its place"
     return {"description": about, **of_object(properties, optional)}
+
+
+def search() -> Schema:
+    record = of(SearchRecord)
+    properties = {**record["properties"], "schema": version("search"), "run": TEXT}
+    properties["next"] = of_object({"command": TEXT})
+    about = "-m hparams_search=NAME --json: the trials of a search, and what fresh seeds say of the best of them"
+    return {"description": about, **of_object(properties, frozenset(record["properties"]) - {"schema"})}
 
 
 def status() -> Schema:

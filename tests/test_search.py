@@ -25,6 +25,7 @@ from pipeline.search.report import lines, ranked
 from pipeline.search.settings import SearchSettings, read_settings
 from pipeline.search.study import Ended, SearchStudy
 from pipeline.tuning.space import Choices, Range
+from tests.check_helpers import assert_schema
 from tests.conftest import SMALL, Cli, in_this_process
 
 SPACE = {"optimizer.lr": Range(1e-4, 1.0, True), "layers": Range(1, 4, False), "norm": Choices(("none", "batch"))}
@@ -216,6 +217,7 @@ def test_search_confirms_what_it_found(cli: Cli, workers_here: None) -> None:
     code, out, err = cli("-m", *SEARCH, "--json")
     assert code == 0, err
     answer = json.loads(out)
+    assert_schema("search", answer)
     run = Run(Path("runs/digits").absolute())
     assert [trial["number"] for trial in answer["trials"]] == [0, 1, 2] and answer["metric"] == "accuracy"
     assert answer["reference"]["loader.batch_size"] == compose(SMALL)["loader"]["batch_size"]
