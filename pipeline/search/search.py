@@ -33,7 +33,7 @@ def search(trainings: Trainings) -> SearchRecord:
     reference = _train_reference(trainings)
     assert reference.score is not None
     metric = str(reference.score["metric"])
-    trainings.train_generations(study, f"val/{metric}")
+    trainings.train_generations(study, reference, f"val/{metric}")
     trials = _trials_of(study)
     candidate, without, dropped = _simplified(trainings, trials, reference)
     proof = _confirmed(trainings, candidate, metric) if candidate else None

@@ -88,18 +88,24 @@ class Trainings:
         except (OSError, ValueError):
             return None
 
-    def train_generations(self, study: SearchStudy, metric: str) -> None:
-        """Train what the study proposes until it has enough trials. `metric` is their column in a history."""
+    def train_generations(self, study: SearchStudy, reference: Trial, metric: str) -> None:
+        """Train what the study proposes until it has enough trials. `metric` is their column in a history.
+
+        Equal values are trained once, those of the reference not again: a training is a function of its job.
+        """
         while generation := study.next_generation():
-            before = {canonical(t.params): t for t in study.trials if t.state.is_finished()}
-            params = {number: canonical(study.trials[number].params) for number, _ in generation}
-            first = {key: number for number, key in sorted(params.items(), reverse=True)}  # equal values train once
-            jobs = {f"t{number}": self.job(values) for number, values in generation
-                    if params[number] not in before and first[params[number]] == number}  # fmt: skip
-            self._write_bounds(study, metric, jobs)
-            trained = {name: ending(trial, metric) for name, trial in self.train(jobs).items()}
-            ends = {number: study.ending(before[params[number]].number) if params[number] in before
-                    else trained[f"t{first[params[number]]}"] for number, _ in generation}  # fmt: skip
+            before = {canonical(t.params): t.number for t in study.trials if t.state.is_finished()}
+            same = {number: canonical(study.trials[number].params) for number, _ in generation}
+            ends = {number: study.ending(before[same[number]]) for number in same if same[number] in before}
+            jobs = {number: self.job(values) for number, values in generation if number not in ends}
+            ends |= {number: ending(reference, metric) for number, job in jobs.items() if job == reference.job}
+            first = {same[number]: number for number in sorted(jobs, reverse=True) if number not in ends}
+            chosen = {f"t{number}": jobs[number] for number in sorted(first.values())}
+            self._write_bounds(study, metric, chosen)
+            trained = self.train(chosen)
+            for number in jobs:
+                if number not in ends:
+                    ends[number] = ending(trained[f"t{first[same[number]]}"], metric)
             study.tell(ends)
             for number, values in generation:
                 self.log(f"  trial {number}: {_shown(ends[number])}, {format_values(values)}")
