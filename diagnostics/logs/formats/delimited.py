@@ -52,15 +52,17 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
             continue
         if cells == names:
             notes.remarks.append(f"line {line} repeats the names of the columns")
-        elif cells is None or len(cells) != len(names):
+            continue
+        if cells is None or len(cells) != len(names):
             if delimiter == " ":
                 notes.header.update(settings_in(text))
             else:
                 width = "a quote that is not closed" if cells is None else f"{len(cells)} cells and not {len(names)}"
                 notes.skip(line, f"has {width}")
-        elif any(number(_DECIMAL_COMMA.sub(r"\1.\2", cell)) is not None for cell in cells):
-            if delimiter == ";":
-                cells = [_DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]
+            continue
+        if delimiter == ";":
+            cells = [_DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]
+        if any(number(cell) is not None for cell in cells):
             if runs:
                 yield from _rows_of(line, columns, cells)
             else:

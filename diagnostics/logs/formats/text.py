@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from diagnostics.logs.header import settings_in
 from diagnostics.logs.names import SPLITS, canonical_name
@@ -37,7 +38,7 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
     shown: dict[str, object] = {}  # by the last progress bar
     split = ""
     for line, text in source.lines():
-        bar = _BAR.search(text)
+        bar = _BAR.search(text) if "%" in text else None
         values = values_in(text)
         if text.lstrip().startswith("*") and split:  # the summary below the lines of a split
             values = {_of_split(name, split): value for name, value in values.items()}
@@ -89,10 +90,10 @@ def values_in(text: str) -> dict[str, object]:
     split, end, last_kind = "", 0, None
     for match in _NUMBER.finditer(text):
         between = text[end : match.start()]
-        name = _name_in(between)
+        name, named_split = _before(between)
         if not name and last_kind == "epoch" and re.fullmatch(r"\s*\]\s*\[\s*", between):
             name = "iter" if split in ("", "train") else ""  # `Epoch: [3][ 50/100]`; validation counts other batches
-        split = next((SPLITS[word] for word in re.split(r"[^a-z]+", between.lower()) if word in SPLITS), split)
+        split = named_split or split
         kind = canonical_name(name) if name else None
         if kind is None and not match[1][-1].isdigit() and match[1][-1] != ".":
             continue  # a word: `number of nan iterations: 0`
@@ -110,12 +111,19 @@ def values_in(text: str) -> dict[str, object]:
 
 def _plain(text: str) -> str:
     """Return a line with its progress bar as a step, and without what surrounds a number: `tensor(2.3, ...)`."""
-    text = text.translate(_FULL_WIDTH)
+    text = text if text.isascii() else text.translate(_FULL_WIDTH)
     if "%" in text and (bar := _BAR.search(text)):
         text = f"{text[: bar.start()].rstrip(' :')} , iter {bar[1]}, {bar[3] or ''} {text[bar.end() :]}"
     if "tensor(" in text:
         text = _TENSOR.sub(r"\1", text)
-    return _UNNAMED_EPOCH.sub(r"epoch \1 iter \2 ", text)
+    return _UNNAMED_EPOCH.sub(r"epoch \1 iter \2 ", text) if text.lstrip()[:1] == "[" else text
+
+
+@lru_cache(maxsize=8192)  # the same words stand between the numbers of most lines
+def _before(between: str) -> tuple[str, str]:
+    """Return the name at the end of the text between two numbers, and the split that the text names."""
+    split = next((SPLITS[word] for word in re.split(r"[^a-z]+", between.lower()) if word in SPLITS), "")
+    return _name_in(between), split
 
 
 def _name_in(between: str) -> str:
