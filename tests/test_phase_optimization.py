@@ -353,10 +353,17 @@ def searched(study: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_optimization_rounds_continue_until_no_cure_is_left(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a winner the next round diagnoses the same history and tries the next changes, each once; what nobody
-    believes comes last, and nothing is confirmed."""
+    believes comes last, and nothing is confirmed. The ablation that the plan asks for is beside it."""
     fake_trials(monkeypatch, lambda job: 0.5)
 
-    arguments = ("experiment=digits_hot", *SMALL[1:], "phases.optimization.candidates=2", "trainer.max_epochs=2")
+    ablation = "phases.optimization.ablate=[optimizer.weight_decay]"
+    arguments = (
+        "experiment=digits_hot",
+        *SMALL[1:],
+        "phases.optimization.candidates=2",
+        "trainer.max_epochs=2",
+        ablation,
+    )
     run, _, advice = go(own_folder, "phase=auto", *arguments)
     rounds = [[tally["change"] for tally in searched(study)] for study in studies(run)]
     tried = [change for changes in rounds for change in changes]
@@ -373,6 +380,8 @@ def test_optimization_rounds_continue_until_no_cure_is_left(own_folder: Path, mo
     )
     assert advice.exit_code == 3 and "exhausted" in advice.why
     assert {i.outcome for i in run.state().gates["optimization"].items} <= {"passed", "not_applicable"}
+    page = run.inside("optimization", 1, "recommendations.md").read_text()
+    assert "The reference stays as it is" in page and "    optimizer.weight_decay=0.0 " in page
 
 
 def test_optimization_rounds_end_with_the_last_cures(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
