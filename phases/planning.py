@@ -308,9 +308,10 @@ def run(ctx: PhaseContext) -> Evidence:
     config = ctx.config
     declared = _declared(ctx)
     again = composing_overrides(ctx.run.path, config.get("env") or [])
-    if text := problem_card.request(config["plan"], again):  # before the data, which may take long to read
-        for line in text.splitlines():
-            ctx.log(line)
+    for line in problem_card.request(
+        config["plan"], again
+    ).splitlines():  # before the data, which may take long to read
+        ctx.log(line)
     # Gate 1 closes without a seed; splits or a model made by an arbitrary seed would only look like results.
     if config["seed"] is None:
         return Evidence({**declared, "facts": {"trust": _trusted(ctx)}})

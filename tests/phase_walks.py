@@ -302,6 +302,8 @@ def _attempt(asked: dict[str, Any]) -> Ended:
             os._exit(code)
     killed = bool(asked["kill"]) and _kill_in_time(child, asked["kill"], Path(asked["ledger"]), began)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if killed and asked["kill"]["victim"] != "worker":
+        killed = code == -9  # else it ended by itself in the instant in which it was to be killed
     deadline = time.perf_counter() + 5
     while left := _group(child):  # workers die with their parent
         assert time.perf_counter() < deadline, f"processes outlived their parent: {left}"
