@@ -66,6 +66,7 @@ def arm_curves(
     The left panel has the metric, the right one the loss; `name` is that of the change in the legend.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with style():
         figure = Figure(figsize=(10.4, 4.4), layout="constrained")
@@ -77,6 +78,7 @@ def arm_curves(
             if series != "val/loss":
                 axes.axhline(target, color=GREEN, linestyle="--", linewidth=1.2, label=f"target {target:.4g}")
             axes.set(title=_label(series), xlabel="epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
             axes.spines[["top", "right"]].set_visible(False)
