@@ -34,7 +34,8 @@ METRICS = ("task.metric", "task.metrics")
 CHOICES = {
     "data": "wine", "model": "linear", "loss": "mse", "optimizer": "sgd", "scheduler": "cosine", "tracking": "none",
     "task": "regression", "experiment": "wine", "phase": "baseline", "task.step": "{_target_: my_pkg.step}",
-    "tracking.uri": "http://here", "ckpt_path": "weights.pt", "plan.purpose": "to be", "plan.owner": "Ada",
+    "tracking.uri": "http://here",
+    "ckpt_path": "weights.pt", "callbacks": "[]", "plan.purpose": "to be", "plan.owner": "Ada",
 }  # fmt: skip
 
 
@@ -266,14 +267,14 @@ def test_correction_is_accepted(typed: str) -> None:
 def test_correction_of_a_file_removes_the_key(tmp_path: Any) -> None:
     """A wrong key in a config file is still there when an override is added: the command removes it as well."""
     (tmp_path / "experiment").mkdir()
-    text = "# @package _global_\ndefaults: [digits]\ntrainer: {epochs: 3}\nlogger: wandb\ncallbacks: [early]\n"
+    text = "# @package _global_\ndefaults: [digits]\ntrainer: {epochs: 3}\nlogger: wandb\nlimit_test_batches: 3\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
 
     with pytest.raises(UserError) as refusal:
         compose(["experiment=mine"], [tmp_path])
 
     proposed = [word for message in refusal.value.faults for word in advice(message)]
-    assert proposed == ["~trainer.epochs", "trainer.max_epochs=3", "~logger", "tracking=mlflow", "~callbacks"]
+    assert proposed == ["~trainer.epochs", "trainer.max_epochs=3", "~logger", "tracking=mlflow", "~limit_test_batches"]
     assert compose(["experiment=mine", *proposed], [tmp_path])["trainer"]["max_epochs"] == 3
 
 

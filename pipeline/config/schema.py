@@ -262,7 +262,7 @@ class Config(Section):
     trainer: Trainer
     surgery: list[dict[str, Any]]
     ckpt_path: Text | None = None
-    callbacks: list[Target] = Field(default_factory=list)
+    callbacks: list[Target] | None = None
     tracking: Tracking
     export: Export
     executor: Executor
