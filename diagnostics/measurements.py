@@ -151,3 +151,21 @@ def _dense_gradient(parameter: nn.Parameter) -> Tensor:
     if gradient is None:
         return torch.zeros(1, device=parameter.device)
     return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def record_batch_facts(facts: dict[str, float], batch: Batch) -> None:
+    """Add the facts of the first batch to those of a history, which may know them already."""
+    measured = batch_facts(batch)
+    if "train_rows" in facts:  # the engine knows the loss, and recorded what to expect of it
+        measured.pop("loss_expected", None)
+    for name, value in measured.items():
+        facts.setdefault(name, value)
+
+
+@torch.no_grad()
+def count_nonfinite(facts: dict[str, float], parameters: Iterable[Tensor], batch: Batch, step: int) -> None:
+    """Count non-finite values in the weights and in the batch of the step; they tell bad data from divergence."""
+    facts["weights_nonfinite"] = nonfinite_count(parameters)
+    values = [*float_tensors(batch.inputs), *float_tensors(batch.targets)]
+    if values and batch.step == step:
+        facts["batch_nonfinite"] = nonfinite_count(values)

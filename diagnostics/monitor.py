@@ -7,10 +7,9 @@ the loop never waits for the device.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.activations import ActivationStatistics
-from diagnostics.diagnose import diagnose, evaluate_playbooks, needs_mending, view_of
+from diagnostics.diagnose import diagnose, view_of
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.logs.evidence.scores import with_scores
 from diagnostics.loops.alarm import Alarm, OnSymptom
@@ -30,15 +29,15 @@ from diagnostics.measurements import (
     Batch,
     Measurement,
     ParameterStatistics,
-    batch_facts,
-    float_tensors,
-    nonfinite_count,
+    count_nonfinite,
+    record_batch_facts,
 )
 from pipeline.errors import UserError, fault
-from pipeline.experiments.result import ArmResult
 from pipeline.history import History
 from pipeline.inspection.finding import Finding, Inspections
-from pipeline.repair.diagnosis_record import GapRecord
+
+if TYPE_CHECKING:
+    from diagnostics.loops.experiments import LoopResults
 
 FIRST_STEPS = 3  # these are always sampled: most faults show in the first steps
 
@@ -48,10 +47,9 @@ class Monitor:
 
     Norms and activations are measured at the first three steps and at every `every`-th. With `on_nonfinite="raise"` the
     method `step` raises NonFiniteError; by default a non-finite value is only recorded. With `on_symptom` the run is
-    diagnosed now and then: "warn" warns of each new symptom once, "stop" raises SymptomError from `step` or
-    `validated`, and `notify` is called with the diagnosis. First weights and batches are kept for `diagnose` with
-    experiments, at most 64 MB of each; `experiments=False` keeps none. Use the monitor as a context manager or call
-    `close`; both remove its hooks.
+    diagnosed now and then: "warn" warns of a new symptom, "stop" raises SymptomError from `step` or `validated`, and
+    `notify` gets the diagnosis. First weights and batches are kept for experiments, at most 64 MB of each;
+    `experiments=False` keeps none. As a context manager, or by `close`, the monitor removes its hooks.
     """
 
     def __init__(
@@ -90,10 +88,8 @@ class Monitor:
             self._watch = LoopWatch(model, optimizer)
             self._memory = LoopMemory.of(model) if experiments else None
             self._watch.begin(0)
-            self._handles += [
-                optimizer.register_step_pre_hook(self._before_step),
-                optimizer.register_step_post_hook(self._after_step),
-            ]
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     # --- in the user's own loop ---------------------------------------------------------------------------------------
 
@@ -119,7 +115,7 @@ class Monitor:
             self._watch.loss_given(at, inputs, targets, self._is_sampled(at))
         self._log_loss(at, loss)
         if at == 0:
-            self._record_batch_facts()
+            record_batch_facts(self._history.facts, self._batch)
             self._history.facts.setdefault("loss_at_init", float(loss))
         if at == self._updates and self._is_sampled(at):
             self._queue_activations(at, outputs)
@@ -175,24 +171,20 @@ class Monitor:
     ) -> Diagnosis:
         """Return a diagnosis of everything measured so far, and of what was inspected at the first step.
 
-        With `experiments` a copy of the model is trained on the first batches, for about 20 seconds, to test causes.
-        `loss(outputs, targets)` is the loop's own one; without it, the one of torch is taken that gave the first loss.
+        With `experiments` causes are tested on copies of the model, for about 20 seconds. `loss(outputs, targets)` is
+        the loop's own; without it, the one of torch is taken that gives the first loss.
         """
         results, gaps = self.experiment(config, loss=loss) if experiments else ([], [])
         told, history = dict(config) if config else None, with_scores(self.history)
         diagnosis = diagnose(history, told, self.findings(config), results)
         return replace(diagnosis, not_checked=(*diagnosis.not_checked, *gaps))
 
-    def experiment(
-        self, config: Mapping[str, Any] | None = None, *, loss: Loss | None = None
-    ) -> tuple[list[ArmResult], list[GapRecord]]:
+    def experiment(self, config: Mapping[str, Any] | None = None, *, loss: Loss | None = None) -> LoopResults:
         """Train copies of the model on the first batches; return the results, and what could not be tried and why."""
-        from diagnostics.loops.experiments import WHAT, experiment_on_loop
+        from diagnostics.loops.experiments import experiment_on_loop
 
-        view = view_of(with_scores(self.history), config)
-        if not self._own_loop or not needs_mending(view, evaluate_playbooks(view)):
-            return [], [{"what": WHAT, "why": "the run reaches its target or shows no symptom"}]
-        return experiment_on_loop(self._model, self._optimizer, self._memory, loss)
+        view = view_of(self.history, config)
+        return experiment_on_loop(self._model, self._optimizer, self._memory, view, loss)
 
     def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
         """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""
@@ -234,7 +226,7 @@ class Monitor:
         """Measure the complete gradients and copy the weights that the loss was computed with."""
         self._batch = Batch(step, inputs, targets, outputs)
         if self.every == 1:
-            self._record_batch_facts()
+            record_batch_facts(self._history.facts, self._batch)
         self.every = self._interval if step >= FIRST_STEPS else 1
         self._queue_gradients()
         self._queue_activations(step, outputs)
@@ -257,7 +249,7 @@ class Monitor:
         self.flush()
         broken = [event["step"] for event in self._history.events if event["kind"] == "nonfinite"]
         if broken and self.verdict:  # the engine checks every step, so it also finds a fault between two samples
-            self._count_nonfinite(broken[0])
+            count_nonfinite(self._history.facts, self._statistics.parameters, self._batch, broken[0])
         self.close()
 
     # --- measuring ----------------------------------------------------------------------------------------------------
@@ -324,22 +316,6 @@ class Monitor:
             self._history.log_step(at, {"train/loss": mean})
             self._update_verdict(at, {"train/loss": mean})
 
-    def _record_batch_facts(self) -> None:
-        facts = batch_facts(self._batch)
-        if "train_rows" in self._history.facts:  # the engine knows the loss, and recorded what to expect of it
-            facts.pop("loss_expected", None)
-        for name, value in facts.items():
-            self._history.facts.setdefault(name, value)
-
-    @torch.no_grad()
-    def _count_nonfinite(self, step: int) -> None:
-        """Count non-finite values in the weights and in the batch of the step; they tell bad data from divergence."""
-        facts = self._history.facts
-        facts["weights_nonfinite"] = nonfinite_count(self._statistics.parameters)
-        batch = [*float_tensors(self._batch.inputs), *float_tensors(self._batch.targets)]
-        if batch and self._batch.step == step:
-            facts["batch_nonfinite"] = nonfinite_count(batch)
-
     # --- reading back -------------------------------------------------------------------------------------------------
 
     def read_back(self, *, everything: bool = False) -> None:
@@ -367,14 +343,8 @@ class Monitor:
         """Set the verdict to the first value that is not finite, in the order loss, gradients, weights."""
         if not self.verdict:
             return
-        self.verdict = Verdict(True, step)
-        for name, value in values.items():
-            kind, _, module = name.partition("/")
-            what = {"train": "loss", "grad_norm": "gradient", "weight_norm": "weights"}.get(kind)
-            if what and module and not math.isfinite(value):
-                where = "" if what == "loss" else module
-                self.verdict = Verdict(False, step, f"step {step}: the {what}{where and f' of {where}'} is {value}")
-                if self._own_loop:  # the engine records its own event
-                    self._history.event("nonfinite", step, what=what, where=where)
-                self._count_nonfinite(step)
-                return
+        self.verdict = Verdict.of_values(step, values)
+        if not self.verdict:
+            if self._own_loop:  # the engine records its own event
+                self._history.event("nonfinite", step, what=self.verdict.what, where=self.verdict.where)
+            count_nonfinite(self._history.facts, self._statistics.parameters, self._batch, step)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from diagnostics.diagnose import diagnose
-from diagnostics.guard import LiveGuard
+from diagnostics.loops.live_guard import LiveGuard
 from diagnostics.monitor import Monitor
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.reporting import plots

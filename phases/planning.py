@@ -98,16 +98,12 @@ def _environment(threads: int, device: str) -> Environment:
 
 def _budget(ctx: PhaseContext, rows: int) -> Budget:
     from pipeline.config.sections import LoaderConfig, TrainerConfig
-    from pipeline.engine.budget import planned_budget
+    from pipeline.engine.budget import planned_budget, stated_limits
 
     trainer = TrainerConfig.from_mapping(ctx.config["trainer"])
     budget = planned_budget(trainer, LoaderConfig.from_mapping(ctx.config["loader"]), rows)
-    if budget.epoch_rows is not None:
-        share = f"{budget.epoch_rows:,} of {rows:,} train rows"
-        ctx.log(f"planning: trainer.limit_train_batches: an epoch has {share}, and other ones each time")
-    if trainer.limit_val_batches is not None:
-        chosen = "the best epoch is chosen by a part of the validation rows; the score is of all"
-        ctx.log(f"planning: trainer.limit_val_batches: {chosen}")
+    for limit in stated_limits(trainer, budget, rows):
+        ctx.log(f"planning: {limit}")
     return {"steps_per_epoch": budget.steps_per_epoch, "max_steps": budget.max_steps}
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.drift.own_metric import OwnCode, own_code
-from pipeline.drift.score import LiveScore, score_labels
+from pipeline.drift.score import LiveScore, OwnCode, own_code, score_labels
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Metric
 from pipeline.evaluation.tokens import token_losses

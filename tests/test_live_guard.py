@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diagnostics.guard import LiveGuard, looks
+from diagnostics.loops.live_guard import LiveGuard, looks
 from pipeline.engine.fit import fit
 from pipeline.engine.observer import StepObserver, StopTraining
 from pipeline.history import History

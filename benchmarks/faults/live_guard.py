@@ -17,7 +17,7 @@ from typing import Any
 from cases import PARTS, cases
 from facts import stored
 
-from diagnostics.guard import GUARD, look, looks
+from diagnostics.loops.live_guard import GUARD, look, looks
 from pipeline.history import Column, History
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.conditions import HistoryView
+from diagnostics.diagnose import evaluate_playbooks, needs_mending
 from diagnostics.loops.memory import LoopMemory, Loss
 from pipeline.errors import FivegateError
 from pipeline.experiments.arms.arm import Arm
@@ -37,6 +39,7 @@ WORTH = 0.25  # share of the reference's progress by which the copy must be behi
 SMALL_BATCH, USUAL_BATCH = 8, 32
 SATURATING = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid")
 WHAT = "experiments on the loop"
+LoopResults = tuple[list[ArmResult], list[GapRecord]]  # results, and what could not be tried
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,11 @@ class LoopCopy:
 
 
 def experiment_on_loop(
-    model: nn.Module, optimizer: Optimizer, memory: LoopMemory | None, loss: Loss | None = None
-) -> tuple[list[ArmResult], list[GapRecord]]:
+    model: nn.Module, optimizer: Optimizer, memory: LoopMemory | None, view: HistoryView, loss: Loss | None = None
+) -> LoopResults:
     """Return the results of the experiments that a loop affords, and what could not be tried, with the reason."""
+    if not needs_mending(view, evaluate_playbooks(view)):
+        return [], [{"what": WHAT, "why": "the run reaches its target or shows no symptom"}]
     if (why := _why_not(memory)) is not None or memory is None:
         return [], [{"what": WHAT, "why": why or ""}]
     known = memory.loss()
@@ -143,7 +148,7 @@ def _why_not(memory: LoopMemory | None) -> str | None:
     return None
 
 
-def _run_arms(loop: LoopCopy) -> tuple[list[ArmResult], list[GapRecord]]:
+def _run_arms(loop: LoopCopy) -> LoopResults:
     started = time.process_time()
     initial = loop.train(Change(), 1, steps=0)
     loop.train(Change(), 1, steps=5)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from pipeline.errors import FivegateError
 
@@ -18,6 +21,20 @@ class Verdict:
     ok: bool = True
     step: int = 0  # of the first non-finite value, or the last step that was read back
     why: str = ""
+    what: str = ""  # loss, gradient or weights, the first that was not finite
+    where: str = ""  # its module; empty for a loss
+
+    @classmethod
+    def of_values(cls, step: int, values: Mapping[str, float]) -> Self:
+        """Return the verdict on the measurements of a step, in their order: loss, gradients, weights."""
+        for name, value in values.items():
+            kind, _, module = name.partition("/")
+            what = {"train": "loss", "grad_norm": "gradient", "weight_norm": "weights"}.get(kind)
+            if what and module and not math.isfinite(value):
+                where = "" if what == "loss" else module
+                why = f"step {step}: the {what}{where and f' of {where}'} is {value}"
+                return cls(False, step, why, what, where)
+        return cls(True, step)
 
     def __bool__(self) -> bool:
         return self.ok

@@ -13,9 +13,8 @@ from pipeline.drift import live_rows, reference
 from pipeline.drift.answers import ServedModel
 from pipeline.drift.compare import CLASSIFIER, FEW_ROWS, Comparison, FeatureDrift, Live, Power, compare, power
 from pipeline.drift.features import input_observations, output_observations
-from pipeline.drift.own_metric import own_code
 from pipeline.drift.plot import draw
-from pipeline.drift.score import LiveScore, score_labels
+from pipeline.drift.score import LiveScore, own_code, score_labels
 from pipeline.drift.statistics import one_thread
 from pipeline.errors import Refused, UserError, fault
 from pipeline.release.bundle import MANIFEST, manifest_faults

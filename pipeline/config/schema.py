@@ -16,31 +16,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.config.conf_dir import LOSSES, conf_dir
 from pipeline.config.override_keys import command
 from pipeline.config.validation_errors import format_errors
-from pipeline.config.value_types import Batches, Count, Licence, Positive, Text, not_built
+from pipeline.config.value_types import (
+    DOTTED,
+    Batches,
+    Count,
+    Licence,
+    PartialTarget,
+    Positive,
+    Target,
+    Text,
+    not_built,
+)
 from pipeline.errors import UserError, fault
 from pipeline.run_store.run import NAME, RESERVED
 from pipeline.trust.grants import why_not
-
-DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 class Section(BaseModel):
     """A closed section, strictly typed: no unknown keys, no numbers in quotes, no infinities."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Target(BaseModel):
-    """An open object: `_target_` is called with the other keys as arguments."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    target: Annotated[str, Field(alias="_target_", pattern=DOTTED)]
-
-
-class PartialTarget(Target):
-    """An open object that gets its last argument later: the parameters, or the optimizer."""
-
-    partial: Annotated[Literal[True], Field(alias="_partial_")]
 
 
 class Run(Section):

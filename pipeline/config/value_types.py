@@ -1,12 +1,13 @@
-"""Types of single values in the schema of the config."""
+"""Types of single values in the schema of the config, and of the open objects that a `_target_` names."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+DOTTED = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Batches = Count | Annotated[float, Field(gt=0, le=1)]  # a number of batches, or a share of an epoch's
@@ -38,3 +39,16 @@ def _names_licence(text: str) -> str:
 
 
 Licence = Annotated[Text, AfterValidator(_names_licence)]  # the spelling of SPDX
+
+
+class Target(BaseModel):
+    """An open object: `_target_` is called with the other keys as arguments."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    target: Annotated[str, Field(alias="_target_", pattern=DOTTED)]
+
+
+class PartialTarget(Target):
+    """An open object that gets its last argument later: the parameters, or the optimizer."""
+
+    partial: Annotated[Literal[True], Field(alias="_partial_")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.config.sections import LoaderConfig, TrainerConfig
@@ -74,6 +74,16 @@ def limited_rows(limit: int | float | None, batch_size: int, rows: int) -> int:
         return rows
     batches = limit if isinstance(limit, int) else max(1, int(limit * math.ceil(rows / batch_size)))
     return min(rows, batches * batch_size)
+
+
+def stated_limits(trainer: TrainerConfig, budget: StepBudget, rows: int) -> Iterator[str]:
+    """Yield what the limits of batches mean for this training, a sentence each."""
+    if budget.epoch_rows is not None:
+        share = f"{budget.epoch_rows:,} of {rows:,} train rows"
+        yield f"trainer.limit_train_batches: an epoch has {share}, and other ones each time"
+    if trainer.limit_val_batches is not None:
+        chosen = "the best epoch is chosen by a part of the validation rows; the score is of all"
+        yield f"trainer.limit_val_batches: {chosen}"
 
 
 def _check_every(interval: int | float | None, batches: int, accumulate: int) -> int | None:

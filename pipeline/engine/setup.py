@@ -134,10 +134,12 @@ def _planned_order(
     return order if epoch_rows is None else lambda epoch: order(epoch)[:epoch_rows]
 
 
-def _val_eval_rows(val: Split, limit: int | float | None, batch_size: int, seed: int) -> Split:
+def _val_eval_rows(val: Split, config: TrainingConfig, seed: int) -> Split:
     """Return the validation rows that are measured after each epoch, the same ones each time."""
-    count = limited_rows(limit, min(batch_size, len(val)), len(val))
-    return val if count == len(val) else val.take(torch.from_numpy(epoch_order(seed, 0, len(val))[:count]))
+    batch_size = min(int(config.loader.batch_size), len(val))
+    count = limited_rows(config.trainer.limit_val_batches, batch_size, len(val))
+    order = epoch_order(derive(seed, "val_side"), 0, len(val))
+    return val if count == len(val) else val.take(torch.from_numpy(order[:count]))
 
 
 def _row_order(loader: LoaderConfig, seed: int, train: Split) -> Callable[[int], NDArray[np.int64]]:
@@ -234,9 +236,7 @@ def build_components(
         train=train,
         train_eval_rows=train.take(torch.from_numpy(train_eval_rows)),
         val=data.val,
-        val_eval_rows=_val_eval_rows(
-            data.val, trainer.limit_val_batches, int(loader.batch_size), derive(seed, "val_side")
-        ),
+        val_eval_rows=_val_eval_rows(data.val, config, seed),
         callbacks=() if is_overfit_check else build_callbacks(source, trust, (StopTraining,)),
         baseline_score=score_trivial_baseline(
             task, train, data.val, class_count, model, data.class_names or (), probe_result.outputs
