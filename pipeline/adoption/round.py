@@ -103,7 +103,10 @@ def _search(ctx: Round, start: Delta, arms: Sequence[Arm]) -> tuple[Search, list
         ctx.log(f"  {arm.id}: {arm.delta.describe()}, {arm.reason()}")
     cost = predicted_trainings(terms, arms)
     searching, confirming = _predicted(ctx, cost, round(cost) + POOL), _predicted(ctx, 2 * pairs, 2 * pairs)
-    ctx.log(f"  predicted: the search costs at most {cost:.1f} trainings' worth of steps ({searching}),")
+    if cost:
+        ctx.log(f"  predicted: the search costs at most {cost:.1f} trainings' worth of steps ({searching}),")
+    else:
+        ctx.log("  predicted: the search costs nothing, since an experiment of diagnostics was the search,")
     ctx.log(f"    then a confirmation costs {2 * pairs} to {(1 + most) * pairs} trainings ({confirming} or more)")
 
     def run_jobs(jobs: Sequence[tuple[str, Job]]) -> dict[str, Trial]:
