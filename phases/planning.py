@@ -304,9 +304,7 @@ def run(ctx: PhaseContext) -> Evidence:
     config = ctx.config
     declared = _declared(ctx)
     again = composing_overrides(ctx.run.path, config.get("env") or [])
-    for line in problem_card.request(
-        config["plan"], again
-    ).splitlines():  # before the data, which may take long to read
+    for line in problem_card.request(config["plan"], again).splitlines():  # before the data, which may take long
         ctx.log(line)
     # Gate 1 closes without a seed; splits or a model made by an arbitrary seed would only look like results.
     if config["seed"] is None:

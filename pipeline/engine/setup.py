@@ -215,10 +215,8 @@ def build_components(
     train = _single_batch(model, data.train, int(loader.batch_size), seed) if is_overfit_check else data.train
     class_count = data.ids(task.kind)
     probe_result = _probe(model, data.train, task, class_count, trainer.precision, derive(seed, "init"), device)
-    if is_overfit_check:
-        budget = overfit_budget(len(train), job.max_steps)
-    else:
-        budget = planned_budget(trainer, loader, len(train)).limited_to(job.max_steps)
+    planned = planned_budget(trainer, loader, len(train)).limited_to(job.max_steps)
+    budget = overfit_budget(len(train), job.max_steps) if is_overfit_check else planned
     optimizer = build_optimizer(source, model, trust)
     loss_scale = LossScale() if trainer.precision == "16-mixed" else None
     # A fused optimizer on a GPU reads the flag of a non-finite step there, so that no step waits for the device.
