@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 SIGN_BATCH = 1 << 15  # choices of signs that are counted at a time
 TIE = 1e-9
 
@@ -19,6 +17,8 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     Means that differ by less than `TIE` of the mean size of the differences are equal: scores of a few rows have many
     ties, which rounding would break.
     """
+    import numpy as np  # `verify` reads records without it
+
     values = np.asarray(differences, dtype=float)
     if not len(values) or not values.any():
         return 1.0
