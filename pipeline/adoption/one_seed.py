@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.foreign_files import read_bytes, read_npz
 from pipeline.run_store import files
 from pipeline.trials.executor import Trial
-from pipeline.tuning.validation_rows import DTYPES, RowLosses, compare_rows, to_bytes
+
+if TYPE_CHECKING:
+    from pipeline.tuning.validation_rows import RowLosses
 
 ONE_SEED = "one seed"  # the label of such a comparison: another seed may show something else
 FILE = "row_losses.npz"
@@ -20,6 +22,7 @@ def write_row_losses(run_dir: Path, trial: Trial, planned: Mapping[str, Any], tr
     """Write the loss of each validation row into the folder of a training, where its metric is a mean over rows."""
     from pipeline.readiness.comparison import row_losses
     from pipeline.trials.fix_report import evaluate_trial
+    from pipeline.tuning.validation_rows import to_bytes
 
     if not trial.result.get("checkpoint"):
         return
@@ -39,10 +42,14 @@ def row_p_values(control: Path, arms: Sequence[Path], metric: str) -> list[float
 def _row_p_value(control: Path, arm: Path, metric: str) -> float:
     if not (control.is_file() and arm.is_file()):
         return 1.0
+    from pipeline.tuning.validation_rows import compare_rows  # `verify` reads other records without numpy
+
     first, second = (_read(path) for path in (control, arm))
     return compare_rows(first, second, ("control", "change"), metric).p
 
 
 def _read(path: Path) -> RowLosses:
+    from pipeline.tuning.validation_rows import DTYPES, RowLosses
+
     arrays = read_npz(read_bytes(path, EXPECTED), str(path), DTYPES, EXPECTED)
     return RowLosses(arrays["losses"], arrays["groups"])
