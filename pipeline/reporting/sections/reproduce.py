@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.run_store.plan import Plan
@@ -25,14 +26,16 @@ def reproduction(run: Run, state: RunState, plan: Plan | None) -> Reproduction:
     if plan is None or state.plan is None:
         return Reproduction([], [])
     record = state.plan
-    overrides = shlex.join([*record.get("overrides", []), f"run.name={run.name}_again"])
+    name = run.argument
+    again_name = f"{run.path.name}_again"
+    root = [] if name == run.path.name else [f"run.root={run.path.parent}"]
+    overrides = shlex.join([*record.get("overrides", []), *root, f"run.name={again_name}"])
     folders = "".join(f" --config-dir {shlex.quote(folder)}" for folder in record.get("config_dirs", []))
     trust = ",".join(grant["package"] for grant in state.trust)
     again = f"python -m pipeline phase=auto{folders} {overrides}" + (f" 'trust=[{trust}]'" if trust else "")
-    name = run.argument
     commands = [
         ("run it again from the start, as a run of its own", again),
-        ("compare the two", f"python -m pipeline diff {name} {run.name}_again"),
+        ("compare the two", f"python -m pipeline diff {name} {shlex.quote(str(Path(name).with_name(again_name)))}"),
         ("check that no record or file was changed", f"python -m pipeline verify {name}"),
     ]
     return Reproduction(commands, [*_identity(state, plan), *_environment(plan.facts.get("environment") or {})])
