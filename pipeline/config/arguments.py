@@ -26,7 +26,7 @@ REFUSED_FLAGS = {
     "--shell-completion": "it is not built",
     "--run": "without a flag the pipeline runs anyway",
 }
-COMMAND = "# python -m pipeline phase="
+FIRST_LINE = ("# python -m pipeline", "phase=")  # of a config that runs by its path begins so
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def words_of_file(path: Path) -> list[str]:
     """
     expected = "a fixed.yaml, whose first line is a comment with its command"
     first = read_bytes(path, expected).decode("utf-8", "replace").splitlines()[:1]
-    words = shlex.split(first[0].removeprefix("# ")) if first and first[0].startswith(COMMAND) else []
+    words = shlex.split(first[0].removeprefix("# ")) if first and first[0].startswith(" ".join(FIRST_LINE)) else []
     if not words:
         raise UserError(fault(str(path), "does not begin with its command", expected=expected))
     return [word for word in words[3:] if not word.startswith(("trust=", "env="))]

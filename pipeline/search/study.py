@@ -67,8 +67,8 @@ class SearchStudy:
             self._study.set_user_attr(name, value)
         elif stored != value:
             what = f"has a search with another {name}"
-            do = "python -m pipeline -m ... hydra.sweeper.study_name=NAME"
-            raise UserError(fault(str(folder), what, got=value, expected=stored, do=do))
+            expected = f"{stored}, or another hydra.sweeper.study_name"
+            raise UserError(fault(str(folder), what, got=value, expected=expected))
 
     @property
     def trials(self) -> list[FrozenTrial]:
