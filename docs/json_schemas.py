@@ -84,8 +84,10 @@ def of(kind: Any) -> Schema:
     if origin in (Union, types.UnionType):
         return any_of(*map(of, arguments))
     if is_typeddict(kind) or is_dataclass(kind) or hasattr(kind, "_fields"):
-        optional = getattr(kind, "__optional_keys__", frozenset())
-        hints = get_type_hints(kind)
+        hints = get_type_hints(kind, include_extras=True)
+        # The class knows nothing of a NotRequired in an annotation that is text, as `annotations` makes it.
+        left_out = frozenset(key for key, part in hints.items() if get_origin(part) is NotRequired)
+        optional = getattr(kind, "__optional_keys__", frozenset()) | left_out
         return of_object({key: of(part) for key, part in hints.items()}, optional, closed=False)
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
         return list_of(of(arguments[0]))

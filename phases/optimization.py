@@ -325,7 +325,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "nothing_left_why": "no untried cure is left" if study.rows or study.searched else study.choice,
             "prevention": list(ran.prevention),
             "regression": {"trials": list(ran.trials), "sanity": dict(ran.sanity)},
-            "rollback": f"python -m pipeline rollback {ctx.run.argument}" if "candidate" in outcome else None,
+            "rollback": "the command rollback, with the name of the run" if "candidate" in outcome else None,
             **outcome,
         },
         units={"effect": str(ctx.config["task"]["metric"])},

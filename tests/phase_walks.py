@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.adoption.guards import LATENCY
 from pipeline.release.bundle import DOCUMENTS, MANIFEST
 from pipeline.run_store import files
 from pipeline.run_store.ledger import Ledger, read_ledger
@@ -110,6 +111,12 @@ class Walks:
         self.process.wait(timeout=60)
 
 
+def without_times(arm: dict[str, Any]) -> dict[str, Any]:
+    """Return an arm of a study without the latency that its trainings measured."""
+    guards = [guard for guard in arm.get("guards", ()) if LATENCY not in guard.values()]
+    return {**arm, "guards": guards}
+
+
 def outcome(run: Run) -> dict[str, Any]:
     """Return everything that the run amounts to, apart from times: weights, scores, choice, gates, model files."""
     state, entries = run.state(), read_ledger(run.ledger_path)
@@ -123,7 +130,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "candidate": state.candidate and (state.candidate["weights"], state.candidate["score"]),
         "branch": state.branches and state.branches[-1]["branch"],
         "trials": finished,
-        "chosen": studies and {**studies[-1]},
+        "chosen": studies and {**studies[-1], "arms": [without_times(arm) for arm in studies[-1]["arms"]]},
         "items": {phase: [(item.id, item.outcome) for item in gate.items] for phase, gate in state.gates.items()},
         "gates": {phase: state.gate(phase) for phase in state.gates},
         "test": [e["data"]["score"] for e in entries if e["kind"] == "test.scored"][-1:],

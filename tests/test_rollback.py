@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from phases.diagnostics import _intake
-from phases.optimization import _adopted_change
 from pipeline.__main__ import make_hooks, make_registry
+from pipeline.adoption.records import adopted_change
 from pipeline.orchestration.phase import PhaseContext, RunRequest
 from pipeline.orchestration.state_machine import _phase_context
 from pipeline.run_store.job import Delta
@@ -56,7 +56,7 @@ def test_rollback_returns_to_the_baseline(mended: Run, cli: Cli) -> None:
     assert json.loads(cli("status", mended.path, "--json")[1])["rolled_back"]["candidate"] < len(entries)
     # The next round explains the baseline and starts from the plan, without the change that was undone.
     assert _intake(context(mended, "diagnostics")).path == mended.inside("baseline", "history.npz")
-    assert _adopted_change(context(mended, "optimization")) == Delta()
+    assert adopted_change(context(mended, "optimization")) == Delta()
     assert context(mended, "diagnostics").folder == mended.inside("diagnostics", 2)
     code, _, err = cli("rollback", mended.path)
     assert code == 3 and "no earlier candidate to return to, got 'one candidate, that of baseline'" in err

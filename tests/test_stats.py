@@ -66,10 +66,10 @@ def test_sign_flip_p_value_of_the_most_pairs_is_quick_and_small() -> None:
 
 
 def test_seeds_per_arm_is_bounded_before_any_trial(cli: Cli) -> None:
-    """More pairs than the exact test counts are refused with the config."""
+    """More pairs than there are seeds for confirmations are refused with the config."""
     code, out, err = cli("phase=auto", "experiment=digits", "phases.optimization.seeds_per_arm=24")
 
-    assert code == 2 and "seeds_per_arm" in err and "20" in err and "Traceback" not in out + err
+    assert code == 2 and "seeds_per_arm" in err and "10" in err and "Traceback" not in out + err
 
 
 def test_holm_corrects_for_every_candidate() -> None:

@@ -160,7 +160,7 @@ class Executor(Section):
     timeout_min: Count = 1440
     parameters: dict[str, Any] = Field(default_factory=dict)
     address: Text | None = None
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus_per_job: Annotated[float, Field(ge=0)] = 0.0
 
 
 class AfterPlanning(Section):

@@ -37,7 +37,7 @@ class RayTasks:
         except ImportError as error:
             raise UserError(fault("executor", "needs Ray, which is not installed", do=INSTALL)) from error
         self._ray: Any = ray
-        self._command, self._num_gpus = command, settings.num_gpus
+        self._command, self._num_gpus = command, settings.gpus_per_job
         self._owns = not ray.is_initialized()
         self._tasks: set[Any] = set()
         self._stopped = False

@@ -19,7 +19,7 @@ class ExecutorSettings:
     - `timeout_min`: minutes that a job of submitit may take.
     - `parameters`: of a job, as submitit names them, such as `slurm_partition` or `mem_gb`.
     - `address`: of a Ray cluster; without one, a cluster on this machine is started and ended.
-    - `num_gpus`: that Ray keeps for each training.
+    - `gpus_per_job`: that Ray keeps for each training.
     """
 
     kind: Literal["local", "submitit", "ray"] = "local"
@@ -27,7 +27,7 @@ class ExecutorSettings:
     timeout_min: int = 1440
     parameters: Mapping[str, object] = field(default_factory=dict)
     address: str | None = None
-    num_gpus: float = 0.0
+    gpus_per_job: float = 0.0
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> ExecutorSettings:
