@@ -1,4 +1,4 @@
-"""Facts that follow from a history: what happens at resumes and starts of epochs, and what other models score."""
+"""Facts that follow from a history: jumps of the loss, scores that are stuck or lost, and what other models score."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from numpy.typing import NDArray
 from pipeline.history import History
 
 WINDOW = 8  # losses on each side of a resume or the start of an epoch
+# Scores from 0 to 1, of which more is better.
+SCORES = ("accuracy", "balanced_accuracy", "f1", "auc", "map", "map50", "iou", "miou", "dice")
+LOW = 0.6  # a score above it is not that of guessing
+UNMOVED = 0.05  # above the first score, from which on it counts as improved
+LOST = 0.03  # the least loss of a score that counts
+LEAST = 8  # scores of a curve
+BLOCKS = 10
+STANDARD_ERRORS = 3.0
 RESUMES = ("resumed", "restart")  # kinds of events after which a training goes on from a checkpoint
 
 
 def derived_facts(history: History) -> dict[str, float]:
     """Return `jump_at_resume`, `resume_break`, `drop_at_epoch` and `reference_score`, as far as they can be computed.
 
-    `jump_at_resume` is the median training loss after the resume that changed it most, divided by that before;
-    `resume_break` is the same or its inverse, whichever is larger. `drop_at_epoch` is the share of the whole
-    improvement that happens within the first steps of epochs. `reference_score` is the best score of other models
-    that were trained on the same rows.
+    A training that does not keep its best weights also has the facts of `_score_facts`. `jump_at_resume` is the median
+    training loss after the resume that changed it most, divided by that before; `resume_break` is the same or its
+    inverse, whichever is larger. `drop_at_epoch` is the share of the whole improvement that happens within the first
+    steps of epochs. `reference_score` is the best score of other models that were trained on the same rows.
     """
     steps, values = history.series("train/loss")
     losses = np.asarray(values, np.float64)
@@ -32,7 +40,45 @@ def derived_facts(history: History) -> dict[str, float]:
         facts["drop_at_epoch"] = drop
     if (score := _reference_score(history.facts)) is not None:
         facts["reference_score"] = score
+    return facts if keeps_best(history) else {**facts, **_score_facts(history)}
+
+
+def keeps_best(history: History) -> bool:
+    """Whether a training keeps its best weights, as Fivegate's own do; of another one the last score counts."""
+    return any(name.startswith("decides/") for name in history.facts)
+
+
+def _score_facts(history: History) -> dict[str, float]:
+    """Return `score_unmoved`, 1 if the score stays where it began, `score_lost`, what it lost again, and `loss_burst`.
+
+    Fivegate's own trainings have a target and a score of guessing; of a loop or a log only the shape of the curve
+    tells.
+    `score_lost` is the best level of the score minus its last one, 0 within three standard errors; levels are medians
+    of tenths of the run. `loss_burst` is the largest training loss of the first tenth, divided by the last level.
+    """
+    facts: dict[str, float] = {}
+    for name in SCORES:
+        scores = history.series(f"val/{name}")[1].astype(np.float64)
+        if len(scores) >= LEAST and np.isfinite(scores).all():
+            late = float(np.median(scores[len(scores) // 2 :]))
+            facts["score_unmoved"] = float(late < LOW and late <= scores[0] + UNMOVED)
+            facts["score_lost"] = _lost(scores)
+            break
+    losses = history.series("train/loss")[1].astype(np.float64)
+    if len(losses) >= LEAST and np.isfinite(losses).all():
+        end = float(np.median(losses[-max(1, len(losses) // BLOCKS) :]))
+        if end > 0:
+            facts["loss_burst"] = float(losses[: max(1, len(losses) // BLOCKS)].max()) / end
     return facts
+
+
+def _lost(scores: NDArray[np.float64]) -> float:
+    blocks = np.array_split(scores, min(BLOCKS, len(scores) // 2))
+    levels = [float(np.median(block)) for block in blocks]
+    noise = 1.4826 * float(np.median(np.abs(np.diff(scores)))) / np.sqrt(2)
+    error = 1.2533 * noise * np.sqrt(2 / len(blocks[-1]))  # of the difference of two medians
+    lost = max(levels) - levels[-1]
+    return lost if lost > max(LOST, STANDARD_ERRORS * error) else 0.0
 
 
 def score_spread(ends: Sequence[float]) -> float | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diagnostics.candidates import Candidate, PlaybookMatch, gather
 from diagnostics.conditions import Condition, HistoryView, evaluate_condition
-from diagnostics.derived import derived_facts
+from diagnostics.derived import derived_facts, keeps_best
 from diagnostics.diagnosis import Considered, Diagnosis, Fix, RootCause, Symptom
 from diagnostics.playbook import load_all
 from diagnostics.rank import Ranked, rank
@@ -110,8 +110,7 @@ def needs_mending(view: HistoryView, matches: Iterable[PlaybookMatch]) -> bool:
     A curve that reaches its target may look unusual. A run that broke off at a value that is not finite is broken.
     Fivegate's own trainings keep their best weights; of others the last score counts.
     """
-    keeps_best = any(name.startswith("decides/") for name in view.history.facts)
-    missed = evaluate_condition(MISSED if keeps_best else MISSED_AT_END, view)
+    missed = evaluate_condition(MISSED if keeps_best(view.history) else MISSED_AT_END, view)
     broke_off = any(event["kind"] == "nonfinite" for event in view.history.events)
     if missed.measured and not broke_off:
         return missed.holds

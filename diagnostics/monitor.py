@@ -19,7 +19,6 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.activations import ActivationStatistics
 from diagnostics.diagnose import diagnose, view_of
 from diagnostics.diagnosis import Diagnosis
-from diagnostics.logs.evidence.scores import with_scores
 from diagnostics.loops.alarm import Alarm, OnSymptom
 from diagnostics.loops.faults import loop_findings
 from diagnostics.loops.memory import LoopMemory, Loss
@@ -175,8 +174,7 @@ class Monitor:
         the loop's own; without it, the one of torch is taken that gives the first loss.
         """
         results, gaps = self.experiment(config, loss=loss) if experiments else ([], [])
-        told, history = dict(config) if config else None, with_scores(self.history)
-        diagnosis = diagnose(history, told, self.findings(config), results)
+        diagnosis = diagnose(self.history, dict(config) if config else None, self.findings(config), results)
         return replace(diagnosis, not_checked=(*diagnosis.not_checked, *gaps))
 
     def experiment(self, config: Mapping[str, Any] | None = None, *, loss: Loss | None = None) -> LoopResults:
@@ -188,8 +186,8 @@ class Monitor:
 
     def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
         """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""
-        watch, history = self._watch, with_scores(self.history)
-        return (*self.inspections.findings, *(loop_findings(watch, history, config) if watch is not None else ()))
+        of_loop = loop_findings(self._watch, self.history, config) if self._watch is not None else ()
+        return (*self.inspections.findings, *of_loop)
 
     def close(self) -> None:
         """Remove the monitor's hooks from the optimizer and release every tensor."""

@@ -25,7 +25,6 @@ from side_by_side import run_each
 
 from diagnostics.diagnose import diagnose
 from diagnostics.diagnosis import Diagnosis
-from diagnostics.logs.evidence.scores import with_scores
 from diagnostics.logs.report import diagnose_log
 from pipeline.errors import UserError
 
@@ -45,7 +44,7 @@ def explain(case: Case, folder: Path, untold: bool) -> Explained:
     """Return what the Monitor, or the reader of logs, says of a training whose facts are in a folder."""
     facts = load(folder, f"{case.script}@{int(untold)}")
     if case.way == "loop":
-        return (case, *_answers(diagnose(with_scores(facts.history), facts.config, facts.findings)), "")
+        return (case, *_answers(diagnose(facts.history, facts.config, facts.findings)), "")
     target = None if untold else bound_of(case)
     with tempfile.TemporaryDirectory() as temporary:
         try:

@@ -27,7 +27,6 @@ from posted.training import Training
 from posted.write import write
 
 from diagnostics.diagnose import diagnose
-from diagnostics.logs.evidence.scores import with_scores
 from diagnostics.logs.read import read
 from pipeline.__main__ import main as fivegate
 from pipeline.experiments.result import ArmResult
@@ -183,7 +182,7 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     if case.way == "loop":
         told = target_of(case)
         findings, (results, _) = monitor.findings(told), monitor.experiment(told)
-        history = with_scores(monitor.history)
+        history = monitor.history
         causes = diagnose(history, told, findings, results).root_causes
         accused = [(c.issue, c.confidence.value, "diagnosis") for c in causes]
         return {"value": value, "accused": accused}, Facts(history, told, findings, tuple(results))

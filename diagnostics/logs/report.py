@@ -12,7 +12,6 @@ from diagnostics.diagnosis import Diagnosis
 from diagnostics.logs.comparison import differences, spread_of_equal_runs
 from diagnostics.logs.evidence.beside import files_beside, read_beside
 from diagnostics.logs.evidence.recorded import findings_of
-from diagnostics.logs.evidence.scores import score_facts
 from diagnostics.logs.formats import text
 from diagnostics.logs.read import Reading, read
 from diagnostics.logs.statement import diagnose_statement, understand
@@ -119,8 +118,6 @@ def diagnose_log(
         run.add_settings(known.settings)
         for name, history in run.views():
             _add_expectations(history, target, classes)
-            for fact, value in score_facts(history).items():
-                history.facts.setdefault(fact, value)
             history.facts.update({} if spread is None else {"score_spread": spread})
             diagnoses.append((name, diagnose(history, findings=[*findings_of(run), *known.findings])))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
