@@ -85,7 +85,7 @@ test-crash: $(READY)  ## 300 SIGKILLs in all five phases, each fault of the disk
 test-fuzz: $(READY)  ## every parser with damaged files, ten minutes in all, in less than 1 GB of memory
 	@[ -d $(INTEGRATIONS)/packages/pyarrow ] || \
 	  $(VENV)/bin/python -m pip --disable-pip-version-check -q install --no-deps --target $(INTEGRATIONS)/packages pyarrow || \
-	  echo "pyarrow cannot be installed: tables of our own stand in for those that it reads" >&2
+	  echo "pyarrow cannot be installed: the project's own tables are read instead" >&2
 	@$(PYTEST) -s -m fuzz tests/test_fuzz.py $(ARGS)
 
 test-integrations: $(READY)  ## serve released models in MLflow and node, watch Lightning and transformers, compare attacks with ART, read Parquet, train on a Ray cluster: installs them into .integrations
@@ -140,7 +140,7 @@ check: lint test  ## lint, then test
 docs: $(READY)  ## write the generated pages of docs/ again
 	@PYTHONPATH=. $(VENV)/bin/python docs/generate.py
 
-# mkdocs is no part of the lock: the site needs it, and nothing else does.
+# mkdocs is not in the lock: only the site needs it.
 docs-site: docs  ## build the site of docs/ with strict links: build/site/index.html
 	@$(VENV)/bin/python -c 'import mkdocs' 2>/dev/null || $(VENV)/bin/python -m pip install -q --disable-pip-version-check '.[docs]' -c requirements.lock
 	@$(VENV)/bin/python -m mkdocs build --strict --quiet && echo "build/site/index.html"

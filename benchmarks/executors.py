@@ -34,8 +34,8 @@ PLAN = ("experiment=digits", "tracking=none", "trainer.threads=1")
 
 def planned_run(root: Path, epochs: int) -> Run:
     """Return a run of digits whose planning gate is open."""
-    words = [*PLAN, f"trainer.max_epochs={epochs}", f"run.root={root}", "phase=planning"]
-    outcome = execute_run(make_registry(), make_hooks(lambda text: None), resolve_request(words, []))
+    arguments = [*PLAN, f"trainer.max_epochs={epochs}", f"run.root={root}", "phase=planning"]
+    outcome = execute_run(make_registry(), make_hooks(lambda text: None), resolve_request(arguments, []))
     assert outcome.gate == "open", outcome
     return outcome.run
 

@@ -159,8 +159,8 @@ def _run_again(ctx: PhaseContext, trial: Trial, symptoms: Sequence[str]) -> Regr
     config, history = trial.job.config(frozen_plan(ctx).config), History.load(trial.folder / "history.npz")
     context = CheckContext(config, ctx.trust, load(config, ctx.trust), ctx.config["phases"]["baseline"])
     results = {name: run_check(getattr(forward_checks, name), context) for name in SANITY.values()}
-    asked = [item for item in frozen_plan(ctx).checklists["baseline"] if item["id"] in SANITY]
-    judged = ctx.judge(asked, Evidence({"sanity_checks": results}))
+    checks = [item for item in frozen_plan(ctx).checklists["baseline"] if item["id"] in SANITY]
+    judged = ctx.judge(checks, Evidence({"sanity_checks": results}))
     diagnosis = read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
     earlier = items_of(ctx.evidence_of("optimization")) if ctx.earlier_training() else []
     items = [*earlier, *prevention_items(diagnosis, ctx.round, history)]
@@ -195,8 +195,8 @@ def _write_pages(
     )
     files.write_text(ctx.folder / "recommendations.md", recommendations(summary))
     page = ctx.artifact_of("diagnostics", "incident").read_text(encoding="utf-8")
-    asked = [item["ask"] for item in ran.prevention]
-    files.write_text(ctx.folder / "incident.md", incident_with_fix(page, summary, asked))
+    questions = [item["ask"] for item in ran.prevention]
+    files.write_text(ctx.folder / "incident.md", incident_with_fix(page, summary, questions))
     if study.rows:
         shown = study.winner or max(study.rows[1:], key=lambda row: row["effect"])
         alive = {name: t.folder / "history.npz" for name, t in study.trials.items() if not t.died}

@@ -190,8 +190,8 @@ def test_nobody_imports_the_face() -> None:
 def test_one_optimizer_step() -> None:
     """Only the stepper moves weights, by `step()` or by a kernel, so its permit is in front of all training.
 
-    A task's `step(model, batch)` takes arguments, and moves nothing. Copies of a loop of somebody's own have no plan
-    whose permit they could need.
+    A task's `step(model, batch)` takes arguments, and moves nothing. Copies of a loop of the user's own have no plan,
+    and so no permit.
     """
     files = set()
     for file, tree in product().items():

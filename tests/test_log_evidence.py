@@ -78,7 +78,7 @@ with torch.no_grad():
 
 
 def test_source_findings_are_hints() -> None:
-    """A program is read and not run: what it lacks is a hint, and a text that is no Python says nothing."""
+    """A program is read and not run: what it lacks is a hint, and a text that is not Python says nothing."""
     causes = {finding.cause for finding in source_findings(SOURCE, "train.py")}
     assert causes == {"gradients_not_zeroed", "redundant_softmax", "eval_mode_missing", "parameters_not_trained"}
     assert all(finding.kind == "abnormality" for finding in source_findings(SOURCE, "train.py"))
@@ -86,7 +86,7 @@ def test_source_findings_are_hints() -> None:
 
 
 def test_diagnose_log_reads_the_files_beside(tmp_path: Path, cli: Cli) -> None:
-    """A config and a source beside a log are evidence; it is said what they say. What is no file is refused."""
+    """A config and a source beside a log are evidence, which the page lists. A path that is not a file is refused."""
     flat = "".join(f"epoch {i} loss 2.303\n" for i in range(12))
     (tmp_path / "train.log").write_text(flat)
     (tmp_path / "config.yaml").write_text("optimizer:\n  lr: 1e-9\n")
@@ -99,7 +99,7 @@ def test_diagnose_log_reads_the_files_beside(tmp_path: Path, cli: Cli) -> None:
         causes = [*report.diagnoses[0][1].root_causes, *report.diagnoses[0][1].considered]
         assert "learning_rate_too_low" in [cause.issue for cause in causes]
     code, out, err = cli("diagnose", tmp_path / "train.log", "--beside", tmp_path / "none")
-    assert (code, out) == (2, "") and "--beside: is no file" in err
+    assert (code, out) == (2, "") and "--beside: is not a file" in err
 
 
 def test_diagnose_log_does_not_accuse_a_healthy_log_of_its_source(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Experiments on a loop of somebody's own: what is kept, which loss it was, and which cause a copy confirms."""
+"""Experiments on a loop of the user's own: what is kept, which loss it was, and which cause a copy confirms."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_overrides_of_a_mapping_are_dotted_keys() -> None:
         ("no_such_run", "RUN: no such run"),
         ("phase=baseline", r"phase: is not part of a run.*Do: Run\(\.\.\.\)\.advance\('baseline'\)"),
         (["experiment=digits", 3], "Run: takes overrides as text, got '3'"),
-        ({1: 2}, "Run: has a key that is no text"),
+        ({1: 2}, "Run: has a key that is not text"),
         ("missing.yaml", "missing.yaml"),
     ],
 )

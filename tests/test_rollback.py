@@ -129,7 +129,7 @@ def test_verify_finds_a_forged_rollback(trained: Run, cli: Cli) -> None:
     with opened(trained) as ledger:
         ledger.append("rolled_back", {"who": "", "why": "", "candidate": 0})
     code, out, _ = cli("verify", trained.path)
-    assert code == 3 and "which is no earlier candidate of this plan" in out
+    assert code == 3 and "which is not an earlier candidate of this plan" in out
 
 
 @pytest.mark.process

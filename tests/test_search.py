@@ -64,7 +64,7 @@ def test_space_is_read_in_the_grammar_of_hydra(written: str, expected: Range | C
         ("optimizer.lr", "tag(log, interval(0, 1))", "params.optimizer.lr: has no logarithm at its lower limit"),
         ("optimizer.lr", "choice(1, 1)", "params.optimizer.lr: has nothing to choose from"),
         ("optimizer.lrr", "interval(0, 1)", "params.optimizer.lrr: unknown key, got 'optimizer.lrr'; .*'optimizer.lr'"),
-        ("seed", "choice(1, 2)", "params.seed: is no parameter"),
+        ("seed", "choice(1, 2)", "params.seed: is not a parameter"),
         ("task.target", "interval(0, 1)", "params.task.target: is not searched"),
     ],
 )

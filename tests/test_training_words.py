@@ -255,7 +255,7 @@ def test_callbacks_are_built_from_trusted_packages(own_folder: Path, monkeypatch
     assert callback.every == 2
     with pytest.raises(UserError, match=r"callbacks\[0\]: fails in after_update at .*watching\.py:6"):
         callback.after_update(2)
-    with pytest.raises(UserError, match=r"callbacks\[0\]: is no callback.*before_update.*are not called"):
+    with pytest.raises(UserError, match=r"callbacks\[0\]: is not a callback.*before_update.*are not called"):
         build_callbacks({"callbacks": [{"_target_": "watching.OfLightning"}]}, ("watching",))
     with pytest.raises(UserError, match=r"callbacks\[0\]\._target_: is not allowed"):
         build_callbacks({"callbacks": [node]})

@@ -35,8 +35,8 @@ Explained = tuple[Case, Answer, Answer, str]  # named causes; named and consider
 def train(script: str, seed: int, folder: Path, targets: Sequence[dict[str, Any] | None]) -> float:
     """Train a loop, store what its Monitor knows with each of the targets that it may be told, and return the score."""
     score, monitor = load_script(script).run(seed, False)
-    for number, told in enumerate(targets):
-        store(folder, f"{script}@{number}", Facts(monitor.history, told, monitor.findings(told), value=score))
+    for number, target in enumerate(targets):
+        store(folder, f"{script}@{number}", Facts(monitor.history, target, monitor.findings(target), value=score))
     return float(score)
 
 
@@ -125,8 +125,8 @@ def main() -> None:
     for case, named, ranked, why in explained:
         if case.part == (args.part or "tuning"):
             right = (not named.ids) if case.healthy else bool(set(ranked.ids[:3]) & set(case.causes))
-            said = why or ", ".join(named.ids[:3]) or f"({', '.join(ranked.ids[:3])})"
-            print(f"{' ' if right else '!'} {case.id:<48} {'healthy' if case.healthy else case.causes[0]:<28} {said}")
+            answer = why or ", ".join(named.ids[:3]) or f"({', '.join(ranked.ids[:3])})"
+            print(f"{' ' if right else '!'} {case.id:<48} {'healthy' if case.healthy else case.causes[0]:<28} {answer}")
     for part in PARTS:
         print("\n".join(summary(args.kind, part, explained)))
 

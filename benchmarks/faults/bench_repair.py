@@ -124,7 +124,8 @@ def costs_of(run: Run, entries: Sequence[Any]) -> Costs:
     planned = int(plans.load(run).facts["budget"]["max_steps"])
     costs: Costs = {"diagnosis": 0.0, "search": 0.0, "verification": 0.0}
     for path in run.path.glob("diagnostics/*/diagnosis.json"):
-        costs["diagnosis"] += sum(_steps(one) for one in json.loads(path.read_text())["experiments"]) / planned
+        experiments = json.loads(path.read_text())["experiments"]
+        costs["diagnosis"] += sum(map(_steps, experiments)) / planned
     for path in run.path.glob("optimization/*/**/result.json"):
         index = json.loads(path.with_name("job.json").read_text())["seed_index"]
         confirms = index >= CONFIRMATION_SEED or index == 0
@@ -248,11 +249,11 @@ def _show(case: Case, result: Repair) -> str:
     if "error" in result:
         return f"! {case.id:<40} {result['error']}"
     well = sum(case.well(score) for score in result["repaired"])
-    found = (
+    counts = (
         f"{result['accepted']} ({well} of {len(result['repaired'])} well)" if result["accepted"] else "nothing accepted"
     )
     random = "" if case.healthy else f"; random {sum(case.well(score) for score in result['random'])} well"
-    return f"  {case.id:<40} {found}{random}; {sum(result['costs'].values()):.1f} trainings"  # type: ignore[arg-type]
+    return f"  {case.id:<40} {counts}{random}; {sum(result['costs'].values()):.1f} trainings"  # type: ignore[arg-type]
 
 
 def mendable(case: Case) -> bool:

@@ -180,12 +180,12 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     value, monitor = load_script(case.script).run(seed, mended)
     bound = bound_of(case)
     if case.way == "loop":
-        told = target_of(case)
-        findings, (results, _) = monitor.findings(told), monitor.experiment(told)
+        target_config = target_of(case)
+        findings, (results, _) = monitor.findings(target_config), monitor.experiment(target_config)
         history = monitor.history
-        causes = diagnose(history, told, findings, results).root_causes
+        causes = diagnose(history, target_config, findings, results).root_causes
         accused = [(c.issue, c.confidence.value, "diagnosis") for c in causes]
-        return {"value": value, "accused": accused}, Facts(history, told, findings, tuple(results))
+        return {"value": value, "accused": accused}, Facts(history, target_config, findings, tuple(results))
     log, out = write_log(case, monitor.history, root), root / "out"
     target = [] if bound is None else ["--target", str(bound)]
     _run_command("diagnose", str(log), "--out", str(out), *target)

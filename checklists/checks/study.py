@@ -33,10 +33,10 @@ def _nothing_compared(evidence: Evidence) -> Result | None:
 
 
 def candidates_from_causes(evidence: Evidence) -> Result:
-    """Passing proves that no candidate cures a cause that nobody believes.
+    """Passing proves that every candidate has a cause with evidence, or needs none.
 
     A candidate was confirmed by an experiment for causes that the experiments confirmed, or it cures, by causes.yaml, a
-    cause that the diagnosis names, or it combines such changes. Changes without a cause, which anybody would try, are
+    cause that the diagnosis names, or it combines such changes. General changes, which have no cause, are
     candidates only in a round that had none of these.
     """
     candidates = evidence.get("searched") or evidence["arms"]

@@ -214,7 +214,7 @@ def _give_scores_to_validation(meanings: dict[str, list[str]], run: LogRun) -> N
         other = f"val/{name[6:]}"
         if other not in meanings and not any(splits_in(source) for source in meanings[name]):
             meanings[other] = meanings.pop(name)
-            run.remarks.append(f"{meanings[other][0]} stands beside a validation loss and is taken for {other}")
+            run.remarks.append(f"{meanings[other][0]} is next to a validation loss and is read as {other}")
 
 
 def _is_per_epoch(source: str) -> bool:

@@ -26,7 +26,7 @@ class MlflowRun(Protocol):
 def find_run(text: str) -> MlflowRun | None:
     """Return the MLflow run of an id or an address; None if the text is neither.
 
-    MLflow is imported only for what looks like a run. Raises UserError if there is no such run.
+    MLflow is imported only for what looks like a run. Raises UserError if the run does not exist.
     """
     if not _ID.search(text):
         return None

@@ -21,7 +21,7 @@ from pipeline.history import History
 from pipeline.reporting.panels import RunCurves
 from pipeline.run_store import files
 
-MAX_STATEMENT = 2**14  # bytes of a file that is read as a statement where it is no log
+MAX_STATEMENT = 2**14  # bytes of a file that is read as a statement if it is not a log
 MAX_SENTENCES = 2  # lines with numbers in a text that is read as prose where it names a symptom
 REPORTED = "what was reported"  # the name of the diagnosis of a statement, among those of runs
 
@@ -110,8 +110,8 @@ def diagnose_log(
     few = reading.files[0].format == text.NAME and sum(run.row_count for run in reading.runs) <= MAX_SENTENCES
     if few and (statement := _statement_in(path, at)):
         return LogReport(None, ((REPORTED, statement), *reported))  # prose with a number in it
-    found = [*beside, *(files_beside(path, [file.path for file in reading.files]) if path.is_dir() else ())]
-    known = read_beside(found)
+    paths = [*beside, *(files_beside(path, [file.path for file in reading.files]) if path.is_dir() else ())]
+    known = read_beside(paths)
     diagnoses = []
     spread = spread_of_equal_runs(reading.runs)
     for run in reading.runs:
@@ -121,7 +121,7 @@ def diagnose_log(
             history.facts.update({} if spread is None else {"score_spread": spread})
             diagnoses.append((name, diagnose(history, findings=[*findings_of(run), *known.findings])))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
-    return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)), tuple(known.said))
+    return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)), tuple(known.remarks))
 
 
 def _add_expectations(history: History, target: float | None, classes: int | None) -> None:
@@ -133,17 +133,17 @@ def _add_expectations(history: History, target: float | None, classes: int | Non
 
 
 def _error_in(path: Path) -> Diagnosis | None:
-    """Return the diagnosis of a file that is no log and tells an error, as a traceback does; None for anything else."""
+    """Return the diagnosis of a file that is not a log but an error, such as a traceback; else None."""
     try:
-        found = read_beside([path]).findings
+        findings = read_beside([path]).findings
     except UserError:
         return None
-    certain = [finding for finding in found if finding.kind == "definition"]
+    certain = [finding for finding in findings if finding.kind == "definition"]
     if not certain:
         return None
     history = History()
     history.event("imported", 0, file=path.name)
-    return diagnose(history, findings=found)
+    return diagnose(history, findings=findings)
 
 
 def _statement_in(path: Path, at: str | None) -> Diagnosis | None:

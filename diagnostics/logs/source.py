@@ -80,6 +80,6 @@ class Source:
         if cut or len(content) > MAX_LINE:
             self.long_lines.append(number)
         content = content[:MAX_LINE]
-        if len(content) <= MAX_WORDS and (words := accident_in(content)):
-            self.accidents.setdefault(words.cause, finding_of(words, f"line {number}", content))
+        if len(content) <= MAX_WORDS and (accident := accident_in(content)):
+            self.accidents.setdefault(accident.cause, finding_of(accident, f"line {number}", content))
         return _COLOURS.sub("", content) if "\x1b" in content else content

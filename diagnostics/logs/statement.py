@@ -87,12 +87,12 @@ def _mentions(candidate: CandidateCause, text: str) -> int:
 def _considered(candidate: CandidateCause, statement: Statement) -> Considered:
     mentions = _mentions(candidate, statement.text)
     confidence = round(CEILINGS[BASIS] * support_share(mentions, mentions), 3)
-    said = ("the statement names it",) if mentions else ()
+    evidence = ("the statement names it",) if mentions else ()
     measured = [
         f"{description(support.signal, support.of)} is {support.bound}" for support in candidate.supported_by[:1]
     ]
     why = f"nothing was measured; it becomes likelier if the {measured[0]}" if measured else "nothing was measured"
-    return Considered(candidate.id, confidence, said, why)
+    return Considered(candidate.id, confidence, evidence, why)
 
 
 def _fixes(ranked: Sequence[CandidateCause]) -> list[Fix]:

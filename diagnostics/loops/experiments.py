@@ -1,4 +1,4 @@
-"""Controlled experiments on a loop of somebody's own: a copy of the model is trained on the batches that were kept.
+"""Controlled experiments on a loop of the user's own: a copy of the model is trained on the batches that were kept.
 
 The copy begins with the first weights, has an optimizer of the same kind, and a training loop without faults. Each arm
 changes one thing. What it is worth is its loss on kept batches that were left out, between that of the unchanged copy

@@ -63,11 +63,11 @@ def look(history: History, epoch: int, config: Mapping[str, Any]) -> dict[str, s
     events = [event for event in history.events if event["kind"] == GUARD]
     last = max((event["epoch"] for event in events if event["epoch"] < epoch), default=0)
     seen = {event["symptom"] for event in events if event["epoch"] == last}
-    said = {event["symptom"] for event in events if event["said"]}
+    announced = {event["symptom"] for event in events if event["said"]}
     steps = history.step["train/loss"].index if "train/loss" in history.step else []
     lasting = {}
     for playbook in fired:
-        is_lasting = playbook.id in seen - said and last == previous_look(epoch)
+        is_lasting = playbook.id in seen - announced and last == previous_look(epoch)
         history.event(GUARD, max(steps, default=0), epoch=epoch, symptom=playbook.id, said=is_lasting)
         if is_lasting:
             lasting[playbook.id] = playbook.symptom

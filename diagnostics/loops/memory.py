@@ -49,8 +49,8 @@ class LoopMemory:
             return
         if not self.batches and isinstance(outputs, Tensor):
             self.first_outputs, self.first_loss = outputs.detach().clone(), float(loss)
-        kept = _bytes(value for batch in self.batches for value in batch)
-        self.full = len(self.batches) >= MAX_BATCHES or kept + _bytes((inputs, targets)) > MAX_BYTES
+        kept_bytes = _bytes(value for batch in self.batches for value in batch)
+        self.full = len(self.batches) >= MAX_BATCHES or kept_bytes + _bytes((inputs, targets)) > MAX_BYTES
         if not self.full:
             self.batches.append((inputs.detach().clone(), targets.detach().clone()))
 

@@ -218,8 +218,8 @@ def _schedules_of(optimizer: Optimizer) -> list[LRScheduler]:
     """Return the schedules of an optimizer, which does not know them itself."""
     holders = [*gc.get_referrers(optimizer)]
     holders += [owner for holder in holders if type(holder) is dict for owner in gc.get_referrers(holder)]
-    found = {id(holder): holder for holder in holders if isinstance(holder, LRScheduler)}
-    return [schedule for schedule in found.values() if schedule.optimizer is optimizer]
+    schedules = {id(holder): holder for holder in holders if isinstance(holder, LRScheduler)}
+    return [schedule for schedule in schedules.values() if schedule.optimizer is optimizer]
 
 
 def _silent_window_hook() -> _WindowHook:

@@ -1,4 +1,4 @@
-"""What anybody would try on a run without a believed cause: the range test's rate, a longer schedule, a larger model.
+"""General changes, for a run without a cause to cure: the range test's rate, a longer schedule, a larger model.
 
 Steps in width are doublings, and the rate is the measured one, so that no round is spent on a notch.
 """

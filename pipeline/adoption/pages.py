@@ -77,18 +77,18 @@ def incident_with_fix(page: str, summary: RoundSummary, prevention: Iterable[str
     head, _, risks = page.partition(RISKS)
     head = head.partition(ROLLBACK)[0].rstrip()
     winner = next((row for row in summary.rows if row["change"] == summary.adopted), None)
-    done = ["## Fix", f"{markdown(summary.choice)}." if winner is None else _proof(winner, summary)]
+    fix = ["## Fix", f"{markdown(summary.choice)}." if winner is None else _proof(winner, summary)]
     if winner is not None:
         guards = [f"- {markdown(format_guard(guard))}" for guard in guards_of(winner)]
-        done += ["What must not become worse:\n\n" + "\n".join(guards)] if guards else []
+        fix += ["What must not become worse:\n\n" + "\n".join(guards)] if guards else []
         ran = "\n".join(
             f"- {markdown(text)}: {'passed' if passed else '**failed**'}" for text, passed in summary.checks
         )
-        done += ["### Run again on the fixed model", ran] if ran else []
-        done += ["### Watched from now on", "\n".join(f"- {markdown(item)}" for item in prevention)]
+        fix += ["### Run again on the fixed model", ran] if ran else []
+        fix += ["### Watched from now on", "\n".join(f"- {markdown(item)}" for item in prevention)]
     left = [f"- the symptom {code_span(name)} is still there" for name in summary.symptoms]
     undo = f"Undo the fix, deleting nothing:\n\n    {summary.undo}" if summary.undo else "Nothing was adopted."
-    parts = [head, *done, ROLLBACK, undo, RISKS, "\n".join([*left, risks.strip()])]
+    parts = [head, *fix, ROLLBACK, undo, RISKS, "\n".join([*left, risks.strip()])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The candidates of a round: what experiments confirmed, then remedies of believed causes, then what anybody tries."""
+"""The candidates of a round: what experiments confirmed, then remedies of named causes, then general changes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def propose(known: Known, tried: Set[str]) -> list[Arm]:
     """Return the candidates that are worth a trial, best founded first, each with its rank by size in `order`.
 
     First come changes that an experiment confirmed, then remedies of the causes that the diagnosis names, then their
-    combinations. Only where none of them is left come the changes that anybody would try, which have no cause. What an
+    combinations. Only where none of them is left are general changes tried, which have no cause. What an
     experiment refuted, what was `tried` (digests of changes) and what cannot apply is left out.
     """
     believed = [*_confirmed(known), *_remedies(known)]
@@ -59,10 +59,10 @@ def propose(known: Known, tried: Set[str]) -> list[Arm]:
     left = _distinct(known, believed, tried | refuted)
     if not left:
         general = [
-            Arm("", with_change(known.start, vars(delta)), "", "", origin="general", why=words)
-            for words, delta in general_changes(known.config, known.suggested_rate)
+            Arm("", with_change(known.start, vars(delta)), "", "", origin="general", why=reason)
+            for reason, delta in general_changes(known.config, known.suggested_rate)
         ]
-        pairs = [arm for arm in _combinations(general) if _is_short(arm.delta, known)]
+        pairs = [arm for arm in _combinations(general) if "trainer.max_epochs" not in arm.delta.overrides]
         left = _distinct(known, [*general, *pairs], tried | refuted)
     return _ranked(known, left)
 
@@ -93,37 +93,33 @@ def _combinations(singles: Sequence[Arm]) -> Iterator[Arm]:
     first = [
         arm for i, arm in enumerate(singles) if arm.causes not in [a.causes for a in singles[:i]] or not arm.causes
     ]
-    for one, other in combinations(first[:COMBINED], 2):
-        if _overlap(one.delta, other.delta):
+    for first_arm, second_arm in combinations(first[:COMBINED], 2):
+        if _overlap(first_arm.delta, second_arm.delta):
             continue
-        overrides = {**one.delta.overrides, **other.delta.overrides}
-        surgery = (*one.delta.surgery, *(s for s in other.delta.surgery if s not in one.delta.surgery))
-        why = " and ".join(filter(None, (one.why, other.why)))
-        parts = (one.delta, other.delta)
-        origin: Origin = "general" if one.origin == other.origin == "general" else "combination"
-        causes = tuple(dict.fromkeys((*one.causes, *other.causes)))
+        overrides = {**first_arm.delta.overrides, **second_arm.delta.overrides}
+        surgery = (*first_arm.delta.surgery, *(s for s in second_arm.delta.surgery if s not in first_arm.delta.surgery))
+        why = " and ".join(filter(None, (first_arm.why, second_arm.why)))
+        parts = (first_arm.delta, second_arm.delta)
+        origin: Origin = "general" if first_arm.origin == second_arm.origin == "general" else "combination"
+        causes = tuple(dict.fromkeys((*first_arm.causes, *second_arm.causes)))
         yield Arm("", Delta(overrides, surgery), " and ".join(causes), "", 0, origin, causes, None, why, parts)
 
 
-def _overlap(one: Delta, other: Delta) -> bool:
+def _overlap(first: Delta, second: Delta) -> bool:
     """Whether two changes set the same key, or a key inside a section that the other replaces."""
     return any(
-        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in one.overrides for b in other.overrides
-    ) or bool(one.surgery and one.surgery == other.surgery)
-
-
-def _is_short(delta: Delta, known: Known) -> bool:
-    return "trainer.max_epochs" not in delta.overrides
+        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in first.overrides for b in second.overrides
+    ) or bool(first.surgery and first.surgery == second.surgery)
 
 
 def _distinct(known: Known, arms: Sequence[Arm], leave_out: Set[str]) -> list[Arm]:
     """Return the arms that can apply, each change once, without those of these digests."""
-    seen, kept = {*leave_out, digest(known.start)}, []
+    seen, distinct = {*leave_out, digest(known.start)}, []
     for arm in arms:
         if digest(arm.delta) not in seen and applies(arm.delta, known):
             seen.add(digest(arm.delta))
-            kept.append(arm)
-    return kept
+            distinct.append(arm)
+    return distinct
 
 
 def applies(delta: Delta, known: Known) -> bool:

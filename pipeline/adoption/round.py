@@ -110,9 +110,9 @@ def _search(ctx: Round, start: Delta, arms: Sequence[Arm]) -> tuple[Search, list
     ctx.log(f"    then a confirmation costs {2 * pairs} to {(1 + most) * pairs} trainings ({confirming} or more)")
 
     def run_jobs(jobs: Sequence[tuple[str, Job]]) -> dict[str, Trial]:
-        done = train(ctx, jobs, 0)
-        trials.update(done)
-        return done
+        finished = train(ctx, jobs, 0)
+        trials.update(finished)
+        return finished
 
     search = Search(terms, run_jobs, ctx.log, Arm("control", start), [Tally(arm) for arm in arms])
     return search, search.run(most), trials

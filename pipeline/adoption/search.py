@@ -210,8 +210,8 @@ class Search:
         tally.values.append(trial.value)
         tally.outcome = "ahead in screening" if self._is_ahead(tally) else "lost in screening"
         self.log(f"    {tally.arm.id:<4} {trial.value:.4g}, the same step once more: {further.describe()}")
-        kept = [*ahead, *([tally] if self._is_ahead(tally) else [])]
-        return sorted(kept, key=lambda t: -self._mean_gain(t))
+        leading = [*ahead, *([tally] if self._is_ahead(tally) else [])]
+        return sorted(leading, key=lambda t: -self._mean_gain(t))
 
     def _without_idle_parts(self, tally: Tally) -> Tally:
         """Take each part of a combination out once; return what is left without the first that contributes nothing.

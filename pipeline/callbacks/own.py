@@ -92,7 +92,7 @@ class OwnCallback:
 def build_callbacks(
     config: Mapping[str, Any], trust: Sequence[str] = (), lets_through: tuple[type[Exception], ...] = ()
 ) -> tuple[OwnCallback, ...]:
-    """Build the `callbacks` of a config, in order. Raises UserError naming every one that is no callback."""
+    """Build the `callbacks` of a config, in order. Raises UserError naming every one that is not a callback."""
     from pipeline.config.build import build
 
     faults, callbacks = list[str](), list[OwnCallback]()
@@ -107,7 +107,7 @@ def build_callbacks(
             callbacks.append(OwnCallback(where, callback, lets_through))
         else:
             expected = f"an object with one of {', '.join(METHODS)} (hooks of other libraries are not called)"
-            faults.append(fault(where, "is no callback", got=node["_target_"], expected=expected))
+            faults.append(fault(where, "is not a callback", got=node["_target_"], expected=expected))
     if faults:
         raise UserError(*faults)
     return tuple(callbacks)

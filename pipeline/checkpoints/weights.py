@@ -31,7 +31,7 @@ def weights_digest(state_dict: Mapping[str, object]) -> str:
 
 
 def read_foreign_weights(path: Path, where: str) -> dict[str, Tensor]:
-    """Return the tensors of somebody's file of weights: safetensors, or what `torch.save` wrote, read as tensors only.
+    """Return the tensors of a file of weights: safetensors, or what `torch.save` wrote, read as tensors only.
 
     Of a checkpoint that holds more, the weights are what its key `state_dict`, `model_state_dict` or `model` names.
     Raises UserError for a missing file, and for one that holds objects of other classes: to load these runs code.

@@ -75,7 +75,7 @@ def run(
     if args.classes is not None and args.classes < 2:
         raise UserError(fault("--classes", "is too small", got=args.classes, expected="at least 2"))
     faults = [
-        fault("--beside", "is no file", got=text, expected="a config, a traceback or a source")
+        fault("--beside", "is not a file", got=text, expected="a config, a traceback or a source")
         for text in args.beside
         if not Path(text).is_file()
     ]

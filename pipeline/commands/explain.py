@@ -130,17 +130,17 @@ def _people(state: RunState, phase: str, item: Item) -> list[str]:
 
 def format_item(run: Run, state: RunState, phase: str, item: Item) -> str:
     """Return the explanation of an item as a paragraph."""
-    said = explain_item(run, state, phase, item)
-    lines = [f"{phase}/{item.id}: {said['outcome']}", f"  question: {said['question']}"]
+    explanation = explain_item(run, state, phase, item)
+    lines = [f"{phase}/{item.id}: {explanation['outcome']}", f"  question: {explanation['question']}"]
     labelled = {
-        "result": said["result"],
-        "required": said["required"],
-        "details": said["details"],
-        "cause": said["cause"],
+        "result": explanation["result"],
+        "required": explanation["required"],
+        "details": explanation["details"],
+        "cause": explanation["cause"],
     }
     lines += [f"  {f'{label}:':<9} {text}" for label, text in labelled.items() if text]
-    lines = [visible(line) for line in [*lines, *(f"  {line}" for line in said["people"])]]
-    return "\n".join([*lines, *([f"  next:     {said['next']}"] if said["next"] else [])])
+    lines = [visible(line) for line in [*lines, *(f"  {line}" for line in explanation["people"])]]
+    return "\n".join([*lines, *([f"  next:     {explanation['next']}"] if explanation["next"] else [])])
 
 
 def _format_not_built(run: Run, phase: str, items: Sequence[Item]) -> str:

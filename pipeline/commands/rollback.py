@@ -63,15 +63,15 @@ def run(args: argparse.Namespace) -> int:
     with opened(run) as ledger:
         record_branch(run, ledger)  # of a candidate that a killed command did not decide on
         state = fold(ledger.entries)
-        done = _withdraw(run, ledger, state, who, args.why) if state.released else _return(run, ledger, state, args)
+        undone = _withdraw(run, ledger, state, who, args.why) if state.released else _return(run, ledger, state, args)
         refresh_report(run)
         send_to_tracker(run)
         state = fold(ledger.entries)
         step = next_step(state, run.path)
     if args.json:
-        print_json({"schema": 1, "run": run.name, **done, "next": next_command(step)}, indent=2)
+        print_json({"schema": 1, "run": run.name, **undone, "next": next_command(step)}, indent=2)
         return 0
-    for line in _lines(run, done):
+    for line in _lines(run, undone):
         console().print(line, soft_wrap=True)
     console().print(tables.next_step_line(step), soft_wrap=True)
     return 0
@@ -125,16 +125,16 @@ def _model(candidate: CandidateRecord) -> Model:
     }
 
 
-def _lines(run: Run, done: Rollback) -> list[object]:
+def _lines(run: Run, undone: Rollback) -> list[object]:
     """Return what was undone and what is in its place, one line each."""
-    if done["undone"] == "release":
+    if undone["undone"] == "release":
         template = "{run}: {who} has withdrawn the release of {subject}"
-        champion = done["champion"]
+        champion = undone["champion"]
         now = "no release before it is left: switch off what serves this model"
         if champion:
             now = f"the champion is now {champion[:12]}, its payload is intact"
-        return [styled(template, run=run.name, who=done["who"], subject=done["subject"][:12]), visible(now)]
-    left, back = done["left"], done["returned_to"]
+        return [styled(template, run=run.name, who=undone["who"], subject=undone["subject"][:12]), visible(now)]
+    left, back = undone["left"], undone["returned_to"]
     template = "{run}: returned from {left} to {back}; nothing was deleted"
     return [styled(template, run=run.name, left=_named(left), back=_named(back))]
 

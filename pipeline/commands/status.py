@@ -106,7 +106,7 @@ def next_command(step: NextStep) -> dict[str, Any]:
 
 
 def _last_rollback(run: Run, state: RunState) -> dict[str, Any] | None:
-    """Return who returned to the present candidate, or withdrew the release, and why; None where nobody did."""
+    """Return who returned to the present candidate, or withdrew the release, and why; None without a return."""
     if state.rolled_back_at < 0:
         return None
     entry = read_ledger(run.ledger_path)[state.rolled_back_at]

@@ -47,8 +47,8 @@ def _verify_bundle(bundle: Path, as_json: bool) -> int:
     """Check a bundle that may have come without its run. A payload alone has nothing that it can be compared with."""
     problems = standalone.verify(bundle)
     if as_json:
-        said = [] if problems else [*standalone.approvals(bundle)]
-        _print_answer(bundle.name, None, problems, compared_with=said)
+        approvals = [] if problems else [*standalone.approvals(bundle)]
+        _print_answer(bundle.name, None, problems, compared_with=approvals)
         return 3 if problems else 0
     screen = console()
     for problem in problems:

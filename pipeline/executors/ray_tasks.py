@@ -58,8 +58,8 @@ class RayTasks:
 
     def run(self, folder: Path, threads: int) -> subprocess.CompletedProcess[str]:
         """Run a worker on the folder's job and wait for it. Raises CancelledError after `stop`."""
-        words, environment = self._command(folder, threads)
-        worker = RemoteWorker(tuple(words), environment)
+        command, environment = self._command(folder, threads)
+        worker = RemoteWorker(tuple(command), environment)
         task = self._ray.remote(num_cpus=max(1, threads), num_gpus=self._num_gpus, max_retries=0)(_run)
         with self._lock:
             if self._stopped:
@@ -67,9 +67,9 @@ class RayTasks:
             reference = task.remote(worker)
             self._tasks.add(reference)
         try:
-            return subprocess.CompletedProcess(words, *self._ray.get(reference))
+            return subprocess.CompletedProcess(command, *self._ray.get(reference))
         except self._ray.exceptions.RayError as error:  # its process was killed, or its machine was lost
-            return subprocess.CompletedProcess(words, -signal.SIGKILL, "", str(error).splitlines()[0])
+            return subprocess.CompletedProcess(command, -signal.SIGKILL, "", str(error).splitlines()[0])
         finally:
             with self._lock:
                 self._tasks.discard(reference)

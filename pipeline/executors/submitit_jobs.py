@@ -52,17 +52,17 @@ class SubmititWorkers:
         """Submit a worker for the folder's job and wait for it. Raises CancelledError after `stop`."""
         import submitit
 
-        words, environment = self._command(folder, threads)
+        command, environment = self._command(folder, threads)
         with self._lock:  # the parameters belong to the executor, not to the job
             if self._stopped:
                 raise CancelledError
             self._executor.update_parameters(cpus_per_task=threads)
-            job = self._executor.submit(RemoteWorker(tuple(words), environment))
+            job = self._executor.submit(RemoteWorker(tuple(command), environment))
             self._jobs.add(job)
         try:
-            return subprocess.CompletedProcess(words, *job.result())
+            return subprocess.CompletedProcess(command, *job.result())
         except submitit.core.utils.UncompletedJobError as error:  # killed, out of time, or its machine was lost
-            return subprocess.CompletedProcess(words, -signal.SIGKILL, "", str(error).splitlines()[0])
+            return subprocess.CompletedProcess(command, -signal.SIGKILL, "", str(error).splitlines()[0])
         finally:
             with self._lock:
                 self._jobs.discard(job)

@@ -30,14 +30,14 @@ def overrides_of(config: Config, more: Sequence[str]) -> list[str]:
 
     Raises UserError for anything else, and where `phase` is among them.
     """
-    words = [*_words(config), *more]
-    if wrong := [word for word in words if not isinstance(word, str) or not word.strip()]:
+    overrides = [*_words(config), *more]
+    if wrong := [word for word in overrides if not isinstance(word, str) or not word.strip()]:
         raise UserError(fault("Run", "takes overrides as text", got=repr(wrong[0]), expected="KEY=VALUE"))
-    chosen = [word for word in words if word.startswith("phase=")]
+    chosen = [word for word in overrides if word.startswith("phase=")]
     if chosen:
         do = f"Run(...).advance({chosen[0].partition('=')[2]!r})"
         raise UserError(fault("phase", "is not part of a run", got=chosen[0], expected="a phase for advance", do=do))
-    return words
+    return overrides
 
 
 def _words(config: object) -> list[str]:
@@ -65,19 +65,19 @@ def _of_file(path: Path) -> list[str]:
     try:
         config = safe_yaml.load(text, str(path))
     except yaml.YAMLError as error:
-        raise UserError(fault(str(path), f"is no YAML: {error}", expected="a config")) from error
+        raise UserError(fault(str(path), f"is not YAML: {error}", expected="a config")) from error
     if not isinstance(config, Mapping):
-        raise UserError(fault(str(path), "is no config", got=f"a {type(config).__name__}", expected="a mapping"))
+        raise UserError(fault(str(path), "is not a config", got=f"a {type(config).__name__}", expected="a mapping"))
     return _of_mapping(config, str(path))
 
 
 def _of_mapping(config: Mapping[str, object], where: str) -> list[str]:
     if wrong := [key for key in config if not isinstance(key, str)]:
-        raise UserError(fault(where, "has a key that is no text", got=repr(wrong[0]), expected="a key of the config"))
-    kept = {key: value for key, value in config.items() if key not in NOT_FROM_CONFIG}
+        raise UserError(fault(where, "has a key that is not text", got=repr(wrong[0]), expected="a key of the config"))
+    settings = {key: value for key, value in config.items() if key not in NOT_FROM_CONFIG}
     if isinstance(config.get("data"), Mapping) and isinstance(config.get("task"), Mapping) and "trainer" in config:
-        return [*_replaced(kept)]
-    return [f"{key}={format_override_value(value)}" for key, value in _leaves(kept)]
+        return [*_replaced(settings)]
+    return [f"{key}={format_override_value(value)}" for key, value in _leaves(settings)]
 
 
 def _replaced(config: Mapping[str, object]) -> Iterator[str]:

@@ -76,8 +76,8 @@ class Run:
             return outcome_of(self.name, None, self._state(), step, step.exit_code)
         with outside_training(), ends_forked_children(), users_faults_named():
             request = resolve_request([*self._overrides, f"phase={due}"], self._config_dirs)
-            done = execute_run(make_registry(), make_hooks(self._line), request)
-        return outcome_of(self.name, due, self._state(), done.next_step, done.exit_code(due))
+            outcome = execute_run(make_registry(), make_hooks(self._line), request)
+        return outcome_of(self.name, due, self._state(), outcome.next_step, outcome.exit_code(due))
 
     def status(self) -> dict[str, object]:
         """Return what `status --json` prints: gates, checks, branch, waivers and the next command.

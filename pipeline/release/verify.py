@@ -199,7 +199,8 @@ def _rollback_faults(entries: list[Entry]) -> Iterator[str]:
     for index, entry in enumerate(entries):
         earlier = entry["data"].get("candidate") if entry["kind"] == "rolled_back" else None
         if earlier is not None and earlier not in fold(entries[:index]).accepted[:-1]:
-            yield f"entry {entry['seq']}: rolled back to entry {earlier}, which is no earlier candidate of this plan"
+            what = f"rolled back to entry {earlier}, which is not an earlier candidate of this plan"
+            yield f"entry {entry['seq']}: {what}"
 
 
 def _days_of(entry: Entry) -> list[date]:

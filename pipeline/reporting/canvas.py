@@ -150,7 +150,7 @@ def for_page(document: str, label: str, titles: list[str]) -> Markup:
     """Return the `<svg>` element of a document without what would reach beyond it in a page, with CSS colours."""
     svg = _TAG.sub(_with_short_numbers, document[document.index("<svg") :])
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # a style sheet for the whole page
-    svg = _TITLE.sub(lambda found: f"<g><title>{escape(titles[int(found.group(1))])}</title>", svg)
+    svg = _TITLE.sub(lambda match: f"<g><title>{escape(titles[int(match.group(1))])}</title>", svg)
     svg = re.sub(r'<g id="[\w.]+">', "<g>", svg)  # names such as axes_1, which every figure has again
     svg = re.sub(r"font-size: [^;]+; font-family: [^;]+; ", "", svg)  # the page has its own font, larger when narrow
     svg = re.sub(r">\s+<", "><", svg)

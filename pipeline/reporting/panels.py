@@ -56,7 +56,7 @@ class Panel:
     log: bool
     best_epoch: float | None = None
     onsets: tuple[float, ...] = ()
-    symptoms: tuple[str, ...] = ()  # what holds from each onset on, in words; empty where nobody named it
+    symptoms: tuple[str, ...] = ()  # what holds from each onset on, in words; empty if it has no name
     unit: Literal["epoch", "step"] = "epoch"  # of x; a log without epochs is shown over steps
 
 

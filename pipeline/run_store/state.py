@@ -267,11 +267,11 @@ def _returned(state: RunState, then: RunState, seq: int) -> RunState:
 
     Rounds go on with the next number: no file of the undone ones is written again. Waivers of undone gates are void.
     """
-    kept = [w for w in state.waivers if w.seq <= then.seq or (w.item != "branch" and w.phase in PHASES[:2])]
+    waivers = [w for w in state.waivers if w.seq <= then.seq or (w.item != "branch" and w.phase in PHASES[:2])]
     rounds = then.abandoned_rounds + max(0, state.last_round + 1 - then.round)
     return replace(
         then,
-        waivers=tuple(kept),
+        waivers=tuple(waivers),
         sign_offs=state.sign_offs,
         trust=state.trust,
         test_opened=state.test_opened,

@@ -62,13 +62,13 @@ def run_search(overrides: Sequence[str], config_dirs: Sequence[str], registry: R
 
     Raises UserError with every fault of the settings, and where the search would change what is planned.
     """
-    words = _sorted_out(overrides, config_dirs)
+    arguments = _sorted_out(overrides, config_dirs)
     name = str(override_value(overrides, GROUP))
-    composed = composition([*words.run, *words.search], config_dirs, searching=True)
+    composed = composition([*arguments.run, *arguments.search], config_dirs, searching=True)
     _refuse_no_search(name, composed)
-    _refuse_changed_config(name, composed, composition(words.run, config_dirs))
-    read_settings(composed.sweeper, name, composed.config, None, words.typed)  # before anything is planned
-    request = resolve_request([*words.run, "phase=baseline"], config_dirs)
+    _refuse_changed_config(name, composed, composition(arguments.run, config_dirs))
+    read_settings(composed.sweeper, name, composed.config, None, arguments.typed)  # before anything is planned
+    request = resolve_request([*arguments.run, "phase=baseline"], config_dirs)
     run = request.run
     if request.changed or not run.exists() or run.state().gate("planning") != "open":
         planning = replace(request, config={**request.config, "phase": "planning"})
@@ -80,7 +80,7 @@ def run_search(overrides: Sequence[str], config_dirs: Sequence[str], registry: R
         plan = plans.load(run, state)
         evidence = read_recorded_json(run.path, state.finished["planning"]["evidence"])
         greater = bool(evidence["values"]["greater_is_better"])
-        settings = read_settings(composed.sweeper, name, plan.config, greater, words.typed)
+        settings = read_settings(composed.sweeper, name, plan.config, greater, arguments.typed)
         executor = ExecutorSettings.from_config(composed.config)
         hooks.log(f"search {settings.name}: {settings.trials} trials, {settings.generation} at a time are proposed")
         with tracked(hooks, run, request, ledger):
@@ -90,7 +90,7 @@ def run_search(overrides: Sequence[str], config_dirs: Sequence[str], registry: R
 
 def _sorted_out(overrides: Sequence[str], config_dirs: Sequence[str]) -> Words:
     """Sort the overrides by what they are about. Raises UserError for one that cannot be read."""
-    words, faults = Words([], [], {}), []
+    arguments, faults = Words([], [], {}), []
     with hydra_over(existing(config_dirs)[0]):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         for word in overrides:
@@ -98,7 +98,7 @@ def _sorted_out(overrides: Sequence[str], config_dirs: Sequence[str]) -> Words:
             if key == "phase":
                 continue
             if key == GROUP or key.startswith(("hydra.", "hydra/")):
-                words.search.append(word)
+                arguments.search.append(word)
                 continue
             try:
                 [override] = parser.parse_overrides([word])
@@ -106,12 +106,12 @@ def _sorted_out(overrides: Sequence[str], config_dirs: Sequence[str]) -> Words:
                 faults.append(fault(word, f"cannot be read ({str(error).splitlines()[0]})", expected="KEY=VALUE"))
                 continue
             if override.is_sweep_override():
-                words.typed[key] = word.partition("=")[2]
+                arguments.typed[key] = word.partition("=")[2]
             else:
-                words.run.append(word)
+                arguments.run.append(word)
     if faults:
         raise UserError(*faults)
-    return words
+    return arguments
 
 
 def _refuse_no_search(name: str, composed: Composition) -> None:

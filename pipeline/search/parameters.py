@@ -28,7 +28,9 @@ def read_space(
     for key, written in params.items():
         where, section = f"params.{key}", str(key).partition(".")[0]
         if section in FIXED:
-            what = "is not searched: it decides what is measured, or where" if section != "seed" else "is no parameter"
+            what = (
+                "is not searched: it decides what is measured, or where" if section != "seed" else "is not a parameter"
+            )
             faults.append(fault(where, what, got=written, expected="a key of model, optimizer, loader, ..."))
         elif key not in known:
             expected = "a key of the experiment's config"

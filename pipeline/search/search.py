@@ -63,11 +63,11 @@ def search(trainings: Trainings) -> SearchRecord:
 def refuse_impossible_values(trainings: Trainings) -> None:
     """Raise UserError with every limit and choice of the space that the config's schema refuses."""
     faults: dict[str, None] = {}
-    for key, one in trainings.settings.space.items():
-        for value in one.values if isinstance(one, Choices) else (one.low, one.high):
+    for key, parameter in trainings.settings.space.items():
+        for value in parameter.values if isinstance(parameter, Choices) else (parameter.low, parameter.high):
             config = trainings.job({**trainings.reference, key: value}).config(trainings.plan.config)
             own = {"phase": "auto", "run": {"name": "search", "root": "runs", "sweep": None}, "trust": [], "env": []}
-            faults |= dict.fromkeys(f"params.{said}" for said in faults_of({**config, **own}))
+            faults |= dict.fromkeys(f"params.{message}" for message in faults_of({**config, **own}))
     if faults:
         raise UserError(*faults)
 

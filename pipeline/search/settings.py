@@ -114,7 +114,7 @@ def _sampler(sweeper: Mapping[str, Any], faults: list[str]) -> tuple[str, dict[s
     seed = section.pop("seed", None)
     if name not in SAMPLERS:
         among = [f"optuna.samplers.{known}" for known in SAMPLERS]
-        faults.append(fault("hydra.sweeper.sampler._target_", "is no sampler that is supported", got=name, among=among))
+        faults.append(fault("hydra.sweeper.sampler._target_", "is not a supported sampler", got=name, among=among))
         return name, {}, None
     if seed is not None and not _is_whole(seed, 0):
         faults.append(_wrong("sampler.seed", {"sampler.seed": seed}, "null or a whole number >= 0"))

@@ -77,8 +77,8 @@ class SearchStudy:
     def start_with(self, values: Mapping[str, object]) -> None:
         """Propose these values first, unless the study has begun or they are outside of the space."""
         space = self.settings.space
-        if not self.trials and all(_is_inside(one, values[name]) for name, one in space.items()):
-            self._study.enqueue_trial({name: _encoded(one, values[name]) for name, one in space.items()})
+        if not self.trials and all(_is_inside(parameter, values[name]) for name, parameter in space.items()):
+            self._study.enqueue_trial({name: _encoded(parameter, values[name]) for name, parameter in space.items()})
 
     def next_generation(self) -> list[tuple[int, dict[str, object]]]:
         """Return number and values of the trials that are to be trained next; none once there are enough."""
@@ -87,13 +87,13 @@ class SearchStudy:
         with _quiet():
             size, known = self.settings.generation, [t for t in self.trials if t.state != TrialState.WAITING]
             running = [trial for trial in known if trial.state == TrialState.RUNNING]
-            told = len(known) - len(running)
-            # A generation of which a part was told is finished first: later proposals stand on all of it.
-            if told % size == 0 or not known:
-                last = min(told + size, self.settings.trials)
+            finished = len(known) - len(running)
+            # A generation that has begun to end is completed first: later proposals depend on all of it.
+            if finished % size == 0 or not known:
+                last = min(finished + size, self.settings.trials)
                 for number in range(len(known), last):
                     self._study.sampler = self._sampler(number)
-                    self._study.ask({name: one.distribution() for name, one in self.settings.space.items()})
+                    self._study.ask({name: parameter.distribution() for name, parameter in self.settings.space.items()})
                 running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
         return [(trial.number, values_of(self.settings.space, trial.params)) for trial in running]
 
@@ -152,18 +152,20 @@ class SearchStudy:
 
 def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, object]:
     """Return the values of a trial by key; the study knows those of a list by their number."""
-    pairs = ((name, one, params[name]) for name, one in space.items())
-    return {name: one.values[int(value)] if isinstance(one, Choices) else value for name, one, value in pairs}
+    return {
+        name: parameter.values[int(params[name])] if isinstance(parameter, Choices) else params[name]
+        for name, parameter in space.items()
+    }
 
 
-def _is_inside(one: Range | Choices, value: object) -> bool:
-    if isinstance(one, Choices):
-        return value in one.values
-    return isinstance(value, int | float) and not isinstance(value, bool) and one.low <= value <= one.high
+def _is_inside(parameter: Range | Choices, value: object) -> bool:
+    if isinstance(parameter, Choices):
+        return value in parameter.values
+    return isinstance(value, int | float) and not isinstance(value, bool) and parameter.low <= value <= parameter.high
 
 
-def _encoded(one: Range | Choices, value: object) -> object:
-    return one.values.index(value) if isinstance(one, Choices) else value
+def _encoded(parameter: Range | Choices, value: object) -> object:
+    return parameter.values.index(value) if isinstance(parameter, Choices) else value
 
 
 @contextmanager

@@ -54,10 +54,10 @@ class Trainings:
     def max_steps(self) -> int:
         """The steps that every training may take: those of the plan, times the longest extension in the space."""
         planned = int(self.plan.config["trainer"]["max_epochs"])
-        one = self.settings.space.get(EPOCHS)
-        longest = (
-            [] if one is None else [int(str(v)) for v in one.values] if isinstance(one, Choices) else [int(one.high)]
-        )
+        epochs = self.settings.space.get(EPOCHS)
+        longest: list[int] = []
+        if epochs is not None:
+            longest = [int(str(v)) for v in epochs.values] if isinstance(epochs, Choices) else [int(epochs.high)]
         return extended_steps(int(self.plan.facts["budget"]["max_steps"]), planned, longest)
 
     def job(self, values: Values, seed_index: int = SEARCH_SEED) -> Job:

@@ -1,4 +1,4 @@
-"""The metrics and parameters of an MLflow run by its id or URI, whoever wrote it."""
+"""The metrics and parameters of an MLflow run by its id or URI, of any program."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refers_to_run(text: str) -> bool:
 def read_run(text: str) -> ForeignRun:
     """Return a run. Without an address it is looked up in `MLFLOW_TRACKING_URI`, in Fivegate's store, else in MLflow's.
 
-    Raises UserError if there is no such run, or if its store cannot be reached.
+    Raises UserError if the run does not exist, or if its store cannot be reached.
     """
     match = next(match for pattern in _REFERENCES if (match := pattern.match(text)))
     from mlflow import MlflowClient, get_tracking_uri

@@ -150,8 +150,8 @@ class Executor(Protocol):
 
 def _remote_command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
     """Return the command of a worker, and the variables that it needs on another machine."""
-    words, environment = _command(folder.resolve(), threads)
-    return words, {name: environment[name] for name in REMOTE if name in environment}
+    command, environment = _command(folder.resolve(), threads)
+    return command, {name: environment[name] for name in REMOTE if name in environment}
 
 
 def open_executor(settings: ExecutorSettings, folder: Path, environment: Mapping[str, str] | None = None) -> Executor:

@@ -24,7 +24,7 @@ class Arm:
     """One arm of a study: a change (none for the control), the causes that it removes, its rank by size (1: smallest).
 
     `origin` is why it is tried: an experiment of diagnostics confirmed it and brought back the share `restored` of the
-    shortfall, it cures a cause that the diagnosis names, it combines `parts` that do, or anybody would try it (`why`).
+    shortfall, it cures a cause that the diagnosis names, it combines `parts` that do, or it is general (`why`).
     `scaled` is the factor of a change that scales one setting.
     """
 

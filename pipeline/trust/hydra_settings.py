@@ -20,7 +20,7 @@ JOBS, WORD, NOTHING, BUILT = (
     "null",
     "one of Optuna's own",
 )
-# What a search may build by name; hydra-optuna-sweeper, if somebody has it, would build whatever is named.
+# What a search may build by name; hydra-optuna-sweeper, if it is installed, would build any class that is named.
 BUILDABLE = (
     *(f"optuna.samplers.{name}" for name in ("TPESampler", "RandomSampler", "QMCSampler")),
     *(f"optuna.pruners.{name}" for name in ("MedianPruner", "NopPruner")),

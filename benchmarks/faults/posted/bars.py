@@ -14,8 +14,8 @@ def keras_bars(run: Training) -> Files:
     for e in run.epochs:
         text += f"Epoch {e.number + 1}/{len(run.epochs)}\n"
         for step in run.steps_of(e):
-            done = step.number % n + 1
-            text += f"{done}/{n} [====>.........] - ETA: 0s - loss: {step.loss:.4f}{back}"
+            count = step.number % n + 1
+            text += f"{count}/{n} [====>.........] - ETA: 0s - loss: {step.loss:.4f}{back}"
         text += f"{n}/{n} [==============] - 1s 3ms/step - loss: {e.train_loss:.4f} - "
         text += f"val_loss: {e.val_loss:.4f} - val_{run.metric}: {e.score:.4f}\n"
     return {"keras.log": text}
@@ -26,10 +26,10 @@ def lightning_bar(run: Training) -> Files:
     text, n, scores = "", run.steps_per_epoch, ""
     for e in run.epochs:
         for step in run.steps_of(e):
-            done = step.number % n + 1
+            count = step.number % n + 1
             text += (
-                f"\rEpoch {e.number}: {100 * done // n:3d}%|███▎      | {done}/{n} [00:0{done % 10}<00:01, 27.84it/s, "
-                f"v_num=7, train_loss={step.loss:.3f}{scores}]"
+                f"\rEpoch {e.number}: {100 * count // n:3d}%|███▎      | {count}/{n} [00:0{count % 10}<00:01, "
+                f"27.84it/s, v_num=7, train_loss={step.loss:.3f}{scores}]"
             )
         text += "\rValidation DataLoader 0: 100%|██████████| 8/8 [00:00<00:00, 612.03it/s]"
         scores = f", val_loss={e.val_loss:.3f}, val_{run.metric}={e.score:.3f}"

@@ -146,6 +146,6 @@ def own_words(run: Training) -> Files:
     lines = [run.draw.choice(NOISE)]
     for e in run.epochs:
         rate = next((step.rate for step in run.steps_of(e)), 0.001)
-        words = {"n": e.number + 1, "total": len(run.epochs), "train": e.train_loss, "val": e.val_loss, "rate": rate}
-        lines.append(form.format(**words, metric=run.metric, score=e.score))
+        values = {"n": e.number + 1, "total": len(run.epochs), "train": e.train_loss, "val": e.val_loss, "rate": rate}
+        lines.append(form.format(**values, metric=run.metric, score=e.score))
     return {"log": "\n".join(lines) + "\n"}

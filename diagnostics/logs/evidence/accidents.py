@@ -59,7 +59,7 @@ KNOWN = (
     _words(r"Missing key\(s\) in state_dict|size mismatch for \S+: copying a param", "checkpoint_not_loaded",
            "weights of the checkpoint do not fit the model", certain=False),
 )  # fmt: skip
-ANY = re.compile("|".join(f"(?:{words.pattern.pattern})" for words in KNOWN))
+ANY = re.compile("|".join(f"(?:{accident.pattern.pattern})" for accident in KNOWN))
 _HINTS = re.compile(r"memory|Memory|CUBLAS|oom|Target|target|Assertion|label|scalar|Long|size|returned nan|"
                     r"require grad|empty param|per channel|elements of|scheduler|overflow|contains|"
                     r"Missing key")  # fmt: skip
@@ -69,31 +69,31 @@ def accident_in(text: str) -> _Words | None:
     """Return what a line of a log says of an error; None for most lines."""
     if not _HINTS.search(text) or not ANY.search(text):
         return None
-    return next(words for words in KNOWN if words.pattern.search(text))
+    return next(accident for accident in KNOWN if accident.pattern.search(text))
 
 
 def accidents_in(text: str, where: str) -> list[Finding]:
     """Return the findings of a text, such as a traceback, each cause once."""
     findings: dict[str, Finding] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        if words := accident_in(line):
-            findings.setdefault(words.cause, finding_of(words, f"line {number} of {where}", line))
+        if accident := accident_in(line):
+            findings.setdefault(accident.cause, finding_of(accident, f"line {number} of {where}", line))
     return list(findings.values())
 
 
-def finding_of(words: _Words, where: str, line: str) -> Finding:
+def finding_of(accident: _Words, where: str, line: str) -> Finding:
     """Return the finding that the words of a line support."""
-    sentence = f"{where} says {line.strip()[:120]!r}: {words.means}"
-    if words.certain:
-        return contradiction(words.cause, "recorded error", sentence)
-    return Finding(words.cause, "recorded warning", "abnormality", LIKELY, None, None, "", sentence)
+    sentence = f"{where} says {line.strip()[:120]!r}: {accident.means}"
+    if accident.certain:
+        return contradiction(accident.cause, "recorded error", sentence)
+    return Finding(accident.cause, "recorded warning", "abnormality", LIKELY, None, None, "", sentence)
 
 
 # --- the source of a model or of a loop ------------------------------------------------------------------------------
 
 
 def source_findings(text: str, where: str) -> list[Finding]:
-    """Return what a program says of itself, read and not run; nothing for a text that is no Python.
+    """Return what a program says of itself, read and not run; nothing for a text that is not Python.
 
     These are hints: what a program does elsewhere, or in another way, is not seen.
     """

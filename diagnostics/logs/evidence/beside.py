@@ -20,11 +20,11 @@ NAMES = ("config", "args", "hparams", "hyperparameters", "settings", "training_a
 
 @dataclass
 class Beside:
-    """What the files beside a log say: settings, findings, and which file said something."""
+    """What the files beside a log say: settings, findings, and remarks on each file."""
 
     settings: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def read_beside(paths: Iterable[Path]) -> Beside:
@@ -36,16 +36,16 @@ def read_beside(paths: Iterable[Path]) -> Beside:
         except UserError as error:
             faults += error.faults
             continue
-        found = source_findings(text, path.name) if path.suffix in SOURCES else accidents_in(text, path.name)
+        file_findings = source_findings(text, path.name) if path.suffix in SOURCES else accidents_in(text, path.name)
         settings = {} if path.suffix in SOURCES else _settings(text)
-        beside.findings += found
+        beside.findings += file_findings
         beside.settings |= settings
-        if not found and not settings:
-            beside.said.append(f"{path}: says nothing that is understood of the training")
-        for finding in found:
-            beside.said.append(f"{path}: {finding.sentence}")
+        if not file_findings and not settings:
+            beside.remarks.append(f"{path}: says nothing that is understood of the training")
+        for finding in file_findings:
+            beside.remarks.append(f"{path}: {finding.sentence}")
         if settings:
-            beside.said.append(f"{path}: states " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+            beside.remarks.append(f"{path}: states " + ", ".join(f"{name} {value}" for name, value in settings.items()))
     if faults:
         raise UserError(*faults)
     return beside
@@ -60,7 +60,7 @@ def _settings(text: str) -> dict[str, str]:
 
 
 def files_beside(folder: Path, logs: Sequence[Path]) -> list[Path]:
-    """Return the configs, tracebacks and sources in a folder of logs, which are no logs themselves."""
+    """Return the configs, tracebacks and sources in a folder of logs, which are not logs themselves."""
     known = set(logs)
     files = sorted(path for path in folder.iterdir() if path.is_file() and path not in known)
     return [path for path in files if path.suffix in SOURCES or _is_named_so(path)]

@@ -45,7 +45,7 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         split = _split_of(values) or split
         index = {name: value for name, value in values.items() if canonical_name(name) in ("step", "epoch")}
         if bar:
-            values, shown = _news(values, shown, done=bar[1] == bar[2]), values
+            values, shown = _news(values, shown, finished=bar[1] == bar[2]), values
         if _measured(values):
             # An index of another kind goes on: a loss of `iter 5` below the line `Epoch 2` is of epoch 2.
             kinds = {canonical_name(name) for name in index}
@@ -57,13 +57,13 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         if index:
             known = {canonical_name(name) for name in index}
             # A step goes on within its epoch; an epoch begins without a step.
-            kept = {name: v for name, v in current.items() if known == {"step"} and canonical_name(name) == "epoch"}
-            current = {**kept, **index}
+            epoch = {name: value for name, value in current.items() if canonical_name(name) == "epoch"}
+            current = {**(epoch if known == {"step"} else {}), **index}
 
 
-def _news(values: dict[str, object], shown: dict[str, object], *, done: bool) -> dict[str, object]:
+def _news(values: dict[str, object], shown: dict[str, object], *, finished: bool) -> dict[str, object]:
     """Leave out the scores of validation that a bar goes on to show during the next epoch."""
-    if done:
+    if finished:
         return values
     return {
         name: value

@@ -78,7 +78,7 @@ def _checked(body: object, where: str) -> ConfusionRecord:
     record: ConfusionRecord = body  # type: ignore[assignment]
     size = len(record["classes"])
     if [len(row) for row in record["matrix"]] != [size] * size:
-        raise UserError(fault(where, f"is no matrix of {size} classes", expected=EXPECTED))
+        raise UserError(fault(where, f"is not a matrix of {size} classes", expected=EXPECTED))
     return record
 
 

@@ -55,13 +55,13 @@ class DiagnosisSection:
 def read_diagnoses(run: Run, missing: list[str]) -> list[DiagnosisSection]:
     """Return the diagnosis of every round, newest first; a file that is none is added to `missing`."""
     paths = [path for path in run.path.glob("diagnostics/*/diagnosis.json") if path.parent.name.isdecimal()]
-    found = []
+    sections = []
     for path in sorted(paths, key=lambda p: int(p.parent.name), reverse=True):
         try:
-            found.append(diagnosis_section(int(path.parent.name), read_diagnosis(path, run.relative(path))))
+            sections.append(diagnosis_section(int(path.parent.name), read_diagnosis(path, run.relative(path))))
         except UserError as error:
             missing += error.faults
-    return found
+    return sections
 
 
 def diagnosis_section(round_: int, record: DiagnosisRecord) -> DiagnosisSection:
@@ -107,9 +107,9 @@ def onsets(sections: Iterable[DiagnosisSection], round_: int) -> tuple[list[Time
     names: list[str] = []
     for section in sections:
         for symptom in section.record["symptoms"] if section.round == round_ else ():
-            held = [o["since"] for o in symptom["observations"] if o["since"]["step"] is not None]
-            held = held or [o["since"] for o in symptom["observations"] if o["since"]["epoch"] is not None]
-            if held:
-                times.append(min(held, key=lambda time: (time["step"] or 0, time["epoch"] or 0)))
+            onsets = [o["since"] for o in symptom["observations"] if o["since"]["step"] is not None]
+            onsets = onsets or [o["since"] for o in symptom["observations"] if o["since"]["epoch"] is not None]
+            if onsets:
+                times.append(min(onsets, key=lambda time: (time["step"] or 0, time["epoch"] or 0)))
                 names.append(in_words(symptom["id"]))
     return times, names

@@ -42,7 +42,7 @@ class HeatMap:
 
 def heat_maps(history: History, salt: str) -> list[HeatMap]:
     """Return the maps of what was measured by module; none for a log that has it of the whole model alone."""
-    return [found for quantity in QUANTITIES if (found := _heat_map(history, quantity, salt)) is not None]
+    return [heat_map for quantity in QUANTITIES if (heat_map := _heat_map(history, quantity, salt)) is not None]
 
 
 def _heat_map(history: History, quantity: str, salt: str) -> HeatMap | None:
@@ -58,8 +58,8 @@ def _heat_map(history: History, quantity: str, salt: str) -> HeatMap | None:
     finite = cells[np.isfinite(cells) & (cells > 0)]
     high = float(finite.max()) if finite.size else 1.0
     low = max(float(finite.min()) if finite.size else 1.0, high / 10**DECADES)
-    found = HeatMap(quantity, tuple(modules), edges, cells, len(series) - len(modules), low, high)
-    return HeatMap(**{**vars(found), "svg": _draw(found, f"{salt}/{quantity}")})
+    heat_map = HeatMap(quantity, tuple(modules), edges, cells, len(series) - len(modules), low, high)
+    return HeatMap(**{**vars(heat_map), "svg": _draw(heat_map, f"{salt}/{quantity}")})
 
 
 def _shown_modules(names: Sequence[str]) -> list[str]:
@@ -95,38 +95,38 @@ def _shade(value: float, low: float, high: float) -> float:
     return FAINTEST + (1 - FAINTEST) * math.log(value / low) / math.log(high / low)
 
 
-def _draw(found: HeatMap, salt: str) -> Markup:
+def _draw(heat_map: HeatMap, salt: str) -> Markup:
     """Return the map: a row per module with its name to the left, a column per step or group of steps."""
     from matplotlib.patches import Rectangle
 
-    words, colour = QUANTITIES[found.quantity]
-    columns = len(found.edges) - 1
-    labels = [short_label(name, NAME_CHARS) for name in found.modules]
+    label, colour = QUANTITIES[heat_map.quantity]
+    columns = len(heat_map.edges) - 1
+    labels = [short_label(name, NAME_CHARS) for name in heat_map.modules]
     left = 14 + 8.2 * max(map(len, labels))
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.axes
         axes.set_xlim(0, columns)
-        axes.set_ylim(len(found.modules), 0)
-        for (row, column), value in np.ndenumerate(found.cells):
+        axes.set_ylim(len(heat_map.modules), 0)
+        for (row, column), value in np.ndenumerate(heat_map.cells):
             if math.isnan(value):
                 continue
             is_finite = math.isfinite(value)
-            shade = _shade(value, found.low, found.high) if is_finite else 1.0
+            shade = _shade(value, heat_map.low, heat_map.high) if is_finite else 1.0
             cell = Rectangle(
                 (column + 0.04, row + 0.06), 0.92, 0.88, facecolor=colour if is_finite else RED, alpha=min(shade, 1.0)
             )
             axes.add_patch(cell)
-            steps = _steps(found.edges, column)
+            steps = _steps(heat_map.edges, column)
             shown = number(float(value)) if is_finite else "not finite"
-            canvas.hover(cell, f"{found.modules[row]}, {steps}: {words} {shown}")
+            canvas.hover(cell, f"{heat_map.modules[row]}, {steps}: {label} {shown}")
         axes.set_yticks(np.arange(len(labels)) + 0.5, labels)
         ticks = range(0, columns, max(1, -(-columns // 4)))
-        axes.set_xticks([at + 0.5 for at in ticks], [f"{found.edges[at]:.0f}" for at in ticks])
+        axes.set_xticks([at + 0.5 for at in ticks], [f"{heat_map.edges[at]:.0f}" for at in ticks])
         axes.tick_params(labelcolor=GREY)
 
     height = 6 + 24 + ROW_HEIGHT * len(labels)
-    return drawing(paint, f"{words} by module and step", salt, height, Margins(left, 8, 6, 24))
+    return drawing(paint, f"{label} by module and step", salt, height, Margins(left, 8, 6, 24))
 
 
 def _steps(edges: Floats, column: int) -> str:

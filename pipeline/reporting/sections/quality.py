@@ -131,14 +131,14 @@ def quality_panels(run: Run, state: RunState, limits: Mapping[str, Any], missing
     """Return a panel for each measurement of finalization that is on record for the present candidate."""
     finished = None if state.stale("finalization") else state.finished.get("finalization")
     values = recorded_values(run, finished, QualityValues, missing)
-    found = [
+    panels = [
         _slices(_part(values, "slices", SlicesRecord)),
         _calibration(_part(values, "calibration", CalibrationRecord)),
         _corruption(_part(values, "corruption", CorruptionRecord)),
         _adversarial(_part(values, "adversarial", AdversarialRecord)),
         _latency(_part(values, "within_limits", LatencyRecord), limits),
     ]
-    return [panel for panel in found if panel is not None]
+    return [panel for panel in panels if panel is not None]
 
 
 def _part(values: Mapping[str, Any], name: str, kind: type) -> Mapping[str, Any] | None:
@@ -179,20 +179,22 @@ def _calibration(record: Mapping[str, Any] | None) -> QualityPanel | None:
         nominal = _number(record["nominal_coverage"])
         svg = interval_plot([row], "coverage", Marked("intended", nominal), "calibration")
         figures = [("half width of the interval", number(record["half_width"])), ("rows", str(record["rows"]))]
-        said = f"The interval holds {number(row.value)} of the test values; {number(nominal)} are intended (the line)."
-        return QualityPanel("calibration", "Calibration", said, svg, figures)
+        caption = (
+            f"The interval holds {number(row.value)} of the test values; the line is the intended {number(nominal)}."
+        )
+        return QualityPanel("calibration", "Calibration", caption, svg, figures)
     if record["error"] is None:
         return None
     rows = [IntervalRow("as released", _number(record["error"]), kind="model")]
     if record["error_before"] is not None:
         rows.append(IntervalRow("at temperature 1", _number(record["error_before"]), kind="simple"))
     names = (("p_value", "p of a calibrated model"), ("brier_score", "Brier score"), ("temperature", "temperature"))
-    figures = [(words, number(float(record[key]))) for key, words in names if record[key] is not None]
-    said = f"Expected calibration error on {record['rows']} test rows: 0 is calibrated."
+    figures = [(label, number(float(record[key]))) for key, label in names if record[key] is not None]
+    caption = f"Expected calibration error on {record['rows']} test rows: 0 is calibrated."
     return QualityPanel(
         "calibration",
         "Calibration",
-        said,
+        caption,
         interval_plot(rows, "calibration error", Marked("calibrated", 0.0), "calibration"),
         figures,
     )
@@ -209,9 +211,9 @@ def _corruption(record: Mapping[str, Any] | None) -> QualityPanel | None:
         )
     svg = charts.curves(curves, "severity", float(record["trivial"]), "corruption")
     worst = min((points[-1][1], name) for name, points in curves.items())
-    said = f"{record['metric'].capitalize()} over the severity of a corruption of validation rows; 0 is clean, "
-    said += f"the dotted line a constant prediction. At the end, {worst[1]} leaves {number(worst[0])}."
-    return QualityPanel("robustness", "Robustness to corruption", said, svg, key=charts.key(curves))
+    caption = f"{record['metric'].capitalize()} over the severity of a corruption of validation rows; 0 is clean, "
+    caption += f"the dotted line a constant prediction. At the end, {worst[1]} leaves {number(worst[0])}."
+    return QualityPanel("robustness", "Robustness to corruption", caption, svg, key=charts.key(curves))
 
 
 def _adversarial(record: Mapping[str, Any] | None) -> QualityPanel | None:
@@ -220,11 +222,11 @@ def _adversarial(record: Mapping[str, Any] | None) -> QualityPanel | None:
     worst = max(record["curve"], key=lambda attack: float(attack["radius"]))
     rows = [IntervalRow("clean rows", float(record["clean"]), kind="model")]
     names = {"noise": "random noise of the same size", "fgsm": "FGSM", "pgd": "PGD"}
-    rows += [IntervalRow(words, float(worst[key]), kind="simple") for key, words in names.items()]  # type: ignore[literal-required]
+    rows += [IntervalRow(label, float(worst[key]), kind="simple") for key, label in names.items()]  # type: ignore[literal-required]
     radius = f"{number(float(worst['radius']))} ({record['unit']})"
-    said = f"{record['metric'].capitalize()} on attacked validation rows, at radius {radius}."
+    caption = f"{record['metric'].capitalize()} on attacked validation rows, at radius {radius}."
     svg = interval_plot(rows, "score under attack", None, "attack")
-    return QualityPanel("adversarial", "Adversarial robustness", said, svg)
+    return QualityPanel("adversarial", "Adversarial robustness", caption, svg)
 
 
 def _latency(record: Mapping[str, Any] | None, limits: Mapping[str, Any]) -> QualityPanel | None:
@@ -235,9 +237,9 @@ def _latency(record: Mapping[str, Any] | None, limits: Mapping[str, Any]) -> Qua
         return None
     limit = limits.get("latency_ms_p99")
     bound = float(limit) if isinstance(limit, int | float) and limit > 0 else None
-    said = "Milliseconds for one row, from the median to the 99th percentile, on a logarithmic axis"
-    said += f"; the limit is {number(bound)} ms." if bound else "."
-    return QualityPanel("latency", "Latency", said, charts.latency(points, bound, "latency"))
+    caption = "Milliseconds for one row, from the median to the 99th percentile, on a logarithmic axis"
+    caption += f"; the limit is {number(bound)} ms." if bound else "."
+    return QualityPanel("latency", "Latency", caption, charts.latency(points, bound, "latency"))
 
 
 def _number(value: object) -> float:

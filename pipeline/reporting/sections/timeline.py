@@ -43,8 +43,8 @@ def timeline(entries: Iterable[Entry]) -> list[Event]:
             took = [_duration(at - started)] if started and at else []
             took += [counted(trainings, "training")] if trainings else []
             events.append(_event(entry, f"{_phase(data)} ran", ", ".join(took), "plain"))
-        elif (said := _said(kind, data)) is not None:
-            events.append(_event(entry, *said))
+        elif (description := _said(kind, data)) is not None:
+            events.append(_event(entry, *description))
     return events
 
 
@@ -88,7 +88,7 @@ def _lesser(kind: str, data: Mapping[str, Any]) -> tuple[str, str, str, bool] | 
         return "released", f"bundle {data['subject'][:12]}", "good", True
     if kind == "rolled_back":
         what = "returned to an earlier candidate" if data.get("candidate") is not None else "withdrew the release"
-        return f"{data.get('who') or 'somebody'} {what}", data.get("why", ""), "bad", True
+        return f"{data.get('who') or 'a person'} {what}", data.get("why", ""), "bad", True
     if kind == "trust.granted":
         return "code trusted", ", ".join(grant["package"] for grant in data["packages"]), "plain", False
     return None
