@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.stats import binomtest
 
+from benchmarks import interval_samples
 from benchmarks import intervals as bench
 from checklists.checks.release import target_on_test
 from pipeline.evaluation.intervals.bounded import exact_interval
@@ -56,8 +57,8 @@ def test_exact_interval_equals_scipy(successes: int, failures: int) -> None:
         (metric_of("average_precision"), LABELS, LABELS + VALUES / 100),
         (metric_of("r2", "regression"), VALUES, VALUES),
         (metric_of("explained_variance", "regression"), VALUES, VALUES),
-        (bench.WITHIN, VALUES, VALUES),
-        (bench.NEAREST, LABELS, 99.0 * LABELS + VALUES),
+        (interval_samples.WITHIN, VALUES, VALUES),
+        (interval_samples.NEAREST, LABELS, 99.0 * LABELS + VALUES),
     ],
     ids=lambda value: value.name if isinstance(value, Metric) else "",
 )
@@ -120,7 +121,7 @@ def test_bench_computes_the_metrics_of_scikit_learn(pairs: list[tuple[int, int]]
     """The quick functions of the benchmark have scikit-learn's values."""
     targets, predictions = np.array(pairs).T
     metric = metric_of(name)
-    assert bench.quick(metric, 4)(targets, predictions) == pytest.approx(metric(targets, predictions))
+    assert interval_samples.quick(metric, 4)(targets, predictions) == pytest.approx(metric(targets, predictions))
 
 
 @given(CLASS_PAIRS)
@@ -137,7 +138,7 @@ def test_confidence_interval_takes_groups_for_rows(name: str) -> None:
     """Forty rows that are ten rows four times say as much as ten rows, not as forty."""
     draw = np.random.default_rng(1)
     kind = "regression" if name in ("r2", "rmse") else "classification"
-    metric = bench.WITHIN if name == "user's share" else metric_of(name, kind)
+    metric = interval_samples.WITHIN if name == "user's share" else metric_of(name, kind)
     targets = np.arange(10) % 2 if kind == "classification" and name != "user's share" else draw.normal(size=10)
     predictions = (
         targets + draw.normal(size=10) if metric.needs != "classes" else np.where(np.arange(10) < 7, targets, 0)
@@ -188,7 +189,7 @@ def test_confidence_interval_of_a_users_accuracy_is_not_that_of_a_proportion() -
 def test_confidence_interval_of_one_row_or_group_exists_for_proportions_only() -> None:
     """Nothing is known of how rows differ; for a proportion, one row excludes next to nothing."""
     one = VALUES[:1]
-    for metric in (metric_of("rmse", "regression"), metric_of("r2", "regression"), bench.WITHIN):
+    for metric in (metric_of("rmse", "regression"), metric_of("r2", "regression"), interval_samples.WITHIN):
         assert all(map(math.isnan, confidence_interval(metric, one, one + 2)[:2]))
     group = np.zeros(20, int)
     assert all(
