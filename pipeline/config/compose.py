@@ -48,6 +48,11 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = (
     return composition(overrides, config_dirs).config
 
 
+def default_config() -> dict[str, Any]:
+    """The config of nobody's experiment: the value that each key has where nothing sets it."""
+    return compose(["~experiment", "run.name=defaults"])
+
+
 def composition(
     overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = (), searching: bool = False
 ) -> Composition:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import Hooks, Registry, RunRequest
+from pipeline.orchestration.plan_revision import changes_since
 from pipeline.orchestration.run_request import override_value, plan_overrides, refuse_changes
 from pipeline.orchestration.state_machine import choose_phase, record_branch, run_phase
 from pipeline.release.registry import Alias, model_name, move
@@ -215,7 +216,7 @@ class SweepJob:
         run = request.run
         state = run.state() if run.exists() else None
         if state and state.plan:  # an interrupted sweep goes on, and the config that it composes may have changed
-            changes = plans.changes_from(plans.load(run, state), config)
+            changes = changes_since(plans.load(run, state), config)
             refuse_changes(run, state, request.phase, request.overrides, changes)
             request = replace(request, changed=bool(changes))
         return execute_run(self.registry(), self.hooks(config), request).exit_code(request.phase)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config.override_keys import OPEN
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
+from pipeline.repair.config_edits import get
 from pipeline.results import exact, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
@@ -18,6 +20,26 @@ from pipeline.run_store.state import fold
 MAX_SHOWN = 5  # changes that are listed in the one line about a new revision
 
 Checklists = dict[str, list[ChecklistItem]]
+
+
+def changes_since(plan: Plan, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the config keys that differ from the plan, as (old, new).
+
+    A key that the plan does not have is no change at its default of today: a version before there was this key made
+    the plan, and the default is what that version did.
+    """
+    changes = plans.changes_from(plan, config)
+    has_key = {key: type(get(plan.config, key)) is not object for key in changes}
+    if all(known or key.partition(".")[0] in OPEN for key, known in has_key.items()):
+        return changes
+    from pipeline.config.compose import default_config  # composing takes half a second, and few plans need it
+
+    defaults = default_config()
+    return {
+        key: (old, new)
+        for key, (old, new) in changes.items()
+        if has_key[key] or key.partition(".")[0] in OPEN or plans.differences(get(defaults, key), new)
+    }
 
 
 def freeze(run: Run, ledger: Ledger, request: RunRequest, checklists: Checklists, facts: dict[str, Any]) -> Plan:

@@ -15,6 +15,7 @@ from pipeline.config.conf_dir import conf_dir
 from pipeline.config.override_keys import key_of, named
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
+from pipeline.orchestration.plan_revision import changes_since
 from pipeline.results import PHASES
 from pipeline.run_naming import unquoted
 from pipeline.run_store import plan as plans
@@ -106,7 +107,7 @@ def _request_from_plan(run: Run, state: RunState, phase: str, overrides: list[st
         overridden = {key_of(o) for o in changing}
         stored = [o for o in state.plan.get("overrides", []) if key_of(o) not in overridden]
         composed = _compose([*stored, *changing, *env], dirs)
-        _refuse_differences(run, phase, changing, plans.changes_from(plan, composed))
+        _refuse_differences(run, phase, changing, changes_since(plan, composed))
         places |= {key: composed[key] for key in places if any(o.partition(".")[0] == key for o in overridden)}
     elif phase != "auto" and composable:
         notice = _edits_since(run, state, plan, phase, dirs, env)
@@ -128,7 +129,7 @@ def _edits_since(run: Run, state: RunState, plan: Plan, phase: str, dirs: Sequen
     if not any(file.stat().st_mtime > frozen for folder in folders for file in folder.rglob("*.yaml")):
         return ""
     try:
-        changes = plans.changes_from(plan, _compose([*state.plan.get("overrides", []), *env], dirs))
+        changes = changes_since(plan, _compose([*state.plan.get("overrides", []), *env], dirs))
     except UserError as error:
         return f"phase={phase} uses the frozen plan; the config files of today have a fault: {error.faults[0]}"
     if not changes:
@@ -159,7 +160,7 @@ def _request_from_overrides(run: Run, state: RunState, phase: str, overrides: li
 def _changes(run: Run, state: RunState, config: Mapping[str, Any], phase: str) -> Changes:
     """The keys that differ from the frozen plan. A damaged plan file counts as changed for `phase=planning`."""
     try:
-        return plans.changes_from(plans.load(run, state), config)
+        return changes_since(plans.load(run, state), config)
     except Refused:
         if phase != "planning":
             raise
