@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from diagnostics.candidates import Candidate, Confidence
+from pipeline.experiments.result import ON_TOP_OF
 from pipeline.results import CEILINGS
 
 TABLE = Path(__file__).with_name("ranker.yaml")
@@ -102,22 +103,40 @@ def kind_of(candidates: Iterable[Candidate]) -> str:
 
 
 def _without_explained(ranked: list[Ranked]) -> list[Ranked]:
-    """Return the candidates without accusations that the first confirmed cause has made unnecessary.
+    """Return the candidates without accusations that the first proven cause has made unnecessary.
 
-    If its removal restores most of what is missing, there is nothing left for a cause that no experiment confirms.
+    One cause that is proven, by definition or by an experiment, is mended before another is looked for: what restores
+    the run too, or has no experiment, may be a consequence or a second way around the same fault. Beside the first are
+    named other contradictions in terms, and what an experiment confirms on top of its removal.
     """
-    confirmed = (e.candidate for e in ranked if not e.why_not and e.candidate.verdict == "confirmed")
-    first = next((c for c in confirmed if c.restored >= EXPLAINED), None)
+    named = [entry.candidate for entry in ranked if not entry.why_not]
+    first = next((candidate for candidate in named if candidate.definitional or _explains(candidate)), None)
     if first is None:
         return ranked
-    why = f"{first.cause} explains the run: its removal restores {first.restored:.0%} of what is missing"
     judged = [
         entry
-        if entry.why_not or entry.candidate.definitional or entry.candidate.verdict == "confirmed"
-        else replace(entry, why_not=why)
+        if entry.why_not or entry.candidate is first or _stands_beside(entry.candidate, first)
+        else replace(entry, why_not=_explained_by(first))
         for entry in ranked
     ]
     return sorted(judged, key=lambda entry: bool(entry.why_not))
+
+
+def _explains(candidate: Candidate) -> bool:
+    """Return whether an experiment confirms a cause and restores most of what is missing."""
+    return candidate.verdict == "confirmed" and candidate.restored >= EXPLAINED
+
+
+def _stands_beside(candidate: Candidate, first: Candidate) -> bool:
+    """Return whether a cause is proven apart from the first one."""
+    on_top = any(r.verdict == "confirmed" and ON_TOP_OF in r.id for r in candidate.experiments)
+    return candidate.definitional or on_top or (candidate.verdict == "confirmed" and not _explains(first))
+
+
+def _explained_by(first: Candidate) -> str:
+    if _explains(first):
+        return f"{first.cause} explains the run: its removal restores {first.restored:.0%} of what is missing"
+    return f"{first.cause} is a fault by definition: mend it first, then diagnose what remains"
 
 
 def _judge(candidate: Candidate, probability: float, needs_mending: bool, ranker: Ranker) -> Ranked:

@@ -80,6 +80,30 @@ def test_rank_does_not_name_what_is_already_explained() -> None:
     assert "learning_rate_too_high explains the run: its removal restores 98% of what is missing" == second.why_not
 
 
+def test_rank_names_one_of_two_changes_that_each_restore_the_run() -> None:
+    """What restores the run as well as the first cause does is another way around it, unless it adds to its removal."""
+    smaller = replace(LOWER, id="clip", causes=("gradient_clip_missing",), change="gradient_clip_val null → 1")
+    on_top = replace(smaller, id="rate+clip", restored=0.6)
+    certain = Ranker(9.0, (0.0,) * 6, 0.5)
+    rate = Candidate("learning_rate_too_high", experiments=(LOWER,))
+
+    _, alternative = rank([rate, Candidate("gradient_clip_missing", experiments=(smaller,))], True, certain)
+    _, second_fault = rank([rate, Candidate("gradient_clip_missing", experiments=(on_top,))], True, certain)
+
+    assert "learning_rate_too_high explains the run: its removal restores 98% of what is missing" == alternative.why_not
+    assert "" == second_fault.why_not
+
+
+def test_rank_mends_a_contradiction_before_it_accuses_on_evidence() -> None:
+    """Beside a contradiction in terms, what no experiment confirms is considered only."""
+    candidates = [
+        Candidate("output_width_mismatch", findings=(WIDTH,)), Candidate("model_too_small", findings=(NARROW,)),
+    ]  # fmt: skip
+    _, second = rank(candidates, True, Ranker(9.0, (0.0,) * 6, 0.5))
+
+    assert "output_width_mismatch is a fault by definition: mend it first, then diagnose what remains" == second.why_not
+
+
 def test_rank_accuses_nobody_without_symptom() -> None:
     """In a run without a symptom an abnormality is harmless; a contradiction in terms is not."""
     unusual, contradiction = Candidate("model_too_small", findings=(NARROW,)), Candidate("x", findings=(WIDTH,))

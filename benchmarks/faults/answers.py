@@ -26,16 +26,18 @@ TREES = 300
 
 
 def answer(facts: Facts, kinds: Collection[str] = KINDS) -> Answer:
-    """Return the accusations of closed gates, then the named causes of a diagnosis from these kinds of facts."""
+    """Return the accusations of closed gates, then what a diagnosis from these kinds of facts names and considers."""
     accused: dict[str, float] = {}
     for cause, confidence, _ in facts.gates if "gates" in kinds else ():
         accused.setdefault(cause, confidence)
     history = facts.history if "playbooks" in kinds else _without_curves(facts.history)
     findings = facts.findings if "inspections" in kinds else ()
     experiments = facts.experiments if "experiments" in kinds else ()
-    for cause in diagnose(history, facts.config, findings, experiments).root_causes:
+    diagnosis = diagnose(history, facts.config, findings, experiments)
+    for cause in diagnosis.root_causes:
         accused.setdefault(cause.issue, cause.confidence.value)
-    return Answer(tuple(accused.items()), facts.seconds)
+    considered = tuple(entry.issue for entry in diagnosis.considered if entry.issue not in accused)
+    return Answer(tuple(accused.items()), facts.seconds, considered=considered)
 
 
 def _without_curves(history: History) -> History:

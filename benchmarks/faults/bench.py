@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def score_rows(results: list[tuple[Case, CaseResult]], known: Known, tuning: Kno
         name: [(case, answer(facts, kinds)) for case, facts in known] for name, kinds in ALONE.items()
     }
     rows["a learned classifier on the same facts"] = list(learned_answers(tuning, known)) if tuning else []
-    pairs = [(case, answer_of(result)) for case, result in results]
+    considered = {case.id: answer(facts).considered for case, facts in known}
+    pairs = [(case, replace(answer_of(result), considered=considered.get(case.id, ()))) for case, result in results]
     rows[ALL] = pairs
     rows["target not told, no experiment"] = [(case, answer(facts.without_target())) for case, facts in known]
     rows["history alone, target not told"] = [(case, answer(facts.as_log())) for case, facts in known]

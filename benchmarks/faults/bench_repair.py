@@ -5,7 +5,8 @@ further seeds beside the unrepaired run, and beside it stands a random search th
 did. A healthy case gets a target that nothing reaches, so that the pipeline tries to better what needs no repair: its
 acceptances are false, unless they are better on the further seeds. Cases run two at a time, one thread each.
 
-    benchmarks/faults/bench_repair.py [--part tuning|held_out] [--sample N] [--only CASE ...] [--out FILE]
+    benchmarks/faults/bench_repair.py [--part tuning|held_out] [--kind faulty|healthy] [--sample N] [--only CASE ...]
+                                      [--out FILE]
 
 The tuning part is the default; the held-out part is counted on request, and shows no single case. The benchmark
 counts and judges nothing.
@@ -38,6 +39,7 @@ FURTHER_SEEDS = range(301, 307)  # six seed indices that no phase and no other r
 CONFIRMATION_SEED = 20  # seed indices from here on confirm a candidate, smaller ones of an optimization search for it
 TIMEOUT = 5400.0  # seconds of one case
 UNREACHABLE = {True: 1.01, False: -1.0}  # a target for a healthy case, by whether a higher score is better
+KINDS = ("faulty", "healthy")
 PURPOSES = ("diagnosis", "search", "verification")
 PHASES_TO_MEND = ("baseline", "diagnostics", "optimization")
 
@@ -264,11 +266,13 @@ def mendable(case: Case) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, default="tuning")
+    parser.add_argument("--kind", choices=KINDS, help="faulty or healthy cases only")
     parser.add_argument("--sample", type=int, help="every N-th case only")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="these cases of the part")
     parser.add_argument("--out", type=Path, help="write cases and counts as JSON")
     args = parser.parse_args()
     selected = [case for case in cases() if case.part == args.part and mendable(case)]
+    selected = [case for case in selected if not args.kind or case.healthy == (args.kind == "healthy")]
     if unknown := set(args.only or ()) - {case.id for case in selected}:
         parser.error(f"no case of the part {args.part}: {', '.join(sorted(unknown))}")
     selected = [case for case in selected if not args.only or case.id in args.only][:: args.sample or 1]
@@ -277,11 +281,11 @@ def main() -> None:
         results.append(result)
         if args.part == "tuning":
             print(_show(case, result), flush=True)
-    counts = summary(selected, results)
+        counts = summary(selected[: len(results)], results)
+        if args.out:  # after each case, so that a benchmark that is ended early has counted something
+            shown = results if args.part == "tuning" else []
+            args.out.write_text(json.dumps({"part": args.part, "counts": counts, "cases": shown}, indent=1))
     print("\n".join(lines(counts)))
-    if args.out:
-        shown = results if args.part == "tuning" else []
-        args.out.write_text(json.dumps({"part": args.part, "counts": counts, "cases": shown}, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Accusations of harmless flaws are removed before anything is counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,15 @@ from cases import Case
 
 @dataclass(frozen=True)
 class Answer:
-    """The ranked accusations of one case with their confidence; its duration; and whether it raised an error."""
+    """The ranked accusations of one case with their confidence; its duration; and whether it raised an error.
+
+    `considered` are the causes that the diagnosis shows below them without naming them, in its order.
+    """
 
     accused: tuple[tuple[str, float], ...]
     seconds: float = 0.0
     broke: bool = False
+    considered: tuple[str, ...] = ()
 
     @property
     def ids(self) -> list[str]:
@@ -42,7 +46,16 @@ def accepted_cause_first(case: Case, answer: Answer) -> bool:
 
 def in_first_three(case: Case, answer: Answer) -> bool:
     """Return whether the first three accusations name the fault, or two of several faults."""
-    named = [fault for fault in case.faults if set(fault) & set(answer.ids[:3])]
+    return _name_faults(case, answer.ids[:3])
+
+
+def shown_in_first_three(case: Case, answer: Answer) -> bool:
+    """Return whether the first three causes that a user sees, named or considered, contain the same."""
+    return _name_faults(case, [*answer.ids, *answer.considered][:3])
+
+
+def _name_faults(case: Case, causes: Collection[str]) -> bool:
+    named = [fault for fault in case.faults if set(fault) & set(causes)]
     return len(named) >= min(2, len(case.faults))
 
 
@@ -89,9 +102,14 @@ def calibration(pairs: Pairs) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _without_harmless(case: Case, answer: Answer) -> Answer:
+    accused = tuple(entry for entry in answer.accused if entry[0] not in case.harmless)
+    return replace(answer, accused=accused, considered=tuple(c for c in answer.considered if c not in case.harmless))
+
+
 def score_row(pairs: Pairs) -> dict[str, Any]:
     """Return one row of the table. An error detects no fault, and is a false alarm on a healthy training."""
-    answers = [(c, replace(a, accused=tuple(x for x in a.accused if x[0] not in c.harmless))) for c, a in pairs]
+    answers = [(c, _without_harmless(c, a)) for c, a in pairs]
     faulty = [(c, a) for c, a in answers if not c.healthy]
     seconds = sorted(a.seconds for _, a in answers if not a.broke)
     return {
@@ -99,6 +117,7 @@ def score_row(pairs: Pairs) -> dict[str, Any]:
         "main": count([main_cause_first(c, a) for c, a in faulty]),
         "first": count([accepted_cause_first(c, a) for c, a in faulty]),
         "top3": count([in_first_three(c, a) for c, a in faulty]),
+        "shown3": count([shown_in_first_three(c, a) for c, a in faulty]),
         "precision": count([right for c, a in answers for right in correct_accusations(c, a)]),
         "false_alarms": count([a.broke or bool(a.accused) for c, a in answers if c.healthy]),
         "calibration": calibration(answers),

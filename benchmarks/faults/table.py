@@ -13,6 +13,7 @@ COUNTS = {
     "main": "main cause first",
     "first": "accepted cause first",
     "top3": "in first 3",
+    "shown3": "named or considered in first 3",
     "precision": "correct accusations",
     "false_alarms": "false alarms",
 }
@@ -102,6 +103,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str
     """
     for row in [name for name in before["rows"] if name in after["rows"]]:
         for key, heading in COUNTS.items():
+            if key not in before["rows"][row]:
+                continue
             old, new = (_format_count(table["rows"][row][key]) for table in (before, after))
             if old != new:
                 yield f"{row}, {heading}: {old}, now {new}"

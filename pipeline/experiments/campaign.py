@@ -17,7 +17,7 @@ from pipeline.experiments.allowance import CONTROL_SEEDS, MAX_SHORT, REPEATS, SH
 from pipeline.experiments.arms.arm import Arm, Subject, combined
 from pipeline.experiments.arms.choice import MORE_EPOCHS
 from pipeline.experiments.jobs import ARM
-from pipeline.experiments.result import ArmResult
+from pipeline.experiments.result import ON_TOP_OF, ArmResult
 from pipeline.experiments.verdict import CONFIRMED, EXPLAINED, SEEDS, Shortfall, judge
 from pipeline.experiments.worker_process import Outcome, WarmWorker
 from pipeline.run_store.job import Delta, Job
@@ -212,7 +212,7 @@ class Campaign:
         rest = replace(shortfall, controls=tuple(known) or (shortfall.control,), at_steps=math.nan)
         if not rest.exists:
             return False
-        base = f"{first.id}+"
+        base = first.id + ON_TOP_OF
         pairs = [
             replace(arm, delta=combined(first.delta, arm.delta), change=f"{first.change}; and {arm.change}")
             for arm in others
@@ -220,7 +220,7 @@ class Campaign:
         ]
         self.state_hypotheses([(replace(arm, id=base + arm.id), SHORT) for arm in pairs])
         # What the first change adds to the second is read off the same trainings.
-        added = [replace(first, id=f"{arm.id}+{first.id}", delta=arm.delta, change=arm.change) for arm in pairs]
+        added = [replace(first, id=arm.id + ON_TOP_OF + first.id, delta=arm.delta, change=arm.change) for arm in pairs]
         self.state_hypotheses([(arm, 0.0) for arm in added])
         tried = self.screen(pairs, rest, base)
         self.confirm(pairs, tried, rest, base)
@@ -239,5 +239,5 @@ class Campaign:
         alone = (value,) if math.isfinite(value) else (shortfall.control,)
         rest = replace(shortfall, controls=alone, at_steps=math.nan)
         if rest.exists:
-            pair = replace(first, id=f"{second.id}+{first.id}", change=second.change)
+            pair = replace(first, id=second.id + ON_TOP_OF + first.id, change=second.change)
             self.record(pair, self.trainings[base + second.id], rest, whole=False)

@@ -10,6 +10,7 @@ from pipeline.results import plain
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
 FIRST_SPLIT = "first_split"  # the experiment that replaces everything but the rows: model, loss, optimizer, settings
+ON_TOP_OF = "+"  # in an id between two changes: what the second one adds to the first
 
 
 @dataclass(frozen=True)
