@@ -176,7 +176,7 @@ healthy-ranges: $(READY)  ## measure what healthy trainings look like at rest: p
 programs: $(READY)  ## run the thirty programs of examples/programs as scripts and in the pipeline, and write their table
 	@$(VENV)/bin/python benchmarks/programs.py $(ARGS)
 
-bench: $(READY)  ## time the engine and plain loops: ARGS='--pair', '--startup' or '--long 1000000'
+bench: $(READY)  ## time the engine and plain loops: ARGS='--pair', '--startup', '--monitor' or '--long 1000000'
 	@$(VENV)/bin/python benchmarks/engine.py $(ARGS)
 
 bench-executors: $(READY)  ## trials per hour of two workers and of one, on a machine that does nothing else: ARGS='--executor ray'

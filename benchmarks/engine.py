@@ -9,6 +9,7 @@ interleaved, so that a machine that becomes slower slows down all three. The ben
     benchmarks/engine.py --pair                   two engine runs in parallel compared with a single one
     benchmarks/engine.py --startup                seconds from the command to the first optimizer step
     benchmarks/engine.py --long 1000000           steps per second and memory during a long training
+    benchmarks/engine.py --monitor                what the Monitor costs a step, in the engine and in a plain loop
     benchmarks/engine.py --against ../before      this engine and the one of another checkout, in turn
 """
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--pair", action="store_true", help="two runs in parallel compared with a single one")
     parser.add_argument("--startup", action="store_true", help="seconds to the first optimizer step")
     parser.add_argument("--long", type=int, metavar="N", help="N steps of the digits MLP")
+    parser.add_argument("--monitor", action="store_true", help="what the Monitor costs a step")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout with an environment")
     args = parser.parse_args()
     if args.pair:
@@ -93,6 +95,10 @@ def main() -> None:
         from long import train_long
 
         return train_long(args.long)
+    if args.monitor:
+        from monitor_cost import compare_monitor
+
+        return compare_monitor(args.case or list(CASES), 20 * args.rounds)
     for name in args.case or list(CASES):
         if args.against:
             compare_checkouts(name, args.rounds, args.against.resolve())

@@ -47,8 +47,9 @@ UNITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "engine": (
         ("pipeline/engine/loop.py", "pipeline/engine/progress.py", "pipeline/engine/resume.py",
          "pipeline/engine/guard.py", "pipeline/engine/stepper.py", "pipeline/engine/timer.py",
-         "pipeline/engine/fit.py"),
-        ("test_engine", "test_stepper", "test_resume", "test_setup", "test_determinism", "test_precision"),
+         "pipeline/engine/fit.py", "pipeline/engine/spikes.py"),
+        ("test_engine", "test_spikes", "test_stepper", "test_resume", "test_setup", "test_determinism",
+         "test_precision"),
     ),
     "release": (
         ("pipeline/release/bundle.py", "pipeline/release/verify.py", "pipeline/release/release.py",

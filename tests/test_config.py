@@ -131,10 +131,7 @@ def test_compose_proposes_similar_key(override: str, meant: str) -> None:
             "trainer.on_nonfinite=skip",
             "trainer.on_nonfinite: is not built in this version, got 'skip'; expected stop  Do: ",
         ),
-        (
-            "trainer.on_spike=rollback",
-            "trainer.on_spike: is not built in this version, got 'rollback'; expected skip  Do: ",
-        ),
+        ("trainer.on_spike=back", "trainer.on_spike: is not allowed, got 'back'"),
         ("executor.kind=dask", "executor.kind: is not allowed, got 'dask'"),
         ("seed=true", "seed: has the wrong type, got True; expected an integer"),
         ("seed=-1", "seed: is out of bounds, got -1; expected >= 0"),

@@ -20,7 +20,6 @@ from pipeline.building import builder
 from pipeline.checkpoints import generation, weights
 from pipeline.data.dataset import Data
 from pipeline.data.load import seal
-from pipeline.engine.backward import backward
 from pipeline.engine.fit import fit
 from pipeline.engine.guard import Guard, NonfiniteStep
 from pipeline.engine.loop import Training
@@ -28,6 +27,7 @@ from pipeline.engine.setup import OVERFIT
 from pipeline.errors import Refused, UserError
 from pipeline.run_store.job import Job, run_seed
 from pipeline.run_store.permits import TrainPermit
+from pipeline.runtime.backward import backward
 from pipeline.runtime.seeds import derive, reseed, seeded
 from pipeline.runtime.threads import running_on, threads
 from tests.trainings import PERMIT, REGRESSION, Changed, Watcher, blobs, components_of, config, permitted, run, train

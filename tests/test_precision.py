@@ -146,7 +146,7 @@ def test_probe_names_precision_that_does_not_run() -> None:
         ("trainer", "on_nonfinite", "skip", False),
         ("trainer", "on_spike", "none", True),
         ("trainer", "on_spike", "skip", True),
-        ("trainer", "on_spike", "rollback", False),
+        ("trainer", "on_spike", "rollback", True),
     ],
 )
 def test_require_built_refuses_unsupported_values(section: str, key: str, value: Any, built: bool) -> None:

@@ -2,8 +2,8 @@
 
 `<folder>/checkpoints/<n>` is called a generation and holds `weights.safetensors` and `state.json`. A generation with
 the role `last` is a training between two steps, and also holds `training.safetensors` (the state of optimizer and
-scheduler), `best.safetensors` and `history.npz`. Two of them are kept. A generation with the role `best` is the result
-of a training.
+scheduler), `best.safetensors`, `history.npz`, and with `trainer.on_spike: rollback` the states that a spike returns to.
+Two of them are kept. A generation with the role `best` is the result of a training.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ MAX_LAST = 2  # generations with the role `last` that are kept
 SCHEMA = 3
 
 
+class KeptRecord(TypedDict):
+    """A state that a rollback can return to, apart from its tensors."""
+
+    step: int
+    others: dict[str, object]
+
+
 class CheckpointState(TypedDict, total=False):
     """The content of `state.json`. What is not JSON, such as NaN or a tuple, is packed by `codec`."""
 
@@ -44,6 +51,7 @@ class CheckpointState(TypedDict, total=False):
     seconds: float
     best: object
     lowest_val_loss: object
+    kept: list[KeptRecord]  # states that a rollback can return to
     others: dict[str, object]  # optimizer, scheduler and all other state besides the weights
     # role `best`
     plan_digest: str

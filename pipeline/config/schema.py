@@ -136,7 +136,7 @@ class Trainer(Section):
     deterministic: bool | Literal["warn"]
     compile: bool
     on_nonfinite: Annotated[Literal["stop"], not_built("skip", use="stop")]
-    on_spike: Annotated[Literal["none", "stop", "skip"], not_built("rollback", use="skip")]
+    on_spike: Literal["none", "stop", "skip", "rollback"]
     guard: Literal["off", "warn", "stop", False]  # YAML reads a bare off as false
     checkpoint_minutes: Positive | None
     checkpoint_steps: Count | None

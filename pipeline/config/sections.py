@@ -20,7 +20,7 @@ BUILT: dict[str, tuple[object, ...]] = {
     "trainer.strategy": ("none",),
     "trainer.deterministic": (True, False, "warn"),
     "trainer.on_nonfinite": ("stop",),
-    "trainer.on_spike": ("none", "stop", "skip"),
+    "trainer.on_spike": ("none", "stop", "skip", "rollback"),
     "loader.sampler": ("none", "balanced"),
 }
 
@@ -68,7 +68,7 @@ class TrainerConfig(Section):
     deterministic: bool | Literal["warn"] = True
     compile: bool = False
     on_nonfinite: Literal["stop"] = "stop"
-    on_spike: Literal["none", "stop", "skip"] = "none"
+    on_spike: Literal["none", "stop", "skip", "rollback"] = "none"
     checkpoint_minutes: float | None = None
     checkpoint_steps: int | None = None
 

@@ -27,17 +27,17 @@ from pipeline.building.memory import step_error
 from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.writer import Writer
 from pipeline.engine import resume
-from pipeline.engine.backward import backward
-from pipeline.engine.guard import SpikeDetector
 from pipeline.engine.observer import StepObserver, tell_validated
 from pipeline.engine.progress import Progress
 from pipeline.engine.setup import TrainingComponents
+from pipeline.engine.spikes import SpikeAnswer
 from pipeline.engine.stepper import Stepper
 from pipeline.engine.timer import TrainingTimer
 from pipeline.evaluation.evaluate import loss_and_metrics, mean_loss
 from pipeline.preprocess.modules import preprocess_batch, unwrap
 from pipeline.run_store import permits
 from pipeline.run_store.job import Job
+from pipeline.runtime.backward import backward
 from pipeline.runtime.interrupt import Interrupted, StopRequest
 from pipeline.runtime.seeds import derive, reseed
 
@@ -56,7 +56,7 @@ class Training:
         self.progress = Progress()
         self.timer = TrainingTimer.from_config(self.trainer)
         self.stop_request = StopRequest()
-        self.spikes: SpikeDetector | None = None  # only where something happens at a spike
+        self.spikes: SpikeAnswer | None = None  # only where something happens at a spike
         self.observers: Sequence[StepObserver] = ()
         self.next_observed_step = sys.maxsize
         self.step_lrs: list[float] = []  # learning rates of steps that are not in the history yet, if they vary by step
@@ -84,7 +84,7 @@ class Training:
             else:
                 self.resumed_from, self.progress = snapshot, resume.restore(self.components, snapshot)
             if self.trainer.on_spike != "none":
-                self.spikes = SpikeDetector.of_history(self.progress.history)
+                self.spikes = SpikeAnswer(self.trainer.on_spike, self.components, self.progress)
             self.timer.start(self.progress.step, self.progress.earlier_seconds)
             observers = (*observers, *self.components.callbacks)
             for observer in observers:
@@ -184,10 +184,11 @@ class Training:
         # Observers came first: they see unclipped gradients, also those of a step that is withheld.
         if not guard.check_and_clip(loss):
             return scale is not None and self._lower_loss_scale(loss)
-        if self.spikes and self.spikes.record(step, loss.item(), self.progress.history):
-            self.progress.stop_reason = "spike" if self.trainer.on_spike == "stop" else self.progress.stop_reason
+        if self.spikes and self.spikes.withholds(step, loss.item()):
             return True
         self.stepper()
+        if self.spikes:
+            self.spikes.after_update(step)
         if scale:
             scale.update(True)
         if observers:

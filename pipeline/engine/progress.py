@@ -35,6 +35,16 @@ class WeightsSnapshot:
     weights: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class KeptState:
+    """Model, loss and optimizer after a step, on the CPU; a rollback returns to it. `others` refers to `tensors`."""
+
+    step: int
+    others: Mapping[str, object]
+    weights: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+
+
 @dataclass
 class Progress:
     """Everything that changes during training outside of model, optimizer, scheduler and loss scale.
@@ -50,6 +60,7 @@ class Progress:
     best: WeightsSnapshot | None = None
     lowest_val_loss: float = math.inf
     lowest_val_loss_epoch: int = 0
+    kept: tuple[KeptState, ...] = ()  # that a rollback can return to, oldest first
     history: History = field(default_factory=History)
     earlier_seconds: float = 0.0  # spent by earlier processes that trained the same job
     started: float = field(default_factory=time.perf_counter)
@@ -83,7 +94,13 @@ class Progress:
             "seconds": self.seconds,
             "best": codec.pack([best.epoch, best.step, best.value], "best", {}) if best else None,
             "lowest_val_loss": codec.pack([self.lowest_val_loss, self.lowest_val_loss_epoch], "lowest_val_loss", {}),
+            "kept": [{"step": state.step, "others": dict(state.others)} for state in self.kept],
         }
+
+    def kept_parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """Return the tensors of the kept states, grouped by the stem of the file that a checkpoint stores them in."""
+        weights = {f"kept_{i}_weights": state.weights for i, state in enumerate(self.kept)}
+        return weights | {f"kept_{i}_training": state.tensors for i, state in enumerate(self.kept)}
 
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot) -> Progress:
@@ -99,6 +116,15 @@ class Progress:
             lowest_val_loss_epoch=lowest_epoch,
             history=snapshot.history or History(),
             earlier_seconds=state["seconds"],
+            kept=tuple(
+                KeptState(
+                    kept["step"],
+                    kept["others"],
+                    snapshot.parts[f"kept_{i}_weights"],
+                    snapshot.parts[f"kept_{i}_training"],
+                )
+                for i, kept in enumerate(state.get("kept", []))
+            ),
         )
         if state["best"]:
             epoch, step, value = codec.unpack(state["best"], {})

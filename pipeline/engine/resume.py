@@ -18,7 +18,7 @@ from pipeline.building.compiler import compiler_unloaded
 from pipeline.checkpoints import codec, generation
 from pipeline.checkpoints.generation import CheckpointState, Snapshot
 from pipeline.checkpoints.weights import tensors_of
-from pipeline.engine.progress import Progress, WeightsSnapshot
+from pipeline.engine.progress import KeptState, Progress, WeightsSnapshot
 from pipeline.engine.setup import TrainingComponents
 from pipeline.results import plain
 from pipeline.run_store.job import Job
@@ -71,6 +71,7 @@ def take_snapshot(components: TrainingComponents, job: Job, progress: Progress) 
     # The best weights are only stored if they are not the weights of this step.
     if best and best.step != progress.step:
         parts["best"] = best.weights
+    parts |= progress.kept_parts()
     state: CheckpointState = {"role": LAST, "identity": identity(components, job), "others": packed}
     state.update(progress.to_state())
     return Snapshot(state, parts, progress.history.copy())
@@ -127,9 +128,38 @@ def find_snapshot(
 
 def restore(components: TrainingComponents, snapshot: Snapshot) -> Progress:
     """Load the snapshot into newly built components and return the progress it was taken at."""
-    model, task, tensors = components.model, components.task, snapshot.parts["training"]
+    tensors = snapshot.parts["training"]
     state = {name: codec.unpack(part, tensors) for name, part in snapshot.state["others"].items()}
-    model.load_state_dict({**snapshot.parts["weights"], **state["model"]})
+    _load_model(components, snapshot.parts["weights"], state)
+    _restore_optimizer(components.optimizer, state["optimizer"])
+    if components.schedule:
+        components.schedule.scheduler.load_state_dict(state["schedule"])
+    if components.loss_scale:
+        components.loss_scale.restore(state["scale"])
+    progress = Progress.from_snapshot(snapshot)
+    components.guard.resume_at(progress.step)
+    return progress
+
+
+def keep_state(components: TrainingComponents, step: int) -> KeptState:
+    """Return a copy of model, loss and optimizer, which later training does not change."""
+    others, tensors = pack_state(components)
+    return KeptState(step, others, tensors_of(components.model.state_dict()), tensors_of(tensors))
+
+
+def return_to(components: TrainingComponents, kept: KeptState) -> None:
+    """Give model, loss and optimizer back the state that was kept; learning rate and loss scale stay as they are."""
+    copies = {name: tensor.clone() for name, tensor in kept.tensors.items()}  # the optimizer writes into what it loads
+    state = {name: codec.unpack(part, copies) for name, part in kept.others.items()}
+    _load_model(components, kept.weights, state)
+    options = components.optimizer.state_dict()["param_groups"]
+    _restore_optimizer(components.optimizer, {**state["optimizer"], "param_groups": options})
+
+
+def _load_model(components: TrainingComponents, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Load weights and buffers into the model, and the state of a loss and a step that are modules."""
+    model, task = components.model, components.task
+    model.load_state_dict({**weights, **state["model"]})
     with torch.no_grad():
         # Buffers that `state_dict` leaves out, such as non-persistent ones.
         for name, buffer in model.named_buffers():
@@ -139,14 +169,6 @@ def restore(components: TrainingComponents, snapshot: Snapshot) -> Progress:
         task.loss.load_state_dict(state["loss"])
     if isinstance(task.step, nn.Module):
         task.step.load_state_dict(state["step"])
-    _restore_optimizer(components.optimizer, state["optimizer"])
-    if components.schedule:
-        components.schedule.scheduler.load_state_dict(state["schedule"])
-    if components.loss_scale:
-        components.loss_scale.restore(state["scale"])
-    progress = Progress.from_snapshot(snapshot)
-    components.guard.resume_at(progress.step)
-    return progress
 
 
 def _restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:

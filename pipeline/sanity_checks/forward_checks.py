@@ -9,13 +9,13 @@ from torch import Tensor
 
 from pipeline.data.splits import Split
 from pipeline.data.tree import to_device
-from pipeline.engine.backward import backward
 from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import attributed_step
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import call_in_eval_mode, eval_mode, forward, loss_and_metrics, model_device
 from pipeline.evaluation.step import validate_step_output
 from pipeline.inspection.weights import unregistered_parameters
+from pipeline.runtime.backward import backward
 from pipeline.runtime.seeds import derive, reseed
 from pipeline.sanity_checks.context import CheckContext, NotApplicable
 
