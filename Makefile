@@ -19,7 +19,7 @@ READY := $(VENV)/.ready
 # A new name starts the experiment of that name; an existing run continues from its frozen plan.
 SUBJECT = $(if $(wildcard runs/$(RUN)/ledger.jsonl),run.name=$(RUN),experiment=$(RUN))
 # make exits with 2 whatever failed, so that the last line of a target says with what the pipeline ended.
-MEANING := case $$code in 1) m='fault of the program or the machine';; 2) m='wrong input, or an error in your code';; \
+MEANING := case $$code in 1) m='fault of the program or the machine, or your code asked to exit';; 2) m='wrong input, or an error in your code';; \
   3) m='gate closed';; 4) m='only an approval is missing';; \
   130) m='interrupted; the same command continues';; *) m='killed or unknown';; esac
 # Exit code 4 is not a failure: only an approval is missing, and the command has printed which.

@@ -138,6 +138,10 @@ def exit_code_page() -> Iterator[str]:
         "branch says so, and not the exit code. make ends with 2 whatever failed; the last line of its targets "
         "names the code of the pipeline. Scripts should call the pipeline itself."
     )
+    yield prose(
+        "An ordinary exception of your own code ends with 2. SystemExit, KeyboardInterrupt, GeneratorExit, "
+        "RecursionError and the like end with 1, also `sys.exit(0)`: nothing was done, and the message has their line."
+    )
     yield "## Errors\n"
     yield prose(
         "A message is one line: `<file or key>: <what is wrong>, got <value>; expected <...>; did you mean "

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.errors import FivegateError, UserCodeError, UserError, fault
+from pipeline.errors import FivegateError, UserCodeError, UserCodeExit, UserError, fault
 from pipeline.import_guard import IMPORT_ROOT, NAMES
 from pipeline.runtime.interrupt import is_stop_request
 
@@ -78,6 +78,16 @@ def reraise_stop(error: BaseException) -> None:
     """Raise an exception again that only asks the process or a generator to stop, where every other one is handled."""
     if not isinstance(error, Exception) and not is_users_fault(error):
         raise error
+
+
+def users_error_class(error: BaseException) -> type[UserCodeError]:
+    """The class of the message for an exception of the user's code, which decides the exit code.
+
+    SystemExit, KeyboardInterrupt, GeneratorExit and what else is no `Exception`, and RecursionError, are faults of
+    the program, 1; an ordinary exception is wrong input, 2.
+    """
+    ordinary = isinstance(error, Exception) and not isinstance(error, RecursionError)
+    return UserCodeError if ordinary else UserCodeExit
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -215,7 +225,7 @@ def user_code_error(name: str, error: BaseException, what: str = "fails") -> Use
         return UserError(fault("trainer.compile", f"the compiler fails ({type(error).__name__}: {reason})", do=do))
     remedy = next((do for pattern, do in _REMEDIES if pattern.search(text)), None)
     message = fault(name, f"{what}{_format_place(error)} ({text_of(error)})", do=remedy)
-    return UserCodeError(message, place=place_of(error))
+    return users_error_class(error)(message, place=place_of(error))
 
 
 @contextmanager
@@ -239,7 +249,8 @@ def unclaimed_error(error: BaseException, what: str = "fails") -> BaseException:
     if frame is None:
         return error
     place = place_of(error)
-    return UserCodeError(fault(place, f"{frame[0].f_code.co_qualname} {what} ({text_of(error)})"), place=place)
+    message = fault(place, f"{frame[0].f_code.co_qualname} {what} ({text_of(error)})")
+    return users_error_class(error)(message, place=place)
 
 
 def _failed_part(error: BaseException, model: nn.Module, custom_step: bool) -> tuple[str, str] | None:

@@ -3,6 +3,7 @@
 FivegateError        1  fault in the program or the machine
 ├── UserError        2  the input is wrong
 │   ├── UserCodeError   the user's own code failed
+│   │   └── UserCodeExit  1  it raised what would end the process, as SystemExit does
 │   └── DiskError       the disk or the file system refused
 └── Refused          3  a gate is closed or a check failed
 
@@ -48,6 +49,21 @@ class UserCodeError(UserError):
     def __init__(self, *faults: str, place: str = "") -> None:
         super().__init__(*faults)
         self.place = place
+
+
+class UserCodeExit(UserCodeError):
+    """The user's own code raised what would end the process, a generator or the stack: SystemExit, RecursionError."""
+
+    exit_code = 1
+
+
+def user_error(faults: Iterable[str], failed: Iterable[UserError]) -> UserError:
+    """One error of all faults; `failed` are the errors that some of them come from.
+
+    It has the class and the place of the first of them that the user's own code raised.
+    """
+    code_errors = [error for error in failed if isinstance(error, UserCodeError)]
+    return type(code_errors[0])(*faults, place=code_errors[0].place) if code_errors else UserError(*faults)
 
 
 class DiskError(UserError):

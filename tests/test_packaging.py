@@ -278,7 +278,7 @@ def pipeline_that_ends(folder: Path, code: int) -> None:
 
 
 MEANINGS = {
-    1: "fault of the program or the machine",
+    1: "fault of the program or the machine, or your code asked to exit",
     2: "wrong input, or an error in your code",
     3: "gate closed",
     4: "only an approval is missing",

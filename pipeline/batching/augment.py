@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.data.draws import Draws
 from pipeline.data.tree import Tree, count_rows
 from pipeline.error_attribution import attributed_to
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserError, fault, user_error
 from pipeline.runtime.seeds import derive, reseed
 
 Augmentation = Callable[[Tree, Draws], Tree]
@@ -22,12 +22,13 @@ def build_augmentations(config: Mapping[str, Any], trust: Sequence[str] = ()) ->
     """Build the augmentations of `loader.augment`, in order. Raises UserError naming every one that cannot be built."""
     from pipeline.config.build import build
 
-    faults, augmentations = list[str](), list[Augmentation]()
+    faults, augmentations, failed = list[str](), list[Augmentation](), list[UserError]()
     for i, node in enumerate(config["loader"].get("augment") or ()):
         try:
             augmentation = build(dict(node), trust=trust, where=f"loader.augment[{i}]")
         except UserError as error:
             faults += error.faults
+            failed.append(error)
             continue
         if callable(augmentation):
             augmentations.append(augmentation)
@@ -37,7 +38,7 @@ def build_augmentations(config: Mapping[str, Any], trust: Sequence[str] = ()) ->
                 fault(f"loader.augment[{i}]", "is not an augmentation", got=node["_target_"], expected=expected)
             )
     if faults:
-        raise UserError(*faults)
+        raise user_error(faults, failed)
     return tuple(augmentations)
 
 

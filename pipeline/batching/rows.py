@@ -40,10 +40,11 @@ class ReadFailure:
 
     faults: tuple[str, ...]
     place: str = ""  # the line of the user's code that failed, if any
+    kind: type[UserCodeError] = UserCodeError  # of that failure
 
     def error(self) -> UserError:
         """The error that `read_item` raised in the worker."""
-        return UserCodeError(*self.faults, place=self.place) if self.place else UserError(*self.faults)
+        return self.kind(*self.faults, place=self.place) if self.place else UserError(*self.faults)
 
 
 class RowDataset(Dataset[Any]):
@@ -64,8 +65,10 @@ class RowDataset(Dataset[Any]):
         with isolated_reading():
             try:
                 rows = [self._read_row(epoch, index) for epoch, index in keys]
+            except UserCodeError as error:
+                return ReadFailure(error.faults, error.place, type(error))
             except UserError as error:
-                return ReadFailure(error.faults, error.place if isinstance(error, UserCodeError) else "")
+                return ReadFailure(error.faults)
         return _to_tensors(stack_rows(rows), self.types)
 
     def _read_row(self, epoch: int, index: int) -> tuple[Tree, NDArray[Any]]:

@@ -25,7 +25,7 @@ from pipeline.data.dataset import Data
 from pipeline.data.splits import class_counts
 from pipeline.data.tree import Tree, count_rows, leaves, to_device
 from pipeline.error_attribution import NO_KERNEL, attributed_step, attributed_to
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserError, fault, user_error
 from pipeline.evaluation.step import check_step
 from pipeline.evaluation.task import Task, loss_name
 from pipeline.preprocess.modules import PreprocessedModel
@@ -290,7 +290,8 @@ def probe(config: Mapping[str, Any], data: Data, trust: Sequence[str] = ()) -> C
             # A wrong `in_features` is the likely reason of a shape error: its message comes first.
             stray = stray_labels(data) if isinstance(error, TooFewOutputs) else None
             faults = [stray] if stray else error.faults
-            raise UserError(*_in_features_faults(model, config["model"].get("in_features"), X), *faults) from error
+            misfits = _in_features_faults(model, config["model"].get("in_features"), X)
+            raise user_error([*misfits, *faults], [] if misfits or stray else [error]) from error
         optimizer = build_optimizer(config, model, trust)
         build_schedule(config, optimizer, trust)
         apply_augmentations(X, build_augmentations(config, trust), seed, 1, np.arange(count_rows(X)), device)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pipeline.data.tree import Tree
 from pipeline.error_attribution import attributed_to
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserError, fault, user_error
 from pipeline.history import History
 from pipeline.runtime.seeds import seeded
 
@@ -95,13 +95,14 @@ def build_callbacks(
     """Build the `callbacks` of a config, in order. Raises UserError naming every one that is not a callback."""
     from pipeline.config.build import build
 
-    faults, callbacks = list[str](), list[OwnCallback]()
+    faults, callbacks, failed = list[str](), list[OwnCallback](), list[UserError]()
     for i, node in enumerate(config.get("callbacks") or ()):
         where = f"callbacks[{i}]"
         try:
             callback = build(dict(node), trust=trust, where=where)
         except UserError as error:
             faults += error.faults
+            failed.append(error)
             continue
         if any(hasattr(callback, name) for name in METHODS):
             callbacks.append(OwnCallback(where, callback, lets_through))
@@ -109,5 +110,5 @@ def build_callbacks(
             expected = f"an object with one of {', '.join(METHODS)} (hooks of other libraries are not called)"
             faults.append(fault(where, "is not a callback", got=node["_target_"], expected=expected))
     if faults:
-        raise UserError(*faults)
+        raise user_error(faults, failed)
     return tuple(callbacks)

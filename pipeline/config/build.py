@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import UserCodeError, UserError, fault, nearest
+from pipeline.errors import UserCodeError, UserError, fault, nearest, user_error
 from pipeline.trust.grants import why_not
 
 ALLOWED = ("pipeline.models", "pipeline.data", "pipeline.callbacks.step_profile", "torch.nn", "torch.optim")
@@ -38,17 +38,17 @@ def build(node: Any, *, trust: Sequence[str] = (), where: str = "") -> Any:
     """
     faults = [f"trust: {name!r} {why}" for name in trust if (why := why_not(name))]
     allowed = (*ALLOWED, *trust)
-    place = ""
+    failed = list[UserError]()
     for key, inner in _targets(node, where):
         try:
             target = locate(inner["_target_"], allowed, f"{key}._target_")
         except UserError as error:
             faults += error.faults
-            place = place or (error.place if isinstance(error, UserCodeError) else "")
+            failed.append(error)
         else:
             faults += _argument_faults(target, inner, key)
     if faults:
-        raise UserCodeError(*faults, place=place) if place else UserError(*faults)
+        raise user_error(faults, failed)
     return _make(node, allowed, where)
 
 
@@ -163,11 +163,11 @@ def _import(name: str, where: str) -> ModuleType:
 
 
 def _import_error(name: str, error: BaseException, where: str) -> UserCodeError:
-    from pipeline.error_attribution import place_of, text_of
+    from pipeline.error_attribution import place_of, text_of, users_error_class
 
     place = place_of(error)
     what = f"{name} cannot be imported{place and f' at {place}'} ({text_of(error)})"
-    return UserCodeError(fault(where, what, do=f"python -c 'import {name}'"), place=place)
+    return users_error_class(error)(fault(where, what, do=f"python -c 'import {name}'"), place=place)
 
 
 def _home(found: Any) -> str | None:

@@ -30,7 +30,7 @@ from pipeline.data.source_data import SPLITS, Array, MapDataset
 from pipeline.data.splits import Split
 from pipeline.data.tree import Tree, count_rows, map_leaves, named_leaves
 from pipeline.error_attribution import attributed_to
-from pipeline.errors import UserError, fault
+from pipeline.errors import UserCodeExit, UserError, fault
 from pipeline.runtime.seeds import derive
 
 OPTIONAL = (
@@ -283,6 +283,8 @@ def _read_dataset(dataset: MapDataset, where: str, faults: list[str]) -> tuple[T
                 rows.append(read_item(dataset, i, where, seed=seed, epoch=0))
                 shapes = shapes if i else leaf_shapes(rows[0])
                 check_same_shapes(rows[-1], shapes, f"{where}[{i}]")
+    except UserCodeExit:
+        raise
     except UserError as error:
         faults += error.faults
         return None

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import Refused, UserError, fault
+from pipeline.errors import Refused, UserError, fault, user_error
 from pipeline.orchestration.phase import Hooks, Registry
 from pipeline.results import Evidence
 from pipeline.run_store import checklist, files, permits
@@ -137,6 +137,7 @@ def _trust_packages(targets: Mapping[str, str]) -> list[str]:
     faults = [_no_module(section.upper(), own[section], here) for section in missing]
     packages = list(dict.fromkeys(package for section, package in own.items() if section not in missing))
     names = trust.activate(trust.grant(packages, [Path(here)]))
+    failed = list[UserError]()
     for section, name in targets.items():
         if section in missing:
             continue
@@ -144,8 +145,9 @@ def _trust_packages(targets: Mapping[str, str]) -> list[str]:
             locate(name, (*ALLOWED, *names), section.upper())
         except UserError as error:
             faults += error.faults
+            failed.append(error)
     if faults:
-        raise UserError(*faults)
+        raise user_error(faults, failed)
     return packages
 
 
