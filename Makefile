@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: docs docs-site train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-executors bench-intervals mutants bench-faults bench-loops bench-logs bench-repair bench-guard fit-ranker verify-faults healthy-ranges programs lock help
+.PHONY: docs docs-site train-baseline diagnose optimize finalize auto status report smoke test test-process test-crash test-fuzz test-integrations coverage lint check bench bench-drift bench-executors bench-intervals mutants bench-faults bench-loops bench-logs bench-repair bench-variants bench-guard fit-ranker verify-faults healthy-ranges programs lock help
 
 VENV := .venv
 # Every experiment of conf/experiment, except the two that run through all phases.
@@ -159,6 +159,9 @@ bench-loops: $(READY)  ## score the diagnoses of loops that Fivegate did not run
 
 bench-logs: $(READY)  ## score the diagnoses of their logs in the formats of twenty-five programs: ARGS='--again DIR'
 	@$(VENV)/bin/python benchmarks/faults/bench_foreign.py logs $(ARGS)
+
+bench-variants: $(READY)  ## accuse healthy variants and mutants of the tuning part's experiments: FACTS=DIR ARGS='--sample 10'
+	@$(VENV)/bin/python benchmarks/faults/variants.py --facts $(FACTS) $(ARGS)
 
 bench-guard: $(READY)  ## how often trainer.guard would end healthy and faulty runs of the fault benchmark: FACTS=DIR
 	@$(VENV)/bin/python benchmarks/faults/live_guard.py $(FACTS)

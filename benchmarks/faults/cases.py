@@ -45,6 +45,8 @@ class Case:
     at_most: float | None
     source: str
     format: str = ""  # of a log: a writer of `posted/`; empty for a CSV of the losses and scores of each epoch
+    parent: str = ""  # the experiment that a variant changes by `overrides`
+    overrides: tuple[str, ...] = ()
 
     @property
     def script(self) -> str:

@@ -103,8 +103,14 @@ def plan_case(case: Case, seed: int, mended: int | None, root: Path, more: Seque
 
     Returns the run, and the items that were not satisfied.
     """
-    overrides = [*(() if mended is None else case.mended[mended]), *more]
-    start = ["--config-dir", str(HERE / "conf"), f"experiment={case.id}", "trust=[planted]", f"seed={seed}"]
+    overrides = [*case.overrides, *(() if mended is None else case.mended[mended]), *more]
+    start = [
+        "--config-dir",
+        str(HERE / "conf"),
+        f"experiment={case.parent or case.id}",
+        "trust=[planted]",
+        f"seed={seed}",
+    ]
     _run_command("phase=planning", *start, *QUICK, *overrides, f"run.root={root}", f"run.name={case.id}")
     run = Run(root / case.id)
     closed = _unsatisfied(run, "planning")
