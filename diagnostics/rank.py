@@ -155,7 +155,8 @@ def _why_not(candidate: Candidate, probability: float, needs_mending: bool, thre
     if not candidate.supported:
         return _lacking_support(candidate)
     if not needs_mending and candidate.verdict != "confirmed":
-        return "there is nothing to mend: the run reaches its target, or shows no symptom"
+        lacks = "the run reaches its target, or shows no blocking symptom"
+        return f"nothing is missing that its removal could restore: {lacks}"
     if probability < threshold:
         lacks = "no experiment has tested it" if candidate.decisive is None else "the experiments do not decide"
         return f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on), and {lacks}"

@@ -7,16 +7,17 @@ experiments, which can never become candidates. Produces `diagnosis.json` and `i
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diagnostics.diagnose import diagnose
+from diagnostics.diagnose import MAX_DECIDING, diagnose
 from diagnostics.diagnosis import Diagnosis, Incident
 from diagnostics.playbook import names
-from pipeline.errors import Refused
+from pipeline.errors import Refused, relative_path
 from pipeline.experiments.arms.arm import Arm
 from pipeline.experiments.explain import Explanation, Training, explain
 from pipeline.experiments.worker_process import warm_worker
@@ -150,11 +151,23 @@ def _log_chain(ctx: PhaseContext, record: DiagnosisRecord, explanation: Explanat
     if record["root_causes"]:
         ctx.log("diagnostics: causes with confidence")
     else:
-        ctx.log(f"diagnostics: not decided, no cause is named: {record['confidence_statement']}")
-        ctx.log("  what would decide: " + "; ".join(record["would_decide"]))
+        _log_undecided(ctx, record)
     for cause in record["root_causes"][:3]:
         evidence = cause["evidence"][0] if cause["evidence"] else "no supporting measurement"
         ctx.log(f"  {cause['confidence']:.2f}  {cause['issue']} ({cause['status']}): {evidence}")
+
+
+def _log_undecided(ctx: PhaseContext, record: DiagnosisRecord) -> None:
+    """Print why no cause is named and what would decide it, one to a line; the page has what does not fit a screen."""
+    short, *_ = re.split(r" (?=Contradicted by measurements: |Not decided, because )", record["confidence_statement"])
+    ctx.log(f"diagnostics: not decided, no cause is named: {short}")
+    first, *others = record["would_decide"][:MAX_DECIDING]
+    lines = [f"  what would decide: {first}"] if not others else ["  what would decide:", f"  - {first}"]
+    for line in (*lines, *(f"  - {what}" for what in others)):
+        ctx.log(line)
+    more = len(record["would_decide"]) - MAX_DECIDING
+    if more > 0:
+        ctx.log(f"  and {more} more, with what was ruled out: {relative_path(ctx.folder / 'incident.md')}")
 
 
 def _incident(ctx: PhaseContext) -> Incident:

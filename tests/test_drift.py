@@ -13,6 +13,7 @@ from pipeline.drift import rehearsal
 from pipeline.drift.compare import CLASSIFIER, Live, compare, power
 from pipeline.drift.features import Feature, Observations, input_observations, output_observations
 from pipeline.drift.reference import JSON_FILE, NPZ_FILE, Reference, load, to_files
+from pipeline.drift.shifts import prior_rows
 from pipeline.drift.statistics import (
     compare_categories,
     compare_numbers,
@@ -207,6 +208,16 @@ def test_outputs_of_every_kind_of_task_are_monitored(task: str, outputs: np.ndar
 
     assert observed is not None and [feature.name for feature in observed.features] == names
     assert np.isfinite(observed.values).all()
+
+
+def test_prior_rows_always_loses_half_of_the_rows() -> None:
+    """The classes that are gone have half of the rows or more: that only a rare one is gone is no shift to notice."""
+    targets = np.repeat(np.arange(3), [519, 467, 14])
+    for seed in range(20):
+        rows = prior_rows(targets, True, 500, np.random.default_rng(seed))
+        assert len(rows) == 500 and np.isin(targets, targets[rows]).mean() <= 0.5
+    binary = prior_rows(np.repeat([0, 1], [90, 10]), True, 50, np.random.default_rng(1))
+    assert set(binary) <= set(range(90, 100))  # of two classes, the rarer one
 
 
 # --- the reference and its rehearsal ---------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ def test_log_of_a_trainer_is_diagnosed() -> None:
     assert "Hugging Face trainer_state.json" in page and "learning_rate_too_high" in page
 
 
+@pytest.mark.process
 @pytest.mark.integration
 def test_lightning_loop_is_diagnosed() -> None:
     """The callback watches a loop of Lightning, and names the same cause as in the plain loop."""
@@ -60,6 +61,7 @@ def test_lightning_loop_is_diagnosed() -> None:
     assert "1. **learning_rate_too_high**" in run(EXAMPLES / "own_loop" / "lightning_loop.py")
 
 
+@pytest.mark.process
 @pytest.mark.integration
 def test_notebook_runs(tmp_path: Path) -> None:
     """Each cell of the notebook runs, and the last one shows a diagnosis."""

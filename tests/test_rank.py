@@ -109,7 +109,10 @@ def test_rank_accuses_nobody_without_symptom() -> None:
     unusual, contradiction = Candidate("model_too_small", findings=(NARROW,)), Candidate("x", findings=(WIDTH,))
     ranked = rank([unusual, contradiction], False, Ranker(9.0, (0.0,) * 6, 0.5))
 
-    reasons = ["", "there is nothing to mend: the run reaches its target, or shows no symptom"]
+    reasons = [
+        "",
+        "nothing is missing that its removal could restore: the run reaches its target, or shows no blocking symptom",
+    ]
     assert [entry.why_not for entry in ranked] == reasons
 
 

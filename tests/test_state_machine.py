@@ -270,13 +270,17 @@ def proposed_phase(walk: Commands) -> str | None:
 
 
 def test_state_machine_can_release(walk: Commands) -> None:
-    """With every item passed and the owner's signature, the run is released."""
+    """With every item passed and the owner's signature, the run is released, and the next commands are of its use."""
     walk.execute("auto")
     walk.approve("Ada")
     assert walk.run.state().released is None
     walk.execute("auto")
 
-    assert walk.run.state().released
+    state = walk.run.state()
+    predict, compare = (use.command for use in next_step(state, walk.run.path).alternatives)
+    assert state.released
+    assert predict == f"python {walk.run.path}/bundle/payload/predict.py ROWS.csv"
+    assert compare == f"python -m pipeline drift {walk.run.path} ROWS.csv"
 
 
 def test_state_machine_stops_after_three_rounds(walk: Commands) -> None:

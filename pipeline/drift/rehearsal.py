@@ -245,7 +245,9 @@ def _detected_prior(windows: Windows, targets: Array, classes: bool, rng: np.ran
     comparisons = [
         windows.compared(prior_rows(targets, classes, windows.size, rng), None, rng) for _ in range(SHIFTED_DRAWS)
     ]
-    few = "only the rarer class arrives" if len(np.unique(targets)) == 2 else "only half of the classes arrive"
+    few = (
+        "only the rarer class arrives" if len(np.unique(targets)) == 2 else "only the rarer half of the classes arrives"
+    )
     what = few if classes else "only rows with the upper half of the targets arrive"
     return _detection("prior", what, comparisons)
 

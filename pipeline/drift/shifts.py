@@ -175,11 +175,14 @@ def _of_arrays(tensor: str, train: Array, elements: str) -> list[Shift]:
 def prior_rows(targets: Array, classes: bool, count: int, rng: np.random.Generator) -> Array:
     """Return rows of half of the classes, or with the upper half of the values: a shift of the targets alone.
 
-    Of two classes only the rarer one. Rows are drawn with replacement where there are too few.
+    Of the two halves the one with fewer rows arrives, so that at least half of the rows are of classes that are gone:
+    that a rare class is gone is no shift of the others. Rows are drawn with replacement where there are too few.
     """
     if classes:
         ids, counts = np.unique(targets, return_counts=True)
-        remaining = ids[[counts.argmin()]] if len(ids) == 2 else rng.permutation(ids)[: -(-len(ids) // 2)]
+        order = rng.permutation(len(ids))
+        halves = np.split(order, [-(-len(ids) // 2)])
+        remaining = ids[min(halves, key=lambda half: int(counts[half].sum()))]
         possible = np.flatnonzero(np.isin(targets, remaining))
     else:
         possible = np.flatnonzero(targets > np.median(targets))

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.errors import relative_path
 from pipeline.results import PHASES, ROUNDED, counted
 from pipeline.run_naming import COMPOSING, composing_overrides, run_argument, run_overrides
 from pipeline.run_store.gate import branch_conditions
@@ -33,7 +34,7 @@ class Alternative(NamedTuple):
 class NextStep:
     """The next step: a `phase` that can run now, or None with the reason and the exit code of stopping.
 
-    Where a person has to decide, `alternatives` are what else can be done.
+    Where a person has to decide, `alternatives` are what else can be done; after a release, what it is for.
     """
 
     phase: str | None
@@ -90,7 +91,7 @@ def next_step(state: RunState, run_dir: Path) -> NextStep:
     run, overrides = run_argument(run_dir), run_overrides(run_dir)
     composing = composing_overrides(run_dir, state.plan.get("env", ()) if state.plan else ())
     if state.released:
-        return NextStep(None, "released", f"python -m pipeline verify {run}")
+        return NextStep(None, "released", f"python -m pipeline verify {run}", alternatives=_uses(run_dir))
     phase, why = _due_phase(state)
     gate = state.gate(phase)
     blocked = gate in ("closed", "pending")
@@ -133,6 +134,16 @@ def _alternatives(state: RunState, overrides: str) -> tuple[Alternative, ...]:
     records = state.exhausted.get("alternatives", []) if state.exhausted else []
     commands = (f"python -m pipeline phase={r['phase']} {overrides} {shlex.join(r['overrides'])}" for r in records)
     return tuple(Alternative(r["why"], command.rstrip()) for r, command in zip(records, commands, strict=True))
+
+
+def _uses(run_dir: Path) -> tuple[Alternative, ...]:
+    """What a release is for: predictions, and the comparison of new rows with its own."""
+    script = shlex.quote(relative_path(run_dir.absolute() / "bundle" / "payload" / "predict.py"))
+    drift = f"python -m pipeline drift {run_argument(run_dir)} ROWS.csv"
+    return (
+        Alternative("predict raw rows", f"python {script} ROWS.csv"),
+        Alternative("ask whether new rows differ from those of the release", drift),
+    )
 
 
 def _why_optimization(state: RunState) -> str:
