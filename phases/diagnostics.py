@@ -19,6 +19,7 @@ from diagnostics.diagnosis import Diagnosis, Incident
 from diagnostics.playbook import names
 from pipeline.errors import Refused, relative_path
 from pipeline.experiments.arms.arm import Arm
+from pipeline.experiments.arms.difference import LastGood, last_good
 from pipeline.experiments.explain import Explanation, Training, explain
 from pipeline.experiments.worker_process import warm_worker
 from pipeline.history import History
@@ -45,6 +46,7 @@ class Intake:
     config: dict[str, Any]
     change: Delta
     evidence: Mapping[str, Any]
+    last_good: LastGood | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -58,13 +60,14 @@ def _intake(ctx: PhaseContext) -> Intake:
     # A stale baseline was trained on an older revision of the plan, so it does not explain this one.
     if "baseline" not in ctx.state.finished or ctx.state.stale("baseline"):
         return Intake(None, History(), config, Delta(), {})
-    evidence = ctx.evidence_of("baseline")
+    evidence, path, change = ctx.evidence_of("baseline"), ctx.artifact_of("baseline", "history"), Delta()
     if training := ctx.earlier_training():
         job = Job.from_json(training["job"])
-        path = ctx.run.path / training["history"]
-        return Intake(path, History.load(path), job.config(config), job.delta, evidence)
-    path = ctx.artifact_of("baseline", "history")
-    return Intake(path, History.load(path), config, Delta(), evidence)
+        path, config, change = ctx.run.path / training["history"], job.config(config), job.delta
+    earlier = last_good(ctx.run, ctx.state, ctx.plan, config) if ctx.plan else None
+    if earlier and earlier.changes:
+        ctx.log(f"  changed since the last good training ({earlier.name}): {'; '.join(earlier.format_changes())}")
+    return Intake(path, History.load(path), config, change, evidence, earlier)
 
 
 def _training(ctx: PhaseContext, intake: Intake) -> Training:
@@ -81,6 +84,7 @@ def _training(ctx: PhaseContext, intake: Intake) -> Training:
         trivial=float(trivial["value"]) if "value" in trivial else None,
         reference_scores={model["name"]: float(model["value"]) for model in models if "value" in model},
         telling_feature=telling_feature(intake.findings),
+        last_good=intake.last_good,
     )
 
 

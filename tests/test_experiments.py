@@ -216,8 +216,8 @@ def test_arm_result_survives_json() -> None:
 
 def test_allowance_is_eight_slices_that_take_five_minutes() -> None:
     """The slice of a short training is the whole, that of a long one so short that eight take five minutes."""
-    assert Allowance.of_run(100, 0.001, 2) == Allowance(slice=1.0, trainings=8)
-    assert Allowance.of_run(60_000, 0.01, 2) == Allowance(slice=pytest.approx(1 / 8), trainings=8)
+    assert Allowance.of_run(100, 0.001) == Allowance(slice=1.0, trainings=8)
+    assert Allowance.of_run(60_000, 0.01) == Allowance(slice=pytest.approx(1 / 16), trainings=8)
     allowance = Allowance(trainings=1.0)
     allowance.spend(0.75)
     assert allowance.affords(0.25) and not allowance.affords(0.5) and allowance.left == 0.25

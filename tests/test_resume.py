@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from pipeline.checkpoints import generation
 from pipeline.checkpoints.weights import weights_digest
+from pipeline.engine import resume
 from pipeline.engine.fit import fit
+from pipeline.engine.loop import Training
 from pipeline.engine.progress import Fit
 from pipeline.engine.replay import replay
 from pipeline.errors import UserError
@@ -27,7 +29,7 @@ from pipeline.run_store.run import Run
 from pipeline.runtime import interrupt
 from pipeline.runtime.interrupt import Interrupted
 from tests.ledger_fixtures import LATER
-from tests.trainings import Changed, Watcher, blobs, config, permitted, train
+from tests.trainings import PERMIT, Changed, Watcher, blobs, components_of, config, permitted, train
 
 __all__ = ["permitted"]
 
@@ -427,3 +429,38 @@ def test_baseline_of_a_model_that_draws_in_evaluation_verifies(own_folder: Path,
 
     assert code in (0, 3), err
     assert cli("verify", "noisy")[0] == 0
+
+
+def end_of(body: Changed, epochs: int, after: generation.Snapshot | None = None) -> generation.Snapshot:
+    """The end of a training of so many epochs, which goes on from `after` if that is given."""
+    job = Job("", "trial", Delta({"trainer.max_epochs": epochs}))
+    components = components_of(job.config(body), blobs(), job)
+    training = Training(PERMIT[0], components, job)
+    begin = resume.reopened(components, job, after) if after else None
+    assert after is None or begin is not None
+    with training.session(snapshot=begin):
+        training.run()
+    return resume.take_snapshot(components, job, training.progress)
+
+
+@pytest.mark.parametrize("changed", [{}, {"model__dropout": 0.3, "model__normalization": "batch"}])
+def test_reopened_training_has_the_bits_of_a_longer_one(changed: Changed) -> None:
+    """Four epochs from the end of two give weights, optimizer and history of four epochs from the start."""
+    body = config(**changed)
+    longer, whole = end_of(body, 4, after=end_of(body, 2)), end_of(body, 4)
+    for part in ("weights", "training"):
+        assert weights_digest(longer.parts[part]) == weights_digest(whole.parts[part])
+    assert longer.history and whole.history and longer.history.digest() == whole.history.digest()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"scheduler": {**ONE_CYCLE, "max_lr": 0.05, "total_steps": "budget"}}, {"seed": 4}]
+)
+def test_reopened_refuses_another_training(changed: Changed) -> None:
+    """A schedule depends on the length, and another seed is another training: these begin from the first step."""
+    job = Job("", "trial", Delta({"trainer.max_epochs": 4}))
+    components = components_of(job.config(config(**{**changed, "seed": 3})), blobs(), job)
+    ended = end_of(config(**changed), 2)
+    if "seed" in changed:
+        ended.state["identity"]["seed"] = 4
+    assert resume.reopened(components, job, ended) is None

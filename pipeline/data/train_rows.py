@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from pipeline.data.analysis.label_agreement import label_agreement
 from pipeline.data.folds import assign_folds
 from pipeline.data.splits import Split
 from pipeline.data.tree import map_leaves
@@ -22,7 +23,9 @@ def apply_row_changes(train: Split, changes: Mapping[str, object], seed: int, va
     `inputs: zeroed` removes what could be learned from, `targets: shuffled` what could be learned, and
     `without_fold: [k, n_folds]` leaves out fold k of `assign_folds`. `inputs: clipped` and `targets: clipped` limit
     each column to 5 robust deviations around its median, `without: shared` leaves out the rows that validation has as
-    well, and `read: memory` changes no row. Raises UserError for any other change.
+    well, and `without: [row, ...]` those rows. `labels: agreeing` keeps the rows whose targets a simple model fitted on
+    other rows expects, and `labels: as_many` a random part of the same size. `read: memory` changes no row. Raises
+    UserError for any other change.
     """
     for name, how in changes.items():
         if name == "inputs" and how == "zeroed":
@@ -39,6 +42,11 @@ def apply_row_changes(train: Split, changes: Mapping[str, object], seed: int, va
             known = set(val.row_digests)
             own = [i for i, row in enumerate(train.row_digests) if row not in known]
             train = train.take(torch.tensor(own, dtype=torch.int64))
+        elif name == "without" and isinstance(how, Sequence) and not isinstance(how, str):
+            kept = np.setdiff1d(np.arange(len(train)), np.array(how, np.int64))
+            train = train.take(torch.from_numpy(kept))
+        elif name == "labels" and how in ("agreeing", "as_many"):
+            train = train.take(_chosen_by_labels(train, str(how), seed))
         elif name == "read" and how == "memory":
             train = Split(train.name, train.X, train.y, row_metadata=train.row_metadata)
         elif name == "without_fold" and isinstance(how, Sequence):
@@ -48,9 +56,17 @@ def apply_row_changes(train: Split, changes: Mapping[str, object], seed: int, va
         else:
             got = f"{name}: {how}"
             expected = "inputs: zeroed or clipped, targets: shuffled or clipped, without_fold: [k, n_folds], "
-            expected += "without: shared, or read: memory"
+            expected += "without: shared or [row, ...], labels: agreeing or as_many, or read: memory"
             raise UserError(fault("job.delta.train_rows", "is not a change of rows", got=got, expected=expected))
     return train
+
+
+def _chosen_by_labels(train: Split, how: str, seed: int) -> torch.Tensor:
+    """The numbers of the rows whose targets agree with a simple model, or of as many rows by chance."""
+    agreeing = np.flatnonzero(label_agreement(train).agrees)
+    if how == "as_many":
+        agreeing = np.sort(np.random.default_rng(derive(seed, "as_many")).permutation(len(train))[: len(agreeing)])
+    return torch.from_numpy(agreeing)
 
 
 def _clipped(values: torch.Tensor) -> torch.Tensor:

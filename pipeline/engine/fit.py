@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.checkpoints.generation import Snapshot
 from pipeline.checkpoints.weights import tensors_of, weights_digest
 from pipeline.config.build import section_of
 from pipeline.config.sections import TrainingConfig
@@ -22,7 +23,7 @@ from pipeline.engine import resume
 from pipeline.engine.loop import Training
 from pipeline.engine.observer import StepObserver
 from pipeline.engine.progress import Fit, WeightsSnapshot
-from pipeline.engine.resume import find_snapshot
+from pipeline.engine.resume import find_snapshot, reopened
 from pipeline.engine.setup import TrainingComponents, build_components
 from pipeline.errors import Refused, fault
 from pipeline.evaluation.evaluate import Evaluation, model_device, score_split
@@ -45,12 +46,15 @@ def fit(
     *,
     data: Data | None = None,
     folder: Path | None = None,
+    after: Snapshot | None = None,
+    keep: Callable[[Snapshot], object] | None = None,
 ) -> Fit:
     """Train the job's model under the permit's plan; checkpoints are written to `folder` if it is given.
 
-    If `folder` holds checkpoints of the same training, it is resumed. Warnings during training become events of the
-    history. Raises Interrupted if a signal asked to stop, Refused without a permit or for a job of another plan, and
-    UserError if model, data, loss and options do not fit each other.
+    If `folder` holds checkpoints of the same training, it is resumed. `after` is the end of the same training with
+    fewer epochs, from which this one goes on where it can; `keep` gets the end of this one. Warnings during training
+    become events of the history. Raises Interrupted if a signal asked to stop, Refused without a permit or for a job of
+    another plan, and UserError if model, data, loss and options do not fit each other.
     """
     early_warnings: list[tuple[str, str, str]] = []  # raised while the components are built
     training: Training | None = None
@@ -68,8 +72,11 @@ def fit(
         for warning in early_warnings:
             note(*warning)
         snapshot = find_snapshot(components, job, folder) if folder is not None else None
+        snapshot = reopened(components, job, after) if after is not None else snapshot
         with catch_signals() as training.stop_request, training.session(observers, snapshot=snapshot, folder=folder):
             training.run()
+        if keep is not None:
+            keep(resume.take_snapshot(components, job, training.progress))
         return result(training)
 
 

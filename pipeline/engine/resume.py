@@ -20,6 +20,7 @@ from pipeline.checkpoints.generation import CheckpointState, Snapshot
 from pipeline.checkpoints.weights import tensors_of
 from pipeline.engine.progress import KeptState, Progress, WeightsSnapshot
 from pipeline.engine.setup import TrainingComponents
+from pipeline.history import History
 from pipeline.results import plain
 from pipeline.run_store.job import Job
 
@@ -139,6 +140,29 @@ def restore(components: TrainingComponents, snapshot: Snapshot) -> Progress:
     progress = Progress.from_snapshot(snapshot)
     components.guard.resume_at(progress.step)
     return progress
+
+
+def reopened(components: TrainingComponents, job: Job, ended: Snapshot) -> Snapshot | None:
+    """Return the end of a training with fewer epochs as a snapshot from which the job goes on; None if it cannot.
+
+    Both must be one training up to there: the same seed, rows and changes, no schedule, which would depend on the
+    length, and an end after a whole epoch that neither patience nor the clock decided.
+    """
+    known, own = dict(ended.state["identity"]), identity(components, job)
+    lengths = ("trainer.max_epochs", "trainer.max_steps")
+    for body in (known, own):
+        delta: Any = body["delta"]
+        overrides = {key: value for key, value in delta["overrides"].items() if key not in lengths}
+        body["delta"] = {**delta, "overrides": overrides}
+        body["purpose"] = ""
+    history = (ended.history or History()).copy()
+    stopped = {event["kind"] for event in history.events} & {"early_stop", "clock", "nonfinite", "stopped"}
+    whole_epochs = ended.step % components.budget.steps_per_epoch == 0
+    if known != own or components.schedule or stopped or not whole_epochs or ended.step >= components.budget.max_steps:
+        return None
+    history.facts.update(components.facts())
+    state: CheckpointState = {**ended.state, "ended": False, "stop_reason": None}
+    return Snapshot(state, ended.parts, history)
 
 
 def keep_state(components: TrainingComponents, step: int) -> KeptState:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 TRAININGS = 8.0  # slices that all experiments together may cost
 SECONDS = 300.0  # and at most so long, at the measured time of a step
 SHORT = 0.25  # of a slice: the length of a screening experiment
-MAX_SHORT, MAX_WHOLE = 12, 3  # arms at that length, and trainings at full length besides the controls
+MAX_SHORT, MAX_WHOLE = 12, 3  # arms at that length, and arms at full length besides the controls
 CONTROL_SEEDS = 2
 REPEATS = 3.0  # slices that are kept for the repetition of the best arms on other seeds
 
@@ -25,10 +25,14 @@ class Allowance:
     spent: float = 0.0
 
     @classmethod
-    def of_run(cls, max_steps: int, step_seconds: float, parallel: int) -> Allowance:
-        """The allowance of a run whose training has `max_steps` steps of `step_seconds` each."""
+    def of_run(cls, max_steps: int, step_seconds: float) -> Allowance:
+        """The allowance of a run whose training has `max_steps` steps of `step_seconds` each.
+
+        Experiments that run at the same time are counted one after the other, so that the allowance does not depend on
+        the machine's cores and the round keeps its time also where nothing can be trained in parallel.
+        """
         seconds = TRAININGS * max_steps * step_seconds
-        return cls(slice=min(1.0, SECONDS * parallel / seconds) if seconds > 0 else 1.0)
+        return cls(slice=min(1.0, SECONDS / seconds) if seconds > 0 else 1.0)
 
     def affords(self, cost: float) -> bool:
         """Whether an experiment of this cost fits into what is left."""

@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.experiments.allowance import CONTROL_SEEDS, MAX_SHORT, REPEATS, SHORT, Allowance
+from pipeline.experiments.allowance import CONTROL_SEEDS, MAX_SHORT, MAX_WHOLE, REPEATS, SHORT, Allowance
 from pipeline.experiments.arms.arm import Arm, Subject, combined
 from pipeline.experiments.arms.choice import MORE_EPOCHS
-from pipeline.experiments.jobs import ARM
+from pipeline.experiments.jobs import ARM, CONTROL, LONGER, control_name
 from pipeline.experiments.result import ON_TOP_OF, ArmResult
 from pipeline.experiments.verdict import CONFIRMED, EXPLAINED, SEEDS, Shortfall, judge
 from pipeline.experiments.worker_process import Outcome, WarmWorker
@@ -44,10 +44,13 @@ class Campaign:
     trainings: dict[str, list[Outcome]] = field(default_factory=dict)  # by the id of their arm
     results: dict[str, ArmResult] = field(default_factory=dict)
     not_run: list[str] = field(default_factory=list)
+    at_a_quarter: set[str] = field(default_factory=set)  # ids of arms that were trained before those of `run`
+    at_full_length: set[str] = field(default_factory=set)  # ids of arms
+    keeps_controls: bool = False  # the ends of the controls, so that an arm with more epochs can go on from there
 
     # --- trainings ---------------------------------------------------------------------------------------------------
 
-    def job(self, delta: Delta, seed: int, steps: int | None) -> Job:
+    def job(self, delta: Delta, seed: int, steps: int | None, purpose: str = ARM) -> Job:
         """The job of an experiment: the adopted change, that of the arm, and what all experiments have in common."""
         minutes = self.subject.number("trainer.max_minutes")
         same: dict[str, object] = {"trainer.compile": False}
@@ -55,7 +58,7 @@ class Campaign:
             same["trainer.max_minutes"] = min(MAX_MINUTES, minutes or MAX_MINUTES)
         known = {key: value for key, value in same.items() if self.subject.has(key)}
         change = combined(Delta(known), combined(self.subject.base, delta))
-        return Job(self.subject.plan_digest, ARM, change, seed, steps)
+        return Job(self.subject.plan_digest, purpose, change, seed, steps)
 
     def train(self, jobs: Sequence[Planned]) -> dict[str, Outcome]:
         """Train the jobs (id, job, cost) that the allowance affords, and return their outcomes by id."""
@@ -78,10 +81,12 @@ class Campaign:
 
     def _control(self, seed: int) -> Planned:
         steps = None if self.subject.slice == 1.0 else self.subject.max_steps
-        return f"control-{seed}", self.job(Delta(), seed, steps), 1.0
+        purpose = CONTROL if self.keeps_controls else ARM
+        return control_name(seed), self.job(Delta(), seed, steps, purpose), 1.0
 
     def train_short(self, arm: Arm, seed: int) -> dict[str, Outcome]:
         """Train an arm for a quarter of its length on one seed."""
+        self.at_a_quarter.add(arm.id)
         return self.train(self._trainings_of(arm, [seed], SHORT))
 
     def train_whole(self, arm: Arm, seed: int) -> dict[str, Outcome]:
@@ -92,8 +97,14 @@ class Campaign:
         steps = self.subject.steps_of(arm, share)
         limit = None if share * self.subject.slice == 1.0 else steps
         name = f"{base}{arm.id}{'' if share == 1.0 else '-short'}"
-        cost = self.subject.cost(arm, steps)
-        return [(f"{name}-{seed}", self.job(arm.delta, seed, limit), cost) for seed in seeds]
+        purpose = LONGER if arm.length > 1.0 else ARM
+        costs = {seed: self._cost(arm, steps, seed) for seed in seeds}
+        return [(f"{name}-{seed}", self.job(arm.delta, seed, limit, purpose), costs[seed]) for seed in costs]
+
+    def _cost(self, arm: Arm, steps: int, seed: int) -> float:
+        """The cost of an arm in slices; one with more epochs goes on from the end of the control of its seed."""
+        goes_on = arm.length > 1.0 and self.keeps_controls and seed <= CONTROL_SEEDS
+        return self.subject.cost(arm, steps) - (1.0 if goes_on else 0.0)
 
     # --- the stages --------------------------------------------------------------------------------------------------
 
@@ -103,14 +114,14 @@ class Campaign:
         `longer` has more epochs, for a training that still improved at its end; a part of it shows nothing.
         """
         affordable = int((self.allowance.left - REPEATS) / SHORT)
-        count = max(1, min(MAX_SHORT, affordable))
+        count = max(1, min(MAX_SHORT - len(self.at_a_quarter), affordable))
         chosen = list(arms)[:count]
         self.not_run += [arm.id for arm in arms[count:]]
         self.state_hypotheses([(arm, self.subject.cost(arm, self.subject.steps_of(arm, SHORT))) for arm in chosen])
         screened = self.screen(chosen, shortfall)
         self.confirm(chosen, screened, shortfall)
         if longer is not None and not self._is_explained():
-            self.state_hypotheses([(longer, longer.length)])
+            self.state_hypotheses([(longer, self._cost(longer, self.subject.steps_of(longer, 1.0), 1))])
             self._confirm_in_full(longer, shortfall, "")
         self.explain_rest(chosen, screened, shortfall)
 
@@ -164,9 +175,14 @@ class Campaign:
 
     def _confirm_in_full(self, arm: Arm, shortfall: Shortfall, base: str) -> bool:
         """Train an arm at full length, on three seeds if the first restores enough; return whether it does."""
+        name = base + arm.id
+        if name not in self.at_full_length and len(self.at_full_length) >= MAX_WHOLE:
+            self.not_run.append(f"{name} at full length")
+            return False
         outcomes = list(self.train(self._trainings_of(arm, [1], 1.0, base)).values())
         if not outcomes:
             return False
+        self.at_full_length.add(name)
         if shortfall.restored(outcomes[0].value) >= CONFIRMED:
             outcomes += self.train(self._trainings_of(arm, range(2, SEEDS + 1), 1.0, base)).values()
         return self.record(arm, outcomes, shortfall, whole=True, base=base).verdict == "confirmed"

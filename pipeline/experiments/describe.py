@@ -23,6 +23,7 @@ from pipeline.preprocess.modules import unwrap
 
 FACTOR = (0.1, 10.0)  # standard deviation of weights over that of torch's own rule
 ROWS = 64  # that pass through the model once
+EXTREME_ROW, MAX_EXTREME_ROWS = 20.0, 16  # robust deviations, which a normal distribution does not reach; rows
 
 
 class Description(TypedDict):
@@ -31,7 +32,8 @@ class Description(TypedDict):
     `layers` are the widths of its linear and convolution layers. `transforms_output` says whether the model changes the
     output of its last layer, `repeats_output` whether two passes in eval mode agree. `shared_rows` are validation rows
     that are train rows as well. Extremes are distances from the median of a column in robust deviations, scales are
-    root mean squares.
+    root mean squares. `extreme_inputs` and `extreme_targets` are the rows with the largest of them and their targets,
+    the farthest first; empty where more rows are extreme than can be tried one by one.
     """
 
     modules: dict[str, int]
@@ -61,6 +63,8 @@ class Description(TypedDict):
     train_rows: int
     val_rows: int
     shared_rows: int
+    extreme_inputs: list[tuple[int, float]]
+    extreme_targets: list[tuple[int, float]]
 
 
 def describe(components: TrainingComponents, data: Data) -> Description:
@@ -105,6 +109,8 @@ def describe(components: TrainingComponents, data: Data) -> Description:
         "train_rows": len(data.train),
         "val_rows": len(data.val),
         "shared_rows": sum(digest in train_rows for digest in data.val.row_digests),
+        "extreme_inputs": [] if values is None else _extreme_rows(values, y),
+        "extreme_targets": _extreme_rows(y.reshape(len(y), -1), y) if y.is_floating_point() else [],
     }
 
 
@@ -124,10 +130,26 @@ def _unusual_weights(layer: nn.Linear | _ConvNd) -> bool:
 
 def _extreme(values: Tensor) -> float:
     """Return how far the farthest value is from the median of its column, in robust deviations; 0 without a spread."""
+    known = _distances(values)
+    return float(known.max()) if known.numel() else 0.0
+
+
+def _distances(values: Tensor) -> Tensor:
+    """Return distances from the median of the column, in robust deviations, of the columns that have a spread."""
     distance = (values - values.nanmedian(0).values).abs()
     spread = 1.4826 * distance.nanmedian(0).values
-    known = (distance / spread)[:, spread > 0]
-    return float(known.nan_to_num(0.0, posinf=0.0).max()) if known.numel() else 0.0
+    return (distance / spread)[:, spread > 0].nan_to_num(0.0, posinf=0.0)
+
+
+def _extreme_rows(values: Tensor, y: Tensor) -> list[tuple[int, float]]:
+    """Return the rows with an extreme value and their targets, if they are few."""
+    known = _distances(values)
+    farthest = known.max(1).values if known.numel() else torch.zeros(len(values))
+    rows = torch.nonzero(farthest > EXTREME_ROW).flatten()
+    if not 0 < len(rows) <= MAX_EXTREME_ROWS or y.numel() != len(y):
+        return []
+    rows = rows[farthest[rows].argsort(descending=True)]
+    return [(int(row), float(y.reshape(-1)[row])) for row in rows]
 
 
 def _scale_ratio(values: Tensor) -> float | None:

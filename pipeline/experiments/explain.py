@@ -11,12 +11,16 @@ from typing import Any, TypedDict
 from pipeline.experiments.allowance import Allowance
 from pipeline.experiments.arms.arm import Subject
 from pipeline.experiments.arms.choice import chosen_arms, more_epochs
+from pipeline.experiments.arms.difference import LastGood
 from pipeline.experiments.campaign import Campaign, StateHypotheses
-from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE
+from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE, control_name
+from pipeline.experiments.narrowing import explain_difference, explain_rows
 from pipeline.experiments.result import FIRST_SPLIT, ArmResult
 from pipeline.experiments.validity import (
     compare_figures,
     compare_held_out,
+    compare_labels,
+    compare_shuffled,
     compare_without_feature,
     compare_without_shared,
     state_comparisons,
@@ -25,6 +29,7 @@ from pipeline.experiments.verdict import Shortfall
 from pipeline.experiments.worker_process import Outcome, WarmWorker, WorkerEnded
 from pipeline.history import History
 from pipeline.repair.diagnosis_record import GapRecord
+from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 
 EPOCHS_OF_A_TREND = 5
@@ -60,7 +65,8 @@ class Training:
     """The training to explain, as the records have it: its plan, its change, its history, and what it is compared with.
 
     `reference_scores` are those of models that are no neural networks, on the same validation rows. `telling_feature`
-    is the number of a feature that alone tells the target, if an inspection has found one.
+    is the number of a feature that alone tells the target, if an inspection has found one. `last_good` is an earlier
+    training that reached the target on the same rows, if there is one.
     """
 
     plan_digest: str
@@ -71,6 +77,7 @@ class Training:
     trivial: float | None = None
     reference_scores: Mapping[str, float] = field(default_factory=dict)
     telling_feature: int | None = None
+    last_good: LastGood | None = None
 
     @property
     def target(self) -> float | None:
@@ -166,7 +173,7 @@ class _Experimenter:
 
     def explanation(self) -> Explanation:
         training = self.training
-        allowance = Allowance.of_run(training.max_steps, training.step_seconds, self.worker.parallel)
+        allowance = Allowance.of_run(training.max_steps, training.step_seconds)
         campaign = Campaign(self.worker, _bare(training, allowance.slice), allowance, self.state_hypotheses, self.log)
         plan, base = training.plan_digest, training.base
         [about] = self.worker.run([("describe", Job(plan, DESCRIBE, base, 1))])
@@ -174,6 +181,7 @@ class _Experimenter:
             return _cannot(f"the model cannot be built: {about.failure_of_job}")
         whole = campaign.subject.slice == 1.0
         longer = more_epochs(campaign.subject) if training.still_improves and whole else None
+        campaign.keeps_controls = longer is not None
         state_comparisons(campaign)
         controls = campaign.controls()
         failures = [control.failure for control in controls if control.failure_of_job]
@@ -190,7 +198,12 @@ class _Experimenter:
         else:
             compare_figures(campaign, controls, shortfall)
             compare_held_out(campaign, controls, shortfall)
+            compare_labels(campaign, shortfall, self.suspects)
+            explain_difference(campaign, shortfall, training.last_good)
             campaign.run(chosen_arms(subject, self.suspects), shortfall, longer)
+            explain_rows(campaign, shortfall)
+            compare_shuffled(campaign, shortfall, self.suspects)
+        self._remove_kept_states()
         self.worker.run([("profile", Job(plan, PROFILE, base, 1))])
         trace = self.worker.folder / "profile" / TRACE
         return Explanation(
@@ -201,6 +214,11 @@ class _Experimenter:
             allowance.spent * allowance.slice,
             allowance.trainings * allowance.slice,
         )
+
+    def _remove_kept_states(self) -> None:
+        """Remove what the controls kept to go on from: no weights of an experiment outlast it."""
+        for folder in self.worker.folder.glob(f"{control_name(0)[:-1]}*/checkpoints"):
+            files.remove_folder(folder)
 
     def _reference(self, campaign: Campaign) -> list[float]:
         """Return the score of the reference model in one slice, if it has one: what so few steps can reach."""

@@ -6,26 +6,35 @@ fits, is a result too: it says what the change does to this run.
 
 from __future__ import annotations
 
+import gzip
 import math
+import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
 
+from pipeline.checkpoints import generation
+from pipeline.checkpoints.generation import Snapshot
+from pipeline.data.analysis.label_agreement import label_agreement
 from pipeline.data.dataset import Data
 from pipeline.data.folds import assign_folds
 from pipeline.engine.fit import fit, prepared
+from pipeline.engine.loop import Training
 from pipeline.engine.progress import Fit
+from pipeline.engine.setup import TrainingComponents
 from pipeline.error_attribution import reraise_stop, text_of
 from pipeline.errors import FivegateError
 from pipeline.evaluation.evaluate import loss_and_metrics, outputs_of
 from pipeline.evaluation.metrics import named_metric
 from pipeline.experiments.describe import describe
-from pipeline.experiments.jobs import ARM, DESCRIBE, RESULT, TRACE, VERSION
-from pipeline.experiments.profile import profile
+from pipeline.experiments.jobs import ARM, CONTROL, DESCRIBE, LONGER, RESULT, TRACE, VERSION, control_name
 from pipeline.run_store import files
 from pipeline.run_store.job import Job
 from pipeline.run_store.permits import ProbePermit
@@ -33,6 +42,8 @@ from pipeline.runtime.interrupt import Interrupted
 
 USUAL_METRICS = ("accuracy", "r2")
 MAX_CURVE = 200  # points of the validation curve that are kept
+PROFILED_STEPS = 5
+NAMED_ROWS = 20  # of those that were left out
 
 
 def measure(permit: ProbePermit, job: Job, data: Data, folder: Path) -> None:
@@ -50,13 +61,39 @@ def measure(permit: ProbePermit, job: Job, data: Data, folder: Path) -> None:
 
 
 def _result_of(permit: ProbePermit, job: Job, data: Data, folder: Path) -> Mapping[str, Any]:
-    if job.purpose == ARM:
-        return _training_result(fit(permit, job, data=data), job, data)
+    if job.purpose in (ARM, CONTROL, LONGER):
+        after = _end_of_control(job, folder) if job.purpose == LONGER else None
+        keep = partial(generation.write, folder) if job.purpose == CONTROL else None
+        return _training_result(fit(permit, job, data=data, after=after, keep=keep), job, data)
     with prepared(permit, job, data) as components:
         if job.purpose == DESCRIBE:
             return describe(components, data)
-        files.write_bytes(folder / TRACE, profile(permit, components, job))
+        files.write_bytes(folder / TRACE, _profile(permit, components, job))
         return {}
+
+
+def _end_of_control(job: Job, folder: Path) -> Snapshot | None:
+    """Return the end of the control of the job's seed; None where it was not kept, or is damaged."""
+    try:
+        for path in reversed(generation.generations(folder.parent / control_name(job.seed_index))):
+            return generation.read(path)
+    except FivegateError:
+        pass
+    return None
+
+
+def _profile(permit: ProbePermit, components: TrainingComponents, job: Job) -> bytes:
+    """Return the compressed trace of the first steps of a job; one step before them warms up."""
+    training = Training(permit, components, job)
+    on_gpu = [ProfilerActivity.CUDA] if components.device.type == "cuda" else []
+    with training.session():
+        training.run(until=1)
+        with torch_profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:
+            training.run(until=1 + PROFILED_STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return gzip.compress(path.read_bytes(), mtime=0)
 
 
 def _training_result(done: Fit, job: Job, data: Data) -> Mapping[str, Any]:
@@ -85,7 +122,9 @@ def _training_result(done: Fit, job: Job, data: Data) -> Mapping[str, Any]:
         "train_loss": [float(losses[0]), float(np.mean(losses[-max(1, len(losses) // 10) :]))] if len(losses) else None,
         "val_loss": [float(val_losses.min()), float(val_losses[-1])] if len(val_losses) else None,
         "curve": curve,
+        "went_on_from": done.resumed_at,
         "held_out": _held_out_score(done, job, data),
+        "left_out": _left_out(job, data),
         "usual_metric": _usual_metric(done, data),
         "batch_statistics": _score_with_batch_statistics(done, data),
     }
@@ -99,6 +138,22 @@ def _held_out_score(done: Fit, job: Job, data: Data) -> float | None:
     left_out = np.flatnonzero(assign_folds(data.train, int(n_folds)) == int(fold))
     rows = data.train.take(torch.from_numpy(left_out))
     return loss_and_metrics(done.model, rows.X, rows.y, done.task).metrics[done.task.metric.name]
+
+
+def _left_out(job: Job, data: Data) -> Mapping[str, Any] | None:
+    """Return the train rows that the job left out for their targets, with what was expected; None without such."""
+    if job.delta.train_rows.get("labels") != "agreeing":
+        return None
+    agreement = label_agreement(data.train)
+    rows = np.flatnonzero(~agreement.agrees)
+    targets, first = data.train.y.reshape(-1).numpy(), rows[:NAMED_ROWS]
+    return {
+        "count": len(rows),
+        "of": len(data.train),
+        "rows": first.tolist(),
+        "targets": targets[first].tolist(),
+        "expected": agreement.expected[first].tolist(),
+    }
 
 
 def _usual_metric(done: Fit, data: Data) -> float | None:

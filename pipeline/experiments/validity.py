@@ -12,16 +12,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.experiments.allowance import SHORT
-from pipeline.experiments.arms.arm import Arm
+from pipeline.experiments.arms.arm import Arm, combined
+from pipeline.experiments.arms.choice import chosen_arms
 from pipeline.experiments.arms.rows import without_feature
 from pipeline.experiments.campaign import Campaign
-from pipeline.experiments.result import ArmResult, Verdict
-from pipeline.experiments.verdict import CONFIRMED, REFUTED, SEEDS, Shortfall
+from pipeline.experiments.result import FIRST_SPLIT, ArmResult, Verdict
+from pipeline.experiments.verdict import CONFIRMED, REFUTED, SEEDS, Shortfall, judge
 from pipeline.experiments.worker_process import Outcome
 from pipeline.run_store.job import Delta
 
 FOLDS = 5  # of the train rows; one of them is left out
 CLOSES_THE_GAP = "the honest figure closes at least half of the gap on 3 of 3 seeds"
+NO_MORE_THAN_SHUFFLED = "on 3 of 3 seeds own labels teach less than a tenth of the way to the goal more than shuffled"
+UNRELATED = ("labels_misaligned", "inputs_uninformative")  # which of the two, this experiment does not tell
+LABELLED = ("classification", "binary", "regression")
+NAMED = 5  # rows
+AGREEING = Arm(
+    "agreeing_labels",
+    ("label_noise",),
+    "only the train rows whose targets a simple model fitted on the other rows expects",
+    Delta(train_rows={"labels": "agreeing"}),
+    effect="at least half of what a random part of the same size misses is restored on 3 of 3 seeds",
+)
+AS_MANY = Arm(
+    "as_many_rows", (), "a random part of the train rows, as many as agree", Delta(train_rows={"labels": "as_many"}),
+    kind="context",
+)  # fmt: skip
 WITHOUT_SHARED = Delta(train_rows={"without": "shared"})
 Figure = Callable[[Outcome], float]
 
@@ -135,6 +151,96 @@ def _without_fold(fold: int) -> Arm:
     text = "the score on a fifth of the train rows that was left out, instead of on validation"
     change = Delta(train_rows={"without_fold": [fold, FOLDS]})
     return Arm("held_out_part", ("split_shift",), text, change, effect=CLOSES_THE_GAP)
+
+
+def compare_labels(campaign: Campaign, shortfall: Shortfall, suspects: Sequence[str]) -> None:
+    """Where labels are suspected, train without the rows whose targets a simple model does not expect.
+
+    The control is a random part of the rows of the same size: without it, fewer rows would be taken for worse ones.
+    """
+    about = campaign.subject.description
+    if "label_noise" not in suspects or about["kind"] not in LABELLED or about["from_dataset"]:
+        return
+    campaign.state_hypotheses([(AGREEING, SHORT * SEEDS), (AS_MANY, SHORT * SEEDS)])
+    agreeing, as_many = list[Outcome](), list[Outcome]()
+    for seed in range(1, SEEDS + 1):
+        agreeing += campaign.train_short(AGREEING, seed).values()
+        as_many += campaign.train_short(AS_MANY, seed).values()
+        rest = replace(shortfall, controls=tuple(outcome.value for outcome in as_many), at_steps=math.nan)
+        if len(agreeing) != len(as_many) or not rest.exists or rest.restored(agreeing[-1].value) < CONFIRMED:
+            break
+    if not agreeing or not as_many:
+        return
+    rest = replace(shortfall, controls=tuple(outcome.value for outcome in as_many), at_steps=math.nan)
+    if rest.exists:
+        result = judge(AGREEING, agreeing, rest, whole=False)
+        campaign.results[AGREEING.id] = replace(result, why=f"{result.why}; {_rows_left_out(agreeing[0])}")
+
+
+def _rows_left_out(outcome: Outcome) -> str:
+    """Return which train rows an arm left out, and what their targets are."""
+    left_out = outcome.result.get("left_out") or {}
+    if not left_out.get("count"):
+        return "no row was left out"
+    named = zip(left_out["rows"], left_out["targets"], left_out["expected"], strict=True)
+    rows = [f"row {row} has {target:.4g} where {expected:.4g} is expected" for row, target, expected in named]
+    more = ", ..." if left_out["count"] > NAMED else ""
+    return f"{left_out['count']} of {left_out['of']} train rows were left out: {', '.join(rows[:NAMED])}{more}"
+
+
+def compare_shuffled(campaign: Campaign, shortfall: Shortfall, suspects: Sequence[str]) -> None:
+    """Where rows and labels may not belong together: does a reference learn more from them than from shuffled ones?
+
+    Labels that teach no more than shuffled ones were shuffled apart, or the features say nothing of them.
+    """
+    own = campaign.trainings.get(FIRST_SPLIT, [])
+    if not own or not set(UNRELATED) & set(suspects) or shortfall.restored(own[0].value) >= CONFIRMED:
+        return
+    reference = next(arm for arm in chosen_arms(campaign.subject, ()) if arm.id == FIRST_SPLIT)
+    text = "shuffled labels for a reference model, instead of the run's own"
+    change = combined(reference.delta, Delta(train_rows={"targets": "shuffled"}))
+    arm = Arm("shuffled_labels", UNRELATED, text, change, effect=NO_MORE_THAN_SHUFFLED)
+    campaign.state_hypotheses([(arm, SHORT * (2 * SEEDS - 1))])
+    shuffled = list[Outcome]()
+    for seed in range(1, SEEDS + 1):
+        own = own if len(own) >= seed else [*own, *campaign.train_short(reference, seed).values()]
+        shuffled += campaign.train_short(arm, seed).values()
+        if min(len(own), len(shuffled)) < seed or _learned(shortfall, own[seed - 1], shuffled[-1]) >= REFUTED:
+            break
+    learned = [_learned(shortfall, first, second) for first, second in zip(own, shuffled, strict=False)]
+    if learned:
+        campaign.results[arm.id] = _shuffled_result(arm, own[: len(learned)], shuffled, learned)
+
+
+def _learned(shortfall: Shortfall, own: Outcome, shuffled: Outcome) -> float:
+    """Return what own labels teach beyond shuffled ones, as a share of the way from trivial to the goal."""
+    way = shortfall.goal - shortfall.trivial
+    values = [outcome.value if math.isfinite(outcome.value) else shortfall.trivial for outcome in (own, shuffled)]
+    return (values[0] - values[1]) / way if way else math.nan
+
+
+def _shuffled_result(
+    arm: Arm, own: Sequence[Outcome], shuffled: Sequence[Outcome], learned: Sequence[float]
+) -> ArmResult:
+    verdict: Verdict = "inconclusive"
+    if len(learned) >= SEEDS and max(learned) < REFUTED:
+        verdict = "confirmed"
+    elif max(learned) >= CONFIRMED:
+        verdict = "refuted"
+    mean = sum(learned) / len(learned)
+    return ArmResult(
+        id=arm.id,
+        causes=arm.causes,
+        change=arm.change,
+        expected=arm.expected,
+        control=sum(outcome.value for outcome in own) / len(own),
+        observed=sum(outcome.value for outcome in shuffled) / len(shuffled),
+        restored=0.0 if verdict == "refuted" else None,
+        verdict=verdict,
+        seeds=len(learned),
+        steps=max(int(outcome.result.get("steps", 0)) for outcome in shuffled),
+        why=f"own labels teach a reference model {mean:.2f} of the way to the goal more than shuffled ones",
+    )
 
 
 def compare_without_shared(campaign: Campaign, controls: Sequence[Outcome]) -> None:

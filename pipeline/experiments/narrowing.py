@@ -1,0 +1,97 @@
+"""From a change that mends the run to the smallest part of it that does: which settings, which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from pipeline.experiments.allowance import SHORT
+from pipeline.experiments.arms.arm import Arm
+from pipeline.experiments.arms.choice import chosen_arms
+from pipeline.experiments.arms.difference import LastGood, undoing
+from pipeline.experiments.arms.minimize import minimize
+from pipeline.experiments.campaign import Campaign
+from pipeline.experiments.result import ArmResult
+from pipeline.experiments.verdict import CONFIRMED, SEEDS, Shortfall
+from pipeline.experiments.worker_process import Outcome
+from pipeline.run_store.job import Delta
+
+MAX_TRIED = 8  # selections besides all parts together
+Part = TypeVar("Part")
+
+
+def explain_difference(campaign: Campaign, shortfall: Shortfall, good: LastGood | None) -> None:
+    """Where an earlier training was good, find the smallest part of what changed since then that must be undone."""
+    known = [key for key in good.changes if campaign.subject.has(key)] if good else []
+    if good is None or not known:
+        return
+    result = narrow(campaign, shortfall, known, lambda keys: undoing(good, keys))
+    if result is not None and result.verdict == "confirmed":
+        campaign.log(f"  {result.change}: {result.why}")
+
+
+def explain_rows(campaign: Campaign, shortfall: Shortfall) -> None:
+    """Where clipping extreme values mends the run, find the rows that must be left out instead."""
+    about = campaign.subject.description
+    for arm in chosen_arms(campaign.subject, ()):
+        extreme = about["extreme_inputs"] if arm.id == "clipped_inputs" else about["extreme_targets"]
+        if arm.causes != ("outliers",) or not campaign.is_confirmed(arm.id) or not extreme:
+            continue
+        narrow(campaign, shortfall, [row for row, _ in extreme], partial(_without, arm, dict(extreme)))
+
+
+def _without(arm: Arm, targets: dict[int, float], rows: Sequence[int]) -> Arm:
+    """Return the arm that leaves rows out where another one clips; their targets are part of what it says."""
+    named = ", ".join(f"{row} (target {targets[row]:.4g})" for row in rows)
+    return replace(
+        arm,
+        id=f"without_rows_{'_'.join(map(str, rows))}",
+        change=f"without train rows {named}",
+        delta=Delta(arm.delta.overrides, arm.delta.surgery, {"without": list(rows)}),
+    )
+
+
+def narrow(
+    campaign: Campaign, shortfall: Shortfall, parts: Sequence[Part], arm_of: Callable[[Sequence[Part]], Arm]
+) -> ArmResult | None:
+    """Return the result of the smallest part that restores the shortfall, on three seeds; None if nothing was trained.
+
+    All parts together are tried first, for a quarter of the length, and in full where that is too short. If they
+    restore nothing, that is the result. Every arm is stated before it is trained.
+    """
+    first: dict[tuple[Part, ...], Outcome] = {}
+    share = SHORT
+
+    def restores(chosen: tuple[Part, ...]) -> bool | None:
+        if len(first) > MAX_TRIED:
+            return None
+        arm = arm_of(chosen)
+        campaign.state_hypotheses([(arm, campaign.subject.cost(arm, campaign.subject.steps_of(arm, share)))])
+        outcomes = _train(campaign, arm, 1, share)
+        if not outcomes:
+            return None
+        [first[chosen]] = outcomes
+        value = outcomes[0].value
+        restored = shortfall.restored(value)
+        return max(restored, shortfall.gained(value) if share < 1.0 else restored) >= CONFIRMED
+
+    together = tuple(parts)
+    if not restores(together):
+        share = 1.0
+        if not restores(together):
+            known = first.get(together)
+            return campaign.record(arm_of(together), [known], shortfall, whole=True) if known else None
+    arm = arm_of(smallest := minimize(together, restores))
+    outcomes = [first[smallest]]
+    if shortfall.restored(outcomes[0].value) < CONFIRMED:  # of a short training that only gains faster
+        share, outcomes = 1.0, _train(campaign, arm, 1, 1.0)
+    for seed in range(2, SEEDS + 1):
+        outcomes += _train(campaign, arm, seed, share)
+    return campaign.record(arm, outcomes, shortfall, whole=share == 1.0) if outcomes else None
+
+
+def _train(campaign: Campaign, arm: Arm, seed: int, share: float) -> list[Outcome]:
+    outcomes = campaign.train_whole(arm, seed) if share == 1.0 else campaign.train_short(arm, seed)
+    return list(outcomes.values())
