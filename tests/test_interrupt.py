@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -149,7 +150,7 @@ def baseline_trains(root: Path) -> Callable[[], bool]:
 
 @pytest.mark.process
 def test_pipeline_stops_at_sigterm(own_folder: Path) -> None:
-    """SIGUSR1 does not stop it; SIGTERM gives exit code 130, the command that continues, and a ledger entry."""
+    """SIGUSR1 does not stop it; SIGTERM gives exit code 130, the command that continues, a ledger entry and a page."""
     running = start_pipeline(*LONG)
     wait_until(baseline_trains(own_folder))
     time.sleep(1)
@@ -164,6 +165,7 @@ def test_pipeline_stops_at_sigterm(own_folder: Path) -> None:
     assert running.returncode == 130, err
     assert "interrupted: " in err and "Do: python -m pipeline phase=baseline" in err and "Traceback" not in err
     assert failed and failed["phase"] == "baseline"
+    assert html.escape(failed["why"]) in run.inside("report.html").read_text()
 
 
 @pytest.mark.process

@@ -127,6 +127,23 @@ def test_report_escapes_text_of_the_run(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") >= 5
 
 
+def test_report_shows_the_curves_of_an_unfinished_training(tmp_path: Path) -> None:
+    """Of a training that has not ended, the newest checkpoint has the curves; of one that has, its own history."""
+    run = baseline_done(tmp_path)
+    files.write_bytes(run.inside("baseline", "history.npz"), history().to_bytes())
+    ended = run.inside("baseline", "history.npz")
+    (folder := run.inside("baseline", "checkpoints", 10)).mkdir(parents=True)
+    (older := run.inside("baseline", "checkpoints", 9)).mkdir()
+    older.joinpath("history.npz").write_bytes(b"not the newest")
+    assert "not finished" not in text_of(write_report(run.path))
+
+    ended.rename(folder / "history.npz")
+    page = write_report(run.path).read_text()
+
+    assert "baseline, not finished: up to its last checkpoint" in page and "is not a history" not in page
+    assert "curves" in Page(page).ids
+
+
 def test_report_shows_the_measures_of_the_baseline(tmp_path: Path) -> None:
     """Baseline models, folds, classes, most confused pairs and warnings each have a section."""
     arguments = text_of(write_report(with_measures(baseline_done(tmp_path)).path))

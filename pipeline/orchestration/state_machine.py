@@ -70,7 +70,7 @@ def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase:
     ctx = _phase_context(registry, hooks, run, ledger, phase, request)
     basis = state.basis(phase)
     measure = registry.phase(phase)
-    with _recorded(ctx, phase, basis):
+    with _page_of_a_stop(hooks, ctx), _recorded(ctx, phase, basis):
         evidence = measure(ctx)
     evidence = _record_evidence(ctx, phase, evidence)
     plan = ctx.plan or freeze(run, ledger, request, checklists, evidence["facts"])
@@ -78,12 +78,29 @@ def run_phase(registry: Registry, hooks: Hooks, run: Run, ledger: Ledger, phase:
         hooks.log(format_revision(plan, changed))
     gate = _decide_gate(registry, ctx, plan, phase, basis, evidence)
     record_branch(run, ledger)
-    if hooks.report is not None:
-        try:
-            hooks.report(run)
-        except FivegateError as error:  # the page can be written again at any time; the run goes on without it
-            hooks.log(f"no report: {error}")
+    _write_page(hooks, run)
     return gate
+
+
+def _write_page(hooks: Hooks, run: Run) -> None:
+    """Write the page of the run; it can be written again at any time, so that the run goes on without it."""
+    if hooks.report is None:
+        return
+    try:
+        hooks.report(run)
+    except FivegateError as error:
+        hooks.log(f"no report: {error}")
+
+
+@contextmanager
+def _page_of_a_stop(hooks: Hooks, ctx: PhaseContext) -> Iterator[None]:
+    """Write the page of a planned run also when its phase fails or is interrupted: it shows what was recorded."""
+    try:
+        yield
+    except (FivegateError, KeyboardInterrupt):
+        if ctx.plan is not None:
+            _write_page(hooks, ctx.run)
+        raise
 
 
 def _refuse_unless_ready(state: RunState, phase: str, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -30,25 +31,35 @@ def training_sections(run: Run, diagnoses: Sequence[DiagnosisSection], missing: 
     """Return the baseline and each round's fixed training; a file that is none is added to `missing`.
 
     The symptoms of a round are those of the training that it explains: the baseline in the first, then the fixed one of
-    the round before.
+    the round before. Of a training that was interrupted, or still runs, its last checkpoint has what was recorded.
     """
     from pipeline.reporting.plots import inline_svg
 
     sections = []
-    fixed = sorted(run.path.glob("optimization/*/trials/fixed/history.npz"))
-    for path in [run.inside("baseline", "history.npz"), *fixed]:
-        is_baseline = path.parent.name == "baseline"
-        round_ = 0 if is_baseline else int(path.parts[-4])
-        title = "baseline" if is_baseline else f"after the fix, round {round_}"
+    for folder in [run.inside("baseline"), *sorted(run.path.glob("optimization/*/trials/fixed"))]:
+        path = _newest_history(folder)
+        if path is None:
+            continue
+        round_ = 0 if folder.name == "baseline" else int(folder.parts[-3])
+        title = "baseline" if folder.name == "baseline" else f"after the fix, round {round_}"
         try:
-            if not path.exists():
-                continue
             history = History.from_bytes(read_bytes(path, HISTORY), run.relative(path))
             shown = panels(history, *onsets(diagnoses, round_ + 1))
         except UserError as error:
             missing += error.faults
             continue
+        if path.parent != folder:
+            title += ", not finished: up to its last checkpoint"
         if shown:
             drawn = [(panel, inline_svg(panel, f"{title}/{panel.title}")) for panel in shown]
             sections.append(TrainingSection(title, drawn, heat_maps(history, title)))
     return sections
+
+
+def _newest_history(folder: Path) -> Path | None:
+    """Return the history that a training ended with, else that of its last checkpoint; None without one."""
+    ended = folder / "history.npz"
+    if ended.exists():
+        return ended
+    saved = [path for path in folder.glob("checkpoints/*/history.npz") if path.parent.name.isdigit()]
+    return max(saved, key=lambda path: int(path.parent.name), default=None)
