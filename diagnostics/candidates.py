@@ -191,8 +191,8 @@ class Candidate:
         return max(known, key=lambda basis: CEILINGS[basis], default="inference")
 
     def evidence(self) -> Iterator[str]:
-        """Yield every piece of evidence for the cause as a sentence: experiments, inspections, then observations."""
-        for result in self.experiments:
+        """Yield each piece of evidence as a sentence: experiments, first the decisive one, findings, observations."""
+        for result in sorted(self.experiments, key=lambda result: result is not self.decisive):
             if result.verdict != "refuted":
                 yield f"experiment ({result.change}): {result.why}"
         for finding in sorted(self.findings, key=lambda finding: -finding.abnormality):

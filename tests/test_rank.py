@@ -104,6 +104,14 @@ def test_rank_mends_a_contradiction_before_it_accuses_on_evidence() -> None:
     assert "output_width_mismatch is a fault by definition: mend it first, then diagnose what remains" == second.why_not
 
 
+def test_evidence_begins_with_the_experiment_that_decides() -> None:
+    """The arm that mended the run comes before one that was tried first and restored less."""
+    half = replace(LOWER, change="optimizer.lr 1 → 0.5", restored=0.2, verdict="inconclusive", why="20 % is restored")
+    evidence = tuple(Candidate("learning_rate_too_high", experiments=(half, LOWER)).evidence())
+
+    assert [LOWER.change in evidence[0], half.change in evidence[1]] == [True, True]
+
+
 def test_rank_accuses_nobody_without_symptom() -> None:
     """In a run without a symptom an abnormality is harmless; a contradiction in terms is not."""
     unusual, contradiction = Candidate("model_too_small", findings=(NARROW,)), Candidate("x", findings=(WIDTH,))
