@@ -30,6 +30,8 @@ from run_case import run_case
 from score import Pairs, score_row
 from side_by_side import run_each
 
+from pipeline.repair.config_edits import format_override_value
+
 Config = Mapping[str, Any]
 Change = Callable[[Config], list[str]]  # the overrides of a change; none where it does not apply to a config
 WITH = "_with_"  # between the names of a parent and of its change
@@ -59,7 +61,7 @@ def _layers(edit: Callable[[list[str]], list[str]]) -> Change:
     def change(config: Config) -> list[str]:
         layers = [str(layer) for layer in config["model"].get("layers") or ()]
         edited = edit(list(layers))
-        return [f"model.layers=[{', '.join(edited)}]"] if layers and edited != layers else []
+        return [f"model.layers={format_override_value(edited)}"] if layers and edited != layers else []
 
     return change
 
