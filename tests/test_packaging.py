@@ -317,3 +317,23 @@ def test_make_takes_pending_for_success(tmp_path: Path, ends: int, expected: int
     (tmp_path / "runs" / "digits_hot" / "ledger.jsonl").touch()
     completed = make(["auto", "RUN=digits_hot"], tmp_path)
     assert completed.stdout == "-m pipeline phase=auto run.name=digits_hot\n"
+
+
+@pytest.mark.process
+def test_make_auto_names_the_page_of_the_run(tmp_path: Path) -> None:
+    """Also where an approval is missing, the last line of the output is the path of the page."""
+    pipeline_that_ends(tmp_path, 4)
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "report.html").touch()
+    ended = make(["auto", "RUN=digits"], tmp_path)
+    assert ended.returncode == 0
+    assert ended.stdout.splitlines()[-1] == "the page of this run: runs/digits/report.html"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("ends", "said"), [(0, "exit code 0; expected 4"), (4, "stopped before finalization")])
+def test_make_smoke_expects_a_missing_approval(tmp_path: Path, ends: int, said: str) -> None:
+    """A run that needs no approval is a failure, and so is one that waits before the last gate."""
+    pipeline_that_ends(tmp_path, ends)
+    ended = make(["smoke"], tmp_path)
+    assert ended.returncode == 2 and said in ended.stderr

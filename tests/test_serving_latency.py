@@ -86,8 +86,13 @@ def judged(folder: Path, **limits: float) -> Result:
 
 @pytest.mark.process
 def test_measure_gives_figures_of_a_real_process(tmp_path: Path) -> None:
-    """A small model keeps roomy limits; memory is that of the child and not of this process."""
+    """A small model keeps roomy limits; every format has its percentiles, and memory is that of the child."""
     figures = measured_payload(write_payload(tmp_path))["within_limits"]
+    assert {"onnxruntime", "torch", "predict"} <= set(figures["formats"])
+    for timed in [timed for batches in figures["formats"].values() for timed in batches.values()]:
+        p50, p95, p99 = (timed[name] for name in ("p50", "p95", "p99"))
+        assert 0 < p50["value"] <= p95["value"] <= p99["value"] and timed["rows_per_second"] > 0
+        assert p50["low"] <= p50["value"] <= p50["high"] and p95["low"] <= p95["value"]
     assert figures["base_memory_mb"] < figures["memory_mb"] < 300
     assert figures["cold_start_ms"] > 0 and figures["formats"]["onnxruntime"]["one"]["calls"] == 1000
     assert within_limits(Evidence({"within_limits": figures}), **ROOMY).outcome == "passed"
