@@ -153,10 +153,13 @@ def send_to_tracker(run: Run) -> None:
             experiment=section.get("experiment"),
         )
 
-        def warn(why: str) -> None:
-            console().print(f"the tracker is unavailable ({why}); what is missing is sent later", soft_wrap=True)
+        def log(text: str) -> None:
+            console().print(text, soft_wrap=True)
 
-        with mirror_run(run.path, config, warn):
+        def warn(why: str) -> None:
+            log(f"the tracker is unavailable ({why}); what is missing is sent later")
+
+        with mirror_run(run.path, config, warn, log):
             pass
 
 

@@ -35,7 +35,7 @@ CSS_COLOURS = {
 }
 NO_DRAWING = Markup("")
 WIDTH = 400.0  # units of every drawing
-LABEL_CHARS = 42  # of a name in a drawing; a longer one would leave its area
+LABEL_CHARS = 44  # of a name in a drawing; a longer one would leave its area
 _TAG, _DECIMALS = re.compile(r"<[^>]+>"), re.compile(r"(\d\.\d{2})\d+")
 _TITLE = re.compile(r'<g id="hover-(\d+)">')
 

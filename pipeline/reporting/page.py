@@ -32,6 +32,7 @@ from pipeline.reporting.tables import (
     format_required,
     in_words,
     number,
+    satisfied,
     why_not_judged,
 )
 from pipeline.results import PHASES, format_interval
@@ -307,7 +308,8 @@ def _not_checked(state: RunState, diagnoses: list[DiagnosisSection], missing: li
         for phase in PHASES
         if phase in state.gates
         for item in state.gates[phase].items
-        if item.outcome in ("errored", "inconclusive", "pending")
+        if item.outcome in ("errored", "inconclusive")
+        or (item.outcome == "pending" and not satisfied(item, state, phase))
     ]
     rows += [(f"gate {phase}", "never evaluated") for phase in PHASES if state.gate_label(phase) == "not reached"]
     rows += [(gap["what"], gap["why"]) for section in diagnoses[:1] for gap in section.record["not_checked"]]
