@@ -34,7 +34,7 @@ TOO_WIDE = """() => [...document.querySelectorAll('main, main *')]
   .filter(e => !e.closest('svg') && e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5
     && e.getBoundingClientRect().width > 0)
   .map(e => e.tagName + ' ' + e.className + ' ' + e.textContent.trim().slice(0, 60))"""
-SHOWN_HEIGHT, COLOURS = 1500, 96  # of a screenshot that is kept
+SHOWN_HEIGHT, COLOURS = 1500, 200  # of a screenshot that is kept
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,9 @@ def _keep(shot: bytes, picture: Path) -> None:
     from PIL import Image
 
     image = Image.open(io.BytesIO(shot)).convert("RGB")
-    image.crop((0, 0, image.width, min(image.height, SHOWN_HEIGHT))).quantize(COLOURS).save(picture, optimize=True)
+    image.crop((0, 0, image.width, min(image.height, SHOWN_HEIGHT))).quantize(
+        COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    ).save(picture, optimize=True)
 
 
 @pytest.mark.parametrize(("width", "scheme"), WINDOWS)

@@ -117,6 +117,7 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
         "required": format_required,
         "interval": format_interval,
         "rounded": _rounded,
+        "seconds": _seconds,
     }
     environment.filters.update(
         filters, conditions=branch_conditions, not_judged=why_not_judged, override=format_override_value
@@ -248,6 +249,11 @@ def _shown(value: object) -> object:
 def _rounded(value: float | str, form: str) -> str:
     """Return a number in this form; NaN and infinity are text in a file."""
     return format(float(value), form)
+
+
+def _seconds(value: float) -> str:
+    """Return a duration with two digits, or more where seconds have more."""
+    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
 
 
 def _sentence(text: str) -> str:
