@@ -14,21 +14,24 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import yaml
 
-from pipeline.adoption.ablation import ablation_table, format_table
 from pipeline.adoption.context import frozen_plan
 from pipeline.adoption.one_seed import FILE as ROW_LOSSES
 from pipeline.adoption.pages import RoundSummary, config_difference, decisions, incident_with_fix, recommendations
 from pipeline.adoption.prevention import Regression, items_of, prevention_items, regression_trials
 from pipeline.adoption.proposals import Known, propose
-from pipeline.adoption.records import FIXED, adopted_change, known_of, tested_changes, tried_changes
+from pipeline.adoption.records import FIXED, adopted_change, known_of, scores_of, tested_changes, tried_changes
 from pipeline.adoption.round import Study, run_study, skip_study, train
 from pipeline.orchestration.phase import PhaseContext
-from pipeline.repair.diagnosis_record import read_diagnosis
+from pipeline.repair.diagnosis_record import DiagnosisRecord, read_diagnosis
 from pipeline.results import Artifact, Evidence, Score, counted, digest, exact, plain
 from pipeline.run_store import files
 from pipeline.run_store.gate import BranchInputs
 from pipeline.run_store.job import Delta, Job
+from pipeline.search.ablation import ablation_table, format_table
+from pipeline.search.goal_study import criteria_missed, run_goal_study
 from pipeline.trials.candidates import explain_no_candidate
+from pipeline.trials.costs import FILE as COST
+from pipeline.trials.costs import MEASURES
 from pipeline.trials.executor import Trial, measurements
 from pipeline.trials.final_seeds import CONFIRMATION_SEED
 from pipeline.trials.fix_report import class_results, implementation, performance, rerun_command
@@ -57,9 +60,10 @@ class Outcome(TypedDict):
     per_class: NotRequired[list[ClassRow]]  # of the candidate on validation
     worst_pairs: NotRequired[list[ConfusedPair]]
     fixed_died: NotRequired[str]
-    symptoms_left: NotRequired[list[str]]  # of a change that won and was not adopted, since they are still there
+    symptoms_left: NotRequired[list[str]]  # why a change that won was not adopted: symptoms that are still there
 
 
+NO_DIAGNOSIS: Any = {"symptoms": [], "root_causes": [], "recommended_fixes": []}  # of a run that is to become cheaper
 Criteria = Mapping[str, tuple[bool, Any]]  # whether each one is met, with its value
 
 
@@ -147,7 +151,7 @@ def _write_documents(ctx: PhaseContext, study: Study, trial: Trial, criteria: Cr
     files.write_json(ctx.folder / "implementation.json", document)
 
 
-def _run_again(ctx: PhaseContext, trial: Trial, symptoms: Sequence[str]) -> Regression:
+def _run_again(ctx: PhaseContext, trial: Trial, symptoms: Sequence[str], diagnosis: DiagnosisRecord) -> Regression:
     """Judge sanity checks on the fixed model, and hold it to what the incidents of this run left behind."""
     from pipeline.data.load import load
     from pipeline.history import History
@@ -161,7 +165,6 @@ def _run_again(ctx: PhaseContext, trial: Trial, symptoms: Sequence[str]) -> Regr
     results = {name: run_check(getattr(forward_checks, name), context) for name in SANITY.values()}
     checks = [item for item in frozen_plan(ctx).checklists["baseline"] if item["id"] in SANITY]
     judged = ctx.judge(checks, Evidence({"sanity_checks": results}))
-    diagnosis = read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
     earlier = items_of(ctx.evidence_of("optimization")) if ctx.earlier_training() else []
     items = [*earlier, *prevention_items(diagnosis, ctx.round, history)]
     return Regression(items, regression_trials(items, history, symptoms), [(i.id, i.outcome) for i in judged])
@@ -186,17 +189,19 @@ def _write_pages(
         searched=study.searched,
         ablation=study.ablation,
         symptoms=outcome["branch"]["symptoms"],
-        scores=_scores(ctx, outcome) if adopted else {},
+        scores=scores_of(ctx, outcome["candidate"]["score"], outcome["subject_training"]) if adopted else {},
         untried=untried,
         table=table,
         commands=decisions(frozen_plan(ctx).config, ctx.trust, study.searched, ctx.run.overrides) if missed else {},
         undo=f"python -m pipeline rollback {ctx.run.argument}" if adopted else "",
         checks=ran.checks,
+        unit=f" {MEASURES[study.goal].unit}" if study.goal else "",
     )
     files.write_text(ctx.folder / "recommendations.md", recommendations(summary))
-    page = ctx.artifact_of("diagnostics", "incident").read_text(encoding="utf-8")
-    questions = [item["ask"] for item in ran.prevention]
-    files.write_text(ctx.folder / "incident.md", incident_with_fix(page, summary, questions))
+    if not ctx.state.pursues_goal:  # which has no incident
+        page = ctx.artifact_of("diagnostics", "incident").read_text(encoding="utf-8")
+        questions = [item["ask"] for item in ran.prevention]
+        files.write_text(ctx.folder / "incident.md", incident_with_fix(page, summary, questions))
     if study.rows:
         shown = study.winner or max(study.rows[1:], key=lambda row: row["effect"])
         alive = {name: t.folder / "history.npz" for name, t in study.trials.items() if not t.died}
@@ -207,23 +212,9 @@ def _write_pages(
             files.write_bytes(ctx.folder / f"arms.{suffix}", content)
 
 
-def _scores(ctx: PhaseContext, outcome: Outcome) -> dict[str, dict[str, Any]]:
-    """Return the scores of the reference and of the fixed model by split, both trained with the plan's seed."""
-    from pipeline.history import History
-
-    before = ctx.state.candidate["score"] if ctx.state.candidate else None
-    training = ctx.earlier_training()
-    old = ctx.run.path / training["history"] if training else ctx.artifact_of("baseline", "history")
-    scores: dict[str, dict[str, Any]] = {"validation": {"before": before, "after": outcome["candidate"]["score"]}}
-    name, sides = f"train/{ctx.config['task']['metric']}", {}
-    for side, path in (("before", old), ("after", ctx.run.path / str(outcome["subject_training"]["history"]))):
-        _, values = History.load(path).series(name)
-        if len(values):
-            sides[side] = {"value": float(values[-1])}
-    return scores | ({"train, reported only": sides} if sides else {})
-
-
-def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Trial | None, Regression]:
+def _adopt(
+    ctx: PhaseContext, study: Study, start: Delta, diagnosis: DiagnosisRecord
+) -> tuple[Outcome, Trial | None, Regression]:
     """Train the winner on the master seed, and adopt it unless it died or keeps the symptom.
 
     Returns the outcome of the round, that training if there is a winner, and what was run again on an adopted change.
@@ -239,12 +230,12 @@ def _adopt(ctx: PhaseContext, study: Study, start: Delta) -> tuple[Outcome, Tria
         ctx.log(f"not adopted: {winner['change']} won, but its training with the plan's seed died: {fixed.died}")
         return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed, Regression()
     outcome = _fixed_outcome(ctx, fixed)
-    if left := _symptoms_left(ctx, outcome):
-        names = ", ".join(left)
-        ctx.log(f"not adopted: {winner['change']} won and reaches the target, but the symptom is still there: {names}")
+    if left := criteria_missed(outcome["branch"]) if study.goal else _symptoms_left(ctx, outcome):
+        why = "with the plan's seed" if study.goal else "it reaches the target, but the symptom is still there"
+        ctx.log(f"not adopted: {winner['change']} won, but {why}: {', '.join(left)}")
         return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed, Regression()
     outcome = _with_class_results(ctx, outcome, fixed)
-    ran = _run_again(ctx, fixed, outcome["branch"]["symptoms"])
+    ran = _run_again(ctx, fixed, outcome["branch"]["symptoms"], diagnosis)
     _write_documents(ctx, study, fixed, _criteria(winner, outcome, study.due), ran)
     score = f"{fixed.score['metric']} {fixed.value:.4g}" if fixed.score else "no score"
     ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {score} on validation")
@@ -261,8 +252,10 @@ def _symptoms_left(ctx: PhaseContext, outcome: Outcome) -> list[str]:
     return sorted(left) if outcome["branch"]["target"] else []
 
 
-def _untried(ctx: PhaseContext, study: Study, known: Known, tried: Set[str]) -> list[str]:
-    """Return the candidates, in words, left for a next round that starts from the same change."""
+def _untried(ctx: PhaseContext, study: Study, known: Known | None, tried: Set[str]) -> list[str]:
+    """Return the candidates, in words, left for a next round that starts from the same change; none for a goal."""
+    if known is None:
+        return []
     searched = {digest(t.arm.delta) for t in study.searched if t.values or t.quick is not None}
     left = propose(known, tried | searched | {digest(arm.delta) for arm in study.arms})
     if (study.rows or study.searched) and study.winner is None:
@@ -273,7 +266,7 @@ def _untried(ctx: PhaseContext, study: Study, known: Known, tried: Set[str]) -> 
 def _artifacts(ctx: PhaseContext, trials: Iterable[Trial], adopted: bool) -> dict[str, Artifact]:
     """Return the documents of an adopted fix, and the files of every trial that the gate uses, with their digests."""
     paths = {name: ctx.folder / name for name in (*PAGES, *CURVES, *((*DOCUMENTS, *MATRIX) if adopted else ()))}
-    names = ("result.json", "history.npz", ROW_LOSSES)
+    names = ("result.json", "history.npz", ROW_LOSSES, COST)
     paths |= {f"{t.id}/{name}": t.folder / name for t in trials for name in names}
     return {name: ctx.artifact(path) for name, path in paths.items() if path.is_file()}
 
@@ -281,28 +274,31 @@ def _artifacts(ctx: PhaseContext, trials: Iterable[Trial], adopted: bool) -> dic
 def run(ctx: PhaseContext) -> Evidence:
     """Does a change mend the run, verified on fresh seeds against no change?"""
     plan = frozen_plan(ctx)
-    diagnosis = read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
-    start, tried = adopted_change(ctx), tried_changes(ctx)
-    known = known_of(ctx, diagnosis, start)
+    for_goal, start, tried = ctx.state.pursues_goal, adopted_change(ctx), tried_changes(ctx)
+    diagnosis = NO_DIAGNOSIS if for_goal else read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
+    known = None if for_goal else known_of(ctx, diagnosis, start)
     ablated, extra = ablation_table(ctx, start)
     for name in (*DOCUMENTS, *PAGES, *CURVES, *MATRIX):  # of an earlier plan revision, which this round may not confirm
         files.remove(ctx.folder / name)
-    if candidates := propose(known, tried):
+    if known is None:
+        study = run_goal_study(ctx)
+    elif candidates := propose(known, tried):
         study = run_study(ctx, start, candidates)
     else:
         study = skip_study(ctx, explain_no_candidate(diagnosis, start))
-    outcome, fixed, ran = _adopt(ctx, study, start)
+    outcome, fixed, ran = _adopt(ctx, study, start, diagnosis)
     left = _untried(ctx, study, known, tried)
     _write_pages(ctx, study, outcome, ran, left, format_table(ablated) if ablated else ())
     trials = [*extra.values(), *study.all_trials.values(), *([fixed] if fixed else [])]
     finished = [e["data"] for e in ctx.ledger.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]
-    tested = tested_changes(ctx)
+    tested = [] if for_goal else tested_changes(ctx)
     return Evidence(
         {
             "causes": [cause["issue"] for cause in diagnosis["root_causes"]],
             "confirmed_causes": sorted({c for t in tested if t.verdict == "confirmed" for c in t.causes}),
-            "target": float(ctx.config["task"]["target"]),
-            "greater_is_better": bool(ctx.evidence_of("planning")["greater_is_better"]),
+            "target": study.target if study.goal else float(ctx.config["task"]["target"]),
+            "greater_is_better": not study.goal and bool(ctx.evidence_of("planning")["greater_is_better"]),
+            "goal": study.goal or None,
             "control": study.rows[0] if study.rows else None,
             "arms": list(study.rows[1:]),
             "searched": [tally.to_json() for tally in study.searched],
@@ -328,6 +324,6 @@ def run(ctx: PhaseContext) -> Evidence:
             "rollback": "the command rollback, with the name of the run" if "candidate" in outcome else None,
             **outcome,
         },
-        units={"effect": str(ctx.config["task"]["metric"])},
+        units={"effect": MEASURES[study.goal].unit if study.goal else str(ctx.config["task"]["metric"])},
         artifacts=_artifacts(ctx, trials, "candidate" in outcome),
     )

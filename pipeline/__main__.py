@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.orchestration.sweep_directory import SweepDirectory
     from pipeline.run_store.run import Run
     from pipeline.sanity_checks.preflight import PreflightReport
+    from pipeline.trials.progress import ShowTrials
 
 COMMANDS = (
     "status", "report", "verify", "approve", "waive", "rollback", "checklist", "diff", "explain",
@@ -117,11 +118,14 @@ def make_registry() -> "Registry":
     )
 
 
-def make_hooks(log: Callable[[str], None], progress: "MakeProgress | None" = None) -> "Hooks":
-    """The hooks of a run: besides `log` and `progress`, its report and its tracker."""
+def make_hooks(
+    log: Callable[[str], None], progress: "MakeProgress | None" = None, show_trials: "ShowTrials | None" = None
+) -> "Hooks":
+    """The hooks of a run: besides those that show what happens, its report and its tracker."""
     from pipeline.orchestration.phase import Hooks
 
-    return Hooks(log=log, report=_write_report, track=partial(_track, log), progress=progress)
+    track = partial(_track, log)
+    return Hooks(log=log, report=_write_report, track=track, progress=progress, show_trials=show_trials)
 
 
 def _write_report(run: "Run") -> None:
@@ -146,22 +150,16 @@ def run_once(overrides: Sequence[str], config_dirs: Sequence[Path], as_json: boo
     from pipeline.commands import status
     from pipeline.orchestration.execute import execute_run
     from pipeline.orchestration.run_request import resolve_request
-    from pipeline.reporting.terminal import console, print_json
+    from pipeline.reporting.terminal import console, print_json, watchers
 
     screen = console(stderr=as_json)
-
-    def show_progress(training: str, metric: Any) -> Any:
-        from pipeline.reporting.progress import TrainingProgress
-
-        return TrainingProgress(screen, training, metric)
 
     def log(text: str) -> None:
         screen.print(visible(text), soft_wrap=True)
 
     with announced(log, "composing the configuration"):
         request = resolve_request(overrides, config_dirs)
-    hooks = make_hooks(log, show_progress)
-    outcome = execute_run(make_registry(), hooks, request)
+    outcome = execute_run(make_registry(), make_hooks(log, *watchers(screen)), request)
     if as_json:
         print_json(status.summary(outcome.run, outcome.run.state()))
     else:
@@ -262,9 +260,11 @@ def run_worker(argv: Sequence[str]) -> int:
 
     from diagnostics.monitor import Monitor
     from pipeline.search import pruning
+    from pipeline.trials.progress import TrialProgress
 
     try:
-        worker.work(Path(argv[0]), lambda: [Monitor(), *pruning.observers_of(Path(argv[0]))])
+        folder = Path(argv[0])
+        worker.work(folder, lambda: [Monitor(), TrialProgress(folder), *pruning.observers_of(folder)])
     except DiskError as error:
         print(visible_lines("\n".join(error.faults)), file=sys.stderr)
         return os.EX_IOERR  # tells the executor that not the training failed

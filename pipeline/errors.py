@@ -5,9 +5,10 @@ FivegateError        1  fault in the program or the machine
 │   ├── UserCodeError   the user's own code failed
 │   │   └── UserCodeExit  1  it raised what would end the process, as SystemExit does
 │   └── DiskError       the disk or the file system refused
-└── Refused          3  a gate is closed or a check failed
+├── Refused          3  a gate is closed or a check failed
+└── PendingReview    4  a phase waits for a person to accept its plan
 
-Exit code 4 (a person must decide) is not an exception: the run stops normally at a pending gate.
+A run that stops at a pending gate (exit code 4 as well) ends normally, without an exception.
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ class Refused(FivegateError):
     """The records forbid it: a closed gate, a changed record, a used-up budget."""
 
     exit_code = 3
+
+
+class PendingReview(FivegateError):
+    """A phase has written its plan, and a person has to accept it before the phase goes on."""
+
+    exit_code = 4
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

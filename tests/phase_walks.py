@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.adoption.guards import LATENCY
+from pipeline.adoption.guards import TIMED
 from pipeline.release.bundle import DOCUMENTS, MANIFEST
 from pipeline.run_store import files
 from pipeline.run_store.ledger import Ledger, read_ledger
@@ -112,8 +112,8 @@ class Walks:
 
 
 def without_times(arm: dict[str, Any]) -> dict[str, Any]:
-    """Return an arm of a study without the latency that its trainings measured."""
-    guards = [guard for guard in arm.get("guards", ()) if LATENCY not in guard.values()]
+    """Return an arm of a study without the latency and the memory that its trainings measured."""
+    guards = [guard for guard in arm.get("guards", ()) if guard["what"] not in TIMED]
     return {**arm, "guards": guards}
 
 

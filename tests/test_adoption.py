@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.adoption.ablation import turned_off
 from pipeline.adoption.acceptance import (
     Guard,
     declared_effect,
@@ -30,6 +29,7 @@ from pipeline.errors import UserError
 from pipeline.history import History
 from pipeline.results import digest
 from pipeline.run_store.job import Delta, Job
+from pipeline.search.ablation import turned_off
 from pipeline.trials.executor import Trial
 from pipeline.trials.study import Arm
 

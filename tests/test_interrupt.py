@@ -248,20 +248,6 @@ def files_seen_by_worker(folder: Path, job: Job) -> list[str]:
     return seen
 
 
-def test_executor_says_how_far_running_trials_are(own_folder: Path) -> None:
-    """The step is that of the newest checkpoint; trainings without one, or that have ended, are left out."""
-    jobs = [(name, Job("plan", "trial", max_steps=900)) for name in ("c1-1", "c1-2", "c1-3", "c1-4")]
-    for name, number, step in (("c1-1", 9, 300), ("c1-1", 10, 450), ("c1-2", 1, 900), ("c1-4", 1, 0)):
-        generation = own_folder / name / "checkpoints" / str(number)
-        generation.mkdir(parents=True)
-        (generation / "state.json").write_text(json.dumps({"step": step}))
-    (own_folder / "c1-2" / "result.json").write_text("{}")
-
-    assert executor.format_steps(jobs, own_folder) == "c1-1 at step 450 of 900"
-    (own_folder / "c1-1" / "checkpoints" / "10" / "state.json").write_text("{")
-    assert executor.format_steps(jobs, own_folder) == ""
-
-
 def test_executor_resumes_stopped_trial(own_folder: Path) -> None:
     """Checkpoints of the same job are kept, those of another job are removed, and a finished job is not run again."""
     folder, mine, other = own_folder / "t", Job("plan", "trial", seed_index=1), Job("plan", "trial", seed_index=2)

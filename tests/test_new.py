@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.commands.new import RESERVED, create_project, name_faults
+from pipeline.config.compose import compose
 from pipeline.errors import DiskError, UserError
 from pipeline.run_store import files
 from pipeline.run_store.run import Run
@@ -96,3 +98,24 @@ def test_create_project_on_a_full_disk_leaves_nothing(own_folder: Path) -> None:
     with files.fault_points(full), pytest.raises(DiskError, match="cannot write"):
         create_project("mine", own_folder / "mine")
     assert [*own_folder.iterdir()] == []
+
+
+def test_new_writes_a_fixed_config_as_an_experiment(mended: Run, own_folder: Path, cli: Cli) -> None:
+    """The experiment composes to the adopted config; it is written once, and nothing is overwritten."""
+    code, out, err = cli("new", "digits-mended", "--fixed", mended.path)
+    path = own_folder / "conf" / "experiment" / "digits-mended.yaml"
+
+    assert code == 0 and "conf/experiment/digits-mended.yaml" in out and "experiment=digits-mended" in out, err
+    config = compose(["experiment=digits-mended"], [own_folder / "conf"])
+    fixed = yaml.safe_load(mended.inside("optimization", 1, "fixed.yaml").read_text())
+    assert config["optimizer"]["lr"] == fixed["optimizer"]["lr"] == 0.01 and config["trainer"] == fixed["trainer"]
+    before = path.read_bytes()
+    code, _, err = cli("new", "digits-mended", "--fixed", mended.path)
+    assert code == 2 and "exists already" in err and path.read_bytes() == before
+    assert cli("new", "digits", "--fixed", mended.path)[0] == 2  # an experiment of Fivegate
+
+
+def test_new_needs_an_adopted_change(trained: Run, cli: Cli) -> None:
+    """A run without an adopted change has no fixed config."""
+    code, _, err = cli("new", "mine", "--fixed", trained.path)
+    assert code == 3 and "no optimization has adopted a change" in err

@@ -27,8 +27,7 @@ from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.next_step import NextStep
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
-from pipeline.trials.alternatives import alternatives
-from pipeline.trials.candidates import explain_no_candidate, untried
+from pipeline.trials.candidates import alternatives, explain_no_candidate, untried
 from pipeline.trials.executor import Trial
 from pipeline.trials.fix_report import rerun_command
 from pipeline.trials.study import Arm, compare_arms, explain_choice, format_arm, reaches, select_arm

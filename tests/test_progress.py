@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,9 @@ from rich.console import Console
 from pipeline.evaluation.metric_config import metric_from_config
 from pipeline.history import History
 from pipeline.orchestration.phase import Hooks, PhaseContext
-from pipeline.reporting.progress import LINE_S, TrainingProgress
+from pipeline.reporting.progress import LINE_S, TrainingProgress, live_trials, trials_table
+from pipeline.run_store.job import Job
+from pipeline.trials.progress import FILE, TrialProgress, TrialRow, running_rows
 
 ACCURACY = metric_from_config({"kind": "classification", "metric": "accuracy"})
 RMSE = metric_from_config({"kind": "regression", "metric": "rmse"})
@@ -210,3 +214,78 @@ def test_progress_line_fits_a_narrow_terminal() -> None:
     watch.step, watch.rate, watch.loss, watch.value, watch.best = 697, 1956.0, 0.06165, 0.9778, 0.9861
     assert watch.line(short=True).startswith("epoch 41/600  1,956/s  loss 0.06165  accuracy 0.9778  0:")
     assert len(f"baseline {watch.line(short=True)}") <= 80
+
+
+# --- trainings in other processes ------------------------------------------------------------------------------------
+
+
+def test_trial_progress_is_written_now_and_then(own_folder: Path) -> None:
+    """Steps of a tenth of a second: nothing in the first two seconds, then the step and the newest score, seldom."""
+    clock, history = Clock(), History()
+    history.facts.update({"max_steps": 900})
+    watch = TrialProgress(own_folder, clock)
+    watch.start(None, None, history, 0)  # type: ignore[arg-type]
+    seen = []
+    for step in range(1, 41):
+        clock.now += 0.1
+        if step % watch.every == 0:
+            seen.append(step)
+            watch.after_update(step)
+        if step == 19:
+            assert not (own_folder / FILE).exists()
+            watch.validated(1, {"val/loss": 0.2, "val/accuracy": 0.9})
+
+    record = json.loads((own_folder / FILE).read_text())
+    assert 20 <= record["step"] <= 40 and record["last_step"] == 900
+    assert (record["metric"], record["value"]) == ("val/accuracy", 0.9) and len(seen) < 20
+
+
+def test_trial_progress_survives_a_disk_that_refuses(own_folder: Path) -> None:
+    """A training goes on where its progress cannot be written."""
+    clock, history = Clock(), History()
+    history.facts.update({"max_steps": 9})
+    (own_folder / "taken").write_text("")
+    watch = TrialProgress(own_folder / "taken", clock)
+    watch.start(None, None, history, 0)  # type: ignore[arg-type]
+    clock.now += 5
+    watch.after_update(1)
+    assert watch.every >= 1
+
+
+def test_running_rows_say_how_far_trials_are(own_folder: Path) -> None:
+    """Of a training that runs: what it has written, else its newest checkpoint; not of one that has ended or waits."""
+    jobs = [(name, Job("plan", "trial", max_steps=900)) for name in ("c1-1", "c1-2", "c1-3", "c1-4", "c1-5")]
+    for name, number, step in (("c1-1", 9, 300), ("c1-1", 10, 450), ("c1-2", 1, 900), ("c1-4", 1, 0)):
+        generation = own_folder / name / "checkpoints" / str(number)
+        generation.mkdir(parents=True)
+        (generation / "state.json").write_text(json.dumps({"step": step}))
+        (own_folder / name / "job.json").write_text("{}")
+    (own_folder / "c1-2" / "result.json").write_text("{}")
+    (own_folder / "c1-5").mkdir()
+    (own_folder / "c1-5" / "job.json").write_text("{}")
+    written = {"step": 340, "last_step": 1020, "metric": "val/accuracy", "value": 0.93}
+    (own_folder / "c1-5" / FILE).write_text(json.dumps(written))
+
+    texts = [row.text() for row in running_rows(jobs, own_folder)]
+    assert texts == ["c1-1 at step 450 of 900", "c1-5 at step 340 of 1020, val/accuracy 0.93"]
+    out = io.StringIO()
+    Console(file=out, width=100, color_system=None).print(trials_table(lambda: running_rows(jobs, own_folder)))
+    assert re.search(r"c1-5 +━{8}╌{16} +340/1020 +val/accuracy 0\.93", out.getvalue())
+    (own_folder / "c1-1" / "checkpoints" / "10" / "state.json").write_text("{")
+    (own_folder / "c1-5" / FILE).write_text("{")
+    assert running_rows(jobs, own_folder) == []
+
+
+def test_live_trials_leave_nothing_on_the_screen() -> None:
+    """The table is there while the block runs, below the lines that are printed, and is removed at its end."""
+    out, shown = io.StringIO(), threading.Event()
+
+    def rows() -> list[TrialRow]:
+        shown.set()
+        return [TrialRow("c1-1", 5, 10)]
+
+    console = Console(file=out, force_terminal=True, width=80, color_system=None)
+    with live_trials(console, rows):
+        console.print("a line")
+        assert shown.wait(10)
+    assert "a line" in out.getvalue() and not any(t.name == "refresh" for t in threading.enumerate())

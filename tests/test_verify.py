@@ -24,7 +24,7 @@ from pipeline.run_store import plan as plans
 from pipeline.run_store.files import sha256
 from pipeline.run_store.gate import Item, Waiver, decide, utc_today
 from pipeline.run_store.ledger import GENESIS, Ledger
-from pipeline.run_store.next_step import release_blocker
+from pipeline.run_store.next_step import lapsed_signature, release_blocker
 from pipeline.run_store.run import Run, opened
 from pipeline.run_store.state import fold
 from tests.check_helpers import open_items
@@ -126,7 +126,7 @@ def test_release_evaluates_every_gate_again(signed: Run) -> None:
         ledger.append("gate.decided", {**verdict, "state": "closed"})
 
     assert signed.state().gate("finalization") == "pending"
-    assert signed.state().lapsed_signature("finalization").startswith("signed before loss_at_init_measured changed")
+    assert lapsed_signature(signed.state(), "finalization").startswith("signed before loss_at_init_measured changed")
     refused(signed, "the baseline gate is not open, it is closed")
 
 
@@ -313,7 +313,7 @@ def test_signature_survives_the_same_outcomes_only(signed: Run) -> None:
         state = fold(ledger.entries)
 
     assert state.gate("finalization") == "pending"
-    assert state.lapsed_signature("finalization") == "signed before reproducible changed from inconclusive to failed"
+    assert lapsed_signature(state, "finalization") == "signed before reproducible changed from inconclusive to failed"
 
 
 @pytest.mark.parametrize("phase", ["finalization", "baseline"])
@@ -328,7 +328,7 @@ def test_signature_lapses_with_a_renewed_waiver(signed: Run, phase: str) -> None
 
     assert signed.state().gate("finalization") == "pending"
     expected = f"signed before 1 waiver was given: {phase}/{item}"
-    assert signed.state().lapsed_signature("finalization") == expected
+    assert lapsed_signature(signed.state(), "finalization") == expected
 
 
 @pytest.mark.parametrize("part", ["digest", "outcomes", "waivers", "binding", "who", "author"])

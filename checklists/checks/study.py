@@ -216,9 +216,10 @@ def regression_checks_run(evidence: Evidence) -> Result:
 
 
 def rollback_documented(evidence: Evidence) -> Result:
-    """Passing proves that the incident page is saved, and that a command returns to the model of before."""
+    """Passing proves that the page of the round is saved, and that a command returns to the model of before."""
     if nothing := _nothing_adopted(evidence):
         return nothing
-    if "incident.md" not in evidence.artifacts or not evidence.get("rollback"):
+    page = "recommendations.md" if evidence.get("goal") else "incident.md"  # a goal has no incident
+    if page not in evidence.artifacts or not evidence.get("rollback"):
         return Result("failed", why="no page says how the change is undone")
     return Result("passed", why=evidence["rollback"])

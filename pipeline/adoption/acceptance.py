@@ -21,7 +21,8 @@ class Guard(TypedDict):
     """Something that a change must not make worse: `before` and `after` per seed, or the figure of one training.
 
     With a `margin`, `after` may be worse by it, tested over the seeds; with a `limit`, `after` may not exceed it. A
-    guard with neither is only reported, for the reason in `why`.
+    guard with neither is only reported, for the reason in `why`. Higher figures are better unless it says otherwise; a
+    limit is the largest value, unless it says that higher is better.
     """
 
     what: str
@@ -29,6 +30,7 @@ class Guard(TypedDict):
     after: list[float]
     margin: float | None
     limit: float | None
+    greater_is_better: NotRequired[bool]
     why: NotRequired[str]
 
 
@@ -63,13 +65,21 @@ def noninferiority_p(before: Sequence[float], after: Sequence[float], margin: fl
 
 def harmed(guard: Guard) -> bool:
     """Return whether a guard speaks against the change: beyond its limit, or not shown to be within its margin."""
-    if guard["limit"] is not None:
-        return any(value > guard["limit"] for value in guard["after"])
+    known = [value for value in guard["after"] if math.isfinite(value)]
+    if guard["limit"] is not None and known and _is_beyond(fmean(known), guard["limit"], guard):
+        return True
     if guard["margin"] is None or not any(map(math.isfinite, guard["before"])):
         return False
-    if len(guard["after"]) == 1:
-        return guard["after"][0] < guard["before"][0] - guard["margin"]
-    return noninferiority_p(guard["before"], guard["after"], guard["margin"]) >= ALPHA
+    sign = 1 if guard.get("greater_is_better", True) else -1
+    before, after = ([sign * value for value in guard[side]] for side in ("before", "after"))  # type: ignore[literal-required]
+    if len(after) == 1:
+        return bool(after[0] < before[0] - guard["margin"])
+    return noninferiority_p(before, after, guard["margin"]) >= ALPHA
+
+
+def _is_beyond(value: float, limit: float, guard: Guard) -> bool:
+    """Return whether a figure is beyond its limit, a least value where the guard says that higher is better."""
+    return value < limit if guard.get("greater_is_better") else value > limit
 
 
 def harms(guards: Sequence[Guard]) -> list[str]:
@@ -81,11 +91,11 @@ def format_guard(guard: Guard) -> str:
     """Return a guard as a sentence: what it was, what it is, and whether that is within its bounds."""
     before, after = _mean(guard["before"]), _mean(guard["after"])
     verdict = "worse than allowed" if harmed(guard) else "within"
-    if guard["limit"] is not None:
-        return f"{guard['what']} {before} → {after}: {verdict} the limit {guard['limit']:g}"
-    if guard["margin"] is not None:
-        return f"{guard['what']} {before} → {after}: {verdict} the margin {guard['margin']:g}"
-    return f"{guard['what']} {before} → {after}: not guarded, {guard.get('why', 'no margin is declared')}"
+    bounds = {"the limit": guard["limit"], "the margin": guard["margin"]}
+    given = " and ".join(f"{name} {bound:.4g}" for name, bound in bounds.items() if bound is not None)
+    if not given:
+        return f"{guard['what']} {before} → {after}: not guarded, {guard.get('why', 'no margin is declared')}"
+    return f"{guard['what']} {before} → {after}: {verdict}{' by' if harmed(guard) else ''} {given}"
 
 
 def _mean(values: Sequence[float]) -> str:

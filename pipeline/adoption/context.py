@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.results import Artifact
 from pipeline.run_store.ledger import Ledger
 from pipeline.run_store.plan import Plan
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
+
+if TYPE_CHECKING:
+    from pipeline.trials.progress import ShowTrials
 
 
 class Round(Protocol):
@@ -34,9 +38,14 @@ class Round(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]: ...
     @property
+    def show_trials(self) -> ShowTrials | None: ...
+    @property
     def trust(self) -> tuple[str, ...]: ...
     def artifact_of(self, phase: str, name: str) -> Path:
         """A file that an earlier phase wrote."""
+
+    def artifact(self, path: Path) -> Artifact:
+        """The path of a file inside the run directory, and its digest."""
 
     def earlier_training(self) -> dict[str, Any] | None:
         """The training that this round starts from; None where that is the baseline's."""

@@ -14,7 +14,7 @@ from pipeline.adoption.acceptance import format_guard, guards_of
 from pipeline.adoption.search import Tally
 from pipeline.escaping import code_span, markdown
 from pipeline.results import exact, format_interval
-from pipeline.trials.alternatives import alternatives
+from pipeline.trials.candidates import alternatives
 from pipeline.trials.study import ArmResult
 
 ROLLBACK, RISKS = "## Rollback", "## Remaining risks: what was not checked"  # headings of an incident
@@ -42,6 +42,7 @@ class RoundSummary:
     commands: Mapping[str, str] = field(default_factory=dict)
     undo: str = ""
     table: Sequence[str] = ()  # the ablation table that the config asked for
+    unit: str = ""  # of the figures of the confirmation, where they are no scores
     checks: Sequence[tuple[str, bool]] = ()  # what was run again on the adopted change, and whether it passes
 
 
@@ -151,11 +152,17 @@ def _table(summary: RoundSummary) -> str:
     for tally in summary.searched:
         row = confirmed.get(tally.arm.id)
         figures = ", ".join(f"{value:.4g}" for value in tally.values) or "-"
-        shown = f"{row['mean']:.4g}, p = {row['p']:.3g}" if row else "-"
-        result = tally.outcome if row is None else "wins" if row["wins"] else "not shown to be better"
+        shown = f"{row['mean']:.4g}{summary.unit}, p = {row['p']:.3g}" if row else "-"
+        result = tally.outcome if row is None else _result(row)
         change, why = code_span(tally.arm.delta.describe()), markdown(tally.arm.reason())
         lines.append(f"| {tally.arm.id} | {change} | {why} | {figures} | {shown} | {markdown(result)} |")
     return "\n".join(lines) if summary.searched else "Nothing: there was no candidate."
+
+
+def _result(row: ArmResult) -> str:
+    if not row["wins"]:
+        return "not shown to be better"
+    return f"better, and harms {', '.join(row['harms'])}" if row.get("harms") else "wins"
 
 
 def _tried(tally: Tally) -> str:

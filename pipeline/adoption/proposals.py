@@ -64,7 +64,7 @@ def propose(known: Known, tried: Set[str]) -> list[Arm]:
         ]
         pairs = [arm for arm in _combinations(general) if "trainer.max_epochs" not in arm.delta.overrides]
         left = _distinct(known, [*general, *pairs], tried | refuted)
-    return _ranked(known, left)
+    return ranked(known, left)
 
 
 def _confirmed(known: Known) -> list[Arm]:
@@ -129,7 +129,7 @@ def applies(delta: Delta, known: Known) -> bool:
     return all(type(get(known.config, key)) is not object for key in delta.overrides)
 
 
-def _ranked(known: Known, arms: Sequence[Arm]) -> list[Arm]:
+def ranked(known: Known, arms: Sequence[Arm]) -> list[Arm]:
     """Return the arms with ids in their order, and with their rank by size in `order`: 1 is the smallest change."""
     sizes = [(*_size(arm.delta, known), place) for place, arm in enumerate(arms)]
     ranks = {size: rank for rank, size in enumerate(sorted(sizes), 1)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from pipeline.adoption.context import Round, frozen_plan
 from pipeline.adoption.proposals import Experiment, Known, config_of
@@ -74,3 +76,21 @@ def inputs_have_a_scale(ctx: Round) -> bool:
     except (OSError, ValueError):
         return True  # nothing was described: the quick test finds out
     return "input_scale" not in described or described["input_scale"] is not None
+
+
+def scores_of(ctx: Round, score: object, training: Mapping[str, object]) -> dict[str, dict[str, Any]]:
+    """Return the scores of the reference and of the fixed model by split, both trained with the plan's seed.
+
+    `score` is that of the fixed model on validation, and `training` names its history.
+    """
+    from pipeline.history import History
+
+    earlier, before = ctx.earlier_training(), ctx.state.candidate["score"] if ctx.state.candidate else None
+    old = ctx.run.path / earlier["history"] if earlier else ctx.artifact_of("baseline", "history")
+    scores: dict[str, dict[str, Any]] = {"validation": {"before": before, "after": score}}
+    name, sides = f"train/{ctx.config['task']['metric']}", dict[str, Any]()
+    for side, path in (("before", old), ("after", ctx.run.path / str(training["history"]))):
+        _, values = History.load(path).series(name)
+        if len(values):
+            sides[side] = {"value": float(values[-1])}
+    return scores | ({"train, reported only": sides} if sides else {})

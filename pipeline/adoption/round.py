@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ from pipeline.adoption.context import Round, frozen_plan
 from pipeline.adoption.guards import measure_guards
 from pipeline.adoption.one_seed import FILE as ROW_LOSSES
 from pipeline.adoption.one_seed import ONE_SEED, row_p_values, write_row_losses
+from pipeline.adoption.review import require_accepted
 from pipeline.adoption.search import POOL, Search, Tally, Terms, predicted_trainings
 from pipeline.config.sections import LoaderConfig, TrainerConfig
 from pipeline.engine.budget import planned_budget
@@ -42,6 +44,8 @@ class Study:
     searched: Sequence[Tally] = ()
     spent: float = 0.0  # planned trainings' worth of steps, by the search
     ablation: Sequence[Mapping[str, Any]] = ()
+    goal: str = ""  # where the arms are compared by a cost, which has this `target`
+    target: float = math.inf
     all_trials: Mapping[str, Trial] = field(default_factory=dict)
 
 
@@ -66,22 +70,26 @@ def _due(share: float, target: float, greater: bool, control: float) -> float:
     return declared_effect([control], share, target, greater)
 
 
-def train(ctx: Round, jobs: Sequence[tuple[str, Job]], columns: int) -> dict[str, Trial]:
-    """Train every job under the folder of this round; a line per seed is printed where there are columns."""
+def train(ctx: Round, jobs: Sequence[tuple[str, Job]], columns: int, at_a_time: int | None = None) -> dict[str, Trial]:
+    """Train every job under the folder of this round; a line per seed is printed where there are columns.
+
+    `at_a_time` is the number of processes at the same time; None for that of the config.
+    """
     return train_recorded(
         jobs,
         ctx.folder / "trials",
         ledger=ctx.ledger,
         round=ctx.round,
         log=ctx.log,
-        setting=ctx.settings["parallel"],
+        setting=at_a_time or ctx.settings["parallel"],
         threads=int(frozen_plan(ctx).facts["threads"]),
         columns=columns,
         executor=ExecutorSettings.from_config(ctx.config),
+        show=ctx.show_trials,
     )
 
 
-def _predicted(ctx: Round, trainings: float, count: int) -> str:
+def predicted(ctx: Round, trainings: float, count: int, one_by_one: bool = False) -> str:
     """Return how long so many planned trainings' worth of steps in so many processes take, in words."""
     from pipeline.history import History
 
@@ -90,8 +98,14 @@ def _predicted(ctx: Round, trainings: float, count: int) -> str:
     known = sorted(float(value) for value in seconds if value == value)
     step = known[len(known) // 2] if known else 0.0
     parallel = ExecutorSettings.from_config(ctx.config).parallel(ctx.settings["parallel"], int(plan.facts["threads"]))
+    parallel = 1 if one_by_one else parallel
     whole = (trainings * int(plan.facts["budget"]["max_steps"]) * step + count * START_SECONDS) / max(parallel, 1)
     return f"about {whole / 60:.0f} minutes" if whole >= 120 else f"about {whole:.0f} seconds"
+
+
+def span(first: int, last: int) -> str:
+    """Return two numbers as `14 to 21`, or one where they are the same."""
+    return f"{first} to {last}" if last > first else str(first)
 
 
 def _search(ctx: Round, start: Delta, arms: Sequence[Arm]) -> tuple[Search, list[Arm], dict[str, Trial]]:
@@ -102,12 +116,16 @@ def _search(ctx: Round, start: Delta, arms: Sequence[Arm]) -> tuple[Search, list
     for arm in arms:
         ctx.log(f"  {arm.id}: {arm.delta.describe()}, {arm.reason()}")
     cost = predicted_trainings(terms, arms)
-    searching, confirming = _predicted(ctx, cost, round(cost) + POOL), _predicted(ctx, 2 * pairs, 2 * pairs)
+    times = [predicted(ctx, cost, round(cost) + POOL), predicted(ctx, 2 * pairs, 2 * pairs)]
     if cost:
-        ctx.log(f"  predicted: the search costs at most {cost:.1f} trainings' worth of steps ({searching}),")
+        ctx.log(f"  predicted: the search costs at most {cost:.1f} trainings' worth of steps ({times[0]}),")
     else:
         ctx.log("  predicted: the search costs nothing, since an experiment of diagnostics was the search,")
-    ctx.log(f"    then a confirmation costs {2 * pairs} to {(1 + most) * pairs} trainings ({confirming} or more)")
+    ctx.log(f"    then a confirmation costs {span(2 * pairs, (1 + most) * pairs)} trainings ({times[1]} or more)")
+    effect = (
+        f"a gain of {min_effect(ctx):.0%} of the remaining error at least, on fresh seeds, and no symptom of before"
+    )
+    require_accepted(ctx, arms, cost, [2 * pairs, (1 + most) * pairs], times, effect)
 
     def run_jobs(jobs: Sequence[tuple[str, Job]]) -> dict[str, Trial]:
         finished = train(ctx, jobs, 0)
@@ -140,7 +158,7 @@ def run_study(ctx: Round, start: Delta, candidates: Sequence[Arm]) -> Study:
     choice = explain_choice(rows[1:], winner, terms.target, terms.greater)
     study = Study(
         everyone, seeds, terms.budget, trials, rows, winner, choice, due, search.tallies, search.spent,
-        search.ablation, {**searched, **trials},
+        search.ablation, all_trials={**searched, **trials},
     )  # fmt: skip
     record_choice(ctx, study)
     return study

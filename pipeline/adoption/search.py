@@ -140,7 +140,7 @@ class Search:
             return list(pool)
         arms = [self.control, *(tally.arm for tally in short)]
         self.log(f"  quick test: {len(short)} changes and the control, {steps} steps each")
-        trials = self._train(QUICK, arms, SEEDS[0], steps)
+        trials = self.train_arms(QUICK, arms, SEEDS[0], steps)
         self.control_quick = trials[self.control.id].value
         alive = []
         for tally in short:
@@ -171,7 +171,7 @@ class Search:
                 tally.outcome = "not screened: better candidates came first, or the allowance does not reach"
         if not chosen:
             return list(tallies) if place else []
-        trials = self._train(SCREENING, [self.control, *(t.arm for t in chosen)], seed, None)
+        trials = self.train_arms(SCREENING, [self.control, *(t.arm for t in chosen)], seed, None)
         self.control_values.append(trials[self.control.id].value)
         self.log(f"  screening, seed {seed}: control {self.control_values[-1]:.4g}")
         ahead = []
@@ -188,7 +188,7 @@ class Search:
             self.log(f"    {tally.arm.id:<4} {trial.value:.4g}, {tally.outcome}")
         return sorted(ahead, key=lambda tally: -self._mean_gain(tally))
 
-    def _train(self, stage: str, arms: Sequence[Arm], seed: int, steps: int | None) -> dict[str, Trial]:
+    def train_arms(self, stage: str, arms: Sequence[Arm], seed: int, steps: int | None) -> dict[str, Trial]:
         """Train arms on one seed, and return their trials by the id of the arm."""
         terms, place = self.terms, SEEDS.index(seed) + 1
         names = {arm.id: f"{stage}-{arm.id}-{place}" for arm in arms}
@@ -206,7 +206,7 @@ class Search:
         if self.spent + self.terms.cost(further) > ALLOWED + 1e-9:
             return list(ahead)
         self.tallies.append(tally)
-        trial = self._train(SCREENING, [tally.arm], SEEDS[0], None)[tally.arm.id]
+        trial = self.train_arms(SCREENING, [tally.arm], SEEDS[0], None)[tally.arm.id]
         tally.values.append(trial.value)
         tally.outcome = "ahead in screening" if self._is_ahead(tally) else "lost in screening"
         self.log(f"    {tally.arm.id:<4} {trial.value:.4g}, the same step once more: {further.describe()}")
@@ -241,7 +241,7 @@ class Search:
     def _screen_part(self, tally: Tally, place: int, rest: Delta) -> Tally:
         reduced = Tally(replace(tally.arm, id=f"{tally.arm.id}p{place + 1}", delta=rest, parts=()))
         self.tallies.append(reduced)
-        trial = self._train(SCREENING, [reduced.arm], SEEDS[0], None)[reduced.arm.id]
+        trial = self.train_arms(SCREENING, [reduced.arm], SEEDS[0], None)[reduced.arm.id]
         reduced.values.append(trial.value)
         reduced.outcome = f"a part of {tally.arm.id}"
         return reduced

@@ -101,15 +101,27 @@ def _refuse_before_waivers(run: Run, state: RunState, phase: str) -> None:
         raise Refused(fault(f"gate {phase}", what, do=do))
 
 
+def _accept_study(run: Run, ledger: Ledger, state: RunState, who: str, note: str) -> str:
+    """Record that a person accepts the plan of a study, which the phase may then pay for."""
+    assert state.review is not None
+    what = f"the plan of the study of round {state.review['round']}"
+    _require_signer(run, state, "owner", who, f"may not accept {what}")
+    about = {"phase": "optimization", "round": state.review["round"], "digest": state.review["digest"]}
+    ledger.append("review.approved", {**about, "who": who, "note": note})
+    return what
+
+
 def sign(
     run: Run, ledger: Ledger, judge: Judge, who: str, note: str, key: Ed25519PrivateKey | None = None
 ) -> list[str]:
-    """Sign every check that waits for this person, and return the checks' ids.
+    """Sign every check that waits for this person, and return the checks' ids; or accept the plan of a study.
 
     A signature is of the bundle's digest, of the outcomes of all checks and of the waivers in force. It is attested
     next to the bundle, signed with the `key` where there is one.
     """
     state = fold(ledger.entries)
+    if state.review and not state.review.get("who"):
+        return [_accept_study(run, ledger, state, who, note)]
     waiting = [(p, g, i) for p, g in state.gates.items() for i in g.items if i.sign_off and not state.stale(p)]
     if not waiting:
         do = next_step(state, run.path).command

@@ -13,7 +13,7 @@ from pipeline.reporting.terminal import console, print_json, print_lines
 from pipeline.results import PHASES, counted
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
-from pipeline.run_store.next_step import next_step
+from pipeline.run_store.next_step import lapsed_signature, next_step, stale_reason
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _what_to_do(run: Run, state: RunState, phase: str, item: Item) -> str:
     place = run.argument
     if item.sign_off:
-        lapse = state.lapsed_signature(phase)
+        lapse = lapsed_signature(state, phase)
         approve = f"python -m pipeline approve {place} --who NAME"
         others = [i for i in state.gates[phase].items if i is not item and not tables.satisfied(i, state, phase)]
         last = "after the other checks: a signature covers the waivers before it; " if others else ""
@@ -174,7 +174,7 @@ def _format_without_items(run: Run, state: RunState, phase: str, asked: bool) ->
         return ""
     lines = [f"{phase}: {label}"]
     if label == "stale":
-        lines.append(f"  why:      {state.stale_reason(phase)}")
+        lines.append(f"  why:      {stale_reason(state, phase)}")
     elif label == "not needed":
         lines.append("  why:      the branch leads to finalization without it")
     else:

@@ -1,6 +1,7 @@
 """`new NAME`: write a small project of your own into a new folder: a model, data, an experiment and a test.
 
-Planning passes with it as it is; replace its model and data by yours. The folder must not exist.
+Planning passes with it as it is; replace its model and data by yours. The folder must not exist. `new NAME --fixed RUN`
+writes the config that an optimization of RUN adopted as the experiment NAME into your own folder of configs.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ import argparse
 import keyword
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from pipeline import safe_yaml
+from pipeline.config.arguments import words_of_file
 from pipeline.config.conf_dir import conf_dir
-from pipeline.errors import UserError, fault
+from pipeline.config.override_keys import key_of
+from pipeline.errors import Refused, UserError, fault
+from pipeline.repair.config_edits import get
 from pipeline.reporting.terminal import print_lines
+from pipeline.run_naming import DEFAULT_ROOT
 from pipeline.run_store import files
+from pipeline.run_store import plan as plans
+from pipeline.run_store.ledger import is_intact
+from pipeline.run_store.run import Run
 from pipeline.trust import grants
 
 TEMPLATES = Path(__file__).with_name("new_project")
@@ -26,11 +37,21 @@ _EXISTS = "a file or folder of this name exists already; nothing in it was chang
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the package and of its folder, such as my_project")
+    parser.add_argument("--fixed", metavar="RUN", help="write the fixed config of this run as the experiment NAME")
+    parser.add_argument("--config-dir", type=Path, default=Path("conf"), help="with --fixed: your folder of configs")
+    parser.add_argument("--root", default=DEFAULT_ROOT, help="with --fixed: directory of the runs (run.root)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the project and print what to do with it. Raises UserError for a name that cannot be used."""
     name: str = args.name
+    if args.fixed:
+        path = write_experiment(name, Run.find(args.fixed, args.root), args.config_dir)
+        print_lines(f"{path}\nnext: run it")
+        print_lines(
+            f"  python -m pipeline phase=auto --config-dir {shlex.quote(str(args.config_dir))} experiment={name}"
+        )
+        return 0
     if faults := name_faults(name, Path.cwd()):
         raise UserError(*faults)
     written = create_project(name, Path.cwd() / name)
@@ -101,3 +122,85 @@ def _rendered(name: str) -> Iterator[tuple[str, str]]:
     for template in environment.list_templates(extensions=["j2"]):
         path = template.removesuffix(".j2").replace("package", name).replace("gitignore", ".gitignore")
         yield path, environment.get_template(template).render(name=name)
+
+
+# --- the fixed config of a run as an experiment ----------------------------------------------------------------------
+
+
+def write_experiment(name: str, run: Run, folder: Path) -> Path:
+    """Write the config that an optimization adopted to `<folder>/experiment/<name>.yaml`, and return the path.
+
+    Raises UserError for a name that is none, for a file that exists, and for a config that no experiment can hold, and
+    Refused for a run without an adopted change.
+    """
+    path = folder / "experiment" / f"{name}.yaml"
+    if not _NAME.fullmatch(name.replace("-", "_")):
+        raise UserError(fault("new", "is not the name of an experiment", got=name, expected="such as digits-fixed"))
+    bundled = (conf_dir() / "experiment" / f"{name}.yaml").is_file()
+    if os.path.lexists(path) or bundled:
+        what = "is an experiment of Fivegate" if bundled else "exists already; nothing in it was changed"
+        do = f"python -m pipeline new {name}-2 --fixed {run.argument} --config-dir {shlex.quote(str(folder))}"
+        raise UserError(fault(name if bundled else str(path), what, do=do))
+    fixed = _fixed_config(run)
+    words = [word for word in words_of_file(fixed) if not word.startswith(("phase=", "run."))]
+    config: dict[str, Any] = safe_yaml.load(fixed.read_text(encoding="utf-8"), str(fixed))
+    command = f"# python -m pipeline phase=auto --config-dir {folder} experiment={name}"
+    text = f"# @package _global_\n{command}\n# The config that optimization adopted in the run {run.name}.\n"
+    text += _format_experiment(words, config)
+    _refuse_unless_same(text, name, run, config)
+    files.write_text(path, text)
+    return path
+
+
+def _fixed_config(run: Run) -> Path:
+    """Return the `fixed.yaml` of the adopted change. Raises Refused where there is none, or it is not as recorded."""
+    state = run.state()
+    finished = state.finished.get("optimization")
+    record = finished.get("artifacts", {}).get("fixed.yaml") if finished else None
+    adopted = state.candidate is not None and state.candidate["phase"] == "optimization"
+    if not adopted or record is None:
+        do = f"python -m pipeline status {run.argument}"
+        raise Refused(fault(run.name, "has no fixed config, since no optimization has adopted a change", do=do))
+    if not is_intact(run.path, **record):
+        do = f"python -m pipeline verify {run.argument}"
+        raise Refused(fault(record["path"], "is not the file that the ledger recorded", do=do))
+    return run.inside(record["path"])
+
+
+def _format_experiment(words: Sequence[str], config: Mapping[str, Any]) -> str:
+    """Return the file that makes the choices and sets the values of these words of a command line."""
+    import yaml
+
+    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+    defaults: list[Any] = []
+    values: dict[str, Any] = {}
+    for word in words:
+        key, chosen = key_of(word), word.partition("=")[2]
+        if key == "experiment":
+            defaults.insert(0, chosen)
+        elif key in groups and "=" in word:
+            defaults.append({f"override /{key}": yaml.safe_load(chosen)})
+        elif "=" in word:
+            *path, last = key.split(".")
+            section = values
+            for part in path:
+                section = section.setdefault(part, {})
+            section[last] = get(config, key)
+    return str(yaml.safe_dump({"defaults": [*defaults, "_self_"], **values}, sort_keys=False, allow_unicode=True))
+
+
+def _refuse_unless_same(text: str, name: str, run: Run, config: Mapping[str, Any]) -> None:
+    """Raise UserError where the experiment does not compose to the fixed config, as after a key was removed."""
+    import tempfile
+
+    from pipeline.config.compose import compose
+
+    state, plan = run.state(), plans.load(run)
+    known = state.plan.get("config_dirs", []) if state.plan else []
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_text(Path(folder) / "experiment" / f"{name}.yaml", text)
+        composed = compose([f"experiment={name}"], [*known, folder])
+    changes = plans.changed_config(config, plans.with_resolved(composed, plan.facts))
+    if changes:
+        what = f"cannot be written as an experiment: {', '.join(changes)} would differ"
+        raise UserError(fault(run.name, what, do=f"python -m pipeline {run.inside('optimization')}/.../fixed.yaml"))

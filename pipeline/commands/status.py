@@ -19,7 +19,7 @@ from pipeline.results import PHASES, counted, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
 from pipeline.run_store.ledger import read_ledger
-from pipeline.run_store.next_step import SEED_ITEM, NextStep, next_step
+from pipeline.run_store.next_step import SEED_ITEM, NextStep, next_step, stale_reason
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -145,7 +145,7 @@ def _show_unsatisfied(screen: Console, state: RunState, phase: str) -> None:
     skipped = _not_evaluated(unsatisfied) if phase == PHASES[0] else []
     if not unsatisfied:
         return
-    of = "" if state.gate(phase) else f" ({state.gate_label(phase)}: {state.stale_reason(phase)})"
+    of = "" if state.gate(phase) else f" ({state.gate_label(phase)}: {stale_reason(state, phase)})"
     screen.print(styled("\n[bold]{phase}[/]: checks that did not pass{of}", phase=phase, of=of), soft_wrap=True)
     screen.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
     if skipped:

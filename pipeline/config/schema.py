@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.config.conf_dir import LOSSES, conf_dir
@@ -26,6 +24,7 @@ from pipeline.config.value_types import (
     Target,
     Text,
     not_built,
+    read_value,
 )
 from pipeline.errors import UserError, fault
 from pipeline.run_store.run import NAME, RESERVED
@@ -61,6 +60,9 @@ class Margins(Section):
     target: Annotated[float, Field(ge=0)] | None
     slice: Annotated[float, Field(ge=0)] | None
     regression: Annotated[float, Field(ge=0)] | None
+    metrics: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    cost: Annotated[float, Field(ge=0)] | None = None
+    quality: Annotated[float, Field(ge=0)] | None = None
 
 
 class Robustness(Section):
@@ -216,6 +218,8 @@ class Optimization(Section):
     rounds: Annotated[int, Field(ge=1, le=3)]
     candidates: Count
     seeds_per_arm: Annotated[int, Field(ge=2, le=10)]  # the seed indices 20 to 29 are for confirmations
+    goal: Literal["quality", "train_speed", "latency", "memory"] = "quality"
+    review: bool = False
     min_effect: Annotated[float, Field(ge=0, le=1)] = 0.1
     ablate: list[str] = Field(default_factory=list)
     parallel: Literal["auto"] | Count
@@ -308,18 +312,10 @@ def accepts(key: str, text: str) -> bool:
             return True
         section = inner
     try:
-        section.__pydantic_validator__.validate_assignment(section.model_construct(), name, _read(text))
+        section.__pydantic_validator__.validate_assignment(section.model_construct(), name, read_value(text))
     except ValidationError:
         return False
     return True
-
-
-def _read(text: str) -> Any:
-    """The value that an override has, near enough: `1e-4` is a number there, as plain YAML does not know."""
-    try:
-        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
 
 
 def faults_of(config: Mapping[str, Any], typed: Collection[str] = ()) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
@@ -52,3 +54,11 @@ class PartialTarget(Target):
     """An open object that gets its last argument later: the parameters, or the optimizer."""
 
     partial: Annotated[Literal[True], Field(alias="_partial_")]
+
+
+def read_value(text: str) -> Any:
+    """The value that an override has, near enough: `1e-4` is a number there, as plain YAML does not know."""
+    try:
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from pipeline.errors import Refused, UserError, fault
+from pipeline.errors import PendingReview, Refused, UserError, fault
 from pipeline.orchestration.phase import Hooks, Registry, RunRequest
 from pipeline.orchestration.plan_revision import changes_since
 from pipeline.orchestration.run_request import override_value, plan_overrides, refuse_changes
@@ -69,6 +69,9 @@ def execute_run(registry: Registry, hooks: Hooks, request: RunRequest) -> RunOut
                     _register(run, ledger, "challenger")
                 if gate != "open" or (phase == request.phase and phase != "finalization"):
                     break
+        except PendingReview as pending:
+            gate = "pending"
+            hooks.log(pending.faults[0])
         except (UserError, Refused):
             if run_is_new:
                 _remove_unplanned_run(run, ledger, root_is_new)

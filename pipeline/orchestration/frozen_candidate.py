@@ -83,6 +83,7 @@ def _train_seeds(ctx: PhaseContext, candidate: CandidateRecord) -> tuple[list[Tr
             setting=ctx.settings["parallel"],
             threads=int(ctx.plan.facts["threads"]),
             executor=ExecutorSettings.from_config(ctx.config),
+            show=ctx.show_trials,
         )
         trials += trained.values()
     return trials, ""

@@ -23,6 +23,7 @@ from pipeline.run_store.state import RunState
 if TYPE_CHECKING:
     from pipeline.engine.observer import StepObserver
     from pipeline.evaluation.metrics import Metric
+    from pipeline.trials.progress import ShowTrials
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class PhaseContext:
     log: Callable[[str], None] = field(repr=False)
     make_progress: MakeProgress | None = field(default=None, repr=False)
     judge: Judge | None = field(default=None, repr=False)
+    show_trials: ShowTrials | None = field(default=None, repr=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -153,10 +155,12 @@ class Hooks:
 
     `report(run)` writes the run's HTML page after each phase. `track(run, config, warn)` is a context manager that
     copies the ledger to the tracker and calls `warn(why)` when the tracker is unavailable. `progress(training, metric)`
-    returns an observer that shows the progress of a training.
+    returns an observer that shows the progress of a training. `show_trials(rows)` is a context manager that shows the
+    trials that run in other processes.
     """
 
     log: Callable[[str], None]
     report: Callable[[Run], object] | None = None
     track: Track | None = None
     progress: MakeProgress | None = None
+    show_trials: ShowTrials | None = None

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NotRequired, TypedDict
 
-from pipeline.errors import FivegateError, Refused, UserCodeError, UserError, fault
+from pipeline.errors import FivegateError, PendingReview, Refused, UserCodeError, UserError, fault
 from pipeline.json_types import mismatch
 from pipeline.orchestration.phase import Hooks, PhaseContext, Registry, RunRequest
 from pipeline.orchestration.plan_revision import Checklists, format_revision, freeze
@@ -29,7 +29,7 @@ from pipeline.run_store.plan import Plan
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState, fold
 from pipeline.runtime.interrupt import is_stop_request
-from pipeline.trials.alternatives import alternatives
+from pipeline.trials.candidates import alternatives
 
 
 def choose_phase(run: Run, state: RunState, request: RunRequest, replan: bool) -> str | None:
@@ -132,6 +132,7 @@ def _phase_context(
         log=hooks.log,
         make_progress=hooks.progress,
         judge=registry.judge,
+        show_trials=hooks.show_trials,
     )
 
 
@@ -148,6 +149,8 @@ def _recorded(ctx: PhaseContext, phase: str, basis: int) -> Iterator[None]:
     ctx.ledger.append("phase.started", {"phase": phase, "round": ctx.round, "basis": basis})
     try:
         yield
+    except PendingReview:  # its entry says that it waits
+        raise
     except BaseException as error:
         shown = _as_user_sees(error)
         kind = "phase.failed" if isinstance(shown, Exception) else "stopped"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 from pipeline.adoption.acceptance import MIN_EFFECT, declared_effect, guards_of, harms
@@ -14,6 +16,8 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.ledger import Entry, read_recorded_json
 from pipeline.run_store.plan import Plan
 from pipeline.run_store.run import Run
+from pipeline.trials.costs import FILE as COST
+from pipeline.trials.costs import as_scores
 from pipeline.trials.executor import Trial
 from pipeline.trials.study import Arm, compare_arms, select_arm
 
@@ -44,6 +48,10 @@ def compared_again(run: Run, entries: list[Entry], finished: Entry, evidence: Ev
     yield from _searched(evidence, results)
     if arms:
         trials = {name: Trial(name, Job("", "trial"), run.path, results.get(name) or {}) for name in names}
+        if evidence.get("goal"):
+            costs = {name: read_recorded_json(run.path, artifacts.get(f"{name}/{COST}")) for name in names}
+            trials = as_scores(trials, {name: float(cost["value"]) for name, cost in costs.items() if cost})
+            yield "the target of the goal", evidence["target"], _target_of_goal(evidence, trials, plan)
         yield from _choice(run, finished, evidence, plan, trials)
 
 
@@ -85,6 +93,13 @@ def _declared_effect(evidence: Evidence, trials: Mapping[str, Trial], plan: Plan
     share = float(plan.config["phases"]["optimization"].get("min_effect", MIN_EFFECT))
     control = [trials[f"control-{index}"].value for index in range(1, evidence["seeds_per_arm"] + 1)]
     return declared_effect(control, share, float(evidence["target"]), bool(evidence["greater_is_better"]))
+
+
+def _target_of_goal(evidence: Evidence, trials: Mapping[str, Trial], plan: Plan) -> float:
+    """The cost that a change must fall below: that of the control, less the declared effect."""
+    control = [trials[f"control-{index}"].value for index in range(1, evidence["seeds_per_arm"] + 1)]
+    whole = all(map(math.isfinite, control))
+    return fmean(control) - _declared_effect(evidence, trials, plan) if whole else math.inf
 
 
 def _figures(arms: Iterable[Mapping[str, Any]]) -> list[list[Any]]:

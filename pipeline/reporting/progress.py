@@ -7,18 +7,22 @@ from the device only when it shows it.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Column
+from rich.table import Column, Table
 
 from pipeline.engine.observer import StepObserver
 from pipeline.escaping import visible
 from pipeline.evaluation.metrics import Metric
+from pipeline.trials.progress import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -146,3 +150,37 @@ class TrainingProgress(StepObserver):
             seconds = (self.clock() - self.started) / steps * max(0, self.last_step - self.step)
             parts.append(f"{timedelta(seconds=math.ceil(seconds))} left")
         return visible("  ".join(parts))
+
+
+BAR = 24  # columns of the bar of a trial
+TABLE_S = 0.5  # between two looks at the trials that run
+
+
+@contextmanager
+def live_trials(console: Console, rows: Rows) -> Iterator[None]:
+    """Show the trials that run as a table below the lines of the block; it disappears at the end of the block."""
+    ended = threading.Event()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def refresh() -> None:
+            while not ended.wait(TABLE_S):
+                live.update(trials_table(rows), refresh=True)
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            live.update("", refresh=True)
+
+
+def trials_table(rows: Rows) -> Table:
+    """Return a table with the step and the newest score of each trial that runs."""
+    table = Table("trial", "", "step", "score", box=None, pad_edge=False, header_style="bold")
+    for row in rows():
+        done = round(BAR * row.step / max(row.last_step, 1))
+        score = "" if math.isnan(row.value) else visible(f"{row.metric} {row.value:.4g}")
+        table.add_row(visible(row.name), "━" * done + "╌" * (BAR - done), f"{row.step}/{row.last_step}", score)
+    return table

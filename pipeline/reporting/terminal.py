@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -61,6 +61,25 @@ def console(stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else 120
     return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
+
+
+def watchers(screen: Console) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """Return what shows a training on a screen, and what shows the trials in other processes, on a terminal only.
+
+    Both import torch, which a command that trains nothing does not need.
+    """
+
+    def show_progress(training: str, metric: Any) -> Any:
+        from pipeline.reporting.progress import TrainingProgress
+
+        return TrainingProgress(screen, training, metric)
+
+    def show_trials(rows: Any) -> Any:
+        from pipeline.reporting.progress import live_trials
+
+        return live_trials(screen, rows)
+
+    return show_progress, show_trials if screen.is_terminal and not screen.is_dumb_terminal else None
 
 
 def styled(template: str, **values: object) -> Text:

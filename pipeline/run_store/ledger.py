@@ -41,7 +41,8 @@ KINDS = frozenset(
         "run.created", "ledger.torn", "trust.granted", "plan.frozen",
         "phase.started", "phase.finished", "phase.failed",
         "item.evaluated", "gate.decided", "gate.not_needed", "branch.decided",
-        "hypothesis.stated", "job.started", "job.finished", "study.decided", "search.decided", "candidate.chosen",
+        "hypothesis.stated", "job.started", "job.finished", "review.requested", "review.approved",
+        "study.decided", "search.decided", "candidate.chosen",
         "candidate.frozen", "test.opened", "test.scored", "export.written", "waiver", "sign_off",
         "exhausted", "released", "rolled_back", "stopped", "tracking.unavailable",
     }

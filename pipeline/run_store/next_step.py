@@ -55,7 +55,7 @@ def obstacle(state: RunState, phase: str) -> str | None:
         return f"cannot run yet, since on validation: {', '.join(branch_conditions(decision))}"
     if phase in ROUNDED and decision and not sufficient and (state.exhausted or state.round > state.max_rounds):
         return f"cannot run, since {_why_exhausted(state)}"
-    if phase == "optimization" and sufficient and not state.awaits_branch(phase):
+    if phase == "optimization" and sufficient and not state.awaits_branch(phase) and not state.pursues_goal:
         conditions = branch_conditions(decision) if decision and decision["branch"] == "sufficient" else []
         reason = f"on validation: {', '.join(conditions)}" if conditions else "a person accepted the model"
         return f"is not needed, since {reason}"
@@ -68,6 +68,21 @@ def obstacle(state: RunState, phase: str) -> str | None:
 
 def _why_exhausted(state: RunState) -> str:
     return state.exhausted["why"] if state.exhausted else f"{state.max_rounds} rounds did not reach the target"
+
+
+def stale_reason(state: RunState, phase: str) -> str:
+    """Why a stale gate no longer counts, as a sentence about it."""
+    gate, decision = state.gates[phase], state.current_branch()
+    same_plan = state.plan is not None and gate.revision == state.plan["revision"]
+    if phase == "diagnostics" and same_plan and decision is not None and decision["phase"] == "optimization":
+        return f"it explains round {gate.round}, after which optimization decided the branch again"
+    return "it was evaluated for an earlier plan or training, and says nothing of the present one"
+
+
+def lapsed_signature(state: RunState, phase: str) -> str:
+    """Why the newest signature of a gate does not count; empty where it counts, or where there is none."""
+    signatures = [s for s in state.sign_offs if s.phase == phase]
+    return state.lapse(signatures[-1]) if signatures else ""
 
 
 def release_blocker(state: RunState, today: date) -> str | None:
@@ -101,9 +116,13 @@ def next_step(state: RunState, run_dir: Path) -> NextStep:
         choice = "a person decides: accept the model below its target, or try something else"
         why = f"exhausted: {_why_exhausted(state)}; {choice}"
         return NextStep(None, why, waive, 3, _alternatives(state, composing))
+    if phase == "optimization" and state.review and not state.review.get("who"):
+        approve = f"python -m pipeline approve {run} --who NAME"
+        page = f"optimization/{state.review['round']}/study_plan.md"
+        return NextStep(None, f"the plan of the study waits for a person: {page}", approve, 4)
     if gate == "pending":
         approve = f"python -m pipeline approve {run} --who NAME"
-        lapse = state.lapsed_signature(phase)
+        lapse = lapsed_signature(state, phase)
         why = f"the {phase} gate waits for a person" + (f" to sign again: {lapse}" if lapse else "")
         return NextStep(None, why, approve, 4)
     if gate == "closed" and phase == PHASES[0] and _lacks_seed(state):
@@ -179,7 +198,8 @@ def _due_phase(state: RunState) -> tuple[str, str]:
         return "optimization", _why_optimization(state)
     for phase in ROUNDED:
         if not state.passed(phase):
-            return phase, "the plan asks for it before finalization"
+            goal = f": {state.plan['goal']}" if phase == "optimization" and state.plan and "goal" in state.plan else ""
+            return phase, f"the plan asks for it before finalization{goal}"
     if state.gate("finalization") == "open":
         return "finalization", "every question is answered: the bundle can be released"
     return "finalization", "finalize the model"

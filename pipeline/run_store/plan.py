@@ -57,6 +57,7 @@ def recorded_facts(plan: Plan) -> dict[str, Any]:
         "then": {phase: settings["next"] for phase, settings in phases.items() if "next" in settings},
         "people": {"owner": card.get("owner"), "approvers": list(card.get("approvers") or ())},
         **({"env": plan.facts["env"]} if plan.facts.get("env") else {}),
+        **({"goal": goal} if (goal := (phases.get("optimization") or {}).get("goal", "quality")) != "quality" else {}),
     }
 
 

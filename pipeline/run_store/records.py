@@ -57,6 +57,7 @@ class PlanRecord(TypedDict):
     then: NotRequired[dict[str, dict[str, str | None]]]
     people: NotRequired[PeopleRecord]
     env: NotRequired[list[str]]
+    goal: NotRequired[str]  # of optimization, where it is another one than quality
 
 
 class PhaseRecord(TypedDict):
@@ -269,6 +270,15 @@ class StudyRecord(TypedDict):
     why: NotRequired[str]
 
 
+class ReviewRecord(TypedDict):
+    """A plan of a study that waits for a person, or the person who accepted it; `digest` is that of the plan."""
+
+    round: int
+    digest: str
+    who: NotRequired[str]
+    file: NotRequired[FileRecord]
+
+
 class RollbackRecord(TypedDict):
     """A person returned to the candidate of an earlier entry, or withdrew a release, `subject`."""
 
@@ -287,7 +297,8 @@ RECORDS: dict[str, type] = {
     "phase.failed": FailureRecord, "stopped": FailureRecord, "item.evaluated": ItemRecord, "gate.decided": GateRecord,
     "gate.not_needed": NotNeededRecord, "branch.decided": BranchRecord, "candidate.chosen": CandidateRecord,
     "candidate.frozen": CandidateRecord,
-    "job.started": JobRecord, "job.finished": JobRecord, "study.decided": StudyRecord, "test.opened": OpeningRecord,
+    "job.started": JobRecord, "job.finished": JobRecord, "study.decided": StudyRecord,
+    "review.requested": ReviewRecord, "review.approved": ReviewRecord, "test.opened": OpeningRecord,
     "test.scored": TestScoreRecord, "waiver": WaiverRecord, "sign_off": SignOffRecord,
     "exhausted": ExhaustionRecord, "released": ReleaseRecord, "rolled_back": RollbackRecord,
 }  # fmt: skip

@@ -21,6 +21,7 @@ from pipeline.run_store.records import (
     PhaseRecord,
     PlanRecord,
     ReleaseRecord,
+    ReviewRecord,
     ScoreRecord,
     checked,
 )
@@ -50,6 +51,7 @@ class RunState:
     failed: FailureRecord | None = None
     exhausted: ExhaustionRecord | None = None
     released: ReleaseRecord | None = None
+    review: ReviewRecord | None = None  # the plan of a study that a person has to accept, or has accepted: `who`
     rolled_back_at: int = -1  # seq of the last rollback; signatures before it no longer count
     accepted: tuple[int, ...] = ()  # seqs of the candidates that a rollback can return to, and of the present one
     last_round: int = 0  # the highest round that has begun under the current plan
@@ -77,14 +79,17 @@ class RunState:
         """Ledger seq of what a phase is built on now; -1 when that does not exist yet.
 
         Planning is built on nothing, baseline on the plan, diagnostics on the last training that needs an
-        explanation, optimization on the diagnosis of its round, finalization on the chosen candidate.
+        explanation, optimization on the diagnosis of its round (for a goal besides quality on the baseline's branch),
+        finalization on the chosen candidate.
         """
         if phase == "baseline":
             return self.plan["seq"] if self.plan else -1
+        trained = [b for b in self.branches if b["phase"] == "baseline" or b["branch"] == "insufficient"]
         if phase == "diagnostics":
-            unexplained = [b for b in self.branches if b["phase"] == "baseline" or b["branch"] == "insufficient"]
-            return unexplained[-1]["seq"] if unexplained else -1
+            return trained[-1]["seq"] if trained else -1
         if phase == "optimization":
+            if self.plan and "goal" in self.plan and trained and trained[-1]["branch"] == "sufficient":
+                return trained[-1]["seq"]
             diagnosis = self.finished.get("diagnostics")
             return diagnosis["seq"] if diagnosis and diagnosis["round"] == (round_ or self.round) else -1
         if phase == "finalization":
@@ -96,17 +101,8 @@ class RunState:
         gate = self.gates.get(phase)
         if gate is None or self.plan is None:
             return False
-        if phase == "planning":
-            return gate.revision != self.plan["revision"]
-        return gate.revision != self.plan["revision"] or gate.basis != self.basis(phase, gate.round)
-
-    def stale_reason(self, phase: str) -> str:
-        """Why a stale gate no longer counts, as a sentence about it."""
-        gate, decision = self.gates[phase], self.current_branch()
-        same_plan = self.plan is not None and gate.revision == self.plan["revision"]
-        if phase == "diagnostics" and same_plan and decision is not None and decision["phase"] == "optimization":
-            return f"it explains round {gate.round}, after which optimization decided the branch again"
-        return "it was evaluated for an earlier plan or training, and says nothing of the present one"
+        moved = phase != "planning" and gate.basis != self.basis(phase, gate.round)
+        return moved or gate.revision != self.plan["revision"]
 
     def valid_waivers(self, phase: str, today: date | None = None) -> list[Waiver]:
         """The waivers that apply to a gate: recorded after what the gate is built on, and not expired."""
@@ -166,11 +162,6 @@ class RunState:
         """The signatures of a gate that no rollback withdrew, of what the gate and those before it accept now."""
         return [s for s in self.sign_offs if s.phase == phase and not self.lapse(s, today)]
 
-    def lapsed_signature(self, phase: str) -> str:
-        """Why the newest signature of a gate does not count; empty where it counts, or where there is none."""
-        signatures = [s for s in self.sign_offs if s.phase == phase]
-        return self.lapse(signatures[-1]) if signatures else ""
-
     def gate(self, phase: str, today: date | None = None) -> GateState | None:
         """The gate's state today, with waivers and sign-offs; None when it was not evaluated or is stale."""
         gate = self.gates.get(phase)
@@ -200,6 +191,8 @@ class RunState:
         """
         if phase not in ROUNDED or self.plan is None or not self.sufficient(today):
             return False
+        if phase == "optimization" and self.pursues_goal:
+            return False
         decision = self.current_branch()
         wanted = self.plan.get("then", {}).get("baseline", {}).get("sufficient") == "diagnostics"
         if phase == "diagnostics" and wanted and decision and decision["branch"] == "sufficient":
@@ -211,6 +204,13 @@ class RunState:
         if not self.branches or self.plan is None or self.branches[-1]["seq"] < self.plan["seq"]:
             return None
         return self.branches[-1]
+
+    @property
+    def pursues_goal(self) -> bool:
+        """Whether optimization is to make a sufficient baseline cheaper: the plan has a goal besides quality."""
+        decision = self.current_branch()
+        sufficient = decision is not None and (decision["phase"], decision["branch"]) == ("baseline", "sufficient")
+        return sufficient and self.plan is not None and "goal" in self.plan
 
     @property
     def branch(self) -> Branch | None:
@@ -292,14 +292,14 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
         case "trust.granted":
             return replace(state, trust=tuple(data["packages"]))
         case "plan.frozen":
-            empty: dict[str, Any] = dict.fromkeys(("exhausted", "candidate", "frozen", "released"))
+            empty: dict[str, Any] = dict.fromkeys(("exhausted", "candidate", "frozen", "released", "review"))
             begun: dict[str, Any] = {"not_needed": {}, "accepted": (), "last_round": 0, "abandoned_rounds": 0}
             return replace(state, revisions=(*state.revisions, record), **empty, **begun)
         case "phase.started":
             last = data.get("round", 1) if data["phase"] in ROUNDED else 0
             return replace(state, _items=(), failed=None, last_round=max(last, state.last_round))
         case "phase.finished":
-            return replace(state, finished={**state.finished, data["phase"]: record}, failed=None)
+            return replace(state, finished={**state.finished, data["phase"]: record}, failed=None, review=None)
         case "phase.failed" | "stopped":
             return replace(state, failed=record)
         case "item.evaluated":
@@ -316,16 +316,19 @@ def _apply(state: RunState, kind: str, data: dict[str, Any], seq: int, time: str
         case "candidate.chosen":
             accepted = () if data["phase"] == "baseline" else state.accepted  # a new baseline starts over
             return replace(state, candidate=record, frozen=None, accepted=accepted)
-        case "candidate.frozen":
-            return replace(state, frozen=record)
         case "waiver":
             return replace(state, waivers=(*state.waivers, Waiver.recorded(data, seq, time, state.people())))
         case "sign_off":
             return replace(state, sign_offs=(*state.sign_offs, _sign_off(state, data, seq)))
         case "test.opened":
             return replace(state, test_opened=(*state.test_opened, record))
-        case "exhausted" | "released":
-            return replace(state, **{kind: record})
+        case "exhausted" | "released" | "candidate.frozen":
+            return replace(state, **{kind.rpartition(".")[2]: record})
+        case "review.requested":
+            return replace(state, review=record)
+        case "review.approved":  # counts only for the plan that waits, and of a person whom the run's plan names
+            counts = state.review and state.review["digest"] == data["digest"] and data.get("who") in state.signers()
+            return replace(state, review={**state.review, "who": data["who"]}) if counts else state  # type: ignore[arg-type, dict-item]
         case "rolled_back":
             return replace(state, released=None, rolled_back_at=seq)
     return state

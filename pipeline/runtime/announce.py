@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,13 +47,21 @@ def announced(
 
 
 class Parts:
-    """Counts the parts of one piece of work, `what` in the plural, and logs a line when none was logged for a while."""
+    """Counts the parts of one piece of work, `what` in the plural, and logs a line when none was logged for a while.
+
+    So many parts as `at_a_time` are under way at the same time.
+    """
 
     def __init__(
-        self, log: Callable[[str], None], what: str, total: int, clock: Callable[[], float] = time.monotonic
+        self,
+        log: Callable[[str], None],
+        what: str,
+        total: int,
+        clock: Callable[[], float] = time.monotonic,
+        at_a_time: int = 1,
     ) -> None:
         self.log, self.what, self.total, self.clock = log, what, total, clock
-        self.done, self.started = 0, clock()
+        self.done, self.started, self.at_a_time = 0, clock(), max(1, at_a_time)
         self.shown = self.started
 
     def still(self) -> str:
@@ -60,6 +69,8 @@ class Parts:
         now = self.clock()
         if now - self.shown < AGAIN_S:
             return ""
+        if self.total == 1:
+            return f"  it has not ended, {now - self.started:.0f} s so far"
         return f"  {self.done} of {self.total} {self.what} have ended, {now - self.started:.0f} s so far"
 
     def finish_one(self, shown: bool = False) -> None:
@@ -69,6 +80,7 @@ class Parts:
         if shown:
             self.shown = now
         elif now - self.shown >= LINE_S and self.done < self.total:
-            left = (now - self.started) / self.done * (self.total - self.done)
+            ended, whole = (math.ceil(count / self.at_a_time) for count in (self.done, self.total))
+            left = (now - self.started) / ended * (whole - ended)
             self.log(f"  {self.done} of {self.total} {self.what} have ended, about {left:.0f} s left")
             self.shown = now

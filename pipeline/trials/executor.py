@@ -70,23 +70,6 @@ def _result(folder: Path, job: Job) -> Mapping[str, Any] | None:
         return None
 
 
-def format_steps(jobs: Sequence[tuple[str, Job]], folder: Path) -> str:
-    """Return how far the trainings under `folder/<id>` are that have not ended, as of their last checkpoints."""
-    running = [
-        (name, job, _last_step(folder / name)) for name, job in jobs if not (folder / name / "result.json").exists()
-    ]
-    return ", ".join(f"{name} at step {step} of {job.max_steps}" for name, job, step in running if step)
-
-
-def _last_step(folder: Path) -> int | None:
-    """Return the step of the newest checkpoint of a training; None where there is none yet."""
-    newest = max((p for p in folder.glob("checkpoints/*") if p.name.isdigit()), key=lambda p: int(p.name), default=None)
-    try:
-        return None if newest is None else int(json.loads((newest / "state.json").read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a newer one has replaced it in the meantime
-
-
 def _command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
     # A worker must not write to the tracker's run of this process.
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}

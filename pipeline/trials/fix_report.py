@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation.task import Task
 
 FIGURES = ("params", "step_ms", "memory_mb", "inference_ms")
+PASSES = 100  # of each model whose latency is measured
+WARM_UP = 10  # passes that are not timed
 MAX_NAME = 57  # with `-fixed` a run name has at most 63 characters
 
 
@@ -95,6 +98,66 @@ def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint:
             model(X)
             seconds.append(time.perf_counter() - start)
     return 1000 * sorted(seconds)[repeats // 2]  # the median: the first passes warm up
+
+
+def paired_latency(
+    run_dir: Path, before: Sequence[Trial], after: Sequence[Trial], planned: Mapping[str, Any], trust: Sequence[str]
+) -> tuple[list[float], list[float]]:
+    """Return the median milliseconds of one row for each pair of trainings, NaN where one of the two has no model."""
+    data: dict[str, Data] = {}
+    medians = [
+        interleaved_latency(run_dir, pair, planned, trust, data)
+        if all(trial.result.get("checkpoint") for trial in pair)
+        else [math.nan, math.nan]
+        for pair in zip(before, after, strict=True)
+    ]
+    return [first for first, _ in medians], [second for _, second in medians]
+
+
+def interleaved_latency(
+    run_dir: Path, trials: Sequence[Trial], planned: Mapping[str, Any], trust: Sequence[str], data: dict[str, Data]
+) -> list[float]:
+    """Return the median milliseconds of one row for each trained model; NaN for a training without one.
+
+    The models take turns, in an order that is reversed from pass to pass. With a `task.step` all are NaN: only the step
+    knows how its model is called. `data` keeps the data of each change from call to call.
+    """
+    import torch
+
+    alive = [number for number, trial in enumerate(trials) if trial.result.get("checkpoint")]
+    medians = [math.nan] * len(trials)
+    if section_of(planned, "task").get("step"):
+        return medians
+    calls = {n: _call(run_dir, trials[n], trials[n].job.config(planned), trust, data) for n in alive}
+    seconds: dict[int, list[float]] = {number: [] for number in alive}
+    with torch.inference_mode():
+        for turn in range(WARM_UP + PASSES):
+            for number in alive if turn % 2 else reversed(alive):
+                start = time.perf_counter()
+                calls[number]()
+                seconds[number].append(time.perf_counter() - start)
+    for number in alive:
+        medians[number] = 1000 * sorted(seconds[number][WARM_UP:])[PASSES // 2]
+    return medians
+
+
+def _call(
+    run_dir: Path, trial: Trial, config: Mapping[str, Any], trust: Sequence[str], data: dict[str, Data]
+) -> Callable[[], object]:
+    """Return the forward pass of a trained model on the first validation row; `data` keeps those of each change."""
+    from pipeline.building.builder import build_model
+    from pipeline.checkpoints.generation import load
+    from pipeline.data.load import load as load_data
+    from pipeline.data.tree import chunks
+
+    change = trial.job.delta.describe()
+    if change not in data:
+        data[change] = load_data(config, trust)
+    model = build_model(config, trust, seed=0, data=data[change])
+    model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
+    model.eval()
+    row = chunks(data[change].val.X, 1)[0]
+    return lambda: model(row)
 
 
 def class_results(
