@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,7 @@ def main() -> None:
         table = make_table(selected, folder, args)
     page = markdown(table)
     print(f"\n{page}")
+    print(table["phase"] or "phase=diagnostics alone: these facts do not hold its seconds")
     if STORED.is_file() and complete:
         print("\n".join(compare(json.loads(STORED.read_text()), table)))
     for target in [args.out] * bool(args.out) + [HERE] * args.store:
@@ -167,8 +169,17 @@ def make_table(selected: list[Case], folder: Path, args: argparse.Namespace) -> 
         "earned": earned([(case, facts) for case, facts in known if not case.healthy]),
         "repairs": count_repairs(selected) if args.repairs else None,
         "minutes": (time.perf_counter() - started) / 60,
+        "phase": _format_phase_seconds([facts.phase_seconds for _, facts in known if facts.phase_seconds]),
         "answers": {case.id: _answer_record(case, result) for case, result in results},
     }
+
+
+def _format_phase_seconds(seconds: Sequence[float]) -> str:
+    """Return how long `phase=diagnostics` alone took; empty where no case says so."""
+    if not seconds:
+        return ""
+    times = f"median {median(seconds):.1f} s, longest {max(seconds):.1f} s"
+    return f"phase=diagnostics alone: {times}, {len(seconds)} cases"
 
 
 def _answer_record(case: Case, result: CaseResult) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Facts:
     gates: tuple[Accusation, ...] = ()
     value: float | None = None
     seconds: float = 0.0
+    phase_seconds: float | None = None  # of `phase=diagnostics` alone
 
     def without_target(self) -> Facts:
         """Return what is known if nobody has told the target; then no experiment could measure a shortfall."""
@@ -68,6 +69,7 @@ def store(folder: Path, name: str, facts: Facts) -> None:
         "gates": facts.gates,
         "value": facts.value,
         "seconds": facts.seconds,
+        "phase_seconds": facts.phase_seconds,
     }
     (folder / f"{name}.json").write_text(json.dumps(plain(record), indent=1) + "\n")
 
@@ -83,6 +85,7 @@ def load(folder: Path, name: str) -> Facts:
         tuple((cause, float(confidence), by) for cause, confidence, by in record["gates"]),
         None if record["value"] is None else float(record["value"]),
         float(record["seconds"]),
+        record.get("phase_seconds"),
     )
 
 

@@ -144,7 +144,9 @@ def _run_experiment(case: Case, seed: int, mended: int | None, root: Path) -> tu
     score = baseline["score"]
     value = float(score["value"]) if score else None  # non-finite values are stored as strings
     accused += [(item.cause, GATE, "baseline") for item in _unsatisfied(run, "baseline") if item.cause]
+    began = time.perf_counter()
     _run_command("phase=diagnostics", *where)
+    seconds = time.perf_counter() - began
     history = History.load(run.path / "baseline" / "history.npz")
     known = Facts(
         history,
@@ -152,6 +154,7 @@ def _run_experiment(case: Case, seed: int, mended: int | None, root: Path) -> tu
         Inspections.from_json(baseline.get("inspections", {})).findings,
         tuple(map(ArmResult.from_json, _evidence(run, "diagnostics", "1").get("experiments", ()))),
         tuple(accused),
+        phase_seconds=seconds,
     )
     named = _root_causes(run.path / "diagnostics" / "1" / "diagnosis.json")
     return {"value": value, "accused": [*accused, *named]}, known
