@@ -125,10 +125,16 @@ class Fix:
 
 @dataclass(frozen=True)
 class Incident:
-    """What incident.md says of the run: its name, what must not change, who owns it, how to repeat and undo."""
+    """What incident.md says of the run: its name, what must not change, who owns it, how to repeat and undo.
+
+    `intake` is what was on record before the diagnosis: the environment, what changed since the last good training, and
+    warnings. `reproduced` says whether the unchanged run showed the shortfall again.
+    """
 
     subject: str
     constraints: tuple[str, ...] = ()
+    intake: tuple[str, ...] = ()
+    reproduced: str = ""
     commands: tuple[str, ...] = ()
     owner: str = ""
     rollback: str = ""
@@ -203,7 +209,10 @@ class Diagnosis:
         if about:
             constraints = "".join(f"\n- {markdown(text)}" for text in about.constraints)
             parts += [f"**{markdown(about.subject)}**" + constraints]
+            if about.intake:
+                parts += ["## What was on record", "\n".join(f"- {markdown(text)}" for text in about.intake)]
             parts += ["## How to reproduce it", "\n".join(f"    {command}" for command in about.commands)]
+            parts += [f"Reproduced: {markdown(about.reproduced)}."] if about.reproduced else []
         if self.symptoms:
             parts.append("## What was observed")
         for symptom in self.symptoms:

@@ -22,7 +22,7 @@ from pipeline.experiments.arms.arm import Arm
 from pipeline.experiments.arms.difference import LastGood, last_good
 from pipeline.experiments.explain import Explanation, Training, explain
 from pipeline.experiments.worker_process import warm_worker
-from pipeline.history import History
+from pipeline.history import WARNING, History
 from pipeline.inspection.finding import Finding, Inspections, telling_feature
 from pipeline.orchestration.phase import PhaseContext
 from pipeline.repair.diagnosis_record import DiagnosisRecord
@@ -34,6 +34,8 @@ from pipeline.trials.executor import parallel_jobs
 
 EXPERIMENTS = "experiments"  # the folder of the round's experiments
 HONESTY = ("data_leakage",)  # causes that a score above the target does not rule out, and experiments judge
+ENVIRONMENT = ("python", "torch", "numpy", "platform", "device", "threads")  # facts of the plan
+MAX_WARNINGS = 5  # that the page lists
 MAX_CONSIDERED = 6  # causes besides those that are named, whose removal is tried
 
 
@@ -174,7 +176,26 @@ def _log_undecided(ctx: PhaseContext, record: DiagnosisRecord) -> None:
         ctx.log(f"  and {more} more, with what was ruled out: {relative_path(ctx.folder / 'incident.md')}")
 
 
-def _incident(ctx: PhaseContext) -> Incident:
+def _intake_lines(ctx: PhaseContext, intake: Intake) -> tuple[str, ...]:
+    """Return the environment, what changed since the last good training, and the warnings of the training."""
+    assert ctx.plan is not None
+    known = ctx.plan.facts.get("environment") or {}
+    named = [f"{name} {known[name]}" for name in ENVIRONMENT if name in known]
+    lines = [f"environment: {', '.join(named)}"] if named else []
+    if (good := intake.last_good) is None:
+        lines.append("no earlier training reached its target on these rows, neither of this run nor of one beside it")
+    elif good.changes:
+        lines.append(f"changed since the last good training ({good.name}): {'; '.join(good.format_changes())}")
+    else:
+        lines.append(f"nothing that trains changed since the last good training ({good.name})")
+    warnings = [event for event in intake.history.events if event["kind"] == WARNING]
+    lines += [f"warning at step {event['step']}: {event['message']}" for event in warnings[:MAX_WARNINGS]]
+    if len(warnings) > MAX_WARNINGS:
+        lines.append(f"{len(warnings) - MAX_WARNINGS} more warnings")
+    return tuple(lines)
+
+
+def _incident(ctx: PhaseContext, intake: Intake, explanation: Explanation) -> Incident:
     """Return what the page says of the run: score and constraints, owner, and the commands that repeat the training."""
     task, plan = ctx.config["task"], ctx.config.get("plan") or {}
     where = f"run.root={shlex.quote(str(ctx.run.path.parent))} run.name={ctx.run.path.name}"
@@ -184,6 +205,8 @@ def _incident(ctx: PhaseContext) -> Incident:
             f"the target stays: {task['metric']} {task['target']} on validation",
             "rows and splits stay as the plan has frozen them; the test split stays sealed",
         ),
+        intake=_intake_lines(ctx, intake),
+        reproduced=explanation.reproduction["why"] if explanation.reproduction else "",
         commands=(f"python -m pipeline phase=baseline {where}", f"python -m pipeline phase=diagnostics {where}"),
         owner=str(plan.get("owner") or ""),
         rollback="A fix is a set of overrides of the frozen plan. Nothing is adopted here, so there is nothing to undo "
@@ -206,7 +229,7 @@ def run(ctx: PhaseContext) -> Evidence:
     record = diagnosis.to_json()
     document, page = ctx.folder / "diagnosis.json", ctx.folder / "incident.md"
     files.write_json(document, record)
-    files.write_text(page, diagnosis.incident(_incident(ctx)))
+    files.write_text(page, diagnosis.incident(_incident(ctx, intake, explanation)))
     _log_chain(ctx, record, explanation)
     return Evidence(
         {

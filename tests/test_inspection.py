@@ -22,7 +22,7 @@ from pipeline.inspection.inspect import inspect_model
 from pipeline.inspection.losses import inspect_loss
 from pipeline.inspection.outputs import inspect_outputs
 from pipeline.inspection.rows import inspect_rows
-from pipeline.inspection.settings import inspect_regularizers, inspect_update
+from pipeline.inspection.settings import inspect_last_batch, inspect_regularizers, inspect_update
 from pipeline.inspection.subject import Subject, observe
 from pipeline.inspection.weights import inspect_membership, inspect_weights
 from pipeline.repair import causes as vocabulary
@@ -467,3 +467,11 @@ def test_monitor_sees_validation_in_train_mode(evaluates: bool, expected: list[s
                 monitor.validated(epoch, loss=float(nn.functional.cross_entropy(model(X), y)))
         named = [cause.issue for cause in monitor.diagnose().root_causes]
     assert [cause for cause in named if cause == "eval_mode_missing"] == expected
+
+
+@pytest.mark.parametrize(("rows", "found"), [(97, 1), (96, 0), (98, 0)])
+def test_inspect_last_batch_finds_a_single_row(rows: int, found: int) -> None:
+    """A last batch of one row is a contradiction where batch norm sees rows alone, and no other size is."""
+    normalized = subject(nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)))
+    assert len(list(inspect_last_batch(normalized, rows, 16))) == found
+    assert not list(inspect_last_batch(subject(net()), rows, 16))

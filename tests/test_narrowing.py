@@ -16,7 +16,7 @@ from pipeline.data.splits import Split
 from pipeline.data.train_rows import apply_row_changes
 from pipeline.experiments.allowance import Allowance
 from pipeline.experiments.arms.arm import Arm, Subject
-from pipeline.experiments.arms.difference import LastGood, cause_of, changes_between
+from pipeline.experiments.arms.difference import LastGood, cause_of, changes_between, last_good
 from pipeline.experiments.arms.minimize import minimize
 from pipeline.experiments.campaign import Campaign
 from pipeline.experiments.narrowing import explain_difference, explain_rows
@@ -24,7 +24,10 @@ from pipeline.experiments.result import FIRST_SPLIT
 from pipeline.experiments.validity import compare_labels, compare_shuffled
 from pipeline.experiments.verdict import Shortfall
 from pipeline.experiments.worker_process import Outcome
+from pipeline.run_store import plan as plans
 from pipeline.run_store.job import Delta, Job
+from pipeline.run_store.run import Run
+from tests.conftest import SMALL, go
 from tests.test_experiments import CONFIG, subject
 
 MISSED = Shortfall((0.5, 0.5), goal=0.9, trivial=0.1, greater_is_better=True)
@@ -150,6 +153,16 @@ def test_explain_difference_says_that_changes_are_not_guilty() -> None:
     [result] = round_.results.values()
 
     assert (result.verdict, result.steps) == ("refuted", 50) and round_.allowance.spent == pytest.approx(1.0)
+
+
+def test_last_good_is_a_run_beside_this_one(finished: Run) -> None:
+    """Another run on the same rows that reached its target is found, with what differs in its training."""
+    run, _, _ = go(finished.path.parent, "phase=planning", *SMALL, "run.name=hot", "optimizer.lr=9")
+    state, plan = run.state(), plans.load(run)
+    good = last_good(run, state, plan, plan.config)
+
+    assert good is not None and (good.name, list(good.changes)) == ("run digits", ["optimizer.lr"])
+    assert last_good(finished, finished.state(), plans.load(finished), plan.config) is None
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,16 @@ def test_phase_writes_diagnosis_and_incident(mended: Run) -> None:
     priorities = [fix["priority"] for fix in diagnosis["recommended_fixes"]]
     assert priorities == sorted(priorities)
     assert "learning_rate_too_high" in page
+    headings = (
+        "What was on record",
+        "How to reproduce it",
+        "Causes",
+        "What to try",
+        "Prevention",
+        "Rollback",
+        "Remaining",
+    )
+    assert all(f"## {heading}" in page for heading in headings) and "environment: python" in page
     assert faults(mended)[1] == []
 
 

@@ -38,6 +38,7 @@ def inspect_settings(subject: Subject, setup: TrainingComponents) -> Iterator[Fi
         yield from inspect_update(subject, subject.optimizer, setup.guard.clip, setup.budget.max_steps)
     yield from inspect_regularizers(subject)
     yield from _batches(subject, setup)
+    yield from inspect_last_batch(subject, len(setup.train), setup.budget.batch_size)
 
 
 def _rate_area(setup: TrainingComponents) -> float | None:
@@ -198,6 +199,19 @@ def _batches(subject: Subject, setup: TrainingComponents) -> Iterator[Measured]:
         yield Measured("norm_batch_rows", float(budget.batch_size))
         last = rows % budget.batch_size or budget.batch_size
         yield Measured("norm_last_batch_rows", float(last))
+
+
+def inspect_last_batch(subject: Subject, rows: int, batch_size: int) -> Iterator[Finding]:
+    """Yield whether batch norm gets a single row at the end of an epoch: it has no variance, which torch refuses."""
+    last = rows % batch_size or batch_size
+    alone = [c for c in subject.calls if isinstance(c.module, nn.modules.batchnorm._BatchNorm) and c.inputs.ndim == 2]
+    if last == 1 and alone:
+        where = alone[0].name
+        sentence = (
+            f"The last batch of an epoch has 1 of {rows} rows, and {where} needs at least 2 to train: the step raises "
+            "an error. Take another loader.batch_size."
+        )
+        yield contradiction("normalization_misused", "last_batch", sentence, 1.0, "rows", where)
 
 
 def _reading(setup: TrainingComponents) -> float:
