@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.measurements import Measurement
 
 MAX_MODULES = 64  # of a larger model, as many are measured, at equal distances
+MAX_VALUES, LEAST_ROWS = 1 << 15, 8  # of an output: rows at equal distances, so that images and texts cost little
 # The share of an activation's range next to its ends counts as saturated: there its gradient is below a tenth of the
 # largest one.
 SATURATED = {nn.Tanh: (-0.95, 0.95), nn.Sigmoid: (0.026, 0.974), nn.Hardtanh: (-0.999, 0.999), nn.Softsign: (-0.9, 0.9)}
@@ -24,6 +25,8 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatt
 
 class ActivationStatistics:
     """Scale, spread and saturation of the outputs of the modules that have no modules of their own.
+
+    Of outputs with many values some rows of the batch are measured.
 
     `activation_rms/<module>` is the root mean square of the outputs, `activation_std/<module>` their standard deviation
     over the rows of the batch as a share of that: 0 if every row has the same output. `saturated/<module>` is the share
@@ -68,8 +71,8 @@ class ActivationStatistics:
         def hook(module: nn.Module, _: object, output: object) -> None:
             if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim < 2 or len(output) < 2:
                 return
-            values = output.detach().float()
-            rms = values.square().mean().sqrt()
+            values = _some_rows(output.detach()).float()
+            rms = torch.linalg.vector_norm(values) / math.sqrt(values.numel())
             self._values[f"activation_rms/{name}"] = rms
             self._values[f"activation_std/{name}"] = values.std(0).mean() / rms.clamp_min(1e-30)
             for kind, (low, high) in SATURATED.items():
@@ -79,3 +82,9 @@ class ActivationStatistics:
                 self._values[f"zeros/{name}"] = (values.transpose(1, -1).flatten(0, -2) <= 0).all(0).float().mean()
 
         return hook
+
+
+def _some_rows(values: Tensor) -> Tensor:
+    """Return rows [R, ...] of outputs [B, ...], as many as have about 32 thousand values, and at least 8."""
+    rows = max(LEAST_ROWS, MAX_VALUES // max(1, values[0].numel()))
+    return values if len(values) <= rows else values[:: -(-len(values) // rows)]

@@ -7,6 +7,7 @@ the loop never waits for the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -30,6 +31,7 @@ from diagnostics.measurements import (
     ParameterStatistics,
     count_nonfinite,
     record_batch_facts,
+    without_graph,
 )
 from pipeline.errors import UserError, fault
 from pipeline.history import History
@@ -105,23 +107,23 @@ class Monitor:
             self._inspect(loss, inputs, targets, outputs)
         if self._memory is not None and not self._memory.full:
             self._memory.keep(inputs, targets, outputs, loss)
-        loss = loss.detach() if isinstance(loss, Tensor) else float(loss)
-        # If the previous update has its loss already, this loss belongs to the update to come. Otherwise the loop
-        # calls this method after `optimizer.step()`, and the loss belongs to the update just made.
+        loss = without_graph(loss)
+        # Where the previous update has no loss yet, the loop calls this after `optimizer.step()`, and it is its loss.
         at = self._updates if self._loss_step >= self._updates - 1 else self._updates - 1
-        self._batch = Batch(at, inputs, targets, outputs)
-        if self._watch is not None:
-            self._watch.loss_given(at, inputs, targets, self._is_sampled(at))
+        sampled = at < FIRST_STEPS or at % self.every == 0
+        self._batch = Batch(at, inputs, targets, outputs if sampled else None)  # whose memory is held until the next
+        if self._watch is not None and (sampled or self._watch.keeps_batches):
+            self._watch.loss_given(at, inputs, targets, sampled)
         self._log_loss(at, loss)
         if at == 0:
             record_batch_facts(self._history.facts, self._batch)
             self._history.facts.setdefault("loss_at_init", float(loss))
-        if at == self._updates and self._is_sampled(at):
+        if sampled and at == self._updates:
             self._queue_activations(at, outputs)
             self._gradients = self._statistics.gradients(at, outputs)
-        if not self.verdict and self.on_nonfinite == "raise":
+        if not self.verdict.ok and self.on_nonfinite == "raise":
             raise NonFiniteError(self.verdict.why)
-        if not self.verdict or self._is_sampled(at):
+        if sampled or not self.verdict.ok:
             self._look()
         return self.verdict
 
@@ -256,9 +258,9 @@ class Monitor:
         return step < FIRST_STEPS or step % self.every == 0
 
     def _before_step(self, _: Optimizer, positional: tuple[object, ...], named: Mapping[str, object]) -> None:
-        # With a closure the forward pass is still to come; then only `step`, called in it, can measure.
-        closure = any(callable(argument) for argument in (*positional[1:], *named.values()))
         if self._is_sampled(self._updates):
+            # With a closure the forward pass is still to come; then only `step`, called in it, can measure.
+            closure = any(callable(argument) for argument in (*positional[1:], *named.values()))
             if self._watch is not None:
                 self._watch.before_update(self._updates, closure)
             self._weights_before = self._statistics.copy_weights()
@@ -297,14 +299,11 @@ class Monitor:
             self._pending.append(measured)
 
     def _log_loss(self, at: int, loss: Tensor | float) -> None:
-        """Log the mean of the losses within one optimizer step: at once on the CPU, at the next read-back elsewhere."""
-        if isinstance(loss, Tensor) and loss.device.type != "cpu":
-            part: float | Tensor = loss.float().reshape(1)
-        else:
-            part = float(loss)
+        """Log the mean of the losses within one optimizer step: a number at once, a tensor at the next read-back."""
+        part = loss.float().reshape(1) if isinstance(loss, Tensor) else loss
         self._loss_parts = [*self._loss_parts, part] if at == self._loss_step else [part]
         self._loss_step = at
-        mean = sum(self._loss_parts) / len(self._loss_parts)
+        mean = part if len(self._loss_parts) == 1 else sum(self._loss_parts) / len(self._loss_parts)
         if isinstance(mean, Tensor):
             self._pending.append(Measurement(at, ["train/loss"], mean))
             if at % self.every == 0:
@@ -312,7 +311,10 @@ class Monitor:
         else:
             self.read_back()
             self._history.log_step(at, {"train/loss": mean})
-            self._update_verdict(at, {"train/loss": mean})
+            if not math.isfinite(mean):
+                self._update_verdict(at, {"train/loss": mean})
+            elif self.verdict.ok:
+                self.verdict = Verdict(True, at)
 
     # --- reading back -------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ Fivegate: a PyTorch training pipeline of five phases, each followed by a gate (a
   rollback RUN     undo a release or a repair        diagnose PATH        name possible causes from training logs
   preflight MODEL DATA   run the checks before training, without a run (my_pkg.model:Net my_pkg.data:load)
   drift BUNDLE DATA      compare live rows with the reference of a release (exit code 3 if they drifted)
-  compare A B            is B better than A? two sweeps by seed, two runs by row, or FILE.csv (--require better)
+  compare A B            is B better than A? two sweeps by seed, two runs by row, RUN@COMMIT twice, or FILE.csv
   new NAME               write a project of your own into the folder NAME: model, data, experiment, test
 
   exit codes       0 done, 1 internal error, 2 wrong input, 3 gate closed or check failed,

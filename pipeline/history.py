@@ -67,7 +67,10 @@ class History:
     def log_step(self, step: int, values: Mapping[str, float]) -> None:
         """Append to the step table. A step may log any subset of the names."""
         for name, value in values.items():
-            self.step.setdefault(name, Column()).append(step, value)
+            column = self.step.get(name)
+            if column is None:
+                column = self.step[name] = Column()
+            column.append(step, value)
 
     def log_steps(self, first: int, values: Mapping[str, Sequence[float]]) -> None:
         """Append consecutive steps, one value each, to the step table. Raises ValueError if an index decreases."""

@@ -144,10 +144,15 @@ class LoopWatch:
             values = [*float_tensors(inputs), *float_tensors(targets)]
             self.missing_values += [(update, value.isnan().any()) for value in values]
         first = next(tensors(inputs), None)
-        if first is not None and len(self.batches) < FIRST_BATCHES:
+        if first is not None and self.keeps_batches:
             self.workers = max(self.workers, len(multiprocessing.active_children()))
             flat = first.detach().flatten()
             self.batches.append(flat[:: max(1, len(flat) // SAMPLE)][:SAMPLE].clone())
+
+    @property
+    def keeps_batches(self) -> bool:
+        """Whether `loss_given` still compares the first batches with each other."""
+        return len(self.batches) < FIRST_BATCHES
 
     def validated(self, epoch: int) -> None:
         """Note the epoch, and in which mode the model was evaluated since the last update."""
