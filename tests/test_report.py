@@ -477,6 +477,22 @@ def test_table_of_runs_links_to_their_pages(tmp_path: Path) -> None:
     assert len(damaged) == 1 and "ledger" in damaged[0]
 
 
+def test_status_gives_details_the_width_of_a_narrow_terminal(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 80 columns a check has its details below it; in 120 they are a column of a table."""
+    run = baseline_done(tmp_path / "runs")
+    with opened(run) as ledger:
+        judge(ledger, "finalization", replace(passed("latency"), outcome="failed", why="word " * 30))
+    lines = {}
+    for width in ("80", "120"):
+        monkeypatch.setenv("COLUMNS", width)
+        lines[width] = cli("status", str(run.path))[1].splitlines()
+    assert "  word word" in "\n".join(lines["80"]) and not any("details" in line for line in lines["80"])
+    assert any("details" in line for line in lines["120"])
+    assert all(len(line) <= 80 for line in lines["80"] if "word" in line)
+
+
 def test_status_shows_diagnosis_and_trials(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """The diagnosis has its causes and the trials a row each, and NO_COLOR takes the colours away."""
     monkeypatch.setenv("NO_COLOR", "1")

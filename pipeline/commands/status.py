@@ -123,7 +123,7 @@ def _show_gate(run: Run, state: RunState, phase: str) -> None:
     texts = {"run": run.name, "phase": phase, "checks": counted(len(items), "check")}
     screen.print(styled(title, gate=tables.GATES.get(label, label), **texts))
     if gate:
-        screen.print(tables.items_table(phase, gate.items, state))
+        screen.print(tables.items_table(phase, gate.items, state, screen.width))
         if gate_score := gate_readiness(state, items, phase):
             screen.print()
             screen.print(tables.readiness_lines(gate_score), soft_wrap=True)
@@ -147,7 +147,8 @@ def _show_unsatisfied(screen: Console, state: RunState, phase: str) -> None:
         return
     of = "" if state.gate(phase) else f" ({state.gate_label(phase)}: {stale_reason(state, phase)})"
     screen.print(styled("\n[bold]{phase}[/]: checks that did not pass{of}", phase=phase, of=of), soft_wrap=True)
-    screen.print(tables.items_table(phase, [i for i in unsatisfied if i not in (*not_built, *skipped)], state))
+    shown = [i for i in unsatisfied if i not in (*not_built, *skipped)]
+    screen.print(tables.items_table(phase, shown, state, screen.width))
     if skipped:
         screen.print(f"{counted(len(skipped), 'check')} not evaluated, since planning stopped at {SEED_ITEM}")
     if not_built:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +36,7 @@ OUTCOMES = {
 }
 GATES = {"open": styled("[green]open[/]"), "closed": styled("[red]closed[/]"), "pending": styled("[cyan]pending[/]")}
 TEST_ITEM = "target_on_test"  # the check of finalization that compares the test score with the target
+TABLE_WIDTH = 100  # from which on a table of checks has room for their details
 VALUE_CHARS = 24  # of a value in a table; a longer one is cut
 
 
@@ -123,13 +126,26 @@ def gates_table(state: RunState) -> Table:
     return table
 
 
-def items_table(phase: str, items: Iterable[Item], state: RunState) -> Table:
-    """Return the checks of a gate with outcome, value, what was required, and details."""
+def items_table(phase: str, items: Sequence[Item], state: RunState, width: int) -> RenderableType:
+    """Return the checks of a gate with outcome, value, what was required, and details; as lines if `width` is small."""
+    if width < TABLE_WIDTH:
+        return Group(*(part for item in items for part in _item_lines(phase, item, state)))
     table = new_table("check", "outcome", "value", "required", "details")
     for item in items:
         texts = format_value(item), format_required(item), item.why
         table.add_row(item.id, format_outcome(item, state, phase), *texts)
     return table
+
+
+def _item_lines(phase: str, item: Item, state: RunState) -> Iterator[RenderableType]:
+    """Yield a check with its outcome and figures, then its details over the whole width."""
+    required = format_required(item)
+    figures = "".join(f"  {text}" for text in (format_value(item), required and f"(required {required})") if text)
+    yield styled(
+        "{check}  {outcome}{figures}", check=item.id, outcome=format_outcome(item, state, phase), figures=figures
+    )
+    if item.why:
+        yield Padding(Text(visible(item.why)), (0, 0, 0, 2))
 
 
 def readiness_lines(readiness: Readiness) -> Text:
