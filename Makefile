@@ -75,7 +75,7 @@ coverage: $(READY)  ## both sets of tests, with line coverage of at least 90 %
 	@$(PYTEST) -n auto --dist worksteal -m "not slow and not fuzz and not integration" --cov --cov-fail-under=90 $(ARGS)
 
 # Each battery ends with one line. 300 kills without a failure bound the failure rate at 1 %, with 95 % confidence.
-BATTERIES := tests/test_phase_kills.py tests/test_finalization_kills.py tests/test_kill.py tests/test_purity.py \
+BATTERIES := tests/test_phase_kills.py tests/test_study_kills.py tests/test_finalization_kills.py tests/test_kill.py tests/test_purity.py \
   tests/test_fault_points.py tests/test_tracker_faults.py tests/test_named_mutants.py
 test-crash: $(READY)  ## 300 SIGKILLs in all five phases, each fault of the disk, broken trackers, named mutants, slow tests
 	@FIVEGATE_KILLS=300 $(PYTEST) -s -m "" $(BATTERIES) $(ARGS)

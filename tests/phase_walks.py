@@ -51,11 +51,16 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL for the whole process group, the parent alone or one worker, after seconds or entries of the ledger."""
+    """A signal for the whole process group, the parent alone or one worker, after seconds or entries of the ledger.
+
+    With `ended`, it comes when the ledger has the end of the training with this id.
+    """
 
     victim: str  # group | parent | worker
     seconds: float = 0.0
     entries: int = 0
+    ended: str = ""
+    signal: str = "SIGKILL"
 
 
 @dataclass(frozen=True)
@@ -276,16 +281,19 @@ def _kill_in_time(child: int, kill: dict[str, Any], ledger: Path, began: float) 
         due = time.perf_counter() - began >= kill["seconds"]
         if due and kill["entries"]:
             due = ledger.exists() and ledger.read_bytes().count(b"\n") >= kill["entries"]
+        if due and kill["ended"]:  # its start has the id as well
+            due = ledger.exists() and ledger.read_bytes().count(f'"id":"{kill["ended"]}"'.encode()) >= 2
         victims = [child] if kill["victim"] != "worker" else _group(child)[:1] if due else []
         if due and victims:
             break
         time.sleep(0.001)
+    number = signal.Signals[kill["signal"]]
     try:
-        (os.killpg if kill["victim"] == "group" else os.kill)(victims[0], signal.SIGKILL)
+        (os.killpg if kill["victim"] == "group" else os.kill)(victims[0], number)
     except ProcessLookupError:  # so soon that the child has no group of its own yet, or just ended
         if kill["victim"] == "worker":
             return False
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, number)
     return True
 
 
@@ -310,7 +318,7 @@ def _attempt(asked: dict[str, Any]) -> Ended:
     killed = bool(asked["kill"]) and _kill_in_time(child, asked["kill"], Path(asked["ledger"]), began)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if killed and asked["kill"]["victim"] != "worker":
-        killed = code == -9  # else it ended by itself in the instant in which it was to be killed
+        killed = code in (-9, 130)  # else it ended by itself in the instant in which it was to be killed
     deadline = time.perf_counter() + 5
     while left := _group(child):  # workers die with their parent
         assert time.perf_counter() < deadline, f"processes outlived their parent: {left}"
