@@ -17,7 +17,7 @@ import yaml
 from pipeline.adoption.context import frozen_plan
 from pipeline.adoption.one_seed import FILE as ROW_LOSSES
 from pipeline.adoption.pages import RoundSummary, config_difference, decisions, incident_with_fix, recommendations
-from pipeline.adoption.prevention import Regression, items_of, prevention_items, regression_trials
+from pipeline.adoption.prevention import PreventionItem, Regression, items_of, prevention_items, regression_trials
 from pipeline.adoption.proposals import Known, propose
 from pipeline.adoption.records import FIXED, adopted_change, known_of, scores_of, tested_changes, tried_changes
 from pipeline.adoption.round import Study, run_study, skip_study, train
@@ -165,8 +165,7 @@ def _run_again(ctx: PhaseContext, trial: Trial, symptoms: Sequence[str], diagnos
     results = {name: run_check(getattr(forward_checks, name), context) for name in SANITY.values()}
     checks = [item for item in frozen_plan(ctx).checklists["baseline"] if item["id"] in SANITY]
     judged = ctx.judge(checks, Evidence({"sanity_checks": results}))
-    earlier = items_of(ctx.evidence_of("optimization")) if ctx.earlier_training() else []
-    items = [*earlier, *prevention_items(diagnosis, ctx.round, history)]
+    items = [*_earlier_items(ctx), *prevention_items(diagnosis, ctx.round, history)]
     return Regression(items, regression_trials(items, history, symptoms), [(i.id, i.outcome) for i in judged])
 
 
@@ -219,27 +218,32 @@ def _adopt(
 
     Returns the outcome of the round, that training if there is a winner, and what was run again on an adopted change.
     """
-    winner = study.winner
+    winner, kept = study.winner, Regression(_earlier_items(ctx))
     if winner is None:
-        return _unchanged_outcome(ctx, start), None, Regression()
+        return _unchanged_outcome(ctx, start), None, kept
     arm = next(a for a in study.arms if a.id == winner["id"])
     job = Job(frozen_plan(ctx).digest, FIXED, arm.delta, 0, study.budget)
     ctx.log(f"chosen: {winner['change']} ({study.choice})")
     fixed = train(ctx, [(FIXED, job)], 0)[FIXED]
     if fixed.died:
         ctx.log(f"not adopted: {winner['change']} won, but its training with the plan's seed died: {fixed.died}")
-        return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed, Regression()
+        return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed, kept
     outcome = _fixed_outcome(ctx, fixed)
     if left := criteria_missed(outcome["branch"]) if study.goal else _symptoms_left(ctx, outcome):
         why = "with the plan's seed" if study.goal else "it reaches the target, but the symptom is still there"
         ctx.log(f"not adopted: {winner['change']} won, but {why}: {', '.join(left)}")
-        return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed, Regression()
+        return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed, kept
     outcome = _with_class_results(ctx, outcome, fixed)
     ran = _run_again(ctx, fixed, outcome["branch"]["symptoms"], diagnosis)
     _write_documents(ctx, study, fixed, _criteria(winner, outcome, study.due), ran)
     score = f"{fixed.score['metric']} {fixed.value:.4g}" if fixed.score else "no score"
     ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {score} on validation")
     return outcome, fixed, ran
+
+
+def _earlier_items(ctx: PhaseContext) -> list[PreventionItem]:
+    """Return what the incidents of earlier rounds left behind, also of a round before one that adopted nothing."""
+    return items_of(ctx.evidence_of("optimization")) if ctx.earlier_training() else []
 
 
 def _symptoms_left(ctx: PhaseContext, outcome: Outcome) -> list[str]:

@@ -93,6 +93,14 @@ def test_optimize_stops_bad_trials_early() -> None:
     assert min(epochs[:20]) < 10 == max(epochs)
 
 
+def test_optimize_stops_no_training_that_has_ended() -> None:
+    """A training that returns its score, or the list of its epochs, is scored, however bad it is."""
+    score = optimize(lambda config, seed: -abs(config["x"] - 0.3), {"x": (0.0, 1.0)}, seed=0, metric="s", trials=12)
+    epochs = optimize(lambda config, seed: [0.0, -config["x"]], {"x": (0.0, 1.0)}, seed=0, metric="s", trials=12)
+
+    assert {trial.outcome for trial in (*score.trials, *epochs.trials)} == {"scored"}
+
+
 def test_optimize_records_failed_trainings() -> None:
     """A config with which the training raises or diverges is a failed trial with its reason, and no winner."""
 

@@ -717,3 +717,14 @@ def test_study_items_on_changed_evidence(
 
     assert item.outcome == outcome
     assert why in item.why
+
+
+def test_checklist_shows_what_the_incident_left(mended: Run, cli: Cli) -> None:
+    """The prevention items of the run are tasks of its checklist, with what the fixed training measured."""
+    code, text, _ = cli("checklist", mended.path)
+    answer = json.loads(cli("checklist", mended.path, "--json")[1])
+    left = [item for gate in answer["gates"] for item in gate["items"] if item["id"].startswith("round-1-")]
+
+    assert code == 0 and re.search(r"- \[x\] \*\*round-1-grad_norm\*\* Does the gradient norm stay under \S+\?", text)
+    assert "left by the incident of round 1; measured: " in text
+    assert left and all(item["satisfied"] for item in left) and all(len(item["remarks"]) == 2 for item in left)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from typing import TypedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict
 
 from pipeline.escaping import markdown as escaped
 from pipeline.reporting import tables
@@ -12,6 +12,7 @@ from pipeline.reporting.terminal import print_json, print_lines
 from pipeline.results import PHASES
 from pipeline.run_store import plan as plans
 from pipeline.run_store.gate import Item
+from pipeline.run_store.ledger import read_recorded_json
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 
@@ -83,6 +84,35 @@ def tasks(state: RunState, plan: plans.Plan, phase: str) -> GateTasks:
     return GateTasks(phase=phase, gate=label, items=judged)
 
 
+def watched(run: Run, state: RunState) -> list[Task]:
+    """Return what incidents of the run left behind: a task each, with the regression trial of the newest fix."""
+    record = state.finished.get("optimization")
+    if record is None or state.gate("optimization") is None:
+        return []
+    body = read_recorded_json(run.path, dict(record["evidence"]))
+    values = body["values"] if isinstance(body, dict) else {}
+    trials = {trial["id"]: trial for trial in (values.get("regression") or {}).get("trials", [])}
+    return [_watched(item, trials.get(item["id"])) for item in values.get("prevention", [])]
+
+
+def _watched(item: Mapping[str, Any], trial: Mapping[str, Any] | None) -> Task:
+    """Return the task of one prevention item; without a trial it is held against the next fix."""
+    remarks = [f"left by the incident of round {item['round']}"]
+    if trial is None:
+        return Task(id=item["id"], ask=item["ask"], satisfied=False, outcome="", remarks=[*remarks, "for the next fix"])
+    value = trial["value"]
+    measured = f"{value:.4g}" if isinstance(value, float) else str(value or "nothing")
+    outcome = "passed" if trial["passed"] else "failed"
+    remarks.append(f"measured: {measured}")
+    return Task(id=item["id"], ask=item["ask"], satisfied=trial["passed"], outcome=outcome, remarks=remarks)
+
+
+def _watched_line(task: Task) -> str:
+    box, outcome = "x" if task["satisfied"] else " ", f" *{task['outcome']}*" if task["outcome"] else ""
+    remarks = escaped("; ".join(task["remarks"]))
+    return f"- [{box}] **{escaped(task['id'])}** {escaped(task['ask'])}{outcome} {remarks}"
+
+
 def _people(item: Item, state: RunState, phase: str) -> list[str]:
     """Return who waived, accepted or signed an item, as clauses."""
     waivers = [w for w in state.valid_waivers(phase) if w.item == item.id]
@@ -108,9 +138,12 @@ def run(args: argparse.Namespace) -> int:
     phases = [args.gate] if args.gate else PHASES
     if args.json:
         gates = [tasks(state, plan, phase) for phase in phases]
+        for gate in gates:
+            gate["items"] += watched(run, state) if gate["phase"] == "optimization" else []
         print_json(ChecklistAnswer(schema=1, run=run.name, gates=gates), indent=2)
         return 0
     print_lines(f"# Gates of {escaped(run.name)}\n")
     for phase in phases:
-        print_lines("\n".join(markdown(state, plan, phase)) + "\n")
+        left = map(_watched_line, watched(run, state) if phase == "optimization" else ())
+        print_lines("\n".join([*markdown(state, plan, phase), *left]) + "\n")
     return 0

@@ -107,13 +107,16 @@ def _stopping(state: RunState) -> str | None:
 def _status(state: RunState, phase: str | None) -> str:
     if state.released:
         return "released"
+    if phase in (None, "optimization") and state.review and not state.review.get("who"):
+        return "pending"  # the plan of its study waits for a person
     if phase is None:
         return "exhausted" if state.exhausted else "open"
     return state.gate(phase) or state.gate_label(phase)
 
 
 def _open_items(state: RunState, phase: str) -> tuple[OpenItem, ...]:
-    items = (item for item in state.gates[phase].items if not tables.satisfied(item, state, phase))
+    gate = state.gates.get(phase)
+    items = (item for item in (gate.items if gate else ()) if not tables.satisfied(item, state, phase))
     return tuple(OpenItem(item.id, item.ask, item.label, item.why) for item in items)
 
 

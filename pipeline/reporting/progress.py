@@ -179,7 +179,9 @@ def live_trials(console: Console, rows: Rows) -> Iterator[None]:
 def trials_table(rows: Rows) -> Table:
     """Return a table with the step and the newest score of each trial that runs."""
     table = Table("trial", "", "step", "score", box=None, pad_edge=False, header_style="bold")
-    for row in rows():
+    running = rows()
+    table.show_header = bool(running)
+    for row in running:
         done = round(BAR * row.step / max(row.last_step, 1))
         score = "" if math.isnan(row.value) else visible(f"{row.metric} {row.value:.4g}")
         table.add_row(visible(row.name), "━" * done + "╌" * (BAR - done), f"{row.step}/{row.last_step}", score)

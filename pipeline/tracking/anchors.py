@@ -27,7 +27,17 @@ from pipeline.tracking.connection import ENVIRONMENT, tracking_uri, without_cred
 
 ANCHOR = "ledger/"  # what a param is named by, before the number of an entry; its value is the hash of the entry
 ANCHORED = frozenset(
-    {"plan.frozen", "gate.decided", "branch.decided", "test.opened", "waiver", "sign_off", "released", "rolled_back"}
+    {
+        "plan.frozen",
+        "gate.decided",
+        "branch.decided",
+        "test.opened",
+        "waiver",
+        "sign_off",
+        "review.approved",
+        "released",
+        "rolled_back",
+    }
 )
 IDENTITY_TAG, NAME_TAG = "fivegate.identity", "fivegate.run"
 SQLITE = "sqlite:///"

@@ -65,13 +65,17 @@ class Optimization:
         scored = self._by_score()
         proof = self.comparison.lines() if self.comparison else []
         searched = f"searched: {len(self.trials)} trials, {len(scored)} of them scored to the end"
-        alone = [f"without the change of {name}: {score:.4g}" for name, score in self.without.items()]
+        alone = self._ablation()
         rest = scored if self.candidate is None else scored[1:]
         others = [f"{self._compared(trial)}: {_format(trial.values)}: {trial.score:.4g}" for trial in rest[:SHOWN]]
         more = [f"and {len(rest) - SHOWN} more, in .trials"] if len(rest) > SHOWN else []
         failed = [trial for trial in self.trials if trial.outcome == "failed"]
         lost = [f"failed: {_format(trial.values)}: {trial.why}" for trial in failed[:SHOWN]]
         return [*proof, searched, *map(visible, (*alone, *others, *more, *lost, *self.notes))]
+
+    def _ablation(self) -> list[str]:
+        """Return the score without each change of the candidate, one line each."""
+        return [f"without the change of {name}: {score:.4g}" for name, score in self.without.items()]
 
     def _compared(self, trial: TriedConfig) -> str:
         """Return how a trial that was not chosen compares with the reference, which is the first trial."""
@@ -97,7 +101,7 @@ class Optimization:
             end = f"{trial.outcome}: {trial.why}" if trial.why else trial.outcome
             cells = (trial.number, *(_value(trial.values[name]) for name in names), score, end)
             rows += f"<tr>{''.join(f'<td>{_html(cell)}</td>' for cell in cells)}</tr>"
-        notes = "".join(f"<li>{_html(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{_html(note)}</li>" for note in (*self._ablation(), *self.notes))
         proof = self.comparison._repr_html_() if self.comparison else ""
         return f"<p><b>{_html(self.headline())}</b></p>{proof}<ul>{notes}</ul><table><tr>{head}</tr>{rows}</table>"
 

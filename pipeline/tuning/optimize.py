@@ -213,10 +213,12 @@ def _run_trial(study: Study, trial: Trial, search: _Search) -> None:
         return
     score, state = math.nan, TrialState.COMPLETE
     try:
-        for epoch, score in enumerate(_epochs(search, values)):
+        result = call_training(search.train, search.config(values), search.derived("search"))
+        can_stop = isinstance(result, Iterator)  # a training that has returned its score is over
+        for epoch, score in enumerate(scores_of(result, search.metric)):
             if math.isfinite(score):
                 trial.report(score, epoch)
-                if trial.should_prune():
+                if can_stop and trial.should_prune():
                     state = TrialState.PRUNED
                     break
     except FivegateError:
@@ -232,10 +234,6 @@ def _run_trial(study: Study, trial: Trial, search: _Search) -> None:
     else:
         study.tell(trial, None if state == TrialState.PRUNED else score, state=state)
     search.log(f"trial {trial.number}: {score:.4g}{', stopped early' if state == TrialState.PRUNED else ''}, {values}")
-
-
-def _epochs(search: _Search, values: Config) -> Iterator[float]:
-    return scores_of(call_training(search.train, search.config(values), search.derived("search")), search.metric)
 
 
 def _values(space: Space, params: Mapping[str, object]) -> dict[str, object]:

@@ -72,6 +72,11 @@ def _lesser(kind: str, data: Mapping[str, Any]) -> tuple[str, str, str, bool] | 
     if kind == "plan.frozen":
         changed = ", ".join(data.get("changed") or {})
         return f"plan revision {data['revision']} frozen", f"changed: {changed}" if changed else "", "plain", True
+    if kind == "review.requested":
+        return f"the plan of the study of round {data['round']} waits for a person", "", "warn", False
+    if kind == "review.approved":
+        what = f"accepted the plan of the study of round {data['round']}"
+        return f"{data['who']} {what}", data.get("note", ""), "good", True
     if kind == "study.decided":
         winner = data["winner"]
         arms = counted(len(data["arms"]), "configuration")
