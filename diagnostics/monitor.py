@@ -107,6 +107,8 @@ class Monitor:
             self._inspect(loss, inputs, targets, outputs)
         if self._memory is not None and not self._memory.full:
             self._memory.keep(inputs, targets, outputs, loss)
+        if inputs is None and self._watch is not None:
+            inputs = self._watch.inputs_of_pass()
         loss = without_graph(loss)
         # Where the previous update has no loss yet, the loop calls this after `optimizer.step()`, and it is its loss.
         at = self._updates if self._loss_step >= self._updates - 1 else self._updates - 1
@@ -153,7 +155,7 @@ class Monitor:
         self._history.log_epoch(at, {n if "/" in n else f"val/{n}": float(v) for n, v in columns.items()})
         self._epochs = at + 1
         if self._watch is not None:
-            self._watch.validated(at)
+            self._watch.validated(at, self._updates)
         self._look()
 
     def _look(self) -> None:
@@ -188,7 +190,7 @@ class Monitor:
 
     def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
         """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""
-        of_loop = loop_findings(self._watch, self.history, config) if self._watch is not None else ()
+        of_loop = loop_findings(self._watch, self.history, config, self._memory) if self._watch else ()
         return (*self.inspections.findings, *of_loop)
 
     def close(self) -> None:

@@ -4,9 +4,10 @@ Each form of a case is trained with five seeds, including the one that `bench.py
 were not used while the case was written. Of each five, a faulty form must fail at least four times, a mended form must
 pass at least four times, and a healthy form must pass five times. The command lists the forms that do not, or that a
 gate refuses to train, and then exits with 1. A case is removed from the benchmark for no other reason. If you change a
-case after looking at its results, choose other fresh seeds.
+case after looking at its results, choose other fresh seeds. The logs of a loop have no training of their own, so that
+the loop speaks for them.
 
-    benchmarks/faults/verify.py [CASE ...] [--sample N]
+    benchmarks/faults/verify.py [CASE ...] [--way experiment|loop] [--sample N]
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cases import Case, cases
+from cases import WAYS, Case, cases
 from run_case import train_form
-from side_by_side import run_each
+from side_by_side import TIMEOUT, run_each
 
 SEEDS, FRESH = (0, 1, 2, 3, 4), (401, 402, 403, 404, 405)
 Form = int | None  # None: the case itself; K: its K-th mended form
@@ -43,11 +44,14 @@ def deviation(case: Case, form: Form, scores: list[float | None]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="*", metavar="CASE", help="cases or families; all by default")
+    parser.add_argument("--way", choices=WAYS[:2], help="only experiments, or only loops")
     parser.add_argument("--sample", type=int, metavar="N", help="every N-th case")
     args = parser.parse_args()
-    selected = [case for case in cases() if not args.only or case.id in args.only or case.family in args.only]
+    trained = [case for case in cases() if case.way != "logs" and args.way in (None, case.way)]
+    selected = [case for case in trained if not args.only or case.id in args.only or case.family in args.only]
     selected_forms = [(case, form) for case in selected[:: args.sample or 1] for form in forms(case)]
-    results = run_each(train_form, [(case, SEEDS + FRESH, form) for case, form in selected_forms])
+    trainings = [(case, SEEDS + FRESH, form) for case, form in selected_forms]
+    results = run_each(train_form, trainings, timeout=len(SEEDS + FRESH) * TIMEOUT)
     wrong = 0
     for (case, form), scores in zip(selected_forms, results, strict=True):
         message = scores["error"] if isinstance(scores, dict) else deviation(case, form, scores)

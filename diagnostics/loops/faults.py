@@ -6,36 +6,45 @@ some loops do on purpose, such as adding losses up, is an abnormality in a run w
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
 from diagnostics.diagnose import evaluate_playbooks, needs_mending, view_of
 from diagnostics.loops.gradient_scale import CLOSE
+from diagnostics.loops.judgement import LIKELY, SURE, listed, unusual
+from diagnostics.loops.memory import LoopMemory
+from diagnostics.loops.schedule_faults import schedule_findings
 from diagnostics.loops.watch import FIRST_UPDATES, LoopWatch
 from pipeline.history import History
 from pipeline.inspection.finding import Finding, Measured, contradiction, judge
 
-SURE, LIKELY = 0.9995, 0.99  # the abnormality of what no healthy loop does unless it is meant, and of what few do
 SAME = 1e-4  # relative difference of two norms of the same gradient
 LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less
-DECAYED = 0.01  # share of the highest rate below which a schedule has ended the training
 WRITES = 3  # of a parameter: by its layer, by a checkpoint, and by what came after that
+MOVED = 0.5  # standard deviations by which frozen statistics have moved if the batches are other ones than before
+RANDOM = 0.05  # share of the spread of outputs that is more than rounding
 GUESSES = 0.9  # share of the loss of guessing from which on a model knows nothing
-EXAMPLES = 3
 
 
-def loop_findings(watch: LoopWatch, history: History, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
-    """Return the faults of a loop, certain ones first; the target in `config` tells whether the run is good enough."""
+def loop_findings(
+    watch: LoopWatch, history: History, config: Mapping[str, Any] | None = None, memory: LoopMemory | None = None
+) -> tuple[Finding, ...]:
+    """Return the faults of a loop, certain ones first; the target in `config` tells whether the run is good enough.
+
+    With the batches in `memory`, the model is asked twice in eval mode.
+    """
     findings: list[Finding] = []
     for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling):
         findings += inspection(watch)
-    findings += [*_missing_values(watch, history), *_schedule(watch, history), *_resume(watch)]
-    findings += [*_resting_schedule(watch), *_overwritten(watch, history)]
+    findings += [*_missing_values(watch, history), *_resume(watch), *_overwritten(watch, history)]
+    findings += [*schedule_findings(watch.schedules, watch.optimizer, history, watch.epochs)]
+    findings += [*_random_evaluation(watch, memory)]
     if any(finding.abnormality == SURE for finding in findings):
         view = view_of(history, config)
         if needs_mending(view, evaluate_playbooks(view)):
@@ -78,9 +87,15 @@ def _without_gradient(watch: LoopWatch) -> Iterator[Finding]:
             "detached from the model, or backward is not called."
         )
         yield contradiction("parameters_not_trained", "gradients_exist", sentence, 1.0, "share of parameters")
+    elif watch.norms and len(watch.norms) >= FIRST_UPDATES and not any(map(float, watch.norms.values())):
+        sentence = (
+            "The gradients of all parameters are exactly 0 at every step that was looked at: they are cleared between "
+            "backward and the step, or the loss goes through a step function such as round or argmax."
+        )
+        yield contradiction("parameters_not_trained", "gradients_nonzero", sentence, 1.0, "share of parameters")
     elif silent:
         share = sum(p.numel() for n, p in watch.trained if n in silent) / sum(p.numel() for _, p in watch.trained)
-        yield from judge(Measured("share_silent", share, _list(sorted(silent))))
+        yield from judge(Measured("share_silent", share, listed(sorted(silent))))
 
 
 def _left_out(watch: LoopWatch) -> Iterator[Finding]:
@@ -90,25 +105,39 @@ def _left_out(watch: LoopWatch) -> Iterator[Finding]:
         return  # another optimizer has them
     rest = sum(p.numel() for _, p, _ in watch.left_out)
     share = rest / (rest + sum(p.numel() for _, p in watch.trained))
-    sentence = f"{share:.0%} of the trainable parameters are not in the optimizer ({_list(names)}) and never change."
+    sentence = f"{share:.0%} of the trainable parameters are not in the optimizer ({listed(names)}) and never change."
     abnormality = SURE if watch.last in names else LIKELY
-    yield _unusual("parameters_not_trained", "left_out", sentence, abnormality, share, "share of parameters", names[0])
+    yield unusual("parameters_not_trained", "left_out", sentence, abnormality, share, "share of parameters", names[0])
 
 
 def _frozen(watch: LoopWatch) -> Iterator[Finding]:
-    if watch.frozen_changed:
-        names = sorted(watch.frozen_changed)
-        sentence = f"The optimizer changes {_list(names)}, though requires_grad is False there."
-        yield contradiction(
-            "frozen_parameters_trained", "frozen_stay", sentence, float(len(names)), "tensors", names[0]
-        )
-    if watch.frozen_moving:
-        names = sorted(watch.frozen_moving)
+    """Parameters that were to stay as they are and do not."""
+    cause, parts = "frozen_parameters_trained", watch.frozen
+    attribute, pretended = parts.seemingly_frozen()
+    if pretended:
         sentence = (
-            f"The weights of {_list(names)} are frozen, but its running statistics follow each batch: put frozen "
-            "normalization in eval mode."
+            f"`{attribute}` freezes nothing: {listed(pretended)} are trained. Call requires_grad_(False), or set "
+            "requires_grad of each parameter."
         )
-        yield _unusual("frozen_parameters_trained", "frozen_statistics", sentence, LIKELY, where=names[0])
+        yield contradiction(cause, "frozen_by_name", sentence, float(len(pretended)), "tensors", pretended[0])
+    if parts.changed:
+        names = sorted(parts.changed)
+        sentence = f"The optimizer changes {listed(names)}, though requires_grad is False there."
+        yield contradiction(cause, "frozen_stay", sentence, float(len(names)), "tensors", names[0])
+    if parts.thawed:
+        sentence = (
+            f"{listed(parts.thawed)} were frozen when the training was set up, and are trained from the first update "
+            "on: something sets requires_grad to True again."
+        )
+        yield unusual(cause, "frozen_at_first", sentence, SURE, float(len(parts.thawed)), "tensors", parts.thawed[0])
+    if parts.moving:
+        names, shift = sorted(parts.moving), parts.shift()
+        sentence = (
+            f"The weights of {listed(names)} are frozen, but its running statistics follow each batch and have moved "
+            f"by {shift:.2g} standard deviations: put frozen normalization in eval mode."
+        )
+        abnormality = SURE if shift > MOVED else LIKELY
+        yield unusual(cause, "frozen_statistics", sentence, abnormality, shift, "standard deviations", names[0])
 
 
 def _evaluation(watch: LoopWatch) -> Iterator[Finding]:
@@ -119,6 +148,39 @@ def _evaluation(watch: LoopWatch) -> Iterator[Finding]:
             "batch statistics are those of training. Call model.eval() before it."
         )
         yield contradiction("eval_mode_missing", "mode_of_validation", sentence, float(in_training_mode), "validations")
+
+
+def _random_evaluation(watch: LoopWatch, memory: LoopMemory | None) -> Iterator[Finding]:
+    """A model that answers the same batch differently in eval mode: a dropout that does not know the mode."""
+    if memory is None or not memory.batches:
+        return
+    if watch.spread_in_eval_mode is None:
+        watch.spread_in_eval_mode = spread_of_answers(watch.model, memory.batches[0][0])
+    spread = watch.spread_in_eval_mode
+    if spread > RANDOM:
+        sentence = (
+            f"In eval mode, two forward passes of the same batch differ by {spread:.0%} of the outputs' spread: "
+            "something random stays on in validation, as F.dropout does without training=self.training."
+        )
+        yield unusual("eval_mode_missing", "answers_in_eval_mode", sentence, SURE, spread, "of the outputs' spread")
+
+
+@torch.no_grad()
+def spread_of_answers(model: nn.Module, inputs: torch.Tensor) -> float:
+    """Return how much two answers of a model in eval mode differ, as a share of the outputs' standard deviation.
+
+    0 if the model does not take the inputs alone or does not return a tensor.
+    """
+    try:
+        asked = copy.deepcopy(model).eval()
+        with torch.random.fork_rng():
+            first, second = asked(inputs), asked(inputs)
+    except Exception:  # a model of the user's own may fail in any way
+        return 0.0
+    if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor) or first.numel() < 2:
+        return 0.0
+    spread = float((first - second).float().std() / first.float().std().clamp_min(1e-12))
+    return spread if math.isfinite(spread) else 0.0
 
 
 def _workers(watch: LoopWatch) -> Iterator[Finding]:
@@ -157,49 +219,13 @@ def _scaling(watch: LoopWatch) -> Iterator[Finding]:
             f"Each of the {parts} losses of an update goes into backward undivided, so that the update has the sum of "
             f"{parts} mean gradients. Divide each loss by {parts}."
         )
-        yield _unusual("accumulation_not_divided", "accumulated_scale", sentence, SURE, float(parts), "losses")
+        yield unusual("accumulation_not_divided", "accumulated_scale", sentence, SURE, float(parts), "losses")
     if len(clipped) >= FIRST_UPDATES and max(clipped) - min(clipped) < 0.02 * max(clipped):
         sentence = (
             f"Times the scale of the loss, the gradient norm is {clipped[0]:.3g} at every step: it is clipped while it "
             "still carries the scale. Call scaler.unscale_(optimizer) before clipping."
         )
-        yield _unusual("clip_before_unscale", "norm_times_scale", sentence, SURE, clipped[0], "gradient norm")
-
-
-def _schedule(watch: LoopWatch, history: History) -> Iterator[Finding]:
-    """A schedule that moves once per update and is over early, or one that never moves."""
-    if "lr" not in history.step or len(watch.epochs) < 3:
-        return
-    rates = np.asarray(history.series("lr")[1], dtype=float)
-    if len(rates) < 4 * len(watch.epochs):  # an update per epoch or two: no telling one from the other
-        return
-    changes = np.count_nonzero(np.diff(rates)) / (len(rates) - 1)
-    ended = float(np.mean(rates < DECAYED * rates.max())) if rates.max() > 0 else 0.0
-    if changes > 0.4 and ended > 0.6:
-        sentence = (
-            f"The learning rate changes at {changes:.0%} of the updates and is below a hundredth of its highest value "
-            f"for {ended:.0%} of them: a schedule meant for epochs is stepped per batch."
-        )
-        if ended > 0.9:  # no schedule is meant to spend nine tenths of a training at a hundredth of the rate
-            yield contradiction("scheduler_misstepped", "rate_over_updates", sentence, ended, "share of updates")
-        else:
-            yield _unusual("scheduler_misstepped", "rate_over_updates", sentence, SURE, ended, "share of updates")
-    first = next((float(g["initial_lr"]) for g in watch.optimizer.param_groups if "initial_lr" in g), None)
-    if first is None or changes > 0:
-        return
-    warmup = not math.isclose(first, rates[0], rel_tol=1e-9)
-    if warmup:
-        sentence = f"The learning rate stays at {rates[0]:.3g}, where a schedule for {first:.3g} began: it never steps."
-        yield _unusual("scheduler_misstepped", "rate_never_changes", sentence, SURE, float(rates[0]), "learning rate")
-
-
-def _resting_schedule(watch: LoopWatch) -> Iterator[Finding]:
-    """A schedule of the optimizer that has not made a step after three validations; some begin late on purpose."""
-    if watch.resting and watch.norms:
-        sentence = (
-            f"{_list(watch.resting)} has made no step after {len(watch.epochs)} validations: nobody calls step()."
-        )
-        yield _unusual("scheduler_misstepped", "schedule_at_rest", sentence, SURE, 0.0, "steps")
+        yield unusual("clip_before_unscale", "norm_times_scale", sentence, SURE, clipped[0], "gradient norm")
 
 
 def _overwritten(watch: LoopWatch, history: History) -> Iterator[Finding]:
@@ -210,7 +236,7 @@ def _overwritten(watch: LoopWatch, history: History) -> Iterator[Finding]:
             f"Every parameter was written {watch.writes} times before the training, as by a layer, a checkpoint and "
             f"another initialization, and the first loss of {first:.3g} is that of guessing."
         )
-        yield _unusual("checkpoint_not_loaded", "weights_written", sentence, LIKELY, float(watch.writes), "writes")
+        yield unusual("checkpoint_not_loaded", "weights_written", sentence, LIKELY, float(watch.writes), "writes")
 
 
 def _resume(watch: LoopWatch) -> Iterator[Finding]:
@@ -223,21 +249,4 @@ def _resume(watch: LoopWatch) -> Iterator[Finding]:
             f"The first epoch is {watch.epochs[0]}, but the optimizer began with no state: what it knew of the "
             "gradients was lost on resume. Load its state_dict with that of the model."
         )
-        yield _unusual("resume_state_lost", "state_of_optimizer", sentence, SURE, float(watch.epochs[0]), "epochs")
-
-
-def _unusual(
-    cause: str,
-    inspection: str,
-    sentence: str,
-    abnormality: float,
-    value: float | None = None,
-    unit: str = "",
-    where: str = "",
-) -> Finding:
-    return Finding(cause, inspection, "abnormality", abnormality, value, None, unit, sentence, where)
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
-    return ", ".join(names[:EXAMPLES]) + more
+        yield unusual("resume_state_lost", "state_of_optimizer", sentence, SURE, float(watch.epochs[0]), "epochs")

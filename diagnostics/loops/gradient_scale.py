@@ -1,14 +1,18 @@
 """By how much a loop scales a loss before `backward`, from the outputs of the model and their gradient.
 
-The mean cross-entropy of some outputs has a gradient that the outputs alone determine, up to the targets, whose sign
-shows in it. So the gradient that arrives in a backward pass tells whether the loss was divided, or multiplied by the
-scale of half precision, without another forward pass and without knowing the loss function.
+A mean loss of some outputs has a gradient that outputs and targets determine; that of the cross-entropy shows the
+targets itself, in its sign. So the gradient that arrives in a backward pass tells whether the loss was divided, or
+multiplied by the scale of half precision, without another forward pass and without knowing the loss function.
 """
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+
+from diagnostics.loops.memory import Loss, standard_losses
 
 CLOSE = 0.01  # the part of a gradient that its explanation may leave over
 
@@ -28,6 +32,36 @@ def gradient_scale(outputs: Tensor, gradient: Tensor) -> Tensor | None:
         expected = (values.sigmoid() - (gradients < 0).float()) / values.numel()
     else:
         expected = _of_classes(values, gradients)
+    return _compare(gradients, expected)
+
+
+def gradient_scale_of_losses(outputs: Tensor, gradient: Tensor, targets: Tensor) -> Tensor | None:
+    """Return `[scale, remainder]` as a share of that of the standard mean loss that explains the gradient best.
+
+    None if the outputs are a single value or have another form, or if no standard loss takes them and the targets.
+    """
+    if outputs.numel() < 2:
+        return None
+    known = [gradient_scale(outputs, gradient)]
+    known += [_scale_of(compute, outputs, gradient, targets) for _, compute in standard_losses(targets, ("mean",))]
+    pairs = [pair for pair in known if pair is not None]
+    return torch.stack(pairs)[torch.stack(pairs)[:, 1].nan_to_num(torch.inf).argmin()] if pairs else None
+
+
+def _scale_of(compute: Loss, outputs: Tensor, gradient: Tensor, targets: Tensor) -> Tensor | None:
+    """Return `[scale, remainder]` for one loss; None if it does not take these outputs and targets."""
+    if outputs.shape != gradient.shape or not outputs.numel() or outputs.is_complex():
+        return None
+    try:
+        with torch.enable_grad(), warnings.catch_warnings(action="ignore"):  # of shapes that broadcast
+            leaf = outputs.detach().float().requires_grad_()
+            (expected,) = torch.autograd.grad(compute(leaf, targets), leaf)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
+    return _compare(gradient.detach().float(), expected)
+
+
+def _compare(gradients: Tensor, expected: Tensor) -> Tensor:
     scale = (gradients * expected).sum() / expected.square().sum().clamp_min(1e-30)
     remainder = (gradients - scale * expected).norm() / gradients.norm().clamp_min(1e-30)
     return torch.stack([scale, remainder])

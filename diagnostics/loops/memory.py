@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class LoopMemory:
         if self.first_outputs is None or not self.batches:
             return None
         outputs, targets = self.first_outputs, self.batches[0][1]
-        for name, compute in _standard_losses(outputs, targets):
+        for name, compute in standard_losses(targets):
             try:
                 with warnings.catch_warnings(action="ignore"):  # of shapes that broadcast
                     value = float(compute(outputs, targets))
@@ -74,9 +74,9 @@ def _bytes(values: Iterable[Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in values)
 
 
-def _standard_losses(outputs: Tensor, targets: Tensor) -> Iterator[tuple[str, Loss]]:
-    """Yield the losses that fit the type of the targets, each as mean and as sum."""
-    for reduction in ("mean", "sum"):
+def standard_losses(targets: Tensor, reductions: Sequence[str] = ("mean", "sum")) -> Iterator[tuple[str, Loss]]:
+    """Yield the losses that fit the type of the targets, with each reduction."""
+    for reduction in reductions:
         if not targets.is_floating_point():
             yield f"cross_entropy ({reduction})", _loss(functional.cross_entropy, reduction)
             yield f"nll_loss ({reduction})", _loss(functional.nll_loss, reduction)

@@ -6,20 +6,20 @@ Values stay tensors until the diagnosis reads them, so that the loop never waits
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.loops.gradient_scale import gradient_scale
+from diagnostics.loops.freezing import FrozenParts
+from diagnostics.loops.gradient_scale import gradient_scale, gradient_scale_of_losses
+from diagnostics.loops.schedules import Schedules
 from diagnostics.measurements import float_tensors
 from pipeline.data.tree import tensors
 
@@ -27,6 +27,7 @@ FIRST_UPDATES = 3
 PROBES = 3  # parameters whose gradients are looked at
 FIRST_BATCHES = 16  # that are compared with each other
 SAMPLE = 256  # values of a batch that tell it from others
+MOST_OUTPUTS = 2**22  # values of outputs that are kept until their targets are known
 MODAL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
@@ -56,21 +57,19 @@ class LoopWatch:
         self.trained = [(name, p) for name, p in trainable if id(p) in optimized]
         self.left_out = [(name, p, p._version) for name, p in trainable if id(p) not in optimized]
         self.last = next((name for name, p in reversed(trainable) if p.ndim > 1), "")
-        self._frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad and id(p) in optimized]
+        self.frozen = FrozenParts(model, optimized)
+        self.schedules = Schedules(optimizer)
         stride = max(1, len(self.trained) // PROBES)
         self._probes = [p for _, p in self.trained[::stride]][:PROBES]
         self._modal = [m for m in model.modules() if isinstance(m, MODAL) and getattr(m, "p", 1) > 0]
         self.started_empty = not optimizer.state
         # How often each parameter was written in place: once by its layer, once by a checkpoint, ...
         self.writes = min((p._version for p in model.parameters()), default=0)
-        self.resting: list[str] = []  # schedules that have not moved at the third validation
         self.epochs: list[int] = []
         self.leftovers: list[
             list[Tensor]
         ] = []  # per interval and backward: gradient still there / that of the last step
         self.silent: list[set[str]] = []  # per update: parameters without a gradient
-        self.frozen_changed: set[str] = set()
-        self.frozen_moving: set[str] = set()  # frozen batch normalization whose statistics move on
         self.evaluations = [0, 0]  # validations whose forward passes were all in training mode, and the others
         self.scales: dict[int, list[Tensor]] = {}  # per update: scale of the loss of each backward
         self.calls: dict[int, int] = {}  # per update: how often the loop gave a loss
@@ -78,15 +77,22 @@ class LoopWatch:
         self.missing_values: list[tuple[int, Tensor]] = []  # per step: NaN in the batch
         self.batches: list[Tensor] = []  # some values of each of the first batches
         self.workers = 0
+        self.spread_in_eval_mode: float | None = None  # of two answers to one batch; None before it is measured
+        self.last_inputs: object = None  # of the latest forward pass with gradients
         self._passes = [0, 0]  # forward passes without gradients since the last update: in training mode, in eval mode
+        self._unused = [
+            0,
+            0,
+        ]  # with gradients that no backward pass has used; counted from the second epoch on
         self._last_norms: list[Tensor] = []
-        self._versions: dict[str, int] = {}
         self._window: list[RemovableHandle] = []
         self._update = 0
-        this = weakref.ref(self)
-        self._mode: RemovableHandle | None = None
+        self._waiting: tuple[int, Tensor, Tensor] | None = None  # outputs and their gradient, whose targets are to come
+        self._targets: Tensor | None = None  # of a loop that gives them before its backward pass
+        self._keeps_inputs, self._counts_unused = False, False
+        self._always: list[RemovableHandle] = []
         if self._modal:
-            self._mode = self._body.register_forward_pre_hook(_Hook(partial(_on_forward, this)))
+            self._watch_passes()
 
     # --- one update ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +101,7 @@ class LoopWatch:
         self._end_window()
         self._update = update
         this = weakref.ref(self)
-        self._window.append(self._body.register_forward_hook(_WindowHook(this)))
+        self._window.append(self._body.register_forward_hook(_OutputHook(partial(_on_outputs, this))))
         if 0 < update < FIRST_UPDATES and self._last_norms:
             self.leftovers.append([])
             self._window += [
@@ -105,9 +111,11 @@ class LoopWatch:
     @torch.no_grad()
     def before_update(self, update: int, closure: bool) -> None:
         """Look at the gradients that the optimizer is about to apply."""
-        self._passes = [0, 0]
+        self._passes, self._unused = [0, 0], [0, 0]
         if closure:  # the passes are still to come
             return
+        if update == 0:
+            self.schedules.find()
         self._end_window()
         present = [p.grad for p in self._probes if p.grad is not None and not p.grad.is_sparse]
         if len(present) == len(self._probes) and present:
@@ -120,26 +128,17 @@ class LoopWatch:
             self.norms[update] = torch.stack([norm.float().to(norms[0].device) for norm in norms]).norm()
         if update < FIRST_UPDATES:
             self.silent.append({name for name, p in self.trained if p.grad is None})
-        self._versions = {name: p._version for name, p in self._frozen}
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats:
-                own = list(module.parameters(recurse=False))
-                if own and not any(p.requires_grad for p in own):
-                    self.frozen_moving.add(name)
+        self.frozen.before_update()
 
     def after_update(self) -> None:
         """Look for parameters that are frozen and that the optimizer has changed."""
-        frozen = {name: p for name, p in self._frozen if not p.requires_grad}
-        self.frozen_changed |= {
-            n for n, version in self._versions.items() if n in frozen and frozen[n]._version > version
-        }
-        self._versions = {}
+        self.frozen.after_update()
         self._end_window()
 
-    @torch.no_grad()
     def loss_given(self, update: int, inputs: object, targets: object, sampled: bool) -> None:
         """Count the losses of an update, and look at its batch."""
         if sampled:
+            self._measure_scale(targets if isinstance(targets, Tensor) else None)
             self.calls[update] = self.calls.get(update, 0) + 1
             values = [*float_tensors(inputs), *float_tensors(targets)]
             self.missing_values += [(update, value.isnan().any()) for value in values]
@@ -154,32 +153,80 @@ class LoopWatch:
         """Whether `loss_given` still compares the first batches with each other."""
         return len(self.batches) < FIRST_BATCHES
 
-    def validated(self, epoch: int) -> None:
-        """Note the epoch, and in which mode the model was evaluated since the last update."""
+    def validated(self, epoch: int, updates: int) -> None:
+        """Note the epoch, what the schedules have done, and in which mode the model was evaluated."""
         self.epochs.append(epoch)
-        if any(self._passes):
-            self.evaluations[int(self._passes[1] > 0)] += 1
-        self._passes = [0, 0]
-        if len(self.epochs) == FIRST_UPDATES:
-            self.resting = [
-                type(schedule).__name__ for schedule in _schedules_of(self.optimizer) if not schedule.last_epoch
-            ]
+        passes = self._passes if any(self._passes) else self._unused
+        if any(passes):
+            self.evaluations[int(passes[1] > 0)] += 1
+        elif self._modal and not self._counts_unused:
+            self._counts_unused = True
+            unused = _OutputHook(partial(_on_pass_with_gradients, weakref.ref(self)))
+            self._always.append(self._body.register_forward_hook(unused))
+        self._passes, self._unused = [0, 0], [0, 0]
+        self.schedules.validated(len(self.epochs), updates)
 
     def close(self) -> None:
         """Remove all hooks."""
         self._end_window()
-        if self._mode is not None:
-            self._mode.remove()
+        for handle in self._always:
+            handle.remove()
+        self.last_inputs = self._waiting = self._targets = None
+
+    def inputs_of_pass(self) -> object:
+        """Return the inputs of the latest forward pass, for a loop that gives none; from now on they are kept."""
+        if not self._keeps_inputs:
+            self._keeps_inputs = True
+            if not self._always:
+                self._watch_passes()
+        return self.last_inputs
+
+    def _watch_passes(self) -> None:
+        self._always.append(self._body.register_forward_pre_hook(_Hook(partial(_on_forward, weakref.ref(self)))))
 
     # --- what the hooks call ------------------------------------------------------------------------------------------
 
-    def forward_without_gradients(self) -> None:
-        self._passes[0 if any(module.training for module in self._modal) else 1] += 1
+    def forward_begun(self, inputs: object) -> None:
+        if torch.is_grad_enabled():
+            self.last_inputs = inputs if self._keeps_inputs else None
+        elif self._modal:
+            self._passes[self._mode] += 1
 
-    def outputs_given(self, result: object) -> None:
-        outputs = getattr(result, "logits", result)
-        if isinstance(outputs, Tensor) and outputs.requires_grad and outputs.is_floating_point():
+    @property
+    def _mode(self) -> int:
+        return 0 if any(module.training for module in self._modal) else 1
+
+    def passed_with_gradients(self, result: object) -> None:
+        outputs, mode = _outputs_of(result), self._mode
+        if outputs is not None:
+            self._unused[mode] += 1
+            outputs.register_hook(partial(_on_use, weakref.ref(self), self._unused, mode))
+
+    def outputs_given(self, inputs: object, result: object) -> None:
+        self.last_inputs = inputs
+        outputs = _outputs_of(result)
+        if outputs is not None:
             outputs.register_hook(partial(_on_output, weakref.ref(self), self._update, outputs.detach()))
+
+    def output_gradient(self, update: int, outputs: Tensor, gradient: Tensor) -> None:
+        """Measure the scale of a loss, at once if the targets are known or if the outputs are too large to be kept."""
+        if self._waiting is not None:  # of another backward pass, whose targets nobody gave
+            self._measure_scale(None)
+        self._waiting = (update, outputs, gradient)
+        if self._targets is not None or outputs.numel() > MOST_OUTPUTS:
+            self._measure_scale(self._targets)
+
+    def _measure_scale(self, targets: Tensor | None) -> None:
+        if self._waiting is None:
+            self._targets = targets
+            return
+        (update, outputs, gradient), self._waiting, self._targets = self._waiting, None, None
+        scale = None
+        if targets is not None and outputs.numel() <= MOST_OUTPUTS:
+            scale = gradient_scale_of_losses(outputs, gradient, targets)
+        scale = gradient_scale(outputs, gradient) if scale is None else scale
+        if scale is not None:
+            self.scales.setdefault(update, []).append(scale)
 
     def gradient_given(self, number: int) -> None:
         gradient = self._probes[number].grad
@@ -195,17 +242,14 @@ class LoopWatch:
         self._window = []
 
 
-class _WindowHook(_Hook):
-    """The hook on the outputs of a sampled step; a copy of the model does nothing with it."""
-
-    def __init__(self, watch: weakref.ref[LoopWatch]) -> None:
-        super().__init__(partial(_on_outputs, watch))
+class _OutputHook(_Hook):
+    """The same for a hook that gets the outputs too."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        return _WindowHook(lambda: None)  # type: ignore[arg-type]
+        return _OutputHook(_do_nothing)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _silent_window_hook, ()
+        return _silent_output_hook, ()
 
 
 def _body(model: nn.Module) -> nn.Module:
@@ -219,26 +263,40 @@ def _body(model: nn.Module) -> nn.Module:
     return model
 
 
-def _schedules_of(optimizer: Optimizer) -> list[LRScheduler]:
-    """Return the schedules of an optimizer, which does not know them itself."""
-    holders = [*gc.get_referrers(optimizer)]
-    holders += [owner for holder in holders if type(holder) is dict for owner in gc.get_referrers(holder)]
-    schedules = {id(holder): holder for holder in holders if isinstance(holder, LRScheduler)}
-    return [schedule for schedule in schedules.values() if schedule.optimizer is optimizer]
+def _outputs_of(result: object) -> Tensor | None:
+    """Return the outputs [B, ...] of a model that returns them alone or as `logits`; None without a gradient."""
+    known = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", result)
+    if isinstance(known, Tensor) and known.requires_grad and known.is_floating_point():
+        return known
+    return None
 
 
-def _silent_window_hook() -> _WindowHook:
-    return _WindowHook(lambda: None)  # type: ignore[arg-type]
+def _do_nothing(*_: object) -> None:
+    """Stands for the hooks of a model in its copies."""
 
 
-def _on_forward(watch: weakref.ref[LoopWatch], *_: object) -> None:
-    if not torch.is_grad_enabled() and (seen := watch()) is not None:
-        seen.forward_without_gradients()
+def _silent_output_hook() -> _OutputHook:
+    return _OutputHook(_do_nothing)
 
 
-def _on_outputs(watch: weakref.ref[LoopWatch], _module: nn.Module, _inputs: object, result: object) -> None:
+def _on_forward(watch: weakref.ref[LoopWatch], _module: nn.Module, inputs: object) -> None:
+    if (seen := watch()) is not None:
+        seen.forward_begun(inputs)
+
+
+def _on_pass_with_gradients(watch: weakref.ref[LoopWatch], _module: nn.Module, _inputs: object, result: object) -> None:
     if torch.is_grad_enabled() and (seen := watch()) is not None:
-        seen.outputs_given(result)
+        seen.passed_with_gradients(result)
+
+
+def _on_use(watch: weakref.ref[LoopWatch], counts: list[int], mode: int, _: Tensor) -> None:
+    if watch() is not None:
+        counts[mode] -= 1
+
+
+def _on_outputs(watch: weakref.ref[LoopWatch], _module: nn.Module, inputs: object, result: object) -> None:
+    if torch.is_grad_enabled() and (seen := watch()) is not None:
+        seen.outputs_given(inputs, result)
 
 
 def _on_gradient(watch: weakref.ref[LoopWatch], number: int, _: Tensor) -> None:
@@ -249,6 +307,4 @@ def _on_gradient(watch: weakref.ref[LoopWatch], number: int, _: Tensor) -> None:
 
 def _on_output(watch: weakref.ref[LoopWatch], update: int, outputs: Tensor, gradient: Tensor) -> None:
     if (seen := watch()) is not None:
-        scale = gradient_scale(outputs, gradient)
-        if scale is not None:
-            seen.scales.setdefault(update, []).append(scale)
+        seen.output_gradient(update, outputs, gradient)
