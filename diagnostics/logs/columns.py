@@ -13,26 +13,17 @@ from numpy.typing import NDArray
 from diagnostics.logs.header import facts_of
 from diagnostics.logs.names import canonical_name, splits_in
 from diagnostics.logs.order import Numbers, Restart, epochs_as_steps, filled, order_of, over_epochs, segments
-from diagnostics.logs.row import Notes, Row, index_number, number
+from diagnostics.logs.row import Cells, Notes, Row, Table
+from diagnostics.logs.source import Source
 from pipeline.history import Column, History
 from pipeline.inspection.finding import Finding
 
-MAX_CELLS = 4_000_000  # kept of a run; of a longer log every second row is kept, then every fourth, ...
-MAX_COLUMNS = 10_000
+MAX_CELLS = 4_000_000  # kept of a log; of a longer one every second row is kept, then every fourth, ...
 STANDARD_ERRORS = 3.0  # by which the loss of repeated steps must differ
 BREAKS = 100.0  # times its first value, at least times 1
 ADVERSARIAL = frozenset(
     ("d", "g", "disc", "discriminator", "gen", "generator", "actor", "critic", "policy", "value", "adv", "adversarial")
 )
-
-
-@dataclass
-class Cells:
-    """The numbers of one column with the places of their rows, and how many cells were text."""
-
-    places: array[int] = field(default_factory=lambda: array("q"))
-    numbers: array[float] = field(default_factory=lambda: array("d"))
-    texts: int = 0
 
 
 @dataclass
@@ -78,70 +69,25 @@ def _breaks(losses: NDArray[np.float32]) -> bool:
     return len(finite) < len(losses) or bool(len(finite) and np.abs(finite[-1]) > BREAKS * max(1.0, np.abs(finite[0])))
 
 
-class Table:
-    """The cells of one run by the log's own names, and the line and indices of each row."""
+def runs_of(rows: Iterable[Row], notes: Notes, names: Mapping[str, str], source: Source | None = None) -> list[LogRun]:
+    """Return the runs of a log in the order in which they begin; a run without a measurement has an empty history.
 
-    def __init__(self) -> None:
-        self.lines = array("q")
-        self.steps, self.epochs = array("d"), array("d")
-        self.validation = array("b")  # whether a row holds scores of validation alone
-        self.cells: dict[str, Cells] = {}
-        self.seen = 0  # rows, also those that are not kept
-        self.every = 1
-        self._cell_count = 0
-
-    def add(self, row: Row, names: Mapping[str, str]) -> None:
-        """Add a row. `names` maps columns of the log that the user named to what they mean."""
-        self.seen += 1
-        if self.every > 1 and (self.seen - 1) % self.every and not _has_nonfinite(row.values):
-            return
-        place, step, epoch = len(self.lines), math.nan, math.nan
-        splits = set()
-        for name, value in row.values.items():
-            meaning = names.get(name) or canonical_name(name)
-            if meaning == "step" or meaning == "epoch":
-                index = index_number(value)
-                if index is not None and meaning == "step":
-                    step = index
-                elif index is not None:
-                    epoch = index
-                continue
-            cells = self.cells.get(name)
-            if cells is None:
-                if len(self.cells) >= MAX_COLUMNS:
-                    continue
-                cells = self.cells[name] = Cells()
-            measured = number(value)
-            if measured is None:
-                cells.texts += 1
-            else:
-                cells.places.append(place)
-                cells.numbers.append(measured)
-                self._cell_count += 1
-                splits.add(meaning.partition("/")[0] if meaning else "")
-        self.lines.append(row.line)
-        self.steps.append(step)
-        self.epochs.append(epoch)
-        self.validation.append(bool(splits & {"val", "test"}) and not splits & {"train", "lr", "grad_norm"})
-        if self._cell_count > MAX_CELLS:
-            self._thin()
-
-    def _thin(self) -> None:
-        """Keep every second row from now on, of those before too, but each value that is not finite."""
-        self.every *= 2
-        self._cell_count = 0
-        for cells in self.cells.values():
-            places, numbers = np.array(cells.places), np.array(cells.numbers)
-            kept = (places % 2 == 0) | ~np.isfinite(numbers)
-            cells.places, cells.numbers = array("q", places[kept].tolist()), array("d", numbers[kept].tolist())
-            self._cell_count += int(kept.sum())
-
-
-def runs_of(rows: Iterable[Row], notes: Notes, names: Mapping[str, str]) -> list[LogRun]:
-    """Return the runs of a log in the order in which they begin; a run without a measurement has an empty history."""
+    If the log is too long to be kept, its source is told to read fewer lines; without one, rows are left out here.
+    """
     tables: dict[str, Table] = {}
+    count, every = 0, 1
     for row in rows:
-        tables.setdefault(row.run, Table()).add(row, names)
+        table = tables.setdefault(row.run, Table())
+        if source is None and every > 1 and table.seen % every and not _has_nonfinite(row.values):
+            table.seen += 1
+            continue
+        count += table.add(row, names)
+        if count > MAX_CELLS:
+            every *= 2
+            whole = MAX_CELLS // 4 // sum(len(known.cells) for known in tables.values())
+            count = sum(known.thin(whole) for known in tables.values())
+            if source is not None:
+                source.every = every
     return [_run_of(name, table, notes, names) for name, table in tables.items()]
 
 
@@ -160,7 +106,7 @@ def _run_of(name: str, table: Table, notes: Notes, names: Mapping[str, str]) -> 
     kept, restarts = segments(order, lines, index, notes)
     run = LogRun(name, History(), {}, [], restarts, table.seen, [], notes.header)
     if table.every > 1:
-        run.remarks.append(f"the log is long: one row in {table.every} was kept, and each with NaN or infinity")
+        run.remarks.append(f"the log is long: of rows that differ in numbers alone, one in {table.every} was kept")
     meanings = _meanings(table, names, run)
     rows = filled(steps, kept), filled(epochs, kept), np.arange(len(lines), dtype=np.float64)
     for column, sources in meanings.items():

@@ -156,7 +156,7 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> Reading:
     notes = Notes()
     if recognized is None:
         return Reading(path, [], [FileReading(path, "no known format", notes)])
-    runs = runs_of(recognized.rows(source, notes), notes, columns)
+    runs = runs_of(recognized.rows(source, notes), notes, columns, source)
     for run in runs:
         run.accidents = list(source.accidents.values())
     return Reading(path, runs, [FileReading(path, recognized.NAME, notes, source.long_lines)])

@@ -1,13 +1,20 @@
-"""What a reader makes of a log: rows of named values, and what the log says of the training besides."""
+"""What a reader makes of a log: rows of named values, what the log says besides, and the cells of the rows of a run."""
 
 from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
+from diagnostics.logs.names import canonical_name
+
+MAX_COLUMNS = 10_000
+MAX_NONFINITE = 1000  # cells of a column that are kept because they are not finite
 MAX_SET_ASIDE = 20  # rows that are listed one by one
 
 
@@ -53,3 +60,79 @@ def index_number(value: object) -> float | None:
     if isinstance(value, str) and (match := re.match(r"\s*(\d+)\s*/\s*\d+\s*$", value)):
         return float(match[1])
     return number(value)
+
+
+@dataclass
+class Cells:
+    """The numbers of one column with the places of their rows, and how many cells were text."""
+
+    places: array[int] = field(default_factory=lambda: array("q"))
+    numbers: array[float] = field(default_factory=lambda: array("d"))
+    texts: int = 0
+
+
+class Table:
+    """The cells of one run by the log's own names, and the line and indices of each row."""
+
+    def __init__(self) -> None:
+        self.lines = array("q")
+        self.steps, self.epochs = array("d"), array("d")
+        self.validation = array("b")  # whether a row holds scores of validation alone
+        self.cells: dict[str, Cells] = {}
+        self.seen = 0  # rows, also those that are not kept
+        self.every = 1
+        self._rows = np.zeros(0, np.int64)  # that are left of those before the last thinning
+        self._thinned = 0
+
+    def add(self, row: Row, names: Mapping[str, str]) -> int:
+        """Add a row, and return how many cells it has. `names` maps columns that the user named to what they mean."""
+        self.seen += 1
+        added = 0
+        place, step, epoch = len(self.lines), math.nan, math.nan
+        splits = set()
+        for name, value in row.values.items():
+            meaning = names.get(name) or canonical_name(name)
+            if meaning == "step" or meaning == "epoch":
+                index = index_number(value)
+                if index is not None and meaning == "step":
+                    step = index
+                elif index is not None:
+                    epoch = index
+                continue
+            cells = self.cells.get(name)
+            if cells is None:
+                if len(self.cells) >= MAX_COLUMNS:
+                    continue
+                cells = self.cells[name] = Cells()
+            measured = number(value)
+            if measured is None:
+                cells.texts += 1
+            else:
+                cells.places.append(place)
+                cells.numbers.append(measured)
+                added += 1
+                splits.add(meaning.partition("/")[0] if meaning else "")
+        self.lines.append(row.line)
+        self.steps.append(step)
+        self.epochs.append(epoch)
+        self.validation.append(bool(splits & {"val", "test"}) and not splits & {"train", "lr", "grad_norm"})
+        return added
+
+    def thin(self, whole: int) -> int:
+        """Leave out every second row, and return how many cells are left.
+
+        Columns of at most `whole` cells, as those of validations, and the first values that are not finite are kept.
+        """
+        self.every *= 2
+        self._rows = np.concatenate([self._rows, np.arange(self._thinned, len(self.lines))])[::2]
+        self._thinned = len(self.lines)
+        left = np.zeros(self._thinned, bool)
+        left[self._rows] = True
+        for cells in self.cells.values():
+            if len(cells.places) <= whole:
+                continue
+            places, numbers = np.frombuffer(cells.places, np.int64), np.frombuffer(cells.numbers, np.float64)
+            odd = ~np.isfinite(numbers)
+            kept = left[places] | (odd & (np.cumsum(odd) <= MAX_NONFINITE))
+            cells.places, cells.numbers = array("q", places[kept].tobytes()), array("d", numbers[kept].tobytes())
+        return sum(len(cells.places) for cells in self.cells.values())

@@ -6,6 +6,7 @@ import codecs
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,10 @@ MAX_WORDS = 4000  # characters of a line that may be an error
 MAX_LINE = 2**20  # characters; the rest of a longer line is not read
 _ENDS = re.compile("(\r?\n|\r|\x08+)")  # a bar is overwritten after \r, or after as many \b as it is long
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# Without the characters of numbers, lines that differ in their numbers alone are equal.
+_NUMBERS = {ord(character): None for character in "0123456789.+-eE"}
+RARE = 1000  # lines with the same words, from which on a long log has enough of them to leave some out
+MAX_KINDS = 10_000  # of lines that are told apart
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -30,6 +35,8 @@ class Source:
         self.path = path
         self.long_lines: list[int] = []  # lines of which only the beginning was read
         self.accidents: dict[str, Finding] = {}  # errors and warnings in the lines that were read, by cause
+        self.every = 1  # of lines that differ in their numbers alone one in so many is read; who keeps them sets it
+        self._kinds: Counter[tuple[str, int]] = Counter()
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise UserError(fault(str(path), "is a pipe or a device", expected="a log file"))
@@ -67,7 +74,8 @@ class Source:
                 held = text[-1:] == "\r"  # it may belong to a \n in the next chunk
                 *parts, pending = _ENDS.split(text[:-1] if held else text)
                 for content, end in zip(parts[::2], parts[1::2], strict=True):
-                    yield number, self._shown(number, content, cut)
+                    if self.every == 1 or self._is_read(content):
+                        yield number, self._shown(number, content, cut)
                     cut = False
                     number += end.endswith("\n")
                 if len(pending) > MAX_LINE:
@@ -75,6 +83,17 @@ class Source:
                 pending += "\r" * held
         if pending:
             yield number, self._shown(number, pending.rstrip("\r"), cut)
+
+    def _is_read(self, line: str) -> bool:
+        """Whether a line of a long log is read: each whose words are rare, as those of a validation, and NaN is a word.
+
+        Empty cells tell the rows of a table apart, which has no words.
+        """
+        kind = (line[:MAX_WORDS].translate(_NUMBERS), line.count(",,"))
+        if kind not in self._kinds and len(self._kinds) >= MAX_KINDS:
+            kind = ("", -1)
+        self._kinds[kind] += 1
+        return self._kinds[kind] <= RARE or self._kinds[kind] % self.every == 0
 
     def _shown(self, number: int, content: str, cut: bool) -> str:
         if cut or len(content) > MAX_LINE:

@@ -26,7 +26,7 @@ from pipeline.inspection.finding import Finding, Measured, contradiction, judge
 
 SAME = 1e-4  # relative difference of two norms of the same gradient
 LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less
-WRITES = 3  # of a parameter: by its layer, by a checkpoint, and by what came after that
+WRITES = (3, 4)  # of a parameter: by its layer, a checkpoint, and what came after; steps of an optimizer are more
 MOVED = 0.5  # standard deviations by which frozen statistics have moved if the batches are other ones than before
 RANDOM = 0.05  # share of the spread of outputs that is more than rounding
 GUESSES = 0.9  # share of the loss of guessing from which on a model knows nothing
@@ -231,12 +231,13 @@ def _scaling(watch: LoopWatch) -> Iterator[Finding]:
 def _overwritten(watch: LoopWatch, history: History) -> Iterator[Finding]:
     """Every parameter was written three times before the first step, and the model guesses: what was loaded is gone."""
     first, guessing = history.facts.get("loss_at_init", math.nan), history.facts.get("loss_expected", math.nan)
-    if watch.writes >= WRITES and first > GUESSES * guessing:
+    if WRITES[0] <= watch.writes and first > GUESSES * guessing:
         sentence = (
             f"Every parameter was written {watch.writes} times before the training, as by a layer, a checkpoint and "
             f"another initialization, and the first loss of {first:.3g} is that of guessing."
         )
-        yield unusual("checkpoint_not_loaded", "weights_written", sentence, LIKELY, float(watch.writes), "writes")
+        abnormality = SURE if watch.writes <= WRITES[1] else LIKELY
+        yield unusual("checkpoint_not_loaded", "weights_written", sentence, abnormality, float(watch.writes), "writes")
 
 
 def _resume(watch: LoopWatch) -> Iterator[Finding]:
