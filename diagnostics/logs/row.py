@@ -57,9 +57,10 @@ def number(value: object) -> float | None:
 
 def index_number(value: object) -> float | None:
     """Return the number of a step or epoch: also the 10 of `10/1600`."""
-    if isinstance(value, str) and (match := re.match(r"\s*(\d+)\s*/\s*\d+\s*$", value)):
+    measured = number(value)
+    if measured is None and isinstance(value, str) and (match := re.match(r"\s*(\d+)\s*/\s*\d+\s*$", value)):
         return float(match[1])
-    return number(value)
+    return measured
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from diagnostics.logs.header import settings_in
 from diagnostics.logs.names import SPLITS, canonical_name
@@ -30,7 +31,7 @@ _FULL_WIDTH = str.maketrans("：，；（）％＝｜", ":,;()%=|")
 
 
 def matches(source: Source) -> bool:
-    return any(_measured(values_in(line)) for line in source.head)
+    return any(_names(tuple(values_in(line))).measured for line in source.head)
 
 
 def rows(source: Source, notes: Notes) -> Iterator[Row]:
@@ -42,23 +43,43 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         values = values_in(text)
         if text.lstrip().startswith("*") and split:  # the summary below the lines of a split
             values = {_of_split(name, split): value for name, value in values.items()}
-        split = _split_of(values) or split
-        index = {name: value for name, value in values.items() if canonical_name(name) in ("step", "epoch")}
+        named = _names(tuple(values))
+        split = named.split or split
+        index = {name: values[name] for name in named.indices}
         if bar:
             values, shown = _news(values, shown, finished=bar[1] == bar[2]), values
-        if _measured(values):
+            named = _names(tuple(values))
+        if named.measured:
             # An index of another kind goes on: a loss of `iter 5` below the line `Epoch 2` is of epoch 2.
-            kinds = {canonical_name(name) for name in index}
-            yield Row(line, {**{k: v for k, v in current.items() if canonical_name(k) not in kinds}, **values})
+            carried = {k: v for k, v in current.items() if canonical_name(k) not in named.kinds}
+            yield Row(line, {**carried, **values} if carried else values)
         elif bar:  # a bar without a value, as that of a validation, counts something else
             continue
         else:
             notes.header.update({k: v for k, v in settings_in(text).items() if k not in notes.header})
         if index:
-            known = {canonical_name(name) for name in index}
             # A step goes on within its epoch; an epoch begins without a step.
-            epoch = {name: value for name, value in current.items() if canonical_name(name) == "epoch"}
-            current = {**(epoch if known == {"step"} else {}), **index}
+            known = {canonical_name(name) for name in index}
+            epoch = {k: v for k, v in current.items() if canonical_name(k) == "epoch"} if known == {"step"} else {}
+            current = {**epoch, **index}
+
+
+class _Names(NamedTuple):
+    """What the names of a line mean together: the split of the last one, its indices, and whether it measures."""
+
+    split: str
+    indices: tuple[str, ...]
+    kinds: frozenset[str | None]
+    measured: bool
+
+
+@lru_cache(maxsize=8192)  # most lines have the names of another one
+def _names(names: tuple[str, ...]) -> _Names:
+    meanings = [canonical_name(name) for name in names]
+    splits = [meaning.partition("/")[0] for meaning in meanings if meaning and "/" in meaning]
+    index = tuple(n for n, meaning in zip(names, meanings, strict=True) if meaning in ("step", "epoch"))
+    measured = any(meaning not in (None, "step", "epoch") for meaning in meanings)
+    return _Names(splits[-1] if splits else "", index, frozenset(map(canonical_name, index)), measured)
 
 
 def _news(values: dict[str, object], shown: dict[str, object], *, finished: bool) -> dict[str, object]:
@@ -72,11 +93,6 @@ def _news(values: dict[str, object], shown: dict[str, object], *, finished: bool
     }
 
 
-def _split_of(values: dict[str, object]) -> str:
-    meanings = [name for name in map(canonical_name, values) if name and "/" in name]
-    return meanings[-1].partition("/")[0] if meanings else ""
-
-
 def _of_split(name: str, split: str) -> str:
     kind = canonical_name(name)
     named = any(word in SPLITS for word in re.split(r"[^a-z]+", name.lower()))
@@ -85,19 +101,37 @@ def _of_split(name: str, split: str) -> str:
 
 def values_in(text: str) -> dict[str, object]:
     """Return the numbers of a line by the names in front of them. A split holds for the names behind it."""
-    text = _plain(text)
+    *parts, _ = _NUMBER.split(_plain(text))  # text, number and unit, in turn
+    numbers = parts[1::3]
+    words: tuple[str, ...] = ()
+    if "n" in "".join(numbers).lower():  # nan and inf, which may also be words of a sentence
+        words = tuple("" if value[-1].isdigit() or value[-1] == "." else value for value in numbers)
     values: dict[str, object] = {}
-    split, end, last_kind = "", 0, None
-    for match in _NUMBER.finditer(text):
-        between = text[end : match.start()]
+    for place, name in _names_before(tuple(parts[::3]), words):
+        unit = parts[3 * place + 2]
+        values[name] = f"{numbers[place]}%" if unit and unit.strip() == "%" else numbers[place]
+    return values
+
+
+@lru_cache(maxsize=8192)  # the same words stand between the numbers of most lines
+def _names_before(texts: tuple[str, ...], words: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+    """Return the places and names of the numbers that have one, by the texts in front of them; the first counts.
+
+    `words` holds the numbers that may be words, and "" for the others; it is empty if there are none.
+    """
+    names: dict[str, int] = {}
+    split, last_kind, skipped = "", None, ""
+    for place, text in enumerate(texts):
+        between = skipped + text
         name, named_split = _before(between)
         if not name and last_kind == "epoch" and re.fullmatch(r"\s*\]\s*\[\s*", between):
             name = "iter" if split in ("", "train") else ""  # `Epoch: [3][ 50/100]`; validation counts other batches
         split = named_split or split
         kind = canonical_name(name) if name else None
-        if kind is None and not match[1][-1].isdigit() and match[1][-1] != ".":
-            continue  # a word: `number of nan iterations: 0`
-        end, last_kind = match.end(), kind
+        if kind is None and words and words[place]:
+            skipped = between + words[place]  # a word: `number of nan iterations: 0`
+            continue
+        last_kind, skipped = kind, ""
         if not name:
             continue
         if split and split != "train":
@@ -105,8 +139,8 @@ def values_in(text: str) -> dict[str, object]:
         meaning = canonical_name(name)
         if " " in name and meaning and meaning.endswith("_loss"):  # words of a sentence, not the name of a part
             continue
-        values.setdefault(name, f"{match[1]}%" if (match[2] or "").strip() == "%" else match[1])
-    return values
+        names.setdefault(name, place)
+    return tuple((place, name) for name, place in names.items())
 
 
 def _plain(text: str) -> str:
@@ -133,7 +167,3 @@ def _name_in(between: str) -> str:
     name = re.split(r"[|,;:()\[\]{}<>\t]|\s-\s|\.\s|'|\"", name)[-1].strip(" *`_#>")
     words = _LINKS.sub("", name).split()
     return " ".join(words[-3:]) if words and re.search("[A-Za-z]", name) else ""
-
-
-def _measured(values: dict[str, object]) -> bool:
-    return any(canonical_name(name) not in (None, "step", "epoch") for name in values)
