@@ -275,6 +275,7 @@ NOT_UNDERSTOOD = {
     "names without numbers": b"step,loss\n1,many\n2,few\n",
     "an index alone": b"step,epoch\n1,0\n2,0\n",
     "times alone": b"step 1 time 9\nstep 2 time 8\n",
+    "a million columns": b"\n".join([b"step,loss" + b",column" * 10**6, *[b"1,2" + b",0" * 10**6] * 3]),
     "many columns": ",".join(f"c{i}" for i in range(20_000)).encode(),
 }
 
@@ -297,6 +298,8 @@ PARTLY = {
     "ragged rows": (b"step,loss\n1\n2,3\n3,4,5\n4,4\n", {2: 3, 4: 4}, "has 1 cells and not 2"),
     "a cut file": (TWO_LINES + b'{"step": 3, "lo', {1: 2, 2: 1}, "not a JSON object"),
     "UTF-16": ("step,loss\n1,2\n2,1\n".encode("utf-16"), {1: 2, 2: 1}, ""),
+    "UTF-16 without a mark": ("step,loss\n1,2\n2,1\n".encode("utf-16-be"), {1: 2, 2: 1}, ""),
+    "UTF-32": ("step,loss\n1,2\n2,1\n".encode("utf-32"), {1: 2, 2: 1}, ""),
     "Latin-1": ("step,loss,ort\n1,2,Köln\n2,1,x\n".encode("latin-1"), {1: 2, 2: 1}, ""),
     "a byte order mark": ("\ufeffstep,loss\n1,2\n2,1\n".encode(), {1: 2, 2: 1}, ""),
     "a long line": (b'{"step": 1, "loss": 2}\n' + b" " * 2**22 + b'\n{"step": 2, "loss": 1}\n', {1: 2, 2: 1}, ""),

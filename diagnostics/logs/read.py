@@ -20,7 +20,7 @@ from diagnostics.logs.advice import COMMAND, with_advice
 from diagnostics.logs.columns import LogRun, runs_of
 from diagnostics.logs.names import canonical_name
 from diagnostics.logs.row import Notes, Row
-from diagnostics.logs.source import Source
+from diagnostics.logs.source import HEAD_BYTES, Source
 from pipeline.errors import UserError, fault
 from pipeline.history import History
 
@@ -155,11 +155,13 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> Reading:
     recognized = next((module for module in all_formats() if module.matches(source)), None)
     notes = Notes()
     if recognized is None:
+        if len(source.first_bytes) == HEAD_BYTES and len(source.head) == 1:
+            notes.remarks.append(f"its first line has more than {HEAD_BYTES:,} bytes, too many to tell the format")
         return Reading(path, [], [FileReading(path, "no known format", notes)])
     runs = runs_of(recognized.rows(source, notes), notes, columns, source)
     for run in runs:
         run.accidents = list(source.accidents.values())
-    return Reading(path, runs, [FileReading(path, recognized.NAME, notes, source.long_lines)])
+    return Reading(path, runs, [FileReading(path, recognized.NAME, notes, tuple(source.long_lines))])
 
 
 def _read_folder(path: Path, columns: Mapping[str, str]) -> Reading:
@@ -223,7 +225,8 @@ def _refuse_unrecognized(reading: Reading) -> None:
     path, where = reading.path, shlex.quote(str(reading.path))
     unused = list(dict.fromkeys(name for run in reading.runs for name in run.unused))
     if not unused:
-        what = "was not understood: no loss, metric or gradient norm was recognized in it"
+        why = [remark for file in reading.files for remark in file.notes.remarks] if len(reading.files) == 1 else []
+        what = f"was not understood: {why[0] if why else 'no loss, metric or gradient norm was recognized in it'}"
         expected = "a log with names and numbers, such as a CSV, JSON lines, or lines like `step 10 loss 2.31`"
         raise UserError(fault(str(path), what, expected=expected, do=f'{COMMAND} --symptom "what you saw"'))
     close = unused[0]

@@ -25,7 +25,14 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NUMBERS = {ord(character): None for character in "0123456789.+-eE"}
 RARE = 1000  # lines with the same words, from which on a long log has enough of them to leave some out
 MAX_KINDS = 10_000  # of lines that are told apart
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as that of UTF-16 does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+WIDE = 0.9  # share of one half of the bytes that is 0 in a Latin text of two bytes per character
 
 
 class Source:
@@ -33,7 +40,7 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.long_lines: list[int] = []  # lines of which only the beginning was read
+        self.long_lines: dict[int, None] = {}  # lines of which only the beginning was read, in order
         self.accidents: dict[str, Finding] = {}  # errors and warnings in the lines that were read, by cause
         self.every = 1  # of lines that differ in their numbers alone one in so many is read; who keeps them sets it
         self._kinds: Counter[tuple[str, int]] = Counter()
@@ -51,11 +58,12 @@ class Source:
 
     @property
     def encoding(self) -> str:
-        return next((name for mark, name in _MARKS if self.first_bytes.startswith(mark)), "utf-8")
+        marked = next((name for mark, name in _MARKS if self.first_bytes.startswith(mark)), None)
+        return marked or _encoding_by_zeros(self.first_bytes[:1024]) or "utf-8"
 
     @property
     def is_binary(self) -> bool:
-        return self.encoding != "utf-16" and b"\0" in self.first_bytes
+        return self.encoding in ("utf-8", "utf-8-sig") and b"\0" in self.first_bytes
 
     @cached_property
     def head(self) -> list[str]:
@@ -97,8 +105,18 @@ class Source:
 
     def _shown(self, number: int, content: str, cut: bool) -> str:
         if cut or len(content) > MAX_LINE:
-            self.long_lines.append(number)
+            self.long_lines[number] = None
         content = content[:MAX_LINE]
         if len(content) <= MAX_WORDS and (accident := accident_in(content)):
             self.accidents.setdefault(accident.cause, finding_of(accident, f"line {number}", content))
         return _COLOURS.sub("", content) if "\x1b" in content else content
+
+
+def _encoding_by_zeros(start: bytes) -> str | None:
+    """Return the encoding of two bytes per character that a text without a mark has; None for other bytes."""
+    if len(start) < 8:
+        return None
+    even, odd = start[::2], start[1::2]
+    if odd.count(0) >= WIDE * len(odd) and 0 not in even:
+        return "utf-16-le"
+    return "utf-16-be" if even.count(0) >= WIDE * len(even) and 0 not in odd else None
