@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,6 @@ from diagnostics.logs.header import facts_of
 from diagnostics.logs.names import canonical_name, splits_in
 from diagnostics.logs.order import Numbers, Restart, epochs_as_steps, filled, order_of, over_epochs, segments
 from diagnostics.logs.row import Cells, Notes, Row, Table
-from diagnostics.logs.source import Source
 from pipeline.history import Column, History
 from pipeline.inspection.finding import Finding
 
@@ -69,16 +68,18 @@ def _breaks(losses: NDArray[np.float32]) -> bool:
     return len(finite) < len(losses) or bool(len(finite) and np.abs(finite[-1]) > BREAKS * max(1.0, np.abs(finite[0])))
 
 
-def runs_of(rows: Iterable[Row], notes: Notes, names: Mapping[str, str], source: Source | None = None) -> list[LogRun]:
+def runs_of(
+    rows: Iterable[Row], notes: Notes, names: Mapping[str, str], read_one_in: Callable[[int], object] | None = None
+) -> list[LogRun]:
     """Return the runs of a log in the order in which they begin; a run without a measurement has an empty history.
 
-    If the log is too long to be kept, its source is told to read fewer lines; without one, rows are left out here.
+    If the log is too long to be kept, `read_one_in` leaves lines of its file out; without it, rows are left out here.
     """
     tables: dict[str, Table] = {}
     count, every = 0, 1
     for row in rows:
         table = tables.setdefault(row.run, Table())
-        if source is None and every > 1 and table.seen % every and not _has_nonfinite(row.values):
+        if read_one_in is None and every > 1 and table.seen % every and not _has_nonfinite(row.values):
             table.seen += 1
             continue
         count += table.add(row, names)
@@ -86,8 +87,8 @@ def runs_of(rows: Iterable[Row], notes: Notes, names: Mapping[str, str], source:
             every *= 2
             whole = MAX_CELLS // 4 // sum(len(known.cells) for known in tables.values())
             count = sum(known.thin(whole) for known in tables.values())
-            if source is not None:
-                source.every = every
+            if read_one_in is not None:
+                read_one_in(every)
     return [_run_of(name, table, notes, names) for name, table in tables.items()]
 
 

@@ -158,7 +158,7 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> Reading:
         if len(source.first_bytes) == HEAD_BYTES and len(source.head) == 1:
             notes.remarks.append(f"its first line has more than {HEAD_BYTES:,} bytes, too many to tell the format")
         return Reading(path, [], [FileReading(path, "no known format", notes)])
-    runs = runs_of(recognized.rows(source, notes), notes, columns, source)
+    runs = runs_of(recognized.rows(source, notes), notes, columns, source.read_one_in)
     for run in runs:
         run.accidents = list(source.accidents.values())
     return Reading(path, runs, [FileReading(path, recognized.NAME, notes, tuple(source.long_lines))])

@@ -42,7 +42,7 @@ class Source:
         self.path = path
         self.long_lines: dict[int, None] = {}  # lines of which only the beginning was read, in order
         self.accidents: dict[str, Finding] = {}  # errors and warnings in the lines that were read, by cause
-        self.every = 1  # of lines that differ in their numbers alone one in so many is read; who keeps them sets it
+        self._every = 1
         self._kinds: Counter[tuple[str, int]] = Counter()
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
@@ -82,7 +82,7 @@ class Source:
                 held = text[-1:] == "\r"  # it may belong to a \n in the next chunk
                 *parts, pending = _ENDS.split(text[:-1] if held else text)
                 for content, end in zip(parts[::2], parts[1::2], strict=True):
-                    if self.every == 1 or self._is_read(content):
+                    if self._every == 1 or self._is_read(content):
                         yield number, self._shown(number, content, cut)
                     cut = False
                     number += end.endswith("\n")
@@ -91,6 +91,10 @@ class Source:
                 pending += "\r" * held
         if pending:
             yield number, self._shown(number, pending.rstrip("\r"), cut)
+
+    def read_one_in(self, every: int) -> None:
+        """Read one in so many of the lines to come that differ in their numbers alone."""
+        self._every = every
 
     def _is_read(self, line: str) -> bool:
         """Whether a line of a long log is read: each whose words are rare, as those of a validation, and NaN is a word.
@@ -101,7 +105,7 @@ class Source:
         if kind not in self._kinds and len(self._kinds) >= MAX_KINDS:
             kind = ("", -1)
         self._kinds[kind] += 1
-        return self._kinds[kind] <= RARE or self._kinds[kind] % self.every == 0
+        return self._kinds[kind] <= RARE or self._kinds[kind] % self._every == 0
 
     def _shown(self, number: int, content: str, cut: bool) -> str:
         if cut or len(content) > MAX_LINE:
