@@ -107,8 +107,7 @@ class Monitor:
             self._inspect(loss, inputs, targets, outputs)
         if self._memory is not None and not self._memory.full:
             self._memory.keep(inputs, targets, outputs, loss)
-        if inputs is None and self._watch is not None:
-            inputs = self._watch.inputs_of_pass()
+        inputs = self._watch.inputs_of_pass() if inputs is None and self._watch is not None else inputs
         loss = without_graph(loss)
         # Where the previous update has no loss yet, the loop calls this after `optimizer.step()`, and it is its loss.
         at = self._updates if self._loss_step >= self._updates - 1 else self._updates - 1
@@ -133,8 +132,7 @@ class Monitor:
         """Inspect model, optimizer and the first batch once, for what is wrong before anything is learned."""
         from pipeline.inspection.inspect import inspect_model
 
-        graph = loss if isinstance(loss, Tensor) else None
-        known = outputs if isinstance(outputs, Tensor) else None
+        graph, known = (value if isinstance(value, Tensor) else None for value in (loss, outputs))
         self.inspections = inspect_model(self._model, self._optimizer, inputs, targets, known, graph)
 
     def validated(
