@@ -98,7 +98,7 @@ def main() -> None:
     if args.monitor:
         from monitor_cost import compare_monitor
 
-        return compare_monitor(args.case or list(CASES), 20 * args.rounds)
+        return compare_monitor(args.case or list(CASES), 10 * args.rounds)
     for name in args.case or list(CASES):
         if args.against:
             compare_checkouts(name, args.rounds, args.against.resolve())

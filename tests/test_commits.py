@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from pathlib import Path
 
@@ -18,23 +19,26 @@ PACKAGE = """
 import numpy as np
 from torch import nn
 
-SCALE = {scale}
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.body({inputs})
 
 def load():
     draw = np.random.default_rng(0)
     y = draw.integers(0, 3, 240)
-    X = (draw.normal(size=(240, 4)) + 4 * np.eye(4)[y]).astype("float32") * SCALE
+    X = (draw.normal(size=(240, 4)) + 4 * np.eye(4)[y]).astype("float32")
     return {{"train": (X[:120], y[:120]), "val": (X[120:180], y[120:180]), "test": (X[180:], y[180:])}}
-
-def net():
-    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
 """
 EXPERIMENT = """# @package _global_
 # python -m pipeline phase=baseline --config-dir conf experiment=clouds trust=[clouds]
 defaults: [override /data: null, override /model: null]
 seed: 1
 data: {_target_: clouds.load}
-model: {_target_: clouds.net}
+model: {_target_: clouds.Net}
 loader: {batch_size: 20}
 optimizer: {lr: 0.02}
 trainer: {max_epochs: 8, threads: 1}
@@ -76,16 +80,25 @@ def test_restored_judges_by_the_target(first: tuple[float, float], says: str) ->
     assert _restored(arms, 0.4) is None and _restored(arms, None) is None
 
 
+def test_restored_counts_trainings_without_a_score() -> None:
+    """A commit whose training has no score misses everything, which another one restores by reaching the target."""
+    nothing = {"1": math.nan, "2": math.nan}
+    assert "confirmed" in str(
+        _restored(SeedArms(("r@a", "r@b"), ({"1": 0.9, "2": 0.95}, nothing), "accuracy", True), 0.9)
+    )
+    assert "refuted" in str(_restored(SeedArms(("r@a", "r@b"), (nothing, nothing), "accuracy", True), 0.9))
+
+
 @pytest.mark.process
 def test_compare_trains_two_commits_of_the_code(own_folder: Path, cli: Cli) -> None:
     """The commit before the fault restores what the one with it misses; without trust nothing of them is imported."""
     (own_folder / "conf" / "experiment").mkdir(parents=True)
     (own_folder / "conf" / "experiment" / "clouds.yaml").write_text(EXPERIMENT)
     git(own_folder, "init", "-q")
-    for scale in ("1.0", "0.0"):
-        (own_folder / "clouds.py").write_text(PACKAGE.format(scale=scale))
+    for inputs in ("x", "x.mean(1, keepdim=True).expand(-1, 4)"):
+        (own_folder / "clouds.py").write_text(PACKAGE.format(inputs=inputs))
         git(own_folder, "add", "clouds.py", "conf")
-        git(own_folder, "commit", "-qm", f"scale {scale}")
+        git(own_folder, "commit", "-qm", inputs)
     code, _, err = cli("phase=planning", "--config-dir", "conf", "experiment=clouds", "trust=[clouds]")
     assert code in (0, 3), err
     code, _, err = cli("compare", "clouds@HEAD~1", "clouds@HEAD")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pipeline.errors import Refused, UserError, fault
 from pipeline.import_guard import child_pythonpath
+from pipeline.results import PHASES
 from pipeline.run_store import files
 from pipeline.run_store import plan as plans
 from pipeline.run_store.plan import Plan
@@ -165,7 +166,7 @@ def _train(
             environment = {**os.environ, "PYTHONPATH": child_pythonpath()}
             done = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True)
             scores[str(seed)] = score = _score(Run(Path(root) / f"seed-{seed}"))
-            why = "" if math.isfinite(score) else f": {(done.stderr.strip().splitlines() or ['no score'])[-1]}"
+            why = "" if math.isfinite(score) else f": {_why_no_score(Run(Path(root) / f'seed-{seed}'), done.stderr)}"
             log(f"  {arm.name}, seed {seed}: {score:.4g}{why}")
     return scores
 
@@ -186,18 +187,34 @@ def _score(run: Run) -> float:
         return math.nan
 
 
+def _why_no_score(run: Run, errors: str) -> str:
+    """Return the last line of the errors of a training, or which gate is closed."""
+    if errors.strip():
+        return errors.strip().splitlines()[-1]
+    state = run.state() if run.exists() else RunState()
+    return next((f"the {phase} gate is closed" for phase in PHASES if state.gate(phase) == "closed"), "no score")
+
+
 def _restored(arms: SeedArms, target: float | None) -> str | None:
     """Return how much of what the second commit misses of the target the first one restores, and what that says."""
     first, second = arms.scores
     if target is None:
         return None
-    missed = {seed: target - second[seed] for seed in second}
-    if not all((gap > 0) == arms.greater and math.isfinite(gap) and gap for gap in missed.values()):
+    sign = 1 if arms.greater else -1
+    missed = {seed: sign * (target - value) for seed, value in second.items()}
+    if any(gap <= 0 for gap in missed.values()):
         return None
-    shares = [(first[seed] - second[seed]) / missed[seed] if math.isfinite(first[seed]) else 0.0 for seed in missed]
+    shares = [_share(sign * (target - first[seed]), missed[seed]) for seed in missed]
     verdict = "inconclusive"
     if min(shares) >= RESTORED:
         verdict = "confirmed: the cause is in the code between the two commits"
     elif max(shares) < 0.1:
         verdict = "refuted: the code between the two commits is not the cause"
     return f"{min(shares):.2f} to {max(shares):.2f} of what {arms.names[1]} misses of {target:g} is restored; {verdict}"
+
+
+def _share(left: float, missed: float) -> float:
+    """Return the share of what is missed that is restored; an arm without a score restores nothing, or misses all."""
+    if math.isnan(left):
+        return 0.0
+    return float(left <= 0) if math.isnan(missed) else (missed - left) / missed
