@@ -30,7 +30,7 @@ class Case:
 
 
 CASES = {
-    "mlp": Case("digits MLP 64-128-10, batch 64", 240),
+    "mlp": Case("digits MLP 64-128-10, batch 64", 240, ("model=mlp",)),
     "cnn8": Case("digits CNN 8x8, 32 and 64 channels, batch 64", 30, ("model=cnn",)),
     "cnn28": Case(
         "digits CNN 28x28, 32 and 64 channels, batch 64",

@@ -1,7 +1,7 @@
 """What does the Monitor cost a training?  `make bench ARGS='--monitor'`
 
-The same training twice in one process, with the Monitor at its default of every 100 steps and without it: one step of
-one, one step of the other, each timed by itself. `engine` is this project's training, in which the Monitor is an
+The same training twice in one process, with the Monitor at its default of every 100 steps and without it: ten steps of
+one, ten steps of the other, each timed by itself. `engine` is this project's training, in which the Monitor is an
 observer; `own loop` is a plain loop that calls `monitor.step`. Compared are the fastest tenths of the steps, since
 other programs on the machine only make steps slower: of the steps without the Monitor, of those between two samples,
 and of the sampled ones. One step in a hundred is sampled. The first three steps are all sampled, and a loop's model is
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from training_process import build_components
 
 from diagnostics.monitor import FIRST_STEPS, Monitor
+from pipeline.batching.source import Batch
 from pipeline.engine.fit import prepared
 from pipeline.engine.loop import Training
 
@@ -29,7 +30,8 @@ EVERY = 100
 FAST = 0.1  # the quantile of the seconds of a step
 LEAST_SAMPLES, SECONDS = 7, 60.0  # sampled steps; and seconds of both trainings, where these are enough for them
 ENDLESS = ("trainer.max_epochs=100000", "trainer.max_minutes=1000000", "trainer.threads=1")
-Step = Callable[[], object]
+BLOCK = 10  # steps of one training before the other goes on
+Block = Callable[[], list[float]]  # makes the next steps, and returns the seconds of each
 
 
 @dataclass
@@ -61,21 +63,38 @@ def _added(plain: NDArray[np.float64], between: NDArray[np.float64], sampled: ND
     return ((EVERY - 1) * usual + measured) / EVERY - base
 
 
-def engine_steps(planned: PlannedCase, stack: ExitStack, watched: bool) -> Step:
-    """One step of a training in the engine, at each call."""
+class TimedTraining(Training):
+    """A training in the engine that notes the seconds of each of its steps, without the validations between them."""
+
+    def _train_step(self, step_seed: int, batches: list[Batch]) -> bool:
+        began = time.perf_counter()
+        made = super()._train_step(step_seed, batches)
+        self.seconds.append(time.perf_counter() - began)
+        return made
+
+    def block(self) -> list[float]:
+        """Make a block of steps and return the seconds of each."""
+        self.seconds: list[float] = []
+        self.run(until=self.progress.step + BLOCK)
+        return self.seconds
+
+
+def engine_blocks(planned: PlannedCase, stack: ExitStack, watched: bool) -> Block:
+    """The blocks of a training in the engine."""
     components = stack.enter_context(prepared(planned.permit, planned.job, planned.data))
-    training = Training(planned.permit, components, planned.job)
+    training = TimedTraining(planned.permit, components, planned.job)
     stack.enter_context(training.session([Monitor()] if watched else []))
-    return lambda: training.run(until=training.progress.step + 1)
+    return training.block
 
 
-def loop_steps(planned: PlannedCase, stack: ExitStack, watched: bool) -> Step:
-    """One step of a plain loop, at each call."""
+def loop_blocks(planned: PlannedCase, stack: ExitStack, watched: bool) -> Block:
+    """The blocks of a plain loop."""
     steps = _loop(planned, stack, watched)
-    return lambda: next(steps)
+    return lambda: [next(steps) for _ in range(BLOCK)]
 
 
-def _loop(planned: PlannedCase, stack: ExitStack, watched: bool) -> Iterator[None]:
+def _loop(planned: PlannedCase, stack: ExitStack, watched: bool) -> Iterator[float]:
+    """Train without end, and yield the seconds of each step."""
     model, loss, optimizer = build_components(planned)
     monitor = stack.enter_context(Monitor(model, optimizer)) if watched else None
     X, y = planned.data.train
@@ -83,6 +102,7 @@ def _loop(planned: PlannedCase, stack: ExitStack, watched: bool) -> Iterator[Non
     while True:
         for rows in torch.randperm(len(X)).split(size):
             inputs, targets = X[rows], y[rows]
+            began = time.perf_counter()
             optimizer.zero_grad()
             outputs = model(inputs)
             value = loss(outputs, targets)
@@ -90,35 +110,32 @@ def _loop(planned: PlannedCase, stack: ExitStack, watched: bool) -> Iterator[Non
             if monitor:
                 monitor.step(value, inputs, targets, outputs)
             optimizer.step()
-            yield
+            yield time.perf_counter() - began
 
 
 # The engine counts steps from 1, a monitor in a loop of one's own from 0.
-KINDS = {"engine": (engine_steps, 1), "own loop": (loop_steps, 0)}
+KINDS: dict[str, tuple[Callable[[PlannedCase, ExitStack, bool], Block], int]] = {
+    "engine": (engine_blocks, 1),
+    "own loop": (loop_blocks, 0),
+}
 
 
 def measure(planned: PlannedCase, kind: str, samples: int) -> Cost:
-    """Time steps of both trainings in turn, until so many were sampled or the time is used up."""
-    cost, spent, (make_steps, first) = Cost(), 0.0, KINDS[kind]
+    """Time both trainings in turn, until so many steps were sampled or the time is used up."""
+    cost, spent, (make_blocks, first) = Cost(), 0.0, KINDS[kind]
     with ExitStack() as stack:
-        plain, watched = (make_steps(planned, stack, watched=watch) for watch in (False, True))
+        plain, watched = (make_blocks(planned, stack, watch) for watch in (False, True))
         step = first
         while len(cost.sampled) < LEAST_SAMPLES or (len(cost.sampled) < samples and spent < SECONDS):
-            without, with_monitor = _timed(plain), _timed(watched)
-            spent += without + with_monitor
-            if step < first + FIRST_STEPS:
-                cost.start += with_monitor - without
-            else:
-                cost.plain.append(without)
-                (cost.between if step % EVERY else cost.sampled).append(with_monitor)
-            step += 1
+            for without, with_monitor in zip(plain(), watched(), strict=True):
+                spent += without + with_monitor
+                if step < first + FIRST_STEPS:
+                    cost.start += with_monitor - without
+                else:
+                    cost.plain.append(without)
+                    (cost.between if step % EVERY else cost.sampled).append(with_monitor)
+                step += 1
     return cost
-
-
-def _timed(step: Step) -> float:
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
 
 
 def compare_monitor(names: list[str], samples: int) -> None:

@@ -515,3 +515,25 @@ def test_mirror_run_does_not_delay_the_end(root: Path, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
     assert messages == ["the tracker did not answer within 0 seconds"]
     assert "tracking.sync_process" in commands and "secret" not in commands
+
+
+FIRST_USE = """
+import sys
+from pathlib import Path
+from pipeline.tracking import connection
+
+connection.BUDGET_S = 300.0
+with connection.connect(Path(sys.argv[1]), {}) as tracker:
+    print(tracker.experiment)
+"""
+
+
+@pytest.mark.slow
+def test_tracking_database_is_made_once_by_three_jobs_at_once(tmp_path: Path) -> None:
+    """Three processes that use a new database at the same time all get its one experiment."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FIRST_USE, str(tmp_path)]
+    jobs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [job.communicate(timeout=300)[0].strip() for job in jobs]
+
+    assert [job.returncode for job in jobs] == [0, 0, 0] and len(set(answers)) == 1 and answers[0]
