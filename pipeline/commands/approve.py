@@ -1,4 +1,7 @@
-"""`approve RUN --who NAME [--key PATH]`: approve the bundle for release, as the plan's approver or only owner."""
+"""`approve RUN --who NAME [--key PATH]`: approve the bundle for release, or the plan of a study that waits.
+
+Approves who is the plan's approver, or its owner where it names nobody else.
+"""
 
 from __future__ import annotations
 
