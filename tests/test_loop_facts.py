@@ -26,6 +26,7 @@ from diagnostics.loops.gradient_scale import gradient_scale_of_losses
 from diagnostics.loops.schedules import rises_for, steps_to_tenth
 from diagnostics.monitor import Monitor
 from pipeline.inspection.finding import Finding
+from pipeline.inspection.inspect import inspect_model
 
 LOSSES = [functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.cross_entropy]
 UPDATES = 8  # of an epoch
@@ -301,3 +302,25 @@ def test_gradients_of_exactly_zero_are_found() -> None:
 def test_batch_with_nan_is_found_where_the_loop_gives_none() -> None:
     """`monitor.step(loss)` alone: the inputs are those of the forward pass."""
     assert "nonfinite_inputs" in train(Regressor(), given=False, spoil=13, epochs=2)
+
+
+def test_optimizer_whose_eps_is_zero_in_half_precision_is_found() -> None:
+    """Adam on float16 weights divides by zero; on float32, or with a larger eps, it does not."""
+    for dtype, eps, found in ((torch.float16, 1e-8, True), (torch.float32, 1e-8, False), (torch.float16, 1e-4, False)):
+        net = nn.Linear(3, 2).to(dtype)
+        monitor = Monitor(net, torch.optim.Adam(net.parameters(), eps=eps))
+        assert found == any(finding.inspection == "eps_in_half_precision" for finding in monitor.findings())
+        monitor.close()
+
+
+def test_outputs_that_the_loss_does_not_take_are_not_judged_by_it() -> None:
+    """The tanh of a generator bounds pictures, and not the logits of the discriminator that the loss takes."""
+    generator, discriminator = nn.Sequential(nn.Linear(4, 6), nn.Tanh()), nn.Linear(6, 1)
+    outputs = generator(torch.randn(8, 4))
+    causes = {}
+    for name, judged in (("generator", discriminator(outputs)), ("classifier", outputs)):
+        loss = functional.binary_cross_entropy_with_logits(judged, torch.ones_like(judged))
+        found = inspect_model(generator, None, torch.randn(8, 4), torch.ones_like(judged), outputs, loss)
+        causes[name] = {finding.cause for finding in found.findings}
+
+    assert "output_activation_mismatch" in causes["classifier"] - causes["generator"]

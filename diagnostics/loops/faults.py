@@ -40,7 +40,7 @@ def loop_findings(
     With the batches in `memory`, the model is asked twice in eval mode.
     """
     findings: list[Finding] = []
-    for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling):
+    for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling, _half):
         findings += inspection(watch)
     findings += [*_missing_values(watch, history), *_resume(watch), *_overwritten(watch, history)]
     findings += [*schedule_findings(watch.schedules, watch.optimizer, history, watch.epochs)]
@@ -226,6 +226,21 @@ def _scaling(watch: LoopWatch) -> Iterator[Finding]:
             "still carries the scale. Call scaler.unscale_(optimizer) before clipping."
         )
         yield unusual("clip_before_unscale", "norm_times_scale", sentence, SURE, clipped[0], "gradient norm")
+
+
+def _half(watch: LoopWatch) -> Iterator[Finding]:
+    """Weights in float16 whose optimizer divides by a root plus `eps`, which is 0 in that format."""
+    for group in watch.optimizer.param_groups:
+        eps = float(group.get("eps", math.inf))
+        names = {id(p): name for name, p in watch.trained if p.dtype == torch.float16}
+        half = [names[id(p)] for p in group["params"] if id(p) in names]
+        if half and not float(torch.tensor(eps, dtype=torch.float16)):
+            sentence = (
+                f"{listed(half)} are float16, where eps={eps:g} of {type(watch.optimizer).__name__} is 0, so that it "
+                "divides by 0: keep the weights in float32 and use autocast."
+            )
+            yield unusual("precision_overflow", "eps_in_half_precision", sentence, SURE, eps, "eps", half[0])
+            return
 
 
 def _overwritten(watch: LoopWatch, history: History) -> Iterator[Finding]:

@@ -60,6 +60,12 @@ def operations_before_weights(node: Any, until: Any = None) -> list[Operation]:
     return [operation for operation in operations if operation.name not in ARRANGING]
 
 
+def reaches(node: Any, end: Any) -> bool:
+    """Return whether the operations from a node back to the nearest weights include, or stop at, the node `end`."""
+    met = [node, *_walk(node, end)]
+    return node is end or any(following is end for each in met for following, _ in each.next_functions)
+
+
 def _walk(node: Any, until: Any) -> Iterator[Any]:
     """Yield the nodes from `node` on, in breadth, without those that multiply with weights and all behind them."""
     waiting, seen = deque([node] if node is not None else []), set[Any]()

@@ -34,10 +34,13 @@ def inspect_outputs(subject: Subject) -> Iterator[Finding | Measured]:
 def _split(subject: Subject) -> tuple[list[graph.Operation], list[graph.Operation]]:
     """Return the operations of the model behind its last weights, and those of the loss behind the outputs.
 
-    Where the outputs are not known, all of them count as the loss's.
+    Where the outputs are not known, all of them count as the loss's. There are none where the loss takes other outputs,
+    as that of a generator takes those of its discriminator.
     """
     node = subject.loss.grad_fn if subject.loss is not None else None
     last = subject.outputs.grad_fn if subject.outputs is not None else None
+    if node is not None and last is not None and not graph.reaches(node, last):
+        return [], []
     of_loss = graph.operations_before_weights(node, until=last)
     return (graph.operations_before_weights(last) if last is not None else []), of_loss
 
