@@ -528,7 +528,7 @@ with connection.connect(Path(sys.argv[1]), {}) as tracker:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_tracking_database_is_made_once_by_three_jobs_at_once(tmp_path: Path) -> None:
     """Three processes that use a new database at the same time all get its one experiment."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
