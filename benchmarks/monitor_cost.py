@@ -2,7 +2,7 @@
 
 The same training twice in one process, with the Monitor at its default of every 100 steps and without it: ten steps of
 one, ten steps of the other, each timed by itself. `engine` is this project's training, in which the Monitor is an
-observer; `own loop` is a plain loop that calls `monitor.step`. Compared are the fastest tenths of the steps, since
+observer; `own loop` is a plain loop that calls `monitor.step`. Compared are the fastest twentieths of the steps, as
 other programs on the machine only make steps slower: of the steps without the Monitor, of those between two samples,
 and of the sampled ones. One step in a hundred is sampled. The first three steps are all sampled, and a loop's model is
 inspected then: what they cost in all is told apart.
@@ -27,7 +27,7 @@ from pipeline.engine.fit import prepared
 from pipeline.engine.loop import Training
 
 EVERY = 100
-FAST = 0.1  # the quantile of the seconds of a step
+FAST = 0.05  # the quantile of the seconds of a step
 LEAST_SAMPLES, SECONDS = 7, 60.0  # sampled steps; and seconds of both trainings, where these are enough for them
 ENDLESS = ("trainer.max_epochs=100000", "trainer.max_minutes=1000000", "trainer.threads=1")
 BLOCK = 10  # steps of one training before the other goes on
