@@ -195,6 +195,7 @@ def test_release_ends_the_same_after_kills_at_random_instants(release: Release) 
                 where[reached(entries)] += 1
         release.end()
         assert release.outcome() == expected, f"run {runs}"
+        print(f"run {runs} ended as the undisturbed one: {killed} of {KILLS} kills so far", flush=True)
     spelled = ", ".join(f"{name} {count}" for name, count in where.items())
     print(f"kills from training to release: {killed} of {KILLS} over {runs} runs (after {spelled}); 0 failures")
 

@@ -76,6 +76,7 @@ def test_run_ends_the_same_after_kills_in_every_phase(walks: Walks, own_folder: 
             assert last.code == 3, last.output
         assert outcome(run) == expected, f"run {number}"
         assert faults(run)[1] == [] and read_ledger(run.ledger_path)
+        print(f"run {number} ended as the undisturbed one: {killed} of {KILLS} kills so far", flush=True)
     print(
         f"kills in five phases: {killed} of {KILLS} over {number} runs ({spelled(where)}; {spelled(who)}); 0 failures"
     )
