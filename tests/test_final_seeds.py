@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from checklists.checks.training import stable_across_seeds
 from pipeline.__main__ import make_hooks, make_registry
 from pipeline.errors import Refused
+from pipeline.history import History
+from pipeline.orchestration import frozen_candidate
 from pipeline.orchestration.frozen_candidate import freeze_candidate
 from pipeline.orchestration.phase import PhaseContext, RunRequest
 from pipeline.orchestration.state_machine import _phase_context
@@ -22,7 +26,14 @@ from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.ledger import Ledger, read_ledger
 from pipeline.run_store.run import Run, opened
 from pipeline.trials.executor import Trial
-from pipeline.trials.final_seeds import FIRST_SEED, final_jobs, format_stability, median_trial, stability, study_of
+from pipeline.trials.final_seeds import (
+    FIRST_SEED,
+    final_jobs,
+    format_stability,
+    median_trial,
+    stability,
+    study_of,
+)
 from tests.conftest import SMALL, go
 
 CHANGE = Delta({"optimizer.lr": 0.01})
@@ -146,6 +157,30 @@ def test_freeze_candidate_accepts_a_waived_branch(finished: Run) -> None:
         branch = {**ctx.state.branches[-1], "branch": "insufficient"}
         frozen = freeze_candidate(replace(ctx, state=replace(ctx.state, branches=(branch,))))  # type: ignore[arg-type]
     assert frozen["weights"] == finished.state().candidate["weights"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("seconds", "minutes"), [(2.0, 33), (1.7, None)])
+def test_train_seeds_takes_a_long_training_as_it_is(tmp_path: Path, seconds: float, minutes: int | None) -> None:
+    """Above half an hour for one training the candidate itself is released, and its stability is inconclusive."""
+    history = History()
+    history.log_steps(1, {"time/step": [seconds] * 1000})
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "history.npz").write_bytes(history.to_bytes())
+    candidate = {**BASELINE, "checkpoint": "baseline/checkpoints/last", "weights": "w", "score": {"value": 0.95}}
+    ctx: Any = SimpleNamespace(
+        plan=SimpleNamespace(facts={}), settings={"seeds": 7}, folder=tmp_path, run=SimpleNamespace(path=tmp_path)
+    )
+    ctx.state = SimpleNamespace(candidate=candidate)
+    if minutes is None:
+        with pytest.raises(AttributeError, match="ledger"):  # it goes on to train seven seeds
+            frozen_candidate._train_seeds(ctx, candidate)  # type: ignore[arg-type]
+        return
+    [trained], why = frozen_candidate._train_seeds(ctx, candidate)  # type: ignore[arg-type]
+
+    assert (trained.value, why) == (0.95, f"one training takes {minutes} minutes")
+    table = stability([trained], trained, "accuracy", True, {}, why)
+    judged = stable_across_seeds(Evidence({"seed_stability": table}), target=0.9, margin=0.02, min_seeds=7)
+    assert judged.outcome == "inconclusive" and why in judged.why
 
 
 @pytest.mark.process
