@@ -128,11 +128,6 @@ def frozen() -> Regressor:
     return net
 
 
-def shifted(net: nn.Module) -> None:
-    """Statistics of rows that are other ones than those of this training."""
-    net.body[1].requires_grad_(False)  # type: ignore[index, operator]
-
-
 @pytest.mark.parametrize("freeze", [freeze_module, freeze_misspelled])
 def test_attribute_that_freezes_nothing_is_found(freeze: Callable[[nn.Module], object]) -> None:
     """`requires_grad` set on a module, or misspelled on a parameter, freezes nothing, and is a contradiction."""

@@ -112,7 +112,7 @@ def rises_for(schedule: LRScheduler) -> float | None:
     Schedules of transformers are `LambdaLR` of a partial function that knows it by name.
     """
     if isinstance(schedule, OneCycleLR):
-        return float(schedule.total_steps * schedule._schedule_phases[0]["end_step"] / max(1, schedule.total_steps))
+        return float(schedule._schedule_phases[0]["end_step"])
     if isinstance(schedule, LinearLR) and schedule.end_factor > schedule.start_factor:
         return float(schedule.total_iters)
     if isinstance(schedule, LambdaLR):
