@@ -62,3 +62,17 @@ def test_parts_print_a_line_now_and_then() -> None:
         parts.finish_one(shown)
 
     assert lines == ["  3 of 7 trainings have ended, about 16 s left"]
+
+
+def test_parts_that_run_at_the_same_time_end_together() -> None:
+    """Two at a time of 20 s: after the first of four one more turn is left besides, after the third the last turn."""
+    lines: list[str] = []
+    now = iter([0, 20, 20, 40])
+    parts = Parts(lines.append, "trainings", 4, lambda: next(now), at_a_time=2)
+    for _ in range(3):
+        parts.finish_one()
+
+    assert lines == [
+        "  1 of 4 trainings have ended, about 40 s left",
+        "  3 of 4 trainings have ended, about 20 s left",
+    ]

@@ -80,7 +80,7 @@ class Parts:
         if shown:
             self.shown = now
         elif now - self.shown >= LINE_S and self.done < self.total:
-            ended, whole = (math.ceil(count / self.at_a_time) for count in (self.done, self.total))
-            left = (now - self.started) / ended * (whole - ended)
+            ended, still = (math.ceil(count / self.at_a_time) for count in (self.done, self.total - self.done))
+            left = (now - self.started) / ended * still
             self.log(f"  {self.done} of {self.total} {self.what} have ended, about {left:.0f} s left")
             self.shown = now
