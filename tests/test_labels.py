@@ -166,9 +166,10 @@ def test_item_label_is_not_implemented_everywhere(tmp_path: Path, cli: Cli) -> N
 
 
 def test_items_table_prints_brackets_as_they_are(finished: Run) -> None:
-    """Code and lists in the details of a check are text, not markup."""
+    """Code and lists in the details of a check are text, not markup, in a table and below each other."""
     why = "X, y = X[order], y[order]; trust=[spirals]; [/home]"
     item = Item("a", "Is it?", "failed", why=why)
-    console = Console(width=200, file=io.StringIO(), no_color=True)
-    console.print(items_table("baseline", [item], finished.state()))
-    assert why in console.file.getvalue()  # type: ignore[attr-defined]
+    for width in (200, 80):
+        console = Console(width=200, file=io.StringIO(), no_color=True)
+        console.print(items_table("baseline", [item], finished.state(), width))
+        assert why in console.file.getvalue()  # type: ignore[attr-defined]
