@@ -32,7 +32,7 @@ _PACKAGES = tuple(f"{IMPORT_ROOT / name}/" for name in NAMES)
 # exceptions, so that a package that is moved or added stays covered.
 BUNDLED = (f"{IMPORT_ROOT / 'pipeline' / 'models'}/", str(IMPORT_ROOT / "pipeline" / "data" / "augmentations.py"))
 # The backward pass and the optimizer step may call torch's C++ directly: no frame of torch's Python shows them.
-BACKWARD = str(IMPORT_ROOT / "pipeline" / "engine" / "backward.py")
+BACKWARD = str(IMPORT_ROOT / "pipeline" / "runtime" / "backward.py")
 STEPPER = str(IMPORT_ROOT / "pipeline" / "engine" / "stepper.py")
 # Messages of the allocators of the CPU and of Apple's GPUs; CUDA has an exception class of its own.
 _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from checklists.resolve import resolve_check
+from pipeline.adoption.guards import SIZE
 from pipeline.errors import Refused
 from pipeline.release.bundle import bundle_digest, previous_release
 from pipeline.release.release import release
@@ -574,7 +575,8 @@ def test_verify_judges_guards_again(mended: Run) -> None:
     """A winner whose guarded figures speak against it cannot be recorded as harmless."""
 
     def harm(values: dict[str, Any]) -> None:
-        values["arms"][0]["guards"][-1]["after"] = [1e6]
+        size = next(guard for guard in values["arms"][0]["guards"] if guard["what"] == SIZE)
+        size["after"] = [1e6]
 
     rewrite_evidence(mended, "optimization/1", harm)
 
