@@ -244,8 +244,8 @@ def test_make_lists_its_targets() -> None:
     promised = (
         "train-baseline diagnose optimize finalize auto status report smoke test test-process coverage test-crash "
         "test-fuzz test-integrations test-page lint check docs docs-site mutants bench-faults bench-repair bench-loops "
-        "bench-logs bench-guard fit-ranker verify-faults healthy-ranges programs bench bench-executors bench-drift "
-        "bench-intervals lock help"
+        "bench-logs bench-variants bench-guard fit-ranker verify-faults healthy-ranges programs bench bench-executors "
+        "bench-drift bench-intervals lock help"
     )
     completed = make(["help"], ROOT)
     assert re.findall(r"^  make (\S+)", completed.stdout, re.M) == promised.split()

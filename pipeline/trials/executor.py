@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypedDict
 
 from pipeline.executors.settings import ExecutorSettings
@@ -233,25 +236,76 @@ def start_jobs(
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
     workers = open_executor(settings or ExecutorSettings(), folder, environment)
-    pool, owner = ThreadPoolExecutor(max_workers=parallel), os.getpid()
+    # Ctrl-C raises in this thread wherever it is, also inside a lock of a Future, which would then never be opened. The
+    # queues are of C and safe from it.
+    waiting: SimpleQueue[Trial] = SimpleQueue()
+    ended: SimpleQueue[tuple[str, Trial | BaseException]] = SimpleQueue()
+    for trial in trials:
+        waiting.put(trial)
+
+    def work() -> None:
+        while (trial := _next(waiting)) is not None:
+            try:
+                ended.put((trial.id, _run_trial(trial, threads, workers.run)))
+            except BaseException as error:  # it is raised in the thread that asks for the result
+                ended.put((trial.id, error))
+
+    pool, owner = [threading.Thread(target=work) for _ in range(min(parallel, len(trials)))], os.getpid()
     try:
-        yield pool.map(lambda trial: _run_trial(trial, threads, workers.run), trials, timeout=seconds)
+        for thread in pool:
+            thread.start()
+        yield _in_order(trials, ended, seconds)
     finally:
         end_if_forked_from(owner)  # a child of the user's code would stop the workers of its parent
+        while _next(waiting) is not None:
+            pass
         _shut_down(pool, workers)
 
 
-def _shut_down(pool: ThreadPoolExecutor, workers: Executor) -> None:
-    """Start no further job, and wait until all workers have ended."""
+def _next(waiting: SimpleQueue[Trial]) -> Trial | None:
+    """Take a job that no thread has begun; None if there is none."""
+    try:
+        return waiting.get_nowait()
+    except Empty:
+        return None
+
+
+def _in_order(
+    trials: Sequence[Trial], ended: SimpleQueue[tuple[str, Trial | BaseException]], seconds: float | None
+) -> Iterator[Trial]:
+    """Yield the trials in the order of the jobs, each as soon as it and those before it have ended."""
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    outcomes: dict[str, Trial | BaseException] = {}
+    for trial in trials:
+        while trial.id not in outcomes:
+            try:
+                name, outcome = ended.get(timeout=None if seconds is None else max(0.0, end - time.monotonic()))
+            except Empty:
+                raise TimeoutError(f"{trial.id} has not ended within {seconds:g} s") from None
+            outcomes[name] = outcome
+        outcome = outcomes.pop(trial.id)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome
+
+
+def _shut_down(pool: Sequence[threading.Thread], workers: Executor) -> None:
+    """Wait until all workers have ended, after asking them to stop; a second interrupt kills them."""
     try:
         workers.stop(signal.SIGTERM)
-        pool.shutdown(cancel_futures=True)
+        _join(pool)
     except KeyboardInterrupt:
         workers.stop(signal.SIGKILL)
-        pool.shutdown(cancel_futures=True)
+        _join(pool)
         raise
     finally:
         workers.close()
+
+
+def _join(pool: Sequence[threading.Thread]) -> None:
+    for thread in pool:
+        if thread.ident is not None:  # it was started
+            thread.join()
 
 
 def ending(trial: Trial) -> dict[str, Any]:
