@@ -35,7 +35,9 @@ def block_after(text: str, language: str = "text") -> str:
 def pipeline(line: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Run a command as README writes it, from `python` on."""
     words = shlex.split(line[line.index(COMMAND) + len(COMMAND) :])
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")} | {"PYTHONPATH": str(ROOT)}
+    # README shows tables as a wide terminal does; a worker of pytest-xdist says that it has 80 columns.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_") and k != "COLUMNS"}
+    environment = inherited | {"PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-m", "pipeline", *words, *more]
     return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
 
