@@ -7,8 +7,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +27,8 @@ from pipeline.run_store import permits
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.run import Run
 from pipeline.runtime.threads import cores
-from pipeline.trials.executor import Trial, run_jobs
+from pipeline.trials import executor
+from pipeline.trials.executor import Trial, run_jobs, start_jobs
 from tests.integrations import FOLDER, add_packages
 
 LOCAL_SUBMITIT = ExecutorSettings(kind="submitit", cluster="local")
@@ -198,3 +203,42 @@ def test_ray_stops_its_tasks_and_says_that_one_was_killed(tmp_path: Path, monkey
         assert RayTasks(ExecutorSettings(kind="ray"), suicidal).run(tmp_path, 1).returncode == -signal.SIGKILL
     finally:
         tasks.close()
+
+
+@contextmanager
+def interrupted_at_line(number: int) -> Iterator[list[int]]:
+    """Inside the block, Ctrl-C comes before the line of this number; the list counts the lines that are left."""
+    left, tracer = [number], sys.gettrace()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            left[0] -= 1
+            if left[0] == -1:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield left
+    finally:
+        sys.settrace(tracer)
+
+
+def test_start_jobs_ends_wherever_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C before any line of the loop over the trials leaves no lock closed: block and threads end."""
+    monkeypatch.setattr(executor, "_run_trial", lambda trial, threads, run: trial)
+    jobs, number = [(name, Job("plan", "trial")) for name in "abcd"], 0
+    before = threading.active_count()
+    while True:
+        try:
+            with start_jobs(jobs, tmp_path, parallel=2, threads=1) as trials, interrupted_at_line(number) as left:
+                names = [trial.id for trial in trials]
+            if left[0] >= 0:
+                break
+        except KeyboardInterrupt:
+            names = []
+        number += 1
+
+    assert names == ["a", "b", "c", "d"] and number > 20
+    assert threading.active_count() == before
