@@ -218,21 +218,21 @@ def _adopt(
 
     Returns the outcome of the round, that training if there is a winner, and what was run again on an adopted change.
     """
-    winner, kept = study.winner, Regression(_earlier_items(ctx))
+    winner, regression = study.winner, Regression(_earlier_items(ctx))
     if winner is None:
-        return _unchanged_outcome(ctx, start), None, kept
+        return _unchanged_outcome(ctx, start), None, regression
     arm = next(a for a in study.arms if a.id == winner["id"])
     job = Job(frozen_plan(ctx).digest, FIXED, arm.delta, 0, study.budget)
     ctx.log(f"chosen: {winner['change']} ({study.choice})")
     fixed = train(ctx, [(FIXED, job)], 0)[FIXED]
     if fixed.died:
         ctx.log(f"not adopted: {winner['change']} won, but its training with the plan's seed died: {fixed.died}")
-        return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed, kept
+        return {**_unchanged_outcome(ctx, start), "fixed_died": fixed.died}, fixed, regression
     outcome = _fixed_outcome(ctx, fixed)
     if left := criteria_missed(outcome["branch"]) if study.goal else _symptoms_left(ctx, outcome):
         why = "with the plan's seed" if study.goal else "it reaches the target, but the symptom is still there"
         ctx.log(f"not adopted: {winner['change']} won, but {why}: {', '.join(left)}")
-        return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed, kept
+        return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed, regression
     outcome = _with_class_results(ctx, outcome, fixed)
     ran = _run_again(ctx, fixed, outcome["branch"]["symptoms"], diagnosis)
     _write_documents(ctx, study, fixed, _criteria(winner, outcome, study.due), ran)

@@ -121,10 +121,12 @@ def planned_for(goal: str, root: Path, *words: str) -> Run:
     (root / "conf" / "experiment").mkdir(parents=True)
     (root / "rows_of_mine.py").write_text(DATA)
     (root / "conf" / "experiment" / "mine.yaml").write_text(EXPERIMENT)
-    asked = (f"phases.optimization.goal={goal}", "phases.optimization.seeds_per_arm=6", *words)
+    settings = (f"phases.optimization.goal={goal}", "phases.optimization.seeds_per_arm=6", *words)
     trust = "trust=[rows_of_mine]"
     short = ("phases.baseline.overfit_steps=20", *SHORT)
-    run, gate, step = go(root, "phase=baseline", "experiment=mine", trust, *short, *asked, config_dirs=[root / "conf"])
+    run, gate, step = go(
+        root, "phase=baseline", "experiment=mine", trust, *short, *settings, config_dirs=[root / "conf"]
+    )
     assert gate == "open" and step.phase == "optimization" and step.why.endswith(f"before finalization: {goal}")
     return run
 

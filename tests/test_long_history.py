@@ -37,8 +37,10 @@ print(seconds, int(peak) / 1024, len(diagnosis.symptoms))  # ru_maxrss would be 
 def test_diagnose_reads_a_million_steps_in_seconds() -> None:
     """Two seconds of one core are enough for all playbooks, and half a gigabyte."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", LONG], env=environment, capture_output=True, text=True, check=True)
-    seconds, megabytes, symptoms = map(float, done.stdout.split())
+    completed = subprocess.run(
+        [sys.executable, "-c", LONG], env=environment, capture_output=True, text=True, check=True
+    )
+    seconds, megabytes, symptoms = map(float, completed.stdout.split())
     print(f"a million steps: {seconds:.2f} s, {megabytes:.0f} MB")
 
     assert symptoms == 0 and seconds < 2.0 and megabytes < 500

@@ -43,8 +43,8 @@ def optimized(root: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple
 @pytest.mark.slow
 def test_near_miss_gets_general_changes(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a symptom: the rate of the range test, a wider and a deeper model, and more epochs with a schedule."""
-    words = ("model.hidden=[16]", "task.target=0.91", "trainer.max_epochs=16", "optimizer.lr=0.008")
-    run, values = optimized(own_folder, monkeypatch, *words)
+    overrides = ("model.hidden=[16]", "task.target=0.91", "trainer.max_epochs=16", "optimizer.lr=0.008")
+    run, values = optimized(own_folder, monkeypatch, *overrides)
     tried = {key for arm in values["searched"] for key in arm["delta"]["overrides"]}
 
     assert values["causes"] == [] and {arm["origin"] for arm in values["searched"]} == {"general"}

@@ -134,6 +134,9 @@ class Table:
                 continue
             places, numbers = np.frombuffer(cells.places, np.int64), np.frombuffer(cells.numbers, np.float64)
             odd = ~np.isfinite(numbers)
-            kept = left[places] | (odd & (np.cumsum(odd) <= MAX_NONFINITE))
-            cells.places, cells.numbers = array("q", places[kept].tobytes()), array("d", numbers[kept].tobytes())
+            selected = left[places] | (odd & (np.cumsum(odd) <= MAX_NONFINITE))
+            cells.places, cells.numbers = (
+                array("q", places[selected].tobytes()),
+                array("d", numbers[selected].tobytes()),
+            )
         return sum(len(cells.places) for cells in self.cells.values())

@@ -172,9 +172,9 @@ def spread_of_answers(model: nn.Module, inputs: torch.Tensor) -> float:
     0 if the model does not take the inputs alone or does not return a tensor.
     """
     try:
-        asked = copy.deepcopy(model).eval()
+        evaluated = copy.deepcopy(model).eval()
         with torch.random.fork_rng():
-            first, second = asked(inputs), asked(inputs)
+            first, second = evaluated(inputs), evaluated(inputs)
     except Exception:  # a model of the user's own may fail in any way
         return 0.0
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor) or first.numel() < 2:

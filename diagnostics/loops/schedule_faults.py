@@ -32,7 +32,7 @@ def schedule_findings(
         return
     resting = [entry.name for entry in schedules.known if not entry.last_step]
     if resting and schedules.updates:
-        sentence = f"{listed(resting)} has made no step after {len(epochs)} validations: nobody calls step()."
+        sentence = f"{listed(resting)} has made no step after {len(epochs)} validations: the loop never calls step()."
         yield unusual(CAUSE, "schedule_at_rest", sentence, SURE, 0.0, "steps")
     if schedules.updates < FEWEST * len(epochs):  # an update per epoch or two: no telling one from the other
         return

@@ -210,7 +210,7 @@ class LoopWatch:
 
     def output_gradient(self, update: int, outputs: Tensor, gradient: Tensor) -> None:
         """Measure the scale of a loss, at once if the targets are known or if the outputs are too large to be kept."""
-        if self._waiting is not None:  # of another backward pass, whose targets nobody gave
+        if self._waiting is not None:  # of another backward pass, whose targets are not known
             self._measure_scale(None)
         self._waiting = (update, outputs, gradient)
         if self._targets is not None or outputs.numel() > MOST_OUTPUTS:

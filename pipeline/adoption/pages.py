@@ -42,7 +42,7 @@ class RoundSummary:
     commands: Mapping[str, str] = field(default_factory=dict)
     undo: str = ""
     table: Sequence[str] = ()  # the ablation table that the config asked for
-    unit: str = ""  # of the figures of the confirmation, where they are no scores
+    unit: str = ""  # of the figures of the confirmation if they are costs; empty for scores
     checks: Sequence[tuple[str, bool]] = ()  # what was run again on the adopted change, and whether it passes
 
 

@@ -1,6 +1,6 @@
 """`approve RUN --who NAME [--key PATH]`: approve the bundle for release, or the plan of a study that waits.
 
-Approves who is the plan's approver, or its owner where it names nobody else.
+The person must be an approver of the plan, or its owner where the plan names no approver.
 """
 
 from __future__ import annotations

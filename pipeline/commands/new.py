@@ -142,11 +142,11 @@ def write_experiment(name: str, run: Run, folder: Path) -> Path:
         do = f"python -m pipeline new {name}-2 --fixed {run.argument} --config-dir {shlex.quote(str(folder))}"
         raise UserError(fault(name if bundled else str(path), what, do=do))
     fixed = _fixed_config(run)
-    words = [word for word in words_of_file(fixed) if not word.startswith(("phase=", "run."))]
+    overrides = [word for word in words_of_file(fixed) if not word.startswith(("phase=", "run."))]
     config: dict[str, Any] = safe_yaml.load(fixed.read_text(encoding="utf-8"), str(fixed))
     command = f"# python -m pipeline phase=auto --config-dir {folder} experiment={name}"
     text = f"# @package _global_\n{command}\n# The config that optimization adopted in the run {run.name}.\n"
-    text += _format_experiment(words, config)
+    text += _format_experiment(overrides, config)
     _refuse_unless_same(text, name, run, config)
     files.write_text(path, text)
     return path
@@ -167,14 +167,14 @@ def _fixed_config(run: Run) -> Path:
     return run.inside(record["path"])
 
 
-def _format_experiment(words: Sequence[str], config: Mapping[str, Any]) -> str:
-    """Return the file that makes the choices and sets the values of these words of a command line."""
+def _format_experiment(overrides: Sequence[str], config: Mapping[str, Any]) -> str:
+    """Return the file that makes the choices and sets the values of these overrides."""
     import yaml
 
     groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
     defaults: list[Any] = []
     values: dict[str, Any] = {}
-    for word in words:
+    for word in overrides:
         key, chosen = key_of(word), word.partition("=")[2]
         if key == "experiment":
             defaults.insert(0, chosen)

@@ -49,7 +49,7 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path | str] = (
 
 
 def default_config() -> dict[str, Any]:
-    """The config of nobody's experiment: the value that each key has where nothing sets it."""
+    """The config without an experiment: the default value of each key."""
     return compose(["~experiment", "run.name=defaults"])
 
 

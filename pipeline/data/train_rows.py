@@ -43,8 +43,8 @@ def apply_row_changes(train: Split, changes: Mapping[str, object], seed: int, va
             own = [i for i, row in enumerate(train.row_digests) if row not in known]
             train = train.take(torch.tensor(own, dtype=torch.int64))
         elif name == "without" and isinstance(how, Sequence) and not isinstance(how, str):
-            kept = np.setdiff1d(np.arange(len(train)), np.array(how, np.int64))
-            train = train.take(torch.from_numpy(kept))
+            remaining = np.setdiff1d(np.arange(len(train)), np.array(how, np.int64))
+            train = train.take(torch.from_numpy(remaining))
         elif name == "labels" and how in ("agreeing", "as_many"):
             train = train.take(_chosen_by_labels(train, str(how), seed))
         elif name == "read" and how == "memory":

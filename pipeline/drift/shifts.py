@@ -176,7 +176,7 @@ def prior_rows(targets: Array, classes: bool, count: int, rng: np.random.Generat
     """Return rows of half of the classes, or with the upper half of the values: a shift of the targets alone.
 
     Of the two halves the one with fewer rows arrives, so that at least half of the rows are of classes that are gone:
-    that a rare class is gone is no shift of the others. Rows are drawn with replacement where there are too few.
+    the loss of a rare class alone is hardly a shift. Rows are drawn with replacement where there are too few.
     """
     if classes:
         ids, counts = np.unique(targets, return_counts=True)

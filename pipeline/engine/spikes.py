@@ -77,9 +77,9 @@ class SpikeDetector:
         """Return the detector of a resumed training, as it was when the last loss of the history was measured."""
         spikes = {event["step"] for event in history.events if event["kind"] == "spike"}
         steps, losses = history.series("train/loss")
-        kept = [float(loss) for step, loss in zip(steps[-2 * WINDOW :], losses[-2 * WINDOW :], strict=True)
+        normal_losses = [float(loss) for step, loss in zip(steps[-2 * WINDOW :], losses[-2 * WINDOW :], strict=True)
                 if int(step) not in spikes]  # fmt: skip
-        return cls(kept)
+        return cls(normal_losses)
 
     def record(self, step: int, loss: float, history: History) -> bool:
         """Record a loss that is a spike, whose update is withheld; return whether it is one."""

@@ -25,8 +25,8 @@ Checklists = dict[str, list[ChecklistItem]]
 def changes_since(plan: Plan, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the config keys that differ from the plan, as (old, new).
 
-    A key that the plan does not have is no change at its default of today: a version before there was this key made
-    the plan, and the default is what that version did.
+    A key that the plan lacks does not differ if it has its default value: an earlier version, which did not know the
+    key, made the plan, and behaved as the default does.
     """
     changes = plans.changes_from(plan, config)
     has_key = {key: type(get(plan.config, key)) is not object for key in changes}

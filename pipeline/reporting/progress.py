@@ -182,7 +182,7 @@ def trials_table(rows: Rows) -> Table:
     running = rows()
     table.show_header = bool(running)
     for row in running:
-        done = round(BAR * row.step / max(row.last_step, 1))
+        filled = round(BAR * row.step / max(row.last_step, 1))
         score = "" if math.isnan(row.value) else visible(f"{row.metric} {row.value:.4g}")
-        table.add_row(visible(row.name), "━" * done + "╌" * (BAR - done), f"{row.step}/{row.last_step}", score)
+        table.add_row(visible(row.name), "━" * filled + "╌" * (BAR - filled), f"{row.step}/{row.last_step}", score)
     return table

@@ -212,7 +212,7 @@ def _guard(work: GoalRound, row: ArmResult, trials: Mapping[str, Trial], pairs: 
     ctx, metric = work.ctx, str(frozen_plan(work.ctx).config["task"]["metric"])
     before, after = ([trials[f"{arm}-{i}"] for i in range(1, pairs + 1)] for arm in ("control", row["id"]))
     scores = [trial.value for trial in before], [trial.value for trial in after]
-    kept: Guard = {
+    quality: Guard = {
         "what": metric,
         "before": scores[0],
         "after": scores[1],
@@ -220,7 +220,7 @@ def _guard(work: GoalRound, row: ArmResult, trials: Mapping[str, Trial], pairs: 
         "limit": work.terms.target,
         "greater_is_better": work.terms.greater,
     }
-    guards = [kept, *measure_guards(ctx.run.path, frozen_plan(ctx).config, ctx.trust, before, after)]
+    guards = [quality, *measure_guards(ctx.run.path, frozen_plan(ctx).config, ctx.trust, before, after)]
     row["guards"], row["harms"] = list(guards), harms(guards)
     for guard in guards:
         ctx.log(f"  {row['id']}: {format_guard(guard)}")
@@ -239,18 +239,18 @@ def _format_row(work: GoalRound, row: ArmResult, before: float) -> str:
 def _explain(rows: Sequence[ArmResult], winner: ArmResult | None, share: float) -> str:
     """Return why `select_arm` chose the winner among the candidates, or why it chose none, in one sentence."""
     cheaper = [row for row in rows if row["wins"]]
-    kept = [row for row in cheaper if not row["harms"]]
+    harmless = [row for row in cheaper if not row["harms"]]
     harmed = "".join(f"; {r['id']} is left out, since it harms {', '.join(r['harms'])}" for r in cheaper if r["harms"])
     if winner is None:
         return f"no candidate is shown to be cheaper by {share:.0%} with its quality kept{harmed}"
-    shown = f"cheaper by {share:.0%} at least with its quality kept: {', '.join(row['id'] for row in kept)}"
-    smallest = min(kept, key=lambda row: row["order"])
-    if len(kept) == 1:
+    shown = f"cheaper by {share:.0%} at least with its quality kept: {', '.join(row['id'] for row in harmless)}"
+    smallest = min(harmless, key=lambda row: row["order"])
+    if len(harmless) == 1:
         return f"{shown}{harmed}"
     if winner is not smallest:
         rule = f"of which {winner['id']} is cheaper than the smallest change, {smallest['id']}, on every seed"
         return f"{shown}, {rule}{harmed}"
-    below = [row["id"] for row in kept if row["mean"] < winner["mean"]]
+    below = [row["id"] for row in harmless if row["mean"] < winner["mean"]]
     but = f"; {', '.join(below)} cost less on average, but not on every seed" if below else ""
     return f"{shown}, of which {winner['id']} is the smallest change{but}{harmed}"
 

@@ -46,7 +46,7 @@ ShowTrials = Callable[[Rows], AbstractContextManager[None]]  # shows the rows wh
 class TrialProgress(StepObserver):
     """Writes the step of a training and its newest score into the folder of the job.
 
-    It reads nothing from the device, and a disk that refuses is no reason to end the training.
+    It reads nothing from the device. The training goes on if the disk refuses a write.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:

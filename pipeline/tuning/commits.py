@@ -70,7 +70,7 @@ def compare_commits(run: Run, commits: Sequence[str], packages: Sequence[str], l
     _require_trust(state, packages)
     arms = [CommitArm(f"{run.name}@{commit}", _resolve(repository, commit)) for commit in commits]
     _state_hypothesis(run, state, arms)
-    scores = [_train(run, state, plan, repository, arm, packages, log) for arm in arms]
+    scores = [_train(state, plan, repository, arm, packages, log) for arm in arms]
     planned = json.loads((run.path / "planning" / "evidence.json").read_text())["values"]
     result = SeedArms(
         (arms[0].name, arms[1].name), (scores[0], scores[1]), str(planned["metric"]), bool(planned["greater_is_better"])
@@ -102,13 +102,15 @@ def _git(folder: Path, *words: str) -> bytes:
     """Return what git prints, without hooks of the repository. Raises UserError with git's own message."""
     command = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-C", str(folder), *words]
     try:
-        done = subprocess.run(command, capture_output=True, check=True)
+        completed = subprocess.run(command, capture_output=True, check=True)
     except FileNotFoundError:
         raise UserError(fault("git", "is not installed", do="install git, and try again")) from None
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(fault(str(folder), f"git says: {said[-1] if said else f'exit {error.returncode}'}")) from None
-    return done.stdout
+        messages = error.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(
+            fault(str(folder), f"git says: {messages[-1] if messages else f'exit {error.returncode}'}")
+        ) from None
+    return completed.stdout
 
 
 def _resolve(repository: Path, commit: str) -> str:
@@ -150,7 +152,7 @@ def _files_of(repository: Path, commit: str) -> Iterator[Path]:
 
 
 def _train(
-    run: Run, state: RunState, plan: Plan, repository: Path, arm: CommitArm, packages: Sequence[str], log: Log
+    state: RunState, plan: Plan, repository: Path, arm: CommitArm, packages: Sequence[str], log: Log
 ) -> dict[str, float]:
     """Train the plan with the code of a commit, once per seed; return the validation scores, NaN without one."""
     assert state.plan is not None
@@ -159,14 +161,15 @@ def _train(
         folders = [_in_commit(Path(folder), repository, code) for folder in state.plan.get("config_dirs", [])]
         for seed in range(plan.seed, plan.seed + SEEDS):
             own = [o for o in state.plan.get("overrides", []) if o.lstrip("+").partition("=")[0] != "seed"]
-            words = ["phase=baseline", *own, *QUICK, f"seed={seed}", f"trust=[{','.join(packages)}]"]
-            words += [f"run.root={root}", f"run.name=seed-{seed}"]
+            overrides = ["phase=baseline", *own, *QUICK, f"seed={seed}", f"trust=[{','.join(packages)}]"]
+            overrides += [f"run.root={root}", f"run.name=seed-{seed}"]
             options = [word for folder in folders for word in ("--config-dir", str(folder))]
-            command = [sys.executable, "-P", "-m", "pipeline", *options, *words]
+            command = [sys.executable, "-P", "-m", "pipeline", *options, *overrides]
             environment = {**os.environ, "PYTHONPATH": child_pythonpath()}
-            done = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True)
-            scores[str(seed)] = score = _score(Run(Path(root) / f"seed-{seed}"))
-            why = "" if math.isfinite(score) else f": {_why_no_score(Run(Path(root) / f'seed-{seed}'), done.stderr)}"
+            completed = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True)
+            trained = Run(Path(root) / f"seed-{seed}")
+            scores[str(seed)] = score = _score(trained)
+            why = "" if math.isfinite(score) else f": {_why_no_score(trained, completed.stderr)}"
             log(f"  {arm.name}, seed {seed}: {score:.4g}{why}")
     return scores
 

@@ -103,21 +103,21 @@ def values_in(text: str) -> dict[str, object]:
     """Return the numbers of a line by the names in front of them. A split holds for the names behind it."""
     *parts, _ = _NUMBER.split(_plain(text))  # text, number and unit, in turn
     numbers = parts[1::3]
-    words: tuple[str, ...] = ()
+    spellings: tuple[str, ...] = ()
     if "n" in "".join(numbers).lower():  # nan and inf, which may also be words of a sentence
-        words = tuple("" if value[-1].isdigit() or value[-1] == "." else value for value in numbers)
+        spellings = tuple("" if value[-1].isdigit() or value[-1] == "." else value for value in numbers)
     values: dict[str, object] = {}
-    for place, name in _names_before(tuple(parts[::3]), words):
+    for place, name in _names_before(tuple(parts[::3]), spellings):
         unit = parts[3 * place + 2]
         values[name] = f"{numbers[place]}%" if unit and unit.strip() == "%" else numbers[place]
     return values
 
 
 @lru_cache(maxsize=8192)  # the same words stand between the numbers of most lines
-def _names_before(texts: tuple[str, ...], words: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+def _names_before(texts: tuple[str, ...], spellings: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
     """Return the places and names of the numbers that have one, by the texts in front of them; the first counts.
 
-    `words` holds the numbers that may be words, and "" for the others; it is empty if there are none.
+    `spellings` holds the numbers that may be words, and "" for the others; it is empty if there are none.
     """
     names: dict[str, int] = {}
     split, last_kind, skipped = "", None, ""
@@ -128,8 +128,8 @@ def _names_before(texts: tuple[str, ...], words: tuple[str, ...]) -> tuple[tuple
             name = "iter" if split in ("", "train") else ""  # `Epoch: [3][ 50/100]`; validation counts other batches
         split = named_split or split
         kind = canonical_name(name) if name else None
-        if kind is None and words and words[place]:
-            skipped = between + words[place]  # a word: `number of nan iterations: 0`
+        if kind is None and spellings and spellings[place]:
+            skipped = between + spellings[place]  # a word: `number of nan iterations: 0`
             continue
         last_kind, skipped = kind, ""
         if not name:
