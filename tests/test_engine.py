@@ -24,7 +24,7 @@ from pipeline.engine.fit import fit
 from pipeline.engine.guard import Guard, NonfiniteStep
 from pipeline.engine.loop import Training
 from pipeline.engine.setup import OVERFIT
-from pipeline.errors import Refused, UserError
+from pipeline.errors import FivegateError, Refused, UserError
 from pipeline.run_store.job import Job, run_seed
 from pipeline.run_store.permits import TrainPermit
 from pipeline.runtime.backward import backward
@@ -481,3 +481,17 @@ def test_clipping_keeps_direction_of_huge_gradients() -> None:
     p.grad = torch.full((4,), 1e30)
     assert guard.check_and_clip(torch.tensor(1.0))
     assert torch.allclose(p.grad, torch.ones(4))
+
+
+def test_training_ends_where_an_epoch_has_too_few_batches() -> None:
+    """A source that gives fewer batches than the epoch has steps is an error, not an endless training."""
+    components = components_of(config(), blobs(), job := Job("", "trial"))
+    source = components.batches
+    short = types.SimpleNamespace(
+        accumulation_groups=lambda epoch, skip=0: list(source.accumulation_groups(epoch, skip))[:-1],
+        start=source.start,
+        close=source.close,
+    )
+    last = components.budget.steps_per_epoch - 1
+    with pytest.raises(FivegateError, match=f"data: epoch 1 has no batch after step {last}"):
+        run(Training(PERMIT[0], replace(components, batches=short), job))

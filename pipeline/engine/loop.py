@@ -33,6 +33,7 @@ from pipeline.engine.setup import TrainingComponents
 from pipeline.engine.spikes import SpikeAnswer
 from pipeline.engine.stepper import Stepper
 from pipeline.engine.timer import TrainingTimer
+from pipeline.errors import FivegateError, fault
 from pipeline.evaluation.evaluate import loss_and_metrics, mean_loss
 from pipeline.preprocess.modules import preprocess_batch, unwrap
 from pipeline.run_store import permits
@@ -139,8 +140,8 @@ class Training:
             wait_began = time.perf_counter()
             batches = next(groups, None)
             waited += time.perf_counter() - wait_began
-            if batches is None:
-                break
+            if batches is None:  # else the same epoch would begin again and again
+                raise FivegateError(fault("data", f"epoch {epoch} has no batch after step {progress.step}"))
             try:
                 withheld = not self._train_step(step_seed, batches)
             except BaseException as error:
