@@ -26,6 +26,7 @@ from pipeline.trials.final_seeds import CONFIRMATION_SEED, LONG_MINUTES, trainin
 from pipeline.trials.recorded import train_recorded
 from pipeline.trials.study import Arm, ArmResult, compare_arms, explain_choice, format_arm, reaches, select_arm
 
+BY_ROWS = f"{ONE_SEED}, compared by validation rows"
 START_SECONDS = 4.0  # until a training in a process of its own takes its first step
 
 
@@ -156,6 +157,7 @@ def run_study(ctx: Round, start: Delta, candidates: Sequence[Arm]) -> Study:
     rows, due = _compare(ctx, everyone, trials, terms, seeds)
     winner = select_arm(rows[1:], terms.target, terms.greater)
     choice = explain_choice(rows[1:], winner, terms.target, terms.greater)
+    choice = f"{BY_ROWS}: {choice}" if seeds == 1 else choice
     study = Study(
         everyone, seeds, terms.budget, trials, rows, winner, choice, due, search.tallies, search.spent,
         search.ablation, all_trials={**searched, **trials},
@@ -166,7 +168,7 @@ def run_study(ctx: Round, start: Delta, candidates: Sequence[Arm]) -> Study:
 
 def _confirm(ctx: Round, arms: Sequence[Arm], terms: Terms, seeds: int) -> dict[str, Trial]:
     """Train the control and the candidates on fresh seeds."""
-    basis = f"on {seeds} fresh seeds each" if seeds > 1 else f"on {ONE_SEED}, compared by validation rows"
+    basis = f"on {seeds} fresh seeds each" if seeds > 1 else f"on {BY_ROWS}"
     ctx.log(f"  confirmation: the control and {counted(len(arms) - 1, 'candidate')} {basis}")
     ctx.log("  " + " " * 10 + "  ".join(f"{arm.id:<8}" for arm in arms).rstrip())
     # Seed by seed, so that a study that is interrupted has whole pairs.
