@@ -449,10 +449,18 @@ def test_values_plausible_names_constant_features(planned: Run) -> None:
     assert item.outcome == "passed" and "5 constant features (pixel_0_0" in item.why
 
 
+COPIES = {
+    "count": 2,
+    "first": [
+        {"feature": "b", "of": "a", "scale": 1.0, "shift": 0.0},
+        {"feature": "c", "of": "a", "scale": 2.54, "shift": -3.0},
+    ],
+}
 NOTES: list[tuple[str, dict[str, Any], str]] = [
     ("quality.values_plausible", {"quality__duplicates__train": 3}, "duplicate rows: 3 in train"),
     ("quality.values_plausible", {"quality__duplicates__train": 200}, "many rows are duplicates"),
     ("quality.values_plausible", {"quality__constant__targets_std": 900.0}, "targets_not_scaled"),
+    ("quality.values_plausible", {"quality__repeated_features": COPIES}, "another one: 2 (b = a, c = 2.54 a - 3)"),
     ("labels.enough_rows", {"quality__labels__counts__val__3": 8}, "unreliable for 3 in val (8)"),
 ]
 

@@ -11,6 +11,7 @@ from pipeline.results import Evidence, Result
 
 if TYPE_CHECKING:
     from pipeline.data.analysis.quality import Nonfinite, Quality
+    from pipeline.data.analysis.repeated_features import RepeatedFeature
     from pipeline.readiness.comparison import Comparison
     from pipeline.readiness.generalization import GeneralizationGap
     from pipeline.readiness.on_test import BaselineComparison
@@ -55,8 +56,8 @@ def values_plausible(
 
     A column is dominated if its farthest row is more than `max_distance` usual distances from the median, and at most
     `max_row_share` of the rows have more than `max_weight` of the squared distances and are `min_gap` times as far as
-    all others. Constant features, duplicate rows (first of all if more than a share of `many_duplicates`) and the scale
-    of targets are only reported. The value is the largest distance.
+    all others. Constant features and those that repeat another one, duplicate rows (first of all if more than a share
+    of `many_duplicates`) and the scale of targets are only reported. The value is the largest distance.
     """
     quality: Quality = evidence["quality"]
     constant = quality["constant"]
@@ -96,6 +97,10 @@ def _notes(evidence: Evidence, many_duplicates: float) -> list[str]:
         notes.append(f"many rows are duplicates, which gives them more weight: {', '.join(many)}")
     if constant["count"]:
         notes.append(f"{constant['count']} constant features ({format_list(constant['columns'])})")
+    repeated = quality.get("repeated_features")  # plans of earlier versions do not have it
+    if repeated and repeated["count"]:
+        copies = format_list(map(_copy, repeated["first"]))
+        notes.append(f"features that repeat another one: {repeated['count']} ({copies})")
     if duplicates:
         notes.append(f"duplicate rows: {', '.join(f'{count} in {split}' for split, count in duplicates.items())}")
     std = constant["targets_std"]
@@ -103,6 +108,14 @@ def _notes(evidence: Evidence, many_duplicates: float) -> list[str]:
     if std is not None and not 0.1 <= float(std) <= 10 and not evidence["treatments"]["target_scale"]:
         notes.append(f"targets spread by {float(std):.3g} (targets_not_scaled: preprocess.targets=standardize)")
     return notes
+
+
+def _copy(repeated: RepeatedFeature) -> str:
+    """The equation of a feature that repeats another one."""
+    scale, shift = repeated["scale"], repeated["shift"]
+    factor = "" if scale == 1 else "-" if scale == -1 else f"{scale:.4g} "
+    offset = f" {'-' if shift < 0 else '+'} {abs(shift):.4g}" if shift else ""
+    return f"{repeated['feature']} = {factor}{repeated['of']}{offset}"
 
 
 def generalization_gap(evidence: Evidence, *, max_gap: float, max_unbounded_gap: float | None) -> Result:

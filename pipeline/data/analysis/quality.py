@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.data.analysis.labels import Contradictions, LabelStatistics, contradictions, label_statistics
 from pipeline.data.analysis.near_duplicates import NearDuplicates, near_duplicates
+from pipeline.data.analysis.repeated_features import RepeatedFeatures, Table, repeated_features
 from pipeline.data.dataset import Data
 from pipeline.data.source_data import Array
 from pipeline.data.splits import Split
@@ -68,6 +69,7 @@ class Quality(TypedDict):
 
     nonfinite: dict[str, Nonfinite]
     constant: Constants
+    repeated_features: RepeatedFeatures
     outliers: dict[str, list[Outlier]]
     duplicates: dict[str, int]
     labels: LabelStatistics | None
@@ -91,6 +93,7 @@ def measure_quality(data: Data, kind: str) -> Quality:
     return {
         "nonfinite": {name: nonfinite(parts) for name, parts in columns.items()},
         "constant": constants(columns["train"]),
+        "repeated_features": repeated_features(tables(columns["train"])),
         "outliers": {name: outliers(parts, scales) for name, parts in columns.items()},
         "duplicates": {name: len(rows) - len(set(rows)) for name, rows in digests.items()},
         "labels": label_statistics(data, kind) if classes else None,
@@ -144,6 +147,11 @@ def float_columns(
             names = feature_names if single and not targets else None
             columns.append(FloatColumns(name, array.reshape(len(array), -1), array.shape[1:], names, targets))
     return columns
+
+
+def tables(parts: list[FloatColumns]) -> list[Table]:
+    """The features that are tables; the pixels of images and the steps of sequences are no features of their own."""
+    return [(part.values, part.column) for part in parts if not part.targets and len(part.shape) <= 1]
 
 
 def nonfinite(parts: list[FloatColumns]) -> Nonfinite:
