@@ -449,13 +449,7 @@ def test_values_plausible_names_constant_features(planned: Run) -> None:
     assert item.outcome == "passed" and "5 constant features (pixel_0_0" in item.why
 
 
-COPIES = {
-    "count": 2,
-    "first": [
-        {"feature": "b", "of": "a", "scale": 1.0, "shift": 0.0},
-        {"feature": "c", "of": "a", "scale": 2.54, "shift": -3.0},
-    ],
-}
+COPIES = {"count": 2, "first": [{"equation": "b = a"}, {"equation": "c = 2.54 a - 3"}]}
 NOTES: list[tuple[str, dict[str, Any], str]] = [
     ("quality.values_plausible", {"quality__duplicates__train": 3}, "duplicate rows: 3 in train"),
     ("quality.values_plausible", {"quality__duplicates__train": 200}, "many rows are duplicates"),

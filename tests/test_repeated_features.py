@@ -38,6 +38,7 @@ def test_repeated_features_names_exact_copies() -> None:
     described = {entry["feature"]: (entry["of"], entry["scale"], entry["shift"]) for entry in found["first"]}
     assert found["count"] == 4 and list(described) == ["d", "f", "g", "j"]
     assert (described["d"], described["g"], described["j"]) == (("b", 1, 0), ("c", -1, 0), ("i", 1, 0))
+    assert [entry["equation"] for entry in found["first"]] == ["d = b", "f = 2.54 a + 30", "g = -c", "j = i"]
     assert described["f"] == ("a", pytest.approx(2.54, rel=1e-5), pytest.approx(30, rel=1e-5))
 
 

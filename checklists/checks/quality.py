@@ -11,7 +11,6 @@ from pipeline.results import Evidence, Result
 
 if TYPE_CHECKING:
     from pipeline.data.analysis.quality import Nonfinite, Quality
-    from pipeline.data.analysis.repeated_features import RepeatedFeature
     from pipeline.readiness.comparison import Comparison
     from pipeline.readiness.generalization import GeneralizationGap
     from pipeline.readiness.on_test import BaselineComparison
@@ -99,7 +98,7 @@ def _notes(evidence: Evidence, many_duplicates: float) -> list[str]:
         notes.append(f"{constant['count']} constant features ({format_list(constant['columns'])})")
     repeated = quality.get("repeated_features")  # plans of earlier versions do not have it
     if repeated and repeated["count"]:
-        copies = format_list(map(_copy, repeated["first"]))
+        copies = format_list(entry["equation"] for entry in repeated["first"])
         notes.append(f"features that repeat another one: {repeated['count']} ({copies})")
     if duplicates:
         notes.append(f"duplicate rows: {', '.join(f'{count} in {split}' for split, count in duplicates.items())}")
@@ -108,14 +107,6 @@ def _notes(evidence: Evidence, many_duplicates: float) -> list[str]:
     if std is not None and not 0.1 <= float(std) <= 10 and not evidence["treatments"]["target_scale"]:
         notes.append(f"targets spread by {float(std):.3g} (targets_not_scaled: preprocess.targets=standardize)")
     return notes
-
-
-def _copy(repeated: RepeatedFeature) -> str:
-    """The equation of a feature that repeats another one."""
-    scale, shift = repeated["scale"], repeated["shift"]
-    factor = "" if scale == 1 else "-" if scale == -1 else f"{scale:.4g} "
-    offset = f" {'-' if shift < 0 else '+'} {abs(shift):.4g}" if shift else ""
-    return f"{repeated['feature']} = {factor}{repeated['of']}{offset}"
 
 
 def generalization_gap(evidence: Evidence, *, max_gap: float, max_unbounded_gap: float | None) -> Result:

@@ -29,12 +29,13 @@ COARSEST = 1e-3  # standard deviations: where rounding is larger than this, noth
 
 
 class RepeatedFeature(TypedDict):
-    """`feature` is `scale` times `of` plus `shift` in every train row; 1 and 0 where it has the same values."""
+    """`feature` is `scale` times `of` plus `shift` in every train row, as `equation` says; 1 and 0 for equal values."""
 
     feature: str
     of: str
     scale: float
     shift: float
+    equation: str
 
 
 class RepeatedFeatures(TypedDict):
@@ -89,10 +90,7 @@ def repeated_features(tables: Sequence[Table]) -> RepeatedFeatures:
                     originals[digest] = name_of(number)
                     known += [column] if column.rounding <= COARSEST else []  # not for a spread of NaN either
                 elif _unusual_rows(values) > FEW_VARYING_ROWS:
-                    same: RepeatedFeature = {
-                        "feature": name_of(number), "of": originals[digest], "scale": 1.0, "shift": 0.0
-                    }  # fmt: skip
-                    repeated.append((place, same))
+                    repeated.append((place, _entry(name_of(number), originals[digest], 1.0, 0.0)))
     repeated += _affine_copies(known)
     repeated.sort(key=lambda entry: entry[0])
     return {"count": len(repeated), "first": [entry for _, entry in repeated[:MAX_NAMED]]}
@@ -156,9 +154,17 @@ def _described(first: _Column, second: _Column) -> RepeatedFeature:
     scale = first.sign * second.sign * second.spread / first.spread
     shift = second.mean - scale * first.mean
     rounding = second.spread * (first.rounding + second.rounding)
+    return _entry(second.name, first.name, scale, 0.0 if abs(shift) <= rounding else shift)
+
+
+def _entry(feature: str, of: str, scale: float, shift: float) -> RepeatedFeature:
+    scale, shift = float(f"{scale:.6g}"), float(f"{shift:.6g}")
+    factor = "" if scale == 1 else "-" if scale == -1 else f"{scale:.4g} "
+    offset = f" {'-' if shift < 0 else '+'} {abs(shift):.4g}" if shift else ""
     return {
-        "feature": second.name,
-        "of": first.name,
-        "scale": float(f"{scale:.6g}"),
-        "shift": 0.0 if abs(shift) <= rounding else float(f"{shift:.6g}"),
+        "feature": feature,
+        "of": of,
+        "scale": scale,
+        "shift": shift,
+        "equation": f"{feature} = {factor}{of}{offset}",
     }
