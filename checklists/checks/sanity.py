@@ -151,7 +151,10 @@ def rows_independent(evidence: Evidence, *, max_difference: float) -> Result:
 
 def _cause_of_dependence(evidence: Evidence) -> str:
     """Return why rows depend on each other: what the inspections found, else normalization."""
-    causes = [finding["cause"] for finding in (evidence.get("inspections") or {}).get("findings", ())]
+    findings = (evidence.get("inspections") or {}).get("findings", ())
+    if any(finding["inspection"] == "norm_in_training_mode" for finding in findings):
+        return "eval_mode_missing"
+    causes = [finding["cause"] for finding in findings]
     known = ("batch_axis_swapped", "output_activation_mismatch", "normalization_misused")
     return next((cause for cause in known if cause in causes), "normalization_misused")
 

@@ -24,10 +24,11 @@ from pipeline.inspection.attention import inspect_attention, inspect_axes
 from pipeline.inspection.evaluation import inspect_metric
 from pipeline.inspection.finding import Finding, Inspections, Measured, NotChecked, contradiction, judge
 from pipeline.inspection.losses import inspect_loss
+from pipeline.inspection.modes import inspect_modes
 from pipeline.inspection.outputs import inspect_outputs
 from pipeline.inspection.rows import inspect_order, inspect_rows, inspect_targets
 from pipeline.inspection.settings import inspect_settings, inspect_update
-from pipeline.inspection.subject import Subject, observe
+from pipeline.inspection.subject import Subject, observe, untouched
 from pipeline.inspection.weights import inspect_membership, inspect_weights
 from pipeline.results import counted
 
@@ -72,12 +73,19 @@ def inspect_training(
     them the rows of the splits are not compared, which takes nearly all the time.
     """
     collected: Found = ([], [*measured], [])
+    with untouched(setup.model):  # also by a batch norm that stays in training mode when the model is evaluated
+        _inspect_training(setup, data, seconds, collected)
+    return _conclude(collected), collected[1]
+
+
+def _inspect_training(setup: TrainingComponents, data: Data, seconds: float, collected: Found) -> None:
     subject = _attempt("forward pass", lambda: _observe(setup, data), collected)
     if subject is not None:
         _collect(_inspections_of_model(subject), collected)
         _collect(
             {
                 "settings": lambda: inspect_settings(subject, setup),
+                "modes": lambda: inspect_modes(subject, setup),
                 "metric": lambda: inspect_metric(subject),
                 "targets": lambda: inspect_targets(subject),
             },
@@ -94,7 +102,6 @@ def inspect_training(
     else:
         collected[2].append(NotChecked("rows", f"time: {max(0.0, seconds):.1f} s of the allowance are left"))
     _collect(of_rows, collected)
-    return _conclude(collected), collected[1]
 
 
 def inspect_model(

@@ -19,12 +19,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a module without inner modules, with the tensors that it got and gave (detached)."""
+    """One call of a module without inner modules, with the tensors that it got and gave (detached), and its mode."""
 
     name: str
     module: nn.Module
     inputs: Tensor
     outputs: Tensor
+    training: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ def recording(model: nn.Module, calls: list[Call]) -> Iterator[None]:
         def record(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
             given, returned = next(tensors(arguments), None), next(tensors(result), None)
             if given is not None and returned is not None:
-                calls.append(Call(name, module, given.detach(), returned.detach()))
+                calls.append(Call(name, module, given.detach(), returned.detach(), module.training))
 
         return record
 
