@@ -21,10 +21,9 @@ from pipeline.error_attribution import reraise_stop, text_of
 from pipeline.evaluation.evaluate import eval_mode
 from pipeline.inspection.activations import inspect_activations
 from pipeline.inspection.attention import inspect_attention, inspect_axes
-from pipeline.inspection.evaluation import inspect_metric
+from pipeline.inspection.evaluation import inspect_metric, inspect_modes
 from pipeline.inspection.finding import Finding, Inspections, Measured, NotChecked, contradiction, judge
 from pipeline.inspection.losses import inspect_loss
-from pipeline.inspection.modes import inspect_modes
 from pipeline.inspection.outputs import inspect_outputs
 from pipeline.inspection.rows import inspect_order, inspect_rows, inspect_targets
 from pipeline.inspection.settings import inspect_settings, inspect_update
