@@ -220,6 +220,40 @@ def test_callback_that_changes_a_weight_is_refused() -> None:
         train(config(), blobs(), OwnCallback("callbacks[0]", Meddler()))
 
 
+class Looker:
+    """Looks at the outputs of the model between two steps."""
+
+    def __init__(self, mode: str, restores: bool) -> None:
+        self.mode, self.restores = mode, restores
+
+    def start(self, model: torch.nn.Module, *_: Any) -> None:
+        self.model = model
+
+    def after_update(self, step: int) -> None:
+        with torch.no_grad():
+            self.model.train(self.mode == "train")(torch.ones(2, 4))
+        self.model.train(self.restores or self.model.training)
+
+
+@pytest.mark.parametrize(
+    ("looker", "refused"),
+    [
+        (Looker("eval", restores=True), ""),
+        (Looker("eval", restores=False), r"after_update changes the training.*mode of the model.*training mode"),
+        (Looker("train", restores=True), r"after_update changes the training.*running statistics of body\.1"),
+    ],
+)
+def test_callback_that_leaves_batch_norm_in_another_state_is_refused(looker: Looker, refused: str) -> None:
+    """One that evaluates and puts the mode back watches; eval mode that stays, and a pass in training mode, do not."""
+    body = config(model__normalization="batch", trainer__max_epochs=1)
+    if not refused:
+        watched = train(body, blobs(), OwnCallback("callbacks[0]", looker))
+        assert watched.weights_digest == train(body, blobs()).weights_digest
+        return
+    with pytest.raises(UserError, match=rf"callbacks\[0\]: {refused}"):
+        train(body, blobs(), OwnCallback("callbacks[0]", looker))
+
+
 def test_callback_stops_a_training() -> None:
     """StopTraining ends it after the epoch, with the reason in the history."""
 

@@ -1,7 +1,7 @@
 """`callbacks`: objects of the user's own that watch a training, with the methods of the engine's step observer.
 
 They watch: what they draw, compute or keep does not change the training. One that changes a weight or a gradient is
-refused with its name, since a plan says nothing of it.
+refused with its name, since a plan says nothing of it; so is one that leaves a module in eval mode within an epoch.
 """
 
 from __future__ import annotations
@@ -66,27 +66,42 @@ class OwnCallback:
         method = getattr(self.callback, name, None)
         if method is None:
             return
-        before, passed = self._versions(), None
+        before, modes, passed = self._versions(), self._modes(), None
         with attributed_to(self.where, f"fails in {name}"):
             try:
                 method(*arguments)
             except self.lets_through as error:
                 passed = error
         changed = [key for key, version in self._versions().items() if before.get(key, version) != version]
+        if name in OF_STEPS:  # every epoch begins in training mode again
+            changed += [f"mode of {key}" for key, mode in self._modes().items() if modes.get(key, mode) != mode]
         self.every = self._every()
         if changed:
             do = "return the change from task.step, or from an optimizer or augmentation of your own"
+            if changed[0].startswith("mode of "):
+                do = "put the model back in training mode after model.eval()"
             what = f"{name} changes the training, and a callback only watches it"
             raise UserError(fault(self.where, what, got=f"another {changed[0]}", do=do))
         if passed is not None:
             raise passed
 
+    def _modes(self) -> dict[str, bool]:
+        """Whether each module is in training mode; for one in eval mode, dropout is off and batch norm stands still."""
+        return {name or "the model": m.training for name, m in self.model.named_modules()} if self.model else {}
+
     def _versions(self) -> dict[str, int]:
-        """How often torch changed each weight and each gradient in place."""
+        """How often torch changed each weight, each gradient and the statistics of each batch norm in place."""
         named = list(self.model.named_parameters()) if self.model is not None else []
         weights = {name: parameter._version for name, parameter in named}
         gradients = {f"gradient of {name}": p.grad._version for name, p in named if p.grad is not None}
-        return weights | gradients
+        modules = self.model.named_modules() if self.model is not None else ()
+        norms = [(name, m) for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        statistics = {
+            f"running statistics of {name}": norm.num_batches_tracked._version
+            for name, norm in norms
+            if norm.num_batches_tracked is not None
+        }
+        return weights | gradients | statistics
 
 
 def build_callbacks(
