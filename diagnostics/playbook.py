@@ -90,15 +90,14 @@ def _read(path: Path) -> str:
 
 def parse(name: str, text: str) -> Playbook:
     """Return the playbook in the text of a file. Raises UserError with every fault of the text."""
-    from omegaconf import OmegaConf  # a plain YAML reader returns 1e-4 as a string
-
     where = f"diagnostics/{name}.md"
     match = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
     if not match:
         raise UserError(fault(where, "no front matter", expected="YAML between two lines of ---"))
-    safe_yaml.check(match[1], where)
     try:
-        front = OmegaConf.to_container(OmegaConf.create(match[1]))
+        front = safe_yaml.load_strict(match[1], where)
+    except UserError:
+        raise
     except Exception as error:  # the YAML parser raises many types, and each means that this file is wrong
         raise UserError(fault(where, f"front matter cannot be read: {error}")) from None
     if not isinstance(front, dict):

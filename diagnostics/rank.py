@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from diagnostics.candidates import Candidate, Confidence
+from pipeline import safe_yaml
 from pipeline.experiments.result import ON_TOP_OF
 from pipeline.results import CEILINGS
 
@@ -50,11 +51,9 @@ class Ranked:
 @cache
 def load_ranker(name: str, path: Path = TABLE) -> Ranker:
     """Return the fitted ranker of this name, `WITH` or `WITHOUT`."""
-    from omegaconf import OmegaConf
-
-    table = OmegaConf.select(OmegaConf.load(path), name)
-    coefficients = tuple(float(table.coefficients[name]) for name in FEATURES)
-    return Ranker(float(table.intercept), coefficients, float(table.threshold))
+    table = safe_yaml.load_strict(path.read_text(encoding="utf-8"), path.name)[name]
+    coefficients = tuple(float(table["coefficients"][name]) for name in FEATURES)
+    return Ranker(float(table["intercept"]), coefficients, float(table["threshold"]))
 
 
 def features(candidate: Candidate, others: Iterable[Candidate] = ()) -> tuple[float, ...]:

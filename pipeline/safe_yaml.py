@@ -6,6 +6,8 @@ process inside libyaml. Both are found in the sequence of parser events, before 
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pipeline.errors import UserError, fault
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 100
 MAX_EXPANDED = 10_000  # values, unless the text itself holds more than a third of them
+_EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")  # a number also without a point, or without a sign
 CHARACTERS = 50  # of a text that count as one value
 
 
@@ -23,6 +26,40 @@ def load(text: str, where: str) -> Any:
 
     check(text, where)
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def load_strict(text: str, where: str) -> Any:
+    """The value of a text as OmegaConf reads it, ten times as fast: `1e-4` is a number, and no key comes twice.
+
+    Raises UserError where `check` does, and yaml.YAMLError.
+    """
+    import yaml
+
+    check(text, where)
+    return yaml.load(text, Loader=_strict_loader())
+
+
+@cache
+def _strict_loader() -> Any:
+    import yaml
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class StrictLoader(base):  # type: ignore[misc]  # one of two classes
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if key.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG]
+            if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
+                raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {twice}", node.start_mark)
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+            return mapping
+
+    StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+    resolvers = StrictLoader.yaml_implicit_resolvers.items()
+    StrictLoader.yaml_implicit_resolvers = {  # a day is text
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in resolvers
+    }
+    return StrictLoader
 
 
 def check_file(path: str | Path) -> None:

@@ -368,11 +368,20 @@ def test_read_needs_bounded_memory(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # kilobytes
 
 
+SHAPES = {
+    "csv": ("step,loss,val_loss\n", "{i},{x},{x}\n"),
+    "jsonl": ("", '{{"step": {i}, "loss": {x}, "lr": 1e-3}}\n'),
+    "text": ("", "iter {i}: loss {x:.4f}, lr 3e-4, time 12ms\n"),
+}
+
+
 @pytest.mark.slow
-def test_read_is_fast(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_read_is_fast(tmp_path: Path, shape: str) -> None:
     """A hundred thousand rows are read in a second or two of this machine; the bound is loose, since it may be busy."""
-    path = tmp_path / "log.csv"
-    path.write_text("step,loss,val_loss\n" + "".join(f"{i},{1 / (i + 1)},{1 / (i + 1)}\n" for i in range(100_000)))
+    path = tmp_path / "log"
+    head, line = SHAPES[shape]
+    path.write_text(head + "".join(line.format(i=i, x=1 / (i + 1)) for i in range(100_000)))
     began = time.process_time()
     read(path)
     assert time.process_time() - began < 4
@@ -393,6 +402,14 @@ def test_read_takes_any_bytes(tmp_path_factory: pytest.TempPathFactory, content:
 def test_values_in_takes_any_line(line: str) -> None:
     """The numbers of any line are found by names that are not empty."""
     assert all(name.strip() for name in values_in(line))
+
+
+def test_values_in_tells_digits_of_names_apart() -> None:
+    """Lines that differ in digits alone have names of their own, and a word is no number because of its neighbours."""
+    assert values_in("acc1 0.5 acc5 0.7") == {"acc1": "0.5", "acc5": "0.7"}
+    assert values_in("acc5 0.6 acc1 0.8") == {"acc5": "0.6", "acc1": "0.8"}
+    assert values_in("loss nan took 12.5ms, acc 5%") == {"loss": "nan", "acc": "5%"}
+    assert values_in("loss 2.5 took 10.7ms, acc 7 %") == {"loss": "2.5", "acc": "7%"}
 
 
 # --- folders and reports ---------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline import safe_yaml
 from pipeline.__main__ import main
@@ -215,6 +216,19 @@ def test_safe_yaml_reads_honest_aliases_and_long_lists() -> None:
         "a": [1, 2], "b": [1, 2], "c": {"d": 1, "e": 2},
     }  # fmt: skip
     assert len(safe_yaml.load("\n".join(["- 1"] * 20_000), "f.yaml")) == 20_000
+
+
+def test_safe_yaml_load_strict_reads_as_omegaconf_does() -> None:
+    """Playbooks, causes and rankers have the values that OmegaConf gives, and a key that comes twice is refused."""
+    root = Path(safe_yaml.__file__).parents[1]
+    tables = [root / "pipeline" / "repair" / "causes.yaml", root / "diagnostics" / "ranker.yaml"]
+    texts = [path.read_text() for path in tables]
+    texts += [path.read_text().split("\n---\n")[0] for path in (root / "diagnostics").glob("*.md")]
+    texts += ["a: [1e-4, 1e4, -2E+3, 1.5, 1., .5, 1e, e4, 0x1f, 12, 2024-01-02, yes, null, ~, 1:30, '1e3']"]
+    for text in texts:
+        assert safe_yaml.load_strict(text, "f.yaml") == OmegaConf.to_container(OmegaConf.create(text))
+    with pytest.raises(yaml.YAMLError, match="found duplicate key a"):
+        safe_yaml.load_strict("{a: 1, b: {c: 1}, a: 2}", "f.yaml")
 
 
 def test_foreign_config_with_an_alias_bomb_is_refused(theirs: Path) -> None:

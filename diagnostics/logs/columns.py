@@ -78,7 +78,7 @@ def runs_of(
     tables: dict[str, Table] = {}
     count, every = 0, 1
     for row in rows:
-        table = tables.setdefault(row.run, Table())
+        table = tables.get(row.run) or tables.setdefault(row.run, Table())
         if read_one_in is None and every > 1 and table.seen % every and not _has_nonfinite(row.values):
             table.seen += 1
             continue

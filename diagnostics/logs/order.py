@@ -34,8 +34,11 @@ def over_epochs(steps: Numbers, epochs: Numbers) -> tuple[Numbers, float]:
     step, epoch = steps[both], epochs[both]
     new_epoch, falls = np.diff(epoch) > 0, np.diff(step) < 0
     if not falls.any() or (falls & ~new_epoch).sum() > 0.2 * falls.sum() or (epoch != np.floor(epoch)).any():
-        ends = {float(e): float(step[epoch == e].max()) for e in np.unique(epoch[epoch == np.floor(epoch)])[:1000]}
-        gaps = np.diff([ends[e] for e in sorted(ends)]) if len(ends) > 2 else np.zeros(0)
+        whole = epoch == np.floor(epoch)
+        numbers, places = np.unique(epoch[whole], return_inverse=True)
+        ends = np.full(len(numbers), -math.inf)
+        np.maximum.at(ends, places, step[whole])
+        gaps = np.diff(ends[:1000]) if len(ends) > 2 else np.zeros(0)
         return steps, float(gaps[0]) if len(gaps) and gaps[0] > 0 and (gaps == gaps[0]).all() else 0
     length = float(step.max()) + (1.0 if step.min() == 0 else 0.0)
     counted = steps.copy()
@@ -79,6 +82,8 @@ def segments(
     """
     kept = np.ones(len(order), bool)
     known = np.flatnonzero(np.isfinite(order))
+    if (np.diff(order[known]) >= 0).all():
+        return kept, []
     restarts: list[Restart] = []
     last = -math.inf
     for turn, place in enumerate(known.tolist()):

@@ -15,6 +15,7 @@ from diagnostics.logs.names import canonical_name
 
 MAX_COLUMNS = 10_000
 MAX_NONFINITE = 1000  # cells of a column that are kept because they are not finite
+OF_VALIDATION, OF_TRAINING = ("val", "test"), ("train", "lr", "grad_norm")
 MAX_SET_ASIDE = 20  # rows that are listed one by one
 
 
@@ -44,6 +45,8 @@ class Notes:
 
 def number(value: object) -> float | None:
     """Return the number in a cell, NaN and infinity included; None if it is not a number. `81.2%` is 0.812."""
+    if type(value) is float:
+        return value
     try:
         if isinstance(value, str):
             return None if "_" in value else float(value)  # Python reads "1_000" as a number, logs do not
@@ -72,6 +75,14 @@ class Cells:
     texts: int = 0
 
 
+class _Column(NamedTuple):
+    """What a column of the log is: `step`, `epoch` or neither, where its cells go, and the split that they are of."""
+
+    counts: str
+    cells: Cells | None
+    split: str
+
+
 class Table:
     """The cells of one run by the log's own names, and the line and indices of each row."""
 
@@ -80,6 +91,7 @@ class Table:
         self.steps, self.epochs = array("d"), array("d")
         self.validation = array("b")  # whether a row holds scores of validation alone
         self.cells: dict[str, Cells] = {}
+        self._columns: dict[str, _Column] = {}
         self.seen = 0  # rows, also those that are not kept
         self.every = 1
         self._rows = np.zeros(0, np.int64)  # that are left of those before the last thinning
@@ -92,32 +104,35 @@ class Table:
         place, step, epoch = len(self.lines), math.nan, math.nan
         splits = set()
         for name, value in row.values.items():
-            meaning = names.get(name) or canonical_name(name)
-            if meaning == "step" or meaning == "epoch":
-                index = index_number(value)
-                if index is not None and meaning == "step":
-                    step = index
-                elif index is not None:
-                    epoch = index
-                continue
-            cells = self.cells.get(name)
-            if cells is None:
-                if len(self.cells) >= MAX_COLUMNS:
-                    continue
-                cells = self.cells[name] = Cells()
-            measured = number(value)
-            if measured is None:
-                cells.texts += 1
-            else:
+            index, cells, split = self._columns.get(name) or self._column(name, names)
+            if index:
+                counted = index_number(value)
+                if counted is not None and index == "step":
+                    step = counted
+                elif counted is not None:
+                    epoch = counted
+            elif cells is not None and (measured := number(value)) is not None:
                 cells.places.append(place)
                 cells.numbers.append(measured)
                 added += 1
-                splits.add(meaning.partition("/")[0] if meaning else "")
+                splits.add(split)
+            elif cells is not None:
+                cells.texts += 1
         self.lines.append(row.line)
         self.steps.append(step)
         self.epochs.append(epoch)
-        self.validation.append(bool(splits & {"val", "test"}) and not splits & {"train", "lr", "grad_norm"})
+        self.validation.append(not splits.isdisjoint(OF_VALIDATION) and splits.isdisjoint(OF_TRAINING))
         return added
+
+    def _column(self, name: str, names: Mapping[str, str]) -> _Column:
+        """Return what a column that was not seen before is, and keep it if there is room for its cells."""
+        meaning = names.get(name) or canonical_name(name)
+        if meaning == "step" or meaning == "epoch":
+            return self._columns.setdefault(name, _Column(meaning, None, ""))
+        if len(self.cells) >= MAX_COLUMNS:
+            return _Column("", None, "")
+        cells = self.cells[name] = Cells()
+        return self._columns.setdefault(name, _Column("", cells, meaning.partition("/")[0] if meaning else ""))
 
     def thin(self, whole: int) -> int:
         """Leave out every second row, and return how many cells are left.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
-from diagnostics.logs.evidence.accidents import accident_in, finding_of
+from diagnostics.logs.evidence.accidents import accident_in, finding_of, may_hold_accident
 from pipeline.errors import UserError, fault
 from pipeline.inspection.finding import Finding
 
@@ -80,10 +81,13 @@ class Source:
             while chunk := stream.read(CHUNK_BYTES):
                 text = pending + decoder.decode(chunk)
                 held = text[-1:] == "\r"  # it may belong to a \n in the next chunk
-                *parts, pending = _ENDS.split(text[:-1] if held else text)
-                for content, end in zip(parts[::2], parts[1::2], strict=True):
+                contents, ends, pending = _split(text[:-1] if held else text)
+                # Most logs have neither colours nor words of an error, which is seen in many lines at once.
+                bare = "\x1b" not in text and not may_hold_accident(text)
+                for content, end in zip(contents, ends, strict=False):
                     if self._every == 1 or self._is_read(content):
-                        yield number, self._shown(number, content, cut)
+                        whole = bare and not cut and len(content) <= MAX_LINE
+                        yield number, content if whole else self._shown(number, content, cut)
                     cut = False
                     number += end.endswith("\n")
                 if len(pending) > MAX_LINE:
@@ -114,6 +118,15 @@ class Source:
         if len(content) <= MAX_WORDS and (accident := accident_in(content)):
             self.accidents.setdefault(accident.cause, finding_of(accident, f"line {number}", content))
         return _COLOURS.sub("", content) if "\x1b" in content else content
+
+
+def _split(text: str) -> tuple[list[str], Iterable[str], str]:
+    """Return the lines of a text, what ends each of them, and the rest behind the last end."""
+    if "\r" not in text and "\b" not in text:
+        *lines, rest = text.split("\n")
+        return lines, itertools.repeat("\n"), rest
+    *parts, rest = _ENDS.split(text)
+    return parts[::2], parts[1::2], rest
 
 
 def _encoding_by_zeros(start: bytes) -> str | None:

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+from pipeline import safe_yaml
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -22,14 +24,13 @@ class Cause:
 @cache
 def load() -> Mapping[str, Cause]:
     """Return every cause by id, in the order of the file."""
-    from omegaconf import OmegaConf
-
-    groups = OmegaConf.load(Path(__file__).with_name("causes.yaml"))
+    path = Path(__file__).with_name("causes.yaml")
+    groups = safe_yaml.load_strict(path.read_text(encoding="utf-8"), path.name)
     loaded: dict[str, Cause] = {}
     for group, entries in groups.items():
         for name, entry in entries.items():
             assert name not in loaded, f"cause {name} is twice in causes.yaml"
-            loaded[str(name)] = Cause(str(name), str(group), str(entry.means), tuple(entry.cures))
+            loaded[str(name)] = Cause(str(name), str(group), str(entry["means"]), tuple(entry["cures"]))
     return MappingProxyType(loaded)
 
 

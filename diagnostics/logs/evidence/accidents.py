@@ -65,9 +65,14 @@ _HINTS = re.compile(r"memory|Memory|CUBLAS|oom|Target|target|Assertion|label|sca
                     r"Missing key")  # fmt: skip
 
 
+def may_hold_accident(text: str) -> bool:
+    """Whether any of the lines of a text may say something of an error: a quick look, for which most logs have none."""
+    return _HINTS.search(text) is not None
+
+
 def accident_in(text: str) -> _Words | None:
     """Return what a line of a log says of an error; None for most lines."""
-    if not _HINTS.search(text) or not ANY.search(text):
+    if not may_hold_accident(text) or not ANY.search(text):
         return None
     return next(accident for accident in KNOWN if accident.pattern.search(text))
 

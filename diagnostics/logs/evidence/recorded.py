@@ -75,9 +75,11 @@ def _forgotten(run: LogRun) -> Iterator[Finding]:
     if run.restarts or len(losses) < 3 * LEAST_CURVE or not np.isfinite(losses).all() or losses[0] <= 0:
         return
     first = float(np.median(losses[:2]))
-    for place in range(LEAST_CURVE, len(losses) - LEAST_CURVE):
+    places = np.arange(LEAST_CURVE, len(losses) - LEAST_CURVE)
+    low, high = losses < LEARNED * first, losses > BACK * first
+    for place in places[low[places - 3] & low[places - 2] & low[places - 1] & high[places]].tolist():
         before, now, after = losses[place - 3 : place], losses[place], losses[place + 1 : place + 1 + LEAST_CURVE]
-        if float(before.max()) < LEARNED * first and now > BACK * first and now > after.max() > float(before.max()):
+        if now > after.max() > before.max():
             sentence = (
                 f"the training loss jumps from {before[-1]:.3g} to {now:.3g}, nearly its first value, and falls again"
             )

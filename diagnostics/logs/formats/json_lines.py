@@ -14,6 +14,7 @@ NAME = "JSON lines"
 PRIORITY = 20
 MAX_LEVELS = 20  # of nested objects in a line
 MODES = ("mode", "split", "phase", "stage", "_stage", "type")  # keys that say whose values the line holds
+_SCALARS = frozenset((int, float, str, bool))  # of a JSON object whose values are none of lists, objects and null
 FINAL = ("train_runtime", "total_flos", "train_samples_per_second")  # of the summary that HF Trainer writes at the end
 
 
@@ -31,8 +32,8 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         if entry is None:
             notes.skip(line, "is not a JSON object")
             continue
-        values = dict(flatten(entry))
-        if any(name in values for name in FINAL):
+        values = entry if _SCALARS.issuperset(map(type, entry.values())) else dict(flatten(entry))
+        if not values.keys().isdisjoint(FINAL):
             notes.skip(line, "is the summary at the end of the training, not a step of it")
             continue
         yield Row(line, with_split(values, notes))
@@ -40,9 +41,12 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
 
 def with_split(values: dict[str, object], notes: Notes) -> dict[str, object]:
     """Return values named after the split that the line itself states; settings in text go to the header."""
-    for name, value in values.items():
-        if isinstance(value, str) and name.lower() in SETTINGS and number(value) is None:
-            notes.header.setdefault(SETTINGS[name.lower()], value)
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    if not texts:
+        return values
+    for name, text in texts.items():
+        if name.lower() in SETTINGS and number(text) is None:
+            notes.header.setdefault(SETTINGS[name.lower()], text)
     mode = next((str(values[key]).lower() for key in MODES if isinstance(values.get(key), str)), "")
     split = SPLITS.get(mode, "")
     if split in ("", "train"):

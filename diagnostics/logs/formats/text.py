@@ -27,6 +27,7 @@ _LINKS = re.compile(r"(?:\s+(?:is|was|of|at|to|reached|equals|now|is now))+$", r
 _BAR = re.compile(r"\d+%\s*(?:\|[^|]*\|)?\s*(\d+)/(\d+)\s*\[[^\],]*(?:,[^\],]*(?:/s|/it|B/s)\s*)?(?:,([^\]]*))?\]?")
 _UNNAMED_EPOCH = re.compile(r"^\s*\[(\d+)/\d+\]\s*\[\s*(\d+)/\d+\]")  # as the tutorial on GANs prints them
 _TENSOR = re.compile(r"\btensor\(\s*([^\s,()]+)[^)]*\)(?:[^\s,;|)]*\))?")
+_DIGITS = str.maketrans("123456789", "0" * 9)
 _FULL_WIDTH = str.maketrans("：，；（）％＝｜", ":,;()%=|")
 
 
@@ -36,32 +37,34 @@ def matches(source: Source) -> bool:
 
 def rows(source: Source, notes: Notes) -> Iterator[Row]:
     current: dict[str, object] = {}
+    of_current: frozenset[str | None] = frozenset()  # what the names in it mean
     shown: dict[str, object] = {}  # by the last progress bar
     split = ""
     for line, text in source.lines():
-        bar = _BAR.search(text) if "%" in text else None
+        bar = _bar_in(text)
         values = values_in(text)
-        if text.lstrip().startswith("*") and split:  # the summary below the lines of a split
+        if split and text.lstrip()[:1] == "*":  # the summary below the lines of a split
             values = {_of_split(name, split): value for name, value in values.items()}
         named = _names(tuple(values))
         split = named.split or split
-        index = {name: values[name] for name in named.indices}
         if bar:
             values, shown = _news(values, shown, finished=bar[1] == bar[2]), values
             named = _names(tuple(values))
         if named.measured:
             # An index of another kind goes on: a loss of `iter 5` below the line `Epoch 2` is of epoch 2.
-            carried = {k: v for k, v in current.items() if canonical_name(k) not in named.kinds}
+            goes_on = not of_current <= named.kinds
+            carried = {k: v for k, v in current.items() if canonical_name(k) not in named.kinds} if goes_on else {}
             yield Row(line, {**carried, **values} if carried else values)
         elif bar:  # a bar without a value, as that of a validation, counts something else
             continue
         else:
             notes.header.update({k: v for k, v in settings_in(text).items() if k not in notes.header})
-        if index:
+        if named.indices:
             # A step goes on within its epoch; an epoch begins without a step.
-            known = {canonical_name(name) for name in index}
-            epoch = {k: v for k, v in current.items() if canonical_name(k) == "epoch"} if known == {"step"} else {}
-            current = {**epoch, **index}
+            within = "epoch" in of_current and named.kinds == {"step"}
+            epoch = {k: v for k, v in current.items() if canonical_name(k) == "epoch"} if within else {}
+            current = {**epoch, **{name: values[name] for name in named.indices}}
+            of_current = named.kinds | {"epoch"} if within else named.kinds
 
 
 class _Names(NamedTuple):
@@ -101,16 +104,43 @@ def _of_split(name: str, split: str) -> str:
 
 def values_in(text: str) -> dict[str, object]:
     """Return the numbers of a line by the names in front of them. A split holds for the names behind it."""
-    *parts, _ = _NUMBER.split(_plain(text))  # text, number and unit, in turn
-    numbers = parts[1::3]
-    spellings: tuple[str, ...] = ()
-    if "n" in "".join(numbers).lower():  # nan and inf, which may also be words of a sentence
-        spellings = tuple("" if value[-1].isdigit() or value[-1] == "." else value for value in numbers)
+    plain = _plain(text)
+    numbers, names = _layout(plain.translate(_DIGITS))
+    if names is None:
+        ends = (0, *(found.stop for found in numbers))
+        texts = tuple(plain[end : found.start] for end, found in zip(ends, numbers, strict=False))
+        spellings = tuple(plain[n.start : n.end] if plain[n.end - 1].isalpha() else "" for n in numbers)
+        names = _names_before(texts, spellings if any(spellings) else ())
     values: dict[str, object] = {}
-    for place, name in _names_before(tuple(parts[::3]), spellings):
-        unit = parts[3 * place + 2]
-        values[name] = f"{numbers[place]}%" if unit and unit.strip() == "%" else numbers[place]
+    for place, name in names:
+        start, end, _, percent = numbers[place]
+        values[name] = plain[start:end] + percent
     return values
+
+
+class _Number(NamedTuple):
+    """Where a number is in its line, where its unit ends, and a percent sign if it has one."""
+
+    start: int
+    end: int
+    stop: int
+    percent: str
+
+
+@lru_cache(maxsize=8192)  # most lines differ from another one in their digits alone
+def _layout(line: str) -> tuple[tuple[_Number, ...], tuple[tuple[int, str], ...] | None]:
+    """Return the numbers of a line, and the places and names of those that have one, as `_names_before` does.
+
+    In `line` each digit is 0. The names are None where they may depend on the digits: where a name has one, as `acc1`,
+    and where a number is a word, as `nan`.
+    """
+    found = list(_NUMBER.finditer(line))
+    numbers = tuple(_Number(*m.span(1), m.end(), "%" if (m[2] or "").strip() == "%" else "") for m in found)
+    if any(match[1][-1].isalpha() for match in found):
+        return numbers, None
+    ends = (0, *(match.end() for match in found))
+    names = _names_before(tuple(line[end : m.start()] for end, m in zip(ends, found, strict=False)), ())
+    return numbers, None if any("0" in name for _, name in names) else names
 
 
 @lru_cache(maxsize=8192)  # the same words stand between the numbers of most lines
@@ -143,10 +173,14 @@ def _names_before(texts: tuple[str, ...], spellings: tuple[str, ...]) -> tuple[t
     return tuple((place, name) for name, place in names.items())
 
 
+def _bar_in(text: str) -> re.Match[str] | None:
+    return _BAR.search(text) if "%" in text and "[" in text else None
+
+
 def _plain(text: str) -> str:
     """Return a line with its progress bar as a step, and without what surrounds a number: `tensor(2.3, ...)`."""
     text = text if text.isascii() else text.translate(_FULL_WIDTH)
-    if "%" in text and (bar := _BAR.search(text)):
+    if bar := _bar_in(text):
         text = f"{text[: bar.start()].rstrip(' :')} , iter {bar[1]}, {bar[3] or ''} {text[bar.end() :]}"
     if "tensor(" in text:
         text = _TENSOR.sub(r"\1", text)
