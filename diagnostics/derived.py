@@ -36,7 +36,7 @@ def derived_facts(history: History) -> dict[str, float]:
     if jumps:
         jump = max(jumps, key=lambda value: max(value, 1 / value))
         facts |= {"jump_at_resume": jump, "resume_break": max(jump, 1 / jump)}
-    if (drop := _drop_at_epoch(history.facts, steps, losses)) is not None:
+    if (drop := _drop_at_epoch(history.facts, losses)) is not None:
         facts["drop_at_epoch"] = drop
     if (score := _reference_score(history.facts)) is not None:
         facts["reference_score"] = score
@@ -51,8 +51,7 @@ def keeps_best(history: History) -> bool:
 def _score_facts(history: History) -> dict[str, float]:
     """Return `score_unmoved`, 1 if the score stays where it began, `score_lost`, what it lost again, and `loss_burst`.
 
-    Fivegate's own trainings have a target and a score of guessing; of a loop or a log only the shape of the curve
-    tells.
+    Fivegate's own trainings have a target and a score of guessing; a loop or a log has only the shape of its curve.
     `score_lost` is the best level of the score minus its last one, 0 within three standard errors; levels are medians
     of tenths of the run. `loss_burst` is the largest training loss of the first tenth, divided by the last level.
     """
@@ -106,7 +105,7 @@ def _jumps(history: History, steps: NDArray[np.int64], losses: NDArray[np.float6
                     yield new / old
 
 
-def _drop_at_epoch(facts: Mapping[str, float], steps: NDArray[np.int64], losses: NDArray[np.float64]) -> float | None:
+def _drop_at_epoch(facts: Mapping[str, float], losses: NDArray[np.float64]) -> float | None:
     length = facts.get("steps_per_epoch", 0.0)
     if not 2 * WINDOW <= length < len(losses) or not np.isfinite(losses).all():
         return None

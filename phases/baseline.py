@@ -194,11 +194,10 @@ def _compare(ctx: PhaseContext, permit: TrainPermit, fit_result: Fit, data: Data
     from pipeline.trials.cross_validation import cross_validate
 
     evaluation = evaluate(fit_result.model, data.val, fit_result.task, permit.plan.seed)
-    folds, trust = int(ctx.settings["folds"]), ctx.trust
     comparisons = Comparisons(
         _class_report(ctx, evaluation, data),
         _score_baseline_models(ctx, fit_result, data, class_counts(data.train.y), evaluation),
-        cross_validate(permit, data, folds, fit_result, trust=trust, watch=ctx.progress),
+        cross_validate(permit, data, int(ctx.settings["folds"]), fit_result, watch=ctx.progress),
         warning_capture.recorded_warnings(fit_result.history),
         _row_losses(fit_result, evaluation, data),
     )

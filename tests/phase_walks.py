@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.adoption.guards import TIMED
+from pipeline.adoption.guards import LATENCY, MEMORY
 from pipeline.release.bundle import DOCUMENTS, MANIFEST
 from pipeline.run_store import files
 from pipeline.run_store.ledger import Ledger, read_ledger
@@ -118,7 +118,7 @@ class Walks:
 
 def without_times(arm: dict[str, Any]) -> dict[str, Any]:
     """Return an arm of a study without the latency and the memory that its trainings measured."""
-    guards = [guard for guard in arm.get("guards", ()) if guard["what"] not in TIMED]
+    guards = [guard for guard in arm.get("guards", ()) if guard["what"] not in (LATENCY, MEMORY)]
     return {**arm, "guards": guards}
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 WORST_CLASS, LATENCY, SIZE = "recall of the worst class", "latency in ms", "size in MB"
 MEMORY = "memory of the training in MB"
-TIMED = (LATENCY, MEMORY)  # what no two measurements agree on
 BYTES = 4  # of a parameter in single precision
 FEWEST_ROWS = 5  # of a class or a slice, fewer say nothing of it
 

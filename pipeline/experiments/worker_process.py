@@ -90,7 +90,6 @@ class WarmWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._words: IO[bytes] | None = None
         self._unread = b""
-        self._ready = False
 
     def start(self) -> None:
         """Start the process without waiting until it is ready: imports and data take a second or two."""
@@ -178,7 +177,6 @@ class WarmWorker:
             if line is None:
                 return None
             if line == READY:
-                self._ready = True
                 continue
             name, _, code = line.rpartition(" ")
             return name, int(code)
@@ -203,13 +201,13 @@ class WarmWorker:
         self._words.seek(0, os.SEEK_END)
         self._words.seek(max(0, self._words.tell() - MESSAGE))
         words = self._words.read().decode(errors="replace").strip().splitlines()
-        self._process, self._unread, self._ready = None, b"", False
+        self._process, self._unread = None, b""
         kind = WorkerKilled if code < 0 else WorkerEnded
         return kind(words[-1] if words else fault("worker", "ended without a message", got=f"exit {code}"))
 
     def _kill(self) -> None:
         """End the process and the experiments that it forked, which die with it; the next job starts another one."""
-        process, self._process, self._unread, self._ready = self._process, None, b"", False
+        process, self._process, self._unread = self._process, None, b""
         if process is None:
             return
         process.send_signal(signal.SIGKILL)
@@ -218,11 +216,6 @@ class WarmWorker:
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the worker has read the data."""
-        return self._ready
 
 
 @contextmanager

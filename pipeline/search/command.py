@@ -51,12 +51,6 @@ class SearchOutcome:
     exit_code: int
 
 
-def is_search(overrides: Sequence[str]) -> bool:
-    """Return whether the overrides of `-m` choose a search instead of a sweep over values."""
-    chosen = override_value(overrides, GROUP)
-    return chosen not in (None, "none", "null")
-
-
 def run_search(overrides: Sequence[str], config_dirs: Sequence[str], registry: Registry, hooks: Hooks) -> SearchOutcome:
     """Plan the run where its planning gate is not open, and search. The same overrides continue a search.
 

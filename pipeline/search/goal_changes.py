@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pipeline.adoption.general import EPOCHS, RATES, Change, get
 from pipeline.run_store.job import Delta
 
-Goal = Literal["train_speed", "latency", "memory"]
-GOALS: tuple[str, ...] = get_args(Goal)
 SHARES = (2, 4)  # by which epochs, widths and the number of batches are divided
 FEWEST_BATCHES = 4  # of an epoch: with fewer, the rate matters more than the size of a batch
 

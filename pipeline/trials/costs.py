@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,14 +54,6 @@ def measure_costs(
                 record = {"schema": 1, "goal": goal, "unit": MEASURES[goal].unit, "value": value}
                 files.write_json(trial.folder / FILE, record)
     return costs
-
-
-def read_cost(path: Path) -> float:
-    """Return the cost that was written for a training; NaN without a file of one."""
-    try:
-        return float(json.loads(path.read_bytes())["value"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return math.nan
 
 
 def as_scores(trials: Mapping[str, Trial], costs: Mapping[str, float]) -> dict[str, Trial]:

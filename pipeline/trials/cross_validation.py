@@ -42,7 +42,6 @@ def cross_validate(
     baseline: Fit,
     *,
     seconds_left: float | None = None,
-    trust: Sequence[str] = (),
     watch: Watch = lambda what: (),
 ) -> dict[str, Any]:
     """Train the plan once without each of `parts` folds of its train rows, and evaluate it on the fold left out.
