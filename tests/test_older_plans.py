@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from pipeline.config.compose import default_config
 from pipeline.errors import UserError
 from pipeline.orchestration.run_request import resolve_request
-from pipeline.repair.config_edits import get
+from pipeline.repair.config_edits import MISSING, get
 from pipeline.run_store import plan as plans
 from pipeline.run_store.run import Run
 from tests.conftest import SMALL, go
@@ -40,7 +40,7 @@ def older(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     with monkeypatch.context() as patch:
         patch.setattr(plans, "with_resolved", lambda config, facts: without(resolved(config, facts), NEWER))
         run, gate, _ = go(own_folder, "phase=planning", *SMALL)
-    assert gate == "open" and type(get(plans.load(run).config, NEWER[0])) is object
+    assert gate == "open" and get(plans.load(run).config, NEWER[0]) is MISSING
     return run
 
 
@@ -64,4 +64,4 @@ def test_older_plan_refuses_new_keys_with_other_values(older: Run) -> None:
 
 def test_default_config_sets_every_closed_key() -> None:
     """What `default_config` gives for the newer keys is what a plan of today has where nothing sets them."""
-    assert all(type(get(default_config(), key)) is not object for key in NEWER)
+    assert all(get(default_config(), key) is not MISSING for key in NEWER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.repair import config_edits
+from pipeline.repair.config_edits import get
 from pipeline.run_store.job import Delta
 
 OTHER_RATE = 2.0  # the range test's rate is tried where the planned one differs by more than this factor
@@ -76,11 +76,6 @@ def deeper_model(config: Config) -> Iterator[Change]:
         yield "one layer deeper", Delta({"model.depth": depth + 1})
     elif isinstance(hidden, list | tuple) and hidden:
         yield "one layer deeper", Delta({"model.hidden": [*hidden, hidden[-1]]})
-
-
-def get(config: Config, key: str) -> Any:
-    """Return the value of a dotted key; a marker that is no number, list or None where the config has no such key."""
-    return config_edits.get(config, key)
 
 
 def _is_number(value: Any) -> bool:

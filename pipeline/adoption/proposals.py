@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from pipeline.adoption.general import RATES, general_changes, get, wider_model
+from pipeline.adoption.general import RATES, general_changes, wider_model
+from pipeline.repair.config_edits import MISSING, get
 from pipeline.repair.diagnosis_record import DiagnosisRecord
 from pipeline.results import digest
 from pipeline.run_store.job import Delta, Job
@@ -126,7 +127,7 @@ def applies(delta: Delta, known: Known) -> bool:
     """Whether a change can apply to this run: its keys exist, and scaling is not asked of integer ids."""
     if not known.inputs_have_a_scale and any(key in NEEDS_A_SCALE for key in delta.overrides):
         return False
-    return all(type(get(known.config, key)) is not object for key in delta.overrides)
+    return all(get(known.config, key) is not MISSING for key in delta.overrides)
 
 
 def ranked(known: Known, arms: Sequence[Arm]) -> list[Arm]:

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config.override_keys import OPEN
 from pipeline.errors import Refused, UserError, fault
 from pipeline.orchestration.phase import RunRequest
-from pipeline.repair.config_edits import get
+from pipeline.repair.config_edits import MISSING, get
 from pipeline.results import exact, plain
 from pipeline.run_store import plan as plans
 from pipeline.run_store.ledger import Ledger
@@ -29,7 +29,7 @@ def changes_since(plan: Plan, config: Mapping[str, Any]) -> dict[str, tuple[Any,
     key, made the plan, and behaved as the default does.
     """
     changes = plans.changes_from(plan, config)
-    has_key = {key: type(get(plan.config, key)) is not object for key in changes}
+    has_key = {key: get(plan.config, key) is not MISSING for key in changes}
     if all(known or key.partition(".")[0] in OPEN for key, known in has_key.items()):
         return changes
     from pipeline.config.compose import default_config  # composing takes half a second, and few plans need it

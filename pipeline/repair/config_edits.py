@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pipeline.config.conf_dir import LOSSES, loss_target
 
 Config = Mapping[str, object]
 Edit = Callable[[Config], list[dict[str, object]]]  # alternative sets of overrides, smallest change first
 
-_MISSING = object()  # a value of a config may be None
-
+MISSING = object()  # what `get` returns for an absent key: a value of a config may be None
 
 # Hydra reads such text as a string without quotes, unless it is one of the literals.
 UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")
@@ -34,12 +34,12 @@ def format_override_value(value: object) -> str:
     return str(value)
 
 
-def get(config: Config, key: str) -> object:
-    """Return the value of a dotted key, or a marker that equals no value if the config has no such key."""
+def get(config: Config, key: str) -> Any:
+    """Return the value of a dotted key; `MISSING`, which equals no value, where the config has no such key."""
     node: object = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
-            return _MISSING
+            return MISSING
         node = node[part]
     return node
 
@@ -70,7 +70,7 @@ def set_value(key: str, *values: object, when: Callable[[object], bool] = lambda
 
     def edit(config: Config) -> list[dict[str, object]]:
         value = get(config, key)
-        return [] if value is _MISSING or not when(value) else _overrides(key, value, values)
+        return [] if value is MISSING or not when(value) else _overrides(key, value, values)
 
     return edit
 
@@ -80,7 +80,7 @@ def choose(key: str, pick: Callable[[Config, object], object]) -> Edit:
 
     def edit(config: Config) -> list[dict[str, object]]:
         value = get(config, key)
-        return [] if value is _MISSING else _overrides(key, value, [pick(config, value)])
+        return [] if value is MISSING else _overrides(key, value, [pick(config, value)])
 
     return edit
 
@@ -162,7 +162,7 @@ def impute(config: Config, old: object) -> object:
 def standardize_targets(config: Config, old: object) -> object:
     """`standardize`, if targets are values and no `task.step` computes the loss."""
     has_values = get(config, "task.kind") in ("regression", "autoencoder")
-    return "standardize" if has_values and get(config, "task.step") in (None, _MISSING) else old
+    return "standardize" if has_values and get(config, "task.step") in (None, MISSING) else old
 
 
 def precision(_: Config, old: object) -> object:

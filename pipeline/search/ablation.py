@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.adoption.context import Round, frozen_plan
-from pipeline.adoption.general import get
 from pipeline.adoption.proposals import config_of
 from pipeline.adoption.round import terms_of, train
 from pipeline.errors import UserError, fault
+from pipeline.repair.config_edits import MISSING, get
 from pipeline.run_store.job import Delta, Job
 from pipeline.trials.executor import Trial
 from pipeline.trials.study import Arm, ArmResult, compare_arms, with_change
@@ -54,7 +54,7 @@ def turned_off(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]
     values, faults = {}, []
     for key in keys:
         value = get(config, key)
-        if type(value) is object:
+        if value is MISSING:
             faults.append(fault("phases.optimization.ablate", "is not a key of the plan", got=key))
         elif value in (None, "none", False, 0):
             faults.append(fault("phases.optimization.ablate", f"names {key}, which is off already", got=value))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.adoption.general import EPOCHS, RATES, Change, get
+from pipeline.adoption.general import EPOCHS, RATES, Change
+from pipeline.repair.config_edits import get
 from pipeline.run_store.job import Delta
 
 SHARES = (2, 4)  # by which epochs, widths and the number of batches are divided

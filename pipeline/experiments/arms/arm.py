@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pipeline.config.sections import LoaderConfig, TrainerConfig
 from pipeline.engine.budget import planned_budget
 from pipeline.experiments.describe import Description
-from pipeline.repair.config_edits import get
+from pipeline.repair.config_edits import MISSING, get
 from pipeline.run_store.job import Delta, Job
 
 USUAL_BATCH = 32  # rows of a batch that replaces an unusual one
@@ -83,8 +83,8 @@ class Subject:
 
     def value(self, key: str) -> Any:
         """Return the value of a config key, None where the config has no such key."""
-        node: Any = get(self.config, key)
-        return node if type(node) is not object else None
+        value = get(self.config, key)
+        return None if value is MISSING else value
 
     def number(self, key: str) -> float | None:
         """Return the number at a config key; None where there is none."""
