@@ -89,7 +89,7 @@ def harms(guards: Sequence[Guard]) -> list[str]:
 
 def format_guard(guard: Guard) -> str:
     """Return a guard as a sentence: what it was, what it is, and whether that is within its bounds."""
-    before, after = _mean(guard["before"]), _mean(guard["after"])
+    before, after = _format_mean(guard["before"]), _format_mean(guard["after"])
     verdict = "worse than allowed" if harmed(guard) else "within"
     bounds = {"the limit": guard["limit"], "the margin": guard["margin"]}
     given = " and ".join(f"{name} {bound:.4g}" for name, bound in bounds.items() if bound is not None)
@@ -98,7 +98,7 @@ def format_guard(guard: Guard) -> str:
     return f"{guard['what']} {before} → {after}: {verdict}{' by' if harmed(guard) else ''} {given}"
 
 
-def _mean(values: Sequence[float]) -> str:
+def _format_mean(values: Sequence[float]) -> str:
     known = [value for value in values if math.isfinite(value)]
     return f"{fmean(known):.4g}" if known else "unknown"
 

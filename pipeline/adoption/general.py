@@ -1,6 +1,6 @@
 """General changes, for a run without a cause to cure: the range test's rate, a longer schedule, a larger model.
 
-Steps in width are doublings, and the rate is the measured one, so that no round is spent on a notch.
+Steps in width are doublings, and the rate is the measured one, so that no round is spent on a small step.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def longer_schedule(config: Config) -> Iterator[Change]:
 
 
 def wider_model(config: Config) -> Iterator[Change]:
-    """The hidden layers 2, 4, 8 and 16 times as wide, up to the widest that is tried: 4 times first."""
+    """The hidden layers 2, 4, 8 and 16 times as wide, up to the widest that is tried: 4 and 16 times first."""
     key = "model.width" if _is_number(get(config, "model.width")) else "model.hidden"
     widths = get(config, key)
     numbers = list(widths) if isinstance(widths, list | tuple) else [widths]
     if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
         return
-    rungs = [factor for factor in DOUBLINGS if factor == DOUBLINGS[0] or factor * max(numbers) <= WIDEST]
-    # From the middle outwards: the next doubling follows from what the first ones show.
-    for factor in sorted(rungs, key=lambda rung: (rung != 4, rung != 16, rung)):
+    factors = [factor for factor in DOUBLINGS if factor == DOUBLINGS[0] or factor * max(numbers) <= WIDEST]
+    # 4 and 16 times come first: they show whether width helps, and 2 and 8 times only refine that.
+    for factor in sorted(factors, key=lambda factor: (factor != 4, factor != 16, factor)):
         new = [factor * n for n in numbers]
         yield f"{factor} times as wide", Delta({key: new if isinstance(widths, list | tuple) else new[0]})
 

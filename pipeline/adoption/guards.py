@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 WORST_CLASS, LATENCY, SIZE = "recall of the worst class", "latency in ms", "size in MB"
 MEMORY = "memory of the training in MB"
-BYTES = 4  # of a parameter in single precision
-FEWEST_ROWS = 5  # of a class or a slice, fewer say nothing of it
+BYTES_PER_PARAMETER = 4  # in single precision
+FEWEST_ROWS = 5  # of a class or a slice: fewer say nothing of it
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _cost_guards(
     """Return the guards of latency, size and memory: each within its limit, and grown by at most the declared share."""
     params = [_performance(arm, "params") for arm in (before, after)]
     peak = [_performance(arm, "memory_mb") for arm in (before, after)]
-    sizes = [[BYTES * count / 1e6 for count in arm] for arm in params]
+    sizes = [[BYTES_PER_PARAMETER * count / 1e6 for count in arm] for arm in params]
     latencies = paired_latency(run_dir, before, after, planned, trust)
     # plan.limits.memory_mb is of prediction, which the last gate measures.
     measured: list[tuple[str, list[float], list[float], str]] = [

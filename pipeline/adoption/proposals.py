@@ -14,12 +14,12 @@ from pipeline.repair.diagnosis_record import DiagnosisRecord
 from pipeline.results import digest
 from pipeline.run_store.job import Delta, Job
 from pipeline.trials.candidates import untried
-from pipeline.trials.study import Arm, Origin, with_change
+from pipeline.trials.study import Arm, Origin, added_overrides, with_change
 
-COMBINED = 3  # of the first single changes, whose pairs are candidates
+COMBINED = 3  # the best single changes, whose pairs are candidates too
 NEEDS_A_SCALE = ("preprocess.standardize", "preprocess.impute")  # remedies that token ids and class ids cannot have
 SCALABLE = frozenset({"optimizer.lr", "model.width", "model.hidden"})  # settings whose step may be repeated
-LADDER = "enlarge_model"  # a cure whose size the diagnosis does not know
+ENLARGE_MODEL = "enlarge_model"  # a cure whose size the diagnosis does not know
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _remedies(known: Known) -> list[Arm]:
     arms = []
     for arm in untried(known.diagnosis, known.start, set()):
         arms.append(replace(arm, causes=(arm.cause,)))
-        if arm.cure == LADDER:
+        if arm.cure == ENLARGE_MODEL:
             for _, delta in wider_model(known.config):
                 arms.append(replace(arm, delta=with_change(known.start, vars(delta)), causes=(arm.cause,)))
     return arms
@@ -142,22 +142,24 @@ def ranked(known: Known, arms: Sequence[Arm]) -> list[Arm]:
 
 def _factor(delta: Delta, known: Known) -> float | None:
     """Return by how much a change scales its one setting; None for other changes."""
-    own = {k: v for k, v in delta.overrides.items() if known.start.overrides.get(k) != v}
-    if len(own) != 1 or not SCALABLE & set(own):
+    added = added_overrides(known.start, delta)
+    if len(added) != 1 or not SCALABLE & set(added):
         return None
-    ((key, new),) = own.items()
+    ((key, new),) = added.items()
     old = get(known.config, key)
+    # Of a list of widths, the first one stands for all.
     before, after = (value[0] if isinstance(value, list | tuple) and value else value for value in (old, new))
     return float(after) / float(before) if _positive(before) and _positive(after) else None
 
 
 def _size(delta: Delta, known: Known) -> tuple[int, float]:
     """Return how many settings a change replaces, and by how many powers of ten its numbers change in all."""
-    own = {k: v for k, v in delta.overrides.items() if known.start.overrides.get(k) != v}
-    count = sum(len(value) if isinstance(value, Mapping) else 1 for key, value in own.items() if key != RATES[1])
+    added = added_overrides(known.start, delta)
+    # A peak rate is scaled with the rate, and counts as the same setting.
+    count = sum(len(value) if isinstance(value, Mapping) else 1 for key, value in added.items() if key != RATES[1])
     count += len(delta.surgery) - len(known.start.surgery)
-    powers = [abs(math.log10(new / old)) for key, new in own.items() for old in [get(known.config, key)]
-              if _positive(new) and _positive(old)]  # fmt: skip
+    changes = [(get(known.config, key), new) for key, new in added.items()]
+    powers = [abs(math.log10(new / old)) for old, new in changes if _positive(new) and _positive(old)]
     return count, round(sum(powers), 3)
 
 

@@ -69,17 +69,20 @@ def _expected(arm: Arm) -> str:
     return "not known before it is tried"
 
 
+def format_range(first: int, last: int) -> str:
+    """Return two numbers as `14 to 21`, or one where they are the same."""
+    return f"{first} to {last}" if last > first else str(first)
+
+
 def _page(plan: dict[str, Any], times: Sequence[str]) -> str:
     """Return the plan as a page for the person who decides."""
-    first, last = plan["confirmation_trainings"]
-    trainings = f"{first} to {last}" if last > first else f"{first}"
     lines = ["| id | change | why | expected |", "|---|---|---|---|"]
     for arm in plan["candidates"]:
         cells = (code_span(arm["change"]), markdown(arm["why"]), markdown(arm["expected"]))
         lines.append(f"| {arm['id']} | {' | '.join(cells)} |")
     cost = [
         f"- the search: at most {plan['search_trainings']:g} trainings' worth of steps, {times[0]}",
-        f"- the confirmation: {trainings} trainings, {times[1]}",
+        f"- the confirmation: {format_range(*plan['confirmation_trainings'])} trainings, {times[1]}",
     ]
     effect = f"A change is adopted if it shows {markdown(plan['adopted_if'])}."
     parts = [f"# The study of round {plan['round']}", "\n".join(lines), "## Cost", "\n".join(cost), effect]

@@ -13,7 +13,7 @@ from pipeline.adoption.context import Round, frozen_plan
 from pipeline.adoption.guards import measure_guards
 from pipeline.adoption.one_seed import FILE as ROW_LOSSES
 from pipeline.adoption.one_seed import ONE_SEED, row_p_values, write_row_losses
-from pipeline.adoption.review import require_accepted
+from pipeline.adoption.review import format_range, require_accepted
 from pipeline.adoption.search import POOL, Search, Tally, Terms, predicted_trainings
 from pipeline.config.sections import LoaderConfig, TrainerConfig
 from pipeline.engine.budget import planned_budget
@@ -95,18 +95,15 @@ def predicted(ctx: Round, trainings: float, count: int, one_by_one: bool = False
     from pipeline.history import History
 
     plan = frozen_plan(ctx)
-    _, seconds = History.load(ctx.artifact_of("baseline", "history")).series("time/step")
-    known = sorted(float(value) for value in seconds if value == value)
-    step = known[len(known) // 2] if known else 0.0
+    _, step_times = History.load(ctx.artifact_of("baseline", "history")).series("time/step")
+    measured = sorted(float(value) for value in step_times if not math.isnan(value))
+    step_seconds = measured[len(measured) // 2] if measured else 0.0
     parallel = ExecutorSettings.from_config(ctx.config).parallel(ctx.settings["parallel"], int(plan.facts["threads"]))
     parallel = 1 if one_by_one else parallel
-    whole = (trainings * int(plan.facts["budget"]["max_steps"]) * step + count * START_SECONDS) / max(parallel, 1)
-    return f"about {whole / 60:.0f} minutes" if whole >= 120 else f"about {whole:.0f} seconds"
-
-
-def span(first: int, last: int) -> str:
-    """Return two numbers as `14 to 21`, or one where they are the same."""
-    return f"{first} to {last}" if last > first else str(first)
+    seconds = (trainings * int(plan.facts["budget"]["max_steps"]) * step_seconds + count * START_SECONDS) / max(
+        parallel, 1
+    )
+    return f"about {seconds / 60:.0f} minutes" if seconds >= 120 else f"about {seconds:.0f} seconds"
 
 
 def _search(ctx: Round, start: Delta, arms: Sequence[Arm]) -> tuple[Search, list[Arm], dict[str, Trial]]:
@@ -122,7 +119,9 @@ def _search(ctx: Round, start: Delta, arms: Sequence[Arm]) -> tuple[Search, list
         ctx.log(f"  predicted: the search costs at most {cost:.1f} trainings' worth of steps ({times[0]}),")
     else:
         ctx.log("  predicted: the search costs nothing, since an experiment of diagnostics was the search,")
-    ctx.log(f"    then a confirmation costs {span(2 * pairs, (1 + most) * pairs)} trainings ({times[1]} or more)")
+    ctx.log(
+        f"    then a confirmation costs {format_range(2 * pairs, (1 + most) * pairs)} trainings ({times[1]} or more)"
+    )
     effect = (
         f"a gain of {min_effect(ctx):.0%} of the remaining error at least, on fresh seeds, and no symptom of before"
     )
@@ -241,6 +240,7 @@ def skip_study(ctx: Round, why: str, search: Search | None = None, trials: Mappi
 
 
 def record_choice(ctx: Round, study: Study) -> None:
+    """Record the arms, the winner and the reason in the ledger."""
     decision = {
         "round": ctx.round,
         "arms": study.rows,

@@ -19,7 +19,7 @@ from pipeline.adoption.general import WIDEST
 from pipeline.results import plain
 from pipeline.run_store.job import Delta, Job
 from pipeline.trials.executor import Trial
-from pipeline.trials.study import Arm
+from pipeline.trials.study import Arm, added_overrides
 
 QUICK, SCREENING = "quick", "screening"  # stages, and purposes of jobs
 SEEDS = (10, 11)  # indices of screening seeds
@@ -31,6 +31,7 @@ POOL = 8  # candidates of a quick test
 QUICK_ALLOWED = 2.5  # planned trainings' worth of steps that a quick test may cost
 SCREENED = 3  # candidates of a screening
 CLEAR = 2.0  # times the declared effect, from which one seed is enough
+ROUNDING = 1e-9  # of a sum of costs, which may not exclude what just fits
 WORTH = 0.5  # times the declared effect, below which a gain is too small to be confirmed
 PROVEN = 0.9  # share of the shortfall that an experiment brought back, from which it needs no screening
 LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps", "trainer.patience")
@@ -108,9 +109,9 @@ class Search:
 
     def run(self, most: int) -> list[Arm]:
         """Return the candidates that are confirmed, at most so many."""
-        proven = [t for t in self.tallies if t.arm.origin == "experiment" and self._restores_all(t)]
+        proven = [tally for tally in self.tallies if _is_proven(tally.arm)]
         if proven:
-            chosen = self._one_per_setting(proven)[:most]
+            chosen = _one_per_setting(proven)[:most]
             for tally in chosen:
                 tally.outcome = "confirmed by an experiment of diagnostics, which was its screening"
             return [tally.arm for tally in chosen]
@@ -128,7 +129,7 @@ class Search:
                 tally.outcome = f"ahead of the control in screening, not confirmed: {chosen[0].arm.id} came first"
         return [tally.arm for tally in chosen]
 
-    # --- stages ------------------------------------------------------------------------------------------------------
+    # --- stages -------------------------------------------------------------------------------------------------------
 
     def _quick_test(self, pool: Sequence[Tally]) -> list[Tally]:
         """Return the candidates that are not lost after a few steps, the best first."""
@@ -164,7 +165,7 @@ class Search:
         left, chosen = ALLOWED - self.spent - terms.cost(self.control.delta), list[Tally]()
         for tally in tallies:
             cost = terms.cost(tally.arm.delta)
-            if len(chosen) < SCREENED and cost <= left + 1e-9:
+            if len(chosen) < SCREENED and cost <= left + ROUNDING:
                 chosen.append(tally)
                 left -= cost
             elif place == 0:
@@ -203,7 +204,7 @@ class Search:
         if self.terms.reaches(best.values[0]) or (further := further_step(best.arm, self.control.delta)) is None:
             return list(ahead)
         tally = Tally(replace(best.arm, id=f"{best.arm.id}x", delta=further, order=best.arm.order))
-        if self.spent + self.terms.cost(further) > ALLOWED + 1e-9:
+        if self.spent + self.terms.cost(further) > ALLOWED + ROUNDING:
             return list(ahead)
         self.tallies.append(tally)
         trial = self.train_arms(SCREENING, [tally.arm], SEEDS[0], None)[tally.arm.id]
@@ -222,7 +223,7 @@ class Search:
         for place, part in enumerate(arm.parts):
             rest = arm.parts[1 - place]
             known = [t for t in self.tallies if t.arm.delta == rest and t.values]
-            if not known and self.spent + self.terms.cost(rest) > ALLOWED + 1e-9:
+            if not known and self.spent + self.terms.cost(rest) > ALLOWED + ROUNDING:
                 self.ablation.append(_ablated(arm, part, self.control.delta, None, "the allowance does not reach"))
                 continue
             reduced = known[0] if known else self._screen_part(tally, place, rest)
@@ -246,24 +247,7 @@ class Search:
         reduced.outcome = f"a part of {tally.arm.id}"
         return reduced
 
-    # --- judgements --------------------------------------------------------------------------------------------------
-
-    def _restores_all(self, tally: Tally) -> bool:
-        """Whether an experiment showed that a change brings back about everything that was missing."""
-        return tally.arm.restored is not None and tally.arm.restored >= PROVEN
-
-    def _one_per_setting(self, tallies: Sequence[Tally]) -> list[Tally]:
-        """Return the best candidate of each setting: another value of the same setting is the same idea."""
-        settings: list[set[str]] = []
-        best = []
-        for tally in tallies:
-            keys = {*tally.arm.delta.overrides, *(next(iter(step)) for step in tally.arm.delta.surgery)}
-            if keys not in settings:
-                settings.append(keys)
-                best.append(tally)
-            else:
-                tally.outcome = "not tried: another value of the same setting restored more"
-        return best
+    # --- judgements ---------------------------------------------------------------------------------------------------
 
     def _mean_gain(self, tally: Tally) -> float:
         gains = [self.terms.gain(v, c) for v, c in zip(tally.values, self.control_values, strict=False)]
@@ -278,7 +262,7 @@ class Search:
         """Whether one seed leaves it open that the best is better, and the allowance reaches for another."""
         cost = self.terms.cost(self.control.delta) + self.terms.cost(tally.arm.delta)
         clear = self._mean_gain(tally) >= CLEAR * self.terms.due(self.control_values[0])
-        return not clear and self.spent + cost <= ALLOWED + 1e-9
+        return not clear and self.spent + cost <= ALLOWED + ROUNDING
 
     def _worth_confirming(self, alive: Sequence[Tally]) -> list[Tally]:
         """Return the best of the screening, and the smallest change that reaches the target there as well."""
@@ -289,20 +273,37 @@ class Search:
         return [best, *sorted(smaller, key=lambda tally: tally.arm.order)[:1]]
 
 
+def _is_proven(arm: Arm) -> bool:
+    """Whether an experiment showed that a change brings back about everything that was missing."""
+    return arm.origin == "experiment" and arm.restored is not None and arm.restored >= PROVEN
+
+
+def _one_per_setting(tallies: Sequence[Tally]) -> list[Tally]:
+    """Return the best candidate of each setting: another value of the same setting is the same idea."""
+    settings: list[set[str]] = []
+    best = []
+    for tally in tallies:
+        keys = {*tally.arm.delta.overrides, *(next(iter(step)) for step in tally.arm.delta.surgery)}
+        if keys not in settings:
+            settings.append(keys)
+            best.append(tally)
+        else:
+            tally.outcome = "not tried: another value of the same setting restored more"
+    return best
+
+
 def _ablated(arm: Arm, part: Delta, start: Delta, without: float | None, why: str) -> dict[str, Any]:
     """Return the record of one part of a combination that was taken out."""
-    own = Delta(
-        {k: v for k, v in part.overrides.items() if start.overrides.get(k) != v}, part.surgery[len(start.surgery) :]
-    )
+    own = Delta(added_overrides(start, part), part.surgery[len(start.surgery) :])
     return plain({"arm": arm.id, "without": own.describe(), "score": without, "why": why})
 
 
 def further_step(arm: Arm, start: Delta) -> Delta | None:
     """Return the change with its step taken once more, where it is one rate or one width; None for other changes."""
-    own = {key: value for key, value in arm.delta.overrides.items() if start.overrides.get(key) != value}
-    if len(own) != 1 or arm.scaled in (None, 1.0) or arm.delta.surgery != start.surgery:
+    added = added_overrides(start, arm.delta)
+    if len(added) != 1 or arm.scaled in (None, 1.0) or arm.delta.surgery != start.surgery:
         return None
-    ((key, value),) = own.items()
+    ((key, value),) = added.items()
     values = value if isinstance(value, list | tuple) else [value]
     new = [type(v)(float(f"{v * arm.scaled:.3g}")) for v in values]
     if any(isinstance(v, int) and not 1 <= v <= WIDEST for v in new):
@@ -314,13 +315,14 @@ def further_step(arm: Arm, start: Delta) -> Delta | None:
 
 def _only_longer(delta: Delta, start: Delta) -> bool:
     """Whether a change trains longer with a constant or stretched schedule: a short training of it shows nothing."""
-    own = {key for key, value in delta.overrides.items() if start.overrides.get(key) != value}
-    return bool(own & set(LENGTH_KEYS)) and len(delta.surgery) == len(start.surgery)
+    return bool(added_overrides(start, delta).keys() & set(LENGTH_KEYS)) and len(delta.surgery) == len(start.surgery)
 
 
 def predicted_trainings(terms: Terms, arms: Sequence[Arm]) -> float:
     """Return what a search of these candidates may cost at most, in planned trainings."""
-    if any(arm.origin == "experiment" and (arm.restored or 0.0) >= PROVEN for arm in arms):
+    if any(map(_is_proven, arms)):
         return 0.0
-    quick = min(QUICK_ALLOWED, (1 + min(len(arms), POOL)) * terms.quick_steps / terms.max_steps)
-    return min(ALLOWED, quick + 1 + sum(sorted((terms.cost(arm.delta) for arm in arms), reverse=True)[:SCREENED]) + 2)
+    quick_test = min(QUICK_ALLOWED, (1 + min(len(arms), POOL)) * terms.quick_steps / terms.max_steps)
+    control, second_seed = 1, 2  # the second seed trains the control and the best candidate
+    longest = sorted((terms.cost(arm.delta) for arm in arms), reverse=True)[:SCREENED]
+    return min(ALLOWED, quick_test + control + sum(longest) + second_seed)

@@ -1,4 +1,4 @@
-"""An ablation table on request: what each named setting of the plan contributes, by turning it off on seven seeds."""
+"""An ablation table on request: what each named setting of the plan contributes, by turning it off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.trials.executor import Trial
 from pipeline.trials.study import Arm, ArmResult, compare_arms, with_change
 
 ABLATION = "ablation"  # the purpose of its jobs
-FIRST_SEED = 10  # its seeds are those of the search, since nothing is adopted by it
+FIRST_SEED = 10  # the first seed index of the search: nothing is adopted by an ablation, so it may share those seeds
 
 
 def ablation_table(ctx: Round, start: Delta) -> tuple[list[ArmResult], dict[str, Trial]]:
@@ -27,11 +27,8 @@ def ablation_table(ctx: Round, start: Delta) -> tuple[list[ArmResult], dict[str,
     keys = list(ctx.settings.get("ablate") or ())
     if not keys:
         return [], {}
-    config, plan, seeds = (
-        config_of(start, frozen_plan(ctx).config),
-        frozen_plan(ctx),
-        int(ctx.settings["seeds_per_arm"]),
-    )
+    plan, seeds = frozen_plan(ctx), int(ctx.settings["seeds_per_arm"])
+    config = config_of(start, plan.config)
     arms = [Arm("ablate0", start)]
     for place, (key, off) in enumerate(turned_off(config, keys).items(), 1):
         arms.append(Arm(f"ablate{place}", with_change(start, {"overrides": {key: off}}), why=key))

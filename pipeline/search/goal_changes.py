@@ -10,7 +10,7 @@ from pipeline.adoption.general import EPOCHS, RATES, Change
 from pipeline.repair.config_edits import get
 from pipeline.run_store.job import Delta
 
-SHARES = (2, 4)  # by which epochs, widths and the number of batches are divided
+FACTORS = (2, 4)  # by which epochs and widths are divided, and the rows of a batch multiplied
 FEWEST_BATCHES = 4  # of an epoch: with fewer, the rate matters more than the size of a batch
 
 Config = Mapping[str, Any]
@@ -33,13 +33,13 @@ def goal_changes(config: Config, goal: str, rows: int, on_cuda: bool) -> list[Ch
 def fewer_epochs(config: Config) -> Iterator[Change]:
     """A half and a quarter of the epochs, with a schedule that is as much shorter."""
     epochs, period = get(config, EPOCHS), get(config, "scheduler.T_max")
-    for share in SHARES:
-        if not isinstance(epochs, int) or epochs < 2 * share:
+    for factor in FACTORS:
+        if not isinstance(epochs, int) or epochs < 2 * factor:
             return
-        changes: dict[str, object] = {EPOCHS: epochs // share}
+        changes: dict[str, object] = {EPOCHS: epochs // factor}
         if isinstance(period, int):
-            changes["scheduler.T_max"] = max(1, period // share)
-        yield f"1/{share} of the epochs", Delta(changes)
+            changes["scheduler.T_max"] = max(1, period // factor)
+        yield f"1/{factor} of the epochs", Delta(changes)
 
 
 def larger_batches(config: Config, rows: int) -> Iterator[Change]:
@@ -52,7 +52,7 @@ def larger_batches(config: Config, rows: int) -> Iterator[Change]:
     if not isinstance(size, int):
         return
     is_sgd = str(get(config, "optimizer._target_")).rpartition(".")[2] == "SGD"
-    for factor in SHARES:
+    for factor in FACTORS:
         if rows < FEWEST_BATCHES * factor * size:
             return
         growth = factor if is_sgd else math.sqrt(factor)
@@ -78,11 +78,11 @@ def narrower_model(config: Config) -> Iterator[Change]:
     numbers = list(widths) if isinstance(widths, list | tuple) else [widths]
     if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
         return
-    for share in SHARES:
-        new = [n // share for n in numbers]
+    for factor in FACTORS:
+        new = [n // factor for n in numbers]
         if min(new) < 1 or (isinstance(heads, int) and any(n % heads for n in new)):
             return
-        yield f"1/{share} of the width", Delta({key: new if isinstance(widths, list | tuple) else new[0]})
+        yield f"1/{factor} of the width", Delta({key: new if isinstance(widths, list | tuple) else new[0]})
 
 
 def shallower_model(config: Config) -> Iterator[Change]:
@@ -96,7 +96,7 @@ def shallower_model(config: Config) -> Iterator[Change]:
 
 
 def _both(changes: list[Change]) -> Iterator[Change]:
-    """The first change together with the last, where they set different keys."""
+    """The first change together with the last one, where they set different keys."""
     if len(changes) < 2:
         return
     (first, one), (last, other) = changes[0], changes[-1]

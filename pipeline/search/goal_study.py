@@ -19,7 +19,7 @@ from pipeline.adoption.context import Round, frozen_plan
 from pipeline.adoption.guards import measure_guards
 from pipeline.adoption.proposals import Known, config_of, ranked
 from pipeline.adoption.records import adopted_change, tried_changes
-from pipeline.adoption.review import require_accepted
+from pipeline.adoption.review import format_range, require_accepted
 from pipeline.adoption.round import (
     Study,
     min_effect,
@@ -27,11 +27,10 @@ from pipeline.adoption.round import (
     record_choice,
     refuse_without_survivor,
     skip_study,
-    span,
     terms_of,
     train,
 )
-from pipeline.adoption.search import ALLOWED, CLEAR, SCREENING, SEEDS, WORTH, Search, Tally, Terms
+from pipeline.adoption.search import ALLOWED, CLEAR, ROUNDING, SCREENING, SEEDS, WORTH, Search, Tally, Terms
 from pipeline.results import counted, digest
 from pipeline.run_store.job import Job
 from pipeline.search.goal_changes import goal_changes
@@ -40,7 +39,7 @@ from pipeline.trials.executor import Trial
 from pipeline.trials.final_seeds import CONFIRMATION_SEED
 from pipeline.trials.study import Arm, ArmResult, compare_arms, select_arm, with_change
 
-CONFIRMED = 2  # candidates of a confirmation, at most: a cost is measured without luck, so that the cheapest are known
+CONFIRMED = 2  # candidates of a confirmation, at most: a cost varies little, so that one seed shows the cheapest ones
 NO_CANDIDATE = "the config has no setting whose change makes it cheaper"
 
 
@@ -57,9 +56,10 @@ class GoalRound:
         """Train the jobs; one at a time where their duration is measured."""
         return train(self.ctx, jobs, 0, 1 if self.goal == "train_speed" else None)
 
-    def costs(self, seeds: Sequence[Sequence[Trial]]) -> dict[str, float]:
+    def costs(self, trials_by_seed: Sequence[Sequence[Trial]]) -> dict[str, float]:
+        """Return the cost of each training by its id; those of one seed are measured in turn."""
         planned = frozen_plan(self.ctx).config
-        return measure_costs(self.ctx.run.path, self.goal, seeds, planned, self.ctx.trust)
+        return measure_costs(self.ctx.run.path, self.goal, trials_by_seed, planned, self.ctx.trust)
 
     def margin(self, scores: Sequence[float]) -> float:
         """Return how far the score may fall: as the plan says, else by what a change for quality would have to gain."""
@@ -81,7 +81,7 @@ def run_goal_study(ctx: Round) -> Study:
         return skip_study(ctx, NO_CANDIDATE)
     work = GoalRound(ctx, goal, terms_of(ctx, arms), Arm("control", start))
     search = Search(work.terms, work.train, ctx.log, work.control, [Tally(arm) for arm in arms])
-    pairs, most = int(ctx.settings["seeds_per_arm"]), _most(ctx)
+    pairs, most = int(ctx.settings["seeds_per_arm"]), _most_confirmed(ctx)
     _announce(work, search, pairs, most)
     searched, chosen = _screen(work, search, most)
     if not chosen:
@@ -110,7 +110,8 @@ def _is_on_cuda(config: Mapping[str, Any]) -> bool:
     return accelerator == "cuda" or (accelerator == "auto" and torch.cuda.is_available())
 
 
-def _most(ctx: Round) -> int:
+def _most_confirmed(ctx: Round) -> int:
+    """Return how many candidates are confirmed at most."""
     family = largest_family(int(ctx.settings["seeds_per_arm"]))
     return min(CONFIRMED, int(ctx.settings["candidates"]), max(1, family))
 
@@ -125,7 +126,9 @@ def _announce(work: GoalRound, search: Search, pairs: int, most: int) -> None:
     one_by_one = work.goal == "train_speed"
     times = [predicted(ctx, trainings, round(trainings), one_by_one) for trainings in (screening, (1 + most) * pairs)]
     ctx.log(f"  predicted: the search costs at most {screening:.1f} trainings' worth of steps ({times[0]}),")
-    ctx.log(f"    then a confirmation costs {span(2 * pairs, (1 + most) * pairs)} trainings ({times[1]} at most)")
+    ctx.log(
+        f"    then a confirmation costs {format_range(2 * pairs, (1 + most) * pairs)} trainings ({times[1]} at most)"
+    )
     expected = f"a {MEASURES[work.goal].what} that is smaller by {min_effect(ctx):.0%} at least, with the score kept"
     require_accepted(ctx, arms, screening, [2 * pairs, (1 + most) * pairs], times, expected)
 
@@ -135,7 +138,7 @@ def _screen(work: GoalRound, search: Search, most: int) -> tuple[dict[str, Trial
     affordable, left = list[Tally](), ALLOWED - work.terms.cost(work.control.delta)
     for tally in search.tallies:
         cost = work.terms.cost(tally.arm.delta)
-        if cost <= left + 1e-9:
+        if cost <= left + ROUNDING:
             affordable.append(tally)
             left -= cost
         else:
@@ -152,7 +155,7 @@ def _screen(work: GoalRound, search: Search, most: int) -> tuple[dict[str, Trial
         trial = trials[tally.arm.id]
         tally.values.append(trial.value)
         cost = costs[trial.id]
-        tally.outcome = _screened(work, trial, cost, before, margin, control.value)
+        tally.outcome = _judge_screening(work, trial, cost, before, margin, control.value)
         if tally.outcome.startswith("cheaper"):
             alive.append((cost, tally))
         work.ctx.log(f"    {tally.arm.id:<4} {work.format(cost)}, {trial.value:.4g}, {tally.outcome}")
@@ -162,7 +165,7 @@ def _screen(work: GoalRound, search: Search, most: int) -> tuple[dict[str, Trial
     return {trial.id: trial for trial in trials.values()}, [tally.arm for tally in chosen[:most]]
 
 
-def _screened(work: GoalRound, trial: Trial, cost: float, before: float, margin: float, score: float) -> str:
+def _judge_screening(work: GoalRound, trial: Trial, cost: float, before: float, margin: float, score: float) -> str:
     """Return what one seed says about a candidate."""
     if trial.died:
         return f"lost: its training died in screening ({trial.died})"
@@ -185,8 +188,7 @@ def _confirm(work: GoalRound, search: Search, arms: Sequence[Arm], searched: Map
     ]
     trials = work.train(jobs)
     refuse_without_survivor(trials.values())
-    seeds = [[trials[f"{arm.id}-{i}"] for arm in everyone] for i in range(1, pairs + 1)]
-    costs = work.costs(seeds)
+    costs = work.costs([[trials[f"{arm.id}-{i}"] for arm in everyone] for i in range(1, pairs + 1)])
     control = [costs[f"control-{i}"] for i in range(1, pairs + 1)]
     due = declared_effect(control, min_effect(ctx), 0.0, False)
     target = fmean(control) - due if all(map(math.isfinite, control)) else math.inf
@@ -228,12 +230,12 @@ def _guard(work: GoalRound, row: ArmResult, trials: Mapping[str, Trial], pairs: 
 
 def _format_row(work: GoalRound, row: ArmResult, before: float) -> str:
     """Return the result of one candidate in one line."""
-    share = 1 - row["mean"] / before if before else 0.0
-    change = (
-        f"{work.format(row['mean'])} instead of {work.format(before)} ({-share:+.0%}, p = {row['p']:.3g} after Holm)"
+    change = row["mean"] / before - 1 if before else 0.0
+    costs = (
+        f"{work.format(row['mean'])} instead of {work.format(before)} ({change:+.0%}, p = {row['p']:.3g} after Holm)"
     )
     verdict = "cheaper" if row["wins"] else "not shown to be cheaper by enough"
-    return f"{row['id']}: {verdict}, {change}"
+    return f"{row['id']}: {verdict}, {costs}"
 
 
 def _explain(rows: Sequence[ArmResult], winner: ArmResult | None, share: float) -> str:

@@ -32,16 +32,19 @@ MEASURES = {
 
 
 def measure_costs(
-    run_dir: Path, goal: str, seeds: Sequence[Sequence[Trial]], planned: Mapping[str, Any], trust: Sequence[str]
+    run_dir: Path,
+    goal: str,
+    trials_by_seed: Sequence[Sequence[Trial]],
+    planned: Mapping[str, Any],
+    trust: Sequence[str],
 ) -> dict[str, float]:
     """Return the cost of each training by its id, and write it into the folder of the training.
 
-    `seeds` are the trainings seed by seed: those of one seed are measured in turn. A training without a model costs
-    NaN.
+    The trainings of one seed are measured in turn. A training without a model costs NaN.
     """
     data: dict[str, Data] = {}
     costs: dict[str, float] = {}
-    for trials in seeds:
+    for trials in trials_by_seed:
         if goal == "latency":
             values = interleaved_latency(run_dir, trials, planned, trust, data)
         elif goal == "memory":

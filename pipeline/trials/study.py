@@ -15,7 +15,6 @@ from pipeline.trials.stats import holm, replace_failed, sign_flip_p_value
 
 ALPHA = 0.05  # the usual level; with Holm it bounds the chance of any false winner in the whole study
 
-
 Origin = Literal["experiment", "cause", "combination", "general"]
 
 
@@ -77,6 +76,11 @@ def with_change(start: Delta, change: Mapping[str, Any]) -> Delta:
     """Return the start with the overrides and surgery of one more change."""
     overrides = {**start.overrides, **change.get("overrides", {})}
     return Delta(overrides, (*start.surgery, *change.get("surgery", ())), start.train_rows)
+
+
+def added_overrides(start: Delta, delta: Delta) -> dict[str, Any]:
+    """Return the overrides of a change that its start does not have, or has with another value."""
+    return {key: value for key, value in delta.overrides.items() if start.overrides.get(key) != value}
 
 
 def compare_arms(
