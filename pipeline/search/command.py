@@ -33,12 +33,12 @@ SWEEPER = "optuna"
 
 
 @dataclass(frozen=True)
-class Words:
-    """The overrides of a search: those of the run, those of the search, and the parameters that were typed."""
+class SearchOverrides:
+    """The words of the command line: overrides of the run, those of the search, and parameters with their ranges."""
 
     run: list[str]
     search: list[str]
-    typed: dict[str, str]
+    parameters: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def run_search(overrides: Sequence[str], config_dirs: Sequence[str], registry: R
 
     Raises UserError with every fault of the settings, and where the search would change what is planned.
     """
-    arguments = _sorted_out(overrides, config_dirs)
+    typed = _sort_overrides(overrides, config_dirs)
     name = str(override_value(overrides, GROUP))
-    composed = composition([*arguments.run, *arguments.search], config_dirs, searching=True)
+    composed = composition([*typed.run, *typed.search], config_dirs, searching=True)
     _refuse_no_search(name, composed)
-    _refuse_changed_config(name, composed, composition(arguments.run, config_dirs))
-    read_settings(composed.sweeper, name, composed.config, None, arguments.typed)  # before anything is planned
-    request = resolve_request([*arguments.run, "phase=baseline"], config_dirs)
+    _refuse_changed_config(name, composed, composition(typed.run, config_dirs))
+    read_settings(composed.sweeper, name, composed.config, None, typed.parameters)  # before anything is planned
+    request = resolve_request([*typed.run, "phase=baseline"], config_dirs)
     run = request.run
     if request.changed or not run.exists() or run.state().gate("planning") != "open":
         planning = replace(request, config={**request.config, "phase": "planning"})
@@ -74,7 +74,7 @@ def run_search(overrides: Sequence[str], config_dirs: Sequence[str], registry: R
         plan = plans.load(run, state)
         evidence = read_recorded_json(run.path, state.finished["planning"]["evidence"])
         greater = bool(evidence["values"]["greater_is_better"])
-        settings = read_settings(composed.sweeper, name, plan.config, greater, arguments.typed)
+        settings = read_settings(composed.sweeper, name, plan.config, greater, typed.parameters)
         executor = ExecutorSettings.from_config(composed.config)
         hooks.log(f"search {settings.name}: {settings.trials} trials, {settings.generation} at a time are proposed")
         with tracked(hooks, run, request, ledger):
@@ -82,9 +82,9 @@ def run_search(overrides: Sequence[str], config_dirs: Sequence[str], registry: R
     return SearchOutcome(run, record, _command(run, record), 0)
 
 
-def _sorted_out(overrides: Sequence[str], config_dirs: Sequence[str]) -> Words:
+def _sort_overrides(overrides: Sequence[str], config_dirs: Sequence[str]) -> SearchOverrides:
     """Sort the overrides by what they are about. Raises UserError for one that cannot be read."""
-    arguments, faults = Words([], [], {}), []
+    typed, faults = SearchOverrides([], [], {}), []
     with hydra_over(existing(config_dirs)[0]):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         for word in overrides:
@@ -92,7 +92,7 @@ def _sorted_out(overrides: Sequence[str], config_dirs: Sequence[str]) -> Words:
             if key == "phase":
                 continue
             if key == GROUP or key.startswith(("hydra.", "hydra/")):
-                arguments.search.append(word)
+                typed.search.append(word)
                 continue
             try:
                 [override] = parser.parse_overrides([word])
@@ -100,12 +100,12 @@ def _sorted_out(overrides: Sequence[str], config_dirs: Sequence[str]) -> Words:
                 faults.append(fault(word, f"cannot be read ({str(error).splitlines()[0]})", expected="KEY=VALUE"))
                 continue
             if override.is_sweep_override():
-                arguments.typed[key] = word.partition("=")[2]
+                typed.parameters[key] = word.partition("=")[2]
             else:
-                arguments.run.append(word)
+                typed.run.append(word)
     if faults:
         raise UserError(*faults)
-    return arguments
+    return typed
 
 
 def _refuse_no_search(name: str, composed: Composition) -> None:
@@ -131,8 +131,8 @@ def _closed(outcome: RunOutcome) -> SearchOutcome:
 
 def _command(run: Run, record: SearchRecord) -> str:
     """Return the command that trains what was accepted, or that goes on with the reference."""
-    named = f"python -m pipeline phase=baseline {run.overrides_for('baseline')}"
+    command = f"python -m pipeline phase=baseline {run.overrides_for('baseline')}"
     if not record["accepted"] or not record["candidate"]:
-        return named
+        return command
     changes = [f"{key}={format_override_value(value)}" for key, value in record["candidate"].items()]
-    return f"{named} {shlex.join(changes)}"
+    return f"{command} {shlex.join(changes)}"

@@ -35,12 +35,11 @@ def search(trainings: Trainings) -> SearchRecord:
     metric = str(reference.score["metric"])
     trainings.train_generations(study, reference, f"val/{metric}")
     trials = _trials_of(study)
-    candidate, without, dropped = _simplified(trainings, trials, reference)
-    proof = _confirmed(trainings, candidate, metric) if candidate else None
+    candidate, without, dropped = _drop_idle_changes(trainings, trials, reference)
+    proof = _confirm(trainings, candidate, metric) if candidate else None
     sign = 1 if settings.greater else -1
-    scored = [
-        Tried(t["values"], sign * t["score"]) for t in trials if t["outcome"] == "scored" and t["score"] is not None
-    ]
+    scored = [Tried(trial["values"], sign * trial["score"]) for trial in trials
+              if trial["outcome"] == "scored" and trial["score"] is not None]  # fmt: skip
     record: SearchRecord = {
         "schema": 1,
         "study": settings.name,
@@ -66,8 +65,13 @@ def refuse_impossible_values(trainings: Trainings) -> None:
     for key, parameter in trainings.settings.space.items():
         for value in parameter.values if isinstance(parameter, Choices) else (parameter.low, parameter.high):
             config = trainings.job({**trainings.reference, key: value}).config(trainings.plan.config)
-            own = {"phase": "auto", "run": {"name": "search", "root": "runs", "sweep": None}, "trust": [], "env": []}
-            faults |= dict.fromkeys(f"params.{message}" for message in faults_of({**config, **own}))
+            unplanned = {
+                "phase": "auto",
+                "run": {"name": "search", "root": "runs", "sweep": None},
+                "trust": [],
+                "env": [],
+            }
+            faults |= dict.fromkeys(f"params.{message}" for message in faults_of({**config, **unplanned}))
     if faults:
         raise UserError(*faults)
 
@@ -92,7 +96,7 @@ def _trials_of(study: SearchStudy) -> list[SearchTrial]:
     return trials
 
 
-def _simplified(
+def _drop_idle_changes(
     trainings: Trainings, trials: Sequence[SearchTrial], reference: Trial
 ) -> tuple[dict[str, object] | None, dict[str, float | None], list[str]]:
     """Return the changes of the best trial that contribute something, the score without each, and what was dropped.
@@ -107,7 +111,7 @@ def _simplified(
         return None, {}, []
     start = trainings.reference
     values: dict[str, object] = dict(best["values"])
-    current: tuple[float, object] = best["score"], trainings.weights_of(f"t{best['number']}")
+    best_score, best_weights = best["score"], trainings.weights_of(f"t{best['number']}")
     without: dict[str, float | None] = {}
     dropped: list[str] = []
     for key in [key for key in values if values[key] != start[key]]:
@@ -116,19 +120,19 @@ def _simplified(
         trial = trainings.train({f"without-{key}": trainings.job({**values, key: start[key]})})[f"without-{key}"]
         score = trial.value if math.isfinite(trial.value) else None
         without[key] = score
-        if score is None or sign * score < sign * current[0]:
+        if score is None or sign * score < sign * best_score:
             continue
         weights = trial.result.get("weights")
-        nothing = f"its change contributes nothing ({score:.4g} without it)"
-        if weights == current[1]:
-            nothing = "does nothing: the weights are the same without its change"
-        dropped.append(f"{key}: {nothing}; it was dropped")
-        values[key], current = start[key], (score, weights)
+        why = f"its change contributes nothing ({score:.4g} without it)"
+        if weights == best_weights:
+            why = "does nothing: the weights are the same without its change"
+        dropped.append(f"{key}: {why}; it was dropped")
+        values[key], best_score, best_weights = start[key], score, weights
     changes = {key: value for key, value in values.items() if value != start[key]}
     return changes, without, dropped
 
 
-def _confirmed(trainings: Trainings, candidate: Values, metric: str) -> Comparison:
+def _confirm(trainings: Trainings, candidate: Values, metric: str) -> Comparison:
     """Compare reference and candidate on seeds that the search has not seen."""
     seeds = CONFIRMATION_SEEDS[: trainings.settings.seeds]
     trainings.log(f"  confirming {format_values(candidate)} on {len(seeds)} fresh seeds")

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.errors import UserError, fault
 from pipeline.run_store.run import NAME
 from pipeline.search.parameters import read_space
+from pipeline.tuning.paired_test import FEWEST_PAIRS
 from pipeline.tuning.space import Space
 
 KEYS = (
@@ -19,7 +20,6 @@ SAMPLERS = ("TPESampler", "RandomSampler", "QMCSampler")
 PRUNER = "MedianPruner"
 SEARCH_SEED = 40  # the seed index of all trials; 0 to 36 belong to the phases
 CONFIRMATION_SEEDS = range(50, 60)  # those of the pairs that confirm the best trial
-FEWEST_PAIRS = 6  # fewer pairs can show nothing at 5 %
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def read_settings(
     faults = [
         fault(f"hydra.sweeper.{key}", "unknown key", got=key, among=KEYS) for key in sweeper if key not in _known()
     ]
-    whole = {"n_trials": 2, "generation": 1}
-    for key, fewest in whole.items():
+    for key, fewest in {"n_trials": 2, "generation": 1}.items():
         if not _is_whole(sweeper.get(key), fewest):
             faults.append(_wrong(key, sweeper, f"a whole number >= {fewest}"))
     if sweeper.get("seeds") not in range(FEWEST_PAIRS, len(CONFIRMATION_SEEDS) + 1):

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError, fault
 from pipeline.run_store import files
 from pipeline.runtime.seeds import derive
 from pipeline.search.settings import SearchSettings
-from pipeline.tuning.space import Choices, Range, Space
+from pipeline.tuning.space import values_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL = "study.journal"  # Optuna's journal, in the folder of a search
-SEEDS = 2**31 - 1  # what all libraries take as a seed
+SEED_LIMIT = 2**31 - 1  # all libraries take a seed below it
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class SearchStudy:
                 storage=storage, study_name=settings.name, direction=direction, load_if_exists=True
             )
             for name, value in {"plan": plan, **settings.identity()}.items():
-                self._same(folder, name, value)
+                self._require_same(folder, name, value)
 
-    def _same(self, folder: Path, name: str, value: str) -> None:
+    def _require_same(self, folder: Path, name: str, value: str) -> None:
+        """Record a setting of a new study. Raises UserError where the stored study has another value of it."""
         stored = self._study.user_attrs.get(name)
         if stored is None:
             self._study.set_user_attr(name, value)
@@ -77,8 +78,8 @@ class SearchStudy:
     def start_with(self, values: Mapping[str, object]) -> None:
         """Propose these values first, unless the study has begun or they are outside of the space."""
         space = self.settings.space
-        if not self.trials and all(_is_inside(parameter, values[name]) for name, parameter in space.items()):
-            self._study.enqueue_trial({name: _encoded(parameter, values[name]) for name, parameter in space.items()})
+        if not self.trials and all(parameter.contains(values[name]) for name, parameter in space.items()):
+            self._study.enqueue_trial({name: parameter.encode(values[name]) for name, parameter in space.items()})
 
     def next_generation(self) -> list[tuple[int, dict[str, object]]]:
         """Return number and values of the trials that are to be trained next; none once there are enough."""
@@ -145,27 +146,9 @@ class SearchStudy:
         if name == "TPESampler":
             arguments.setdefault("constant_liar", True)  # keeps the trials of one generation apart
         # The points of a quasi-random sequence belong to one seed.
-        seed = derive(self._seed, "search", "sampler", 0 if name == "QMCSampler" else number) % SEEDS
+        seed = derive(self._seed, "search", "sampler", 0 if name == "QMCSampler" else number) % SEED_LIMIT
         sampler: BaseSampler = getattr(optuna.samplers, name)(seed=seed, **arguments)
         return sampler
-
-
-def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, object]:
-    """Return the values of a trial by key; the study knows those of a list by their number."""
-    return {
-        name: parameter.values[int(params[name])] if isinstance(parameter, Choices) else params[name]
-        for name, parameter in space.items()
-    }
-
-
-def _is_inside(parameter: Range | Choices, value: object) -> bool:
-    if isinstance(parameter, Choices):
-        return value in parameter.values
-    return isinstance(value, int | float) and not isinstance(value, bool) and parameter.low <= value <= parameter.high
-
-
-def _encoded(parameter: Range | Choices, value: object) -> object:
-    return parameter.values.index(value) if isinstance(parameter, Choices) else value
 
 
 @contextmanager

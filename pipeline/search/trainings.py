@@ -94,21 +94,21 @@ class Trainings:
         Equal values are trained once, those of the reference not again: a training is a function of its job.
         """
         while generation := study.next_generation():
-            before = {canonical(t.params): t.number for t in study.trials if t.state.is_finished()}
-            same = {number: canonical(study.trials[number].params) for number, _ in generation}
-            ends = {number: study.ending(before[same[number]]) for number in same if same[number] in before}
-            jobs = {number: self.job(values) for number, values in generation if number not in ends}
-            ends |= {number: ending(reference, metric) for number, job in jobs.items() if job == reference.job}
-            first = {same[number]: number for number in sorted(jobs, reverse=True) if number not in ends}
-            chosen = {f"t{number}": jobs[number] for number in sorted(first.values())}
+            params = {number: canonical(study.trials[number].params) for number, _ in generation}
+            earlier = {canonical(t.params): t.number for t in study.trials if t.state.is_finished()}
+            endings = {number: study.ending(earlier[text]) for number, text in params.items() if text in earlier}
+            jobs = {number: self.job(values) for number, values in generation if number not in endings}
+            endings |= {number: ending(reference, metric) for number, job in jobs.items() if job == reference.job}
+            untrained = [number for number in sorted(jobs) if number not in endings]
+            first_of_equal = {params[number]: number for number in reversed(untrained)}
+            chosen = {f"t{number}": jobs[number] for number in sorted(first_of_equal.values())}
             self._write_bounds(study, metric, chosen)
             trained = self.train(chosen)
-            for number in jobs:
-                if number not in ends:
-                    ends[number] = ending(trained[f"t{first[same[number]]}"], metric)
-            study.tell(ends)
+            for number in untrained:
+                endings[number] = ending(trained[f"t{first_of_equal[params[number]]}"], metric)
+            study.tell(endings)
             for number, values in generation:
-                self.log(f"  trial {number}: {_shown(ends[number])}, {format_values(values)}")
+                self.log(f"  trial {number}: {_format_ending(endings[number])}, {format_values(values)}")
 
     def _write_bounds(self, study: SearchStudy, metric: str, names: Iterable[str]) -> None:
         """Write when the trials of a generation are stopped early, by those of the generations before."""
@@ -134,7 +134,7 @@ def format_values(values: Values) -> str:
     return ", ".join(f"{key}={f'{v:.4g}' if isinstance(v, float) else v}" for key, v in values.items())
 
 
-def _shown(end: Ended) -> str:
+def _format_ending(end: Ended) -> str:
     if end.score is None:
         return f"failed ({end.why})"
     return f"stopped early at {end.curve[-1]:.4g}" if end.pruned and end.curve else f"{end.score:.4g}"

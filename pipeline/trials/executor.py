@@ -308,7 +308,7 @@ def _join(pool: Sequence[threading.Thread]) -> None:
             thread.join()
 
 
-def ending(trial: Trial) -> dict[str, Any]:
+def ending_record(trial: Trial) -> dict[str, Any]:
     """Return what the ledger records of the end of a trial."""
     end = {"id": trial.id, "score": trial.score, "died": trial.died, "weights": trial.result.get("weights")}
     return {**end, "interrupted": trial.interrupted} if trial.interrupted else end

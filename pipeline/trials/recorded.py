@@ -10,7 +10,7 @@ from pipeline.executors.settings import ExecutorSettings
 from pipeline.run_store.job import Job
 from pipeline.run_store.ledger import Ledger
 from pipeline.runtime.announce import Parts, announced
-from pipeline.trials.executor import Trial, ending, run_jobs
+from pipeline.trials.executor import Trial, ending_record, run_jobs
 from pipeline.trials.progress import ShowTrials, running_rows
 
 
@@ -44,7 +44,7 @@ def train_recorded(
     def record(trial: Trial) -> None:
         if trial.interrupted:
             log(f"  {trial.id} was taken up once more: its process ended with {trial.interrupted}")
-        ledger.append("job.finished", {**about, **ending(trial)})
+        ledger.append("job.finished", {**about, **ending_record(trial)})
         line.append(f"{trial.value:<8.4f}" if trial.score else "died    " if trial.died else "none    ")
         parts.finish_one(shown=len(line) == columns)
         if len(line) == columns:

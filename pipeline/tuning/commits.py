@@ -33,7 +33,8 @@ from pipeline.tuning.seed_arms import SeedArms
 SEEDS = 3
 # Without the parts of a baseline that only a release needs.
 QUICK = ("tracking=none", "phases.baseline.folds=0", "phases.baseline.reproducibility_steps=0")
-RESTORED = 0.5  # of what the second arm misses of the target, on every seed
+# Shares of what the second arm misses of the target, on every seed: those of the experiments of diagnostics.
+CONFIRMED, REFUTED = 0.5, 0.1
 
 Log = Callable[[str], None]
 
@@ -209,9 +210,9 @@ def _restored(arms: SeedArms, target: float | None) -> str | None:
         return None
     shares = [_share(sign * (target - first[seed]), missed[seed]) for seed in missed]
     verdict = "inconclusive"
-    if min(shares) >= RESTORED:
+    if min(shares) >= CONFIRMED:
         verdict = "confirmed: the cause is in the code between the two commits"
-    elif max(shares) < 0.1:
+    elif max(shares) < REFUTED:
         verdict = "refuted: the code between the two commits is not the cause"
     return f"{min(shares):.2f} to {max(shares):.2f} of what {arms.names[1]} misses of {target:g} is restored; {verdict}"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pipeline.errors import UserError, fault
 from pipeline.tuning.comparison import Comparison, compare_by_seed
 from pipeline.tuning.own_training import NO_NAME, Mode, Train, call_training, greater_is_better, score_of
-from pipeline.tuning.paired_test import FEWEST
+from pipeline.tuning.paired_test import FEWEST_PAIRS
 
 
 def compare(
@@ -50,7 +50,7 @@ def compare(
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     """Return the seeds as numbers, each once. Raises UserError for none, and for one that is there twice."""
     numbers = [*range(seeds)] if isinstance(seeds, int) else [*map(int, seeds)]
-    expected = f"a number of seeds, at least {FEWEST} to show anything, or different seeds"
+    expected = f"a number of seeds, at least {FEWEST_PAIRS} to show anything, or different seeds"
     if not numbers or len(set(numbers)) < len(numbers):
         raise UserError(
             fault("seeds", "gives no pairs" if not numbers else "repeats a seed", got=seeds, expected=expected)

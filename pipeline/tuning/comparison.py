@@ -12,7 +12,9 @@ from pipeline.errors import UserError, fault
 from pipeline.escaping import visible
 from pipeline.trials.stats import replace_failed
 from pipeline.tuning import paired_test
-from pipeline.tuning.paired_test import ALPHA, FEWEST, PairedTest
+from pipeline.tuning.paired_test import ALPHA, FEWEST_PAIRS, PairedTest
+
+MAX_SEEDS_NAMED = 10_000  # an effect that takes more seeds is none for practice
 
 Answer = Literal["better", "not shown", "worse"]
 Json = dict[str, object]
@@ -188,10 +190,12 @@ def _limits(differences: Sequence[float], test: PairedTest, same: bool) -> list[
         return ["every seed gave the same score: the training does not use its seed, so that the pairs are one pair"]
     if answer_of(test) != "not shown":
         return []
-    if len(differences) < FEWEST:
-        return [f"{len(differences)} pairs cannot show a difference at 5 %; {FEWEST} are the fewest that can"]
+    if len(differences) < FEWEST_PAIRS:
+        return [f"{len(differences)} pairs cannot show a difference at 5 %; {FEWEST_PAIRS} are the fewest that can"]
     needed = paired_test.pairs_needed(differences)
-    return [f"an effect of this size takes about {needed} seeds to show"] if needed and needed <= 10_000 else []
+    return (
+        [f"an effect of this size takes about {needed} seeds to show"] if needed and needed <= MAX_SEEDS_NAMED else []
+    )
 
 
 def _finite(value: float | None) -> float | None:

@@ -15,7 +15,8 @@ from pipeline.tuning.compare import compare
 from pipeline.tuning.comparison import Comparison
 from pipeline.tuning.optimization import Config, Optimization, TriedConfig
 from pipeline.tuning.own_training import Mode, Train, call_training, greater_is_better, score_of, scores_of
-from pipeline.tuning.space import Choices, Space, Tried, check_reference, doubts, parse_space
+from pipeline.tuning.paired_test import FEWEST_PAIRS
+from pipeline.tuning.space import Space, Tried, check_reference, doubts, parse_space, values_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 STUDY = "study.journal"  # Optuna's journal, in the folder of a search
 ENDED = "ended"  # the mark of a trial that no interruption cut off
 BEFORE_PRUNING = 5  # trials that are never stopped early: the median of fewer says little
-SEEDS = 2**31 - 1  # what all libraries take as a seed
+SEED_LIMIT = 2**31 - 1  # all libraries take a seed below it
+MAX_MESSAGE = 200  # characters of an error that a failed trial keeps
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class _Search:
         """Return the seed of one purpose; all of them derive from the seed of the search."""
         from pipeline.runtime.seeds import derive
 
-        return derive(self.seed, "optimize", *purpose) % SEEDS
+        return derive(self.seed, "optimize", *purpose) % SEED_LIMIT
 
     def config(self, values: Config) -> dict[str, object]:
         return {**self.reference, **values}
@@ -90,7 +92,7 @@ def optimize(
     """
     parsed = _checked(space, seed, metric, trials, seeds)
     greater = greater_is_better(metric, mode)
-    start = {**{name: one.middle for name, one in parsed.items()}, **(reference or {})}
+    start = {**{name: parameter.middle for name, parameter in parsed.items()}, **(reference or {})}
     check_reference(parsed, start)
     assert seed is not None and metric is not None  # _checked raises
     search = _Search(train, parsed, start, seed, metric, greater, log or (lambda text: None))
@@ -98,11 +100,11 @@ def optimize(
         study = _study(search, folder)
         _run_trials(study, search, trials)
         tried = _tried(study, search)
-        values, without, dropped = _simplified(search, tried)
+        values, without, dropped = _drop_idle_changes(search, tried)
     scored = [Tried(t.values, search.signed(t.score)) for t in tried if t.outcome == "scored"]
     notes = [*doubts(parsed, scored), *dropped]
     candidate = search.config(values) if values is not None else None
-    proof = _confirmed(search, candidate, seeds) if candidate is not None else None
+    proof = _confirm(search, candidate, seeds) if candidate is not None else None
     accepted = proof is not None and proof.answer == "better"
     config = candidate if accepted and candidate is not None else start
     return Optimization(
@@ -123,8 +125,9 @@ def _checked(space: object, seed: object, metric: object, trials: int, seeds: in
             faults.append(fault("optimize", f"needs {name}=", got=value, expected=f"a value of type {kind.__name__}"))
     if trials < 2:
         faults.append(fault("trials", "leave nothing to compare with the reference", got=trials, expected="at least 2"))
-    if seeds < 6:
-        faults.append(fault("seeds", "are too few to show anything", got=seeds, expected="at least 6"))
+    if seeds < FEWEST_PAIRS:
+        expected = f"at least {FEWEST_PAIRS}"
+        faults.append(fault("seeds", "are too few to show anything", got=seeds, expected=expected))
     if faults:
         raise UserError(*faults)
     return parsed
@@ -171,11 +174,9 @@ def _study(search: _Search, folder: str | Path | None) -> Study:
             raise UserError(fault(str(folder), what, got=str(value), expected=str(stored), do=do))
         study.set_user_attr(name, value)
     if not study.trials:
-        numbers = {
-            name: one.values.index(search.reference[name]) if isinstance(one, Choices) else search.reference[name]
-            for name, one in search.space.items()
-        }
-        study.enqueue_trial(numbers)
+        study.enqueue_trial(
+            {name: parameter.encode(search.reference[name]) for name, parameter in search.space.items()}
+        )
     return study
 
 
@@ -190,7 +191,7 @@ def _run_trials(study: Study, search: _Search, trials: int) -> None:
     while (number := len(_ended(study))) < trials:
         # A sampler per trial: its draws then depend on the trials before, and on no interruption.
         study.sampler = TPESampler(seed=search.derived("sampler", number))
-        trial = study.ask({name: one.distribution() for name, one in search.space.items()})
+        trial = study.ask({name: parameter.distribution() for name, parameter in search.space.items()})
         _run_trial(study, trial, search)
 
 
@@ -206,7 +207,7 @@ def _run_trial(study: Study, trial: Trial, search: _Search) -> None:
     """Train one trial, epoch by epoch where the training yields them, and record how it ended."""
     from optuna.trial import TrialState
 
-    values = _values(search.space, trial.params)
+    values = values_of(search.space, trial.params)
     if known := next((t for t in _ended(study) if t.params == trial.params), None):  # lists and whole numbers repeat
         trial.set_user_attr(ENDED, True)
         study.tell(trial, known.value if known.state == TrialState.COMPLETE else None, state=known.state)
@@ -226,7 +227,7 @@ def _run_trial(study: Study, trial: Trial, search: _Search) -> None:
     except Exception as error:  # a user's own training may raise anything
         if values == {name: search.reference[name] for name in search.space}:
             raise
-        trial.set_user_attr("why", f"{type(error).__name__}: {error}"[:200])
+        trial.set_user_attr("why", f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
         score = math.nan
     trial.set_user_attr(ENDED, True)
     if not math.isfinite(score):
@@ -234,15 +235,6 @@ def _run_trial(study: Study, trial: Trial, search: _Search) -> None:
     else:
         study.tell(trial, None if state == TrialState.PRUNED else score, state=state)
     search.log(f"trial {trial.number}: {score:.4g}{', stopped early' if state == TrialState.PRUNED else ''}, {values}")
-
-
-def _values(space: Space, params: Mapping[str, object]) -> dict[str, object]:
-    """Return the values of a trial; the study knows those of a list by their number."""
-    values = {}
-    for name, one in space.items():
-        value = params[name]
-        values[name] = one.values[int(str(value))] if isinstance(one, Choices) else value
-    return values
 
 
 def _tried(study: Study, search: _Search) -> list[TriedConfig]:
@@ -254,39 +246,39 @@ def _tried(study: Study, search: _Search) -> list[TriedConfig]:
         outcome = outcomes[trial.state]
         why = str(trial.user_attrs.get("why", "no finite score" if outcome == "failed" else ""))
         score = math.nan if trial.value is None else trial.value
-        tried.append(TriedConfig(number, _values(search.space, trial.params), score, outcome, why))
+        tried.append(TriedConfig(number, values_of(search.space, trial.params), score, outcome, why))
     return tried
 
 
-def _simplified(search: _Search, tried: list[TriedConfig]) -> tuple[Config | None, dict[str, float], list[str]]:
+def _drop_idle_changes(search: _Search, tried: list[TriedConfig]) -> tuple[Config | None, dict[str, float], list[str]]:
     """Return the best values without changes that contribute nothing, the scores without each, and what was dropped.
 
     None as values if no trial was better than the reference. One change after the other is taken back, on the seed of
     the search.
     """
     scored = [trial for trial in tried if trial.outcome == "scored"]
-    before = next((trial.score for trial in scored if trial.number == 0), math.nan)
+    reference = next((search.signed(trial.score) for trial in scored if trial.number == 0), -math.inf)
     best = max(scored, key=lambda trial: search.signed(trial.score), default=None)
-    if best is None or not search.signed(best.score) > (search.signed(before) if math.isfinite(before) else -math.inf):
+    if best is None or not search.signed(best.score) > reference:
         return None, {}, []
-    values, current = dict(best.values), best.score
+    values, best_score = dict(best.values), best.score
     without: dict[str, float] = {}
     dropped: list[str] = []
     changed = [name for name in values if values[name] != search.reference[name]]
     for name in changed if len(changed) > 1 else []:
         score = without[name] = search.score({**values, name: search.reference[name]})
         search.log(f"without the change of {name}: {score:.4g}")
-        if score == current:
+        if score == best_score:
             dropped.append(f"{name}: does nothing, the score is the same without its change, which was dropped")
-        elif math.isfinite(score) and search.signed(score) > search.signed(current):
+        elif math.isfinite(score) and search.signed(score) > search.signed(best_score):
             dropped.append(f"{name}: its change contributes nothing ({score:.4g} without it), and was dropped")
         else:
             continue
-        values[name], current = search.reference[name], score
+        values[name], best_score = search.reference[name], score
     return (values if any(values[name] != search.reference[name] for name in values) else None), without, dropped
 
 
-def _confirmed(search: _Search, candidate: Config, seeds: int) -> Comparison:
+def _confirm(search: _Search, candidate: Config, seeds: int) -> Comparison:
     """Compare reference and candidate on seeds that the search has not seen."""
     return compare(
         search.train,

@@ -13,7 +13,7 @@ from pipeline.trials.stats import sign_flip_p_value
 
 ALPHA = 0.05
 MOST_EXACT = 20  # pairs; of more, the mean is normal enough for Student's test, and 2**n choices of signs are too many
-FEWEST = 6  # pairs: of five, the smallest p-value is 2 / 2**5 = 0.0625
+FEWEST_PAIRS = 6  # of five, the smallest p-value is 2 / 2**5 = 0.0625
 NORMAL_POWER = 1.96 + 0.84  # quantiles of the normal distribution for the level 5 % and the power 80 %
 SAME = 1e-12  # relative to the size of the scores; smaller differences are rounding
 
@@ -38,14 +38,18 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
     if count <= MOST_EXACT:
         low, high = subset_mean_interval(values)
         return PairedTest(effect, low, high, sign_flip_p_value([*map(float, values)]))
+    return student_test(effect, float(values.std(ddof=1)) / math.sqrt(count), count)
+
+
+def student_test(effect: float, standard_error: float, count: int) -> PairedTest:
+    """Return Student's two-sided test and interval of an effect that was estimated from `count` independent values."""
     from scipy.special import stdtr
 
-    error = float(values.std(ddof=1)) / math.sqrt(count)
-    if not error:
+    if not standard_error:
         return PairedTest(effect, effect, effect, 0.0 if effect else 1.0)
-    p = 2 * float(stdtr(count - 1, -abs(effect) / error))
-    half = student(count - 1) * error
-    return PairedTest(effect, effect - half, effect + half, p)
+    half_width = student(count - 1) * standard_error
+    p = 2 * float(stdtr(count - 1, -abs(effect) / standard_error))
+    return PairedTest(effect, effect - half_width, effect + half_width, p)
 
 
 def subset_mean_interval(values: np.ndarray) -> tuple[float, float]:
@@ -85,7 +89,8 @@ def pairs_needed(differences: Sequence[float]) -> int | None:
     if len(values) < 2 or effect <= SAME * float(np.abs(values).max()):
         return None
     ratio = float(values.std(ddof=1)) / effect
-    return max(FEWEST, math.ceil((NORMAL_POWER * ratio) ** 2) + 2)
+    # Two more than for a normal test: Student's takes about 1.96²/2 more (Guenther, American Statistician 35, 1981).
+    return max(FEWEST_PAIRS, math.ceil((NORMAL_POWER * ratio) ** 2) + 2)
 
 
 def all_equal(scores: Sequence[float]) -> bool:

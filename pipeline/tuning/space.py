@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import UserError, fault
 
@@ -35,6 +35,20 @@ class Range:
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return (at - low) / (high - low)
 
+    def describe(self) -> str:
+        return f"{self.low} to {self.high}"
+
+    def contains(self, value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def encode(self, value: Any) -> Any:
+        """Return a value as the study knows it."""
+        return value
+
+    def decode(self, encoded: Any) -> Any:
+        """Return the value that the study knows as `encoded`."""
+        return encoded
+
     def distribution(self) -> BaseDistribution:
         from optuna.distributions import FloatDistribution, IntDistribution
 
@@ -45,13 +59,27 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """Values of any type; the search knows them by their number in the list."""
+    """Values of any type; the study knows them by their index, since Optuna's choices are numbers or text."""
 
     values: tuple[object, ...]
 
     @property
     def middle(self) -> object:
         return self.values[0]
+
+    def describe(self) -> str:
+        return f"one of {list(self.values)}"
+
+    def contains(self, value: object) -> bool:
+        return value in self.values
+
+    def encode(self, value: object) -> int:
+        """Return a value as the study knows it."""
+        return self.values.index(value)
+
+    def decode(self, encoded: Any) -> object:
+        """Return the value that the study knows as `encoded`."""
+        return self.values[int(encoded)]
 
     def distribution(self) -> BaseDistribution:
         from optuna.distributions import CategoricalDistribution
@@ -60,6 +88,11 @@ class Choices:
 
 
 Space = Mapping[str, Range | Choices]
+
+
+def values_of(space: Space, params: Mapping[str, Any]) -> dict[str, object]:
+    """Return the values of a trial by name, from the `params` of Optuna's trial."""
+    return {name: parameter.decode(params[name]) for name, parameter in space.items()}
 
 
 class Tried(NamedTuple):
@@ -80,11 +113,11 @@ def parse_space(space: object) -> dict[str, Range | Choices]:
     parsed: dict[str, Range | Choices] = {}
     faults: list[str] = []
     for name, written in space.items():
-        one = _parse(f"space[{name!r}]", written)
-        if isinstance(one, str):
-            faults.append(one)
+        parameter = _parse(f"space[{name!r}]", written)
+        if isinstance(parameter, str):
+            faults.append(parameter)
         else:
-            parsed[str(name)] = one
+            parsed[str(name)] = parameter
     if faults:
         raise UserError(*faults)
     return parsed
@@ -116,18 +149,13 @@ def _parse(where: str, written: object) -> Range | Choices | str:
 def check_reference(space: Space, reference: Mapping[str, object]) -> None:
     """Raise UserError with all values of the reference that are outside of the space."""
     faults = []
-    for name, one in space.items():
+    for name, parameter in space.items():
         value = reference[name]
-        inside = value in one.values if isinstance(one, Choices) else _inside(one, value)
-        if not inside:
-            expected = f"one of {list(one.values)}" if isinstance(one, Choices) else f"{one.low} to {one.high}"
-            faults.append(fault(f"reference[{name!r}]", "is outside of the space", got=f"{value}", expected=expected))
+        if not parameter.contains(value):
+            what = "is outside of the space"
+            faults.append(fault(f"reference[{name!r}]", what, got=f"{value}", expected=parameter.describe()))
     if faults:
         raise UserError(*faults)
-
-
-def _inside(one: Range, value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and one.low <= value <= one.high
 
 
 def doubts(space: Space, tried: Sequence[Tried]) -> list[str]:
@@ -136,11 +164,11 @@ def doubts(space: Space, tried: Sequence[Tried]) -> list[str]:
         return []
     best = max(tried, key=lambda trial: trial.score)
     remarks = []
-    for name, one in space.items():
-        if isinstance(one, Range) and not isinstance(best.values[name], str):
-            place = one.place(float(str(best.values[name])))
+    for name, parameter in space.items():
+        if isinstance(parameter, Range) and not isinstance(best.values[name], str):
+            place = parameter.place(float(str(best.values[name])))
             if min(place, 1 - place) <= EDGE:
-                limit, side = (one.low, "lower") if place <= EDGE else (one.high, "upper")
+                limit, side = (parameter.low, "lower") if place <= EDGE else (parameter.high, "upper")
                 remarks.append(
                     f"{name}: the best value is at the {side} edge, {limit:.4g}; a wider range may be better"
                 )
@@ -155,9 +183,9 @@ def doubts(space: Space, tried: Sequence[Tried]) -> list[str]:
 def _size(space: Space) -> float:
     """Return the number of points in the space; infinite with a range of fractions."""
     size = 1.0
-    for one in space.values():
-        if isinstance(one, Choices):
-            size *= len(one.values)
+    for parameter in space.values():
+        if isinstance(parameter, Choices):
+            size *= len(parameter.values)
         else:
-            size *= one.high - one.low + 1 if isinstance(one.low, int) else math.inf
+            size *= parameter.high - parameter.low + 1 if isinstance(parameter.low, int) else math.inf
     return size

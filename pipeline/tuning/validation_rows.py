@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, fault
-from pipeline.evaluation.intervals.bounded import exact_limits, student, sums_by
+from pipeline.evaluation.intervals.bounded import exact_limits, sums_by
 from pipeline.foreign_files import read_bytes, read_npz
 from pipeline.run_store.run import Run
 from pipeline.run_store.state import RunState
 from pipeline.tuning.comparison import Comparison, answer_of
-from pipeline.tuning.paired_test import PairedTest
+from pipeline.tuning.paired_test import PairedTest, student_test
 
 DTYPES = {"losses": np.float64, "groups": np.int64}
 EXPECTED = "the losses of validation rows that a baseline wrote"
@@ -79,7 +79,7 @@ def compare_rows(first: RowLosses, second: RowLosses, names: tuple[str, str], me
     if shares and not grouped:
         test = _exact(int((differences > 0).sum()), int((differences < 0).sum()), len(differences))
     else:
-        test = _student(differences, first.groups if grouped else np.arange(len(differences)))
+        test = _group_test(differences, first.groups if grouped else np.arange(len(differences)))
     means = float(first.losses.mean()), float(second.losses.mean())
     units = f" in {len(np.unique(first.groups))} groups" if grouped else ""
     return Comparison(
@@ -112,18 +112,13 @@ def _exact(gains: int, losses: int, rows: int) -> PairedTest:
     return PairedTest((gains - losses) / rows, (2 * low - 1) * share, (2 * high - 1) * share, p)
 
 
-def _student(differences: Losses, groups: NDArray[np.int64]) -> PairedTest:
-    from scipy.special import stdtr
-
+def _group_test(differences: Losses, groups: NDArray[np.int64]) -> PairedTest:
+    """Return Student's test of the mean difference, in which the rows of a group count as one value."""
     sums = sums_by(groups, differences) / len(differences)
     count, effect = len(sums), float(sums.sum())
     if count < FEWEST_UNITS:
         return PairedTest(effect, -math.inf, math.inf, 1.0)
-    error = float(sums.std(ddof=1)) * math.sqrt(count)
-    if not error:
-        return PairedTest(effect, effect, effect, 0.0 if effect else 1.0)
-    half = student(count - 1) * error
-    return PairedTest(effect, effect - half, effect + half, 2 * float(stdtr(count - 1, -abs(effect) / error)))
+    return student_test(effect, float(sums.std(ddof=1)) * math.sqrt(count), count)
 
 
 def _score(run: Run, state: RunState) -> Mapping[str, Any] | str:
