@@ -14,8 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from diagnostics.measurements import Measurement
 
-MAX_MODULES = 64  # of a larger model, as many are measured, at equal distances
-MAX_VALUES, LEAST_ROWS = 1 << 15, 8  # of an output: rows at equal distances, so that images and texts cost little
+MAX_MODULES = 64  # of a model with more, at most so many are measured, at equal distances
+# Of a larger output only some rows are measured, at equal distances, so that images and texts cost little.
+MAX_VALUES, FEWEST_ROWS = 1 << 15, 8
 # The share of an activation's range next to its ends counts as saturated: there its gradient is below a tenth of the
 # largest one.
 SATURATED = {nn.Tanh: (-0.95, 0.95), nn.Sigmoid: (0.026, 0.974), nn.Hardtanh: (-0.999, 0.999), nn.Softsign: (-0.9, 0.9)}
@@ -86,5 +87,5 @@ class ActivationStatistics:
 
 def _some_rows(values: Tensor) -> Tensor:
     """Return rows [R, ...] of outputs [B, ...], as many as have about 32 thousand values, and at least 8."""
-    rows = max(LEAST_ROWS, MAX_VALUES // max(1, values[0].numel()))
+    rows = max(FEWEST_ROWS, MAX_VALUES // max(1, values[0].numel()))
     return values if len(values) <= rows else values[:: -(-len(values) // rows)]

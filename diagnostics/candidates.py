@@ -145,7 +145,7 @@ class Candidate:
     def decisive(self) -> ArmResult | None:
         """The experiment on this cause alone that restored most, else the one on a group of causes; None without."""
         own = [result for result in self.experiments if result.causes == (self.cause,)]
-        return max(own or self.experiments, key=lambda result: _finite(result.restored), default=None)
+        return max(own or self.experiments, key=lambda result: _share_or_lowest(result.restored), default=None)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -166,7 +166,7 @@ class Candidate:
         result = self.decisive
         if result is None:
             return self.remaining if self.findings else 0.0
-        share = 1.0 if result.restored is None and result.verdict == "confirmed" else _finite(result.restored)
+        share = 1.0 if result.restored is None and result.verdict == "confirmed" else _share_or_lowest(result.restored)
         return min(max(share, 0.0), 1.0) / max(1, len(result.causes))
 
     @property
@@ -220,29 +220,31 @@ def gather(
     from_logs: bool,
 ) -> list[Candidate]:
     """Return each cause that a firing playbook, an inspection or an experiment names, once, with all its evidence."""
-    entries: dict[str, list[CandidateCause]] = {}
+    listed: dict[str, list[CandidateCause]] = {}
     for match in firing:
         for entry in match.playbook.causes:
-            entries.setdefault(entry.id, []).append(entry)
-    by_cause: dict[str, list[Finding]] = {}
+            listed.setdefault(entry.id, []).append(entry)
+    found: dict[str, list[Finding]] = {}
     for finding in findings:
-        by_cause.setdefault(finding.cause, []).append(finding)
+        found.setdefault(finding.cause, []).append(finding)
     tested: dict[str, list[ArmResult]] = {}
     results = list(experiments)
     for result in results:
         for cause in result.causes:
             tested.setdefault(cause, []).append(result)
-    [remaining] = [min(max(1 - _finite(r.restored), 0.0), 1.0) for r in results if r.id == FIRST_SPLIT][:1] or [0.0]
+    [remaining] = [min(max(1 - _share_or_lowest(r.restored), 0.0), 1.0) for r in results if r.id == FIRST_SPLIT][
+        :1
+    ] or [0.0]
     return [
         Candidate(
             cause,
-            _support(entries[cause], view) if cause in entries else None,
-            tuple(by_cause.get(cause, ())),
+            _support(listed[cause], view) if cause in listed else None,
+            tuple(found.get(cause, ())),
             tuple(tested.get(cause, ())),
             from_logs,
             remaining if vocabulary.load()[cause].group == ROWS else 0.0,
         )
-        for cause in dict.fromkeys([*entries, *by_cause, *tested])
+        for cause in dict.fromkeys([*listed, *found, *tested])
     ]
 
 
@@ -253,6 +255,6 @@ def _support(entries: Sequence[CandidateCause], view: HistoryView) -> Support:
     return Support(tuple(entries), observations, max(steps, default=0))
 
 
-def _finite(share: float | None) -> float:
-    """Return a share, or -infinity where an experiment has none."""
+def _share_or_lowest(share: float | None) -> float:
+    """Return a share, or -infinity, which comes last in every order, where an experiment has none."""
     return -math.inf if share is None or math.isnan(share) else share

@@ -69,9 +69,9 @@ def check_loss_divergence(history: Source) -> Check:
     value: a loss that fell from 9 to 0.2 and rose to 2 has diverged.
     """
     loss = _curve(_columns(history), "train/loss")
-    broken = int(np.count_nonzero(~np.isfinite(loss)))
-    if broken:
-        return Check(True, math.inf, 2.0, f"{broken} of {len(loss)} training losses are NaN or infinite")
+    n_nonfinite = int(np.count_nonzero(~np.isfinite(loss)))
+    if n_nonfinite:
+        return Check(True, math.inf, 2.0, f"{n_nonfinite} of {len(loss)} training losses are NaN or infinite")
     lost = signals.rise_from_best(loss)
     return _answer(
         signals.over_lowest(loss), 2.0, "the final training loss, divided by its lowest level,", also=lost > 0.2
@@ -87,11 +87,10 @@ def check_overfitting(history: Source) -> Check:
     training loss, and it fires above 2.
     """
     columns = _columns(history)
-    train, val = _curve(columns, "train/loss"), _curve(columns, "val/loss", measured=True)
+    train, val = _curve(columns, "train/loss"), _curve(columns, "val/loss", on_schedule=True)
     for name in ("accuracy", "balanced_accuracy", "f1", "auc"):
         if f"train/{name}" in columns and f"val/{name}" in columns:
-            pair = (columns[f"train/{name}"], _measured(columns[f"val/{name}"]))
-            gap = signals.level(pair[0]) - signals.level(pair[1])
+            gap = signals.level(columns[f"train/{name}"]) - signals.level(_without_gaps(columns[f"val/{name}"]))
             if gap > 0.1:
                 return Check(True, gap, 0.1, f"the {name} of the train rows is {gap:.3g} above that of validation")
     if len(val) < 4:
@@ -124,9 +123,9 @@ def check_gradient_health(history: Source) -> Check:
     """
     columns = _columns(history)
     norm = _curve(columns, "grad_norm")
-    broken = int(np.count_nonzero(~np.isfinite(norm)))
-    if broken:
-        return Check(True, math.inf, 100.0, f"{broken} of {len(norm)} gradient norms are NaN or infinite")
+    n_nonfinite = int(np.count_nonzero(~np.isfinite(norm)))
+    if n_nonfinite:
+        return Check(True, math.inf, 100.0, f"{n_nonfinite} of {len(norm)} gradient norms are NaN or infinite")
     if not norm.any():
         return Check(True, 0.0, 0.0, "every gradient norm is zero: nothing can be learned")
     for name, values in columns.items():
@@ -172,15 +171,15 @@ def _named_values(source: object) -> Iterator[tuple[str, object]]:
         yield from ((str(name), source[name]) for name in source.columns)
 
 
-def _curve(columns: Mapping[str, signals.Curve], name: str, measured: bool = False) -> signals.Curve:
-    """Return a column, without the gaps that a schedule leaves if `measured`. Raises UserError where it is missing."""
+def _curve(columns: Mapping[str, signals.Curve], name: str, on_schedule: bool = False) -> signals.Curve:
+    """Return a column, without the gaps of a schedule if `on_schedule`. Raises UserError where it is missing."""
     if name not in columns or not len(columns[name]):
         raise UserError(fault("history", f"has no {name}", got=", ".join(columns), expected=f"a column such as {name}"))
-    return _measured(columns[name]) if measured else columns[name]
+    return _without_gaps(columns[name]) if on_schedule else columns[name]
 
 
-def _measured(values: signals.Curve) -> signals.Curve:
-    """Return the values without NaN on a schedule: a column that is measured every n-th row has NaN in all others."""
+def _without_gaps(values: signals.Curve) -> signals.Curve:
+    """Return the values without regular gaps: a column that is measured in every n-th row has NaN in all others."""
     known = np.flatnonzero(~np.isnan(values))
     gaps = np.diff(known)
     return values[known] if len(known) > 1 and gaps.min() == gaps.max() > 1 else values

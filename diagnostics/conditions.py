@@ -219,7 +219,7 @@ READABLE = {  # for facts whose names users do not log
 
 
 def readable(name: str) -> str:
-    """Return the words for a curve whose name is not one that users log."""
+    """Return the words for a fact whose name users do not log; any other name is returned unchanged."""
     return READABLE.get(name, name)
 
 

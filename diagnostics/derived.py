@@ -15,9 +15,9 @@ SCORES = ("accuracy", "balanced_accuracy", "f1", "auc", "map", "map50", "iou", "
 LOW = 0.6  # a score above it is not that of guessing
 UNMOVED = 0.05  # above the first score, from which on it counts as improved
 LOST = 0.03  # the least loss of a score that counts
-LEAST = 8  # scores of a curve
-BLOCKS = 10
-STANDARD_ERRORS = 3.0
+FEWEST_POINTS = 8  # of a curve, whose shape fewer points do not show
+BLOCKS = 10  # parts of a run whose medians are its levels
+STANDARD_ERRORS = 3.0  # by which a loss of a score must exceed its noise
 RESUMES = ("resumed", "restart")  # kinds of events after which a training goes on from a checkpoint
 
 
@@ -58,13 +58,13 @@ def _score_facts(history: History) -> dict[str, float]:
     facts: dict[str, float] = {}
     for name in SCORES:
         scores = history.series(f"val/{name}")[1].astype(np.float64)
-        if len(scores) >= LEAST and np.isfinite(scores).all():
+        if len(scores) >= FEWEST_POINTS and np.isfinite(scores).all():
             late = float(np.median(scores[len(scores) // 2 :]))
             facts["score_unmoved"] = float(late < LOW and late <= scores[0] + UNMOVED)
             facts["score_lost"] = _lost(scores)
             break
     losses = history.series("train/loss")[1].astype(np.float64)
-    if len(losses) >= LEAST and np.isfinite(losses).all():
+    if len(losses) >= FEWEST_POINTS and np.isfinite(losses).all():
         end = float(np.median(losses[-max(1, len(losses) // BLOCKS) :]))
         if end > 0:
             facts["loss_burst"] = float(losses[: max(1, len(losses) // BLOCKS)].max()) / end
@@ -72,10 +72,13 @@ def _score_facts(history: History) -> dict[str, float]:
 
 
 def _lost(scores: NDArray[np.float64]) -> float:
+    """Return what a score lost from its best level to its last one; 0 where that is within its noise."""
     blocks = np.array_split(scores, min(BLOCKS, len(scores) // 2))
     levels = [float(np.median(block)) for block in blocks]
+    # 1.4826 makes a median deviation a standard deviation; the difference of two scores has twice their variance.
     noise = 1.4826 * float(np.median(np.abs(np.diff(scores)))) / np.sqrt(2)
-    error = 1.2533 * noise * np.sqrt(2 / len(blocks[-1]))  # of the difference of two medians
+    # A median varies sqrt(pi / 2) = 1.2533 times as much as a mean; this is the error of the difference of two medians.
+    error = 1.2533 * noise * np.sqrt(2 / len(blocks[-1]))
     lost = max(levels) - levels[-1]
     return lost if lost > max(LOST, STANDARD_ERRORS * error) else 0.0
 
@@ -95,6 +98,7 @@ def _reference_score(facts: Mapping[str, float]) -> float | None:
 
 
 def _jumps(history: History, steps: NDArray[np.int64], losses: NDArray[np.float64]) -> Iterator[float]:
+    """Yield the training loss after each resume, divided by that before."""
     for event in history.events:
         if event["kind"] in RESUMES:
             place = int(np.searchsorted(steps, int(event["step"]), "right"))
@@ -106,6 +110,7 @@ def _jumps(history: History, steps: NDArray[np.int64], losses: NDArray[np.float6
 
 
 def _drop_at_epoch(facts: Mapping[str, float], losses: NDArray[np.float64]) -> float | None:
+    """Return the share of the whole improvement that happens within the first steps of epochs; None if undefined."""
     length = facts.get("steps_per_epoch", 0.0)
     if not 2 * WINDOW <= length < len(losses) or not np.isfinite(losses).all():
         return None

@@ -139,9 +139,9 @@ def view_of(history: History, config: Mapping[str, Any] | None) -> HistoryView:
     if "target" in facts and "trivial" not in facts:
         name = view.resolve("val/metric")
         scores = history.series(name)[1]
-        known = scores[np.isfinite(scores)]
-        if len(known):
-            facts["trivial"] = _untrained_score(name, known, facts)
+        finite = scores[np.isfinite(scores)]
+        if len(finite):
+            facts["trivial"] = _untrained_score(name, finite, facts)
     return view
 
 
@@ -161,7 +161,7 @@ def _untrained_score(name: str, scores: NDArray[np.float32], facts: Mapping[str,
 
 
 def _propose(ranked: Sequence[Ranked], find_remedies: RemedyFinder) -> tuple[Fix, ...]:
-    """Return the changes to try: for named causes, then for those with evidence; for others only to make up numbers."""
+    """Return the changes to try: for named causes, then for those with evidence, then for others if those are few."""
     named = [entry.candidate for entry in ranked if not entry.why_not]
     others = [entry.candidate for entry in ranked if entry.why_not and entry.candidate.verdict != "refuted"]
     fixes = list(_fixes([*named, *(c for c in others if c.supported)], find_remedies))
@@ -170,10 +170,10 @@ def _propose(ranked: Sequence[Ranked], find_remedies: RemedyFinder) -> tuple[Fix
     return tuple(fixes)
 
 
-def _fixes(ranked: Iterable[Candidate], find_remedies: RemedyFinder) -> Iterator[Fix]:
+def _fixes(candidates: Iterable[Candidate], find_remedies: RemedyFinder) -> Iterator[Fix]:
     """Yield each remedy once: causes by rank, cures in the order of the playbooks, small changes before large ones."""
     changes = []
-    for candidate in ranked:
+    for candidate in candidates:
         for cure, (kind, expect) in candidate.cures().items():
             impact = "the symptom disappears"
             if expect:
@@ -187,8 +187,9 @@ def _fixes(ranked: Iterable[Candidate], find_remedies: RemedyFinder) -> Iterator
 
 def _tested_order(candidate: Candidate, remedy: Remedy) -> int:
     """Return 0 for a change that an experiment has confirmed, 2 for one that it has refuted, else 1."""
-    ends = tuple(f"→ {value:g}" for value in remedy.overrides.values() if isinstance(value, int | float))
-    verdicts = {result.verdict for result in candidate.experiments if ends and result.change.endswith(ends)}
+    # An experiment names its change in words, such as `learning rate 0.1 → 0.01`: the new number identifies it.
+    numbers = tuple(f"→ {value:g}" for value in remedy.overrides.values() if isinstance(value, int | float))
+    verdicts = {result.verdict for result in candidate.experiments if numbers and result.change.endswith(numbers)}
     return 0 if "confirmed" in verdicts else 2 if "refuted" in verdicts else 1
 
 
@@ -301,8 +302,8 @@ def _confidence_statement(matches: list[PlaybookMatch], ranked: Sequence[Ranked]
             f"{first.candidate.cause}; {first.why_not}.{contradicted}{missing}"
         )
     confidence = named[0].confidence
-    until = "" if named[0].candidate.verdict == "confirmed" else " No experiment has confirmed it."
+    unconfirmed = "" if named[0].candidate.verdict == "confirmed" else " No experiment has confirmed it."
     return (
         f"The most likely cause is {named[0].candidate.cause}: confidence {confidence.value:.2f} on a scale that ends "
-        f"at {CEILINGS[confidence.basis]:.2f} for {BASES[confidence.basis]}.{until}{contradicted}{missing}"
+        f"at {CEILINGS[confidence.basis]:.2f} for {BASES[confidence.basis]}.{unconfirmed}{contradicted}{missing}"
     )

@@ -111,7 +111,7 @@ class Monitor:
         loss = without_graph(loss)
         # Where the previous update has no loss yet, the loop calls this after `optimizer.step()`, and it is its loss.
         at = self._updates if self._loss_step >= self._updates - 1 else self._updates - 1
-        sampled = at < FIRST_STEPS or at % self.every == 0
+        sampled = self._is_sampled(at)
         self._batch = Batch(at, inputs, targets, outputs if sampled else None)  # whose memory is held until the next
         if self._watch is not None and (sampled or self._watch.keeps_batches):
             self._watch.loss_given(at, inputs, targets, sampled)

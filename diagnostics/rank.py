@@ -52,7 +52,7 @@ class Ranked:
 def load_ranker(name: str, path: Path = TABLE) -> Ranker:
     """Return the fitted ranker of this name, `WITH` or `WITHOUT`."""
     table = safe_yaml.load_strict(path.read_text(encoding="utf-8"), path.name)[name]
-    coefficients = tuple(float(table["coefficients"][name]) for name in FEATURES)
+    coefficients = tuple(float(table["coefficients"][feature]) for feature in FEATURES)
     return Ranker(float(table["intercept"]), coefficients, float(table["threshold"]))
 
 
@@ -62,13 +62,13 @@ def features(candidate: Candidate, others: Iterable[Candidate] = ()) -> tuple[fl
     - supports: smoothed share of the supports in playbooks that hold; 0 if no playbook names the cause
     - abnormality: how rare its most extreme finding is among healthy trainings, by orders of magnitude, up to 1 in 1000
     - restored: share of the shortfall that an experiment restored by removing it; 0 without an experiment
-    - mends: the restored share times the abnormality, or the supports where they say more: something abnormal whose
-      removal mends the run is its cause; more training, say, mends many runs without being wrong in them
+    - mends: the restored share times the abnormality, or times the supports where they say more. Something abnormal
+      whose removal mends the run is its cause; more epochs, for example, mend many runs in which nothing is abnormal
     - onset: share of the run before the evidence began
     - rivals: share of the evidence that the best other candidate has, 1 if that has as much or more
     """
-    own = _weight(candidate)
-    best = max((_weight(other) for other in others if other is not candidate), default=0.0)
+    weight = _weight(candidate)
+    best_rival = max((_weight(other) for other in others if other is not candidate), default=0.0)
     supports, rarity = _supports(candidate), _rarity(candidate.abnormality)
     return (
         supports,
@@ -76,7 +76,7 @@ def features(candidate: Candidate, others: Iterable[Candidate] = ()) -> tuple[fl
         candidate.restored,
         candidate.restored * max(supports, rarity),
         candidate.onset,
-        min(1.0, best / own) if own else 1.0,
+        min(1.0, best_rival / weight) if weight else 1.0,
     )
 
 
@@ -154,8 +154,10 @@ def _why_not(candidate: Candidate, probability: float, needs_mending: bool, thre
     if not candidate.supported:
         return _lacking_support(candidate)
     if not needs_mending and candidate.verdict != "confirmed":
-        lacks = "the run reaches its target, or shows no blocking symptom"
-        return f"nothing is missing that its removal could restore: {lacks}"
+        return (
+            "nothing is missing that its removal could restore: "
+            "the run reaches its target, or shows no blocking symptom"
+        )
     if probability < threshold:
         lacks = "no experiment has tested it" if candidate.decisive is None else "the experiments do not decide"
         return f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on), and {lacks}"

@@ -53,10 +53,10 @@ class Campaign:
     def job(self, delta: Delta, seed: int, steps: int | None, purpose: str = ARM) -> Job:
         """The job of an experiment: the adopted change, that of the arm, and what all experiments have in common."""
         minutes = self.subject.number("trainer.max_minutes")
-        same: dict[str, object] = {"trainer.compile": False}
+        common: dict[str, object] = {"trainer.compile": False}
         if self.subject.stopped != "clock":
-            same["trainer.max_minutes"] = min(MAX_MINUTES, minutes or MAX_MINUTES)
-        known = {key: value for key, value in same.items() if self.subject.has(key)}
+            common["trainer.max_minutes"] = min(MAX_MINUTES, minutes or MAX_MINUTES)
+        known = {key: value for key, value in common.items() if self.subject.has(key)}
         change = combined(Delta(known), combined(self.subject.base, delta))
         return Job(self.subject.plan_digest, purpose, change, seed, steps)
 
@@ -191,8 +191,8 @@ class Campaign:
 
     def explain_rest(self, arms: Sequence[Arm], screened: Mapping[str, Outcome], shortfall: Shortfall) -> None:
         """Try the other arms on top of the best one, where that leaves a part of the shortfall or confirms nothing."""
-        enough = self.results.get(MORE_EPOCHS)
-        if self._is_explained() or (enough is not None and (enough.restored or 0.0) >= CONFIRMED):
+        longer = self.results.get(MORE_EPOCHS)
+        if self._is_explained() or (longer is not None and (longer.restored or 0.0) >= CONFIRMED):
             return
         repairs = [arm for arm in arms if arm.kind == "repair" and self.results.get(arm.id)]
         restored = {arm.id: self.results[arm.id].restored or 0.0 for arm in repairs}
@@ -224,8 +224,8 @@ class Campaign:
 
         The control of a pair is the first arm alone, so that its result is what the second change adds.
         """
-        known = [outcome.value for outcome in self.trainings[first.id] if math.isfinite(outcome.value)]
-        rest = replace(shortfall, controls=tuple(known) or (shortfall.control,), at_steps=math.nan)
+        scores = [outcome.value for outcome in self.trainings[first.id] if math.isfinite(outcome.value)]
+        rest = replace(shortfall, controls=tuple(scores) or (shortfall.control,), at_steps=math.nan)
         if not rest.exists:
             return False
         base = first.id + ON_TOP_OF

@@ -21,9 +21,10 @@ from pipeline.models.rewiring import last_layer_output
 from pipeline.models.surgery import ACTIVATIONS
 from pipeline.preprocess.modules import unwrap
 
-FACTOR = (0.1, 10.0)  # standard deviation of weights over that of torch's own rule
+USUAL_SPREADS = (0.1, 10.0)  # of the standard deviation of weights over that of torch's own rule
 ROWS = 64  # that pass through the model once
-EXTREME_ROW, MAX_EXTREME_ROWS = 20.0, 16  # robust deviations, which a normal distribution does not reach; rows
+EXTREME = 20.0  # robust deviations from the median, which a normal distribution does not reach
+MAX_EXTREME_ROWS = 16  # more are not tried one by one
 
 
 class Description(TypedDict):
@@ -86,7 +87,7 @@ def describe(components: TrainingComponents, data: Data) -> Description:
         "parameters": components.parameters,
         "frozen": sum(not p.requires_grad for p in model.parameters()),
         "unusual_weights": [
-            name for name, m in model.named_modules() if isinstance(m, nn.Linear | _ConvNd) and _unusual_weights(m)
+            name for name, m in model.named_modules() if isinstance(m, nn.Linear | _ConvNd) and _has_unusual_weights(m)
         ],
         "dropout": any(isinstance(m, _DropoutNd) and m.p for m in model.modules()),
         "batch_norm": any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
@@ -119,19 +120,19 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _unusual_weights(layer: nn.Linear | _ConvNd) -> bool:
+def _has_unusual_weights(layer: nn.Linear | _ConvNd) -> bool:
     """Whether weights are constant, have equal rows, or are not within a factor of 10 of torch's own scale."""
     weight = layer.weight.detach().float().flatten(1)
     usual = (3 * weight.shape[1]) ** -0.5
-    scale = float(weight.std()) / usual if weight.numel() > 1 else 1.0
+    spread = float(weight.std()) / usual if weight.numel() > 1 else 1.0
     equal_rows = len(weight) > 1 and bool((weight == weight[0]).all())
-    return equal_rows or not FACTOR[0] <= scale <= FACTOR[1]
+    return equal_rows or not USUAL_SPREADS[0] <= spread <= USUAL_SPREADS[1]
 
 
 def _extreme(values: Tensor) -> float:
     """Return how far the farthest value is from the median of its column, in robust deviations; 0 without a spread."""
-    known = _distances(values)
-    return float(known.max()) if known.numel() else 0.0
+    distances = _distances(values)
+    return float(distances.max()) if distances.numel() else 0.0
 
 
 def _distances(values: Tensor) -> Tensor:
@@ -143,9 +144,9 @@ def _distances(values: Tensor) -> Tensor:
 
 def _extreme_rows(values: Tensor, y: Tensor) -> list[tuple[int, float]]:
     """Return the rows with an extreme value and their targets, if they are few."""
-    known = _distances(values)
-    farthest = known.max(1).values if known.numel() else torch.zeros(len(values))
-    rows = torch.nonzero(farthest > EXTREME_ROW).flatten()
+    distances = _distances(values)
+    farthest = distances.max(1).values if distances.numel() else torch.zeros(len(values))
+    rows = torch.nonzero(farthest > EXTREME).flatten()
     if not 0 < len(rows) <= MAX_EXTREME_ROWS or y.numel() != len(y):
         return []
     rows = rows[farthest[rows].argsort(descending=True)]

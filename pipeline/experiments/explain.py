@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -91,21 +91,25 @@ class Training:
         return names[0].partition("/")[2] if names else None
 
     @property
+    def greater_is_better(self) -> bool:
+        """Whether a higher metric is better, as the history says."""
+        return self.history.facts[f"decides/{self.metric}"] > 0
+
+    @property
     def score(self) -> float:
         """The best validation score of the history, NaN without one."""
         _, values = self.history.series(f"val/{self.metric}")
-        known = [float(value) for value in values if math.isfinite(value)]
-        if not known:
+        finite = [float(value) for value in values if math.isfinite(value)]
+        if not finite:
             return math.nan
-        return max(known) if self.history.facts[f"decides/{self.metric}"] > 0 else min(known)
+        return max(finite) if self.greater_is_better else min(finite)
 
     @property
     def reaches_target(self) -> bool:
         """Whether the history has a score that reaches the target."""
         if self.target is None or not math.isfinite(self.score):
             return False
-        greater = self.history.facts[f"decides/{self.metric}"] > 0
-        return self.score >= self.target if greater else self.score <= self.target
+        return self.score >= self.target if self.greater_is_better else self.score <= self.target
 
     @property
     def stopped(self) -> str:
@@ -124,7 +128,7 @@ class Training:
         _, values = self.history.series(name)
         if len(values) < EPOCHS_OF_A_TREND:
             return len(values) > 0  # so few epochs show no end of the improvement
-        rises = name != "val/loss" and self.history.facts[f"decides/{self.metric}"] > 0
+        rises = name != "val/loss" and self.greater_is_better
         curve = [float(value) * (1 if rises else -1) for value in values]
         if not all(map(math.isfinite, curve)):
             return False
@@ -134,15 +138,17 @@ class Training:
     @property
     def update_ratio(self) -> float:
         """The median norm of an update over that of the weights, after the first two measurements; NaN without any."""
-        _, values = self.history.series("update_ratio")
-        known = sorted(float(value) for value in values[2:] if math.isfinite(value))
-        return known[len(known) // 2] if known else math.nan
+        return _median(self.history.series("update_ratio")[1][2:], math.nan)
 
     @property
     def step_seconds(self) -> float:
-        _, values = self.history.series("time/step")
-        known = sorted(float(value) for value in values if math.isfinite(value))
-        return known[len(known) // 2] if known else 0.0
+        return _median(self.history.series("time/step")[1], 0.0)
+
+
+def _median(values: Iterable[float], missing: float) -> float:
+    """Return the median of the finite values; `missing` where there is none."""
+    finite = sorted(float(value) for value in values if math.isfinite(value))
+    return finite[len(finite) // 2] if finite else missing
 
 
 def explain(
@@ -165,6 +171,8 @@ def explain(
 
 @dataclass
 class _Experimenter:
+    """The arguments of `explain`, which its steps share."""
+
     training: Training
     worker: WarmWorker
     suspects: Sequence[str]
@@ -174,7 +182,8 @@ class _Experimenter:
     def explanation(self) -> Explanation:
         training = self.training
         allowance = Allowance.of_run(training.max_steps, training.step_seconds)
-        campaign = Campaign(self.worker, _bare(training, allowance.slice), allowance, self.state_hypotheses, self.log)
+        subject = _before_controls(training, allowance.slice)
+        campaign = Campaign(self.worker, subject, allowance, self.state_hypotheses, self.log)
         plan, base = training.plan_digest, training.base
         [about] = self.worker.run([("describe", Job(plan, DESCRIBE, base, 1))])
         if about.failure_of_job:
@@ -187,7 +196,7 @@ class _Experimenter:
         failures = [control.failure for control in controls if control.failure_of_job]
         if not controls or failures:
             return _cannot(f"the unchanged run cannot be trained again: {failures[0] if failures else 'no allowance'}")
-        subject = campaign.subject = _subject(campaign.subject, training, about, controls)
+        subject = campaign.subject = _after_controls(campaign.subject, training, about, controls)
         shortfall = _shortfall(subject, controls, [] if whole else self._reference(campaign))
         reproduction = _reproduction(subject, controls, shortfall)
         self.log(f"  {reproduction['why']}")
@@ -232,7 +241,7 @@ def _cannot(why: str) -> Explanation:
     return Explanation(not_checked=({"what": "controlled experiments", "why": why},))
 
 
-def _bare(training: Training, slice_share: float) -> Subject:
+def _before_controls(training: Training, slice_share: float) -> Subject:
     """The subject as far as it is known before the controls."""
     description: Any = {"train_rows": int(training.history.facts.get("train_rows", 0))}
     return Subject(
@@ -253,14 +262,15 @@ def _bare(training: Training, slice_share: float) -> Subject:
     )
 
 
-def _subject(bare: Subject, training: Training, about: Outcome, controls: Sequence[Outcome]) -> Subject:
-    known = controls[0].result
+def _after_controls(subject: Subject, training: Training, about: Outcome, controls: Sequence[Outcome]) -> Subject:
+    """The subject with the description of its model and rows, and with what its controls measured."""
+    measured = controls[0].result
     description: Any = about.result
     return replace(
-        bare,
+        subject,
         description=description,
-        trivial=float(known["trivial"]) if training.trivial is None else training.trivial,
-        greater_is_better=bool(known["greater_is_better"]),
+        trivial=float(measured["trivial"]) if training.trivial is None else training.trivial,
+        greater_is_better=bool(measured["greater_is_better"]),
         reference_scores=training.reference_scores,
     )
 

@@ -11,7 +11,7 @@ from pipeline.experiments.result import ArmResult, Verdict
 from pipeline.experiments.worker_process import Outcome
 
 CONFIRMED = 0.5  # of the shortfall, on every seed
-REFUTED = 0.1
+REFUTED = 0.1  # of the shortfall: a change that restores less on every seed does not mend the run
 SEEDS = 3  # on which a confirmed change restores its share
 EXPLAINED = 0.9  # of the shortfall: nothing is left to explain
 
@@ -32,8 +32,8 @@ class Shortfall:
     @property
     def control(self) -> float:
         """The mean score of the control; at least the trivial baseline, which is what a diverged control is worth."""
-        known = [value for value in self.controls if math.isfinite(value)]
-        mean = sum(known) / len(known) if len(known) == len(self.controls) and known else self.trivial
+        all_scored = bool(self.controls) and all(map(math.isfinite, self.controls))
+        mean = sum(self.controls) / len(self.controls) if all_scored else self.trivial
         return max(mean, self.trivial) if self.greater_is_better else min(mean, self.trivial)
 
     @property
@@ -55,8 +55,8 @@ class Shortfall:
 
     def beats_controls(self, value: float) -> bool:
         """Whether a score is better than that of every control."""
-        known = [c for c in self.controls if math.isfinite(c)]
-        return all(value > c if self.greater_is_better else value < c for c in known)
+        scores = [score for score in self.controls if math.isfinite(score)]
+        return all(value > score if self.greater_is_better else value < score for score in scores)
 
 
 def judge(arm: Arm, outcomes: Sequence[Outcome], shortfall: Shortfall, *, whole: bool, change: str = "") -> ArmResult:
@@ -64,7 +64,7 @@ def judge(arm: Arm, outcomes: Sequence[Outcome], shortfall: Shortfall, *, whole:
     failures = [outcome.failure for outcome in outcomes if outcome.failure]
     values = [outcome.value for outcome in outcomes]
     shares = [shortfall.restored(value) for value in values]
-    known = [value for value in values if math.isfinite(value)]
+    finite = [value for value in values if math.isfinite(value)]
     crashed = [outcome for outcome in outcomes if outcome.died or outcome.result.get("error")]
     verdict: Verdict
     if crashed:
@@ -86,7 +86,7 @@ def judge(arm: Arm, outcomes: Sequence[Outcome], shortfall: Shortfall, *, whole:
         change=change or arm.change,
         expected=arm.expected,
         control=shortfall.control,
-        observed=sum(known) / len(known) if known else math.nan,
+        observed=sum(finite) / len(finite) if finite else math.nan,
         restored=None if crashed else sum(shares) / len(shares),
         verdict=verdict,
         seeds=len(outcomes),

@@ -24,7 +24,7 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Job
 from pipeline.run_store.lock import end_if_forked_from
 
-MESSAGE = 4000  # characters of the worker's last words that are read
+MAX_MESSAGE = 4000  # characters that are read of what the worker wrote last on its standard error
 
 
 class WorkerEnded(FivegateError):
@@ -88,7 +88,7 @@ class WarmWorker:
     def __init__(self, folder: Path, parallel: int) -> None:
         self.folder, self.parallel = folder, parallel
         self._process: subprocess.Popen[bytes] | None = None
-        self._words: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
         self._unread = b""
 
     def start(self) -> None:
@@ -99,10 +99,10 @@ class WarmWorker:
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
         # One thread; and the driver of a GPU must not be initialized before the forks.
         environment |= {"PYTHONPATH": child_pythonpath(), "OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process
         command = [sys.executable, "-m", "pipeline", "worker", str(self.folder)]
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
         )
 
     def run(self, jobs: Sequence[tuple[str, Job]], seconds: float = 3600.0) -> list[Outcome]:
@@ -115,7 +115,7 @@ class WarmWorker:
         outcomes = {
             name: Outcome(name, job, known)
             for name, job in jobs
-            if (known := recorded(self._at(name), job)) is not None
+            if (known := recorded(self._folder_of(name), job)) is not None
         }
         waiting = [(name, job) for name, job in jobs if name not in outcomes]
         running: dict[str, Job] = {}
@@ -145,7 +145,7 @@ class WarmWorker:
                 continue
             name, code = answer
             job = running.pop(name)
-            known = recorded(self._at(name), job)
+            known = recorded(self._folder_of(name), job)
             if code < 0 and known is None and name not in replaced:
                 replaced.add(name)
                 waiting.append((name, job))
@@ -156,12 +156,12 @@ class WarmWorker:
             )
         return [outcomes[name] for name, _ in jobs]
 
-    def _at(self, name: str) -> Path:
+    def _folder_of(self, name: str) -> Path:
         return self.folder / name
 
     def _prepare(self, name: str, job: Job) -> None:
-        files.remove_folder(self._at(name))
-        files.write_json(self._at(name) / "job.json", job.to_json())
+        files.remove_folder(self._folder_of(name))
+        files.write_json(self._folder_of(name) / "job.json", job.to_json())
 
     def _send(self, name: str) -> None:
         self.start()
@@ -195,15 +195,15 @@ class WarmWorker:
         return line.decode()
 
     def _ended(self) -> WorkerEnded:
-        """Return the error of a worker that ended by itself, with its last words."""
-        assert self._process and self._words
+        """Return the error of a worker that ended by itself, with the last line that it wrote."""
+        assert self._process and self._stderr
         code = self._process.wait()
-        self._words.seek(0, os.SEEK_END)
-        self._words.seek(max(0, self._words.tell() - MESSAGE))
-        words = self._words.read().decode(errors="replace").strip().splitlines()
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - MAX_MESSAGE))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         self._process, self._unread = None, b""
         kind = WorkerKilled if code < 0 else WorkerEnded
-        return kind(words[-1] if words else fault("worker", "ended without a message", got=f"exit {code}"))
+        return kind(lines[-1] if lines else fault("worker", "ended without a message", got=f"exit {code}"))
 
     def _kill(self) -> None:
         """End the process and the experiments that it forked, which die with it; the next job starts another one."""

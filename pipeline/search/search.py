@@ -65,12 +65,8 @@ def refuse_impossible_values(trainings: Trainings) -> None:
     for key, parameter in trainings.settings.space.items():
         for value in parameter.values if isinstance(parameter, Choices) else (parameter.low, parameter.high):
             config = trainings.job({**trainings.reference, key: value}).config(trainings.plan.config)
-            unplanned = {
-                "phase": "auto",
-                "run": {"name": "search", "root": "runs", "sweep": None},
-                "trust": [],
-                "env": [],
-            }
+            run = {"name": "search", "root": "runs", "sweep": None}
+            unplanned = {"phase": "auto", "run": run, "trust": [], "env": []}  # which a frozen plan leaves out
             faults |= dict.fromkeys(f"params.{message}" for message in faults_of({**config, **unplanned}))
     if faults:
         raise UserError(*faults)
@@ -111,7 +107,7 @@ def _drop_idle_changes(
         return None, {}, []
     start = trainings.reference
     values: dict[str, object] = dict(best["values"])
-    best_score, best_weights = best["score"], trainings.weights_of(f"t{best['number']}")
+    kept_score, kept_weights = best["score"], trainings.weights_of(f"t{best['number']}")
     without: dict[str, float | None] = {}
     dropped: list[str] = []
     for key in [key for key in values if values[key] != start[key]]:
@@ -120,14 +116,14 @@ def _drop_idle_changes(
         trial = trainings.train({f"without-{key}": trainings.job({**values, key: start[key]})})[f"without-{key}"]
         score = trial.value if math.isfinite(trial.value) else None
         without[key] = score
-        if score is None or sign * score < sign * best_score:
+        if score is None or sign * score < sign * kept_score:
             continue
         weights = trial.result.get("weights")
         why = f"its change contributes nothing ({score:.4g} without it)"
-        if weights == best_weights:
+        if weights == kept_weights:
             why = "does nothing: the weights are the same without its change"
         dropped.append(f"{key}: {why}; it was dropped")
-        values[key], best_score, best_weights = start[key], score, weights
+        values[key], kept_score, kept_weights = start[key], score, weights
     changes = {key: value for key, value in values.items() if value != start[key]}
     return changes, without, dropped
 

@@ -261,20 +261,20 @@ def _drop_idle_changes(search: _Search, tried: list[TriedConfig]) -> tuple[Confi
     best = max(scored, key=lambda trial: search.signed(trial.score), default=None)
     if best is None or not search.signed(best.score) > reference:
         return None, {}, []
-    values, best_score = dict(best.values), best.score
+    values, kept_score = dict(best.values), best.score
     without: dict[str, float] = {}
     dropped: list[str] = []
     changed = [name for name in values if values[name] != search.reference[name]]
     for name in changed if len(changed) > 1 else []:
         score = without[name] = search.score({**values, name: search.reference[name]})
         search.log(f"without the change of {name}: {score:.4g}")
-        if score == best_score:
+        if score == kept_score:
             dropped.append(f"{name}: does nothing, the score is the same without its change, which was dropped")
-        elif math.isfinite(score) and search.signed(score) > search.signed(best_score):
+        elif math.isfinite(score) and search.signed(score) > search.signed(kept_score):
             dropped.append(f"{name}: its change contributes nothing ({score:.4g} without it), and was dropped")
         else:
             continue
-        values[name], best_score = search.reference[name], score
+        values[name], kept_score = search.reference[name], score
     return (values if any(values[name] != search.reference[name] for name in values) else None), without, dropped
 
 

@@ -24,7 +24,7 @@ def chosen_arms(subject: Subject, suspects: Sequence[str]) -> list[Arm]:
     """
     places = {cause: place for place, cause in enumerate(suspects)}
     arms = [arm for group in GROUPS for arm in group(subject) if arm.delta]
-    worth = [arm for arm in arms if arm.reason != "suspicion" or set(arm.causes) & set(places)]
+    indicated = [arm for arm in arms if arm.reason != "suspicion" or set(arm.causes) & set(places)]
 
     def place(arm: Arm) -> int:
         if arm.id == FIRST_SPLIT:
@@ -32,7 +32,7 @@ def chosen_arms(subject: Subject, suspects: Sequence[str]) -> list[Arm]:
         suspected = [places[cause] for cause in arm.causes if cause in places]
         return min(suspected) if suspected else len(places) + (arm.reason == "general")
 
-    return sorted(worth, key=place)
+    return sorted(indicated, key=place)
 
 
 def first_split(subject: Subject) -> Iterator[Arm]:
@@ -40,9 +40,8 @@ def first_split(subject: Subject) -> Iterator[Arm]:
     about = subject.description
     if about["kind"] not in LOSSES or about["kind"] == "language_model":
         return
-    optimizer = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 3e-3, "weight_decay": 0.01}
     overrides: dict[str, Any] = {
-        "model": model.REFERENCE, "surgery": [], "optimizer": optimizer, "scheduler": None,
+        "model": model.REFERENCE, "surgery": [], "optimizer": dict(training.REFERENCE_OPTIMIZER), "scheduler": None,
         "loss": {"_target_": loss_target(about["kind"])}, "trainer.gradient_clip_val": None, "trainer.precision": 32,
         "loader.batch_size": min(USUAL_BATCH, subject.rows), "loader.augment": [], "loader.shuffle": True,
         "trainer.accumulate_grad_batches": 1,
@@ -66,6 +65,7 @@ def more_epochs(subject: Subject) -> Arm:
     return Arm(MORE_EPOCHS, ("too_few_epochs",), text, Delta(limits), length=LONGER)
 
 
+# The order decides between arms that nothing else orders.
 GROUPS: tuple[Group, ...] = (
     first_split, training.optimizer, training.regularization, model.head_and_loss, rows.balance, rows.without_feature,
     training.learning_rate, training.batches, rows.scaling, model.body,

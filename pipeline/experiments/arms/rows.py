@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.experiments.arms.arm import Arm, Reason, Subject
+from pipeline.experiments.describe import EXTREME
 from pipeline.run_store.job import Delta
 
 SCALES = (0.2, 5.0)  # root mean squares of inputs and targets that need no scaling
 UNLIKE_COLUMNS = 20.0  # largest standard deviation of a column over the smallest
-EXTREME = 20.0  # robust deviations from the median, which a normal distribution does not reach
 IMBALANCED = 3.0  # rows of the commonest class over those of the rarest
 
 

@@ -19,6 +19,7 @@ USUAL: dict[str, tuple[object, ...]] = {  # values of an optimizer's options tha
     "momentum_decay": (0.004,),
     "maximize": (False,),
 }
+REFERENCE_OPTIMIZER = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 3e-3, "weight_decay": 0.01}
 FACTORS = {
     "rate_divided_by_10": 0.1,
     "rate_times_10": 10.0,
@@ -26,9 +27,9 @@ FACTORS = {
     "rate_times_100": 100.0,
 }
 SMALL_UPDATE, LARGE_UPDATE = 1e-4, 3e-2  # norms of an update over that of the weights; about 1e-3 is normal
-SMALL_BATCH = 8
+SMALL_BATCH = 8  # rows: a smaller batch is unusual
 FEW_BATCHES = 16  # of an epoch, below which a smaller batch gives many more updates
-USUAL_DECAY = 0.05
+USUAL_DECAY = 0.05  # a larger weight decay is unusual
 
 
 def learning_rate(subject: Subject) -> Iterator[Arm]:
@@ -60,17 +61,19 @@ def optimizer(subject: Subject) -> Iterator[Arm]:
     if subject.number("trainer.gradient_clip_val") is not None:
         change = Delta({"trainer.gradient_clip_val": None})
         yield Arm("no_clipping", ("gradient_clip_too_tight",), "no gradient clipping", change, reason="unusual")
-    node = subject.value("optimizer")
-    if not isinstance(node, dict):
+    section = subject.value("optimizer")
+    if not isinstance(section, dict):
         return
-    unusual = {key for key, value in node.items() if key in USUAL and value not in USUAL[key]}
-    plain = {key: value for key, value in node.items() if key not in unusual}
-    others = [f"{key}={node[key]}" for key in sorted(unusual)]
-    if others and str(node.get("_target_")).startswith("torch.optim."):
-        text = f"default options, without {', '.join(others)}"
-        yield Arm("optimizer_defaults", ("optimizer_mismatch",), text, Delta({"optimizer": plain}), reason="unusual")
-    reference = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 3e-3, "weight_decay": 0.01}
-    overrides: dict[str, Any] = {"optimizer": reference, "scheduler": None, "trainer.gradient_clip_val": None}
+    unusual = sorted(key for key, value in section.items() if key in USUAL and value not in USUAL[key])
+    if unusual and str(section.get("_target_")).startswith("torch.optim."):
+        text = f"default options, without {', '.join(f'{key}={section[key]}' for key in unusual)}"
+        change = Delta({"optimizer": {key: value for key, value in section.items() if key not in unusual}})
+        yield Arm("optimizer_defaults", ("optimizer_mismatch",), text, change, reason="unusual")
+    overrides: dict[str, Any] = {
+        "optimizer": dict(REFERENCE_OPTIMIZER),
+        "scheduler": None,
+        "trainer.gradient_clip_val": None,
+    }
     change = Delta({key: value for key, value in overrides.items() if subject.has(key)})
     text = "AdamW with rate 0.003, without schedule and clipping"
     yield Arm("reference_optimizer", ("optimizer_mismatch",), text, change, kind="context", reason="general")
@@ -104,8 +107,8 @@ def batches(subject: Subject) -> Iterator[Arm]:
 def regularization(subject: Subject) -> Iterator[Arm]:
     """Without weight decay and dropout, without augmentation; with dropout turned off in evaluation alone."""
     decay, smoothing = subject.number("optimizer.weight_decay"), subject.number("loss.label_smoothing")
-    always = not subject.description["repeats_output"]
-    dropout = subject.description["dropout"] or always
+    random_in_eval = not subject.description["repeats_output"]
+    dropout = subject.description["dropout"] or random_in_eval
     overrides: dict[str, object] = {"optimizer.weight_decay": 0.0} if decay else {}
     overrides |= {"loss.label_smoothing": 0.0} if smoothing else {}
     skip: Any = ({"skip_dropout": {}},) if dropout else ()
@@ -118,7 +121,7 @@ def regularization(subject: Subject) -> Iterator[Arm]:
     elif subject.has("optimizer.weight_decay"):
         change = Delta({"optimizer.weight_decay": 0.1}, ({"set_dropout": {"p": 0.3}},))
         yield Arm("regularized", ("regularization_missing",), "dropout of 0.3 and weight decay of 0.1", change)
-    if always:
+    if random_in_eval:
         change = Delta(surgery=({"skip_dropout": {"eval_only": True}},))
         yield Arm("eval_without_dropout", ("eval_mode_missing",), "no dropout in evaluation", change, reason="unusual")
     if subject.value("loader.augment"):
