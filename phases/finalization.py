@@ -77,7 +77,7 @@ def _on_test(ctx: PhaseContext, candidate: Subject, fitted: Calibration) -> tupl
             candidate, float(ctx.config["phases"]["baseline"]["baseline_model_seconds"])
         )
         # The key is made after its entry in the ledger: no crash leaves rows that were read and not recorded.
-        rows, budget = candidate.data.test.digest, _looks(ctx)
+        rows, budget = candidate.data.test.digest, _max_candidates(ctx)
         register = partial(test_openings.record, ctx.run, rows, budget=budget)
         key = permits.test(ctx.run, ctx.ledger, rows, register)
         test, evaluation = evaluate_test(candidate.model, candidate.data.test, key, candidate.task, candidate.seed)
@@ -98,7 +98,7 @@ def _on_test(ctx: PhaseContext, candidate: Subject, fitted: Calibration) -> tupl
     return score, on_test.load(content)
 
 
-def _looks(ctx: PhaseContext) -> int | None:
+def _max_candidates(ctx: PhaseContext) -> int | None:
     """Return how many models may be scored on the same test rows, by the plan; None where it sets no limit."""
     assert ctx.plan is not None
     items = {item["id"]: item for item in ctx.plan.checklists["finalization"]}

@@ -143,7 +143,7 @@ def _write_documents(ctx: PhaseContext, study: Study, trial: Trial, criteria: Cr
     old, fixed = control.job.config(planned), trial.job.config(planned)
     command = rerun_command(ctx.run, ctx.state, planned, trial.job.delta)
     files.write_text(ctx.folder / "fixed.yaml", f"# {command}\n{yaml.safe_dump(exact(fixed), sort_keys=False)}")
-    models = [str(build_model(c, ctx.trust, seed=0, data=load(c, ctx.trust))) for c in (old, fixed)]
+    models = [str(build_model(config, ctx.trust, 0, load(config, ctx.trust))) for config in (old, fixed)]
     files.write_text(ctx.folder / "changes.diff", config_difference(old, fixed, (models[0], models[1])))
     before = performance(ctx.run.path, control, old, ctx.trust)
     after = performance(ctx.run.path, trial, fixed, ctx.trust)
@@ -203,11 +203,12 @@ def _write_pages(
         files.write_text(ctx.folder / "incident.md", incident_with_fix(page, summary, questions))
     if study.rows:
         shown = study.winner or max(study.rows[1:], key=lambda row: row["effect"])
-        alive = {name: t.folder / "history.npz" for name, t in study.trials.items() if not t.died}
-        paths = [[path for name, path in alive.items() if name.rpartition("-")[0] == arm and path.is_file()]
-                 for arm in ("control", shown["id"])]  # fmt: skip
-        arms = [list(map(History.load, of_arm)) for of_arm in paths]
-        for suffix, content in plots.arm_curves(arms[0], arms[1], summary.metric, summary.target, shown["id"]).items():
+        paths = {name: trial.folder / "history.npz" for name, trial in study.trials.items() if not trial.died}
+        control, arm = (
+            [History.load(path) for name, path in paths.items() if name.rpartition("-")[0] == arm_id and path.is_file()]
+            for arm_id in ("control", shown["id"])
+        )
+        for suffix, content in plots.arm_curves(control, arm, summary.metric, summary.target, shown["id"]).items():
             files.write_bytes(ctx.folder / f"arms.{suffix}", content)
 
 

@@ -263,7 +263,7 @@ def _cost(ctx: PhaseContext, probe_result: ConfigProbe, data: Data, budget: Budg
 
 
 def _log_summary(ctx: PhaseContext, facts: PlanFacts, cost: TrainingCost) -> None:
-    """Logs the rows, the model and the estimated cost in two lines, and the nondeterministic operations, if any."""
+    """Log the rows, the model and the estimated cost in two lines, and the nondeterministic operations, if any."""
     rows = ", ".join(f"{split_facts['rows']} {split}" for split, split_facts in facts["splits"].items())
     ctx.log(f"planning: {rows} rows; {facts['parameters']:,} parameters; {counted(facts['threads'], 'thread')}")
     minutes = cost["minutes"]
@@ -277,7 +277,7 @@ def _log_summary(ctx: PhaseContext, facts: PlanFacts, cost: TrainingCost) -> Non
 
 
 def _write_artifacts(ctx: PhaseContext, data: Data, manifest: Manifest) -> dict[str, Artifact]:
-    """Writes the manifest of the data and the digest of every row."""
+    """Write the manifest of the data and the digest of every row."""
     from pipeline.data.analysis.manifest import format_row_digests
 
     manifest_path, rows_path = ctx.folder / "manifest.json", ctx.folder / "rows.txt"

@@ -61,9 +61,9 @@ def alternatives(
     records: list[AlternativeRecord] = []
     for why, cure in CURES_TO_OFFER.items():
         changes = [change for edit in CURES[cure].edits for change in edit(config)]
-        untried = [change for change in changes if not any(change.items() <= trial.items() for trial in tried)]
-        if untried:  # the first is the smallest
-            overrides = [f"{key}={format_override_value(value)}" for key, value in untried[0].items()]
+        left = [change for change in changes if not any(change.items() <= trial.items() for trial in tried)]
+        if left:  # the first is the smallest
+            overrides = [f"{key}={format_override_value(value)}" for key, value in left[0].items()]
             records.append({"why": why, "phase": "baseline", "overrides": overrides})
     if packages:
         trust = f"trust={format_override_value(list(packages))}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.run_store import files
 from pipeline.trials.executor import Trial
-from pipeline.trials.fix_report import interleaved_latency
+from pipeline.trials.fix_report import interleaved_latency, trained_model
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import Data
@@ -81,8 +81,6 @@ def _memory_mb(run_dir: Path, trial: Trial, planned: Mapping[str, Any], trust: S
     """Return the megabytes of the weights, and of the largest inputs and outputs of one module, for one row."""
     import torch
 
-    from pipeline.building.builder import build_model
-    from pipeline.checkpoints.generation import load
     from pipeline.data.load import load as load_data
     from pipeline.data.tree import chunks, tensors
 
@@ -90,17 +88,15 @@ def _memory_mb(run_dir: Path, trial: Trial, planned: Mapping[str, Any], trust: S
         return math.nan
     config = trial.job.config(planned)
     data = load_data(config, trust)
-    model = build_model(config, trust, seed=0, data=data)
-    model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
-    model.eval()
+    model = trained_model(run_dir, trial, config, trust, data)
     largest = 0
 
-    def note(module: object, inputs: Any, outputs: Any) -> None:
+    def measure(module: object, inputs: Any, outputs: Any) -> None:
         nonlocal largest
         involved = (*tensors(inputs), *tensors(outputs))
         largest = max(largest, sum(tensor.numel() * tensor.element_size() for tensor in involved))
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if not list(module.children())]
+    handles = [module.register_forward_hook(measure) for module in model.modules() if not list(module.children())]
     with torch.inference_mode():
         model(chunks(data.val.X, 1)[0])
     for handle in handles:

@@ -65,7 +65,7 @@ def _same_job(folder: Path, job: Job) -> bool:
         return False
 
 
-def _result(folder: Path, job: Job) -> Mapping[str, Any] | None:
+def _recorded_result(folder: Path, job: Job) -> Mapping[str, Any] | None:
     """The result of this job if it has run already: a training is a pure function of its job."""
     try:
         return json.loads((folder / "result.json").read_text()) if _same_job(folder, job) else None
@@ -74,6 +74,7 @@ def _result(folder: Path, job: Job) -> Mapping[str, Any] | None:
 
 
 def _command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command of a worker, and its environment."""
     # A worker must not write to the tracker's run of this process.
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     environment["PYTHONPATH"] = child_pythonpath()
@@ -171,21 +172,21 @@ def _run_trial(trial: Trial, threads: int, run_worker: RunWorker) -> Trial:
     A worker that was killed, or that the disk refused, is replaced once: its training would count as the worst of the
     study, and a control that counts so makes a change look better than it is.
     """
-    result = _result(trial.folder, trial.job)
+    result = _recorded_result(trial.folder, trial.job)
     if result is not None:
         return replace(trial, result=result)
     _prepare_folder(trial.folder, trial.job)
     process = run_worker(trial.folder, threads)
     if _is_no_outcome(process):
-        trial = replace(trial, interrupted=_ending(process))
+        trial = replace(trial, interrupted=_format_exit(process))
         process = run_worker(trial.folder, threads)
-    result = _result(trial.folder, trial.job)
+    result = _recorded_result(trial.folder, trial.job)
     if process.returncode == 0 and result is not None:
         return replace(trial, result=result)
-    return replace(trial, died=_ending(process))
+    return replace(trial, died=_format_exit(process))
 
 
-def _ending(process: subprocess.CompletedProcess[str]) -> str:
+def _format_exit(process: subprocess.CompletedProcess[str]) -> str:
     """Return how a worker ended, with its last line: the error itself, below its traceback."""
     silent = "no message" if process.returncode else "it ended without a result, as after os._exit"
     last = (process.stderr.strip() or process.stdout.strip() or silent).splitlines()[-1]
@@ -229,10 +230,9 @@ def start_jobs(
 ) -> Iterator[Iterator[Trial]]:
     """Run the jobs in their own processes while the block runs, and yield their trials in the order of the jobs.
 
-    `settings` say where; without them, on this machine.
-
-    A trial that is not finished `seconds` after the start raises TimeoutError. All workers have ended after the block.
-    They have the variables of `environment` besides those of this process.
+    `settings` say where they run; without them, on this machine. A trial that is not finished `seconds` after the start
+    raises TimeoutError. All workers have ended after the block. They have the variables of `environment` besides those
+    of this process.
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
     workers = open_executor(settings or ExecutorSettings(), folder, environment)

@@ -1,6 +1,6 @@
 """The trainings of a release: the candidate's job on several seeds, and the median of them, which is released.
 
-One training may be good or bad by luck. The spread over seeds shows how much, and the median is neither.
+One training may be good or bad by luck. The spread over seeds shows by how much; the median has neither luck.
 """
 
 from __future__ import annotations

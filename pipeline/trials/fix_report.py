@@ -20,6 +20,8 @@ from pipeline.run_store.state import RunState
 from pipeline.trials.executor import Trial
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipeline.data.dataset import Data
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.evaluation.per_class import ClassReport
@@ -77,27 +79,30 @@ def rerun_command(run: Run, state: RunState, before: Mapping[str, object], delta
     return shlex.join(["python", "-m", "pipeline", "phase=baseline", *words])
 
 
-def inference_ms(config: Mapping[str, object], trust: Sequence[str], checkpoint: Path, repeats: int = 100) -> float:
+def trained_model(
+    run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str], data: Data
+) -> nn.Module:
+    """Return the model of a trial with its trained weights, in eval mode."""
+    from pipeline.building.builder import build_model
+    from pipeline.checkpoints.generation import load
+
+    model = build_model(config, trust, seed=0, data=data)  # any seed: the weights are loaded below
+    model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
+    return model.eval()
+
+
+def inference_ms(run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str]) -> float:
     """Return the median milliseconds of an eager forward pass of one row on this machine."""
     import torch
 
-    from pipeline.building.builder import build_model
-    from pipeline.checkpoints.generation import load
-    from pipeline.data.load import load as load_data
-    from pipeline.data.tree import chunks
-
-    data = load_data(config, trust)
-    model = build_model(config, trust, seed=0, data=data)
-    model.load_state_dict(load(checkpoint)[0])
-    model.eval()
-    X = chunks(data.val.X, 1)[0]
+    predict = _forward_pass(run_dir, trial, config, trust, {})
     seconds = []
     with torch.inference_mode():
-        for _ in range(repeats):
+        for _ in range(PASSES):
             start = time.perf_counter()
-            model(X)
+            predict()
             seconds.append(time.perf_counter() - start)
-    return 1000 * sorted(seconds)[repeats // 2]  # the median: the first passes warm up
+    return 1000 * sorted(seconds)[PASSES // 2]  # the median: the first passes warm up
 
 
 def paired_latency(
@@ -128,34 +133,30 @@ def interleaved_latency(
     medians = [math.nan] * len(trials)
     if section_of(planned, "task").get("step"):
         return medians
-    calls = {n: _call(run_dir, trials[n], trials[n].job.config(planned), trust, data) for n in alive}
+    passes = {n: _forward_pass(run_dir, trials[n], trials[n].job.config(planned), trust, data) for n in alive}
     seconds: dict[int, list[float]] = {number: [] for number in alive}
     with torch.inference_mode():
         for turn in range(WARM_UP + PASSES):
             for number in alive if turn % 2 else reversed(alive):
                 start = time.perf_counter()
-                calls[number]()
+                passes[number]()
                 seconds[number].append(time.perf_counter() - start)
     for number in alive:
         medians[number] = 1000 * sorted(seconds[number][WARM_UP:])[PASSES // 2]
     return medians
 
 
-def _call(
+def _forward_pass(
     run_dir: Path, trial: Trial, config: Mapping[str, Any], trust: Sequence[str], data: dict[str, Data]
 ) -> Callable[[], object]:
     """Return the forward pass of a trained model on the first validation row; `data` keeps those of each change."""
-    from pipeline.building.builder import build_model
-    from pipeline.checkpoints.generation import load
     from pipeline.data.load import load as load_data
     from pipeline.data.tree import chunks
 
     change = trial.job.delta.describe()
     if change not in data:
         data[change] = load_data(config, trust)
-    model = build_model(config, trust, seed=0, data=data[change])
-    model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
-    model.eval()
+    model = trained_model(run_dir, trial, config, trust, data[change])
     row = chunks(data[change].val.X, 1)[0]
     return lambda: model(row)
 
@@ -174,15 +175,13 @@ def evaluate_trial(
     run_dir: Path, trial: Trial, config: Mapping[str, object], trust: Sequence[str], data: Data | None = None
 ) -> tuple[Evaluation, Task, Data]:
     """Return the evaluation of a trial's model on the validation rows, its task, and the data."""
-    from pipeline.building.builder import build_model, build_training_task
-    from pipeline.checkpoints.generation import load
+    from pipeline.building.builder import build_training_task
     from pipeline.data.load import load as load_data
     from pipeline.data.splits import class_counts
     from pipeline.evaluation.evaluate import score_split
 
     data = load_data(config, trust) if data is None else data
-    model = build_model(config, trust, seed=0, data=data)
-    model.load_state_dict(load(run_dir / trial.result["checkpoint"])[0])
+    model = trained_model(run_dir, trial, config, trust, data)
     task = build_training_task(config, model, trust, class_counts(data.train.y), data.column_targets)
     return score_split(model, data.val, task), task, data
 
@@ -194,9 +193,8 @@ def performance(run_dir: Path, trial: Trial, config: Mapping[str, object], trust
     """
     # The worker measured the first three figures in its own process.
     figures = dict(trial.result.get("performance", {}))
-    checkpoint = trial.result.get("checkpoint")
-    if checkpoint and not section_of(config, "task").get("step"):
-        figures["inference_ms"] = inference_ms(config, trust, run_dir / checkpoint)
+    if trial.result.get("checkpoint") and not section_of(config, "task").get("step"):
+        figures["inference_ms"] = inference_ms(run_dir, trial, config, trust)
     return figures
 
 

@@ -88,15 +88,16 @@ def running_rows(jobs: Sequence[tuple[str, Job]], folder: Path) -> list[TrialRow
     """Return how far the trainings under `folder/<id>` are that have begun and not ended."""
     rows = []
     for name, job in jobs:
-        at = folder / name
-        if (at / "result.json").exists() or not (at / "job.json").exists():
+        job_folder = folder / name
+        if (job_folder / "result.json").exists() or not (job_folder / "job.json").exists():
             continue
-        if row := _written_row(name, at) or _saved_row(name, at, job):
+        if row := _written_row(name, job_folder) or _saved_row(name, job_folder, job):
             rows.append(row)
     return rows
 
 
 def _written_row(name: str, folder: Path) -> TrialRow | None:
+    """Return what a training has written of its progress; None where it has written nothing yet."""
     try:
         record = json.loads((folder / FILE).read_bytes())
         value = math.nan if record["value"] is None else float(record["value"])

@@ -24,7 +24,7 @@ OTHER_HASH_SEED = {"PYTHONHASHSEED": "20011"}  # sets and dicts of text are in a
 
 
 class FirstDifference(TypedDict):
-    """The first recorded value that the repeated training has otherwise."""
+    """The first recorded value in which the repeated training differs."""
 
     step: int
     name: str
@@ -100,7 +100,7 @@ def _repeated(folder: Path) -> tuple[History, int]:
 
 
 def first_difference(recorded: History, repeated: History, steps: int) -> FirstDifference | None:
-    """Return the first value up to this step that two histories have otherwise, without times; None where all agree.
+    """Return the first value up to this step in which two histories differ; None where they agree. Times are left out.
 
     A value that only one of them has is a difference, too, and is NaN in the other.
     """
