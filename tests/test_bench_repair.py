@@ -32,10 +32,17 @@ def case_of(bench: Any, name: str, healthy: bool, least: float | None = 0.9, mos
     return Case(name, "family", "experiment", faults, (), mended, "val", "accuracy", least, most, "")
 
 
-def result_of(accepted: str, repaired: list[float | None], random: list[float | None], search: float = 2.0) -> Any:
+def result_of(
+    accepted: str,
+    repaired: list[float | None],
+    random: list[float | None],
+    search: float = 2.0,
+    further: float | None = None,
+) -> Any:
     costs = {"diagnosis": 1.0, "search": search, "verification": 14.0}
     return {"case": "", "accepted": accepted, "alarm_silent": bool(accepted), "repaired": repaired,
-            "unrepaired": [0.5] * 6, "random": random, "costs": costs, "seconds": 120.0}  # fmt: skip
+            "unrepaired": [0.5] * 6, "random": random, "further": further, "costs": costs,
+            "seconds": 120.0}  # fmt: skip
 
 
 def test_summary_counts_what_holds_and_what_random_search_mends(bench: Any) -> None:
@@ -45,8 +52,8 @@ def test_summary_counts_what_holds_and_what_random_search_mends(bench: Any) -> N
     ]
     well, badly = [0.95] * 6, [0.4] * 6
     results = [
-        result_of("optimizer.lr=0.01", [0.95, 0.95, 0.95, 0.95, None, 0.2], badly),
-        result_of("optimizer.lr=0.1", badly, well, search=6.0),
+        result_of("optimizer.lr=0.01", [0.95, 0.95, 0.95, 0.95, None, 0.2], badly, further=0.3),
+        result_of("optimizer.lr=0.1", badly, well, search=6.0, further=-0.03),
         result_of("", [], badly, search=4.0),
         result_of("model.hidden=2", badly, []),
     ]
@@ -55,8 +62,9 @@ def test_summary_counts_what_holds_and_what_random_search_mends(bench: Any) -> N
     assert (counts["random_holds"], counts["random_lost"], counts["mended_where_random_lost"]) == (1, 2, 1)
     assert (counts["median_search"], counts["median_verification"], counts["slowest_minutes"]) == (4.0, 14.0, 2.0)
     assert (counts["healthy"], counts["healthy_accepted"], counts["healthy_worse"], counts["broke"]) == (1, 1, 1, 0)
+    assert (counts["metric_known"], counts["metric_lower"]) == (2, 1)
     assert bench.summary(selected[:1], [{"error": "no answer"}])["broke"] == 1
-    assert len(bench.lines(counts)) == 6
+    assert len(bench.lines(counts)) == 7
 
 
 def test_gain_counts_a_training_without_a_score_as_the_worst(bench: Any) -> None:
@@ -65,6 +73,12 @@ def test_gain_counts_a_training_without_a_score_as_the_worst(bench: Any) -> None
     assert bench.gain(higher, [0.9, 0.9], [0.5, 0.5]) == pytest.approx(0.4)
     assert bench.gain(lower, [0.2, 0.2], [0.6, 0.6]) == pytest.approx(0.4)
     assert bench.gain(higher, [0.9, None], [0.5, 0.5]) == pytest.approx(0.2)
+
+
+def test_metric_gain_compares_seeds_that_both_arms_have(bench: Any) -> None:
+    """A training without the metric leaves its seed out; nothing is known without a common seed."""
+    assert bench.metric_gain([0.9, None, 0.8], [0.5, 0.5, 0.6]) == pytest.approx(0.3)
+    assert bench.metric_gain([None], [0.5]) is None
 
 
 def test_mendable_cases_are_experiments_with_a_mended_form(bench: Any) -> None:

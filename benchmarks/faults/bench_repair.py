@@ -20,6 +20,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NotRequired, TypedDict
@@ -39,6 +40,9 @@ FURTHER_SEEDS = range(301, 307)  # six seed indices that no phase and no other r
 CONFIRMATION_SEED = 20  # seed indices from here on confirm a candidate, smaller ones of an optimization search for it
 TIMEOUT = 5400.0  # seconds of one case
 UNREACHABLE = {True: 1.01, False: -1.0}  # a target for a healthy case, by whether a higher score is better
+# A metric that the run was not told of, higher is better, and how much lower a repair may make it on average.
+FURTHER_METRICS = {"classification": "f1_macro", "binary": "f1_macro", "multilabel": "f1_macro", "regression": "r2"}
+METRIC_MARGIN = 0.02
 KINDS = ("faulty", "healthy")
 PURPOSES = ("diagnosis", "search", "verification")
 PHASES_TO_MEND = ("baseline", "diagnostics", "optimization")
@@ -58,6 +62,7 @@ class Repair(TypedDict):
     - `accepted`: the change, in one line; empty without one. `alarm_silent`: whether the last training has no blocking
       symptom, the weaker rule by which other systems count their repairs.
     - `repaired`, `unrepaired`, `random`: scores on the further seeds, None for a training without a score.
+    - `further`: how much a further metric gained on average on these seeds; None where it cannot be measured.
     - `seconds`: from the diagnosis to the end of the optimization.
     """
 
@@ -67,6 +72,7 @@ class Repair(TypedDict):
     repaired: list[float | None]
     unrepaired: list[float | None]
     random: list[float | None]
+    further: float | None
     costs: Costs
     seconds: float
     error: NotRequired[str]
@@ -82,7 +88,7 @@ def repair_case(case: Case) -> Repair:
         run, _ = plan_case(case, 1, None, Path(root), [] if target is None else [f"task.target={target}"])
         result: Repair = {
             "case": case.id, "accepted": "", "alarm_silent": False, "repaired": [], "unrepaired": [], "random": [],
-            "costs": {"diagnosis": 0.0, "search": 0.0, "verification": 0.0}, "seconds": 0.0,
+            "further": None, "costs": {"diagnosis": 0.0, "search": 0.0, "verification": 0.0}, "seconds": 0.0,
         }  # fmt: skip
         if run.state().gate("planning") != "open":
             return result
@@ -98,11 +104,13 @@ def repair_case(case: Case) -> Repair:
             result["accepted"] = job.delta.describe()
         trainer = _Trainer(run)
         if job is not None:
-            result["repaired"] = trainer.scores(job.delta, job.max_steps)
-            result["unrepaired"] = trainer.scores(Delta(), job.max_steps)
+            arms = [[trainer.measure(d, seed, job.max_steps) for seed in FURTHER_SEEDS] for d in (job.delta, Delta())]
+            result["repaired"], result["unrepaired"] = ([score for score, _ in arm] for arm in arms)
+            result["further"] = metric_gain(*([metric for _, metric in arm] for arm in arms))
         if not case.healthy:
             trainings = max(1, round(sum(result["costs"].values())))  # type: ignore[arg-type]  # all are floats
-            result["random"] = trainer.scores(_best_random(case, trainer, trainings), None)
+            best = _best_random(case, trainer, trainings)
+            result["random"] = [trainer.score(best, seed, None) for seed in FURTHER_SEEDS]
         return result
 
 
@@ -156,20 +164,29 @@ class _Trainer:
         self.config = dict(self.permit.plan.config)
         self._data = load(self.config, tuple(grant["package"] for grant in run.state().trust))
 
-    def score(self, delta: Delta, seed: int, max_steps: int | None) -> float | None:
-        """Return the score on validation; None for a training without one, or that the model refuses."""
+        metric = FURTHER_METRICS.get(str(self.config["task"]["kind"]), "")
+        self._metric = "" if metric == self.config["task"]["metric"] else metric
+
+    def measure(self, delta: Delta, seed: int, max_steps: int | None) -> tuple[float | None, float | None]:
+        """Return score and further metric on validation; None where a training has none, or the model refuses it."""
         from pipeline.engine.fit import fit
         from pipeline.errors import FivegateError
+        from pipeline.evaluation.evaluate import loss_and_metrics
 
+        measured = replace(delta, overrides={**delta.overrides, "task.metrics": [self._metric] * bool(self._metric)})
         try:
-            job = Job(self.permit.plan.digest, "trial", delta, seed, max_steps)
-            score = fit(self.permit, job, data=self._data).score
+            job = Job(self.permit.plan.digest, "trial", measured, seed, max_steps)
+            trained = fit(self.permit, job, data=self._data)
         except FivegateError:
-            return None
-        return float(score.value) if score and math.isfinite(score.value) else None
+            return None, None
+        if trained.score is None or not math.isfinite(trained.score.value):
+            return None, None
+        rows = self._data.val
+        metrics = loss_and_metrics(trained.model, rows.X, rows.y, trained.task).metrics
+        return float(trained.score.value), metrics.get(self._metric)
 
-    def scores(self, delta: Delta, max_steps: int | None) -> list[float | None]:
-        return [self.score(delta, seed, max_steps) for seed in FURTHER_SEEDS]
+    def score(self, delta: Delta, seed: int, max_steps: int | None) -> float | None:
+        return self.measure(delta, seed, max_steps)[0]
 
 
 def _best_random(case: Case, trainer: _Trainer, trainings: int) -> Delta:
@@ -201,6 +218,12 @@ def gain(case: Case, repaired: Sequence[float | None], unrepaired: Sequence[floa
     return means[0] - means[1]
 
 
+def metric_gain(repaired: Sequence[float | None], unrepaired: Sequence[float | None]) -> float | None:
+    """Return the mean gain of a metric over the seeds on which both arms have it; None where there is no such seed."""
+    pairs = [(a, b) for a, b in zip(repaired, unrepaired, strict=True) if a is not None and b is not None]
+    return fmean(a - b for a, b in pairs) if pairs else None
+
+
 def summary(selected: Sequence[Case], results: Sequence[Repair]) -> dict[str, Any]:
     """Return what the benchmark counts, over the faulty and over the healthy cases."""
     pairs = [(c, r) for c, r in zip(selected, results, strict=True) if "error" not in r]
@@ -213,6 +236,8 @@ def summary(selected: Sequence[Case], results: Sequence[Repair]) -> dict[str, An
         "accepted": len(accepted),
         "hold": sum(holds(c, r["repaired"]) for c, r in accepted),
         "lower": sum(gain(c, r["repaired"], r["unrepaired"]) < 0 for c, r in accepted),
+        "metric_known": sum(r["further"] is not None for _, r in accepted),
+        "metric_lower": sum((r["further"] or 0.0) < -METRIC_MARGIN for _, r in accepted),
         "alarm_silent": sum(r["alarm_silent"] for _, r in faulty),
         "random_holds": len(faulty) - len(lost),
         "random_lost": len(lost),
@@ -234,10 +259,12 @@ def lines(counts: dict[str, Any]) -> list[str]:
     """Return the counts in sentences."""
     of = f"{counts['accepted']} of {counts['cases']} mendable cases"
     lost, mended = counts["random_lost"], counts["mended_where_random_lost"]
+    known = f"the {counts['metric_known']} that have one"
     false = f"{counts['healthy_accepted']} of {counts['healthy']}"
     costs = ", ".join(f"{name} {counts[f'median_{name}']:.1f}" for name in PURPOSES)
     return [
         f"repairs accepted: {of}; on 6 further seeds {counts['hold']} hold, and {counts['lower']} score lower",
+        f"a further metric is worse by more than {METRIC_MARGIN} in {counts['metric_lower']} of {known}",
         f"own alarm silent after the optimization: {counts['alarm_silent']} of {counts['cases']}",
         f"as many random trainings: {counts['random_holds']} hold; {mended} of the {lost} others are mended",
         f"median cost in planned trainings: {costs}",
