@@ -45,7 +45,7 @@ def ratio_interval(losses: Floats, references: Floats, groups: Array | None) -> 
     ratio = float(losses.mean() / references.mean())
     if ratio <= 0:
         return Interval(0.0, unseen_share(count))
-    return _around(ratio, losses / losses.mean() - references / references.mean(), groups)
+    return _around(ratio, losses / losses.mean() - references / references.mean(), groups, means=2)
 
 
 def several_ratios_interval(losses: Floats, references: Floats, groups: Array | None) -> Interval:
@@ -58,7 +58,7 @@ def several_ratios_interval(losses: Floats, references: Floats, groups: Array | 
     if not ratios.sum() > 0:
         return Interval(0.0, unseen_share(count))
     effects = (losses - ratios * references) / means[1]
-    return _around(float(ratios.mean()), effects.sum(axis=1) / ratios.sum(), groups)
+    return _around(float(ratios.mean()), effects.sum(axis=1) / ratios.sum(), groups, means=2)
 
 
 def unseen_share(count: int) -> float:
@@ -66,13 +66,16 @@ def unseen_share(count: int) -> float:
     return float(1 - TAIL ** (1 / count))
 
 
-def _around(value: float, effects: Floats, groups: Array | None) -> Interval:
-    """Return the interval of a positive value from the relative effect of each row, whose mean is 0."""
+def _around(value: float, effects: Floats, groups: Array | None, means: int = 1) -> Interval:
+    """Return the interval of a positive value from the relative effect of each row, whose mean is 0.
+
+    Each of the `means` that the value is made of costs one degree of freedom.
+    """
     if groups is not None:
         sums = sums_by(groups, effects)
         effects = sums * (len(sums) / len(effects))
-    n, squares = len(effects), float((effects**2).sum())
-    reach = student(effective_degrees(effects))
+    n, squares, degrees = len(effects), float((effects**2).sum()), effective_degrees(effects)
+    reach = student(max(min(degrees, FEWEST_DEGREES), degrees - (means - 1)))
 
     def limit(extreme: float, sign: int) -> float:
         error = math.sqrt((squares + extreme**2) / (n * (n + 1)))
