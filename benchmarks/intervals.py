@@ -103,22 +103,22 @@ def cases() -> list[Case]:
         Case("perplexity", token_losses, "rows of 16 tokens", kind="language_model"),
     ]
     for errors in NOISE:
-        found.append(Case("r2", of_values("r2", errors), f"{errors} errors", kind="regression"))
+        found.append(Case("r2", of_values("r2", errors), f"{errors} errors", 2000, "regression"))
     found += [
-        Case("r2", of_values("r2", "normal", "exponential"), "normal errors, exponential targets", kind="regression"),
+        Case("r2", of_values("r2", "normal", "exponential"), "normal errors, exponential targets", 2000, "regression"),
         Case("explained_variance", of_values("explained_variance", "normal"), "normal errors", kind="regression"),
         Case("rmse", of_values("rmse", "normal"), "normal errors", kind="regression"),
         Case("rmse", of_values("rmse", "Laplace"), "Laplace errors", kind="regression"),
         Case("mae", of_values("mae", "normal"), "normal errors", kind="regression"),
         Case("mae", of_values("mae", "Laplace"), "Laplace errors", kind="regression"),
-        Case(MEDIAN_ERROR, of_values("median", "normal"), "resampled", 100, "regression"),
-        Case(WITHIN, near_or_far, "resampled", 100, "regression"),
-        Case(NEAREST, two_places, "half samples", 60, "custom"),
+        Case(MEDIAN_ERROR, of_values("median", "normal"), "resampled", 400, "regression"),
+        Case(WITHIN, near_or_far, "resampled", 400, "regression"),
+        Case(NEAREST, two_places, "half samples", 200, "custom"),
         Case("accuracy", in_groups(5, 0.3), "groups of 5, correlation 0.3"),
         Case("accuracy", in_groups(4, 1.0), "groups of 4, all of a group alike"),
         Case("balanced_accuracy", in_groups(4, 0.3), "2 classes, groups of 4, correlation 0.3"),
         Case("roc_auc", binormal(0.5, 4), "normal scores, groups of 4", 400, "binary"),
-        Case("r2", of_values("r2", "normal", size=4), "normal errors, groups of 4", kind="regression"),
+        Case("r2", of_values("r2", "normal", size=4), "normal errors, groups of 4", 2000, "regression"),
     ]
     return found
 
@@ -199,8 +199,8 @@ Written by `make bench-intervals`. How often the 95 % interval contains the true
 rows (first number of a column) from a distribution with the true value (second number). Bold: below 93 %. The last
 column is the median width at 36 rows and a true value of 0.97. For errors and losses, the second number says how good
 the model is: R2 is that value, or a row is right with that probability, or the perplexity is its inverse. A figure is
-of 400 samples, so that 95 means 93 to 97; for a metric of the user it is of 100 or of 60, so that 95 means 91 to 99, or
-89 to 100.
+of 400 samples, so that 95 means 93 to 97; for accuracy and R2 it is of 2,000, so that 95 means 94 to 96, and where half
+samples give the interval it is of 200, so that 95 means 92 to 98.
 
 {table}
 
