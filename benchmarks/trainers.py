@@ -4,7 +4,7 @@ Trainings with and without the callback alternate, so that both meet the same lo
 one ratio. The median ratio is printed with its interval by bootstrap. It needs lightning, transformers and accelerate:
 `make test-integrations` installs them.
 
-    .integrations/bin/python benchmarks/trainers.py lightning|transformers [--pairs 12] [--steps 150]
+    .integrations/trainers/bin/python benchmarks/trainers.py lightning|transformers [--pairs 12] [--steps 150]
 """
 
 from __future__ import annotations

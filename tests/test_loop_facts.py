@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from diagnostics.loops.faults import spread_of_answers
-from diagnostics.loops.gradient_scale import gradient_scale_of_losses
+from diagnostics.loops.gradient_scale import ScaleOfLosses
 from diagnostics.loops.schedules import rises_for, steps_to_tenth
 from diagnostics.monitor import Monitor
 from pipeline.inspection.finding import Finding
@@ -274,17 +274,30 @@ def test_scale_of_a_regression_is_found() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("factor", [1.0, 0.25, 2048.0])
-def test_gradient_scale_of_losses_recovers_factor(loss: Callable[..., Tensor], factor: float) -> None:
+def test_scale_of_losses_recovers_factor(loss: Callable[..., Tensor], factor: float) -> None:
     """The factor of every standard loss is read from the gradient of the outputs and the targets."""
     torch.manual_seed(0)
     outputs = torch.randn(9, 4, requires_grad=True)
     targets = torch.randint(4, (9,)) if loss is functional.cross_entropy else 3 * torch.randn(9, 4)
     [gradient] = torch.autograd.grad(factor * loss(outputs, targets), outputs)
-    measured = gradient_scale_of_losses(outputs, gradient, targets)
+    measured = ScaleOfLosses().measure(outputs, gradient, targets)
 
     assert measured is not None
     assert factor == pytest.approx(float(measured[0]), rel=1e-4) and float(measured[1]) < 1e-3
-    assert gradient_scale_of_losses(outputs[:1, :1], gradient[:1, :1], targets[:1]) is None
+    assert ScaleOfLosses().measure(outputs[:1, :1], gradient[:1, :1], targets[:1]) is None
+
+
+def test_scale_of_losses_remembers_and_compares_again() -> None:
+    """The loss that explained the last gradient is tried first; where another explains the next one, it is found."""
+    torch.manual_seed(0)
+    outputs, targets, scale = torch.randn(9, 4, requires_grad=True), 3 * torch.randn(9, 4), ScaleOfLosses()
+    measured = []
+    for factor, loss in ((2.0, functional.mse_loss), (3.0, functional.mse_loss), (5.0, functional.l1_loss)):
+        [gradient] = torch.autograd.grad(factor * loss(outputs, targets), outputs)
+        pair = scale.measure(outputs, gradient, targets)
+        assert pair is not None
+        measured.append(float(pair[0]))
+    assert measured == pytest.approx([2.0, 3.0, 5.0], rel=1e-4)
 
 
 def test_gradients_of_exactly_zero_are_found() -> None:

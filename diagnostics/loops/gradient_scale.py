@@ -8,6 +8,8 @@ multiplied by the scale of half precision, without another forward pass and with
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,17 +37,40 @@ def gradient_scale(outputs: Tensor, gradient: Tensor) -> Tensor | None:
     return _compare(gradients, expected)
 
 
-def gradient_scale_of_losses(outputs: Tensor, gradient: Tensor, targets: Tensor) -> Tensor | None:
-    """Return `[scale, remainder]` as a share of that of the standard mean loss that explains the gradient best.
+class ScaleOfLosses:
+    """The scale of a loss as a share of that of the standard mean loss that explains its gradient best.
 
-    None if the outputs are a single value or have another form, or if no standard loss takes them and the targets.
+    All standard losses are compared for the first gradient. On the CPU the one that explained it is tried first from
+    then on, and alone where it still explains: on an accelerator this would wait for the device.
     """
-    if outputs.numel() < 2:
-        return None
-    known = [gradient_scale(outputs, gradient)]
-    known += [_scale_of(compute, outputs, gradient, targets) for _, compute in standard_losses(targets, ("mean",))]
-    pairs = [pair for pair in known if pair is not None]
-    return torch.stack(pairs)[torch.stack(pairs)[:, 1].nan_to_num(torch.inf).argmin()] if pairs else None
+
+    def __init__(self) -> None:
+        self._explained_by = ""
+
+    def measure(self, outputs: Tensor, gradient: Tensor, targets: Tensor) -> Tensor | None:
+        """Return `[scale, remainder]` of a gradient of the outputs.
+
+        None if the outputs are a single value or have another form, or if no standard loss takes them and the targets.
+        """
+        if outputs.numel() < 2:
+            return None
+        scales: dict[str, Callable[[], Tensor | None]] = {
+            "signs of the gradient": partial(gradient_scale, outputs, gradient)
+        }
+        for name, compute in standard_losses(targets, ("mean",)):
+            scales[name] = partial(_scale_of, compute, outputs, gradient, targets)
+        if self._explained_by in scales:
+            pair = scales[self._explained_by]()
+            if pair is not None and pair[1] < CLOSE:
+                return pair
+        pairs = {name: pair for name, scale in scales.items() if (pair := scale()) is not None}
+        if not pairs:
+            return None
+        remainders = torch.stack([pair[1] for pair in pairs.values()])
+        best = remainders.nan_to_num(torch.inf).argmin()
+        if outputs.device.type == "cpu":
+            self._explained_by = list(pairs)[int(best)]
+        return torch.stack(list(pairs.values()))[best]
 
 
 def _scale_of(compute: Loss, outputs: Tensor, gradient: Tensor, targets: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.loops.freezing import FrozenParts
-from diagnostics.loops.gradient_scale import gradient_scale, gradient_scale_of_losses
+from diagnostics.loops.gradient_scale import ScaleOfLosses, gradient_scale
 from diagnostics.loops.schedules import Schedules
 from diagnostics.measurements import float_tensors
 from pipeline.data.tree import tensors
@@ -72,6 +72,7 @@ class LoopWatch:
         self.silent: list[set[str]] = []  # per update: parameters without a gradient
         self.evaluations = [0, 0]  # validations whose forward passes were all in training mode, and the others
         self.scales: dict[int, list[Tensor]] = {}  # per update: scale of the loss of each backward
+        self._scale_of_losses = ScaleOfLosses()
         self.calls: dict[int, int] = {}  # per update: how often the loop gave a loss
         self.norms: dict[int, Tensor] = {}  # per update: of the gradient that the optimizer got
         self.missing_values: list[tuple[int, Tensor]] = []  # per step: NaN in the batch
@@ -223,7 +224,7 @@ class LoopWatch:
         (update, outputs, gradient), self._waiting, self._targets = self._waiting, None, None
         scale = None
         if targets is not None and outputs.numel() <= MOST_OUTPUTS:
-            scale = gradient_scale_of_losses(outputs, gradient, targets)
+            scale = self._scale_of_losses.measure(outputs, gradient, targets)
         scale = gradient_scale(outputs, gradient) if scale is None else scale
         if scale is not None:
             self.scales.setdefault(update, []).append(scale)
