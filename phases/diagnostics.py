@@ -87,6 +87,7 @@ def _training(ctx: PhaseContext, intake: Intake) -> Training:
         reference_scores={model["name"]: float(model["value"]) for model in models if "value" in model},
         telling_feature=telling_feature(intake.findings),
         last_good=intake.last_good,
+        stated_slice=next((h["slice_steps"] for h in _hypotheses(ctx) if "slice_steps" in h), None),
     )
 
 
@@ -114,10 +115,13 @@ def _suspects(diagnosis: Diagnosis) -> list[str]:
 def _experiment(ctx: PhaseContext, intake: Intake, suspects: Sequence[str]) -> Explanation:
     """Test the suspected causes by experiments; what was tried before and has a result is not trained again."""
 
+    training = _training(ctx, intake)
+
     def state_hypotheses(arms: Sequence[tuple[Arm, float]]) -> None:
-        stated = [entry["data"] for entry in ctx.ledger.entries if entry["kind"] == "hypothesis.stated"]
+        # A round that an earlier version began has hypotheses without the length of a slice.
+        stated = [{"slice_steps": training.slice_steps, **hypothesis} for hypothesis in _hypotheses(ctx)]
         for arm, cost in arms:
-            hypothesis = plain(_hypothesis(ctx, arm, cost))
+            hypothesis = plain(_hypothesis(ctx, arm, cost, training.slice_steps))
             if hypothesis not in stated:
                 ctx.ledger.append("hypothesis.stated", hypothesis)
 
@@ -126,11 +130,18 @@ def _experiment(ctx: PhaseContext, intake: Intake, suspects: Sequence[str]) -> E
         announced(ctx.log, f"diagnostics: controlled experiments, {parallel} at a time"),
         warm_worker(ctx.folder / EXPERIMENTS, parallel) as worker,
     ):
-        return explain(_training(ctx, intake), worker, suspects, state_hypotheses, ctx.log)
+        return explain(training, worker, suspects, state_hypotheses, ctx.log)
 
 
-def _hypothesis(ctx: PhaseContext, arm: Arm, cost: float) -> dict[str, Any]:
-    """Return what the ledger states of an arm before it is trained."""
+def _hypotheses(ctx: PhaseContext) -> list[dict[str, Any]]:
+    """Return what the ledger states of arms under this plan, in any round."""
+    assert ctx.plan is not None
+    stated = [entry["data"] for entry in ctx.ledger.entries if entry["kind"] == "hypothesis.stated"]
+    return [hypothesis for hypothesis in stated if hypothesis["plan"] == ctx.plan.digest]
+
+
+def _hypothesis(ctx: PhaseContext, arm: Arm, cost: float, slice_steps: int) -> dict[str, Any]:
+    """Return what the ledger states of an arm before it is trained; `cost` is in slices of so many steps."""
     assert ctx.plan is not None
     return {
         "round": ctx.round,
@@ -143,6 +154,7 @@ def _hypothesis(ctx: PhaseContext, arm: Arm, cost: float) -> dict[str, Any]:
         "success": arm.expected,
         "failure": "less than a tenth of that",
         "cost": round(cost, 3),
+        "slice_steps": slice_steps,
     }
 
 
@@ -249,9 +261,7 @@ def run(ctx: PhaseContext) -> Evidence:
 
 def _stated(ctx: PhaseContext) -> list[str]:
     """Return the ids of the hypotheses that the ledger has of this round and plan."""
-    assert ctx.plan is not None
-    entries = [entry["data"] for entry in ctx.ledger.entries if entry["kind"] == "hypothesis.stated"]
-    return sorted({e["id"] for e in entries if e["round"] == ctx.round and e["plan"] == ctx.plan.digest})
+    return sorted({hypothesis["id"] for hypothesis in _hypotheses(ctx) if hypothesis["round"] == ctx.round})
 
 
 def _metrics_per_split(history: History) -> dict[str, list[str]]:

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.experiments.allowance import SHORT, Allowance
+from pipeline.experiments.allowance import SHORT, Allowance, slice_steps
 from pipeline.experiments.arms.arm import Arm, Subject, combined
 from pipeline.experiments.arms.choice import chosen_arms, more_epochs
+from pipeline.experiments.explain import Training
 from pipeline.experiments.result import FIRST_SPLIT, ArmResult
 from pipeline.experiments.validity import Comparison, judge_figures
 from pipeline.experiments.verdict import Shortfall, judge
 from pipeline.experiments.worker_process import Outcome
+from pipeline.history import History
 from pipeline.models.surgery import apply_surgery
 from pipeline.run_store.job import Delta, Job
 from tests.check_helpers import judge as judge_item
@@ -216,11 +218,21 @@ def test_arm_result_survives_json() -> None:
 
 def test_allowance_is_eight_slices_that_take_five_minutes() -> None:
     """The slice of a short training is the whole, that of a long one so short that eight take five minutes."""
-    assert Allowance.of_run(100, 0.001) == Allowance(slice=1.0, trainings=8)
-    assert Allowance.of_run(60_000, 0.01) == Allowance(slice=pytest.approx(1 / 16), trainings=8)
+    assert Allowance.of_run(100, slice_steps(100, 0.001)) == Allowance(slice=1.0, trainings=8)
+    assert slice_steps(60_000, 0.01) == 3750
+    assert Allowance.of_run(60_000, 3750) == Allowance(slice=1 / 16, trainings=8)
     allowance = Allowance(trainings=1.0)
     allowance.spend(0.75)
     assert allowance.affords(0.25) and not allowance.affords(0.5) and allowance.left == 0.25
+
+
+def test_stated_slice_counts_whatever_the_time_of_a_step() -> None:
+    """A slice that the ledger has is kept; without one, as in runs of earlier versions, the time of a step decides."""
+    history = History()
+    history.log_epoch(1, {"time/step": 0.01})
+    training = Training("", {}, Delta(), history, max_steps=60_000)
+    assert training.slice_steps == 3750
+    assert replace(training, stated_slice=5000).slice_steps == 5000
 
 
 # --- changes of the model --------------------------------------------------------------------------------------------

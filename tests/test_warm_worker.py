@@ -20,6 +20,7 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run
+from tests.check_helpers import read_evidence
 from tests.conftest import SMALL, go
 
 pytestmark = pytest.mark.process
@@ -114,3 +115,24 @@ def test_killed_phase_resumes_its_experiments(tmp_path: Path) -> None:
     assert diagnosis["root_causes"][0]["status"] == "confirmed"
     assert ("confirmed" in out.decode() and run.state().candidate is None) or run.state().gate("diagnostics") == "open"
     assert files.sha256(run.inside("diagnostics", 1, "diagnosis.json"))
+
+
+@pytest.mark.slow
+def test_slice_is_stated_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a slice are in the ledger, and a rerun on a machine that affords the whole training keeps them."""
+    run = go(tmp_path, "phase=baseline", *HOT).run
+    sizes, lengths = [], []
+    for seconds in (0.05, 3000.0):
+        monkeypatch.setattr("pipeline.experiments.allowance.SECONDS", seconds)
+        go(tmp_path, "phase=diagnostics", "run.name=digits_hot")
+        stated = [e["data"] for e in read_ledger(run.ledger_path) if e["kind"] == "hypothesis.stated"]
+        sizes.append({hypothesis["slice_steps"] for hypothesis in stated})
+        lengths.append(read_evidence(run, "diagnostics", 1)["reproduction"]["steps"])
+        files.remove_folder(run.inside("diagnostics", 1, "experiments"))  # so that all are trained again
+    [steps] = sizes[0]
+    assert sizes[0] == sizes[1] and lengths == [steps, steps] and steps < run_steps(run)
+
+
+def run_steps(run: Run) -> int:
+    """The steps of the planned training."""
+    return int(read_evidence(run, "planning")["facts"]["budget"]["max_steps"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pipeline.experiments.allowance import Allowance
+from pipeline.experiments.allowance import Allowance, slice_steps
 from pipeline.experiments.arms.arm import Subject
 from pipeline.experiments.arms.choice import chosen_arms, more_epochs
 from pipeline.experiments.arms.difference import LastGood
@@ -66,7 +66,8 @@ class Training:
 
     `reference_scores` are those of models that are no neural networks, on the same validation rows. `telling_feature`
     is the number of a feature that alone tells the target, if an inspection has found one. `last_good` is an earlier
-    training that reached the target on the same rows, if there is one.
+    training that reached the target on the same rows, if there is one. `stated_slice` are the steps of a slice that the
+    ledger has for this plan; without them the slice follows from the time of a step.
     """
 
     plan_digest: str
@@ -78,6 +79,7 @@ class Training:
     reference_scores: Mapping[str, float] = field(default_factory=dict)
     telling_feature: int | None = None
     last_good: LastGood | None = None
+    stated_slice: int | None = None
 
     @property
     def target(self) -> float | None:
@@ -144,6 +146,11 @@ class Training:
     def step_seconds(self) -> float:
         return _median(self.history.series("time/step")[1], 0.0)
 
+    @property
+    def slice_steps(self) -> int:
+        """The steps of a slice, for all rounds of the plan."""
+        return self.stated_slice or slice_steps(self.max_steps, self.step_seconds)
+
 
 def _median(values: Iterable[float], missing: float) -> float:
     """Return the median of the finite values; `missing` where there is none."""
@@ -181,7 +188,7 @@ class _Experimenter:
 
     def explanation(self) -> Explanation:
         training = self.training
-        allowance = Allowance.of_run(training.max_steps, training.step_seconds)
+        allowance = Allowance.of_run(training.max_steps, training.slice_steps)
         subject = _before_controls(training, allowance.slice)
         campaign = Campaign(self.worker, subject, allowance, self.state_hypotheses, self.log)
         plan, base = training.plan_digest, training.base
