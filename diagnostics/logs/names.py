@@ -66,6 +66,8 @@ UNMEASURED = frozenset(
         "elapsed",
     )
 )
+# A name that holds none of these, in any case of its letters, means nothing.
+WORDS = frozenset((*SPLITS, *INDEX, *METRICS, *LOSSES, *GRADIENT_NORMS, "lr", "learning", "metrics", "norm", "top"))
 
 
 @lru_cache(maxsize=4096)

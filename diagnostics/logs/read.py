@@ -146,6 +146,7 @@ def _read_mlflow(reference: str, run: mlflow_run.MlflowRun, columns: Mapping[str
 
 def _read_file(path: Path, columns: Mapping[str, str]) -> Reading:
     source = Source(path)
+    source.wanted = columns.keys()
     if source.first_bytes.startswith(b"PK\x03\x04") or path.suffix == ".npz":
         history = History.load(path, MAX_HISTORY_BYTES)
         own = LogRun("", history, {name: [name] for name in history.names()}, [], [], 0, [])

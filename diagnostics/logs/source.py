@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Source:
         self.path = path
         self.long_lines: dict[int, None] = {}  # lines of which only the beginning was read, in order
         self.accidents: dict[str, Finding] = {}  # errors and warnings in the lines that were read, by cause
+        self.wanted: Collection[str] = ()  # columns that the user named
         self._every = 1
         self._kinds: Counter[tuple[str, int]] = Counter()
         try:

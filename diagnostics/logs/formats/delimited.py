@@ -20,7 +20,7 @@ from pipeline.errors import UserError, fault
 NAME = "table"
 PRIORITY = 40
 DELIMITERS = (",", ";", "\t", "|", " ")
-MAX_COLUMNS = 10_000
+MAX_COLUMNS = 10_000  # a table of more is a wide one
 MAX_PREAMBLE = 200  # lines before the names of the columns
 MAX_CELL_LINES = 20
 RUN_NAMES = ("name", "run", "run_id", "run_name", "trial", "trial_id", "experiment", "model", "id", "config")
@@ -39,9 +39,6 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
     header = _find_header(source.head)
     assert header is not None, "matches() was asked first"
     first, delimiter, names = header
-    if len(names) > MAX_COLUMNS:
-        expected = f"at most {MAX_COLUMNS:,}; choose the columns that matter with --map"
-        raise UserError(fault(str(source.path), f"has {len(names):,} columns", expected=expected))
     columns = [_column(name) for name in names]
     if runs := {run for run, name in columns if run and name}:
         notes.remarks.append(f"the panel of Weights & Biases holds {len(runs)} runs")
@@ -137,12 +134,12 @@ def _find_header(lines: list[str]) -> tuple[int, str, list[str]] | None:
             )
             # Names that mean nothing here make a table of what separates cells and nothing else.
             strict = delimiter in ",;\t" and len(names) > 1 and share >= 0.5
-            if share > 0 and _are_names(names, known=not strict):
+            if share > 0 and are_names(names, known=not strict):
                 return place, delimiter, names
     return None
 
 
-def _are_names(cells: list[str], *, known: bool) -> bool:
+def are_names(cells: list[str], *, known: bool) -> bool:
     """Whether a line names columns: text, no sentence; with `known`, a measurement or two names with a meaning."""
     texts = [cell for cell in cells if cell and number(cell) is None and not _VALUE.search(cell)]
     if len(texts) < sum(map(bool, cells)) or any(len(cell.split()) > 4 and " - " not in cell for cell in cells):
