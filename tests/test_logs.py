@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diagnostics.logs import columns as log_columns
+from diagnostics.logs.formats import text
 from diagnostics.logs.formats.text import values_in
 from diagnostics.logs.header import facts_of, settings_in
 from diagnostics.logs.names import canonical_name
@@ -433,6 +434,17 @@ def test_values_in_tells_digits_of_names_apart() -> None:
     assert values_in("acc5 0.6 acc1 0.8") == {"acc5": "0.6", "acc1": "0.8"}
     assert values_in("loss nan took 12.5ms, acc 5%") == {"loss": "nan", "acc": "5%"}
     assert values_in("loss 2.5 took 10.7ms, acc 7 %") == {"loss": "2.5", "acc": "7%"}
+
+
+def test_values_in_remembers_no_long_line() -> None:
+    """The memory of a text log does not grow with lines that hold printed arrays."""
+    caches = (text._layout, text._names_before, text._before, text._names)
+    before = [cache.cache_info().currsize for cache in caches]
+    for number in range(5):
+        line = f"step {number} loss 2.5 " + "weights " * number + "0.25 of " * 200 + "x" * 2000 + " 3"
+        assert values_in(line)["loss"] == "2.5"
+    grown = [cache.cache_info().currsize - size for cache, size in zip(caches, before, strict=True)]
+    assert grown[:2] == [0, 0] and sum(grown) < 12
 
 
 # --- folders and reports ---------------------------------------------------------------------------------------------

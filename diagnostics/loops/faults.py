@@ -43,6 +43,7 @@ def loop_findings(
     for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling, _half):
         findings += inspection(watch)
     findings += [*_missing_values(watch, history), *_resume(watch), *_overwritten(watch, history)]
+    findings += [*_not_loaded(watch, history)]
     findings += [*schedule_findings(watch.schedules, watch.optimizer, history, watch.epochs)]
     findings += [*_random_evaluation(watch, memory)]
     if any(finding.abnormality == SURE for finding in findings):
@@ -255,12 +256,26 @@ def _overwritten(watch: LoopWatch, history: History) -> Iterator[Finding]:
         yield unusual("checkpoint_not_loaded", "weights_written", sentence, abnormality, float(watch.writes), "writes")
 
 
+def _not_loaded(watch: LoopWatch, history: History) -> Iterator[Finding]:
+    """Epochs that go on from an earlier run, with a model that guesses: the checkpoint did not arrive."""
+    first, guessing = history.facts.get("loss_at_init", math.nan), history.facts.get("loss_expected", math.nan)
+    if _goes_on(watch.epochs) and first > GUESSES * guessing:
+        sentence = (
+            f"The first epoch is {watch.epochs[0]}, but the first loss of {first:.3g} is that of guessing: no weights "
+            "of a checkpoint reached the model. load_state_dict(..., strict=False) leaves out keys with another "
+            "prefix, as `module.` or `_orig_mod.`, without a word: look at what it returns."
+        )
+        yield unusual("checkpoint_not_loaded", "loss_on_resume", sentence, SURE, first, "loss")
+
+
+def _goes_on(epochs: list[int]) -> bool:
+    """Whether the first epoch is that of a training that goes on, and not 0 or 1 or one interval of validations."""
+    return len(epochs) > 1 and epochs[1] > epochs[0] > max(epochs[1] - epochs[0], 1)
+
+
 def _resume(watch: LoopWatch) -> Iterator[Finding]:
     """Epochs that go on from an earlier run, with an optimizer that begins anew."""
-    if len(watch.epochs) < 2 or not watch.started_empty or not watch.optimizer.state:
-        return
-    apart = watch.epochs[1] - watch.epochs[0]
-    if apart > 0 and watch.epochs[0] > max(apart, 1):
+    if watch.started_empty and watch.optimizer.state and _goes_on(watch.epochs):
         sentence = (
             f"The first epoch is {watch.epochs[0]}, but the optimizer began with no state: what it knew of the "
             "gradients was lost on resume. Load its state_dict with that of the model."

@@ -48,7 +48,7 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         if not text or (text[0] in _RULE_STARTS and _RULE.match(text)):
             continue
         if cells == names:
-            notes.remarks.append(f"line {line} repeats the names of the columns")
+            notes.skip(line, "repeats the names of the columns")
             continue
         if cells is None or len(cells) != len(names):
             if delimiter == " ":

@@ -6,7 +6,7 @@ A line that names only an epoch or a step says where the lines below it belong.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from diagnostics.logs.source import Source
 
 NAME = "text with names and values"
 PRIORITY = 90
+MAX_REMEMBERED, MAX_NAMES = 1000, 50  # characters of a line and names in it, for which the next ones may be like it
 _NUMBER = re.compile(
     r"(?<![\w@.])([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf|infinity))(?![\w.]*[A-Za-z_])"
     r"(\s*%|/\s*\d+(?!\d*/))?",
@@ -45,11 +46,11 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         values = values_in(text)
         if split and text.lstrip()[:1] == "*":  # the summary below the lines of a split
             values = {_of_split(name, split): value for name, value in values.items()}
-        named = _names(tuple(values))
+        named = _names_of(values)
         split = named.split or split
         if bar:
             values, shown = _news(values, shown, finished=bar[1] == bar[2]), values
-            named = _names(tuple(values))
+            named = _names_of(values)
         if named.measured:
             # An index of another kind goes on: a loss of `iter 5` below the line `Epoch 2` is of epoch 2.
             goes_on = not of_current <= named.kinds
@@ -65,6 +66,10 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
             epoch = {k: v for k, v in current.items() if canonical_name(k) == "epoch"} if within else {}
             current = {**epoch, **{name: values[name] for name in named.indices}}
             of_current = named.kinds | {"epoch"} if within else named.kinds
+
+
+def _names_of(values: Mapping[str, object]) -> _Names:
+    return (_names if len(values) <= MAX_NAMES else _names.__wrapped__)(tuple(values))
 
 
 class _Names(NamedTuple):
@@ -105,12 +110,15 @@ def _of_split(name: str, split: str) -> str:
 def values_in(text: str) -> dict[str, object]:
     """Return the numbers of a line by the names in front of them. A split holds for the names behind it."""
     plain = _plain(text)
-    numbers, names = _layout(plain.translate(_DIGITS))
+    # What is remembered of a long line, as one with a printed array, would need more memory than it saves time.
+    remembers = len(plain) <= MAX_REMEMBERED
+    layout, names_before = (_layout, _names_before) if remembers else (_layout.__wrapped__, _names_before.__wrapped__)
+    numbers, names = layout(plain.translate(_DIGITS))
     if names is None:
         ends = (0, *(found.stop for found in numbers))
         texts = tuple(plain[end : found.start] for end, found in zip(ends, numbers, strict=False))
         spellings = tuple(plain[n.start : n.end] if plain[n.end - 1].isalpha() else "" for n in numbers)
-        names = _names_before(texts, spellings if any(spellings) else ())
+        names = names_before(texts, spellings if any(spellings) else ())
     values: dict[str, object] = {}
     for place, name in names:
         start, end, _, percent = numbers[place]
@@ -139,7 +147,8 @@ def _layout(line: str) -> tuple[tuple[_Number, ...], tuple[tuple[int, str], ...]
     if any(match[1][-1].isalpha() for match in found):
         return numbers, None
     ends = (0, *(match.end() for match in found))
-    names = _names_before(tuple(line[end : m.start()] for end, m in zip(ends, found, strict=False)), ())
+    names_before = _names_before if len(line) <= MAX_REMEMBERED else _names_before.__wrapped__
+    names = names_before(tuple(line[end : m.start()] for end, m in zip(ends, found, strict=False)), ())
     return numbers, None if any("0" in name for _, name in names) else names
 
 
@@ -153,7 +162,7 @@ def _names_before(texts: tuple[str, ...], spellings: tuple[str, ...]) -> tuple[t
     split, last_kind, skipped = "", None, ""
     for place, text in enumerate(texts):
         between = skipped + text
-        name, named_split = _before(between)
+        name, named_split = (_before if len(between) <= MAX_REMEMBERED else _before.__wrapped__)(between)
         if not name and last_kind == "epoch" and re.fullmatch(r"\s*\]\s*\[\s*", between):
             name = "iter" if split in ("", "train") else ""  # `Epoch: [3][ 50/100]`; validation counts other batches
         split = named_split or split
