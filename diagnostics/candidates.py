@@ -61,6 +61,11 @@ class PlaybookMatch:
         unmeasured = [o for o in self.observations if not o.measured]
         return unmeasured if all(o.holds for o in self.observations if o.measured) else []
 
+    @property
+    def why_undecided(self) -> str:
+        """What was missing for the conditions that could not be measured."""
+        return "; ".join(dict.fromkeys(observation.why for observation in self.undecided))
+
 
 @dataclass(frozen=True)
 class Support:
@@ -232,9 +237,8 @@ def gather(
     for result in results:
         for cause in result.causes:
             tested.setdefault(cause, []).append(result)
-    [remaining] = [min(max(1 - _share_or_lowest(r.restored), 0.0), 1.0) for r in results if r.id == FIRST_SPLIT][
-        :1
-    ] or [0.0]
+    first_split = next((result for result in results if result.id == FIRST_SPLIT), None)
+    remaining = 0.0 if first_split is None else min(max(1 - _share_or_lowest(first_split.restored), 0.0), 1.0)
     return [
         Candidate(
             cause,
@@ -251,8 +255,7 @@ def gather(
 def _support(entries: Sequence[CandidateCause], view: HistoryView) -> Support:
     conditions = dict.fromkeys(condition for entry in entries for condition in entry.supported_by)
     observations = {condition: evaluate_condition(condition, view) for condition in conditions}
-    steps = [column.index[-1] for column in view.history.step.values() if column.index]
-    return Support(tuple(entries), observations, max(steps, default=0))
+    return Support(tuple(entries), observations, view.last_step or 0)
 
 
 def _share_or_lowest(share: float | None) -> float:

@@ -134,20 +134,25 @@ class HistoryView:
         Epochs of a log that does not say how long they are get equal shares of its steps. A fact is at minus infinity.
         """
         index = self.curve(name)[0].astype(np.float64)
-        steps = [column.index[-1] for column in self.history.step.values() if column.index]
+        last_step = self.last_step
         match self._table(name):
             case "step":
                 return index
             case "epoch" if self._steps_per_epoch:
-                return np.minimum(index * self._steps_per_epoch, max(steps, default=math.inf))
-            case "epoch" if steps:
-                return np.arange(1, len(index) + 1) / len(index) * max(steps)
+                return np.minimum(index * self._steps_per_epoch, math.inf if last_step is None else last_step)
+            case "epoch" if last_step is not None:
+                return np.arange(1, len(index) + 1) / len(index) * last_step
             case "epoch":
                 return index
         return np.full(len(index), -math.inf)
 
     def _table(self, name: str) -> str | None:
         return "step" if name == BROKEN else self.history.table(name)
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step of any column; None where the history has no steps."""
+        return max((column.index[-1] for column in self.history.step.values() if column.index), default=None)
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -162,9 +167,9 @@ class HistoryView:
             case "step":
                 return {"step": index, "epoch": math.ceil(index / per_epoch) if per_epoch else None}
             case "epoch":
-                steps = [column.index[-1] for column in self.history.step.values() if column.index]
-                last = min(index * per_epoch, max(steps, default=index * per_epoch))
-                return {"step": last if per_epoch else None, "epoch": index}
+                end_of_epoch = index * per_epoch
+                step = end_of_epoch if self.last_step is None else min(end_of_epoch, self.last_step)
+                return {"step": step if per_epoch else None, "epoch": index}
         return {"step": None, "epoch": None}
 
 

@@ -234,8 +234,7 @@ def _not_checked(
     """Yield what could not be measured: undecided playbooks, then supports of causes, then missing experiments."""
     for match in matches:
         if match.undecided:
-            why = "; ".join(dict.fromkeys(observation.why for observation in match.undecided))
-            yield {"what": f"symptom {match.playbook.id}", "why": why}
+            yield {"what": f"symptom {match.playbook.id}", "why": match.why_undecided}
     unmeasured: dict[tuple[str, str], list[str]] = {}
     for candidate in candidates:
         for observation in candidate.support.observations.values() if candidate.support else ():
@@ -260,8 +259,7 @@ def _would_decide(
         yield f"for or against {candidate.cause}: the same training with this change alone: {first.description}"
     for match in matches:
         if match.undecided:
-            why = "; ".join(dict.fromkeys(observation.why for observation in match.undecided))
-            yield f"what the playbook {match.playbook.id} could not measure: {why}"
+            yield f"what the playbook {match.playbook.id} could not measure: {match.why_undecided}"
     yield "a change that no playbook lists (more data, other features, another model), compared on several seeds"
 
 

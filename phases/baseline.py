@@ -275,6 +275,15 @@ def _log_profile(ctx: PhaseContext, history: History) -> None:
             ctx.log(line)
 
 
+def _format_trivial(fit_result: Fit, target: float) -> str:
+    """Return the bar and its constant, and that the target says nothing where the constant reaches it."""
+    baseline, score = fit_result.baseline_score, fit_result.score
+    line = f"trivial baseline {baseline['value']:.4g} ({baseline['how']})"
+    if score is not None and replace(score, value=baseline["value"]).reaches(target):
+        line += f", which reaches the target {target:.4g}: choose another metric or target"
+    return line
+
+
 def run(ctx: PhaseContext) -> Evidence:
     """What does the planned training reach on validation, compared with the trivial baseline?"""
     from pipeline.data.load import load
@@ -324,12 +333,3 @@ def run(ctx: PhaseContext) -> Evidence:
         units={"loss_at_init": "loss", "loss_expected": "loss"},
         artifacts=artifacts,
     )
-
-
-def _format_trivial(fit_result: Fit, target: float) -> str:
-    """Return the bar and its constant, and that the target says nothing where the constant reaches it."""
-    baseline, score = fit_result.baseline_score, fit_result.score
-    line = f"trivial baseline {baseline['value']:.4g} ({baseline['how']})"
-    if score is not None and replace(score, value=baseline["value"]).reaches(target):
-        line += f", which reaches the target {target:.4g}: choose another metric or target"
-    return line

@@ -226,6 +226,22 @@ def _incident(ctx: PhaseContext, intake: Intake, explanation: Explanation) -> In
     )
 
 
+def _stated(ctx: PhaseContext) -> list[str]:
+    """Return the ids of the hypotheses that the ledger has of this round and plan."""
+    return sorted({hypothesis["id"] for hypothesis in _hypotheses(ctx) if hypothesis["round"] == ctx.round})
+
+
+def _metrics_per_split(history: History) -> dict[str, list[str]]:
+    """Return the names of the losses and metrics of each split that the history has."""
+    names = [name for name in history.names() if name.startswith(("train/", "val/"))]
+    return {split: [name for name in names if name.startswith(f"{split}/")] for split in ("train", "val")}
+
+
+def _artifacts(ctx: PhaseContext, document: Path, page: Path, explanation: Explanation) -> dict[str, Artifact]:
+    artifacts = {"diagnosis": ctx.artifact(document), "incident": ctx.artifact(page)}
+    return artifacts | ({"profile": ctx.artifact(explanation.trace)} if explanation.trace else {})
+
+
 def run(ctx: PhaseContext) -> Evidence:
     """Which symptoms does the history show, which causes explain them, and which changes are worth a trial?"""
     intake = _intake(ctx)
@@ -257,19 +273,3 @@ def run(ctx: PhaseContext) -> Evidence:
         },
         artifacts=_artifacts(ctx, document, page, explanation),
     )
-
-
-def _stated(ctx: PhaseContext) -> list[str]:
-    """Return the ids of the hypotheses that the ledger has of this round and plan."""
-    return sorted({hypothesis["id"] for hypothesis in _hypotheses(ctx) if hypothesis["round"] == ctx.round})
-
-
-def _metrics_per_split(history: History) -> dict[str, list[str]]:
-    """Return the names of the losses and metrics of each split that the history has."""
-    names = [name for name in history.names() if name.startswith(("train/", "val/"))]
-    return {split: [name for name in names if name.startswith(f"{split}/")] for split in ("train", "val")}
-
-
-def _artifacts(ctx: PhaseContext, document: Path, page: Path, explanation: Explanation) -> dict[str, Artifact]:
-    artifacts = {"diagnosis": ctx.artifact(document), "incident": ctx.artifact(page)}
-    return artifacts | ({"profile": ctx.artifact(explanation.trace)} if explanation.trace else {})

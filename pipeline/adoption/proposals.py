@@ -56,7 +56,11 @@ def propose(known: Known, tried: Set[str]) -> list[Arm]:
     """
     believed = [*_confirmed(known), *_remedies(known)]
     believed += list(_combinations(believed))
-    refuted = {digest(with_change(known.start, vars(t.delta))) for t in known.tested if t.verdict == "refuted"}
+    refuted = {
+        digest(with_change(known.start, vars(experiment.delta)))
+        for experiment in known.tested
+        if experiment.verdict == "refuted"
+    }
     left = _distinct(known, believed, tried | refuted)
     if not left:
         general = [
@@ -70,11 +74,21 @@ def propose(known: Known, tried: Set[str]) -> list[Arm]:
 
 def _confirmed(known: Known) -> list[Arm]:
     """Return the confirmed experiments, the largest share of the shortfall first."""
-    confirmed = [t for t in known.tested if t.verdict == "confirmed" and t.causes and not t.delta.train_rows]
-    ordered = sorted(confirmed, key=lambda tested: -round(tested.restored, 2))
+    confirmed = [
+        experiment
+        for experiment in known.tested
+        if experiment.verdict == "confirmed" and experiment.causes and not experiment.delta.train_rows
+    ]
     return [
-        Arm("", with_change(known.start, vars(t.delta)), t.causes[0], "", 0, "experiment", t.causes, t.restored)
-        for t in ordered
+        Arm(
+            id="",
+            delta=with_change(known.start, vars(experiment.delta)),
+            cause=experiment.causes[0],
+            origin="experiment",
+            causes=experiment.causes,
+            restored=experiment.restored,
+        )
+        for experiment in sorted(confirmed, key=lambda experiment: -round(experiment.restored, 2))
     ]
 
 
@@ -103,7 +117,8 @@ def _combinations(singles: Sequence[Arm]) -> Iterator[Arm]:
         parts = (first_arm.delta, second_arm.delta)
         origin: Origin = "general" if first_arm.origin == second_arm.origin == "general" else "combination"
         causes = tuple(dict.fromkeys((*first_arm.causes, *second_arm.causes)))
-        yield Arm("", Delta(overrides, surgery), " and ".join(causes), "", 0, origin, causes, None, why, parts)
+        cause = " and ".join(causes)
+        yield Arm("", Delta(overrides, surgery), cause, origin=origin, causes=causes, why=why, parts=parts)
 
 
 def _overlap(first: Delta, second: Delta) -> bool:

@@ -172,7 +172,7 @@ class Search:
                 tally.outcome = "not screened: better candidates came first, or the allowance does not reach"
         if not chosen:
             return list(tallies) if place else []
-        trials = self.train_arms(SCREENING, [self.control, *(t.arm for t in chosen)], seed, None)
+        trials = self.train_arms(SCREENING, [self.control, *(tally.arm for tally in chosen)], seed, None)
         self.control_values.append(trials[self.control.id].value)
         self.log(f"  screening, seed {seed}: control {self.control_values[-1]:.4g}")
         ahead = []
@@ -212,7 +212,7 @@ class Search:
         tally.outcome = "ahead in screening" if self._is_ahead(tally) else "lost in screening"
         self.log(f"    {tally.arm.id:<4} {trial.value:.4g}, the same step once more: {further.describe()}")
         leading = [*ahead, *([tally] if self._is_ahead(tally) else [])]
-        return sorted(leading, key=lambda t: -self._mean_gain(t))
+        return sorted(leading, key=lambda tally: -self._mean_gain(tally))
 
     def _without_idle_parts(self, tally: Tally) -> Tally:
         """Take each part of a combination out once; return what is left without the first that contributes nothing.
@@ -222,11 +222,11 @@ class Search:
         arm, due = tally.arm, WORTH * self.terms.due(self.control_values[0])
         for place, part in enumerate(arm.parts):
             rest = arm.parts[1 - place]
-            known = [t for t in self.tallies if t.arm.delta == rest and t.values]
-            if not known and self.spent + self.terms.cost(rest) > ALLOWED + ROUNDING:
+            screened = [other for other in self.tallies if other.arm.delta == rest and other.values]
+            if not screened and self.spent + self.terms.cost(rest) > ALLOWED + ROUNDING:
                 self.ablation.append(_ablated(arm, part, self.control.delta, None, "the allowance does not reach"))
                 continue
-            reduced = known[0] if known else self._screen_part(tally, place, rest)
+            reduced = screened[0] if screened else self._screen_part(tally, place, rest)
             loss = self.terms.gain(tally.values[0], reduced.values[0])
             contributes = loss > due or not math.isfinite(reduced.values[0])
             why = "contributes" if contributes else "contributes nothing and is dropped"

@@ -225,7 +225,7 @@ class Campaign:
         The control of a pair is the first arm alone, so that its result is what the second change adds.
         """
         scores = [outcome.value for outcome in self.trainings[first.id] if math.isfinite(outcome.value)]
-        rest = replace(shortfall, controls=tuple(scores) or (shortfall.control,), at_steps=math.nan)
+        rest = shortfall.from_controls(scores or [shortfall.control])
         if not rest.exists:
             return False
         base = first.id + ON_TOP_OF
@@ -252,8 +252,7 @@ class Campaign:
         if self.is_confirmed(first.id) or second.id not in screened:
             return
         value = screened[second.id].value
-        alone = (value,) if math.isfinite(value) else (shortfall.control,)
-        rest = replace(shortfall, controls=alone, at_steps=math.nan)
+        rest = shortfall.from_controls([value if math.isfinite(value) else shortfall.control])
         if rest.exists:
             pair = replace(first, id=second.id + ON_TOP_OF + first.id, change=second.change)
             self.record(pair, self.trainings[base + second.id], rest, whole=False)

@@ -166,12 +166,12 @@ def compare_labels(campaign: Campaign, shortfall: Shortfall, suspects: Sequence[
     for seed in range(1, SEEDS + 1):
         agreeing += campaign.train_short(AGREEING, seed).values()
         as_many += campaign.train_short(AS_MANY, seed).values()
-        rest = replace(shortfall, controls=tuple(outcome.value for outcome in as_many), at_steps=math.nan)
+        rest = shortfall.from_controls([outcome.value for outcome in as_many])
         if len(agreeing) != len(as_many) or not rest.exists or rest.restored(agreeing[-1].value) < CONFIRMED:
             break
     if not agreeing or not as_many:
         return
-    rest = replace(shortfall, controls=tuple(outcome.value for outcome in as_many), at_steps=math.nan)
+    rest = shortfall.from_controls([outcome.value for outcome in as_many])
     if rest.exists:
         result = judge(AGREEING, agreeing, rest, whole=False)
         campaign.results[AGREEING.id] = replace(result, why=f"{result.why}; {_rows_left_out(agreeing[0])}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from pipeline.experiments.arms.arm import Arm
 from pipeline.experiments.result import ArmResult, Verdict
@@ -35,6 +36,10 @@ class Shortfall:
         all_scored = bool(self.controls) and all(map(math.isfinite, self.controls))
         mean = sum(self.controls) / len(self.controls) if all_scored else self.trivial
         return max(mean, self.trivial) if self.greater_is_better else min(mean, self.trivial)
+
+    def from_controls(self, controls: Sequence[float]) -> Self:
+        """What trainings with these scores miss of the same goal."""
+        return replace(self, controls=tuple(controls), at_steps=math.nan)
 
     @property
     def exists(self) -> bool:

@@ -37,7 +37,7 @@ from pipeline.search.goal_changes import goal_changes
 from pipeline.trials.costs import MEASURES, as_scores, measure_costs
 from pipeline.trials.executor import Trial
 from pipeline.trials.final_seeds import CONFIRMATION_SEED
-from pipeline.trials.study import Arm, ArmResult, compare_arms, select_arm, with_change
+from pipeline.trials.study import Arm, ArmResult, compare_arms, format_harmed, select_arm, with_change
 
 CONFIRMED = 2  # candidates of a confirmation, at most: a cost varies little, so that one seed shows the cheapest ones
 NO_CANDIDATE = "the config has no setting whose change makes it cheaper"
@@ -242,7 +242,7 @@ def _explain(rows: Sequence[ArmResult], winner: ArmResult | None, share: float) 
     """Return why `select_arm` chose the winner among the candidates, or why it chose none, in one sentence."""
     cheaper = [row for row in rows if row["wins"]]
     harmless = [row for row in cheaper if not row["harms"]]
-    harmed = "".join(f"; {r['id']} is left out, since it harms {', '.join(r['harms'])}" for r in cheaper if r["harms"])
+    harmed = format_harmed(cheaper)
     if winner is None:
         return f"no candidate is shown to be cheaper by {share:.0%} with its quality kept{harmed}"
     shown = f"cheaper by {share:.0%} at least with its quality kept: {', '.join(row['id'] for row in harmless)}"

@@ -103,8 +103,8 @@ def compare_arms(
     sign = 1 if greater else -1
     control = scores[arms[0].id]
     differences = {arm.id: [sign * (v - c) for v, c in zip(scores[arm.id], control, strict=True)] for arm in arms[1:]}
-    own = [sign_flip_p_value(d) for d in differences.values()] if p_values is None else p_values
-    corrected = dict(zip(differences, holm(own), strict=True))
+    uncorrected = [sign_flip_p_value(d) for d in differences.values()] if p_values is None else p_values
+    corrected = dict(zip(differences, holm(uncorrected), strict=True))
     results: list[ArmResult] = []
     for arm in arms:
         effect = fmean(differences[arm.id]) if arm.id in differences else 0.0
@@ -165,9 +165,7 @@ def explain_choice(results: Sequence[ArmResult], winner: ArmResult | None, targe
     better = [result for result in results if result["wins"]]
     harmless = [result for result in better if not result.get("harms")]
     sufficient = [result for result in harmless if reaches(result, target, greater)]
-    harmed = "".join(
-        f"; {r['id']} is left out, since it harms {', '.join(r['harms'])}" for r in better if r.get("harms")
-    )
+    harmed = format_harmed(better)
     if winner is None:
         return f"no candidate is significantly better than the control by the declared effect{harmed}"
     comparison = f"significantly better than the control: {_ids(better)}; reaching the target {target:.4g} on average"
@@ -183,6 +181,15 @@ def explain_choice(results: Sequence[ArmResult], winner: ArmResult | None, targe
     higher = [r for r in others if (r["mean"] > winner["mean"] if greater else r["mean"] < winner["mean"])]
     but = f"; {_ids(higher)} scored better on average, but not on every seed" if higher else ""
     return f"{comparison}: {_ids(sufficient)}, of which {winner['id']} is the smallest change{but}{harmed}"
+
+
+def format_harmed(results: Sequence[ArmResult]) -> str:
+    """Return the end of a sentence: which arms are left out for what they harm; empty if none is."""
+    return "".join(
+        f"; {result['id']} is left out, since it harms {', '.join(result['harms'])}"
+        for result in results
+        if result.get("harms")
+    )
 
 
 def _ids(results: Sequence[ArmResult]) -> str:
