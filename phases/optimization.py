@@ -134,7 +134,7 @@ def _criteria(winner: ArmResult, outcome: Outcome, due: float) -> Criteria:
     }
 
 
-def _write_documents(ctx: PhaseContext, study: Study, trial: Trial, criteria: Criteria, ran: Regression) -> None:
+def _write_documents(ctx: PhaseContext, study: Study, trial: Trial, criteria: Criteria, regression: Regression) -> None:
     """Write what was changed, as a config, as a difference and as a report with the figures before and after."""
     from pipeline.building.builder import build_model
     from pipeline.data.load import load
@@ -147,7 +147,7 @@ def _write_documents(ctx: PhaseContext, study: Study, trial: Trial, criteria: Cr
     files.write_text(ctx.folder / "changes.diff", config_difference(old, fixed, (models[0], models[1])))
     before = performance(ctx.run.path, control, old, ctx.trust)
     after = performance(ctx.run.path, trial, fixed, ctx.trust)
-    document = implementation(planned, trial, criteria, {"before": before, "after": after}, ran.checks)
+    document = implementation(planned, trial, criteria, {"before": before, "after": after}, regression.checks)
     files.write_json(ctx.folder / "implementation.json", document)
 
 
@@ -170,7 +170,12 @@ def _run_again(ctx: PhaseContext, trial: Trial, symptoms: Sequence[str], diagnos
 
 
 def _write_pages(
-    ctx: PhaseContext, study: Study, outcome: Outcome, ran: Regression, untried: Sequence[str], table: Sequence[str]
+    ctx: PhaseContext,
+    study: Study,
+    outcome: Outcome,
+    regression: Regression,
+    untried: Sequence[str],
+    table: Sequence[str],
 ) -> None:
     """Write what a person reads of the round: what was tried, the incident with its fix, both arms' curves."""
     from pipeline.history import History
@@ -193,13 +198,13 @@ def _write_pages(
         table=table,
         commands=decisions(frozen_plan(ctx).config, ctx.trust, study.searched, ctx.run.overrides) if missed else {},
         undo=f"python -m pipeline rollback {ctx.run.argument}" if adopted else "",
-        checks=ran.checks,
+        checks=regression.checks,
         unit=f" {MEASURES[study.goal].unit}" if study.goal else "",
     )
     files.write_text(ctx.folder / "recommendations.md", recommendations(summary))
     if not ctx.state.pursues_goal:  # which has no incident
         page = ctx.artifact_of("diagnostics", "incident").read_text(encoding="utf-8")
-        questions = [item["ask"] for item in ran.prevention]
+        questions = [item["ask"] for item in regression.prevention]
         files.write_text(ctx.folder / "incident.md", incident_with_fix(page, summary, questions))
     if study.rows:
         shown = study.winner or max(study.rows[1:], key=lambda row: row["effect"])
@@ -235,11 +240,11 @@ def _adopt(
         ctx.log(f"not adopted: {winner['change']} won, but {why}: {', '.join(left)}")
         return {**_unchanged_outcome(ctx, start), "symptoms_left": left}, fixed, regression
     outcome = _with_class_results(ctx, outcome, fixed)
-    ran = _run_again(ctx, fixed, outcome["branch"]["symptoms"], diagnosis)
-    _write_documents(ctx, study, fixed, _criteria(winner, outcome, study.due), ran)
+    regression = _run_again(ctx, fixed, outcome["branch"]["symptoms"], diagnosis)
+    _write_documents(ctx, study, fixed, _criteria(winner, outcome, study.due), regression)
     score = f"{fixed.score['metric']} {fixed.value:.4g}" if fixed.score else "no score"
     ctx.log(f"adopted: {winner['change']}; trained again with the plan's seed: {score} on validation")
-    return outcome, fixed, ran
+    return outcome, fixed, regression
 
 
 def _earlier_items(ctx: PhaseContext) -> list[PreventionItem]:
@@ -282,7 +287,7 @@ def run(ctx: PhaseContext) -> Evidence:
     for_goal, start, tried = ctx.state.pursues_goal, adopted_change(ctx), tried_changes(ctx)
     diagnosis = NO_DIAGNOSIS if for_goal else read_diagnosis(ctx.artifact_of("diagnostics", "diagnosis"))
     known = None if for_goal else known_of(ctx, diagnosis, start)
-    ablated, extra = ablation_table(ctx, start)
+    ablation_rows, ablation_trials = ablation_table(ctx, start)
     for name in (*DOCUMENTS, *PAGES, *CURVES, *MATRIX):  # of an earlier plan revision, which this round may not confirm
         files.remove(ctx.folder / name)
     if known is None:
@@ -291,10 +296,10 @@ def run(ctx: PhaseContext) -> Evidence:
         study = run_study(ctx, start, candidates)
     else:
         study = skip_study(ctx, explain_no_candidate(diagnosis, start))
-    outcome, fixed, ran = _adopt(ctx, study, start, diagnosis)
+    outcome, fixed, regression = _adopt(ctx, study, start, diagnosis)
     left = _untried(ctx, study, known, tried)
-    _write_pages(ctx, study, outcome, ran, left, format_table(ablated) if ablated else ())
-    trials = [*extra.values(), *study.all_trials.values(), *([fixed] if fixed else [])]
+    _write_pages(ctx, study, outcome, regression, left, format_table(ablation_rows) if ablation_rows else ())
+    trials = [*ablation_trials.values(), *study.all_trials.values(), *([fixed] if fixed else [])]
     finished = [e["data"] for e in ctx.ledger.entries if e["kind"] == "job.finished" and e["seq"] > ctx.state.seq]
     tested = [] if for_goal else tested_changes(ctx)
     return Evidence(
@@ -308,7 +313,7 @@ def run(ctx: PhaseContext) -> Evidence:
             "arms": list(study.rows[1:]),
             "searched": [tally.to_json() for tally in study.searched],
             "search": {"trainings": study.spent, "ablation": list(study.ablation)},
-            "ablation_table": ablated,
+            "ablation_table": ablation_rows,
             "seeds_per_arm": study.seeds_per_arm,
             "first_seed": CONFIRMATION_SEED,
             "declared_effect": study.due,
@@ -317,15 +322,15 @@ def run(ctx: PhaseContext) -> Evidence:
             "winner": study.winner,
             "choice": study.choice,
             "trials": [measurements(trial) for trial in study.trials.values()],
-            "trials_planned": len(extra) + len(study.all_trials) + bool(study.winner),
+            "trials_planned": len(ablation_trials) + len(study.all_trials) + bool(study.winner),
             "trials_recorded": len(finished),
             "trials_died": sum(bool(job["died"]) for job in finished),
             "score_splits": [job["score"]["split"] for job in finished if job["score"]],
             "test_opened": len([t for t in ctx.state.test_opened if t["plan"] == plan.digest]),
             "nothing_left": study.winner is None and not left,
             "nothing_left_why": "no untried cure is left" if study.rows or study.searched else study.choice,
-            "prevention": list(ran.prevention),
-            "regression": {"trials": list(ran.trials), "sanity": dict(ran.sanity)},
+            "prevention": list(regression.prevention),
+            "regression": {"trials": list(regression.trials), "sanity": dict(regression.sanity)},
             "rollback": "the command rollback, with the name of the run" if "candidate" in outcome else None,
             **outcome,
         },

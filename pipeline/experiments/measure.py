@@ -96,9 +96,9 @@ def _profile(permit: ProbePermit, components: TrainingComponents, job: Job) -> b
         return gzip.compress(path.read_bytes(), mtime=0)
 
 
-def _training_result(done: Fit, job: Job, data: Data) -> Mapping[str, Any]:
+def _training_result(fit_result: Fit, job: Job, data: Data) -> Mapping[str, Any]:
     """Return the figures of a finished training: scores on validation, train rows, and rows that were left out."""
-    name, history = done.task.metric.name, done.history
+    name, history = fit_result.task.metric.name, fit_result.history
     index, values = history.series(f"val/{name}")
     _, train_values = history.series(f"train/{name}")
     _, losses = history.series("train/loss")
@@ -106,38 +106,39 @@ def _training_result(done: Fit, job: Job, data: Data) -> Mapping[str, Any]:
     steps_per_epoch = history.facts.get("steps_per_epoch", 1.0)
     every = max(1, math.ceil(len(index) / MAX_CURVE))
     curve = [
-        [int(min(epoch * steps_per_epoch, done.steps)), float(v)]
+        [int(min(epoch * steps_per_epoch, fit_result.steps)), float(v)]
         for epoch, v in zip(index[::every].tolist(), values[::every].tolist(), strict=True)
     ]
     return {
         "metric": name,
-        "score": done.score,
-        "trivial": done.baseline_score["value"],
-        "greater_is_better": done.task.metric.greater_is_better,
-        "steps": done.steps,
-        "stopped": done.stop_reason,
-        "seconds": done.seconds,
-        "weights": done.weights_digest,
+        "score": fit_result.score,
+        "trivial": fit_result.baseline_score["value"],
+        "greater_is_better": fit_result.task.metric.greater_is_better,
+        "steps": fit_result.steps,
+        "stopped": fit_result.stop_reason,
+        "seconds": fit_result.seconds,
+        "weights": fit_result.weights_digest,
         "train": float(train_values[-1]) if len(train_values) else None,
         "train_loss": [float(losses[0]), float(np.mean(losses[-max(1, len(losses) // 10) :]))] if len(losses) else None,
         "val_loss": [float(val_losses.min()), float(val_losses[-1])] if len(val_losses) else None,
         "curve": curve,
-        "went_on_from": done.resumed_at,
-        "held_out": _held_out_score(done, job, data),
+        "went_on_from": fit_result.resumed_at,
+        "held_out": _held_out_score(fit_result, job, data),
         "left_out": _left_out(job, data),
-        "usual_metric": _usual_metric(done, data),
-        "batch_statistics": _score_with_batch_statistics(done, data),
+        "usual_metric": _usual_metric(fit_result, data),
+        "batch_statistics": _score_with_batch_statistics(fit_result, data),
     }
 
 
-def _held_out_score(done: Fit, job: Job, data: Data) -> float | None:
+def _held_out_score(fit_result: Fit, job: Job, data: Data) -> float | None:
     """Return the score on the train rows that the job left out; None if it left out none."""
     if "without_fold" not in job.delta.train_rows:
         return None
     fold, n_folds = job.delta.train_rows["without_fold"]
     left_out = np.flatnonzero(assign_folds(data.train, int(n_folds)) == int(fold))
     rows = data.train.take(torch.from_numpy(left_out))
-    return loss_and_metrics(done.model, rows.X, rows.y, done.task).metrics[done.task.metric.name]
+    task = fit_result.task
+    return loss_and_metrics(fit_result.model, rows.X, rows.y, task).metrics[task.metric.name]
 
 
 def _left_out(job: Job, data: Data) -> Mapping[str, Any] | None:
@@ -156,13 +157,13 @@ def _left_out(job: Job, data: Data) -> Mapping[str, Any] | None:
     }
 
 
-def _usual_metric(done: Fit, data: Data) -> float | None:
+def _usual_metric(fit_result: Fit, data: Data) -> float | None:
     """Return the accuracy of the largest output, or the mean recall if that is lower, or R² of the outputs; else None.
 
     What the run predicts and how it is scored may be the user's own code; these two depend on the outputs alone.
     """
-    task, val = done.task, data.val
-    outputs = outputs_of(done.model, val, task) if task.step is None else None
+    task, val = fit_result.task, data.val
+    outputs = outputs_of(fit_result.model, val, task) if task.step is None else None
     name = task.metric.name
     if name not in USUAL_METRICS and named_metric(name, task.kind):  # another known metric measures another thing
         return None
@@ -180,12 +181,13 @@ def _usual_metric(done: Fit, data: Data) -> float | None:
     return None
 
 
-def _score_with_batch_statistics(done: Fit, data: Data) -> float | None:
+def _score_with_batch_statistics(fit_result: Fit, data: Data) -> float | None:
     """Return the validation score where batch norm uses the statistics of the rows; None without batch norm."""
-    norms = [m for m in done.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in fit_result.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return None
     for norm in norms:  # without running statistics, eval mode normalizes by those of the batch
         norm.running_mean = norm.running_var = None
         norm.track_running_stats = False
-    return loss_and_metrics(done.model, data.val.X, data.val.y, done.task).metrics[done.task.metric.name]
+    task = fit_result.task
+    return loss_and_metrics(fit_result.model, data.val.X, data.val.y, task).metrics[task.metric.name]

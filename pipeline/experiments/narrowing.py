@@ -61,18 +61,18 @@ def narrow(
     All parts together are tried first, for a quarter of the length, and in full where that is too short. If they
     restore nothing, that is the result. Every arm is stated before it is trained.
     """
-    first: dict[tuple[Part, ...], Outcome] = {}
+    on_first_seed: dict[tuple[Part, ...], Outcome] = {}
     share = SHORT
 
     def restores(chosen: tuple[Part, ...]) -> bool | None:
-        if len(first) > MAX_TRIED:
+        if len(on_first_seed) > MAX_TRIED:
             return None
         arm = arm_of(chosen)
         campaign.state_hypotheses([(arm, campaign.subject.cost(arm, campaign.subject.steps_of(arm, share)))])
         outcomes = _train(campaign, arm, 1, share)
         if not outcomes:
             return None
-        [first[chosen]] = outcomes
+        on_first_seed[chosen] = outcomes[0]
         value = outcomes[0].value
         restored = shortfall.restored(value)
         return max(restored, shortfall.gained(value) if share < 1.0 else restored) >= CONFIRMED
@@ -81,10 +81,11 @@ def narrow(
     if not restores(together):
         share = 1.0
         if not restores(together):
-            known = first.get(together)
+            known = on_first_seed.get(together)
             return campaign.record(arm_of(together), [known], shortfall, whole=True) if known else None
-    arm = arm_of(smallest := minimize(together, restores))
-    outcomes = [first[smallest]]
+    smallest = minimize(together, restores)
+    arm = arm_of(smallest)
+    outcomes = [on_first_seed[smallest]]
     if shortfall.restored(outcomes[0].value) < CONFIRMED:  # of a short training that only gains faster
         share, outcomes = 1.0, _train(campaign, arm, 1, 1.0)
     for seed in range(2, SEEDS + 1):

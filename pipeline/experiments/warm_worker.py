@@ -59,7 +59,7 @@ def serve(folder: Path) -> None:
 
 def _fork_jobs(folder: Path, permit: permits.ProbePermit, data: Data, answers: TextIO) -> None:
     """Fork a process for each line, and answer when one has ended; end those that run when there are no more lines."""
-    running: dict[int, tuple[str, int]] = {}  # end of the pipe that closes with the process -> its name and id
+    running: dict[int, tuple[str, int]] = {}  # name and id of a process, by the pipe that closes with it
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
         unread = b""
@@ -73,31 +73,32 @@ def _fork_jobs(folder: Path, permit: permits.ProbePermit, data: Data, answers: T
                     continue
                 received = os.read(0, 65536)
                 if not received:
-                    return _end(pid for _, pid in running.values())
+                    return _kill(pid for _, pid in running.values())
                 *lines, unread = (unread + received).split(b"\n")
                 for line in lines:
-                    end, pid = _fork(folder / line.decode(), permit, data)
-                    running[end] = line.decode(), pid
-                    selector.register(end, selectors.EVENT_READ)
+                    read_end, pid = _fork(folder / line.decode(), permit, data)
+                    running[read_end] = line.decode(), pid
+                    selector.register(read_end, selectors.EVENT_READ)
 
 
-def _end(pids: Iterable[int]) -> None:
+def _kill(pids: Iterable[int]) -> None:
+    """Kill processes and wait for their end."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
 def _fork(job_folder: Path, permit: permits.ProbePermit, data: Data) -> tuple[int, int]:
-    """Fork a process that does the job; return the end of a pipe that closes when it has ended, and its id."""
-    end, held = os.pipe()
+    """Fork a process that does the job; return the read end of a pipe that closes with it, and its id."""
+    read_end, write_end = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        os.close(end)
+        os.close(read_end)
         _do_job(job_folder, permit, data)
-    os.close(held)
-    return end, pid
+    os.close(write_end)
+    return read_end, pid
 
 
 def _do_job(job_folder: Path, permit: permits.ProbePermit, data: Data) -> NoReturn:

@@ -147,34 +147,36 @@ def _screen(work: GoalRound, search: Search, most: int) -> tuple[dict[str, Trial
     refuse_without_survivor(trials.values())
     costs = work.costs([[*trials.values()]])
     control = trials[work.control.id]
-    before, margin = costs[control.id], work.margin([control.value])
+    control_cost, margin = costs[control.id], work.margin([control.value])
     search.control_values.append(control.value)
-    work.ctx.log(f"  screening, seed {SEEDS[0]}: control {work.format(before)}, {control.value:.4g}")
-    alive: list[tuple[float, Tally]] = []
+    work.ctx.log(f"  screening, seed {SEEDS[0]}: control {work.format(control_cost)}, {control.value:.4g}")
+    cheaper: list[tuple[float, Tally]] = []
     for tally in affordable:
         trial = trials[tally.arm.id]
         tally.values.append(trial.value)
         cost = costs[trial.id]
-        tally.outcome = _judge_screening(work, trial, cost, before, margin, control.value)
+        tally.outcome = _judge_screening(work, trial, cost, control_cost, margin, control.value)
         if tally.outcome.startswith("cheaper"):
-            alive.append((cost, tally))
+            cheaper.append((cost, tally))
         work.ctx.log(f"    {tally.arm.id:<4} {work.format(cost)}, {trial.value:.4g}, {tally.outcome}")
-    chosen = [tally for _, tally in sorted(alive, key=lambda pair: pair[0])]
+    chosen = [tally for _, tally in sorted(cheaper, key=lambda pair: pair[0])]
     for tally in chosen[most:]:
         tally.outcome = f"cheaper in screening, not confirmed: {chosen[0].arm.id} came first"
     return {trial.id: trial for trial in trials.values()}, [tally.arm for tally in chosen[:most]]
 
 
-def _judge_screening(work: GoalRound, trial: Trial, cost: float, before: float, margin: float, score: float) -> str:
+def _judge_screening(
+    work: GoalRound, trial: Trial, cost: float, control_cost: float, margin: float, control_score: float
+) -> str:
     """Return what one seed says about a candidate."""
     if trial.died:
         return f"lost: its training died in screening ({trial.died})"
-    if not cost <= (1 - WORTH * min_effect(work.ctx)) * before:
-        return f"lost in screening: {work.format(cost)}, the control {work.format(before)}"
+    if not cost <= (1 - WORTH * min_effect(work.ctx)) * control_cost:
+        return f"lost in screening: {work.format(cost)}, the control {work.format(control_cost)}"
     # One seed may be unlucky: what it loses is held against the margin only where it is far beyond.
-    if work.terms.gain(trial.value, score) < -CLEAR * margin:
+    if work.terms.gain(trial.value, control_score) < -CLEAR * margin:
         return f"lost in screening: its score, {trial.value:.4g}, is below that of the control by more than allowed"
-    return f"cheaper by {1 - cost / before:.0%} in screening"
+    return f"cheaper by {1 - cost / control_cost:.0%} in screening"
 
 
 def _confirm(work: GoalRound, search: Search, arms: Sequence[Arm], searched: Mapping[str, Trial], pairs: int) -> Study:

@@ -46,14 +46,14 @@ class Bounds:
 
 
 def bounds_of(
-    metric: str, greater: bool, finished: Sequence[Sequence[float]], startup: int | None, warmup: int
+    metric: str, greater: bool, curves: Sequence[Sequence[float]], startup: int | None, warmup: int
 ) -> Bounds | None:
-    """Return the bounds from the values per epoch of finished trials; None where nothing is stopped yet."""
-    if startup is None or len(finished) < startup:
+    """Return the bounds from the values per epoch of the finished trials; None where no trial is stopped yet."""
+    if startup is None or len(curves) < startup:
         return None
     medians: list[float | None] = []
-    for epoch in range(max(map(len, finished))):
-        values = [series[epoch] for series in finished if epoch < len(series) and math.isfinite(series[epoch])]
+    for epoch in range(max(map(len, curves))):
+        values = [curve[epoch] for curve in curves if epoch < len(curve) and math.isfinite(curve[epoch])]
         medians.append(median(values) if epoch >= warmup and len(values) >= startup else None)
     return Bounds(metric, greater, tuple(medians))
 

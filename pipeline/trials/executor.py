@@ -24,7 +24,7 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Job
 from pipeline.run_store.lock import end_if_forked_from
 
-REMOTE = ("PYTHONPATH", "PYTHONSAFEPATH", "OMP_NUM_THREADS", "XDG_STATE_HOME")  # variables that a remote worker needs
+REMOTE_VARIABLES = ("PYTHONPATH", "PYTHONSAFEPATH", "OMP_NUM_THREADS", "XDG_STATE_HOME")  # what a remote worker needs
 RunWorker = Callable[[Path, int], subprocess.CompletedProcess[str]]  # (folder of the job, threads)
 
 
@@ -138,7 +138,7 @@ class Executor(Protocol):
 def _remote_command(folder: Path, threads: int) -> tuple[list[str], dict[str, str]]:
     """Return the command of a worker, and the variables that it needs on another machine."""
     command, environment = _command(folder.resolve(), threads)
-    return command, {name: environment[name] for name in REMOTE if name in environment}
+    return command, {name: environment[name] for name in REMOTE_VARIABLES if name in environment}
 
 
 def open_executor(settings: ExecutorSettings, folder: Path, environment: Mapping[str, str] | None = None) -> Executor:

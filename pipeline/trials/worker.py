@@ -41,12 +41,12 @@ def read_job(folder: Path) -> Job:
         ) from error
 
 
-def _performance(fit: Any) -> dict[str, float]:
-    """What the training cost: parameters, ms per step, peak memory of this process in MB."""
+def _performance(fit_result: Any) -> dict[str, float]:
+    """Return what the training cost: parameters, ms per step, peak memory of this process in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "params": sum(p.numel() for p in fit.model.parameters()),
-        "step_ms": 1000 * fit.seconds / max(fit.steps, 1),
+        "params": sum(p.numel() for p in fit_result.model.parameters()),
+        "step_ms": 1000 * fit_result.seconds / max(fit_result.steps, 1),
         "memory_mb": peak / (2**20 if sys.platform == "darwin" else 2**10),
     }
 
@@ -69,18 +69,18 @@ def work(folder: Path, observers: Callable[[], Sequence[Any]]) -> None:
     state = run.state()
     trust.activate_recorded(state.trust, run.path, run.overrides_for("planning", state))
     with sole_writer(folder):
-        done = fit(permit, job, observers(), folder=folder)
-        assert done.checkpoint is not None
-        ran = state_of(done.checkpoint)["identity"]
-        files.write_bytes(folder / "history.npz", done.history.to_bytes())
+        fit_result = fit(permit, job, observers(), folder=folder)
+        assert fit_result.checkpoint is not None
+        identity = state_of(fit_result.checkpoint)["identity"]
+        files.write_bytes(folder / "history.npz", fit_result.history.to_bytes())
         result = {
-            "score": done.score,
-            "steps": done.steps,
-            "stopped": done.stop_reason,
-            "seed": ran["seed"],
-            "threads": ran["threads"],
-            "weights": done.weights_digest,
-            "checkpoint": run.relative(done.checkpoint),
-            "performance": _performance(done),
+            "score": fit_result.score,
+            "steps": fit_result.steps,
+            "stopped": fit_result.stop_reason,
+            "seed": identity["seed"],
+            "threads": identity["threads"],
+            "weights": fit_result.weights_digest,
+            "checkpoint": run.relative(fit_result.checkpoint),
+            "performance": _performance(fit_result),
         }
         files.write_json(folder / "result.json", result)

@@ -57,7 +57,7 @@ class LastGood:
 
     def format_changes(self) -> list[str]:
         """Return each change as `key old → new`."""
-        return [f"{key} {_short(old)} → {_short(new)}" for key, (old, new) in self.changes.items()]
+        return [f"{key} {_format_value(old)} → {_format_value(new)}" for key, (old, new) in self.changes.items()]
 
 
 def last_good(run: Run, state: RunState, present: Plan, config: Mapping[str, Any]) -> LastGood | None:
@@ -133,7 +133,7 @@ def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def undoing(good: LastGood, keys: Sequence[str]) -> Arm:
     """Return the arm that gives these keys their earlier values; several keys speak for no cause of the vocabulary."""
     numbers = "_".join(str(list(good.changes).index(key)) for key in keys)
-    texts = [f"{key} {_short(good.changes[key][1])} → {_short(good.changes[key][0])}" for key in keys]
+    texts = [f"{key} {_format_value(good.changes[key][1])} → {_format_value(good.changes[key][0])}" for key in keys]
     cause = cause_of(keys[0], *good.changes[keys[0]]) if len(keys) == 1 else None
     return Arm(
         f"undo_{numbers}",
@@ -152,7 +152,7 @@ def cause_of(key: str, old: object, new: object) -> str | None:
     return CAUSES.get(key)
 
 
-def _short(value: object) -> str:
+def _format_value(value: object) -> str:
     """A value on one line: of a section its `_target_`."""
     if isinstance(value, Mapping) and value.get("_target_"):
         return str(value["_target_"])
