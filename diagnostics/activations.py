@@ -17,8 +17,7 @@ from diagnostics.measurements import Measurement
 MAX_MODULES = 64  # of a model with more, at most so many are measured, at equal distances
 # Of a larger output only some rows are measured, at equal distances, so that images and texts cost little.
 MAX_VALUES, FEWEST_ROWS = 1 << 15, 8
-# The share of an activation's range next to its ends counts as saturated: there its gradient is below a tenth of the
-# largest one.
+# Outside of these limits an activation is saturated: its gradient is below a tenth of the largest one.
 SATURATED = {nn.Tanh: (-0.95, 0.95), nn.Sigmoid: (0.026, 0.974), nn.Hardtanh: (-0.999, 0.999), nn.Softsign: (-0.9, 0.9)}
 RECTIFIERS = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Dropout)

@@ -24,7 +24,7 @@ Signal = Callable[..., float]
 
 
 class NotMeasurable(float):
-    """NaN as the result of a signal. `why` says which curve it lacks what; `{0}` stands for the first curve's name."""
+    """NaN as the result of a signal. `why` says what is missing in which curve; `{0}` is the name of the first one."""
 
     why: str
 

@@ -35,7 +35,7 @@ class Guard(TypedDict):
 
 
 def remaining_error(score: float, target: float, greater: bool) -> float:
-    """Return what a score misses of the best possible value: 1 for shares like accuracy, 0 for errors.
+    """Return how far a score is from the best possible value, which is 1 for shares like accuracy and 0 for errors.
 
     A metric that may exceed 1, or that is negative, is compared with the target or with 0.
     """

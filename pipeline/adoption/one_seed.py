@@ -1,4 +1,4 @@
-"""Candidates whose training takes too long for seven pairs: one pair, compared by the losses of its validation rows."""
+"""Candidates whose training takes too long for several seeds: two trainings, compared by losses of validation rows."""
 
 from __future__ import annotations
 

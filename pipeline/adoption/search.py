@@ -5,7 +5,7 @@
 2. Screening: the control and the best of the rest are trained in full on one seed.
 3. Where that leaves it open whether the best is better, it and the control are trained on a second seed.
 
-Seeds of the search are those of no confirmation: a candidate that had luck there has to repeat it.
+The confirmation uses other seeds than the search: a candidate that was only lucky in the search loses there.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pipeline.trials.study import Arm, added_overrides
 QUICK, SCREENING = "quick", "screening"  # stages, and purposes of jobs
 SEEDS = (10, 11)  # indices of screening seeds
 ALLOWED = 6.0  # planned trainings' worth of steps that a search may cost
-SHARE = 0.1  # of the planned steps, for a quick test
-FEWEST, MOST = 100, 400  # steps of a quick test
+QUICK_SHARE = 0.1  # of the planned steps, for a quick test
+MIN_QUICK_STEPS, MAX_QUICK_STEPS = 100, 400
 WHOLE = 0.5  # of the planned steps, from which a quick test is as good as a training
 POOL = 8  # candidates of a quick test
 QUICK_ALLOWED = 2.5  # planned trainings' worth of steps that a quick test may cost
@@ -56,7 +56,7 @@ class Terms:
 
     @property
     def quick_steps(self) -> int:
-        return min(self.max_steps, max(FEWEST, min(MOST, round(SHARE * self.max_steps))))
+        return min(self.max_steps, max(MIN_QUICK_STEPS, min(MAX_QUICK_STEPS, round(QUICK_SHARE * self.max_steps))))
 
     def cost(self, delta: Delta) -> float:
         """Return the length of one whole training with this change, in planned trainings."""
@@ -108,7 +108,7 @@ class Search:
     control_values: list[float] = field(default_factory=list)
 
     def run(self, most: int) -> list[Arm]:
-        """Return the candidates that are confirmed, at most so many."""
+        """Return the candidates that are worth a confirmation, at most `most`."""
         proven = [tally for tally in self.tallies if _is_proven(tally.arm)]
         if proven:
             chosen = _one_per_setting(proven)[:most]

@@ -194,7 +194,7 @@ class _Experimenter:
         plan, base = training.plan_digest, training.base
         [about] = self.worker.run([("describe", Job(plan, DESCRIBE, base, 1))])
         if about.failure_of_job:
-            return _cannot(f"the model cannot be built: {about.failure_of_job}")
+            return _without_experiments(f"the model cannot be built: {about.failure_of_job}")
         whole = campaign.subject.slice == 1.0
         longer = more_epochs(campaign.subject) if training.still_improves and whole else None
         campaign.keeps_controls = longer is not None
@@ -202,7 +202,9 @@ class _Experimenter:
         controls = campaign.controls()
         failures = [control.failure for control in controls if control.failure_of_job]
         if not controls or failures:
-            return _cannot(f"the unchanged run cannot be trained again: {failures[0] if failures else 'no allowance'}")
+            return _without_experiments(
+                f"the unchanged run cannot be trained again: {failures[0] if failures else 'no allowance'}"
+            )
         subject = campaign.subject = _after_controls(campaign.subject, training, about, controls)
         shortfall = _shortfall(subject, controls, [] if whole else self._reference(campaign))
         reproduction = _reproduction(subject, controls, shortfall)
@@ -244,7 +246,7 @@ class _Experimenter:
         return [outcome.value for outcome in outcomes if math.isfinite(outcome.value)]
 
 
-def _cannot(why: str) -> Explanation:
+def _without_experiments(why: str) -> Explanation:
     return Explanation(not_checked=({"what": "controlled experiments", "why": why},))
 
 

@@ -24,7 +24,7 @@ from pipeline.run_store.job import Delta
 FOLDS = 5  # of the train rows; one of them is left out
 CLOSES_THE_GAP = "the honest figure closes at least half of the gap on 3 of 3 seeds"
 NO_MORE_THAN_SHUFFLED = "on 3 of 3 seeds own labels teach less than a tenth of the way to the goal more than shuffled"
-UNRELATED = ("labels_misaligned", "inputs_uninformative")  # which of the two, this experiment does not tell
+UNRELATED = ("labels_misaligned", "inputs_uninformative")  # this experiment does not tell which of the two it is
 LABELLED = ("classification", "binary", "regression")
 NAMED = 5  # rows
 AGREEING = Arm(

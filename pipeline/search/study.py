@@ -1,7 +1,7 @@
 """The Optuna study of a search: trials are proposed a generation at a time, and told in the order of their numbers.
 
-What a trial is proposed on are the generations before it. So the result is the same whatever the number of workers and
-the order in which they finish, and an interrupted search goes on as if nothing had happened.
+A trial is proposed from the results of the generations before its own. So the result does not depend on the number of
+workers or on the order in which they finish, and an interrupted search goes on as if nothing had happened.
 """
 
 from __future__ import annotations

@@ -236,8 +236,8 @@ def start_jobs(
     """
     trials = [Trial(name, job, folder / name) for name, job in jobs]
     workers = open_executor(settings or ExecutorSettings(), folder, environment)
-    # Ctrl-C raises in this thread wherever it is, also inside a lock of a Future, which would then never be opened. The
-    # queues are of C and safe from it.
+    # Ctrl-C raises in this thread wherever it is, also inside the lock of a Future, which would then stay closed.
+    # SimpleQueue is written in C, so that Ctrl-C cannot stop it half-way.
     waiting: SimpleQueue[Trial] = SimpleQueue()
     ended: SimpleQueue[tuple[str, Trial | BaseException]] = SimpleQueue()
     for trial in trials:

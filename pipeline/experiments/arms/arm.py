@@ -60,9 +60,9 @@ class Subject:
     """What is experimented on: a training of the run, and what is known of it before any arm.
 
     `max_steps` are those of a slice, which is the `slice` share of the planned training.
-    `config` includes the change `base` that an earlier round adopted. `control` is its validation score, NaN without
-    one; `stopped` is how it ended, `step_seconds` what a step took, `update_ratio` the usual norm of an update over
-    that of the weights, NaN if it was not measured.
+    `config` includes the change `base` that an earlier round adopted. `control` is the validation score of the
+    training, NaN without one; `stopped` is how it ended, `step_seconds` what a step took, `update_ratio` the median
+    norm of an update over that of the weights, NaN if it was not measured.
     """
 
     plan_digest: str
