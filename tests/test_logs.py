@@ -482,7 +482,8 @@ def test_report_says_first_what_was_understood(tmp_path: Path, cli: Cli) -> None
     assert code == 0 and out.index("read as table") < out.index("NaN or infinite")
     assert body["understood"]["runs"][0]["columns"] == {"train/loss": ["loss"]} and body["schema"] == 1
     page = (tmp_path / "out" / "diagnosis.html").read_text()
-    assert "<script" not in page and "not finite from epoch 2" in page and "a symptom since" in page
+    assert "<script" not in page and "train not finite from epoch 2" in page and "a symptom since" in page
+    assert page.index("What was understood of the log") < page.index("<figure")
     assert (tmp_path / "out" / "diagnosis.md").read_text().startswith("# What was understood of the log")
 
 

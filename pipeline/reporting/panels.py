@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -58,6 +58,7 @@ class Panel:
     onsets: tuple[float, ...] = ()
     symptoms: tuple[str, ...] = ()  # what holds from each onset on, in words; empty if it has no name
     unit: Literal["epoch", "step"] = "epoch"  # of x; a log without epochs is shown over steps
+    broken: Mapping[str, float] = field(default_factory=dict)  # the first NaN of each split that has one
 
 
 def reference_kind(name: str) -> ReferenceKind:
@@ -113,18 +114,19 @@ def _epochs_at(history: History, time: TimeRecord) -> float | None:
 
 
 def _panel(history: History, metric: str, references: Mapping[str, float]) -> Panel:
-    lines, nonfinite = [], set()
+    lines: list[Line] = []
+    broken: dict[str, float] = {}
     for split in ("train", "val"):
         name = f"{split}/{metric}"
         x, y = _over_epochs(history, name)
         finite = np.isfinite(y)
         if not finite.all():
-            nonfinite.add(float(x[~finite].min()))
+            broken[split] = float(x[~finite].min())
         if finite.any():
             lines.append(Line(name, split, *_smooth(x[finite], y[finite])))
     best_epoch = history.facts.get("best_epoch")
     log = _needs_log_axis(lines, references)
-    return Panel(metric, tuple(lines), references, tuple(sorted(nonfinite)), log, best_epoch)
+    return Panel(metric, tuple(lines), references, tuple(sorted(set(broken.values()))), log, best_epoch, broken=broken)
 
 
 def _needs_log_axis(lines: Sequence[Line], references: Mapping[str, float]) -> bool:
