@@ -312,7 +312,8 @@ def select_command(argv: Sequence[str]) -> Callable[[], int]:
         from pipeline.config.hydra_queries import answer
 
         return partial(answer, arguments)
-    if arguments.multirun and any(word.startswith("hparams_search=") for word in arguments.overrides):
+    searches = [word.partition("=")[2] for word in arguments.overrides if word.startswith("hparams_search=")]
+    if arguments.multirun and searches and searches[-1] not in ("none", "null"):
         return partial(run_search, arguments.overrides, arguments.config_dirs, arguments.json)
     if arguments.multirun:
         return partial(run_sweep, argv, arguments.config_dirs, arguments.json)

@@ -6,14 +6,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.__main__ import run_search, run_sweep, select_command
 from pipeline.config.compose import compose, composition
 from pipeline.errors import UserError
 from pipeline.history import History
@@ -264,3 +266,14 @@ def test_report_ranks_trials_and_says_what_was_shown() -> None:
     record: Any = {"reference": {"a": 1}, "reference_score": 0.6, "candidate": None, "comparison": None, "without": {},
                    "notes": ["n"], "accepted": False}  # fmt: skip
     assert lines(record) == ["reference: 0.6, a=1", "no trial was better than the reference", "n"]
+
+
+def test_select_command_searches_only_where_a_search_is_chosen() -> None:
+    """`hparams_search=none`, or the last of several, leaves a sweep."""
+    words = ["-m", "phase=planning", "seed=1,2"]
+
+    def chosen(*more: str) -> Any:
+        return cast("partial[int]", select_command([*words, *more])).func
+
+    assert chosen("hparams_search=digits_optuna") is run_search
+    assert chosen("hparams_search=none") is chosen("hparams_search=digits_optuna", "hparams_search=null") is run_sweep

@@ -62,7 +62,7 @@ class Job:
         """A copy of the plan's config with the change applied."""
         config = copy.deepcopy(dict(plan_config))
         for key, value in self.delta.overrides.items():
-            _set(config, key, value)
+            _set(config, key, copy.deepcopy(value))  # a later key may change a part of it
         config["surgery"] = [*(config.get("surgery") or []), *map(dict, self.delta.surgery)]
         return config
 
