@@ -6,6 +6,7 @@ A new playbook is a new file in this folder; nothing else is edited. Loading a f
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -201,8 +202,8 @@ class _Parser:
                 self.add_fault(f"{key}.of", f"{signal} takes {max(1, least)} to {most} curves", got=len(of))
         numbers = {k: entry[k] for k in ("last", "above", "below") if entry.get(k) is not None}
         for k, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                self.add_fault(f"{key}.{k}", "is not a number", got=str(value))
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+                self.add_fault(f"{key}.{k}", "is not a number", got=str(value)[:40])  # nor one beyond those of float64
                 return Condition(signal, of)
         if not {"above", "below"} & set(numbers):
             self.add_fault(key, "has no bound", expected="above, below or both")

@@ -149,6 +149,10 @@ def test_parse_reports_every_fault() -> None:
         ("---\n- a\n---\nx", "front matter is not a mapping"),
         ("---\nwhen: 3\ncauses: [x]\nexamples: 2\n---\nx", r"when: is not a list"),
         ("---\nwhen: [3]\ncauses: 3\n---\nx", r"when\[0\]: is not a condition"),
+        *(
+            (f"---\nwhen: [{{signal: level, of: x, above: {bound}}}]\n---\nx", r"when\[0\]\.above: is not a number")
+            for bound in ("1" + 400 * "0", ".inf", ".nan", "true")
+        ),
     ],
 )
 def test_parse_refuses_other_files(text: str, message: str) -> None:

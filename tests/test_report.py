@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from pipeline.reporting.panels import panels
 from pipeline.reporting.plots import inline_svg
 from pipeline.reporting.sections.heat_maps import heat_maps
 from pipeline.reporting.sections.timeline import timeline
-from pipeline.reporting.tables import score_lines
+from pipeline.reporting.tables import TEST_ITEM, compare_test_with_target, score_lines
 from pipeline.run_store import files
+from pipeline.run_store.gate import Item
 from pipeline.run_store.ledger import read_ledger
 from pipeline.run_store.run import Run, opened
 from tests.conftest import Cli
@@ -502,3 +504,15 @@ def test_status_shows_diagnosis_and_trials(tmp_path: Path, cli: Cli, monkeypatch
     assert "diagnosis, round 1: learning rate too high (confirmed, 0.93 by observation), clipping missing" in words
     assert "c1: optimizer.lr=0.003 0.97 +0.87 0.031 adopted" in words
     assert "explain" in words and not re.search(r"\x1b\[[\d;]*3[0-7]m", out)
+
+
+@pytest.mark.parametrize("value", ["", "much", [], {}, 10**400])
+def test_compare_test_with_target_refuses_a_value_that_is_no_number(finished: Run, value: Any) -> None:
+    """A ledger that somebody rewrote gives a message instead of a traceback, whatever the item holds."""
+    state = finished.state()
+    gate = state.gates["finalization"]
+    others = [item for item in gate.items if item.id != TEST_ITEM]
+    for wrong in (Item(TEST_ITEM, "", "failed", value, 0.9), Item(TEST_ITEM, "", "failed", 0.8, value)):
+        state.gates["finalization"] = replace(gate, items=(*others, wrong))
+        with pytest.raises(Refused, match=f"ledger.jsonl: value and bound of {TEST_ITEM} are not numbers"):
+            compare_test_with_target(state)

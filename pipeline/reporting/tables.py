@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.documents.readiness_score import Readiness
+from pipeline.errors import Refused, fault
 from pipeline.escaping import visible
 from pipeline.reporting.terminal import TextTable, new_table, styled
 from pipeline.results import PHASES, compared
@@ -187,7 +188,11 @@ def compare_test_with_target(state: RunState) -> tuple[str, str] | None:
         return None
     at_least = item.relation != "<="
     reached = {"passed": "target reached", "inconclusive": "target reached, but not with certainty"}
-    figures = compared(item.value, item.bound, at_least)
+    try:
+        figures = compared(item.value, item.bound, at_least)
+    except (TypeError, ValueError, OverflowError):
+        got = ", ".join(str(value)[:40] for value in (item.value, item.bound))
+        raise Refused(fault("ledger.jsonl", f"value and bound of {TEST_ITEM} are not numbers", got=got)) from None
     return item.outcome, f"{reached.get(item.outcome, 'target missed')} ({item.unit} {figures})".replace("( ", "(")
 
 
