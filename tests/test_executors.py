@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -152,6 +153,27 @@ def test_submitit_stops_its_jobs(tmp_path: Path) -> None:
     assert (folder / "stopped").exists() and codes and codes[0] != 0
     with pytest.raises(CancelledError):
         workers.run(folder, 1)
+
+
+REQUEST_AT_START = """
+import os, signal, subprocess, sys
+from pipeline.executors.remote_worker import RemoteWorker
+
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+print(RemoteWorker((sys.executable, "-c", "import time; time.sleep(60)"), {})()[0])
+"""
+
+
+@pytest.mark.process
+def test_remote_worker_passes_on_a_request_that_comes_while_it_starts() -> None:
+    """A request to stop between the start of the worker and the next line reaches the worker."""
+    job = subprocess.run([sys.executable, "-c", REQUEST_AT_START], capture_output=True, text=True, timeout=50)
+    assert (job.returncode, job.stdout.strip()) == (0, str(-signal.SIGTERM)), job.stderr
 
 
 @pytest.mark.process

@@ -28,14 +28,22 @@ class RemoteWorker:
         """Run the command, and return its exit code, or minus the signal that ended it, and what it printed."""
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(self.command, env={**environment, **self.environment}, text=True, **pipes)  # type: ignore[call-overload]
+        worker: list[subprocess.Popen[str]] = []
+        requested = threading.Event()
 
         def stop(number: int, frame: FrameType | None) -> None:
-            process.send_signal(signal.SIGTERM)  # the worker finishes its step, and writes a checkpoint
+            requested.set()
+            for process in worker:
+                process.send_signal(signal.SIGTERM)  # the worker finishes its step, and writes a checkpoint
 
+        # Before the worker starts: a request that comes while it does would end this process alone.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, stop)
+        process = subprocess.Popen(self.command, env={**environment, **self.environment}, text=True, **pipes)  # type: ignore[call-overload]
+        worker.append(process)
+        if requested.is_set():
+            process.send_signal(signal.SIGTERM)
         while True:
             try:
                 out, err = process.communicate(timeout=POLL_S)
