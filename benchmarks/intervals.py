@@ -205,6 +205,13 @@ samples give the interval it is of 200, so that 95 means 92 to 98.
 {table}
 
 {summary}
+
+R2 with exponential errors is the narrowest case, at 20 rows. For R2, percentile bootstraps, bootstrap-t and Student's t
+without the row counted once more were tried and contain the value less often (81 to 90 % at 20 rows).
+
+For comparison, percentile bootstraps of rows contained a true value of 0.97 in 46 % (balanced accuracy), 47 % (F1),
+64 % (ROC AUC) and 90 % (R2) of samples of 20 rows, and in 66, 67, 81 and 94 % of samples of 36 rows. Wilson's interval
+of a proportion of 0.97 contained it in 86 % of samples of 5 rows, which classes may have.
 """
 
 if __name__ == "__main__":
