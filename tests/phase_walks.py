@@ -316,6 +316,7 @@ def _attempt(asked: dict[str, Any]) -> Ended:
         finally:
             os._exit(code)
     killed = bool(asked["kill"]) and _kill_in_time(child, asked["kill"], Path(asked["ledger"]), began)
+    sent_after = time.perf_counter() - began
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if killed and asked["kill"]["victim"] != "worker":
         killed = code in (-9, 130)  # else it ended by itself in the instant in which it was to be killed
@@ -323,7 +324,10 @@ def _attempt(asked: dict[str, Any]) -> Ended:
     while left := _group(child):  # workers die with their parent
         assert time.perf_counter() < deadline, f"processes outlived their parent: {left}"
         time.sleep(0.002)
-    return Ended(code, time.perf_counter() - began, output.read_text() if output.exists() else "", killed)
+    said = output.read_text() if output.exists() else ""
+    if asked["kill"] and not killed:  # a signal that was not heeded and one that was not sent are told apart
+        said += f"\nthe wait for the moment of the kill ended after {sent_after:.2f} s"
+    return Ended(code, time.perf_counter() - began, said, killed)
 
 
 def serve() -> None:
