@@ -108,7 +108,7 @@ def _regression(subject: Subject, task: Task, right: Tensor) -> Iterator[Finding
 def inspect_modes(subject: Subject, setup: TrainingComponents) -> Iterator[Finding]:
     """Yield the batch norms that work in the wrong mode in training or in validation.
 
-    Statistics that somebody estimated before, as of a pretrained model, may be kept in training: that is silent.
+    Running statistics that were estimated before, such as those of a pretrained model, may be kept in training.
     """
     if not any(isinstance(module, BatchNorm) for module in setup.model.modules()):
         return
@@ -136,9 +136,7 @@ def _in_training(norms: dict[str, list[Call]]) -> Iterator[Finding]:
             f"{_listed(idle)} in eval mode while the model trains, with initial running statistics (mean 0, "
             "variance 1): nothing is normalized, and no step changes them."
         )
-        yield contradiction(
-            "normalization_misused", "norm_idle", sentence, float(len(idle)), "batch norms", idle[0]
-        )  # fmt: skip
+        yield _contradiction("normalization_misused", "norm_idle", sentence, idle)
 
 
 def _is_new(module: nn.Module) -> bool:
@@ -158,18 +156,19 @@ def _in_validation(norms: dict[str, list[Call]]) -> Iterator[Finding]:
             f"{_listed(training)} in training mode while the model validates: a row's outputs depend on the other rows "
             "of its batch, and validation rows change the running statistics. Look at `train` and `eval` of the model."
         )
-        yield contradiction(
-            "eval_mode_missing", "norm_in_training_mode", sentence, float(len(training)), "batch norms", training[0]
-        )
+        yield _contradiction("eval_mode_missing", "norm_in_training_mode", sentence, training)
     bare = [name for name, calls in norms.items() if name not in training and not _has_statistics(calls[0].module)]
     if bare:
         sentence = (
             f"{bare[0]} has no running statistics (track_running_stats=False): validation normalizes a row by the "
             "other rows of its batch, on which its outputs depend."
         )
-        yield contradiction(
-            "normalization_misused", "norm_without_statistics", sentence, float(len(bare)), "batch norms", bare[0]
-        )
+        yield _contradiction("normalization_misused", "norm_without_statistics", sentence, bare)
+
+
+def _contradiction(cause: str, inspection: str, sentence: str, names: Sequence[str]) -> Finding:
+    """Return the finding about the batch norms of these names; its place is the first of them."""
+    return contradiction(cause, inspection, sentence, float(len(names)), "batch norms", names[0])
 
 
 def _has_statistics(module: nn.Module) -> bool:

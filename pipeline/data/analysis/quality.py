@@ -150,7 +150,7 @@ def float_columns(
 
 
 def tables(parts: list[FloatColumns]) -> list[Table]:
-    """The features that are tables; the pixels of images and the steps of sequences are no features of their own."""
+    """Return the features that are columns of a table; pixels of images and steps of sequences are left out."""
     return [(part.values, part.column) for part in parts if not part.targets and len(part.shape) <= 1]
 
 

@@ -1,9 +1,9 @@
 """Features of a table that repeat another one: the same values, or an exact affine copy, such as inches of centimetres.
 
-A repeated feature is no fault by itself: it adds nothing, and counts twice in whatever decays or selects weights. The
-time grows linearly with the table. Equal columns have equal digests; affine copies have the same standardized values,
-whose projection on one fixed direction is compared before the values are. Images and sequences have no features in this
-sense: the channels of a grey image are equal.
+A repeated feature adds nothing, and it does not make a training fail. The time grows linearly with the table. Equal
+columns have equal digests. Affine copies have the same standardized values; their projections on one fixed direction
+are compared first, and the values only where these agree. Images and sequences are left out: the channels of a grey
+image are equal, and should be.
 """
 
 from __future__ import annotations
