@@ -3,7 +3,7 @@
 The model sees no cause, data set or model: only how much evidence there is, of which kind, and since when. There is one
 for diagnoses with experiments and one for those without, where the other evidence has to decide. Their table
 `ranker.yaml` is fitted on the tuning part of the fault benchmark by `make fit-ranker`, with one family left out at a
-time; the threshold above which a cause is named is the smallest with enough right accusations there.
+time; the thresholds above which causes are named are the smallest with enough right accusations there.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ EXPLAINED = 0.5  # an experiment that restores this share of the shortfall expla
 
 @dataclass(frozen=True)
 class Ranker:
-    """The coefficients of a logistic model, one per feature, and the probability from which on a cause is named."""
+    """The coefficients of a logistic model, one per feature, and the probabilities from which on causes are named.
+
+    Every cause is named from `threshold` on. Where none reaches it, the likeliest one is named from `least` on.
+    """
 
     intercept: float
     coefficients: Sequence[float]
     threshold: float
+    least: float = 1.0
 
     def probability(self, features: Sequence[float]) -> float:
         """Return the probability that a candidate with these features is a true cause."""
@@ -53,7 +57,7 @@ def load_ranker(name: str, path: Path = TABLE) -> Ranker:
     """Return the fitted ranker of this name, `WITH` or `WITHOUT`."""
     table = safe_yaml.load_strict(path.read_text(encoding="utf-8"), path.name)[name]
     coefficients = tuple(float(table["coefficients"][feature]) for feature in FEATURES)
-    return Ranker(float(table["intercept"]), coefficients, float(table["threshold"]))
+    return Ranker(float(table["intercept"]), coefficients, float(table["threshold"]), float(table["least"]))
 
 
 def features(candidate: Candidate, others: Iterable[Candidate] = ()) -> tuple[float, ...]:
@@ -89,9 +93,17 @@ def rank(candidates: Sequence[Candidate], needs_mending: bool, ranker: Ranker | 
     ranker = ranker or load_ranker(kind_of(candidates))
     scored = [(candidate, ranker.probability(features(candidate, candidates))) for candidate in candidates]
     scored.sort(key=lambda pair: (not pair[0].definitional, -pair[1]))
-    ranked = [_judge(candidate, p, needs_mending, ranker) for candidate, p in scored]
-    if ranked and ranked[0].candidate.verdict == "confirmed" and all(entry.why_not for entry in ranked):
-        ranked[0] = replace(ranked[0], why_not="")  # its removal mends the run on every seed, and nothing speaks louder
+    objections = [_objection(candidate, needs_mending) for candidate, _ in scored]
+    ranked = [
+        Ranked(candidate, _confidence(candidate, p), objection or _doubt(candidate, p, ranker.threshold))
+        for (candidate, p), objection in zip(scored, objections, strict=True)
+    ]
+    likeliest = next((i for i, objection in enumerate(objections) if not objection), None)
+    if likeliest is not None and all(entry.why_not for entry in ranked):
+        candidate, p = scored[likeliest]
+        # What mends the run on every seed is named too, unless something that speaks louder is ruled out.
+        if p >= ranker.least or (likeliest == 0 and candidate.verdict == "confirmed"):
+            ranked[likeliest] = replace(ranked[likeliest], why_not="")
     ranked.sort(key=lambda entry: bool(entry.why_not))  # stable: keeps the order within both groups
     return _without_explained(ranked)
 
@@ -138,15 +150,13 @@ def _explained_by(first: Candidate) -> str:
     return f"{first.cause} is a fault by definition: mend it first, then diagnose what remains"
 
 
-def _judge(candidate: Candidate, probability: float, needs_mending: bool, ranker: Ranker) -> Ranked:
+def _confidence(candidate: Candidate, probability: float) -> Confidence:
     ceiling = CEILINGS[candidate.basis]
-    value = ceiling if candidate.definitional else min(ceiling, probability)
-    confidence = Confidence(round(value, 3), candidate.basis)
-    return Ranked(candidate, confidence, _why_not(candidate, probability, needs_mending, ranker.threshold))
+    return Confidence(round(ceiling if candidate.definitional else min(ceiling, probability), 3), candidate.basis)
 
 
-def _why_not(candidate: Candidate, probability: float, needs_mending: bool, threshold: float) -> str:
-    """Return why a candidate is not named; empty if it is."""
+def _objection(candidate: Candidate, needs_mending: bool) -> str:
+    """Return what forbids to name a candidate, however likely it is; empty if nothing does."""
     if candidate.definitional:
         return ""
     if candidate.verdict == "refuted" and candidate.decisive:
@@ -158,10 +168,15 @@ def _why_not(candidate: Candidate, probability: float, needs_mending: bool, thre
             "nothing is missing that its removal could restore: "
             "the run reaches its target, or shows no blocking symptom"
         )
-    if probability < threshold:
-        lacks = "no experiment has tested it" if candidate.decisive is None else "the experiments do not decide"
-        return f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on), and {lacks}"
     return ""
+
+
+def _doubt(candidate: Candidate, probability: float, threshold: float) -> str:
+    """Return why a candidate is not likely enough to be named; empty if it is."""
+    if candidate.definitional or probability >= threshold:
+        return ""
+    lacks = "no experiment has tested it" if candidate.decisive is None else "the experiments do not decide"
+    return f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on), and {lacks}"
 
 
 def _lacking_support(candidate: Candidate) -> str:

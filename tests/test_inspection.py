@@ -412,6 +412,25 @@ def test_rows_of_two_splits(val: Split, train: Split, quantity: str, at_least: f
     assert usual[quantity] < at_least - 0.3
 
 
+def test_rows_tell_misplaced_labels_from_features_that_say_nothing() -> None:
+    """Where validation rows can be learned, train rows that cannot have labels of other rows."""
+    val, train, noise = rows_of(200, 1), rows_of(300, 0), rows_of(200, 2)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(3))
+    misplaced = Split("train", train.X, train.y[order])
+    unlearnable = Split("val", torch.zeros_like(noise.X), noise.y)
+    found = {
+        name: {m.quantity: m.value for m in inspect_rows(first, second, None, "classification")}  # type: ignore[union-attr]
+        for name, first, second in (
+            ("healthy", train, val),
+            ("misplaced", misplaced, val),
+            ("blank", Split("train", torch.zeros_like(train.X), train.y), unlearnable),
+        )
+    }
+    assert found["misplaced"]["signal_missing_in_train"] > 0.85 > 0.2 > found["healthy"]["signal_missing_in_train"]
+    assert found["misplaced"]["signal_in_features"] > 0.2 and found["misplaced"]["accuracy_by_exchanging_classes"] == 0
+    assert found["blank"]["signal_missing_in_train"] == 0 and found["blank"]["signal_in_features"] < 0.1
+
+
 # --- in a loop of the user's own --------------------------------------------------------------------------------------
 
 

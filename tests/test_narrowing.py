@@ -39,6 +39,7 @@ class Trainings:
 
     def __init__(self, score: Score) -> None:
         self.score, self.changes = score, list[Delta]()
+        self.left_out = 2  # of 640 rows, where labels are suspected
 
     def run(self, jobs: Sequence[tuple[str, Job]]) -> list[Outcome]:
         self.changes += [job.delta for _, job in jobs]
@@ -46,7 +47,7 @@ class Trainings:
 
     def _result(self, job: Job) -> dict[str, Any]:
         value = self.score(job.delta)
-        left_out = {"count": 2, "of": 640, "rows": [3, 8], "targets": [1, 0], "expected": [0, 1]}
+        left_out = {"count": self.left_out, "of": 640, "rows": [3, 8], "targets": [1, 0], "expected": [0, 1]}
         score = {"value": value, "low": value - 0.05, "high": value + 0.05}
         return {"score": score, "steps": 50, "stopped": "done", "left_out": left_out}
 
@@ -215,6 +216,15 @@ def test_compare_labels_needs_more_than_fewer_rows(agreeing: float, verdict: str
 
     assert result.verdict == verdict and stated == ["agreeing_labels", "as_many_rows"]
     assert "2 of 640 train rows were left out: row 3 has 1 where 0 is expected" in result.why
+
+
+def test_compare_labels_refutes_nothing_where_most_labels_are_unexpected() -> None:
+    """A simple model that expects less than half of the labels cannot say that they are right."""
+    round_, _ = campaign(lambda change: 0.5)
+    round_.worker.left_out = 321  # type: ignore[attr-defined]
+    compare_labels(round_, MISSED, ["label_noise"])
+
+    assert round_.results["agreeing_labels"].verdict == "inconclusive"
 
 
 def test_compare_labels_costs_nothing_where_nothing_is_suspected() -> None:

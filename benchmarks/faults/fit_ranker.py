@@ -3,14 +3,15 @@
     benchmarks/faults/fit_ranker.py FACTS [--out diagnostics/ranker.yaml]
 
 A logistic model whose coefficients keep the sign that their meaning has: more support never lowers a confidence. Each
-family is ranked by a model that has not seen it; those probabilities choose the threshold above which a cause is named.
+family is ranked by a model that has not seen it. Those probabilities choose the threshold above which every cause is
+named, and then the lower one above which the likeliest is, where none reaches the first.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from score import Answer, correct_accusations
 
+from diagnostics.candidates import PRIOR as PRIOR_OF_A_CAUSE
 from diagnostics.candidates import Candidate, gather
 from diagnostics.diagnose import evaluate_playbooks, firing, needs_mending, view_of
 from diagnostics.rank import FEATURES, TABLE, WITH, WITHOUT, Ranker, features, kind_of, rank
@@ -30,7 +32,8 @@ Matrix = NDArray[np.float64]
 PRIOR = {"supports": 4.0, "abnormality": 3.0, "restored": 4.0, "mends": 4.0, "onset": -0.5, "rivals": -1.0}
 PENALTY = 1.0  # of the squared distance of the coefficients from these, in units of one candidate
 PRECISION = 0.85  # of the accusations: 0.80 is promised, and the choice of the threshold flatters
-LOWEST = 0.35  # threshold: what is less likely is no accusation
+LOWEST = 0.35  # threshold of every cause
+LEAST = PRIOR_OF_A_CAUSE  # threshold of the likeliest one: what is less likely is less than a guess
 FALSE_ALARMS = 0.015  # of the healthy trainings
 
 
@@ -103,12 +106,13 @@ def rankers_without_family(known: Sequence[Subject], threshold: float = 0.0) -> 
     return fitted
 
 
-def answers(known: Sequence[Subject], rankers: dict[str, Ranker], threshold: float) -> list[tuple[Case, Answer]]:
-    """Return what is named above a threshold, each family ranked without having been seen."""
+def answers(
+    known: Sequence[Subject], rankers: dict[str, Ranker], threshold: float, least: float = 1.0
+) -> list[tuple[Case, Answer]]:
+    """Return what is named above these thresholds, each family ranked without having been seen."""
     named = []
     for subject in known:
-        fitted = rankers[subject.case.family]
-        ranker = Ranker(fitted.intercept, fitted.coefficients, threshold)
+        ranker = replace(rankers[subject.case.family], threshold=threshold, least=least)
         ranked = rank(subject.candidates, subject.needs_mending, ranker)
         accused = [(e.candidate.cause, e.confidence.value) for e in ranked if not e.why_not]
         named.append((subject.case, Answer(tuple(x for x in accused if x[0] not in subject.case.harmless))))
@@ -128,36 +132,40 @@ def measure(pairs: Sequence[tuple[Case, Answer]]) -> dict[str, int]:
     }
 
 
-def choose_threshold(known: Sequence[Subject], rankers: dict[str, Ranker]) -> float:
-    """Return the smallest threshold with enough right accusations and few enough false alarms.
+def choose_thresholds(known: Sequence[Subject], rankers: dict[str, Ranker]) -> tuple[float, float]:
+    """Return the smallest thresholds with enough right accusations and few enough false alarms.
 
-    A history alone is left out: there the best guess is worth reading, with the low confidence that it has.
+    The first is that of every cause, the second that of the likeliest one where none reaches the first. A history alone
+    is left out: there the best guess is worth reading, with the low confidence that it has.
     """
     known = [subject for subject in known if subject.reading != AS_LOG]
-    for threshold in np.arange(LOWEST, 1.0, 0.01):
-        counts = measure(answers(known, rankers, float(threshold)))
+
+    def is_good(threshold: float, least: float) -> bool:
+        counts = measure(answers(known, rankers, threshold, least))
         precise = counts["right"] >= PRECISION * counts["accusations"]
-        if precise and counts["false_alarms"] <= FALSE_ALARMS * counts["healthy"]:
-            return round(float(threshold), 2)
-    return 0.99
+        return precise and counts["false_alarms"] <= FALSE_ALARMS * counts["healthy"]
+
+    threshold = next((t for t in np.arange(LOWEST, 1.0, 0.01) if is_good(t, 1.0)), 0.99)
+    least = next((t for t in np.arange(LEAST, threshold, 0.01) if is_good(threshold, t)), threshold)
+    return round(float(threshold), 2), round(float(least), 2)
 
 
 def fitted(known: Sequence[Subject]) -> tuple[list[str], Ranker]:
     """Return the ranker of these readings, and what it is worth on families that it has not seen, as lines."""
     rankers = rankers_without_family(known)
-    threshold = choose_threshold(known, rankers)
+    thresholds = choose_thresholds(known, rankers)
     rows, labels, _ = table(known)
     intercept, coefficients = fit(rows, labels)
     lines = [f"# Fitted on {len(rows)} candidates of {len(known)} readings, {int(labels.sum())} of them true causes."]
     for reading in dict.fromkeys(subject.reading for subject in known):
-        counts = measure(answers([subject for subject in known if subject.reading == reading], rankers, threshold))
+        counts = measure(answers([subject for subject in known if subject.reading == reading], rankers, *thresholds))
         lines.append(
             f"# One family left out at a time, {reading}: "
             f"first cause right {counts['first_right']}/{counts['faulty']}, "
             f"accusations right {counts['right']}/{counts['accusations']}, "
             f"false alarms {counts['false_alarms']}/{counts['healthy']}."
         )
-    return lines, Ranker(intercept, tuple(coefficients), threshold)
+    return lines, Ranker(intercept, tuple(coefficients), *thresholds)
 
 
 def main() -> None:
@@ -172,6 +180,7 @@ def main() -> None:
         values = ", ".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, ranker.coefficients, strict=True))
         lines += [f"{name}:", *(f"  {line}" for line in worth), f"  intercept: {ranker.intercept:.3f}"]
         lines += [f"  coefficients: {{{values}}}", f"  threshold: {ranker.threshold:.2f}"]
+        lines += [f"  least: {ranker.least:.2f}"]
     args.out.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -75,6 +75,10 @@ def _of_classes(change: Change) -> Change:
     return lambda config: change(config) if "CrossEntropy" in str(config["loss"]["_target_"]) else []
 
 
+def _adaptive(change: Change) -> Change:
+    return lambda config: change(config) if "Adam" in config["optimizer"].get("_target_", "") else []
+
+
 def _of_numbers(change: Change) -> Change:
     return lambda config: change(config) if "MSE" in str(config["loss"]["_target_"]) else []
 
@@ -122,7 +126,7 @@ MUTATIONS: dict[str, tuple[tuple[str, ...], Change]] = {
     "strong_dropout": (
         ("regularization_too_strong",), _layers(lambda layers: [*layers[:-1], "Dropout 0.95", layers[-1]]),
     ),
-    "large_epsilon": (("optimizer_mismatch", "learning_rate_too_low"), _set("++optimizer.eps=100.0")),
+    "large_epsilon": (("optimizer_mismatch", "learning_rate_too_low"), _adaptive(_set("++optimizer.eps=100.0"))),
     "linear_only": (
         ("hidden_activation_missing",), _layers(lambda layers: [x for x in layers if not _is_activation(x)]),
     ),
@@ -137,7 +141,7 @@ MUTATIONS: dict[str, tuple[tuple[str, ...], Change]] = {
     "sigmoid_outputs": (("output_activation_mismatch",), _of_numbers(_layers(lambda layers: [*layers, "Sigmoid"]))),
     "weights_zero": (("weight_init_bad",), _set("++model.constant=0.0")),
     "weights_huge": (("weight_init_bad",), _set("++model.std=30.0")),
-    "frozen_body": (("parameters_not_trained",), _set("++model.frozen=[0]", "++model.std=0.001")),
+    "frozen_body": (("parameters_not_trained", "weight_init_bad"), _set("++model.frozen=[0]", "++model.std=0.001")),
     "features_raw": (("inputs_not_normalized",), _plant("{scale: {by: 100000}}")),
     "features_faint": (("inputs_normalized_twice", "inputs_not_normalized"), _plant("{scale: {by: 0.0001}}")),
     "features_blank": (("inputs_uninformative",), _plant("{blank: {}}")),

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from pipeline.experiments.allowance import Allowance, slice_steps
 from pipeline.experiments.arms.arm import Subject
-from pipeline.experiments.arms.choice import chosen_arms, more_epochs
+from pipeline.experiments.arms.choice import EPOCHS_OF_A_TREND, chosen_arms, more_epochs
 from pipeline.experiments.arms.difference import LastGood
 from pipeline.experiments.campaign import Campaign, StateHypotheses
 from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE, control_name
@@ -32,7 +32,6 @@ from pipeline.repair.diagnosis_record import GapRecord
 from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 
-EPOCHS_OF_A_TREND = 5
 LATE_SHARE = 0.02  # of the whole improvement, in the last fifth of the run
 
 

@@ -27,6 +27,7 @@ NO_MORE_THAN_SHUFFLED = "on 3 of 3 seeds own labels teach less than a tenth of t
 UNRELATED = ("labels_misaligned", "inputs_uninformative")  # this experiment does not tell which of the two it is
 LABELLED = ("classification", "binary", "regression")
 NAMED = 5  # rows
+MOST_LEFT_OUT = 0.5  # of the rows, by a simple model whose expectations can speak against a suspicion
 AGREEING = Arm(
     "agreeing_labels",
     ("label_noise",),
@@ -172,9 +173,18 @@ def compare_labels(campaign: Campaign, shortfall: Shortfall, suspects: Sequence[
     if not agreeing or not as_many:
         return
     rest = shortfall.from_controls([outcome.value for outcome in as_many])
-    if rest.exists:
-        result = judge(AGREEING, agreeing, rest, whole=False)
-        campaign.results[AGREEING.id] = replace(result, why=f"{result.why}; {_rows_left_out(agreeing[0])}")
+    if not rest.exists:
+        return
+    result = judge(AGREEING, agreeing, rest, whole=False)
+    if result.verdict == "refuted" and _share_left_out(agreeing[0]) > MOST_LEFT_OUT:
+        # A model that expects so few of the labels has not learned which of them are wrong.
+        result = replace(result, verdict="inconclusive", restored=None)
+    campaign.results[AGREEING.id] = replace(result, why=f"{result.why}; {_rows_left_out(agreeing[0])}")
+
+
+def _share_left_out(outcome: Outcome) -> float:
+    left_out = outcome.result.get("left_out") or {}
+    return left_out["count"] / left_out["of"] if left_out.get("count") else 0.0
 
 
 def _rows_left_out(outcome: Outcome) -> str:

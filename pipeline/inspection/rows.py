@@ -31,6 +31,7 @@ BATCHES = 20  # of the first epoch whose labels are looked at
 FOLDS = 3
 FEWEST = 24  # rows of a split that say anything
 MAX_CLASSES = 6  # whose ids are tried in every order
+SIGNAL = 0.1  # accuracy above that of the most frequent class, or explained variance, of a model that has learned
 CERTAIN = 0.999  # of the rows: a feature that gives the target away
 
 Array = NDArray[Any]
@@ -69,10 +70,12 @@ def inspect_rows(
             if kind in ("classification", "binary"):
                 plain, after = _cross_validated(first), _cross_validated(changed)
                 chance = _majority(first.y)
-                if plain > chance + 0.1:
+                if plain > chance + SIGNAL:
                     yield Measured("signal_after_augmentation", (after - chance) / (plain - chance))
     if kind in ("classification", "binary"):
         yield from _labels(first, second)
+    elif kind == "regression":
+        yield from _numbers(first, second)
 
 
 def _sample(X: Tree, y: object) -> Sample | None:
@@ -134,18 +137,54 @@ def _labels(train: Sample, val: Sample) -> Iterator[Finding | Measured]:
             yield contradiction("labels_misencoded", "one_class", sentence, 1.0, "classes")
         return
     chance = _majority(train.y)
-    within = _cross_validated(train)
+    within, within_val = _cross_validated(train), _cross_validated(val)
     forest = _forest().fit(train.X.astype(np.float32), train.y)
     predicted = forest.predict(val.X.astype(np.float32))
     across = float((predicted == val.y).mean())
     yield Measured("accuracy_lost_on_validation", within - across)
     yield Measured("accuracy_gained_on_validation", across - within)
-    yield Measured("signal_in_features", max(within, across) - chance)
+    signal, signal_of_val = max(within, across) - chance, within_val - _majority(val.y)
+    yield Measured("signal_in_features", max(signal, signal_of_val))
+    expected = _forest().fit(val.X.astype(np.float32), val.y).predict(train.X.astype(np.float32))
+    yield _missing_in_train(max(within, float((expected == train.y).mean())) - chance, signal_of_val)
     known = np.unique(np.concatenate([classes, np.unique(val.y)]))
-    if len(known) <= MAX_CLASSES:
+    if len(known) > MAX_CLASSES:
+        return
+    gained = 0.0
+    if within > chance + SIGNAL:  # a model that has learned nothing agrees with some order of the classes by chance
         orders = [dict(zip(known.tolist(), order, strict=True)) for order in permutations(known.tolist())]
-        exchanged = max(float((np.vectorize(order.get)(predicted) == val.y).mean()) for order in orders)
-        yield Measured("accuracy_by_exchanging_classes", exchanged - across)
+        gained = max(float((np.vectorize(order.get)(predicted) == val.y).mean()) for order in orders) - across
+    yield Measured("accuracy_by_exchanging_classes", gained)
+
+
+def _missing_in_train(signal: float, signal_of_val: float) -> Measured:
+    """Return which share of what can be learned from validation rows cannot be learned from train rows.
+
+    Targets that follow from the features of validation rows, and not from those of train rows, are of other rows. Wrong
+    targets of some rows leave more: then those of the others are what a model of the validation rows expects.
+    """
+    missing = 1 - max(0.0, signal) / signal_of_val if signal_of_val > 2 * SIGNAL else 0.0
+    return Measured("signal_missing_in_train", max(0.0, missing))
+
+
+def _numbers(train: Sample, val: Sample) -> Iterator[Measured]:
+    """The share of the variance of numeric targets that a forest explains on rows that it did not see."""
+    from sklearn.ensemble import ExtraTreesRegressor
+    from sklearn.model_selection import KFold, cross_val_score
+
+    y, y_val = (sample.y.astype(np.float64) for sample in (train, val))
+    if not all(np.isfinite(numbers).all() and np.ptp(numbers) > 0 for numbers in (y, y_val)):
+        return
+    y, y_val = (y - y.mean()) / y.std(), (y_val - y.mean()) / y.std()  # so that targets of any size can be squared
+    X, X_val = train.X.astype(np.float32), val.X.astype(np.float32)
+    forest = ExtraTreesRegressor(TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    within, within_val = (
+        float(cross_val_score(forest, rows, numbers, cv=folds, scoring="r2").mean())
+        for rows, numbers in ((X, y), (X_val, y_val))
+    )
+    yield Measured("variance_in_features", max(within, within_val))
+    yield _missing_in_train(max(within, float(forest.fit(X_val, y_val).score(X, y))), within_val)
 
 
 def _one_feature(train: Sample, val: Sample, kind: str) -> Iterator[Measured]:

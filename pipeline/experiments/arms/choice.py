@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from pipeline.experiments.result import FIRST_SPLIT
 from pipeline.run_store.job import Delta
 
 MORE_EPOCHS = "more_epochs"  # the id of the arm that comes last
-LONGER = 2  # times the planned epochs, for a training that may need more of them
+LONGER, LONGEST = 2, 4  # times the planned epochs, for a training that may need more of them
+EPOCHS_OF_A_TREND = 5  # fewer do not show where a training ends
 Group = Callable[[Subject], Iterator[Arm]]
 
 
@@ -56,13 +58,14 @@ def first_split(subject: Subject) -> Iterator[Arm]:
 
 
 def more_epochs(subject: Subject) -> Arm:
-    """Twice the planned epochs."""
+    """Twice the planned epochs; of one or two epochs, for which that is still few, up to four times as many."""
     epochs = int(subject.config["trainer"]["max_epochs"])
-    limits = {"trainer.max_epochs": LONGER * epochs}
+    times = min(LONGEST, max(LONGER, math.ceil(EPOCHS_OF_A_TREND / epochs)))
+    limits = {"trainer.max_epochs": times * epochs}
     if subject.number("trainer.max_steps") is not None:
-        limits["trainer.max_steps"] = LONGER * subject.max_steps
-    text = f"{LONGER * epochs} epochs instead of {epochs}"
-    return Arm(MORE_EPOCHS, ("too_few_epochs",), text, Delta(limits), length=LONGER)
+        limits["trainer.max_steps"] = times * subject.max_steps
+    text = f"{times * epochs} epochs instead of {epochs}"
+    return Arm(MORE_EPOCHS, ("too_few_epochs",), text, Delta(limits), length=times)
 
 
 # The order decides between arms that nothing else orders.
