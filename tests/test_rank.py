@@ -69,6 +69,18 @@ def test_rank_does_not_name_refuted_cause() -> None:
     assert "an experiment speaks against it (width 1 → 8): nothing is restored" == only.why_not
 
 
+def test_rank_names_the_likeliest_alone_where_none_reaches_the_threshold() -> None:
+    """A refuted cause is passed over; from the lower threshold on, the likeliest of the others is named, it alone."""
+    probable, possible = Candidate("outliers", findings=(NARROW,)), Candidate("dead_relu", findings=(NARROW,))
+    refuted = Candidate("model_too_small", findings=(NARROW,), experiments=(REFUTED,))
+    even = Ranker(0.0, (0.0,) * 6, 0.9, 0.4)
+
+    named = [entry.candidate.cause for entry in rank([refuted, probable, possible], True, even) if not entry.why_not]
+    none = [entry for entry in rank([refuted, probable], True, replace(even, least=0.6)) if not entry.why_not]
+
+    assert named == ["outliers"] and not none
+
+
 def test_rank_does_not_name_what_is_already_explained() -> None:
     """Where removing one cause restores the run, an abnormality that no experiment confirms is not accused as well."""
     candidates = [

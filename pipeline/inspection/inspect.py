@@ -45,7 +45,7 @@ DEPTH = (
 WEIGHTS = (*DEPTH, "dead_at_start", "reach_of_updates", "affine_model")
 EXPLAINED = {  # by inspection, what it explains
     "inputs_normalized_twice": WEIGHTS,
-    "splits_told_apart": ("augmented_told_apart", "signal_missing_in_train"),
+    "splits_told_apart": ("augmented_told_apart", "signal_missing_in_train", "signal_reduced_in_train"),
     "signal_missing_in_train": ("accuracy_gained_on_validation",),
     "dead_at_start": (*DEPTH, "reach_of_updates"),
     "units_alike": WEIGHTS,

@@ -32,6 +32,7 @@ FOLDS = 3
 FEWEST = 24  # rows of a split that say anything
 MAX_CLASSES = 6  # whose ids are tried in every order
 SIGNAL = 0.1  # accuracy above that of the most frequent class, or explained variance, of a model that has learned
+ALL_MISSING = 0.85  # of what validation rows teach: what is left may be chance
 CERTAIN = 0.999  # of the rows: a feature that gives the target away
 
 Array = NDArray[Any]
@@ -146,7 +147,7 @@ def _labels(train: Sample, val: Sample) -> Iterator[Finding | Measured]:
     signal, signal_of_val = max(within, across) - chance, within_val - _majority(val.y)
     yield Measured("signal_in_features", max(signal, signal_of_val))
     expected = _forest().fit(val.X.astype(np.float32), val.y).predict(train.X.astype(np.float32))
-    yield _missing_in_train(max(within, float((expected == train.y).mean())) - chance, signal_of_val)
+    yield from _missing_in_train(max(signal, float((expected == train.y).mean()) - chance), signal_of_val)
     known = np.unique(np.concatenate([classes, np.unique(val.y)]))
     if len(known) > MAX_CLASSES:
         return
@@ -157,14 +158,16 @@ def _labels(train: Sample, val: Sample) -> Iterator[Finding | Measured]:
     yield Measured("accuracy_by_exchanging_classes", gained)
 
 
-def _missing_in_train(signal: float, signal_of_val: float) -> Measured:
-    """Return which share of what can be learned from validation rows cannot be learned from train rows.
+def _missing_in_train(signal: float, signal_of_val: float) -> Iterator[Measured]:
+    """Yield which share of what can be learned from validation rows cannot be learned from train rows.
 
-    Targets that follow from the features of validation rows, and not from those of train rows, are of other rows. Wrong
-    targets of some rows leave more: then those of the others are what a model of the validation rows expects.
+    `signal` is the most of what train targets share with their features: on unseen train rows, on validation rows, and
+    with what a model of the validation rows expects. Where next to nothing is left, the targets are of other rows;
+    where a part is, some of them are wrong.
     """
-    missing = 1 - max(0.0, signal) / signal_of_val if signal_of_val > 2 * SIGNAL else 0.0
-    return Measured("signal_missing_in_train", max(0.0, missing))
+    missing = max(0.0, 1 - max(0.0, signal) / signal_of_val) if signal_of_val > 2 * SIGNAL else 0.0
+    yield Measured("signal_missing_in_train", missing if missing >= ALL_MISSING else 0.0)
+    yield Measured("signal_reduced_in_train", missing if missing < ALL_MISSING else 0.0)
 
 
 def _numbers(train: Sample, val: Sample) -> Iterator[Measured]:
@@ -183,8 +186,9 @@ def _numbers(train: Sample, val: Sample) -> Iterator[Measured]:
         float(cross_val_score(forest, rows, numbers, cv=folds, scoring="r2").mean())
         for rows, numbers in ((X, y), (X_val, y_val))
     )
-    yield Measured("variance_in_features", max(within, within_val))
-    yield _missing_in_train(max(within, float(forest.fit(X_val, y_val).score(X, y))), within_val)
+    across = float(forest.fit(X, y).score(X_val, y_val))
+    yield Measured("variance_in_features", max(within, across, within_val))
+    yield from _missing_in_train(max(within, across, float(forest.fit(X_val, y_val).score(X, y))), within_val)
 
 
 def _one_feature(train: Sample, val: Sample, kind: str) -> Iterator[Measured]:
