@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diagnostics.conditions import Condition, HistoryView, Observation, evaluate_condition
 from diagnostics.playbook import CandidateCause, Kind, Playbook
@@ -69,19 +69,31 @@ class PlaybookMatch:
 
 @dataclass(frozen=True)
 class Support:
-    """The observations for and against a cause, from every playbook that fired and lists it."""
+    """The observations for and against a cause, from every playbook that fired and lists it.
+
+    `observations` are those of its supports, `exclusions` those of the conditions that rule it out.
+    """
 
     candidates: tuple[CandidateCause, ...]
     observations: Mapping[Condition, Observation]
     last_step: int = 0  # of the run
+    exclusions: Mapping[Condition, Observation] = field(default_factory=dict)
 
     @property
     def holding(self) -> list[Observation]:
-        return [observation for observation in self.observations.values() if observation.holds]
+        """The supports that hold; of several bounds in the same direction on the same curve, the strictest one."""
+        strictest: dict[object, Observation] = {}
+        for observation in self.observations.values():
+            kind = observation.condition.kind
+            if observation.holds and (
+                kind not in strictest or observation.condition.is_stricter(strictest[kind].condition)
+            ):
+                strictest[kind] = observation
+        return list(strictest.values())
 
     @property
     def measured_count(self) -> int:
-        return sum(observation.measured for observation in self.observations.values())
+        return len({condition.kind for condition, observation in self.observations.items() if observation.measured})
 
     @property
     def share(self) -> float:
@@ -105,8 +117,15 @@ class Support:
 
     @property
     def contradicting(self) -> Observation | None:
-        """The measured first support that does not hold, in every playbook that lists the cause; None if one holds."""
-        against = [_contradiction([self.observations[s] for s in entry.supported_by]) for entry in self.candidates]
+        """What rules the cause out in every playbook that lists it; None if one of them does not.
+
+        That is its first support, measured not to hold, or one of the conditions unless which it may be the cause.
+        """
+        against = [
+            next((self.exclusions[c] for c in entry.unless if self.exclusions[c].holds), None)
+            or _contradiction([self.observations[s] for s in entry.supported_by])
+            for entry in self.candidates
+        ]
         return None if any(observation is None for observation in against) else against[0]
 
 
@@ -255,7 +274,8 @@ def gather(
 def _support(entries: Sequence[CandidateCause], view: HistoryView) -> Support:
     conditions = dict.fromkeys(condition for entry in entries for condition in entry.supported_by)
     observations = {condition: evaluate_condition(condition, view) for condition in conditions}
-    return Support(tuple(entries), observations, view.last_step or 0)
+    exclusions = {condition: evaluate_condition(condition, view) for entry in entries for condition in entry.unless}
+    return Support(tuple(entries), observations, view.last_step or 0, exclusions)
 
 
 def _share_or_lowest(share: float | None) -> float:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnostics.signals import SIGNALS, Curve, NotMeasurable, curve_limits, description
+from diagnostics.signals import SIGNALS, WORDS, Curve, NotMeasurable, curve_limits, description
 from pipeline.history import History
 from pipeline.repair.diagnosis_record import ObservationRecord, TimeRecord
 
@@ -35,6 +35,16 @@ class Condition:
         over = self.above is None or value > self.above
         under = self.below is None or value < self.below
         return over and under and not math.isnan(value)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What conditions with another bound in the same direction have in common."""
+        return self.signal, self.of, self.last, self.above is None, self.below is None
+
+    def is_stricter(self, other: Condition) -> bool:
+        """Whether this bound implies another one of its kind."""
+        above = self.above is None or other.above is None or self.above >= other.above
+        return above and (self.below is None or other.below is None or self.below <= other.below)
 
     @property
     def bound(self) -> str:
@@ -71,12 +81,12 @@ class Observation:
         return f"{self._measurement()} ({self.condition.bound}{since})"
 
     def denial(self) -> str:
-        """Return the observation of a bound that does not hold as one line of text."""
-        return f"{self._measurement()}, not {self.condition.bound}"
+        """Return as one line of text what speaks against a cause: a bound that does not hold, or that should not."""
+        return f"{self._measurement()}, {'' if self.holds else 'not '}{self.condition.bound}"
 
     def _measurement(self) -> str:
         window = "" if self.condition.last == 1 else f", over the last {self.condition.last:.0%} of the run"
-        signal = description(self.condition.signal, [*map(readable, self.of)])
+        signal = description(self.condition.signal, [name if name in WORDS else readable(name) for name in self.of])
         return f"{signal} is {self.value:.3g}{window}"
 
     def to_json(self) -> ObservationRecord:
@@ -214,6 +224,7 @@ READABLE = {  # for facts whose names users do not log
     "rerun_differs": "repetition of the training",
     "score_unmoved": "curve of a score",
     "score_lost": "curve of a score",
+    "score_ratio": "train and validation curve of a score",
     "loss_burst": "finite losses from the first step on",
     "score_spread": "other runs with the same settings",
     "resume_break": "resume",

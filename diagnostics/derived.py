@@ -49,11 +49,12 @@ def keeps_best(history: History) -> bool:
 
 
 def _score_facts(history: History) -> dict[str, float]:
-    """Return `score_unmoved`, 1 if the score stays where it began, `score_lost`, what it lost again, and `loss_burst`.
+    """Return `score_unmoved`, 1 if the score stays where it began, `score_lost`, `score_ratio` and `loss_burst`.
 
     Fivegate's own trainings have a target and a score of guessing; a loop or a log has only the shape of its curve.
     `score_lost` is the best level of the score minus its last one, 0 within three standard errors; levels are medians
-    of tenths of the run. `loss_burst` is the largest training loss of the first tenth, divided by the last level.
+    of tenths of the run. `score_ratio` is the best score on validation divided by the best one on train rows.
+    `loss_burst` is the largest training loss of the first tenth, divided by the last level.
     """
     facts: dict[str, float] = {}
     for name in SCORES:
@@ -62,6 +63,9 @@ def _score_facts(history: History) -> dict[str, float]:
             late = float(np.median(scores[len(scores) // 2 :]))
             facts["score_unmoved"] = float(late < LOW and late <= scores[0] + UNMOVED)
             facts["score_lost"] = _lost(scores)
+            on_train = history.series(f"train/{name}")[1].astype(np.float64)
+            if len(on_train) and np.isfinite(on_train).all() and on_train.max() > 0:
+                facts["score_ratio"] = float(scores.max() / on_train.max())
             break
     losses = history.series("train/loss")[1].astype(np.float64)
     if len(losses) >= FEWEST_POINTS and np.isfinite(losses).all():

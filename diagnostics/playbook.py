@@ -35,14 +35,15 @@ _OPTIONAL_KEYS = (
     "while_training",  # whether a run that shows the symptom early will not recover: the live guard acts on it
 )
 _CONDITION_KEYS = ("signal", "of", "last", "above", "below")
-_CAUSE_KEYS = ("id", "supported_by", "cures", "expect", "cites", "basis")
+_CAUSE_KEYS = ("id", "supported_by", "unless", "cures", "expect", "cites", "basis")
 
 
 @dataclass(frozen=True)
 class CandidateCause:
     """A cause that a playbook lists: the conditions that support it, and its cures in the order to try them.
 
-    The first support is necessary: if it was measured and does not hold, the cause is ruled out.
+    The first support is necessary: if it was measured and does not hold, the cause is ruled out. So it is if one of
+    `unless` holds.
     """
 
     id: str
@@ -51,6 +52,7 @@ class CandidateCause:
     expect: Condition | None
     cites: str
     basis: str
+    unless: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ class _Parser:
             self.add_fault(f"{key}.basis", "unknown basis", got=basis, among=CEILINGS)
         expect = self._condition(f"{key}.expect", entry["expect"]) if entry.get("expect") else None
         supported_by = self._conditions(f"{key}.supported_by", entry.get("supported_by"))
-        return CandidateCause(name, supported_by, cures, expect, str(entry.get("cites")), basis)
+        unless = self._conditions(f"{key}.unless", entry.get("unless"))
+        return CandidateCause(name, supported_by, cures, expect, str(entry.get("cites")), basis, unless)
 
     def _cure(self, key: str, entry: object, cause: str) -> tuple[str, Kind]:
         entry = dict(entry) if isinstance(entry, dict) else {"id": entry}

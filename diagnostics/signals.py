@@ -2,9 +2,9 @@
 
 Parameters are curves: float64 arrays in order of measurement, never empty, already cut to the window that the playbook
 asks for; a fact is a curve of one point. A signal returns NaN where it cannot be computed, and no bound holds for NaN.
-Signals are ratios, shares and counts, so that one bound fits losses of any scale. The first line of a docstring is
-the text of an observation: `{0}` and `{1}` stand for the names of the curves, `{start}` for what the initial value is.
-The NaN that a signal returns is a `NotMeasurable`, which says why.
+Signals are ratios, shares and counts, so that one bound fits losses of any scale. A NaN is a `NotMeasurable` and says
+why. The first line of a docstring is the text of an observation: `{0}` and `{1}` are names of curves, `{start}` that of
+the initial value.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def _not_above_zero(value: float, what: str) -> NotMeasurable:
 
 def _without_finite_end(*ends: float) -> NotMeasurable:
     """Which of the curves, in their order, ends with a value that is not finite."""
-    curves = " and ".join(f"{{{i}}}" for i, end in enumerate(ends) if not math.isfinite(end))
-    return NotMeasurable(f"{curves} {'end' if ' ' in curves else 'ends'} with values that are NaN or infinite")
+    names = [f"{{{i}}}" for i, end in enumerate(ends) if not math.isfinite(end)]
+    return NotMeasurable(f"{' and '.join(names)} end{'s' * (len(names) == 1)} with values that are NaN or infinite")
 
 
 def nonfinite(*curves: Curve) -> float:
@@ -292,8 +292,9 @@ WORDS = {  # for curves whose names do not say what they measure
     "target_rms": "the root mean square of the targets",
     "jump_at_resume": "the training loss after a resume, divided by that before",
     "drop_at_epoch": "the share of the improvement that happens at the starts of epochs",
-    "score_unmoved": "whether the score stays where it began",
+    "score_unmoved": "whether the validation score stays where it began (1: yes)",
     "score_lost": "what the validation score lost again after its best level",
+    "score_ratio": "the best validation score, divided by the best one on train rows,",
     "loss_burst": "the largest training loss of the first tenth of the run, divided by the last one",
     "score_spread": "the range of the final losses of runs with equal settings, divided by their mean",
     "resume_loss_ratio": "the training loss of repeated steps, divided by that of the first time",
@@ -335,6 +336,7 @@ def curve_limits(name: str) -> tuple[int, float]:
 def description(name: str, curves: Sequence[str]) -> str:
     """Return the words that an observation uses for the signal of these curves: the first line of its docstring."""
     template = (inspect.getdoc(SIGNALS[name]) or name).splitlines()[0]
+    template = "{0}" if name == "first" and curves[0] in WORDS else template  # a number by itself has no first value
     curve_names = [_in_words(curve) for curve in curves]
     if curve_limits(name)[0] == 0:
         return template.format(", ".join(curve_names))
@@ -342,9 +344,7 @@ def description(name: str, curves: Sequence[str]) -> str:
 
 
 def _in_words(curve: str) -> str:
-    """Return what a curve measures, where its name does not say it; `dead/body.0` is that of one module."""
-    if curve in WORDS:
-        return WORDS[curve]
+    """Return what a curve measures, if its name does not say it; `dead/body.0` is that of one module."""
     kind, _, module = curve.partition("/")
-    of_module = PER_MODULE.get(kind)
-    return f"{of_module} of {'a module' if module == '*' else module}" if of_module and module else curve
+    of_module = f"{PER_MODULE.get(kind)} of {'a module' if module == '*' else module}"
+    return of_module if kind in PER_MODULE and module else WORDS.get(curve, curve)

@@ -178,6 +178,25 @@ def test_basis_is_that_of_entries_with_support() -> None:
     assert Support((researched,), observations).basis == "inference"
 
 
+def test_support_is_contradicted_by_what_it_must_not_be() -> None:
+    """A condition of `unless` that holds rules the cause out in its playbook; one that was not measured does not."""
+    holds, other = Condition("first", ("a",), above=1.0), Condition("first", ("b",), above=1.0)
+    entry = CandidateCause("x", (holds,), (), None, "", "inference", (other,))
+    observed = {holds: Observation(holds, 5.0)}
+
+    for value, contradicted in ((2.0, True), (0.5, False), (math.nan, False)):
+        support = Support((entry,), observed, exclusions={other: Observation(other, value)})
+        assert (support.contradicting is not None) == contradicted
+
+
+def test_support_counts_bounds_of_one_kind_once() -> None:
+    """Two playbooks that ask the same question with other bounds say it once, with the strictest bound that holds."""
+    weak, strict, beyond = (Condition("first", ("a",), above=bound) for bound in (1.0, 2.0, 9.0))
+    support = Support((), {condition: Observation(condition, 5.0) for condition in (weak, strict, beyond)})
+
+    assert [observation.condition for observation in support.holding] == [strict] and support.measured_count == 1
+
+
 def test_diagnose_rules_out_contradicted_causes() -> None:
     """A measurement that contradicts a cause rules it out, and the statement says so."""
     diagnosis = diagnose(example_history(HOT), CONFIG)

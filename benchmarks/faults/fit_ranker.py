@@ -135,18 +135,20 @@ def measure(pairs: Sequence[tuple[Case, Answer]]) -> dict[str, int]:
 def choose_thresholds(known: Sequence[Subject], rankers: dict[str, Ranker]) -> tuple[float, float]:
     """Return the smallest thresholds with enough right accusations and few enough false alarms.
 
-    The first is that of every cause, the second that of the likeliest one where none reaches the first. A history alone
-    is left out: there the best guess is worth reading, with the low confidence that it has.
+    The first is that of every cause, for readings with the target and without it. The second is that of the likeliest
+    one where none reaches the first: it has to be precise where the target is told, and to accuse few healthy trainings
+    in both. A history alone is left out: there the best guess is worth reading, with the low confidence that it has.
     """
-    known = [subject for subject in known if subject.reading != AS_LOG]
+    as_it_is = [subject for subject in known if subject.reading == AS_IT_IS]
+    both = [subject for subject in known if subject.reading != AS_LOG]
 
-    def is_good(threshold: float, least: float) -> bool:
-        counts = measure(answers(known, rankers, threshold, least))
+    def is_good(threshold: float, least: float, asked: Sequence[Subject]) -> bool:
+        counts, alarms = (measure(answers(readings, rankers, threshold, least)) for readings in (asked, both))
         precise = counts["right"] >= PRECISION * counts["accusations"]
-        return precise and counts["false_alarms"] <= FALSE_ALARMS * counts["healthy"]
+        return precise and alarms["false_alarms"] <= FALSE_ALARMS * alarms["healthy"]
 
-    threshold = next((t for t in np.arange(LOWEST, 1.0, 0.01) if is_good(t, 1.0)), 0.99)
-    least = next((t for t in np.arange(LEAST, threshold, 0.01) if is_good(threshold, t)), threshold)
+    threshold = next((t for t in np.arange(LOWEST, 1.0, 0.01) if is_good(t, 1.0, both)), 0.99)
+    least = next((t for t in np.arange(LEAST, threshold, 0.01) if is_good(threshold, t, as_it_is)), threshold)
     return round(float(threshold), 2), round(float(least), 2)
 
 

@@ -27,6 +27,7 @@ from posted.training import Training
 from posted.write import write
 
 from diagnostics.diagnose import diagnose
+from diagnostics.logs.evidence.recorded import findings_of
 from diagnostics.logs.read import read
 from pipeline.__main__ import main as fivegate
 from pipeline.experiments.result import ArmResult
@@ -198,9 +199,10 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     log, out = write_log(case, monitor.history, root), root / "out"
     target = [] if bound is None else ["--target", str(bound)]
     _run_command("diagnose", str(log), "--out", str(out), *target)
-    history = read(log).runs[0].history
-    history.facts |= {} if bound is None else {"target": bound}
-    return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, Facts(history)
+    read_run = read(log).runs[0]
+    read_run.history.facts |= {} if bound is None else {"target": bound}
+    known = Facts(read_run.history, findings=tuple(findings_of(read_run)))
+    return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, known
 
 
 def bound_of(case: Case) -> float | None:

@@ -19,6 +19,7 @@ from pipeline.inspection.finding import Finding
 
 MAX_CELLS = 4_000_000  # kept of a log; of a longer one every second row is kept, then every fourth, ...
 STANDARD_ERRORS = 3.0  # by which the loss of repeated steps must differ
+NAN_AS_ZERO = "nan_printed_as_0"  # the fact that says how many losses were printed as 0
 BREAKS = 100.0  # times its first value, at least times 1
 ADVERSARIAL = frozenset(
     ("d", "g", "disc", "discriminator", "gen", "generator", "actor", "critic", "policy", "value", "adv", "adversarial")
@@ -113,6 +114,7 @@ def _run_of(name: str, table: Table, notes: Notes, names: Mapping[str, str]) -> 
     for column, sources in meanings.items():
         for source in sources:
             _add_column(run.history, column, source, table.cells[source], kept, rows)
+    _restore_nan(run)
     _add_sums(run)
     run.history.facts.update(facts_of(notes.header))
     if steps_per_epoch:
@@ -123,6 +125,23 @@ def _run_of(name: str, table: Table, notes: Notes, names: Mapping[str, str]) -> 
         run.history.event("restart", int(max(0, restart.after)), line=restart.line, before=restart.before)
     _add_resume_facts(run.history, table, order, kept, names)
     return run
+
+
+def _restore_nan(run: LogRun) -> None:
+    """Replace losses of 0 beside a gradient norm of NaN by NaN: the Trainer of Hugging Face prints 0 for such a loss.
+
+    Its option `logging_nan_inf_filter` leaves NaN out of the mean that it logs.
+    """
+    losses, norms = run.history.step.get("train/loss"), run.history.step.get("grad_norm")
+    if losses is None or norms is None:
+        return
+    broken = {step for step, norm in zip(norms.index, norms.values, strict=True) if math.isnan(norm)}
+    hidden = [place for place, step in enumerate(losses.index) if losses.values[place] == 0 and step in broken]
+    for place in hidden:
+        losses.values[place] = math.nan
+    if hidden:
+        run.history.facts[NAN_AS_ZERO] = len(hidden)
+        run.remarks.append(f"{len(hidden)} losses of 0 beside a gradient norm of NaN were read as NaN")
 
 
 def _meanings(table: Table, names: Mapping[str, str], run: LogRun) -> dict[str, list[str]]:

@@ -42,7 +42,9 @@ def loop_findings(
     findings: list[Finding] = []
     for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling, _half):
         findings += inspection(watch)
-    findings += [*_missing_values(watch, history), *_resume(watch), *_overwritten(watch, history)]
+    if missing := list(_missing_values(watch, history)):  # whatever its gradients are, they say nothing of the loop
+        findings = [*missing, *(finding for finding in findings if finding.inspection != "gradients_nonzero")]
+    findings += [*_resume(watch), *_overwritten(watch, history)]
     findings += [*_not_loaded(watch, history)]
     findings += [*schedule_findings(watch.schedules, watch.optimizer, history, watch.epochs)]
     findings += [*_random_evaluation(watch, memory)]

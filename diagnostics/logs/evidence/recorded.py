@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from diagnostics.logs.columns import LogRun
+from diagnostics.logs.columns import NAN_AS_ZERO, LogRun
 from pipeline.history import History
 from pipeline.inspection.finding import Finding
 
@@ -79,7 +79,8 @@ def _forgotten(run: LogRun) -> Iterator[Finding]:
     low, high = losses < LEARNED * first, losses > BACK * first
     for place in places[low[places - 3] & low[places - 2] & low[places - 1] & high[places]].tolist():
         before, now, after = losses[place - 3 : place], losses[place], losses[place + 1 : place + 1 + LEAST_CURVE]
-        if now > after.max() > before.max():
+        # A spike is over after a point or two; what was forgotten is learned again as slowly as the first time.
+        if now > after.max() and np.median(after) > 2 * before.max():
             sentence = (
                 f"the training loss jumps from {before[-1]:.3g} to {now:.3g}, nearly its first value, and falls again"
             )
@@ -93,6 +94,11 @@ def _precision(history: History) -> Iterator[Finding]:
     half = history.facts.get("precision_bits") == 16
     finite = history.series("train/loss")[1].astype(np.float64)
     finite = finite[np.isfinite(finite)]
+    if hidden := history.facts.get(NAN_AS_ZERO):
+        sentence = (
+            f"{hidden:g} losses are NaN and were printed as 0; losses of a library's models seldom fail in float32"
+        )
+        yield _finding("precision_overflow", "recorded zeros", 0.9, hidden, 0.0, sentence)
     if len(finite) and finite.max() > DIVERGED * abs(float(finite[0])):
         return  # the loss ran away before: no number format holds that
     train, val = (_nonfinite(history, split) for split in ("train", "val"))
