@@ -28,6 +28,8 @@ from tests.conftest import Cli, examples
 from tests.test_fuzz import altered
 from tests.test_verify import LATER, OWNER, judge_real, rewrite, sign, waive
 
+pytestmark = pytest.mark.slow
+
 READ_ONLY = (["report"], ["status"], ["status", "--gate", "optimization"], ["explain"], ["checklist"], ["verify"])
 PERSON = ["--who", OWNER]
 CUT = st.sampled_from([b"", b"null", b"[]", b"{}", b'{"values": null}', b"[" * 3000, b"\xff", b"\x00", b"7"])

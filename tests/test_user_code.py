@@ -291,8 +291,9 @@ ERRORS = (
     "StopIteration", "AssertionError", "ValueError", "TypeError", "OSError",
 )  # fmt: skip
 CASES = [(part, key, phase) for part, key, phases in PARTS for phase in phases]
-# What `make test` tries of the later phases, whose runs take seconds; `make test-crash` tries all parts.
-LATER, IN_LATER_PHASES = (EVALUATION, FINALIZATION), ("model", "task.metric")
+# `make test` tries each part where it is called first, and these two in every phase; `make test-crash` tries all.
+IN_EVERY_PHASE = ("model", "task.metric")
+FIRST = {part: phases[0] for part, _, phases in PARTS}
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ LATER, IN_LATER_PHASES = (EVALUATION, FINALIZATION), ("model", "task.metric")
     [
         pytest.param(
             *(part, key, phase, ERRORS[i % len(ERRORS)]),
-            marks=[pytest.mark.slow] if phase in LATER and part not in IN_LATER_PHASES else [],
+            marks=[] if phase == FIRST[part] or part in IN_EVERY_PHASE else [pytest.mark.slow],
         )
         for i, (part, key, phase) in enumerate(CASES)
     ],
