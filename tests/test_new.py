@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.commands.new import RESERVED, create_project, name_faults
+from pipeline.commands.new import RESERVED, create_project, format_whole, name_faults
 from pipeline.config.compose import compose
 from pipeline.errors import DiskError, UserError
 from pipeline.run_store import files
+from pipeline.run_store.plan import changed_config
 from pipeline.run_store.run import Run
 from tests.conftest import Cli
 
@@ -113,6 +114,22 @@ def test_new_writes_a_fixed_config_as_an_experiment(mended: Run, own_folder: Pat
     code, _, err = cli("new", "digits-mended", "--fixed", mended.path)
     assert code == 2 and "exists already" in err and path.read_bytes() == before
     assert cli("new", "digits", "--fixed", mended.path)[0] == 2  # an experiment of Fivegate
+
+
+@pytest.mark.parametrize("removed", ["optimizer.weight_decay", "scheduler"])
+def test_format_whole_says_a_config_that_lacks_a_key(removed: str, own_folder: Path) -> None:
+    """An experiment that says everything composes to the same config, also where a change has taken a key away."""
+    config = compose(["experiment=digits", "scheduler=cosine", "optimizer.weight_decay=0.1"])
+    section, _, key = removed.partition(".")
+    if key:
+        del config[section][key]
+    else:
+        config[section] = None
+    files.write_text(own_folder / "conf" / "experiment" / "mine.yaml", "# @package _global_\n" + format_whole(config))
+
+    composed = compose(["experiment=mine"], [own_folder / "conf"])
+
+    assert changed_config(config, composed) == {}
 
 
 def test_new_needs_an_adopted_change(trained: Run, cli: Cli) -> None:

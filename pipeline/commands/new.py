@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import safe_yaml
 from pipeline.config.arguments import words_of_file
 from pipeline.config.conf_dir import conf_dir
-from pipeline.config.override_keys import key_of
+from pipeline.config.override_keys import OPEN, key_of
 from pipeline.errors import Refused, UserError, fault
 from pipeline.repair.config_edits import get
 from pipeline.reporting.terminal import print_lines
@@ -145,11 +145,15 @@ def write_experiment(name: str, run: Run, folder: Path) -> Path:
     overrides = [word for word in words_of_file(fixed) if not word.startswith(("phase=", "run."))]
     config: dict[str, Any] = safe_yaml.load(fixed.read_text(encoding="utf-8"), str(fixed))
     command = f"# python -m pipeline phase=auto --config-dir {folder} experiment={name}"
-    text = f"# @package _global_\n{command}\n# The config that optimization adopted in the run {run.name}.\n"
-    text += _format_experiment(overrides, config)
-    _refuse_unless_same(text, name, run, config)
-    files.write_text(path, text)
-    return path
+    head = f"# @package _global_\n{command}\n# The config that optimization adopted in the run {run.name}.\n"
+    # An experiment that extends another one cannot take a key away from it; one that says everything can leave it out.
+    for content in (_format_experiment(overrides, config), format_whole(config)):
+        changes = _differences(head + content, name, run, config)
+        if not changes:
+            files.write_text(path, head + content)
+            return path
+    what = f"cannot be written as an experiment: {', '.join(changes)} would differ"
+    raise UserError(fault(run.name, what, do=f"python -m pipeline {run.inside('optimization')}/.../fixed.yaml"))
 
 
 def _fixed_config(run: Run) -> Path:
@@ -189,8 +193,17 @@ def _format_experiment(overrides: Sequence[str], config: Mapping[str, Any]) -> s
     return str(yaml.safe_dump({"defaults": [*defaults, "_self_"], **values}, sort_keys=False, allow_unicode=True))
 
 
-def _refuse_unless_same(text: str, name: str, run: Run, config: Mapping[str, Any]) -> None:
-    """Raise UserError where the experiment does not compose to the fixed config, as after a key was removed."""
+def format_whole(config: Mapping[str, Any]) -> str:
+    """Return the experiment that says a whole config and takes nothing from the groups of objects."""
+    import yaml
+
+    defaults = [*({f"override /{section}": None} for section in OPEN), "_self_"]
+    said = {key: value for key, value in config.items() if key not in ("phase", "run", "trust", "resolved")}
+    return str(yaml.safe_dump({"defaults": defaults, **said}, sort_keys=False, allow_unicode=True))
+
+
+def _differences(text: str, name: str, run: Run, config: Mapping[str, Any]) -> list[str]:
+    """Return the keys in which the experiment would differ from the fixed config."""
     import tempfile
 
     from pipeline.config.compose import compose
@@ -200,7 +213,4 @@ def _refuse_unless_same(text: str, name: str, run: Run, config: Mapping[str, Any
     with tempfile.TemporaryDirectory() as folder:
         files.write_text(Path(folder) / "experiment" / f"{name}.yaml", text)
         composed = compose([f"experiment={name}"], [*known, folder])
-    changes = plans.changed_config(config, plans.with_resolved(composed, plan.facts))
-    if changes:
-        what = f"cannot be written as an experiment: {', '.join(changes)} would differ"
-        raise UserError(fault(run.name, what, do=f"python -m pipeline {run.inside('optimization')}/.../fixed.yaml"))
+    return list(plans.changed_config(config, plans.with_resolved(composed, plan.facts)))
