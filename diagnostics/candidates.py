@@ -119,7 +119,7 @@ class Support:
     def contradicting(self) -> Observation | None:
         """What rules the cause out in every playbook that lists it; None if one of them does not.
 
-        That is its first support, measured not to hold, or one of the conditions unless which it may be the cause.
+        That is its first support, measured not to hold, or a condition of `unless` that holds.
         """
         against = [
             next((self.exclusions[c] for c in entry.unless if self.exclusions[c].holds), None)

@@ -156,7 +156,7 @@ def _confidence(candidate: Candidate, probability: float) -> Confidence:
 
 
 def _objection(candidate: Candidate, needs_mending: bool) -> str:
-    """Return what forbids to name a candidate, however likely it is; empty if nothing does."""
+    """Return what forbids naming a candidate, however likely it is; empty if nothing does."""
     if candidate.definitional:
         return ""
     if candidate.verdict == "refuted" and candidate.decisive:

@@ -145,6 +145,13 @@ def test_steps_of_follow_the_batch_size() -> None:
     assert replace(run, slice=0.5).steps_of(more_epochs(run), 1.0) == 10
 
 
+@pytest.mark.parametrize(("epochs", "times"), [(1, 4), (2, 3), (3, 2), (50, 2)])
+def test_more_epochs_of_a_short_training_are_more_than_twice(epochs: int, times: int) -> None:
+    """Twice one epoch is still too few to say that more would not help."""
+    arm = more_epochs(subject(config={"trainer": {**CONFIG["trainer"], "max_epochs": epochs}}))
+    assert (arm.length, arm.delta.overrides["trainer.max_epochs"]) == (times, times * epochs)
+
+
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 VERDICTS: list[tuple[tuple[float, ...], str]] = [

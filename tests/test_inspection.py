@@ -431,6 +431,28 @@ def test_rows_tell_misplaced_labels_from_features_that_say_nothing() -> None:
     assert found["blank"]["signal_missing_in_train"] == 0 and found["blank"]["signal_in_features"] < 0.1
 
 
+@pytest.mark.parametrize(
+    ("scale", "misplaced", "expected"),
+    [(1.0, False, {}), (1.0, True, {"signal_missing_in_train"}), (1e200, False, None), (1e-200, False, None)],
+)
+def test_rows_of_numeric_targets(scale: float, misplaced: bool, expected: set[str] | None) -> None:
+    """Targets of other rows are told from targets that follow; those that cannot be squared are not judged."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(500, 4, generator=generator)
+    y = scale * (X[:, :1].double() * 2 + X[:, 1:2].double())
+    order = torch.randperm(300, generator=generator) if misplaced else torch.arange(300)
+    train, val = Split("train", X[:300], y[:300][order]), Split("val", X[300:], y[300:])
+    values = {m.quantity: m.value for m in inspect_rows(train, val, None, "regression")}  # type: ignore[union-attr]
+
+    if expected is None:
+        assert "variance_in_features" not in values
+    else:
+        assert values["variance_in_features"] > 0.7
+        assert {name for name in ("signal_missing_in_train", "signal_reduced_in_train") if values[name] > 0.4} == set(
+            expected
+        )
+
+
 # --- in a loop of the user's own --------------------------------------------------------------------------------------
 
 

@@ -176,9 +176,11 @@ def _numbers(train: Sample, val: Sample) -> Iterator[Measured]:
     from sklearn.model_selection import KFold, cross_val_score
 
     y, y_val = (sample.y.astype(np.float64) for sample in (train, val))
-    if not all(np.isfinite(numbers).all() and np.ptp(numbers) > 0 for numbers in (y, y_val)):
+    with np.errstate(all="ignore"):
+        spreads = y.std(), y_val.std()
+    if not all(0 < spread < np.inf for spread in spreads):  # constant, not finite, or too large or small to be squared
         return
-    y, y_val = (y - y.mean()) / y.std(), (y_val - y.mean()) / y.std()  # so that targets of any size can be squared
+    y, y_val = (y - y.mean()) / spreads[0], (y_val - y.mean()) / spreads[0]
     X, X_val = train.X.astype(np.float32), val.X.astype(np.float32)
     forest = ExtraTreesRegressor(TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
     folds = KFold(FOLDS, shuffle=True, random_state=0)
