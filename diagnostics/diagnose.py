@@ -27,6 +27,7 @@ from pipeline.repair.diagnosis_record import ExperimentRecord, GapRecord, Status
 from pipeline.results import CEILINGS
 
 MIN_FIXES = 3  # a diagnosis that names a cause offers at least this many changes to choose from
+EVEN = 0.5  # the confidence below which a cause is less likely than not
 MAX_DECIDING = 3  # causes for which an undecided diagnosis says what would decide
 LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "distance")  # in the name of a metric
 MISSED = Condition("shortfall", ("val/metric", "target", "trivial"), above=0.0)
@@ -86,11 +87,16 @@ def diagnose(
         quick_wins=tuple(f.remedy.description for f in fixes if f.remedy.overrides and f.kind != "prevention")[:3],
         experiments=tuple(map(_experiment_record, results)),
         not_checked=tuple(_not_checked(matches, candidates, results)),
-        would_decide=() if named else tuple(_would_decide(history, matches, ranked, find_remedies)),
+        would_decide=() if _is_likely(named) else tuple(_would_decide(history, matches, ranked, find_remedies)),
         confidence_statement=_confidence_statement(matches, ranked) + _replay_sentence(history),
         evaluated=tuple(m.playbook.id for m in matches),
         round=round,
     )
+
+
+def _is_likely(named: Sequence[Ranked]) -> bool:
+    """Whether the first of the named causes is more likely than not."""
+    return bool(named) and named[0].confidence.value >= EVEN
 
 
 def _symptom(match: PlaybookMatch) -> Symptom:
@@ -301,6 +307,8 @@ def _confidence_statement(matches: list[PlaybookMatch], ranked: Sequence[Ranked]
         )
     confidence = named[0].confidence
     unconfirmed = "" if named[0].candidate.verdict == "confirmed" else " No experiment has confirmed it."
+    if not _is_likely(named):
+        unconfirmed = f" That is less than one half: it may well be another cause.{unconfirmed}"
     return (
         f"The most likely cause is {named[0].candidate.cause}: confidence {confidence.value:.2f} on a scale that ends "
         f"at {CEILINGS[confidence.basis]:.2f} for {BASES[confidence.basis]}.{unconfirmed}{contradicted}{missing}"

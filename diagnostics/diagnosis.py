@@ -151,7 +151,7 @@ class Diagnosis:
     quick_wins: tuple[str, ...] = ()
     experiments: tuple[ExperimentRecord, ...] = ()
     not_checked: tuple[GapRecord, ...] = ()
-    would_decide: tuple[str, ...] = ()  # what would name a cause, where none is named
+    would_decide: tuple[str, ...] = ()  # where no cause is named, or none that is more likely than not
     confidence_statement: str = ""
     evaluated: tuple[str, ...] = ()  # ids of the playbooks that were evaluated on the history
     round: int = field(default=1, compare=False)
