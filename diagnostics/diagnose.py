@@ -95,8 +95,8 @@ def diagnose(
 
 
 def _is_likely(named: Sequence[Ranked]) -> bool:
-    """Whether the first of the named causes is more likely than not."""
-    return bool(named) and named[0].confidence.value >= EVEN
+    """Whether the first of the named causes is confirmed, or more likely than not."""
+    return bool(named) and (named[0].candidate.verdict == "confirmed" or named[0].confidence.value >= EVEN)
 
 
 def _symptom(match: PlaybookMatch) -> Symptom:
