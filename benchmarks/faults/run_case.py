@@ -199,9 +199,9 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     log, out = write_log(case, monitor.history, root), root / "out"
     target = [] if bound is None else ["--target", str(bound)]
     _run_command("diagnose", str(log), "--out", str(out), *target)
-    read_run = read(log).runs[0]
-    read_run.history.facts |= {} if bound is None else {"target": bound}
-    known = Facts(read_run.history, findings=tuple(findings_of(read_run)))
+    run = read(log).runs[0]
+    run.history.facts |= {} if bound is None else {"target": bound}
+    known = Facts(run.history, findings=tuple(findings_of(run)))
     return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, known
 
 

@@ -17,7 +17,7 @@ from pipeline.config.conf_dir import conf_dir
 from pipeline.errors import fault, nearest
 
 SHOW = "python -m pipeline --cfg job"
-OPEN = ("model", "data", "loss", "optimizer", "scheduler")
+OPEN = ("model", "data", "loss", "optimizer", "scheduler")  # sections whose keys are those of their own classes
 OFF = ("false", "0", "no", "none", "null", "off")
 _PLAIN = re.compile(r"[\w@%+=:,./~<>-]*")  # needs no quoting in a shell; `<value>` is a gap to fill in
 VALUE = "<value>"  # in a proposed override, where the user must choose the value

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline import safe_yaml
+from pipeline.config.override_keys import OPEN
 from pipeline.errors import UserError, fault
 from pipeline.foreign_files import read_bytes
 from pipeline.repair.config_edits import format_override_value
 from pipeline.run_naming import DEFAULT_ROOT
 from pipeline.run_store.run import Run
 
-OPEN = ("data", "model", "loss", "optimizer", "scheduler")  # sections whose keys are those of their own classes
 NOT_FROM_CONFIG = ("phase", "trust", "env")  # `advance` chooses the phase; only the caller trusts code and variables
 EXPECTED = "overrides, a mapping, the path of a config in YAML, or the name or folder of a run"
 
