@@ -19,7 +19,7 @@ from diagnostics.diagnose import evaluate_playbooks, needs_mending, view_of
 from diagnostics.loops.gradient_scale import CLOSE
 from diagnostics.loops.judgement import LIKELY, SURE, listed, unusual
 from diagnostics.loops.memory import LoopMemory
-from diagnostics.loops.schedule_faults import schedule_findings
+from diagnostics.loops.schedules import schedule_findings
 from diagnostics.loops.watch import FIRST_UPDATES, LoopWatch
 from pipeline.history import History
 from pipeline.inspection.finding import Finding, Measured, contradiction, judge
