@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -49,12 +50,15 @@ def keeps_best(history: History) -> bool:
 
 
 def _score_facts(history: History) -> dict[str, float]:
-    """Return `score_unmoved`, 1 if the score stays where it began, `score_lost`, `score_ratio` and `loss_burst`.
+    """Return `score_unmoved`, 1 if the score stays where it began, and more facts of the score and its losses.
 
     Fivegate's own trainings have a target and a score of guessing; a loop or a log has only the shape of its curve.
     `score_lost` is the best level of the score minus its last one, 0 within three standard errors; levels are medians
     of tenths of the run. `score_ratio` is the best score on validation divided by the best one on train rows.
-    `loss_burst` is the largest training loss of the first tenth, divided by the last level.
+    `score_follows_loss` is its correlation with the validation loss. `accuracy_under_floor` is by how much an accuracy
+    is below `1 - loss / ln 2`: a wrong prediction has a cross-entropy of ln 2 at least. `loss_burst` is the largest
+    training loss of the first tenth, divided by the last level. `loss_left` is that level as a share of the loss of
+    guessing, or of the first loss; only where no score of train rows is known.
     """
     facts: dict[str, float] = {}
     for name in SCORES:
@@ -66,12 +70,31 @@ def _score_facts(history: History) -> dict[str, float]:
             on_train = history.series(f"train/{name}")[1].astype(np.float64)
             if len(on_train) and np.isfinite(on_train).all() and on_train.max() > 0:
                 facts["score_ratio"] = float(scores.max() / on_train.max())
+            facts |= _score_and_loss(history, name)
             break
     losses = history.series("train/loss")[1].astype(np.float64)
     if len(losses) >= FEWEST_POINTS and np.isfinite(losses).all():
         end = float(np.median(losses[-max(1, len(losses) // BLOCKS) :]))
+        guessing = history.facts.get("loss_expected", float(losses[0]))
+        if guessing > 0 and not any(len(history.series(f"train/{name}")[1]) for name in SCORES):
+            facts["loss_left"] = end / guessing
         if end > 0:
             facts["loss_burst"] = float(losses[: max(1, len(losses) // BLOCKS)].max()) / end
+    return facts
+
+
+def _score_and_loss(history: History, name: str) -> dict[str, float]:
+    """Return how a score on validation and the loss of the same epochs belong together."""
+    epochs, losses = history.series("val/loss")
+    known, values = history.series(f"val/{name}")
+    _, of_loss, of_score = np.intersect1d(epochs, known, return_indices=True)
+    loss, score = losses[of_loss].astype(np.float64), values[of_score].astype(np.float64)
+    if len(loss) < FEWEST_POINTS or not np.isfinite(loss).all() or loss.std() == 0 or score.std() == 0:
+        return {}
+    facts = {"score_follows_loss": float(np.corrcoef(loss, score)[0, 1])}
+    if name == "accuracy":
+        late = len(loss) // 2
+        facts["accuracy_under_floor"] = max(0.0, float(np.median(1 - loss[late:] / math.log(2) - score[late:])))
     return facts
 
 

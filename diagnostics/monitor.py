@@ -20,10 +20,9 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.activations import ActivationStatistics
 from diagnostics.diagnose import diagnose, view_of
 from diagnostics.diagnosis import Diagnosis
-from diagnostics.loops.alarm import Alarm, OnSymptom
+from diagnostics.loops.alarm import Alarm, NonFiniteError, OnSymptom, Verdict
 from diagnostics.loops.faults import loop_findings
 from diagnostics.loops.memory import LoopMemory, Loss
-from diagnostics.loops.verdict import NonFiniteError, Verdict
 from diagnostics.loops.watch import LoopWatch
 from diagnostics.measurements import (
     Batch,
@@ -70,14 +69,12 @@ class Monitor:
         self._alarm = Alarm(on_symptom, notify)
         self.verdict = Verdict()
         self._history = History()
-        self._handles: list[RemovableHandle] = []
-        self._pending: list[Measurement] = []
+        self._handles, self._pending = list[RemovableHandle](), list[Measurement]()
         self._gradients: Measurement | None = None
         self._weights_before: list[Tensor] = []
         self._batch = Batch(-1)
         self._own_loop = model is not None and optimizer is not None
-        self._updates = 0  # optimizer steps so far
-        self._loss_step = -1  # the step of the latest loss
+        self._updates, self._loss_step = 0, -1  # optimizer steps so far; the step of the latest loss
         self._loss_parts: list[float | Tensor] = []  # its micro-batches, under gradient accumulation
         self._epochs = 0
         self.inspections = Inspections()  # of a loop of the user's own, at its first step
@@ -86,8 +83,8 @@ class Monitor:
         if model is not None and optimizer is not None:
             self.start(model, optimizer, self._history, 0)
             self._activations.watch()
-            self._watch = LoopWatch(model, optimizer)
             self._memory = LoopMemory.of(model) if experiments else None
+            self._watch = LoopWatch(model, optimizer, self._memory)
             self._watch.begin(0)
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
@@ -103,15 +100,18 @@ class Monitor:
         after `optimizer.step()` works too. Several calls within one step (gradient accumulation) are averaged. On an
         accelerator the verdict lags by at most `every` steps, but the step that it names is exact.
         """
-        if self._own_loop and self._loss_step < 0:
-            self._inspect(loss, inputs, targets, outputs)
-        if self._memory is not None and not self._memory.full:
-            self._memory.keep(inputs, targets, outputs, loss)
-        inputs = self._watch.inputs_of_pass() if inputs is None and self._watch is not None else inputs
-        loss = without_graph(loss)
+        graph, loss, first = loss, without_graph(loss), self._loss_step < 0
         # Where the previous update has no loss yet, the loop calls this after `optimizer.step()`, and it is its loss.
-        at = self._updates if self._loss_step >= self._updates - 1 else self._updates - 1
+        at = self._updates - (self._loss_step < self._updates - 1)
         sampled = self._is_sampled(at)
+        if self._watch is not None:
+            if sampled or self._watch.fills_memory:
+                inputs, targets, outputs = self._watch.complete(inputs, targets, outputs, loss)
+            if first:
+                self._inspect(graph, inputs, targets, outputs)
+                known = self._memory is not None and self._memory.has_cross_entropy
+                self._history.facts["cross_entropy"] = float(known)
+            inputs = self._watch.inputs_of_pass() if inputs is None else inputs
         self._batch = Batch(at, inputs, targets, outputs if sampled else None)  # whose memory is held until the next
         if self._watch is not None and (sampled or self._watch.keeps_batches):
             self._watch.loss_given(at, inputs, targets, sampled)
@@ -129,7 +129,6 @@ class Monitor:
         return self.verdict
 
     def _inspect(self, loss: Tensor | float, inputs: object, targets: object, outputs: object) -> None:
-        """Inspect model, optimizer and the first batch once, for what is wrong before anything is learned."""
         from pipeline.inspection.inspect import inspect_model
 
         graph, known = (value if isinstance(value, Tensor) else None for value in (loss, outputs))
@@ -188,8 +187,8 @@ class Monitor:
 
     def findings(self, config: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
         """Return what is wrong with the model, its first batch and the loop, as far as it was seen."""
-        of_loop = loop_findings(self._watch, self.history, config, self._memory) if self._watch else ()
-        return (*self.inspections.findings, *of_loop)
+        inspected = self.inspections.findings
+        return loop_findings(self._watch, self.history, config, self._memory, inspected) if self._watch else inspected
 
     def close(self) -> None:
         """Remove the monitor's hooks from the optimizer and release every tensor."""
@@ -276,10 +275,11 @@ class Monitor:
             if self._watch is not None:
                 self._watch.after_update()
         self._updates += 1
-        if self._is_sampled(self._updates):
+        sampled = self._is_sampled(self._updates)
+        if sampled:
             self._activations.watch()
-            if self._watch is not None:
-                self._watch.begin(self._updates)
+        if self._watch is not None and (sampled or self._watch.fills_memory):
+            self._watch.begin(self._updates, sampled)
 
     def _measure_update(self, step: int) -> None:
         if self._weights_before:  # empty for a model without trainable parameters

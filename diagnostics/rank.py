@@ -109,8 +109,12 @@ def rank(candidates: Sequence[Candidate], needs_mending: bool, ranker: Ranker | 
 
 
 def kind_of(candidates: Iterable[Candidate]) -> str:
-    """Return which of the two models ranks these candidates."""
-    return WITH if any(candidate.experiments for candidate in candidates) else WITHOUT
+    """Return which of the two models ranks these candidates.
+
+    Experiments that only rule causes out say nothing of the others, for which all other evidence has to decide.
+    """
+    results = (result for candidate in candidates for result in candidate.experiments)
+    return WITH if any(result.restored is not None or result.verdict != "refuted" for result in results) else WITHOUT
 
 
 def _without_explained(ranked: list[Ranked]) -> list[Ranked]:

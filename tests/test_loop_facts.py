@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from diagnostics.loops.faults import spread_of_answers
+from diagnostics.loops.first_pass import spread_of_answers
 from diagnostics.loops.gradient_scale import ScaleOfLosses
 from diagnostics.loops.schedules import rises_for, steps_to_tenth
 from diagnostics.monitor import Monitor

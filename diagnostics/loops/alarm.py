@@ -1,19 +1,47 @@
-"""What the Monitor does if a symptom appears during a run: warn, stop, or notify."""
+"""What a loop is told while it runs: whether its values are finite, and the symptoms that appear."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, Self
 
 from diagnostics.diagnosis import Diagnosis
 from pipeline.errors import FivegateError
 
 OnSymptom = Literal["record", "warn", "stop"]
-GROWTH = (
-    1.25  # from one look to the next the run has grown by a quarter, so that looking costs the less the longer it is
-)
+GROWTH = 1.25  # from one look to the next, so that looking costs the less the longer the run is
 LEAST_VALIDATIONS = 2  # before a curve counts as a symptom; what is wrong by definition counts at once
+
+
+class NonFiniteError(FivegateError, FloatingPointError):
+    """The loss, a gradient or a weight is NaN or infinite."""
+
+
+class Verdict(NamedTuple):  # one is made in every step, and a dataclass takes three times as long
+    """Whether every value so far was finite; a verdict is false once one was not."""
+
+    ok: bool = True
+    step: int = 0  # of the first non-finite value, or the last step that was read back
+    why: str = ""
+    what: str = ""  # loss, gradient or weights, the first that was not finite
+    where: str = ""  # its module; empty for a loss
+
+    @classmethod
+    def of_values(cls, step: int, values: Mapping[str, float]) -> Self:
+        """Return the verdict on the measurements of a step, in their order: loss, gradients, weights."""
+        for name, value in values.items():
+            kind, _, module = name.partition("/")
+            what = {"train": "loss", "grad_norm": "gradient", "weight_norm": "weights"}.get(kind)
+            if what and module and not math.isfinite(value):
+                where = "" if what == "loss" else module
+                why = f"step {step}: the {what}{where and f' of {where}'} is {value}"
+                return cls(False, step, why, what, where)
+        return cls(True, step)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
 
 class SymptomWarning(UserWarning):

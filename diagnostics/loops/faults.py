@@ -6,9 +6,8 @@ some loops do on purpose, such as adding losses up, is an abnormality in a run w
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 
 from diagnostics.diagnose import evaluate_playbooks, needs_mending, view_of
 from diagnostics.loops.gradient_scale import CLOSE
-from diagnostics.loops.judgement import LIKELY, SURE, listed, unusual
+from diagnostics.loops.judgement import LIKELY, SURE, listed, unusual, without_refuted
 from diagnostics.loops.memory import LoopMemory
 from diagnostics.loops.schedules import schedule_findings
 from diagnostics.loops.watch import FIRST_UPDATES, LoopWatch
@@ -26,35 +25,47 @@ from pipeline.inspection.finding import Finding, Measured, contradiction, judge
 
 SAME = 1e-4  # relative difference of two norms of the same gradient
 LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less
+TWICE = ("softmax_twice", "sigmoid_twice")  # what some healthy runs do, but none that learns too little
+CAUGHT_UP, LEAST_UPDATES = 0.9, 100  # share of the way of running statistics; updates before it is judged
+SCALED = 16  # times: a loss that is multiplied by so much carries the scale of half precision
 WRITES = (3, 4)  # of a parameter: by its layer, a checkpoint, and what came after; steps of an optimizer are more
 MOVED = 0.5  # standard deviations by which frozen statistics have moved if the batches are other ones than before
-RANDOM = 0.05  # share of the spread of outputs that is more than rounding
+CLIPPED = (0.1, 0.02)  # share of the gradient norm that is left by a tight clip bound, and by one far too tight
 GUESSES = 0.9  # share of the loss of guessing from which on a model knows nothing
 
 
 def loop_findings(
-    watch: LoopWatch, history: History, config: Mapping[str, Any] | None = None, memory: LoopMemory | None = None
+    watch: LoopWatch,
+    history: History,
+    config: Mapping[str, Any] | None = None,
+    memory: LoopMemory | None = None,
+    inspected: Iterable[Finding] = (),
 ) -> tuple[Finding, ...]:
     """Return the faults of a loop, certain ones first; the target in `config` tells whether the run is good enough.
 
-    With the batches in `memory`, the model is asked twice in eval mode.
+    The batches in `memory` are looked at, too, and `inspected` is what the first step showed.
     """
-    findings: list[Finding] = []
+    from pipeline.inspection.inspect import without_explained  # it imports all inspections
+
+    findings = [*inspected]
     for inspection in (_not_zeroed, _without_gradient, _left_out, _frozen, _evaluation, _workers, _scaling, _half):
         findings += inspection(watch)
     if missing := list(_missing_values(watch, history)):  # whatever its gradients are, they say nothing of the loop
         findings = [*missing, *(finding for finding in findings if finding.inspection != "gradients_nonzero")]
-    findings += [*_resume(watch), *_overwritten(watch, history)]
-    findings += [*_not_loaded(watch, history)]
+    findings += [*_clipping(watch, history), *_resume(watch), *_overwritten(watch, history)]
+    findings += [*_not_loaded(watch, history), *_slow_statistics(watch, history)]
     findings += [*schedule_findings(watch.schedules, watch.optimizer, history, watch.epochs)]
-    findings += [*_random_evaluation(watch, memory)]
-    if any(finding.abnormality == SURE for finding in findings):
+    if memory is not None:
+        from diagnostics.loops.kept_batches import kept_findings
+
+        findings += kept_findings(watch.model, memory, history)
+    findings = without_refuted(findings, history)
+    certain = [finding for finding in findings if finding.abnormality == SURE or finding.inspection in TWICE]
+    if certain:
         view = view_of(history, config)
         if needs_mending(view, evaluate_playbooks(view)):
-            findings = [
-                replace(f, kind="definition", abnormality=1.0) if f.abnormality == SURE else f for f in findings
-            ]
-    return tuple(sorted(findings, key=lambda finding: -finding.abnormality))
+            findings = [replace(f, kind="definition", abnormality=1.0) if f in certain else f for f in findings]
+    return without_explained(findings)
 
 
 def _not_zeroed(watch: LoopWatch) -> Iterator[Finding]:
@@ -153,37 +164,21 @@ def _evaluation(watch: LoopWatch) -> Iterator[Finding]:
         yield contradiction("eval_mode_missing", "mode_of_validation", sentence, float(in_training_mode), "validations")
 
 
-def _random_evaluation(watch: LoopWatch, memory: LoopMemory | None) -> Iterator[Finding]:
-    """A model that answers the same batch differently in eval mode: a dropout that does not know the mode."""
-    if memory is None or not memory.batches:
-        return
-    if watch.spread_in_eval_mode is None:
-        watch.spread_in_eval_mode = spread_of_answers(watch.model, memory.batches[0][0])
-    spread = watch.spread_in_eval_mode
-    if spread > RANDOM:
-        sentence = (
-            f"In eval mode, two forward passes of the same batch differ by {spread:.0%} of the outputs' spread: "
-            "something random stays on in validation, as F.dropout does without training=self.training."
-        )
-        yield unusual("eval_mode_missing", "answers_in_eval_mode", sentence, SURE, spread, "of the outputs' spread")
-
-
-@torch.no_grad()
-def spread_of_answers(model: nn.Module, inputs: torch.Tensor) -> float:
-    """Return how much two answers of a model in eval mode differ, as a share of the outputs' standard deviation.
-
-    0 if the model does not take the inputs alone or does not return a tensor.
-    """
-    try:
-        evaluated = copy.deepcopy(model).eval()
-        with torch.random.fork_rng():
-            first, second = evaluated(inputs), evaluated(inputs)
-    except Exception:  # a model of the user's own may fail in any way
-        return 0.0
-    if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor) or first.numel() < 2:
-        return 0.0
-    spread = float((first - second).float().std() / first.float().std().clamp_min(1e-12))
-    return spread if math.isfinite(spread) else 0.0
+def _slow_statistics(watch: LoopWatch, history: History) -> Iterator[Finding]:
+    """Batch norm whose running statistics cannot have come to those of its batches by the end of the training."""
+    updates = len(history.series("train/loss")[1])
+    for name, module in watch.model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or not module.track_running_stats:
+            continue
+        momentum = module.momentum
+        covered = 1.0 if momentum is None else 1 - (1 - momentum) ** updates
+        if covered < CAUGHT_UP and updates >= LEAST_UPDATES:
+            sentence = (
+                f"With momentum {momentum:g}, the running statistics of {name} have come {covered:.0%} of the way to "
+                f"those of the batches in {updates} updates, and validation uses them."
+            )
+            yield unusual("normalization_misused", "running_statistics", sentence, SURE, covered, "of the way", name)
+            return
 
 
 def _workers(watch: LoopWatch) -> Iterator[Finding]:
@@ -215,7 +210,7 @@ def _scaling(watch: LoopWatch) -> Iterator[Finding]:
         if len(scales) == watch.calls.get(update) and len(scales) > 1 and all(abs(s - 1) < CLOSE for s in scales):
             summed, parts = summed + 1, len(scales)
         norm = float(watch.norms.get(update, torch.tensor(math.inf)))
-        if len(scales) == 1 and scales[0] >= 16 and norm < LEAST_CLIP:
+        if len(scales) == 1 and scales[0] >= SCALED and norm < LEAST_CLIP:
             clipped.append(norm * scales[0])
     if summed >= 2:
         sentence = (
@@ -229,6 +224,26 @@ def _scaling(watch: LoopWatch) -> Iterator[Finding]:
             "still carries the scale. Call scaler.unscale_(optimizer) before clipping."
         )
         yield unusual("clip_before_unscale", "norm_times_scale", sentence, SURE, clipped[0], "gradient norm")
+
+
+def _clipping(watch: LoopWatch, history: History) -> Iterator[Finding]:
+    """Every update has a gradient of one norm, far below those of the losses, with an optimizer that feels it."""
+    if any(float(scale) >= SCALED for pairs in watch.scales.values() for scale, _ in pairs):
+        return  # a gradient that carries the scale of half precision is judged with it
+    raw = dict(zip(*history.series("grad_norm"), strict=True))
+    pairs = [(float(norm), float(raw[update])) for update, norm in watch.norms.items() if update in raw]
+    if len(pairs) < FIRST_UPDATES or {"betas", "alpha", "lr_decay"} & watch.optimizer.defaults.keys():
+        return  # an adaptive optimizer takes steps of one size, whatever the norm is
+    applied = [norm for norm, _ in pairs]
+    shares = sorted(norm / before for norm, before in pairs if before > 0)
+    if len(shares) == len(pairs) and max(applied) - min(applied) < CLOSE * max(applied) and shares[-1] < CLIPPED[0]:
+        share = shares[len(shares) // 2]
+        sentence = (
+            f"At every update that was looked at, the gradient is clipped to a norm of {applied[0]:.3g}, {share:.2g} "
+            f"of what it was: {type(watch.optimizer).__name__} moves so much less far."
+        )
+        abnormality = SURE if share < CLIPPED[1] else LIKELY
+        yield unusual("gradient_clip_too_tight", "clipped_share", sentence, abnormality, share, "of the gradient norm")
 
 
 def _half(watch: LoopWatch) -> Iterator[Finding]:

@@ -1,22 +1,49 @@
-"""By how much a loop scales a loss before `backward`, from the outputs of the model and their gradient.
+"""What a pass through the model and its gradient show: the scale of the loss before `backward`, and its targets.
 
 A mean loss of some outputs has a gradient that outputs and targets determine; that of the cross-entropy shows the
 targets itself, in its sign. So the gradient that arrives in a backward pass tells whether the loss was divided, or
-multiplied by the scale of half precision, without another forward pass and without knowing the loss function.
+multiplied by the scale of half precision, without another forward pass and without knowing the loss function. It also
+tells the targets of a loop that hands over its loss alone.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from diagnostics.loops.memory import Loss, standard_losses
+from diagnostics.loops.memory import SAME, Loss, standard_losses
 
 CLOSE = 0.01  # the part of a gradient that its explanation may leave over
+LEFT_OUT = -100  # the target of a row without a gradient: torch's `ignore_index`
+
+
+Batch = tuple[object, object, object]  # inputs, targets, outputs
+
+
+@dataclass
+class Pass:
+    """One forward pass with gradients: the arguments of the model, its outputs, and their gradient after backward."""
+
+    arguments: object = None
+    outputs: Tensor | None = None
+    gradient: Tensor | None = None
+
+    def complete(self, inputs: object, targets: object, outputs: object, loss: Tensor | float) -> Batch:
+        """Return inputs, targets and outputs: what a loop has not given is what the pass shows, as far as it does."""
+        if isinstance(outputs, Tensor) and self.outputs is not None and outputs.shape != self.outputs.shape:
+            return inputs, targets, outputs  # the loop has changed what the model returned
+        if inputs is None:
+            single = isinstance(self.arguments, tuple) and len(self.arguments) == 1
+            inputs = self.arguments[0] if single else self.arguments  # type: ignore[index]
+        if targets is None and self.outputs is not None and self.gradient is not None:
+            targets = shown_targets(self.outputs, self.gradient, float(loss))
+        return inputs, targets, self.outputs if outputs is None else outputs
 
 
 @torch.no_grad()
@@ -97,3 +124,27 @@ def _of_classes(outputs: Tensor, gradient: Tensor) -> Tensor:
     used = (gradient != 0).any(-1, keepdim=True)
     targets = torch.zeros_like(outputs).scatter_(-1, gradient.argmin(-1, keepdim=True), 1.0)
     return (outputs.softmax(-1) - targets) * used / used.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def shown_targets(outputs: Tensor, gradient: Tensor, loss: float) -> Tensor | None:
+    """Return the targets that a loss and its gradient [N, C], [N, T, C] or [N] show; None where they show none.
+
+    Class ids of a cross-entropy of logits or log-probabilities, 0 and 1 of a binary one, numbers of a mean squared
+    error. A row without a gradient has the target -100, which the cross-entropy of torch leaves out.
+    """
+    pair = gradient_scale(outputs, gradient)
+    if pair is None:
+        return None
+    values, gradients = outputs.detach().float(), gradient.detach().float()
+    single = outputs.ndim == 1 or outputs.shape[-1] == 1
+    explained = bool(pair[1] < CLOSE)
+    if single and explained:
+        return (gradients < 0).to(outputs.dtype)
+    used = gradients != 0
+    of_log_probabilities = not single and bool((gradients <= 0).all() and (used.sum(-1) <= 1).all() and used.any())
+    if not single and (explained or of_log_probabilities):
+        return torch.where(used.any(-1), gradients.argmin(-1), LEFT_OUT)
+    targets = values - gradients * values.numel() / 2
+    squared_error = float((values - targets).square().mean())
+    return targets if math.isclose(squared_error, loss, rel_tol=SAME) else None

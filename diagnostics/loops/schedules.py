@@ -37,6 +37,7 @@ CAUSE = "scheduler_misstepped"
 DECAYED = 0.01  # share of the highest rate below which a schedule has ended the training
 FEWEST = 4  # updates per epoch from which on steps per update and steps per epoch can be told apart
 NEARLY = 0.9  # share of the updates at which a schedule moves that moves at each; some skip the first
+RESTARTS = 2  # falls of the rate to its first value
 EPOCHS = 1.5  # times the epochs so far, that a schedule for epochs may be made for
 
 
@@ -193,6 +194,13 @@ def _of_rates(optimizer: Optimizer, history: History) -> Iterator[Finding]:
             yield contradiction(CAUSE, "rate_over_updates", sentence, ended, "share of updates")
         else:
             yield unusual(CAUSE, "rate_over_updates", sentence, SURE, ended, "share of updates")
+    falls = np.flatnonzero(np.diff(rates) < 0)
+    if len(falls) >= RESTARTS and np.allclose(rates[falls + 1], rates[0]) and rates[falls].min() > 2 * rates[0]:
+        sentence = (
+            f"The learning rate rises from {rates[0]:.3g} and falls back to it at once, {len(falls)} times, as a "
+            "warm-up does that begins anew: the states of schedule and optimizer were lost on resume."
+        )
+        yield unusual("resume_state_lost", "rate_begins_anew", sentence, SURE, float(len(falls)), "times")
     first = next((float(g["initial_lr"]) for g in optimizer.param_groups if "initial_lr" in g), None)
     if first is not None and not changes and not math.isclose(first, rates[0], rel_tol=1e-9):
         sentence = f"The learning rate stays at {rates[0]:.3g}, where a schedule for {first:.3g} began: it never steps."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.loops.freezing import FrozenParts
-from diagnostics.loops.gradient_scale import ScaleOfLosses, gradient_scale
+from diagnostics.loops.gradient_scale import Batch, Pass, ScaleOfLosses, gradient_scale
+from diagnostics.loops.memory import LoopMemory
 from diagnostics.loops.schedules import Schedules
 from diagnostics.measurements import float_tensors
 from pipeline.data.tree import tensors
@@ -48,10 +50,11 @@ class _Hook:
 
 
 class LoopWatch:
-    """Records the facts of one loop that `loop_findings` judges."""
+    """Records the facts of one loop that `loop_findings` judges, and gives the memory what passes through the model."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, memory: LoopMemory | None = None) -> None:
         self.model, self.optimizer, self._body = model, optimizer, _body(model)
+        self._memory, self._last_pass = memory, Pass()
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.trained = [(name, p) for name, p in trainable if id(p) in optimized]
@@ -66,9 +69,7 @@ class LoopWatch:
         # How often each parameter was written in place: once by its layer, once by a checkpoint, ...
         self.writes = min((p._version for p in model.parameters()), default=0)
         self.epochs: list[int] = []
-        self.leftovers: list[
-            list[Tensor]
-        ] = []  # per interval and backward: gradient still there / that of the last step
+        self.leftovers: list[list[Tensor]] = []  # per interval and backward: gradient still there / of the last step
         self.silent: list[set[str]] = []  # per update: parameters without a gradient
         self.evaluations = [0, 0]  # validations whose forward passes were all in training mode, and the others
         self.scales: dict[int, list[Tensor]] = {}  # per update: scale of the loss of each backward
@@ -78,29 +79,25 @@ class LoopWatch:
         self.missing_values: list[tuple[int, Tensor]] = []  # per step: NaN in the batch
         self.batches: list[Tensor] = []  # some values of each of the first batches
         self.workers = 0
-        self.spread_in_eval_mode: float | None = None  # of two answers to one batch; None before it is measured
         self.last_inputs: object = None  # of the latest forward pass with gradients
         self._passes = [0, 0]  # forward passes without gradients since the last update: in training mode, in eval mode
-        self._unused = [
-            0,
-            0,
-        ]  # with gradients that no backward pass has used; counted from the second epoch on
+        self._unused = [0, 0]  # with gradients that no backward pass used; counted from the second epoch on
         self._last_norms: list[Tensor] = []
         self._window: list[RemovableHandle] = []
-        self._update = 0
+        self._update, self._sampled = 0, True
         self._waiting: tuple[int, Tensor, Tensor] | None = None  # outputs and their gradient, whose targets are to come
         self._targets: Tensor | None = None  # of a loop that gives them before its backward pass
         self._keeps_inputs, self._counts_unused = False, False
         self._always: list[RemovableHandle] = []
-        if self._modal:
+        if self._modal or memory is not None:
             self._watch_passes()
 
     # --- one update ---------------------------------------------------------------------------------------------------
 
-    def begin(self, update: int) -> None:
-        """Watch the forward and backward passes of the update to come."""
+    def begin(self, update: int, sampled: bool = True) -> None:
+        """Watch the forward and backward passes of the update to come: all of it, or only what the memory keeps."""
         self._end_window()
-        self._update = update
+        self._update, self._sampled = update, sampled
         this = weakref.ref(self)
         self._window.append(self._body.register_forward_hook(_OutputHook(partial(_on_outputs, this))))
         if 0 < update < FIRST_UPDATES and self._last_norms:
@@ -136,6 +133,19 @@ class LoopWatch:
         self.frozen.after_update()
         self._end_window()
 
+    @property
+    def fills_memory(self) -> bool:
+        """Whether batches are still kept for experiments."""
+        return self._memory is not None and not self._memory.full
+
+    def complete(self, inputs: object, targets: object, outputs: object, loss: Tensor | float) -> Batch:
+        """Return what the loop gives of the latest pass and what the pass itself shows, and keep it in the memory."""
+        batch = self._last_pass.complete(inputs, targets, outputs, loss)
+        self._last_pass = Pass()
+        if self._memory is not None and not self._memory.full:
+            self._memory.keep(*batch, loss)
+        return batch
+
     def loss_given(self, update: int, inputs: object, targets: object, sampled: bool) -> None:
         """Count the losses of an update, and look at its batch."""
         if sampled:
@@ -165,14 +175,18 @@ class LoopWatch:
             unused = _OutputHook(partial(_on_pass_with_gradients, weakref.ref(self)))
             self._always.append(self._body.register_forward_hook(unused))
         self._passes, self._unused = [0, 0], [0, 0]
+        if self._memory is not None and self._memory.validation:
+            self._memory.validation_seen = True
+            if not self._modal and not self._keeps_inputs:
+                self._remove(self._always)
         self.schedules.validated(len(self.epochs), updates)
 
     def close(self) -> None:
         """Remove all hooks."""
         self._end_window()
-        for handle in self._always:
-            handle.remove()
+        self._remove(self._always)
         self.last_inputs = self._waiting = self._targets = None
+        self._last_pass = Pass()
 
     def inputs_of_pass(self) -> object:
         """Return the inputs of the latest forward pass, for a loop that gives none; from now on they are kept."""
@@ -190,8 +204,11 @@ class LoopWatch:
     def forward_begun(self, inputs: object) -> None:
         if torch.is_grad_enabled():
             self.last_inputs = inputs if self._keeps_inputs else None
-        elif self._modal:
+            return
+        if self._modal:
             self._passes[self._mode] += 1
+        if self._memory is not None and not self._memory.validation_seen and self._update:
+            self._memory.keep_validation(inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs)
 
     @property
     def _mode(self) -> int:
@@ -207,10 +224,17 @@ class LoopWatch:
         self.last_inputs = inputs
         outputs = _outputs_of(result)
         if outputs is not None:
-            outputs.register_hook(partial(_on_output, weakref.ref(self), self._update, outputs.detach()))
+            self._last_pass = Pass(inputs, outputs.detach())
+            outputs.register_hook(partial(_on_output, weakref.ref(self), self._update, self._last_pass))
 
-    def output_gradient(self, update: int, outputs: Tensor, gradient: Tensor) -> None:
+    def output_gradient(self, update: int, seen: Pass, gradient: Tensor) -> None:
         """Measure the scale of a loss, at once if the targets are known or if the outputs are too large to be kept."""
+        outputs = seen.outputs
+        if outputs is None:
+            return
+        seen.gradient = gradient if outputs.numel() <= MOST_OUTPUTS else None
+        if not self._sampled:
+            return
         if self._waiting is not None:  # of another backward pass, whose targets are not known
             self._measure_scale(None)
         self._waiting = (update, outputs, gradient)
@@ -238,19 +262,23 @@ class LoopWatch:
             )
 
     def _end_window(self) -> None:
-        for handle in self._window:
+        self._remove(self._window)
+
+    @staticmethod
+    def _remove(handles: list[RemovableHandle]) -> None:
+        for handle in handles:
             handle.remove()
-        self._window = []
+        handles.clear()
 
 
 class _OutputHook(_Hook):
     """The same for a hook that gets the outputs too."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        return _OutputHook(_do_nothing)
+        return nullcontext().__exit__  # takes the three arguments and returns None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _silent_output_hook, ()
+        return getattr, (nullcontext(), "__exit__")
 
 
 def _body(model: nn.Module) -> nn.Module:
@@ -270,14 +298,6 @@ def _outputs_of(result: object) -> Tensor | None:
     if isinstance(known, Tensor) and known.requires_grad and known.is_floating_point():
         return known
     return None
-
-
-def _do_nothing(*_: object) -> None:
-    """Stands for the hooks of a model in its copies."""
-
-
-def _silent_output_hook() -> _OutputHook:
-    return _OutputHook(_do_nothing)
 
 
 def _on_forward(watch: weakref.ref[LoopWatch], _module: nn.Module, inputs: object) -> None:
@@ -306,6 +326,6 @@ def _on_gradient(watch: weakref.ref[LoopWatch], number: int, _: Tensor) -> None:
             seen.gradient_given(number)
 
 
-def _on_output(watch: weakref.ref[LoopWatch], update: int, outputs: Tensor, gradient: Tensor) -> None:
-    if (seen := watch()) is not None:
-        seen.output_gradient(update, outputs, gradient)
+def _on_output(watch: weakref.ref[LoopWatch], update: int, seen: Pass, gradient: Tensor) -> None:
+    if (known := watch()) is not None:
+        known.output_gradient(update, seen, gradient)

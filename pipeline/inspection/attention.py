@@ -38,15 +38,15 @@ def inspect_axes(subject: Subject) -> Iterator[Finding]:
 def inspect_attention(subject: Subject) -> Iterator[Finding | Measured]:
     """Yield attention that sees the tokens which it must predict, and scores that are not scaled."""
     if subject.kind == "language_model":
-        yield from _sees_the_future(subject)
+        yield from sees_the_future(subject)
     if subject.loss is not None and subject.loss.grad_fn is not None:
         unscaled = _unscaled(subject)
         if unscaled is not None:
             yield Measured("attention_unscaled", float(unscaled))
 
 
-def _sees_the_future(subject: Subject) -> Iterator[Finding]:
-    """Exchange the last token of every row; outputs at earlier positions must not change."""
+def sees_the_future(subject: Subject) -> Iterator[Finding]:
+    """Yield whether outputs at earlier positions change where the last token of every row is exchanged."""
     ids, outputs = subject.inputs, subject.outputs
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim != 2 or outputs is None or outputs.ndim != 3:
         return

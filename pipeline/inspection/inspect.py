@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,6 +57,8 @@ EXPLAINED = {  # by inspection, what it explains
     "loss_growth": ("first_update_ratio",),
     "first_layer_rms": ("first_update_ratio", "saturated_at_start"),
     "feature_lost_on_validation": ("accuracy_lost_on_validation",),
+    "trained_rows_told_apart": ("signal_in_features", "signal_in_labels"),
+    "extreme_targets": ("target_spread_low", "target_spread_high", "target_mean_over_one"),
     "accuracy_by_exchanging_classes": ("accuracy_lost_on_validation",),
 }
 
@@ -248,19 +250,22 @@ def _collect(inspections: dict[str, Callable[[], Yields]], collected: Found) -> 
 
 
 def _conclude(collected: Found) -> Inspections:
+    findings, measured, not_checked = collected
+    every: Sequence[Finding] = [*findings, *itertools.chain.from_iterable(map(judge, measured))]
+    return Inspections(without_explained(every), tuple(not_checked))
+
+
+def without_explained(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return the findings, most abnormal first; of one inspection and cause only the most abnormal one.
 
     What another finding explains is left out: rows that hardly differ in tiny inputs say nothing about the depth.
     """
-    findings, measured, not_checked = collected
-    every: Sequence[Finding] = [*findings, *itertools.chain.from_iterable(map(judge, measured))]
     best: dict[tuple[str, str], Finding] = {}
-    for finding in every:
+    for finding in findings:
         key = finding.cause, finding.inspection
         if key not in best or finding.abnormality > best[key].abnormality:
             best[key] = finding
     names = {finding.inspection for finding in best.values()}
     explained = {name for finding in best.values() for name in EXPLAINED.get(_sided(finding), ()) if name in names}
     remaining = [finding for finding in best.values() if finding.inspection not in explained]
-    ordered = sorted(remaining, key=lambda f: (f.kind != "definition", -f.abnormality))
-    return Inspections(tuple(ordered), tuple(not_checked))
+    return tuple(sorted(remaining, key=lambda f: (f.kind != "definition", -f.abnormality)))

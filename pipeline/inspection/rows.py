@@ -5,7 +5,7 @@ Small forests answer, each on a few hundred rows. They need no scaling and find 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, permutations
 from typing import TYPE_CHECKING, Any
@@ -54,23 +54,23 @@ def inspect_rows(
 
     `augmented` are train rows as the model receives them, where they differ from the rows of the split.
     """
-    first, second = _sample(train.X, train.y), _sample(val.X, val.y)
+    first, second = table_of(train.X, train.y), table_of(val.X, val.y)
     if first is None or second is None:
         return
     yield from _one_feature(first, second, kind)
     if min(len(first.y), len(second.y)) < FEWEST:
         return
-    apart = _told_apart(first.X, second.X)
+    apart = told_apart(first.X, second.X)
     yield Measured("splits_told_apart", apart)
     if augmented is None:
         yield from (Measured("augmented_told_apart", apart), Measured("signal_after_augmentation", 1.0))
     else:
-        changed = _sample(*augmented)
+        changed = table_of(*augmented)
         if changed is not None and changed.X.shape[1] == second.X.shape[1]:
-            yield Measured("augmented_told_apart", _told_apart(changed.X, second.X))
+            yield Measured("augmented_told_apart", told_apart(changed.X, second.X))
             if kind in ("classification", "binary"):
-                plain, after = _cross_validated(first), _cross_validated(changed)
-                chance = _majority(first.y)
+                plain, after = cross_validated(first), cross_validated(changed)
+                chance = majority(first.y)
                 if plain > chance + SIGNAL:
                     yield Measured("signal_after_augmentation", (after - chance) / (plain - chance))
     if kind in ("classification", "binary"):
@@ -79,7 +79,7 @@ def inspect_rows(
         yield from _numbers(first, second)
 
 
-def _sample(X: Tree, y: object) -> Sample | None:
+def table_of(X: Tree, y: object) -> Sample | None:
     """Return some rows as a table; None for targets that are not one number per row, and for other inputs."""
     if not isinstance(y, Tensor) or y.numel() != len(y) or not len(y):
         return None
@@ -98,7 +98,7 @@ def _forest() -> Any:
     return ExtraTreesClassifier(TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
 
 
-def _told_apart(first: Array, second: Array) -> float:
+def told_apart(first: Array, second: Array) -> float:
     """Return the area under the curve of a forest that tells rows of two samples apart; 0.5 where they are alike.
 
     Lopez-Paz and Oquab, Revisiting classifier two-sample tests, 2017.
@@ -114,11 +114,11 @@ def _told_apart(first: Array, second: Array) -> float:
     return float(roc_auc_score(y, scores))
 
 
-def _majority(y: Array) -> float:
+def majority(y: Array) -> float:
     return float(np.unique(y, return_counts=True)[1].max() / len(y))
 
 
-def _cross_validated(sample: Sample) -> float:
+def cross_validated(sample: Sample) -> float:
     """Return the accuracy of a forest on rows of the sample that it did not see."""
     from sklearn.model_selection import KFold, cross_val_predict
 
@@ -137,14 +137,14 @@ def _labels(train: Sample, val: Sample) -> Iterator[Finding | Measured]:
             )
             yield contradiction("labels_misencoded", "one_class", sentence, 1.0, "classes")
         return
-    chance = _majority(train.y)
-    within, within_val = _cross_validated(train), _cross_validated(val)
+    chance = majority(train.y)
+    within, within_val = cross_validated(train), cross_validated(val)
     forest = _forest().fit(train.X.astype(np.float32), train.y)
     predicted = forest.predict(val.X.astype(np.float32))
     across = float((predicted == val.y).mean())
     yield Measured("accuracy_lost_on_validation", within - across)
     yield Measured("accuracy_gained_on_validation", across - within)
-    signal, signal_of_val = max(within, across) - chance, within_val - _majority(val.y)
+    signal, signal_of_val = max(within, across) - chance, within_val - majority(val.y)
     yield Measured("signal_in_features", max(signal, signal_of_val))
     expected = _forest().fit(val.X.astype(np.float32), val.y).predict(train.X.astype(np.float32))
     yield from _missing_in_train(max(signal, float((expected == train.y).mean()) - chance), signal_of_val)
@@ -223,7 +223,7 @@ def _determined(feature: Array, y: Array) -> float:
     _, codes = np.unique(y, return_inverse=True)
     counts = np.zeros((len(values), int(codes.max()) + 1))
     np.add.at(counts, (which, codes), 1)
-    return float((counts.max(axis=1).sum() / len(y) - _majority(y)) / max(1 - _majority(y), 1e-9))
+    return float((counts.max(axis=1).sum() / len(y) - majority(y)) / max(1 - majority(y), 1e-9))
 
 
 def inspect_targets(subject: Subject) -> Iterator[Measured]:
@@ -246,21 +246,27 @@ def inspect_targets(subject: Subject) -> Iterator[Measured]:
 
 
 def inspect_order(setup: TrainingComponents) -> Iterator[Measured]:
-    """Yield how much of the labels' variety is missing inside a batch: 0 as by chance, 1 where each has one class.
+    """Yield how much of the labels' variety is missing inside the first batches of the first epoch.
 
-    Only the first batches of the first epoch are looked at. A data set that has to be read row by row is left out.
+    A data set that has to be read row by row is left out.
     """
     y = setup.train.y
     if setup.train.dataset is not None or not isinstance(y, Tensor) or y.is_floating_point() or y.ndim != 1:
         return
-    overall = _variety(y.numpy())
-    if overall <= 0 or setup.budget.batch_size < 4:
-        return
     groups = islice(setup.batches.accumulation_groups(1), BATCHES)
-    inside = [_variety(y.numpy()[batch.rows]) for group in groups for batch in group if len(batch) >= 4]
-    if len(inside) >= 3:
-        chance = overall * (1 - 1 / setup.budget.batch_size)
-        yield Measured("labels_in_order", max(0.0, 1 - float(np.mean(inside)) / chance))
+    batches = [y.numpy()[batch.rows] for group in groups for batch in group]
+    yield from labels_in_order(y.numpy(), batches)
+
+
+def labels_in_order(labels: Array, batches: Sequence[Array]) -> Iterator[Measured]:
+    """Yield how much of the variety of all labels is missing inside batches, for at least three batches of four rows.
+
+    It is 0 for batches that were drawn by chance, and 1 where each has one class.
+    """
+    overall, large = _variety(labels), [batch for batch in batches if len(batch) >= 4]
+    if overall > 0 and len(large) >= 3:
+        chance = overall * (1 - 1 / max(map(len, large)))
+        yield Measured("labels_in_order", max(0.0, 1 - float(np.mean([_variety(batch) for batch in large])) / chance))
 
 
 def _variety(labels: Array) -> float:

@@ -37,7 +37,7 @@ def inspect_weights(subject: Subject) -> Iterator[Finding | Measured]:
     dead = [name for gain, name in gains if gain == 0]
     last = gains[-1][1]
     hidden_zero = [name for name in dead if name != last]  # a last layer of zeros still learns
-    if hidden_zero:
+    if hidden_zero and not any(_has_gradient(subject, name) for name in dead):
         yield contradiction(
             "weight_init_bad",
             "weights_zero",
@@ -68,6 +68,12 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             if key.startswith("weight") and parameter.ndim >= 2 and not nn.parameter.is_lazy(parameter):
                 label = name if key == "weight" else f"{name}.{key}"
                 yield label.removeprefix("model."), parameter.detach().flatten(1)
+
+
+def _has_gradient(subject: Subject, layer: str) -> bool:
+    """Return whether weights of 0 get a gradient: then they move, and the layers before them learn from then on."""
+    names = (layer, f"{layer}.weight", f"model.{layer}", f"model.{layer}.weight")
+    return any(bool(subject.gradients[name].any()) for name in names if name in subject.gradients)
 
 
 def _gain(weight: Tensor) -> float:
