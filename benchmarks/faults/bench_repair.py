@@ -288,9 +288,9 @@ def _show(case: Case, result: Repair) -> str:
 def mendable(case: Case) -> bool:
     """Return whether a case is of this benchmark: an experiment that a change of its config mends, or a healthy one.
 
-    What only a change of the rows mends is left out: no repair may change those.
+    What only a change of the rows mends is left out, and what only another metric does: no repair may change those.
     """
-    by_config = any(not any(o.startswith("data.") for o in overrides) for overrides in case.mended)
+    by_config = any(not any(o.startswith(("data.", "task.")) for o in overrides) for overrides in case.mended)
     return case.way == "experiment" and (case.healthy or by_config)
 
 

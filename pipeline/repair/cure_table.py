@@ -182,6 +182,7 @@ CURES: dict[str, Cure] = {
     "mend_loss": Cure(
         "Average the loss over rows, with the correct sign and axis",
         "loss = per_row.mean()  # to be minimized",
+        (choose("loss", config_edits.loss),),
     ),
     "stable_loss": Cure(
         "Use the numerically stable form of the loss",
