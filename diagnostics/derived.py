@@ -19,6 +19,18 @@ LOST = 0.03  # the least loss of a score that counts
 FEWEST_POINTS = 8  # of a curve, whose shape fewer points do not show
 BLOCKS = 10  # parts of a run whose medians are its levels
 STANDARD_ERRORS = 3.0  # by which a loss of a score must exceed its noise
+DERIVED = {  # the facts in words
+    "jump_at_resume": "the training loss after a resume, divided by that before",
+    "drop_at_epoch": "the share of the improvement that happens at the starts of epochs",
+    "score_unmoved": "whether the validation score stays where it began (1: yes)",
+    "score_lost": "what the validation score lost again after its best level",
+    "score_ratio": "the best validation score, divided by the best one on train rows,",
+    "loss_burst": "the largest training loss of the first tenth of the run, divided by the last one",
+    "resume_break": "the factor by which the training loss changes at a resume",
+    "score_follows_loss": "the correlation of the validation score with the validation loss",
+    "accuracy_under_floor": "by how much the accuracy is below what the validation loss allows, which",
+    "loss_left": "the last training loss, divided by that of guessing or else by the first one,",
+}
 RESUMES = ("resumed", "restart")  # kinds of events after which a training goes on from a checkpoint
 
 

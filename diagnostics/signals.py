@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from diagnostics.derived import DERIVED
 from pipeline.results import counted
 
 BLOCKS = 10  # parts of a run whose medians are its levels
@@ -279,6 +280,7 @@ def shortfall(score: Curve, target: Curve, trivial: Curve) -> float:
 
 
 WORDS = {  # for curves whose names do not say what they measure
+    **DERIVED,
     "loss_expected": "the loss of random guessing",
     "loss_at_init": "the loss before the first step",
     "lr": "the learning rate",
@@ -290,20 +292,14 @@ WORDS = {  # for curves whose names do not say what they measure
     "inputs_gain": "the share of the loss that the inputs remove",
     "output_std": "the spread of the outputs over the rows of a batch",
     "target_rms": "the root mean square of the targets",
-    "jump_at_resume": "the training loss after a resume, divided by that before",
-    "drop_at_epoch": "the share of the improvement that happens at the starts of epochs",
-    "score_unmoved": "whether the validation score stays where it began (1: yes)",
-    "score_lost": "what the validation score lost again after its best level",
-    "score_ratio": "the best validation score, divided by the best one on train rows,",
-    "loss_burst": "the largest training loss of the first tenth of the run, divided by the last one",
     "score_spread": "the range of the final losses of runs with equal settings, divided by their mean",
     "resume_loss_ratio": "the training loss of repeated steps, divided by that of the first time",
     "resume_repeat_change": "the factor by which the training loss of repeated steps changes",
-    "resume_break": "the factor by which the training loss changes at a resume",
     "time/data_wait": "the share of a step that waits for data",
     "time/memory_share": "the share of the memory that is used",
     "rerun_differs": "whether a repeated training differs",
     "val_rows": "the number of validation rows",
+    "cross_entropy": "whether the loss is a cross-entropy (1: yes)",
     "share_untrained": "the share of parameters that are not trained",
     "val/metric": "the validation metric",
     "train/metric": "the training metric",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ def inspect_copy(model: nn.Module, memory: LoopMemory) -> list[Finding]:
     """Return what copies of a model show: with its first weights, as in `inspect_training`, and with those of now."""
     findings: list[Finding] = []
     try:
-        subject = _observe(model, memory)
+        with warnings.catch_warnings(action="ignore"):  # of shapes that broadcast, which the loop has seen itself
+            subject = _observe(model, memory)
         future = sees_the_future(subject) if _predicts_next_token(memory) else ()
         for result in (*inspect_axes(subject), *future, *inspect_activations(subject), *inspect_regularizers(subject)):
             if isinstance(result, Finding):
