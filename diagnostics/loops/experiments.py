@@ -40,6 +40,7 @@ WORTH = 0.25  # share of the reference's progress by which the copy must be behi
 LEFT, TIMES = 0.15, 3.0  # or the share of the first loss that it leaves, and how many times that of the reference it is
 LEARNED = 0.97  # share of the first loss: a reference that ends above it has learned nothing
 LOWER = (0.1, 0.01)  # times the rate
+FAR_SPREAD = 4.0  # times the usual spread of 1
 SMALL_BATCH, USUAL_BATCH = 8, 32
 SATURATING = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid")
 OF_MODEL_AND_OPTIMIZER = (
@@ -59,6 +60,7 @@ class Change:
     surgery: Sequence[Mapping[str, Any]] = ()
     batches: int = 1  # that are joined into one
     standardize: bool = False
+    standardize_targets: bool = False
     adam: bool = False
     model: Callable[[], nn.Module] | None = None
 
@@ -96,24 +98,27 @@ class LoopCopy:
             model = change.model() if change.model else apply_surgery(self.fresh_copy(), list(change.surgery))
             optimizer = self._optimizer(model, change)
             train, held_out = _joined(self.train_batches, change.batches), self.left_out
-            shift, scale = _scaling(train) if change.standardize else (0.0, 1.0)
+            shift, scale = _scaling([x for x, _ in train]) if change.standardize else (0.0, 1.0)
+            centre, spread = _scaling([y for _, y in train]) if change.standardize_targets else (0.0, 1.0)
             model.train()
             order: list[int] = []
             for _ in range(self.steps if steps is None else steps):
                 order = order or torch.randperm(len(train)).tolist()
                 inputs, targets = train[order.pop()]
                 optimizer.zero_grad()
-                loss = self.loss(_outputs(model, (inputs - shift) / scale if change.standardize else inputs), targets)
+                outputs = _outputs(model, (inputs - shift) / scale if change.standardize else inputs)
+                loss = self.loss(outputs, (targets - centre) / spread if change.standardize_targets else targets)
                 if not math.isfinite(loss.item()):
                     return math.nan
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             model.eval()
             with torch.no_grad():
-                values = [
-                    float(self.loss(_outputs(model, (x - shift) / scale if change.standardize else x), y))
-                    for x, y in held_out
-                ]
+                values = []
+                for x, y in held_out:
+                    outputs = _outputs(model, (x - shift) / scale if change.standardize else x)
+                    outputs = outputs * spread + centre if change.standardize_targets else outputs
+                    values.append(float(self.loss(outputs, y)))
         return sum(values) / len(values)
 
     def _optimizer(self, model: nn.Module, change: Change) -> Optimizer:
@@ -256,8 +261,11 @@ def _references(loop: LoopCopy) -> Iterator[Change]:
 
 
 def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
-    """The arms that fit this loop: rates first, then what is unusual in model and batches, at last the optimizer."""
+    """The arms that fit this loop: targets, rates, what is unusual in model and batches, and at last the optimizer."""
     group, rate = loop.optimizer.param_groups[0], loop.rate
+    if _far_from_unit_scale(torch.cat([y for _, y in loop.train_batches])):
+        change = Change(standardize_targets=True)
+        yield _arm("standardized_targets", "targets_not_scaled", "targets standardized"), change
     for factor in (10.0, 0.1, 100.0, 0.01, 1000.0, 0.001):
         cause = "learning_rate_too_low" if factor > 1 else "learning_rate_too_high"
         yield _arm(f"rate_times_{factor:g}", cause, f"learning rate {rate:g} → {rate * factor:g}"), Change(rate=factor)
@@ -291,6 +299,14 @@ def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
         yield replace(arm, reason="suspicion"), Change(adam=True)  # mends many loops, so that it comes last
 
 
+def _far_from_unit_scale(targets: Tensor) -> bool:
+    """Whether numeric targets have a mean or a spread that the outputs of a new model are far from."""
+    if not targets.is_floating_point() or targets.numel() < 2:
+        return False
+    spread, mean = float(targets.std()), abs(float(targets.mean()))
+    return spread > FAR_SPREAD or 0 < spread < 1 / FAR_SPREAD or mean > FAR_SPREAD * max(spread, 1.0)
+
+
 def _arm(name: str, cause: str, change: str) -> Arm:
     return Arm(name, (cause,), f"{change}, on a copy of the loop", Delta(), reason="general")
 
@@ -309,9 +325,9 @@ def _joined(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[
     return [(torch.cat([x for x, _ in group]), torch.cat([y for _, y in group])) for group in groups]
 
 
-def _scaling(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each input column over all rows."""
-    rows = torch.cat([inputs for inputs, _ in batches])
+def _scaling(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each column over all rows."""
+    rows = torch.cat(list(batches))
     spread = rows.std(0)
     return rows.mean(0), torch.where(spread > 0, spread, torch.ones_like(spread))
 

@@ -27,6 +27,7 @@ SAME = 1e-4  # relative difference of two norms of the same gradient
 LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less
 TWICE = ("softmax_twice", "sigmoid_twice")  # what some healthy runs do, but none that learns too little
 CAUGHT_UP, LEAST_UPDATES = 0.9, 100  # share of the way of running statistics; updates before it is judged
+FORGETS = 0.5  # momentum of a batch norm: the share of the latest batch in its running statistics
 SCALED = 16  # times: a loss that is multiplied by so much carries the scale of half precision
 WRITES = (3, 4)  # of a parameter: by its layer, a checkpoint, and what came after; steps of an optimizer are more
 MOVED = 0.5  # standard deviations by which frozen statistics have moved if the batches are other ones than before
@@ -53,7 +54,7 @@ def loop_findings(
     if missing := list(_missing_values(watch, history)):  # whatever its gradients are, they say nothing of the loop
         findings = [*missing, *(finding for finding in findings if finding.inspection != "gradients_nonzero")]
     findings += [*_clipping(watch, history), *_resume(watch), *_overwritten(watch, history)]
-    findings += [*_not_loaded(watch, history), *_slow_statistics(watch, history)]
+    findings += [*_not_loaded(watch, history), *_running_statistics(watch, history)]
     findings += [*schedule_findings(watch.schedules, watch.optimizer, history, watch.epochs)]
     if memory is not None:
         from diagnostics.loops.kept_batches import kept_findings
@@ -164,8 +165,8 @@ def _evaluation(watch: LoopWatch) -> Iterator[Finding]:
         yield contradiction("eval_mode_missing", "mode_of_validation", sentence, float(in_training_mode), "validations")
 
 
-def _slow_statistics(watch: LoopWatch, history: History) -> Iterator[Finding]:
-    """Batch norm whose running statistics cannot have come to those of its batches by the end of the training."""
+def _running_statistics(watch: LoopWatch, history: History) -> Iterator[Finding]:
+    """Batch norm whose running statistics cannot have come to those of its batches, or are those of the last one."""
     updates = len(history.series("train/loss")[1])
     for name, module in watch.model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm) or not module.track_running_stats:
@@ -178,6 +179,13 @@ def _slow_statistics(watch: LoopWatch, history: History) -> Iterator[Finding]:
                 f"those of the batches in {updates} updates, and validation uses them."
             )
             yield unusual("normalization_misused", "running_statistics", sentence, SURE, covered, "of the way", name)
+            return
+        if momentum is not None and momentum > FORGETS:
+            sentence = (
+                f"With momentum {momentum:g}, the running statistics of {name} are mostly those of the latest batch. "
+                "In torch, momentum is the share of the new batch; in other frameworks it is that of the old ones."
+            )
+            yield unusual("normalization_misused", "norm_momentum_high", sentence, LIKELY, momentum, "momentum", name)
             return
 
 

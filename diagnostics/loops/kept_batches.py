@@ -255,7 +255,7 @@ def _signal(facts: KeptFacts, history: History) -> Iterator[Finding]:
         )
         yield unusual("labels_misaligned", "signal_in_labels", sentence, SURE, signal, "accuracy")
     (epochs, scores), (at, on_train) = history.series("val/accuracy"), history.series("train/accuracy")
-    if not len(scores) or signal < SIGNAL:
+    if not len(scores) or signal < SIGNAL or facts.apart > APART:  # augmented rows are harder than those of validation
         return
     best = int(np.argmax(scores))
     trained = on_train[at == epochs[best]]
