@@ -182,3 +182,57 @@ def test_apply_surgery_refuses_impossible_operations(step: dict[str, dict[str, o
 def test_operations_are_documented() -> None:
     """The names in the table are those of the functions, and each has a docstring."""
     assert all(name == f.__name__ and f.__doc__ for name, f in OPERATIONS.items())
+
+
+CHAINS = {
+    "linear layers with batch norm": (
+        nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 5, bias=False), nn.Linear(5, 2)),
+        (7, 6),
+    ),
+    "layer norm": (
+        nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2)),
+        (7, 6),
+    ),
+    "convolutions that are flattened": (
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)
+        ),
+        (7, 1, 8, 8),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_widen_multiplies_every_hidden_width(name: str) -> None:
+    """Inputs and outputs of the model stay, and every hidden layer has three times its units."""
+    model, shape = CHAINS[name]
+    changed = apply_surgery(model, [{"widen": {"factor": 3}}])
+    layers, before = ([m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)] for net in (changed, model))
+    outputs = changed(torch.rand(shape))
+    outputs.sum().backward()
+
+    assert outputs.shape == model(torch.rand(shape)).shape
+    assert [len(m.weight) for m in layers[:-1]] == [3 * len(m.weight) for m in before[:-1]]
+    assert all(p.grad is not None for p in changed.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (nn.Linear(3, 2), "no hidden linear or convolution layer"),
+        (Foreign(), "takes a chain of linear layers and convolutions, got 'Foreign'"),
+        (nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 2)]), "got '3 units before a layer of 4 inputs'"),
+        (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(3), nn.Linear(6, 2)), "normalization over the units of a layer"),
+    ],
+)
+def test_widen_refuses_what_is_no_chain(model: nn.Module, what: str) -> None:
+    """A model whose layers do not take what the one before gives is refused, and says which."""
+    with pytest.raises(UserError, match=what):
+        apply_surgery(model, [{"widen": {}}])
+
+
+@pytest.mark.parametrize("factor", [1, 0, 2.5, True, "wide"])
+def test_widen_refuses_a_factor_that_widens_nothing(factor: object) -> None:
+    """Only whole numbers from 2 on are factors."""
+    with pytest.raises(UserError, match="is no number of times"):
+        apply_surgery(MLP(4, 2), [{"widen": {"factor": factor}}])

@@ -277,6 +277,10 @@ def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
         _arm("fresh_weights", "weight_init_bad", "weights initialized by torch's rules"),
         Change(surgery=({"reinitialize": {}},)),
     )
+    yield (
+        _arm("wider", "model_too_small", "hidden layers four times as wide"),
+        Change(surgery=({"widen": {"factor": 4}},)),
+    )
     rows = len(loop.memory.batches[0][0])
     if rows < SMALL_BATCH and len(loop.train_batches) * rows >= 2 * USUAL_BATCH:
         joined = max(2, USUAL_BATCH // rows)

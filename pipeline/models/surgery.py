@@ -2,7 +2,7 @@
 
 Every operation takes a model and returns one; `apply_surgery` runs a list of them on a copy. To add an operation, write
 a function and list it in `OPERATIONS`: its keyword arguments are the keys of the config. Those that change what
-`forward` computes are in `rewiring.py`.
+`forward` computes are in `rewiring.py`, and `widening.py` has the one that changes every hidden layer.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.errors import FivegateError, UserError, fault, nearest
 from pipeline.models.rewiring import REWIRING
+from pipeline.models.widening import widen
 
 Operation = Callable[..., nn.Module]
 
@@ -233,7 +234,7 @@ OPERATIONS: dict[str, Operation] = {
     f.__name__: f
     for f in (
         swap_activation, replace_output_activation, insert_normalization, set_dropout, reinitialize, resize_output,
-        freeze, unfreeze, *REWIRING,
+        freeze, unfreeze, widen, *REWIRING,
     )
 }  # fmt: skip
 

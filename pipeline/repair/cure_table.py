@@ -111,6 +111,7 @@ CURES: dict[str, Cure] = {
         "Make the model larger",
         "double the width of the hidden layers",
         (scale("model.width", 2, 4), scale("model.hidden", 2, 4)),
+        ({"widen": {"factor": 4}},),
     ),
     "shrink_depth": Cure(
         "Remove a layer",
