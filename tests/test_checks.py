@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import diagnostics
 from diagnostics import check_convergence_rate, check_gradient_health, check_loss_divergence, check_overfitting
@@ -141,3 +143,45 @@ def test_derived_facts_of_a_resume() -> None:
     assert facts["jump_at_resume"] == facts["resume_break"] > 3
     diagnosis = diagnose(history)
     assert "resume_fault" in [symptom.id for symptom in diagnosis.symptoms]
+
+
+def scored(losses: list[float], scores: list[float]) -> History:
+    """A history with these validation losses and accuracies."""
+    history = History()
+    for epoch, (loss, score) in enumerate(zip(losses, scores, strict=True)):
+        history.log_epoch(epoch, {"train/loss": loss, "val/loss": loss, "val/accuracy": score})
+    return history
+
+
+def test_derived_facts_of_an_accuracy_below_what_its_loss_allows() -> None:
+    """A loss of 0.1 nats leaves at most one row in seven wrong; half of the rows right is then impossible."""
+    falling = [0.69, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1]
+    impossible = derived_facts(scored(falling, [0.5, 0.51, 0.5, 0.52, 0.5, 0.51, 0.5, 0.51]))
+    possible = derived_facts(scored(falling, [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.95, 0.96]))
+
+    assert impossible["accuracy_under_floor"] == pytest.approx(1 - 0.1 / math.log(2) - 0.51, abs=0.02)
+    assert possible["accuracy_under_floor"] == 0
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=16, max_size=40), st.integers(2, 5))
+def test_derived_floor_of_accuracy_holds_for_any_predictions(chances: list[float], classes: int) -> None:
+    """No predictions have a cross-entropy and an accuracy that the bound calls impossible."""
+    # Each is the probability of the true class; the rest is shared by the others alike.
+    right = [chance > (1 - chance) / (classes - 1) for chance in chances]
+    loss = sum(-math.log(chance) for chance in chances) / len(chances)
+    share = sum(right) / len(right)
+    facts = derived_facts(scored([loss + 0.01 * i for i in range(8)], [share - 1e-9 * i for i in range(8)]))
+
+    assert facts.get("accuracy_under_floor", 0.0) == pytest.approx(0, abs=1e-6)
+
+
+def test_derived_facts_of_a_score_that_falls_with_its_loss() -> None:
+    """Score and loss fall together, which no right pair of them does."""
+    losses = [0.5, 0.4, 0.3, 0.25, 0.2, 0.18, 0.17, 0.16]
+    together = derived_facts(scored(losses, [0.5, 0.4, 0.3, 0.25, 0.2, 0.18, 0.17, 0.16]))
+    apart = derived_facts(scored(losses, [0.5, 0.6, 0.7, 0.75, 0.8, 0.82, 0.83, 0.84]))
+
+    assert together["score_follows_loss"] > 0.9 and apart["score_follows_loss"] < -0.9
+    diagnosis = diagnose(scored(losses, [0.5, 0.4, 0.3, 0.25, 0.2, 0.18, 0.17, 0.16]))
+    assert "score_against_loss" in [symptom.id for symptom in diagnosis.symptoms]
+    assert diagnosis.root_causes[0].issue in ("loss_reduction_or_sign", "metric_wrong")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diagnostics.loops.gradient_scale import shown_targets
+from diagnostics.loops.judgement import without_refuted
 from diagnostics.monitor import Monitor
+from pipeline.history import History
 from pipeline.inspection.finding import Finding
 
 Rows = tuple[Tensor, Tensor]  # inputs [N, 8], targets [N]
@@ -211,6 +214,7 @@ def test_evaluation_of_train_rows_is_no_leak() -> None:
     assert "shared_rows" not in train(validation=lambda number: labelled(0 if number == 100 else number))
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")
 def test_loss_that_broadcasts_is_found() -> None:
     """Outputs [N, 1] against targets [N] compare every row with every other one."""
 
@@ -282,3 +286,25 @@ def test_running_statistics_that_do_not_follow_are_found(momentum: float | None,
     net = nn.Sequential(nn.Linear(8, 24), nn.BatchNorm1d(24, momentum=momentum), nn.ReLU(), nn.Linear(24, 3))
 
     assert ("running_statistics" in train(net, epochs=8)) == slow
+
+
+@pytest.mark.parametrize(("activation", "stays"), [(nn.ReLU, True), (nn.Tanh, False)])
+def test_weights_of_zero_are_a_contradiction_where_they_stay(activation: type[nn.Module], stays: bool) -> None:
+    """At 0 a tanh passes the gradient on, so that weights of 0 move; a ReLU does not, and they stay."""
+    net = nn.Sequential(nn.Linear(8, 24), activation(), nn.Linear(24, 24), activation(), nn.Linear(24, 3))
+    nn.init.zeros_(net[2].weight)
+    nn.init.zeros_(net[2].bias)
+
+    assert ("weights_zero" in train(net, given=True)) == stays
+
+
+def test_what_forbids_fitting_is_ruled_out_where_the_training_fits() -> None:
+    """Strong decay in the first update is no cause of a bad score once the training loss is next to nothing."""
+    history = History()
+    for step, value in enumerate([1.0] * 3 + [0.01] * 40):
+        history.log_step(step, {"train/loss": value})
+    decay = Finding("regularization_too_strong", "decay_over_update", "abnormality", 0.99, 0.5, 0.04, "", "decay")
+    certain = replace(decay, kind="definition")
+
+    assert without_refuted([decay, certain], history) == [certain]
+    assert without_refuted([decay], History()) == [decay]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from diagnostics.loops.experiments import Change, LoopCopy
 from diagnostics.loops.memory import LoopMemory
 from diagnostics.monitor import Monitor
 
@@ -83,3 +84,43 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(99):
         memory.keep(torch.zeros(32, 8), torch.zeros(32), None, 0.0)
     assert memory.full and len(memory.batches) == 3
+
+
+def test_copy_has_the_groups_of_the_optimizer() -> None:
+    """Each group of parameters keeps its own rate, and parameters that no group has are trained with the first."""
+    body, head, left_out = nn.Linear(8, 4), nn.Linear(4, 2), nn.Linear(2, 2)
+    groups = [{"params": body.parameters(), "lr": 1e-5}, {"params": head.parameters(), "lr": 1e-2}]
+    optimizer = torch.optim.AdamW(groups)
+    model = nn.Sequential(body, head, left_out)
+    loop = LoopCopy(model, optimizer, 1e-5, 10, LoopMemory(model.state_dict(), []), functional.cross_entropy)
+    copied = loop._optimizer(loop.fresh_copy(), Change(rate=10.0))
+
+    assert [group["lr"] for group in copied.param_groups] == pytest.approx([1e-4, 1e-1])
+    assert [len(group["params"]) for group in copied.param_groups] == [4, 2]
+
+
+def test_copy_that_learns_rules_model_and_optimizer_out() -> None:
+    """Where a copy learns the kept batches, the result says that the cause is in the loop, its rows or validation."""
+    results, gaps = watched(3e-3).experiment({"task": {"metric": "accuracy", "target": 0.9}})
+
+    assert gaps == [] and {result.verdict for result in results} == {"refuted"}
+    assert ("optimizer_mismatch",) in [result.causes for result in results]
+    assert "the cause is in the loop" in results[0].why
+
+
+def test_copy_that_diverges_is_mended_by_a_lower_rate() -> None:
+    """Where neither the copy nor its references have a score, lower rates are the references."""
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.2)
+    monitor = Monitor(model, optimizer)
+    for rows in torch.randperm(len(ROWS)).split(32):
+        loss = functional.mse_loss(model(5 * ROWS[rows]), ROWS[rows][:, :1])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        monitor.step(loss)
+        optimizer.step()
+    monitor.validated(r2=-9.0)
+    results, _ = monitor.experiment({"task": {"metric": "r2", "target": 0.9}})
+
+    assert any(r.causes == ("learning_rate_too_high",) and r.verdict == "confirmed" for r in results)

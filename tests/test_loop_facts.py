@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
+    LambdaLR,
     LinearLR,
     LRScheduler,
     MultiStepLR,
@@ -207,6 +208,22 @@ def test_schedule_that_begins_anew_after_a_resume_is_found() -> None:
     findings = train(Regressor(), schedule=lambda o: StepLR(o, 50), per="epoch", first_epoch=20)
 
     assert "state_of_schedule" == findings["resume_state_lost"].inspection
+
+
+class WarmUp(LambdaLR):
+    """A warm-up of 40 steps; one whose state was lost begins anew every 8 steps."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, period: int) -> None:
+        super().__init__(optimizer, lambda step: 0.025 + min(1.0, step % period / 40))
+
+
+@pytest.mark.parametrize(("period", "lost"), [(8, True), (1000, False)])
+def test_warm_up_that_begins_anew_is_found(period: int, lost: bool) -> None:
+    """A rate that rises and falls back to its first value at once, epoch by epoch."""
+    findings = train(Regressor(), schedule=lambda o: WarmUp(o, period))
+
+    assert ("resume_state_lost" in findings) == lost
+    assert not lost or findings["resume_state_lost"].inspection == "rate_begins_anew"
 
 
 def resumed(optimizer: torch.optim.Optimizer) -> LRScheduler:
