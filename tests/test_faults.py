@@ -18,7 +18,6 @@ FAULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "faults"
 CAUSES_WITHOUT_CASES = {
     "replicas_out_of_sync": "needs several processes",
     "out_of_memory": "ends the process, or the machine",
-    "batch_axis_swapped": "is shown by a test of the inspection that finds it",
     "attention_misbuilt": "is shown by a test of the inspection that finds it",
     "resume_data_replayed": "needs a training that was resumed",
     "nondeterminism": "only shows in two trainings, which the reproducibility check of the baseline makes",
