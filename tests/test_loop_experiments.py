@@ -124,3 +124,24 @@ def test_copy_that_diverges_is_mended_by_a_lower_rate() -> None:
     results, _ = monitor.experiment({"task": {"metric": "r2", "target": 0.9}})
 
     assert any(r.causes == ("learning_rate_too_high",) and r.verdict == "confirmed" for r in results)
+
+
+class Halves(nn.Module):
+    """A chain of layers of which one takes half of the units before it, so that it cannot be widened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.first(x)[:, :8]))
+
+
+@pytest.mark.parametrize(
+    ("model", "widens"), [(Halves(), False), (nn.Sequential(nn.Linear(8, 1), nn.Linear(1, 2)), True)]
+)
+def test_model_that_cannot_be_widened_is_not_acquitted(model: nn.Module, widens: bool) -> None:
+    """Where layers cannot be widened, no experiment speaks against a small model."""
+    results, _ = watched(3e-3, model).experiment({"task": {"metric": "accuracy", "target": 0.9}})
+
+    assert [("model_too_small",) in [result.causes for result in results]] == [widens]

@@ -263,7 +263,7 @@ def _references(loop: LoopCopy) -> Iterator[Change]:
 def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
     """The arms that fit this loop: targets, rates, what is unusual in model and batches, and at last the optimizer."""
     group, rate = loop.optimizer.param_groups[0], loop.rate
-    if _far_from_unit_scale(torch.cat([y for _, y in loop.train_batches])):
+    if _far_from_unit_scale(torch.cat([y for _, y in loop.memory.alike()])):
         change = Change(standardize_targets=True)
         yield _arm("standardized_targets", "targets_not_scaled", "targets standardized"), change
     for factor in (10.0, 0.1, 100.0, 0.01, 1000.0, 0.001):
@@ -277,10 +277,9 @@ def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
         _arm("fresh_weights", "weight_init_bad", "weights initialized by torch's rules"),
         Change(surgery=({"reinitialize": {}},)),
     )
-    yield (
-        _arm("wider", "model_too_small", "hidden layers four times as wide"),
-        Change(surgery=({"widen": {"factor": 4}},)),
-    )
+    wider = ({"widen": {"factor": 4}},)
+    if _fits(loop, wider):
+        yield _arm("wider", "model_too_small", "hidden layers four times as wide"), Change(surgery=wider)
     rows = len(loop.memory.batches[0][0])
     if rows < SMALL_BATCH and len(loop.train_batches) * rows >= 2 * USUAL_BATCH:
         joined = max(2, USUAL_BATCH // rows)
@@ -301,6 +300,16 @@ def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
     if not isinstance(loop.optimizer, torch.optim.Adam | torch.optim.AdamW):
         arm = _arm("adam", "optimizer_mismatch", "Adam with rate 0.003")
         yield replace(arm, reason="suspicion"), Change(adam=True)  # mends many loops, so that it comes last
+
+
+def _fits(loop: LoopCopy, surgery: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a change of the model can be made, and the model still takes its inputs."""
+    try:
+        with torch.no_grad():
+            apply_surgery(loop.fresh_copy(), list(surgery))(loop.memory.batches[0][0])
+    except Exception:  # a model of the user's own may fail in any way, and is then left as it is
+        return False
+    return True
 
 
 def _far_from_unit_scale(targets: Tensor) -> bool:
