@@ -36,7 +36,7 @@ def test_readme_of_the_examples_names_files_that_exist() -> None:
     ("script", "symptom", "cause"),
     [
         ("plain_loop", "loss", "learning_rate_too_high"),
-        ("exploding_regression", "gradient norm becomes many times", "learning_rate_too_high"),
+        ("exploding_regression", "gradient norm becomes many times", "inputs_not_normalized"),
         ("collapsing_gpt", "Almost no gradient reaches some layers", "regularization_too_strong"),
     ],
 )
