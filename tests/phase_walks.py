@@ -298,6 +298,7 @@ def _kill_in_time(child: int, kill: dict[str, Any], ledger: Path, began: float) 
 
 
 def _attempt(asked: dict[str, Any]) -> Ended:
+    import signal
     import time
 
     output, began = Path("output"), time.perf_counter()
@@ -308,6 +309,7 @@ def _attempt(asked: dict[str, Any]) -> Ended:
         code = 1
         try:
             os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
             code = _run(asked, output)
         except BaseException:
             import traceback
