@@ -52,10 +52,6 @@ def rows_of(number: int) -> tuple[Tensor, Tensor]:
     return x, x[:, :2].sum(1, keepdim=True) + 0.1 * x[:, 2:3] ** 2
 
 
-def do_nothing(*_: object) -> None:
-    """Leaves the loop as it is."""
-
-
 def train(
     net: Regressor,
     *,
@@ -66,7 +62,7 @@ def train(
     per: str = "update",
     evaluate: Callable[[nn.Module], object] = nn.Module.eval,
     with_gradients: bool = False,
-    at_start: Callable[[nn.Module], object] = do_nothing,
+    at_start: Callable[[nn.Module], object] = id,  # leaves it as it is
     first_epoch: int = 0,
     cleared: bool = False,
     given: bool = True,

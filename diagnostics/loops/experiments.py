@@ -126,7 +126,7 @@ class LoopCopy:
         if change.adam or change.model:
             return torch.optim.Adam(trained, lr=3e-3)
         taken = signature(type(self.optimizer)).parameters
-        # Some defaults are no arguments, as `decoupled_weight_decay` of AdamW.
+        # The constructor does not take every default: AdamW does not take `decoupled_weight_decay`.
         known = [key for key in self.optimizer.defaults if key in taken]
         options = {key: value for key, value in change.options.items() if key in known}
         moved = self.rate / max(float(self.optimizer.param_groups[0]["lr"]), 1e-30)  # back to the highest rate
@@ -204,9 +204,9 @@ def _run_arms(loop: LoopCopy) -> LoopResults:
 
 
 def _exonerated(loop: LoopCopy, controls: Sequence[float], goal: float) -> list[ArmResult]:
-    """Return what is no cause, where the unchanged copy learns the kept batches as well as a reference does.
+    """Return results that refute causes in the model and the optimizer: the unchanged copy learns the kept batches.
 
-    Then the cause is in the loop itself, in its rows, or in validation.
+    The cause is then in the loop itself, in its rows, or in validation.
     """
     causes = [
         cause for cause in OF_MODEL_AND_OPTIMIZER if cause != "learning_rate_too_low" or loop.steps <= loop.updates

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from pipeline.inspection.activations import inspect_activations
 from pipeline.inspection.attention import inspect_axes, sees_the_future
 from pipeline.inspection.finding import Finding, judge
 from pipeline.inspection.settings import inspect_regularizers
-from pipeline.inspection.subject import Call, Subject, recording
+from pipeline.inspection.subject import Subject, pass_once
 
 ROWS = 128  # of the pass that is looked at
 RANDOM = 0.05  # share of the spread of outputs that is more than rounding
@@ -71,25 +72,19 @@ def _observe(model: nn.Module, memory: LoopMemory) -> Subject:
     """Pass rows through a copy of the model as it was at first, with gradients where the loss is known."""
     first = copy.deepcopy(model)
     first.load_state_dict(dict(memory.weights), strict=False)
-    first.train()
-    for module in first.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()
     inputs, targets = memory.inputs[0], None
     if memory.batches:
         batches = memory.alike()[: max(1, ROWS // max(1, len(inputs)))]
         inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    calls: list[Call] = []
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), recording(first, calls):
-        outputs = first(inputs)
     known = memory.loss()
-    loss = known[1](outputs, targets) if known is not None and targets is not None else None
-    trained = {name: p for name, p in first.named_parameters() if p.requires_grad}
-    computed: tuple[Tensor | None, ...] = ()
-    if loss is not None and loss.requires_grad:
-        computed = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, retain_graph=True)
-    gradients = {name: g for name, g in zip(trained, computed, strict=False) if g is not None}
-    return Subject(first, inputs, targets, outputs, loss, calls=tuple(calls), gradients=gradients)
+
+    def forward() -> tuple[Any, Tensor | None]:
+        outputs = first(inputs)
+        return outputs, known[1](outputs, targets) if known is not None and targets is not None else None
+
+    with torch.enable_grad():
+        outputs, loss, calls, gradients = pass_once(first, forward)
+    return Subject(first, inputs, targets, outputs, loss, calls=calls, gradients=gradients)
 
 
 def _predicts_next_token(memory: LoopMemory) -> bool:

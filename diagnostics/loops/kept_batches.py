@@ -33,9 +33,9 @@ GENERALIZED, REDUCED = 0.1, 0.3  # accuracy on validation above that on train ro
 MOSTLY = 0.9  # of the rows are of one class: then no model can be much better than guessing
 STRUCTURED = 0.6  # of the variance in a quarter of the directions: the features say something of each other
 SHARED = 0.2  # of the rows of a validation batch
-VARIED = 0.1  # values per row of a feature: of features with fewer values, equal rows are no wonder
+VARIED = 0.1  # values per row of a feature; features with fewer values have equal rows by chance
 FAR, VERY_FAR = 50.0, 200.0  # robust deviations of a target from the median
-FEW = 0.1  # share of the rows: more of them are no outliers
+FEW = 0.1  # largest share of the rows that counts as outliers
 RARE, FEW_CLASSES = 0.1, 0.3  # share of the rows; of the outputs
 ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
 

@@ -28,6 +28,9 @@ class Call:
     training: bool = True
 
 
+Seen = tuple[Any, Tensor | None, tuple[Call, ...], dict[str, Tensor]]  # outputs, loss, calls, gradients
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A model with one batch [B, ...] and its forward pass; nothing of the training has changed.
@@ -60,19 +63,28 @@ def observe(model: nn.Module, task: Task, inputs: Tree, targets: Tree, optimizer
 
     Normalization works on the batch, as in training; dropout is off, so that activations are those of the whole model.
     """
+    outputs, loss, calls, gradients = pass_once(model, lambda: task.forward(model, inputs, targets))
+    return Subject(model, inputs, targets, outputs, loss, optimizer, task.kind, task, calls, gradients)
+
+
+def pass_once(model: nn.Module, forward: Callable[[], tuple[Any, Tensor | None]]) -> Seen:
+    """Return outputs and loss of a forward pass, the calls of modules in it, and the gradients of the loss.
+
+    The model is in training mode without dropout, and is afterwards as it was.
+    """
     calls: list[Call] = []
     with untouched(model), recording(model, calls):
         model.train()
         for module in model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
-        outputs, loss = task.forward(model, inputs, targets)
+        outputs, loss = forward()
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         computed: tuple[Tensor | None, ...] = ()
-        if loss.requires_grad and named:
+        if loss is not None and loss.requires_grad and named:
             computed = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
     gradients = {name: g for name, g in zip(named, computed, strict=False) if g is not None}
-    return Subject(model, inputs, targets, outputs, loss, optimizer, task.kind, task, tuple(calls), gradients)
+    return outputs, loss, tuple(calls), gradients
 
 
 @contextmanager

@@ -18,13 +18,11 @@ OTHERS = (nn.RNNBase, nn.MultiheadAttention, nn.Embedding)  # whose widths other
 def widen(model: nn.Module, factor: int = 4) -> nn.Module:
     """Give every hidden linear or convolution layer `factor` times its units, with new weights, in place.
 
-    The normalization behind a layer is widened with it. Raises UserError for a model that is no chain of layers, in
-    which each takes what the one before it gives.
+    The normalization behind a layer is widened with it. Raises UserError unless each layer takes
+    what the one before it gives.
     """
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 2:
-        raise UserError(
-            fault(f"{KEY}.factor", "is no number of times", got=factor, expected="a whole number from 2 on")
-        )
+        raise UserError(fault(f"{KEY}.factor", "cannot be a factor", got=factor, expected="a whole number from 2 on"))
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | _ConvNd)]
     if len(layers) < 2:
         raise UserError(fault(KEY, "the model has no hidden linear or convolution layer"))
