@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diagnostics.loops.gradient_scale import shown_targets
 from diagnostics.loops.judgement import without_refuted
+from diagnostics.loops.output_gradient import shown_targets
 from diagnostics.monitor import Monitor
 from pipeline.history import History
 from pipeline.inspection.finding import Finding

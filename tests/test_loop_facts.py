@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from diagnostics.loops.first_pass import spread_of_answers
-from diagnostics.loops.gradient_scale import ScaleOfLosses
+from diagnostics.loops.output_gradient import ScaleOfLosses
 from diagnostics.loops.schedules import rises_for, steps_to_tenth
 from diagnostics.monitor import Monitor
 from pipeline.inspection.finding import Finding

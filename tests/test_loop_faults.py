@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diagnostics.callbacks.metric_names import as_columns
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.loops.alarm import SymptomError, SymptomWarning
-from diagnostics.loops.gradient_scale import gradient_scale
+from diagnostics.loops.output_gradient import gradient_scale
 from diagnostics.monitor import Monitor
 from pipeline.inspection.finding import Finding
 

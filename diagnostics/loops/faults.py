@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from diagnostics.diagnose import evaluate_playbooks, needs_mending, view_of
-from diagnostics.loops.gradient_scale import CLOSE
 from diagnostics.loops.judgement import LIKELY, SURE, listed, unusual, without_refuted
 from diagnostics.loops.memory import LoopMemory
+from diagnostics.loops.output_gradient import CLOSE
 from diagnostics.loops.schedules import schedule_findings
 from diagnostics.loops.watch import FIRST_UPDATES, LoopWatch
 from pipeline.history import History

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.loops.freezing import FrozenParts
-from diagnostics.loops.gradient_scale import Batch, Pass, ScaleOfLosses, gradient_scale
 from diagnostics.loops.memory import LoopMemory
+from diagnostics.loops.output_gradient import Batch, Pass, ScaleOfLosses, gradient_scale
 from diagnostics.loops.schedules import Schedules
 from diagnostics.measurements import float_tensors
 from pipeline.data.tree import tensors
