@@ -94,7 +94,7 @@ def loop_blocks(planned: PlannedCase, stack: ExitStack, watched: bool) -> Block:
 
 
 def _loop(planned: PlannedCase, stack: ExitStack, watched: bool) -> Iterator[float]:
-    """Train without end, and yield the seconds of each step."""
+    """Train without end, validate once as every loop does, and yield the seconds of each step."""
     model, loss, optimizer = build_components(planned)
     monitor = stack.enter_context(Monitor(model, optimizer)) if watched else None
     X, y = planned.data.train
@@ -111,6 +111,11 @@ def _loop(planned: PlannedCase, stack: ExitStack, watched: bool) -> Iterator[flo
                 monitor.step(value, inputs, targets, outputs)
             optimizer.step()
             yield time.perf_counter() - began
+        if monitor and not monitor.history.epoch:
+            X_val, y_val = planned.data.val
+            with torch.no_grad():
+                monitor.validated(loss=float(loss(model.eval()(X_val[:size]), y_val[:size])))
+            model.train()
 
 
 # The engine counts steps from 1, a monitor in a loop of one's own from 0.

@@ -61,9 +61,9 @@ def test_summary_counts_what_holds_and_what_random_search_mends(bench: Any) -> N
     assert (counts["cases"], counts["accepted"], counts["hold"], counts["lower"]) == (3, 2, 1, 1)
     assert (counts["random_holds"], counts["random_lost"], counts["mended_where_random_lost"]) == (1, 2, 1)
     assert (counts["median_search"], counts["median_verification"], counts["slowest_minutes"]) == (4.0, 14.0, 2.0)
-    assert (counts["healthy"], counts["healthy_accepted"], counts["healthy_worse"], counts["broke"]) == (1, 1, 1, 0)
+    assert (counts["healthy"], counts["healthy_accepted"], counts["healthy_worse"], counts["errors"]) == (1, 1, 1, {})
     assert (counts["metric_known"], counts["metric_lower"]) == (2, 1)
-    assert bench.summary(selected[:1], [{"error": "no answer"}])["broke"] == 1
+    assert bench.summary(selected[:1], [{"error": "no answer"}])["errors"] == {"no answer": 1}
     assert len(bench.lines(counts)) == 7
 
 

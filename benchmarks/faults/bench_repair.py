@@ -19,6 +19,7 @@ import json
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -247,7 +248,7 @@ def summary(selected: Sequence[Case], results: Sequence[Repair]) -> dict[str, An
         "healthy": len(healthy),
         "healthy_accepted": len(false),
         "healthy_worse": sum(gain(c, r["repaired"], r["unrepaired"]) < 0 for c, r in false),
-        "broke": len(selected) - len(pairs),
+        "errors": Counter(r["error"] for r in results if "error" in r),
     }  # fmt: skip
 
 
@@ -270,7 +271,7 @@ def lines(counts: dict[str, Any]) -> list[str]:
         f"median cost in planned trainings: {costs}",
         f"diagnosis and optimization took at most {counts['slowest_minutes']:.1f} minutes",
         f"healthy runs: {false} accepted a change, {counts['healthy_worse']} of these are worse on further seeds",
-        *([f"{counts['broke']} cases ended in an error, and are not counted"] if counts["broke"] else []),
+        *(f"not counted, {count} times: {error}" for error, count in counts["errors"].items()),
     ]
 
 

@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 ALIKE = 0.8  # similarity from which on an attribute was meant to be `requires_grad`
 
@@ -19,7 +20,8 @@ class FrozenParts:
         parameters = list(model.named_parameters())
         self._frozen = [(name, p) for name, p in parameters if not p.requires_grad and id(p) in optimized]
         self._trained = [(name, p, p._version) for name, p in parameters if p.requires_grad and id(p) in optimized]
-        self._means = {name: (module, _mean(module).clone()) for name, module in _frozen_norms(model)}
+        self._norms = [(n, m) for n, m in model.named_modules() if isinstance(m, BatchNorm) and m.track_running_stats]
+        self._means = {name: (module, _mean(module).clone()) for name, module in self._frozen_norms()}
         self._versions: dict[str, int] = {}
         self._looked = False
         self.changed: set[str] = set()  # frozen parameters that the optimizer has changed
@@ -32,13 +34,18 @@ class FrozenParts:
         if not self._looked:
             self.thawed = [name for name, p in self._frozen if p.requires_grad]
             self._looked = True
-        self.moving |= {name for name, module in _frozen_norms(self._model) if module.training}
+        self.moving |= {name for name, module in self._frozen_norms() if module.training}
 
     def after_update(self) -> None:
         """Note the frozen parameters that an update has changed."""
         frozen = {name: p for name, p in self._frozen if not p.requires_grad}
         self.changed |= {n for n, version in self._versions.items() if n in frozen and frozen[n]._version > version}
         self._versions = {}
+
+    def _frozen_norms(self) -> list[tuple[str, BatchNorm]]:
+        """Return the batch normalizations whose weights are frozen now."""
+        affine = [(name, m) for name, m in self._norms if m.affine]
+        return [(name, m) for name, m in affine if not any(p.requires_grad for p in m.parameters(recurse=False))]
 
     def seemingly_frozen(self) -> tuple[str, list[str]]:
         """Return an attribute that freezes nothing, as written, and the names of the parameters that train despite it.
@@ -71,13 +78,7 @@ class FrozenParts:
         return max(shifts, default=0.0)
 
 
-def _frozen_norms(model: nn.Module) -> list[tuple[str, nn.modules.batchnorm._BatchNorm]]:
-    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    tracking = [(name, module) for name, module in norms if module.track_running_stats and module.affine]
-    return [(name, m) for name, m in tracking if not any(p.requires_grad for p in m.parameters(recurse=False))]
-
-
-def _mean(module: nn.modules.batchnorm._BatchNorm) -> Tensor:
+def _mean(module: BatchNorm) -> Tensor:
     assert module.running_mean is not None, "only of a module that tracks its statistics"
     return module.running_mean
 

@@ -30,6 +30,7 @@ PROBES = 3  # parameters whose gradients are looked at
 FIRST_BATCHES = 16  # that are compared with each other
 SAMPLE = 256  # values of a batch that tell it from others
 MOST_OUTPUTS = 2**22  # values of outputs that are kept until their targets are known
+MOST_SCALES = 16  # updates whose losses are scaled against a mean loss: the code of a loop does not change
 MODAL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
@@ -84,7 +85,7 @@ class LoopWatch:
         self._unused = [0, 0]  # with gradients that no backward pass used; counted from the second epoch on
         self._last_norms: list[Tensor] = []
         self._window: list[RemovableHandle] = []
-        self._update, self._sampled = 0, True
+        self._update, self._measures_scale = 0, True
         self._waiting: tuple[int, Tensor, Tensor] | None = None  # outputs and their gradient, whose targets are to come
         self._targets: Tensor | None = None  # of a loop that gives them before its backward pass
         self._keeps_inputs, self._counts_unused = False, False
@@ -97,7 +98,7 @@ class LoopWatch:
     def begin(self, update: int, sampled: bool = True) -> None:
         """Watch the forward and backward passes of the update to come: all of it, or only what the memory keeps."""
         self._end_window()
-        self._update, self._sampled = update, sampled
+        self._update, self._measures_scale = update, sampled and len(self.calls) < MOST_SCALES
         this = weakref.ref(self)
         self._window.append(self._body.register_forward_hook(_OutputHook(partial(_on_outputs, this))))
         if 0 < update < FIRST_UPDATES and self._last_norms:
@@ -149,8 +150,9 @@ class LoopWatch:
     def loss_given(self, update: int, inputs: object, targets: object, sampled: bool) -> None:
         """Count the losses of an update, and look at its batch."""
         if sampled:
-            self._measure_scale(targets if isinstance(targets, Tensor) else None)
-            self.calls[update] = self.calls.get(update, 0) + 1
+            if self._measures_scale:
+                self._measure_scale(targets if isinstance(targets, Tensor) else None)
+                self.calls[update] = self.calls.get(update, 0) + 1
             values = [*float_tensors(inputs), *float_tensors(targets)]
             self.missing_values += [(update, value.isnan().any()) for value in values]
         first = next(tensors(inputs), None)
@@ -233,7 +235,7 @@ class LoopWatch:
         if outputs is None:
             return
         seen.gradient = gradient if outputs.numel() <= MOST_OUTPUTS else None
-        if not self._sampled:
+        if not self._measures_scale:
             return
         if self._waiting is not None:  # of another backward pass, whose targets are not known
             self._measure_scale(None)
