@@ -109,7 +109,7 @@ def _combinations(singles: Sequence[Arm]) -> Iterator[Arm]:
         arm for i, arm in enumerate(singles) if arm.causes not in [a.causes for a in singles[:i]] or not arm.causes
     ]
     for first_arm, second_arm in combinations(first[:COMBINED], 2):
-        if _overlap(first_arm.delta, second_arm.delta):
+        if first_arm.delta.overlaps(second_arm.delta):
             continue
         overrides = {**first_arm.delta.overrides, **second_arm.delta.overrides}
         surgery = (*first_arm.delta.surgery, *(s for s in second_arm.delta.surgery if s not in first_arm.delta.surgery))
@@ -119,13 +119,6 @@ def _combinations(singles: Sequence[Arm]) -> Iterator[Arm]:
         causes = tuple(dict.fromkeys((*first_arm.causes, *second_arm.causes)))
         cause = " and ".join(causes)
         yield Arm("", Delta(overrides, surgery), cause, origin=origin, causes=causes, why=why, parts=parts)
-
-
-def _overlap(first: Delta, second: Delta) -> bool:
-    """Whether two changes set the same key, or a key inside a section that the other replaces."""
-    return any(
-        a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a in first.overrides for b in second.overrides
-    ) or bool(first.surgery and first.surgery == second.surgery)
 
 
 def _distinct(known: Known, arms: Sequence[Arm], leave_out: Set[str]) -> list[Arm]:

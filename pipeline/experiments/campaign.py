@@ -232,7 +232,7 @@ class Campaign:
         pairs = [
             replace(arm, delta=combined(first.delta, arm.delta), change=f"{first.change}; and {arm.change}")
             for arm in others
-            if not set(arm.delta.overrides) & set(first.delta.overrides)
+            if not arm.delta.overlaps(first.delta)
         ]
         self.state_hypotheses([(replace(arm, id=base + arm.id), SHORT) for arm in pairs])
         # What the first change adds to the second is read off the same trainings.

@@ -29,6 +29,12 @@ class Delta:
     def __bool__(self) -> bool:
         return bool(self.overrides or self.surgery or self.train_rows)
 
+    def overlaps(self, other: Delta) -> bool:
+        """Whether both set the same key, or one a key of a section that the other replaces, or do the same surgery."""
+        pairs = ((a, b) for a in self.overrides for b in other.overrides)
+        same_keys = any(a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") for a, b in pairs)
+        return same_keys or bool(self.surgery and self.surgery == other.surgery)
+
     def describe(self) -> str:
         """The change in one line, as on the command line."""
         parts = [f"{k}={v}" for k, v in self.overrides.items()]

@@ -100,5 +100,5 @@ def _both(changes: list[Change]) -> Iterator[Change]:
     if len(changes) < 2:
         return
     (first, one), (last, other) = changes[0], changes[-1]
-    if not set(one.overrides) & set(other.overrides):
+    if not one.overlaps(other):
         yield f"{first}, and {last}", Delta({**one.overrides, **other.overrides})
