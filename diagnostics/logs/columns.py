@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from diagnostics.logs.header import facts_of
 from diagnostics.logs.names import canonical_name, splits_in
-from diagnostics.logs.order import Numbers, Restart, epochs_as_steps, filled, order_of, over_epochs, segments
+from diagnostics.logs.order import (
+    Numbers,
+    Restart,
+    epochs_as_steps,
+    filled,
+    order_of,
+    over_epochs,
+    rows_per_epoch,
+    segments,
+)
 from diagnostics.logs.row import Cells, Notes, Row, Table
 from pipeline.history import Column, History
 from pipeline.inspection.finding import Finding
@@ -39,6 +48,7 @@ class LogRun:
     remarks: list[str]
     header: dict[str, str] = field(default_factory=dict)  # settings that its log states
     accidents: list[Finding] = field(default_factory=list)  # errors and warnings that the log holds
+    modules: Mapping[str, int] = field(default_factory=dict)  # how often a printed model has each kind of module
     adversaries: list[str] = field(default_factory=list)  # losses that work against each other, read one by one
 
     def add_settings(self, settings: Mapping[str, str]) -> None:
@@ -104,9 +114,10 @@ def _run_of(name: str, table: Table, notes: Notes, names: Mapping[str, str]) -> 
     if np.isfinite(steps).sum() >= 3 and np.nanmin(steps) == np.nanmax(steps):
         steps[:] = np.nan  # as at the end of each bar: it orders nothing
     steps, steps_per_epoch = over_epochs(steps, epochs)
+    steps_per_epoch = steps_per_epoch or rows_per_epoch(steps, epochs)
     order, index = order_of(steps, epochs, len(lines))
     kept, restarts = segments(order, lines, index, notes)
-    run = LogRun(name, History(), {}, [], restarts, table.seen, [], notes.header)
+    run = LogRun(name, History(), {}, [], restarts, table.seen, [], notes.header, modules=notes.modules)
     if table.every > 1:
         run.remarks.append(f"the log is long: of rows that differ in numbers alone, one in {table.every} was kept")
     meanings = _meanings(table, names, run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 SETTINGS = {
-    **dict.fromkeys(("dtype", "precision", "mixed_precision", "torch_dtype"), "dtype"),
+    **dict.fromkeys(("dtype", "precision", "mixed_precision", "torch_dtype", "amp_dtype", "autocast_dtype"), "dtype"),
     **dict.fromkeys(("amp", "fp16", "half"), "fp16"),
     "bf16": "bf16",
     **dict.fromkeys(("lr", "learning_rate", "lr0", "base_lr", "max_lr"), "lr"),
@@ -18,6 +18,7 @@ SETTINGS = {
     **dict.fromkeys(("gradient_accumulation_steps", "accumulate_grad_batches"), "accumulate_grad_batches"),
     **dict.fromkeys(("num_classes", "n_classes"), "classes"),
 }
+OPTIMIZERS = re.compile(r"\b(AdamW?|SGD|RMSprop|Adagrad|Adadelta|NAdam|RAdam|Lion|Adafactor|LAMB)\b(?!\.)")
 HALF = ("float16", "torch.float16", "fp16", "half", "16", "16-mixed")
 FULL = ("float32", "torch.float32", "fp32", "32", "no")
 _SETTING = re.compile(
@@ -28,7 +29,10 @@ _SETTING = re.compile(
 
 def settings_in(text: str) -> dict[str, str]:
     """Return the settings that a line states, by Fivegate's names, as text."""
-    return {SETTINGS[name.lower()]: value for name, value in _SETTING.findall(text)}
+    settings = {SETTINGS[name.lower()]: value for name, value in _SETTING.findall(text)}
+    if "optimizer" not in settings and (named := OPTIMIZERS.search(text)):
+        settings["optimizer"] = named[1]
+    return settings
 
 
 def facts_of(header: dict[str, str]) -> dict[str, float]:

@@ -38,7 +38,7 @@ def rows(run: MlflowRun, notes: Notes) -> Iterator[Row]:
     """Yield a row for each step; the number of a row is its place. Parameters that are settings go to the header."""
     for name, text in run.params.items():
         if known := SETTINGS.get(name.rpartition(".")[2].lower()):
-            notes.header.setdefault(known, text)
+            notes.add_settings({known: text})
     notes.remarks.append(f"run {run.name} of {run.where}")
     by_step: dict[int, dict[str, object]] = {}
     for name, points in run.metrics.items():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from diagnostics.logs.row import Notes
 
 Numbers = NDArray[np.float64]
+IRREGULAR = 0.1  # share of its length by which one epoch may differ from another
 
 
 @dataclass
@@ -32,6 +33,8 @@ def over_epochs(steps: Numbers, epochs: Numbers) -> tuple[Numbers, float]:
     if len(both) < 2:
         return steps, 0
     step, epoch = steps[both], epochs[both]
+    if (epoch != np.floor(epoch)).mean() > 0.5:  # each step is a fraction of an epoch
+        return steps, _length_of_epochs(step, epoch)
     new_epoch, falls = np.diff(epoch) > 0, np.diff(step) < 0
     if not falls.any() or (falls & ~new_epoch).sum() > 0.2 * falls.sum() or (epoch != np.floor(epoch)).any():
         whole = epoch == np.floor(epoch)
@@ -44,6 +47,22 @@ def over_epochs(steps: Numbers, epochs: Numbers) -> tuple[Numbers, float]:
     counted = steps.copy()
     counted[both] = (epoch - epoch.min()) * length + step
     return counted, length
+
+
+def rows_per_epoch(steps: Numbers, epochs: Numbers) -> float:
+    """Return how many rows an epoch has in a log that counts no steps, 0 if it has no regular number of them."""
+    with_epoch = np.flatnonzero(np.isfinite(epochs))
+    if np.isfinite(steps).any() or len(with_epoch) < 2:
+        return 0.0
+    return _length_of_epochs(with_epoch.astype(np.float64), epochs[with_epoch])
+
+
+def _length_of_epochs(places: Numbers, epochs: Numbers) -> float:
+    """Return the distance from one begin of an epoch to the next; 0 if it is not the same for each."""
+    _, begins = np.unique(np.floor(epochs), return_index=True)
+    gaps = np.diff(places[np.sort(begins)])[1:]  # the first may be shorter, as where a step counts from 20
+    regular = len(gaps) >= 2 and np.ptp(gaps) <= max(1.0, IRREGULAR * float(np.median(gaps)))
+    return float(gaps.mean()) if regular and gaps.min() > 0 else 0.0
 
 
 def epochs_as_steps(steps: Numbers, epochs: Numbers, validation: NDArray[np.bool_]) -> bool:

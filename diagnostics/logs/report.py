@@ -119,7 +119,7 @@ def diagnose_log(
         for name, history in run.views():
             _add_expectations(history, target, classes)
             history.facts.update({} if spread is None else {"score_spread": spread})
-            diagnoses.append((name, diagnose(history, findings=[*findings_of(run), *known.findings])))
+            diagnoses.append((name, diagnose(history, findings=[*findings_of(run, history), *known.findings])))
     diagnoses.sort(key=lambda entry: not entry[1].symptoms)
     return LogReport(reading, (*diagnoses, *reported), tuple(differences(reading.runs)), tuple(known.remarks))
 

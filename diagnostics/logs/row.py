@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -35,6 +36,11 @@ class Notes:
     set_aside: list[tuple[int, str]] = field(default_factory=list)  # the first lines that were not read, and why
     set_aside_count: int = 0
     remarks: list[str] = field(default_factory=list)
+    modules: Counter[str] = field(default_factory=Counter)  # how often a printed model has each kind of module
+
+    def add_settings(self, settings: Mapping[str, str]) -> None:
+        """Add settings that a line states; those that are known stay."""
+        self.header = {**settings, **self.header}
 
     def skip(self, line: int, why: str) -> None:
         """Set a line aside."""

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from diagnostics.diagnose import evaluate_playbooks, needs_mending, view_of
-from diagnostics.loops.judgement import LIKELY, SURE, listed, unusual, without_refuted
+from diagnostics.loops.judgement import LIKELY, SURE, listed, without_refuted
 from diagnostics.loops.memory import LoopMemory
 from diagnostics.loops.output_gradient import CLOSE
 from diagnostics.loops.schedules import schedule_findings
 from diagnostics.loops.watch import FIRST_UPDATES, LoopWatch
 from pipeline.history import History
-from pipeline.inspection.finding import Finding, Measured, contradiction, judge
+from pipeline.inspection.finding import Finding, Measured, contradiction, judge, unusual
 
 SAME = 1e-4  # relative difference of two norms of the same gradient
 LEAST_CLIP = 2e-3  # no loop clips the norm of a gradient to less; a bound of 1 over a loss scale of 65536 is less

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.loops.judgement import SURE, unusual
+from diagnostics.loops.judgement import SURE
 from diagnostics.loops.memory import LoopMemory
 from pipeline.inspection.activations import inspect_activations
 from pipeline.inspection.attention import inspect_axes, sees_the_future
-from pipeline.inspection.finding import Finding, judge
+from pipeline.inspection.finding import Finding, judge, unusual
 from pipeline.inspection.settings import inspect_regularizers
 from pipeline.inspection.subject import Subject, pass_once
 

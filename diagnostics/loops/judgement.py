@@ -21,19 +21,6 @@ def without_refuted(findings: Iterable[Finding], history: History) -> list[Findi
     return [f for f in findings if not (fitted and f.kind != "definition" and f.cause in AGAINST_FITTING)]
 
 
-def unusual(
-    cause: str,
-    inspection: str,
-    sentence: str,
-    abnormality: float,
-    value: float | None = None,
-    unit: str = "",
-    where: str = "",
-) -> Finding:
-    """Return a finding that is a fault only in a run that needs mending."""
-    return Finding(cause, inspection, "abnormality", abnormality, value, None, unit, sentence, where)
-
-
 def listed(names: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""

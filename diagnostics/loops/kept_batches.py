@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diagnostics.loops.first_pass import inspect_copy
-from diagnostics.loops.judgement import LIKELY, SURE, unusual
+from diagnostics.loops.judgement import LIKELY, SURE
 from diagnostics.loops.memory import LoopMemory
 from pipeline.history import History
-from pipeline.inspection.finding import Finding, Measured, contradiction, judge
+from pipeline.inspection.finding import Finding, Measured, contradiction, judge, unusual
 from pipeline.inspection.rows import SIGNAL, cross_validated, labels_in_order, majority, table_of, told_apart
 
 ROWS = 600  # of train and of validation that are compared

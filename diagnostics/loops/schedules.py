@@ -27,9 +27,9 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from diagnostics.loops.judgement import SURE, listed, unusual
+from diagnostics.loops.judgement import SURE, listed
 from pipeline.history import History
-from pipeline.inspection.finding import Finding, contradiction
+from pipeline.inspection.finding import Finding, contradiction, unusual
 
 LOOKS = 3  # after this many validations every schedule of a loop exists
 TENTH = 0.1  # of its first rate: a schedule that has come down to it has all but ended a training

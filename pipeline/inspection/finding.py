@@ -126,6 +126,19 @@ def contradiction(
     return Finding(cause, inspection, "definition", 1.0, value, None, unit, sentence, where)
 
 
+def unusual(
+    cause: str,
+    inspection: str,
+    sentence: str,
+    abnormality: float,
+    value: float | None = None,
+    unit: str = "",
+    where: str = "",
+) -> Finding:
+    """Return a finding that is a fault only in a run that needs mending."""
+    return Finding(cause, inspection, "abnormality", abnormality, value, None, unit, sentence, where)
+
+
 @functools.cache
 def healthy_values() -> dict[str, list[float]]:
     """Return the values of healthy trainings by quantity, sorted."""

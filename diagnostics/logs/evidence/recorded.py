@@ -6,16 +6,19 @@ How rare a value is comes from its distance to the range of usual values: a deca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diagnostics.logs.columns import NAN_AS_ZERO, LogRun
+from diagnostics.logs.evidence.curves import findings_of_curves
 from pipeline.history import History
 from pipeline.inspection.finding import Finding
 
 USUAL_RATES = (1e-6, 1.0)  # of optimizers in use: AdamW for fine-tuning at one end, SGD for small models at the other
+USUAL_OF_ADAM = 2e-2  # the highest of its usual rates
+SQUASHING, MANY_SQUASHING = ("Sigmoid", "Tanh", "Hardtanh", "Softsign", "Hardsigmoid"), 4
 RESUMED = (0.95, 1.05)  # ratio of the losses of repeated steps, second time over first; scheduling noise of kernels
 LEAST_CURVE = 4  # losses of a curve
 STAYED = 0.8  # of the largest recent loss: what has fallen again has not diverged
@@ -24,11 +27,13 @@ DIVERGED, RISEN = 3.0, 1.5  # the last loss over the first, and over the lowest
 LEARNED, UNMOVED = 0.3, 0.05  # rise of a training metric that learns; of a validation metric that follows nothing
 
 
-def findings_of(run: LogRun) -> list[Finding]:
-    """Return what the log of a run records that is unusual, for `diagnose`."""
+def findings_of(run: LogRun, view: History) -> list[Finding]:
+    """Return what the log of a run records that is unusual, for `diagnose`; `view` is one of its histories."""
     return [
+        *findings_of_curves(view),
         *run.accidents,
-        *_rate(run.history),
+        *_rate(run),
+        *_squashing_layers(run.modules),
         *_divergence(run.history),
         *_forgotten(run),
         *_precision(run.history),
@@ -37,19 +42,31 @@ def findings_of(run: LogRun) -> list[Finding]:
     ]
 
 
-def _rate(history: History) -> Iterator[Finding]:
-    _, rates = history.series("lr")
+def _rate(run: LogRun) -> Iterator[Finding]:
+    _, rates = run.history.series("lr")
     rates = rates[np.isfinite(rates) & (rates > 0)]
     if not len(rates):
         return
     largest, (low, high) = float(rates.max()), USUAL_RATES
+    if "adam" in (optimizer := run.header.get("optimizer", "")).lower():
+        high = USUAL_OF_ADAM
     for cause, bound, decades in (
         ("learning_rate_too_low", low, math.log10(low / largest)),
         ("learning_rate_too_high", high, math.log10(largest / high)),
     ):
         if decades > 0:
-            sentence = f"the log records a learning rate of at most {largest:g}; usual ones lie in {low:g} to {high:g}"
+            usual = f"usual ones{optimizer and f' of {optimizer}'} lie in {low:g} to {high:g}"
+            sentence = f"the log records a learning rate of at most {largest:g}; {usual}"
             yield _finding(cause, "recorded rate", 1 - 10 ** -(1 + decades), largest, bound, sentence)
+
+
+def _squashing_layers(modules: Mapping[str, int]) -> Iterator[Finding]:
+    """A printed model with many sigmoids or tanhs in a row and nothing that normalizes between them."""
+    count = sum(modules.get(name, 0) for name in SQUASHING)
+    if count >= MANY_SQUASHING and not any("Norm" in name for name in modules):
+        sentence = f"the printed model squashes its signal in {count} layers, and nothing normalizes between them"
+        for cause in ("hidden_activation_saturating", "model_too_deep"):
+            yield _finding(cause, "printed model", 0.99, count, MANY_SQUASHING, sentence)
 
 
 def _divergence(history: History) -> Iterator[Finding]:

@@ -13,7 +13,8 @@ from diagnostics.logs.source import Source
 NAME = "JSON lines"
 PRIORITY = 20
 MAX_LEVELS = 20  # of nested objects in a line
-MODES = ("mode", "split", "phase", "stage", "_stage", "type")  # keys that say whose values the line holds
+MODES = ("mode", "split", "phase", "stage", "_stage", "type", "event")  # keys that say whose values the line holds
+CONFIGS = ("config", "cfg", "args", "hparams", "hyperparameters", "params", "settings")  # objects of settings
 _SCALARS = frozenset((int, float, str, bool))  # of a JSON object whose values are none of lists, objects and null
 FINAL = ("train_runtime", "total_flos", "train_samples_per_second")  # of the summary that HF Trainer writes at the end
 
@@ -44,12 +45,17 @@ def with_split(values: dict[str, object], notes: Notes) -> dict[str, object]:
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     if not texts:
         return values
-    for name, text in texts.items():
-        if name.lower() in SETTINGS and number(text) is None:
-            notes.header.setdefault(SETTINGS[name.lower()], text)
+    for name, value in values.items():
+        group, _, key = name.lower().rpartition("/")
+        stated = group.partition("/")[0] in CONFIGS or (isinstance(value, str) and number(value) is None)
+        if key in SETTINGS and stated:
+            notes.add_settings({SETTINGS[key]: str(value)})
+    values = {name: value for name, value in values.items() if name.lower().partition("/")[0] not in CONFIGS}
     mode = next((str(values[key]).lower() for key in MODES if isinstance(values.get(key), str)), "")
     split = SPLITS.get(mode, "")
-    if split in ("", "train"):
+    if split == "train":  # an object `metrics` without a split would be taken for one of validation
+        return {name.removeprefix("metrics/"): value for name, value in values.items()}
+    if not split:
         return values
     # A validation line of mmdet counts validation batches in `iter`: only its epoch says when it was written.
     per_epoch = "epoch" in values and "step" not in values

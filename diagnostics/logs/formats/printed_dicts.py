@@ -30,7 +30,7 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         elif values:
             yield Row(line, with_split(values, notes))
         else:
-            notes.header.update({k: v for k, v in settings_in(text).items() if k not in notes.header})
+            notes.add_settings(settings_in(text))
 
 
 def _dict_in(text: str) -> str:

@@ -26,6 +26,7 @@ _NUMBER = re.compile(
 _LINKS = re.compile(r"(?:\s+(?:is|was|of|at|to|reached|equals|now|is now))+$", re.IGNORECASE)
 # tqdm: percentage, bar, steps done and to do, times and speed, and what the program shows behind them.
 _BAR = re.compile(r"\d+%\s*(?:\|[^|]*\|)?\s*(\d+)/(\d+)\s*\[[^\],]*(?:,[^\],]*(?:/s|/it|B/s)\s*)?(?:,([^\]]*))?\]?")
+_MODULE = re.compile(r"^\s*\(\w+\): ([A-Z]\w+)\(")  # a line of a printed model
 _UNNAMED_EPOCH = re.compile(r"^\s*\[(\d+)/\d+\]\s*\[\s*(\d+)/\d+\]")  # as the tutorial on GANs prints them
 _TENSOR = re.compile(r"\btensor\(\s*([^\s,()]+)[^)]*\)(?:[^\s,;|)]*\))?")
 _DIGITS = str.maketrans("123456789", "0" * 9)
@@ -51,6 +52,10 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         if bar:
             values, shown = _news(values, shown, finished=bar[1] == bar[2]), values
             named = _names_of(values)
+        settings = settings_in(text) if not named.measured or named.only_rate else {}
+        if named.only_rate and len(settings) > 1:  # a line of settings, as `model=mlp lr=0.001 batch_size=128`
+            notes.add_settings(settings)
+            continue
         if named.measured:
             # An index of another kind goes on: a loss of `iter 5` below the line `Epoch 2` is of epoch 2.
             goes_on = not of_current <= named.kinds
@@ -59,7 +64,8 @@ def rows(source: Source, notes: Notes) -> Iterator[Row]:
         elif bar:  # a bar without a value, as that of a validation, counts something else
             continue
         else:
-            notes.header.update({k: v for k, v in settings_in(text).items() if k not in notes.header})
+            notes.add_settings(settings)
+            notes.modules.update(_MODULE.findall(text))
         if named.indices:
             # A step goes on within its epoch; an epoch begins without a step.
             within = "epoch" in of_current and named.kinds == {"step"}
@@ -73,12 +79,13 @@ def _names_of(values: Mapping[str, object]) -> _Names:
 
 
 class _Names(NamedTuple):
-    """What the names of a line mean together: the split of the last one, its indices, and whether it measures."""
+    """What the names of a line mean together: the split of the last one, its indices, and what it measures."""
 
     split: str
     indices: tuple[str, ...]
     kinds: frozenset[str | None]
     measured: bool
+    only_rate: bool  # it measures, and nothing but the learning rate
 
 
 @lru_cache(maxsize=8192)  # most lines have the names of another one
@@ -86,8 +93,9 @@ def _names(names: tuple[str, ...]) -> _Names:
     meanings = [canonical_name(name) for name in names]
     splits = [meaning.partition("/")[0] for meaning in meanings if meaning and "/" in meaning]
     index = tuple(n for n, meaning in zip(names, meanings, strict=True) if meaning in ("step", "epoch"))
-    measured = any(meaning not in (None, "step", "epoch") for meaning in meanings)
-    return _Names(splits[-1] if splits else "", index, frozenset(map(canonical_name, index)), measured)
+    measured = {meaning for meaning in meanings if meaning not in (None, "step", "epoch")}
+    kinds = frozenset(map(canonical_name, index))
+    return _Names(splits[-1] if splits else "", index, kinds, bool(measured), measured == {"lr"})
 
 
 def _news(values: dict[str, object], shown: dict[str, object], *, finished: bool) -> dict[str, object]:
@@ -167,7 +175,7 @@ def _names_before(texts: tuple[str, ...], spellings: tuple[str, ...]) -> tuple[t
             name = "iter" if split in ("", "train") else ""  # `Epoch: [3][ 50/100]`; validation counts other batches
         split = named_split or split
         kind = canonical_name(name) if name else None
-        if kind is None and spellings and spellings[place]:
+        if kind is None and spellings and spellings[place] and between.rstrip()[-1:] not in ("=", ":"):
             skipped = between + spellings[place]  # a word: `number of nan iterations: 0`
             continue
         last_kind, skipped = kind, ""
@@ -208,5 +216,6 @@ def _name_in(between: str) -> str:
     name = re.sub(r"\((?:train|val|valid|test|eval)\)\s*\[?\s*$", "", between)  # `Epoch(train) [3]` of mmengine
     name = name.rstrip(" \t:=([<>~≈'\"*`-→|")
     name = re.split(r"[|,;:()\[\]{}<>\t]|\s-\s|\.\s|'|\"", name)[-1].strip(" *`_#>")
+    name = re.sub(r"^.*=\S*\s", "", name)  # a setting in words before it: `dtype=float16 epochs`
     words = _LINKS.sub("", name).split()
     return " ".join(words[-3:]) if words and re.search("[A-Za-z]", name) else ""
