@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.experiments.allowance import SHORT, Allowance, slice_steps
 from pipeline.experiments.arms.arm import Arm, Subject, combined
 from pipeline.experiments.arms.choice import chosen_arms, more_epochs
+from pipeline.experiments.arms.training import without_randomness
 from pipeline.experiments.explain import Training
 from pipeline.experiments.result import FIRST_SPLIT, ArmResult
 from pipeline.experiments.validity import Comparison, judge_figures
@@ -127,6 +129,27 @@ def test_chosen_arms_follow_the_size_of_updates() -> None:
     large = [arm.id for arm in chosen_arms(subject(update_ratio=0.5), ())]
     assert {"rate_times_10", "rate_times_100"} <= set(small) and "rate_divided_by_10" not in small
     assert {"rate_divided_by_10", "rate_divided_by_100"} <= set(large) and "rate_times_10" not in large
+
+
+@pytest.mark.parametrize(
+    ("about", "loader", "names"),
+    [
+        ({}, {}, ["fixed_order"]),
+        ({"dropout": True, "augmented": True}, {}, ["fixed_order", "fixed_rows", "fixed_units"]),
+        ({"dropout": True}, {"shuffle": False}, ["fixed_units"]),
+        ({}, {"shuffle": False, "augment": [{"_target_": "Noise"}]}, ["fixed_rows"]),
+        ({}, {"shuffle": False}, []),
+    ],
+)
+def test_without_randomness_leaves_off_one_source_after_the_other(
+    about: dict[str, Any], loader: dict[str, Any], names: list[str]
+) -> None:
+    """Each arm leaves off what the one before it left off; a source that the run does not have has no arm."""
+    arms = list(without_randomness(subject(about, {"loader": {**CONFIG["loader"], **loader}})))
+    assert [arm.id for arm in arms] == names
+    for fewer, more in pairwise(arms):
+        assert fewer.delta.overrides.items() <= more.delta.overrides.items()
+        assert set(map(str, fewer.delta.surgery)) <= set(map(str, more.delta.surgery))
 
 
 def test_combined_replaces_keys_of_a_replaced_section() -> None:

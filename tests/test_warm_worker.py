@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,8 @@ def test_killed_phase_resumes_its_experiments(tmp_path: Path) -> None:
     diagnosis = json.loads(run.inside("diagnostics", 1, "diagnosis.json").read_text())
     assert diagnosis["root_causes"][0]["issue"] == "learning_rate_too_high"
     assert diagnosis["root_causes"][0]["status"] == "confirmed"
+    page = run.inside("diagnostics", 1, "incident.md").read_text()
+    assert re.search("Reproduced: .* on 2 other seeds.*symptom stays.*with rows in a fixed order", page)
     assert ("confirmed" in out.decode() and run.state().candidate is None) or run.state().gate("diagnostics") == "open"
     assert files.sha256(run.inside("diagnostics", 1, "diagnosis.json"))
 

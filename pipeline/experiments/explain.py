@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from pipeline.experiments.allowance import Allowance, slice_steps
 from pipeline.experiments.arms.arm import Subject
@@ -14,8 +14,8 @@ from pipeline.experiments.arms.choice import EPOCHS_OF_A_TREND, chosen_arms, mor
 from pipeline.experiments.arms.difference import LastGood
 from pipeline.experiments.campaign import Campaign, StateHypotheses
 from pipeline.experiments.jobs import DESCRIBE, PROFILE, TRACE, control_name
-from pipeline.experiments.narrowing import explain_difference, explain_rows
-from pipeline.experiments.result import FIRST_SPLIT, ArmResult
+from pipeline.experiments.narrowing import explain_difference, explain_rows, switch_off_randomness
+from pipeline.experiments.result import FIRST_SPLIT, ArmResult, Reproduction
 from pipeline.experiments.validity import (
     compare_figures,
     compare_held_out,
@@ -33,18 +33,6 @@ from pipeline.run_store import files
 from pipeline.run_store.job import Delta, Job
 
 LATE_SHARE = 0.02  # of the whole improvement, in the last fifth of the run
-
-
-class Reproduction(TypedDict):
-    """Whether the unchanged run misses its goal again on other seeds, and from which step on every control does."""
-
-    reproduced: bool
-    seeds: int
-    steps: int
-    slice_steps: int
-    control: float
-    goal: float | None
-    why: str
 
 
 @dataclass(frozen=True)
@@ -220,6 +208,8 @@ class _Experimenter:
             campaign.run(chosen_arms(subject, self.suspects), shortfall, longer)
             explain_rows(campaign, shortfall)
             compare_shuffled(campaign, shortfall, self.suspects)
+            if without := switch_off_randomness(campaign, shortfall):
+                reproduction["why"] += f"; {without}"
         self._remove_kept_states()
         self.worker.run([("profile", Job(plan, PROFILE, base, 1))])
         trace = self.worker.folder / "profile" / TRACE

@@ -1,7 +1,8 @@
-"""From a change that mends the run to the smallest part of it that does: which settings, which rows."""
+"""What is the smallest part of a run that matters: which settings, which rows, and whether chance is part of it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from pipeline.experiments.arms.arm import Arm
 from pipeline.experiments.arms.choice import chosen_arms
 from pipeline.experiments.arms.difference import LastGood, undoing
 from pipeline.experiments.arms.minimize import minimize
+from pipeline.experiments.arms.training import without_randomness
 from pipeline.experiments.campaign import Campaign
 from pipeline.experiments.result import ArmResult
 from pipeline.experiments.verdict import CONFIRMED, SEEDS, Shortfall
@@ -40,6 +42,26 @@ def explain_rows(campaign: Campaign, shortfall: Shortfall) -> None:
         if arm.causes != ("outliers",) or not campaign.is_confirmed(arm.id) or not extreme:
             continue
         narrow(campaign, shortfall, [row for row, _ in extreme], partial(_without, arm, dict(extreme)))
+
+
+def switch_off_randomness(campaign: Campaign, shortfall: Shortfall) -> str:
+    """Train a part of the run with its randomness switched off source by source; return what became of the symptom.
+
+    Empty where the run has no such source, or where the allowance is spent.
+    """
+    arms = list(without_randomness(campaign.subject))
+    costs = [campaign.subject.cost(arm, campaign.subject.steps_of(arm, SHORT)) for arm in arms]
+    campaign.state_hypotheses(list(zip(arms, costs, strict=True)))
+    campaign.screen(arms, shortfall)
+    results = [campaign.results[arm.id] for arm in arms if arm.id in campaign.results]
+    if not results:
+        return ""
+    gone = next((result for result in results if (result.restored or 0.0) >= CONFIRMED), None)
+    scores = [f"{result.observed:.4g} with {result.change}" for result in results]
+    if math.isfinite(shortfall.at_steps):
+        scores.insert(0, f"{shortfall.at_steps:.4g} unchanged")
+    stays = f"with {gone.change} the symptom is gone" if gone else "without its randomness the symptom stays"
+    return f"{stays}: after {results[0].steps} steps {', '.join(scores)}"
 
 
 def _without(arm: Arm, targets: dict[int, float], rows: Sequence[int]) -> Arm:

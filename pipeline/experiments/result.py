@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 from pipeline.results import plain
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
 FIRST_SPLIT = "first_split"  # the experiment that replaces everything but the rows: model, loss, optimizer, settings
 ON_TOP_OF = "+"  # in an id between two changes: what the second one adds to the first
+
+
+class Reproduction(TypedDict):
+    """Whether the unchanged run misses its goal again on other seeds, and from which step on every control does."""
+
+    reproduced: bool
+    seeds: int
+    steps: int
+    slice_steps: int
+    control: float
+    goal: float | None
+    why: str
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.experiments.arms.arm import USUAL_BATCH, Arm, Reason, Subject
+from pipeline.experiments.arms.arm import USUAL_BATCH, Arm, Reason, Subject, combined
 from pipeline.run_store.job import Delta
 
 USUAL: dict[str, tuple[object, ...]] = {  # values of an optimizer's options that no fault comes from
@@ -131,3 +131,24 @@ def regularization(subject: Subject) -> Iterator[Arm]:
         change = Delta(train_rows={"read": "memory"})
         text = "every row as it was read once, without new augmentation"
         yield Arm("no_augmentation", ("augmentation_too_strong",), text, change, reason="unusual")
+
+
+def without_randomness(subject: Subject) -> Iterator[Arm]:
+    """The run with its randomness switched off source by source: the order of rows, then augmentation, then dropout.
+
+    Each arm leaves off what the one before it left off. What remains random are the first weights, which differ from
+    one control to the next.
+    """
+    sources = list[tuple[str, str, Delta]]()
+    if subject.value("loader.shuffle") and subject.value("loader.sampler") in (None, "none"):
+        sources.append(("fixed_order", "rows in a fixed order", Delta({"loader.shuffle": False})))
+    if subject.value("loader.augment"):
+        sources.append(("fixed_rows", "no augmentation", Delta({"loader.augment": []})))
+    elif subject.description["augmented"]:
+        sources.append(("fixed_rows", "every row as it was read once", Delta(train_rows={"read": "memory"})))
+    if subject.description["dropout"]:
+        sources.append(("fixed_units", "no dropout", Delta(surgery=({"skip_dropout": {}},))))
+    delta, texts = Delta(), list[str]()
+    for name, text, change in sources:
+        delta, texts = combined(delta, change), [*texts, text]
+        yield Arm(name, (), " and ".join(texts), delta, kind="context", reason="general")
