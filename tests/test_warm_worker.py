@@ -91,7 +91,7 @@ def workers_of(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_killed_phase_resumes_its_experiments(tmp_path: Path) -> None:
     """Killed at an arm, the phase leaves no process; once more, it keeps the results and confirms the learning rate."""
-    run = go(tmp_path, "phase=baseline", *HOT).run
+    run = go(tmp_path, "phase=baseline", *HOT, "trainer.max_epochs=8").run
     folder = run.inside("diagnostics", 1, "experiments")
     process = diagnosing(tmp_path)
     deadline = time.monotonic() + 120

@@ -208,7 +208,7 @@ class _Experimenter:
             campaign.run(chosen_arms(subject, self.suspects), shortfall, longer)
             explain_rows(campaign, shortfall)
             compare_shuffled(campaign, shortfall, self.suspects)
-            if without := switch_off_randomness(campaign, shortfall):
+            if without := switch_off_randomness(campaign, shortfall, reproduction["slice_steps"], controls[0]):
                 reproduction["why"] += f"; {without}"
         self._remove_kept_states()
         self.worker.run([("profile", Job(plan, PROFILE, base, 1))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,24 +43,23 @@ def explain_rows(campaign: Campaign, shortfall: Shortfall) -> None:
         narrow(campaign, shortfall, [row for row, _ in extreme], partial(_without, arm, dict(extreme)))
 
 
-def switch_off_randomness(campaign: Campaign, shortfall: Shortfall) -> str:
-    """Train a part of the run with its randomness switched off source by source; return what became of the symptom.
+def switch_off_randomness(campaign: Campaign, shortfall: Shortfall, steps: int, control: Outcome) -> str:
+    """Train the run with its randomness switched off source by source; return what became of the symptom.
 
-    Empty where the run has no such source, or where the allowance is spent.
+    `steps` are the fewest after which the control shows it. Empty where the run has no source of randomness.
     """
     arms = list(without_randomness(campaign.subject))
-    costs = [campaign.subject.cost(arm, campaign.subject.steps_of(arm, SHORT)) for arm in arms]
+    costs = [campaign.subject.cost(arm, steps) for arm in arms]
     campaign.state_hypotheses(list(zip(arms, costs, strict=True)))
-    campaign.screen(arms, shortfall)
-    results = [campaign.results[arm.id] for arm in arms if arm.id in campaign.results]
+    jobs = [(arm.id, campaign.job(arm.delta, 1, steps), cost) for arm, cost in zip(arms, costs, strict=True)]
+    outcomes = campaign.train(jobs)
+    results = [campaign.record(a, [outcomes[a.id]], shortfall, whole=False) for a in arms if a.id in outcomes]
     if not results:
         return ""
     gone = next((result for result in results if (result.restored or 0.0) >= CONFIRMED), None)
-    scores = [f"{result.observed:.4g} with {result.change}" for result in results]
-    if math.isfinite(shortfall.at_steps):
-        scores.insert(0, f"{shortfall.at_steps:.4g} unchanged")
     stays = f"with {gone.change} the symptom is gone" if gone else "without its randomness the symptom stays"
-    return f"{stays}: after {results[0].steps} steps {', '.join(scores)}"
+    scores = [f"{result.observed:.4g} with {result.change}" for result in results]
+    return f"{stays}: after {steps} steps {control.value_within(steps):.4g} unchanged, {', '.join(scores)}"
 
 
 def _without(arm: Arm, targets: dict[int, float], rows: Sequence[int]) -> Arm:
