@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from diagnostics.conditions import HistoryView
 from diagnostics.diagnose import evaluate_playbooks, needs_mending
 from diagnostics.loops.memory import LoopMemory, Loss
 from pipeline.errors import FivegateError
-from pipeline.experiments.arms.arm import Arm
+from pipeline.experiments.arms.arm import Arm, Reason
 from pipeline.experiments.result import ArmResult
 from pipeline.experiments.verdict import CONFIRMED, SEEDS, Shortfall, judge
 from pipeline.experiments.worker_process import Outcome
@@ -33,6 +34,7 @@ from pipeline.run_store.job import Delta, Job
 
 FEWEST_BATCHES = 4
 LEFT_OUT = 4  # every fourth batch is left out of training
+CONTROL_SEEDS = (1, 2)
 SECONDS = 20.0  # of processor time, of all experiments together
 STEPS = (1280, 640, 320, 160, 80, 40)  # of one training, the first that fits into the time
 TRAININGS = 25  # that are expected: controls, references, arms, and repetitions
@@ -67,12 +69,12 @@ class Change:
 
 @dataclass(frozen=True)
 class LoopCopy:
-    """A loop as far as it was kept, with its highest rate and its updates; `steps` are those of one training."""
+    """A loop as far as it was kept, with its highest rate and its losses; `steps` are those of one training."""
 
     model: nn.Module
     optimizer: Optimizer
     rate: float
-    updates: int
+    losses: Sequence[float]
     memory: LoopMemory
     loss: Loss
     steps: int = STEPS[-1]
@@ -154,7 +156,8 @@ def experiment_on_loop(
     if compute is None:
         why = "the loss of the first batch is none of torch's; give it: diagnose(experiments=True, loss=criterion)"
         return [], [{"what": WHAT, "why": why}]
-    loop = LoopCopy(model, optimizer, _rate(optimizer, view), len(view.curve("train/loss")[1]), memory, compute)
+    rate = max(view.curve("lr")[1].tolist(), default=optimizer.param_groups[0]["lr"])  # before a schedule moved it
+    loop = LoopCopy(model, optimizer, float(rate), view.curve("train/loss")[1].tolist(), memory, compute)
     try:
         return _run_arms(loop)
     except (FivegateError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -179,7 +182,7 @@ def _run_arms(loop: LoopCopy) -> LoopResults:
     # One of a few lengths, so that two diagnoses on one machine make the same experiments.
     loop = replace(loop, steps=next((steps for steps in STEPS if steps <= affordable), STEPS[-1]))
     deadline = started + SECONDS
-    controls = [loop.train(Change(), seed) for seed in (1, 2)]
+    controls = [loop.train(Change(), seed) for seed in CONTROL_SEEDS]
     references = [value for value in map(lambda change: _value(loop, change, 1), _references(loop)) if value == value]
     if not all(map(math.isfinite, controls)):  # a copy that diverges may need no more than a lower rate
         references += [value for rate in LOWER if (value := _value(loop, Change(rate=rate), 1)) == value]
@@ -189,12 +192,18 @@ def _run_arms(loop: LoopCopy) -> LoopResults:
         what = f"neither a copy of the loop nor a reference learns its batches ({shortfall.control:.3g}, {goal:.3g})"
         return [], [{"what": WHAT, "why": what}]
     left_over = shortfall.control > LEFT * initial and shortfall.control > TIMES * goal
+    end = median(loop.losses[-max(1, len(loop.losses) // 10) :] or [math.inf])
+    if end <= goal:
+        return _exonerated(loop, "the loop itself, at its end", end, goal), []
     if shortfall.control - goal < WORTH * (initial - goal) and not left_over:
-        return _exonerated(loop, controls, goal), []
+        unchanged = "the unchanged model and optimizer in a loop without faults, on the kept batches"
+        return _exonerated(loop, unchanged, sum(controls) / len(controls), goal), []
     results: list[ArmResult] = []
     for arm, change in _arms(loop):
         explained = any(result.verdict == "confirmed" for result in results)
-        if time.process_time() > deadline or (arm.reason == "suspicion" and explained):
+        if arm.reason == "suspicion" and explained:
+            continue
+        if time.process_time() > deadline:
             break
         values = [_value(loop, change, 1)]
         if shortfall.restored(values[0]) >= CONFIRMED:
@@ -203,26 +212,21 @@ def _run_arms(loop: LoopCopy) -> LoopResults:
     return results, []
 
 
-def _exonerated(loop: LoopCopy, controls: Sequence[float], goal: float) -> list[ArmResult]:
-    """Return results that refute causes in the model and the optimizer: the unchanged copy learns the kept batches.
-
-    The cause is then in the loop itself, in its rows, or in validation.
-    """
-    causes = [
-        cause for cause in OF_MODEL_AND_OPTIMIZER if cause != "learning_rate_too_low" or loop.steps <= loop.updates
-    ]
-    value = sum(controls) / len(controls)
+def _exonerated(loop: LoopCopy, change: str, value: float, goal: float) -> list[ArmResult]:
+    """Return results that refute causes in the model and the optimizer: the copy, or the loop, fits its train rows."""
+    too_short = loop.steps > len(loop.losses)
+    causes = [c for c in OF_MODEL_AND_OPTIMIZER if c != "learning_rate_too_low" or not too_short]
     return [
         ArmResult(
             id="unchanged_copy",
             causes=(cause,),
-            change="the unchanged model and optimizer in a loop without faults, on the kept batches",
+            change=change,
             expected="a higher loss than that of a reference",
             control=goal,
             observed=value,
             restored=None,
             verdict="refuted",
-            seeds=len(controls),
+            seeds=len(CONTROL_SEEDS),
             steps=loop.steps,
             why=f"{value:.3g}, a reference {goal:.3g}: the cause is in the loop, its rows, or validation",
         )
@@ -277,9 +281,6 @@ def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
         _arm("fresh_weights", "weight_init_bad", "weights initialized by torch's rules"),
         Change(surgery=({"reinitialize": {}},)),
     )
-    wider = ({"widen": {"factor": 4}},)
-    if _fits(loop, wider):
-        yield _arm("wider", "model_too_small", "hidden layers four times as wide"), Change(surgery=wider)
     rows = len(loop.memory.batches[0][0])
     if rows < SMALL_BATCH and len(loop.train_batches) * rows >= 2 * USUAL_BATCH:
         joined = max(2, USUAL_BATCH // rows)
@@ -297,9 +298,12 @@ def _arms(loop: LoopCopy) -> Iterator[tuple[Arm, Change]]:
     if not all(p.requires_grad for p in loop.model.parameters()):
         change = Change(surgery=({"keep_gradients": {}},))
         yield _arm("all_trained", "parameters_not_trained", "every parameter trained, and no detach"), change
+    # The last two mend many loops, and are tried where nothing else does.
+    wider = ({"widen": {"factor": 4}},)
+    if _fits(loop, wider):
+        yield _arm("wider", "model_too_small", "hidden layers four times as wide", "suspicion"), Change(surgery=wider)
     if not isinstance(loop.optimizer, torch.optim.Adam | torch.optim.AdamW):
-        arm = _arm("adam", "optimizer_mismatch", "Adam with rate 0.003")
-        yield replace(arm, reason="suspicion"), Change(adam=True)  # mends many loops, so that it comes last
+        yield _arm("adam", "optimizer_mismatch", "Adam with rate 0.003", "suspicion"), Change(adam=True)
 
 
 def _fits(loop: LoopCopy, surgery: Sequence[Mapping[str, Any]]) -> bool:
@@ -320,14 +324,8 @@ def _far_from_unit_scale(targets: Tensor) -> bool:
     return spread > FAR_SPREAD or 0 < spread < 1 / FAR_SPREAD or mean > FAR_SPREAD * max(spread, 1.0)
 
 
-def _arm(name: str, cause: str, change: str) -> Arm:
-    return Arm(name, (cause,), f"{change}, on a copy of the loop", Delta(), reason="general")
-
-
-def _rate(optimizer: Optimizer, view: HistoryView) -> float:
-    """The highest learning rate of the loop, which a schedule, or the loop itself, has since moved."""
-    rates = view.curve("lr")[1]
-    return float(rates.max() if len(rates) else optimizer.param_groups[0]["lr"])
+def _arm(name: str, cause: str, change: str, reason: Reason = "general") -> Arm:
+    return Arm(name, (cause,), f"{change}, on a copy of the loop", Delta(), reason=reason)
 
 
 def _joined(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
