@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.measurements import Measurement
+from diagnostics.measurements import Measurement, std_over_rows
 
 MAX_MODULES = 64  # of a model with more, at most so many are measured, at equal distances
 # Of a larger output only some rows are measured, at equal distances, so that images and texts cost little.
@@ -74,17 +74,17 @@ class ActivationStatistics:
             values = _some_rows(output.detach()).float()
             rms = torch.linalg.vector_norm(values) / math.sqrt(values.numel())
             self._values[f"activation_rms/{name}"] = rms
-            self._values[f"activation_std/{name}"] = values.std(0).mean() / rms.clamp_min(1e-30)
+            self._values[f"activation_std/{name}"] = std_over_rows(values) / rms.clamp_min(1e-30)
             for kind, (low, high) in SATURATED.items():
                 if isinstance(module, kind):
                     self._values[f"saturated/{name}"] = ((values < low) | (values > high)).float().mean()
             if isinstance(module, RECTIFIERS):
-                self._values[f"zeros/{name}"] = (values.transpose(1, -1).flatten(0, -2) <= 0).all(0).float().mean()
+                self._values[f"zeros/{name}"] = (values.amax([0, *range(2, values.ndim)]) <= 0).float().mean()
 
         return hook
 
 
 def _some_rows(values: Tensor) -> Tensor:
     """Return rows [R, ...] of outputs [B, ...], as many as have about 32 thousand values, and at least 8."""
-    rows = max(FEWEST_ROWS, MAX_VALUES // max(1, values[0].numel()))
+    rows = max(FEWEST_ROWS, MAX_VALUES // max(1, values.numel() // len(values)))
     return values if len(values) <= rows else values[:: -(-len(values) // rows)]

@@ -70,7 +70,7 @@ class ParameterStatistics:
                 values.append((weight.grad.flatten(1) == 0).all(1).float().mean().to(norms.device).reshape(1))
         if isinstance(outputs, Tensor) and outputs.ndim > 1 and len(outputs) > 1:
             names.append("output_std")
-            values.append(outputs.detach().float().flatten(1).std(0).mean().to(norms.device).reshape(1))
+            values.append(std_over_rows(outputs.detach().float().flatten(1)).to(norms.device).reshape(1))
         # A module with several weights (as in nn.MultiheadAttention) gives one name twice: its last weight counts.
         last = {name: position for position, name in enumerate(names)}
         vector = torch.cat(values)
@@ -107,6 +107,12 @@ class ParameterStatistics:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         norms = torch.stack([norm.to(device) for norm in torch._foreach_norm(values, 2, dtype=dtype)])
         return norms.new_zeros(len(self.modules)).index_add_(0, self._module_index.to(device), norms**2).sqrt()
+
+
+def std_over_rows(values: Tensor) -> Tensor:
+    """Return the mean over units of the standard deviation over the rows of values [B, ...]; B is at least 2."""
+    squares = (values - values.mean(0)).square_().sum(0)  # `std(0)` takes ten times as long on a CPU
+    return squares.sqrt_().mean() / math.sqrt(len(values) - 1)
 
 
 def nonfinite_count(values: Iterable[Tensor]) -> float:
