@@ -258,6 +258,20 @@ def test_weights_that_cannot_learn(value: float, layer: int) -> None:
     assert contradictions(inspect_weights(Subject(healthy, None, None, None, None))) == []
 
 
+def test_weights_of_zero_in_all_layers_say_nothing_of_depth() -> None:
+    """The biases make such a net learn: its weights are abnormal, and its depth is not measured."""
+    model = net()
+    for layer in (model[0], model[2]):
+        nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+    seen = subject(model)
+    gains = [m for m in inspect_weights(seen) if isinstance(m, Measured) and m.quantity == "gain_low"]
+    assert [m.value for m in gains] == [0.0]
+    depth = {m.quantity for m in inspect_activations(seen)}
+    assert not depth & {"first_over_last_gradient", "rows_apart"}
+    healthy = {m.quantity for m in inspect_activations(subject(net()))}
+    assert {"first_over_last_gradient", "rows_apart"} <= healthy
+
+
 class Listed(nn.Module):
     """A net whose layers are in a plain list."""
 

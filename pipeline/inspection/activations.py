@@ -159,13 +159,17 @@ def _model_is_affine(subject: Subject, inputs: Tensor) -> bool:
 
 
 def _depth(subject: Subject) -> Iterator[Measured]:
-    """The gradient of the first layer beside the last, and how far the rows of a batch are still apart at the end."""
+    """The gradient of the first layer beside the last, and how far the rows of a batch are still apart at the end.
+
+    Neither is measured past weights that are all 0: they block gradients and rows at any depth.
+    """
     layers = [c for c in _layers(subject) if f"{c.name}.weight" in subject.gradients]
-    if len(layers) >= 2:
+    blocked = any(bool((_weight(call) == 0).all()) for call in layers)
+    if len(layers) >= 2 and not blocked:
         sizes = [_relative_gradient(subject, call) for call in layers]
         if sizes[-1] > 0:
             yield Measured(f"first_over_last_gradient{_kind(subject)}", max(sizes[0], TINY) / sizes[-1], layers[0].name)
-    if len(_layers(subject)) >= 2:
+    if len(_layers(subject)) >= 2 and not blocked:
         last = _layers(subject)[-1].inputs.double().flatten(1)
         if len(last) >= 8 and bool(torch.isfinite(last).all()):
             spread = float((last - last.mean(dim=0)).square().mean().sqrt())
@@ -188,9 +192,12 @@ def _kind(subject: Subject) -> str:
 
 def _relative_gradient(subject: Subject, call: Call) -> float:
     """Return the size of a layer's gradient over that of its weights."""
-    weight = dict(call.module.named_parameters(recurse=False))["weight"].detach().double()
     gradient = subject.gradients[f"{call.name}.weight"].double()
-    return float(gradient.norm()) / max(float(weight.norm()), TINY)
+    return float(gradient.norm()) / max(float(_weight(call).double().norm()), TINY)
+
+
+def _weight(call: Call) -> Tensor:
+    return dict(call.module.named_parameters(recurse=False))["weight"].detach()
 
 
 def _longest_run(subject: Subject) -> int:

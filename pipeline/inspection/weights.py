@@ -56,6 +56,8 @@ def inspect_weights(subject: Subject) -> Iterator[Finding | Measured]:
     if positive:
         yield Measured("gain_high", *max(positive))
         yield Measured("gain_low", *min(positive))
+    elif len(gains) > 1:  # a linear model may start at zero
+        yield Measured("gain_low", 0.0, gains[0][1])
     yield from _biases(subject.model)
 
 
