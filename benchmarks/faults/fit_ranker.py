@@ -1,6 +1,9 @@
 """Fits the ranker of diagnostics/rank.py on stored facts of the tuning part.  `make fit-ranker`
 
-    benchmarks/faults/fit_ranker.py FACTS [--out diagnostics/ranker.yaml]
+    benchmarks/faults/fit_ranker.py FACTS [--variants DIR] [--out diagnostics/ranker.yaml]
+
+With `--variants` the facts of healthy variants and mutants are added, as `variants.py --facts DIR` stored them; their
+families are those of their parents.
 
 A logistic model whose coefficients keep the sign that their meaning has: more support never lowers a confidence. Each
 family is ranked by a model that has not seen it. Those probabilities choose the threshold above which every cause is
@@ -10,16 +13,17 @@ named, and then the lower one above which the likeliest is, where none reaches t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from cases import Case, cases
-from facts import stored
+from facts import Facts, stored
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from score import Answer, correct_accusations
+from variants import variants, verified
 
 from diagnostics.candidates import PRIOR as PRIOR_OF_A_CAUSE
 from diagnostics.candidates import Candidate, gather
@@ -50,9 +54,18 @@ class Subject:
 AS_IT_IS, NOT_TOLD, AS_LOG = "as it is", "target not told", "history alone"
 
 
-def subjects(folder: Path) -> Iterator[Subject]:
-    """Yield each stored case of the tuning part in three readings: all is known, no target, the history alone."""
-    for case, facts in stored(folder, [case for case in cases() if case.part == "tuning"]):
+def known_cases(folder: Path, of_variants: Path | None) -> Iterator[tuple[Case, Facts]]:
+    """Yield the stored cases of the tuning part, and its variants with the labels that their trainings have earned."""
+    yield from stored(folder, [case for case in cases() if case.part == "tuning"])
+    for variant, facts in stored(of_variants, list(variants())) if of_variants else ():
+        case = verified(variant, facts)
+        if case is not None:
+            yield case, facts
+
+
+def subjects(known: Iterable[tuple[Case, Facts]]) -> Iterator[Subject]:
+    """Yield each case in three readings: all is known, no target, the history alone."""
+    for case, facts in known:
         readings = {AS_IT_IS: facts, NOT_TOLD: facts.without_target(), AS_LOG: facts.as_log()}
         for reading, known in readings.items():
             view = view_of(known.history, known.config)
@@ -173,9 +186,10 @@ def fitted(known: Sequence[Subject]) -> tuple[list[str], Ranker]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("facts", type=Path, help="folder that bench.py --facts has filled")
+    parser.add_argument("--variants", type=Path, metavar="DIR", help="folder that variants.py --facts has filled")
     parser.add_argument("--out", type=Path, default=TABLE)
     args = parser.parse_args()
-    known = list(subjects(args.facts))
+    known = list(subjects(known_cases(args.facts, args.variants)))
     lines = ["# The rankers of diagnostics/rank.py. Written by `make fit-ranker`; do not edit."]
     for name in (WITH, WITHOUT):
         worth, ranker = fitted([subject for subject in known if kind_of(subject.candidates) == name])
