@@ -34,8 +34,8 @@ def answer(facts: Facts, kinds: Collection[str] = KINDS) -> Answer:
     findings = facts.findings if "inspections" in kinds else ()
     experiments = facts.experiments if "experiments" in kinds else ()
     diagnosis = diagnose(history, facts.config, findings, experiments)
-    for cause in diagnosis.root_causes:
-        accused.setdefault(cause.issue, cause.confidence.value)
+    for named in diagnosis.root_causes:
+        accused.setdefault(named.issue, named.confidence.value)
     considered = tuple(entry.issue for entry in diagnosis.considered if entry.issue not in accused)
     return Answer(tuple(accused.items()), facts.seconds, considered=considered)
 

@@ -38,7 +38,7 @@ from pipeline.repair.causes import load as load_causes
 
 STORED = HERE / "table.json"
 ALL, SOURCES = "everything", ("planning", "baseline", "diagnosis")
-ALONE = {"inspections alone": ("inspections",), "playbooks alone": ("playbooks",)}
+ALONE: dict[str, tuple[str, ...]] = {"inspections alone": ("inspections",), "playbooks alone": ("playbooks",)}
 ALONE["inspections and playbooks, no experiment"] = ("inspections", "playbooks")
 CaseResult = dict[str, Any]  # as `run_case` returns it, or with `error`
 

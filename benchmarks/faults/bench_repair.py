@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 from cases import PARTS, Case, cases
 from repair import CHOICE_SEED, draw_candidate
@@ -45,16 +45,9 @@ UNREACHABLE = {True: 1.01, False: -1.0}  # a target for a healthy case, by wheth
 FURTHER_METRICS = {"classification": "f1_macro", "binary": "f1_macro", "multilabel": "f1_macro", "regression": "r2"}
 METRIC_MARGIN = 0.02
 KINDS = ("faulty", "healthy")
-PURPOSES = ("diagnosis", "search", "verification")
+Purpose = Literal["diagnosis", "search", "verification"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 PHASES_TO_MEND = ("baseline", "diagnostics", "optimization")
-
-
-class Costs(TypedDict):
-    """What was trained, in trainings of the planned length."""
-
-    diagnosis: float
-    search: float
-    verification: float
 
 
 class Repair(TypedDict):
@@ -74,7 +67,7 @@ class Repair(TypedDict):
     unrepaired: list[float | None]
     random: list[float | None]
     further: float | None
-    costs: Costs
+    costs: dict[Purpose, float]  # in trainings of the planned length
     seconds: float
     error: NotRequired[str]
 
@@ -109,7 +102,7 @@ def repair_case(case: Case) -> Repair:
             result["repaired"], result["unrepaired"] = ([score for score, _ in arm] for arm in arms)
             result["further"] = metric_gain(*([metric for _, metric in arm] for arm in arms))
         if not case.healthy:
-            trainings = max(1, round(sum(result["costs"].values())))  # type: ignore[arg-type]  # all are floats
+            trainings = max(1, round(sum(result["costs"].values())))
             best = _best_random(case, trainer, trainings)
             result["random"] = [trainer.score(best, seed, None) for seed in FURTHER_SEEDS]
         return result
@@ -126,14 +119,14 @@ def _run_phases(run: Run) -> float:
     return seconds
 
 
-def costs_of(run: Run, entries: Sequence[Any]) -> Costs:
+def costs_of(run: Run, entries: Sequence[Any]) -> dict[Purpose, float]:
     """Return what the run trained to mend itself, by what it was for, from the results of its trainings.
 
     Diagnosis: its experiments. Search: trainings of an optimization on seed indices below 20. Verification: those that
     confirm a candidate, and the training of the accepted one.
     """
     planned = int(plans.load(run).facts["budget"]["max_steps"])
-    costs: Costs = {"diagnosis": 0.0, "search": 0.0, "verification": 0.0}
+    costs: dict[Purpose, float] = {"diagnosis": 0.0, "search": 0.0, "verification": 0.0}
     for path in run.path.glob("diagnostics/*/diagnosis.json"):
         experiments = json.loads(path.read_text())["experiments"]
         costs["diagnosis"] += sum(map(_steps, experiments)) / planned
@@ -243,7 +236,7 @@ def summary(selected: Sequence[Case], results: Sequence[Repair]) -> dict[str, An
         "random_holds": len(faulty) - len(lost),
         "random_lost": len(lost),
         "mended_where_random_lost": sum(bool(r["accepted"]) and holds(c, r["repaired"]) for c, r in lost),
-        **{f"median_{name}": _median([dict(r["costs"])[name] for _, r in faulty]) for name in PURPOSES},
+        **{f"median_{name}": _median([r["costs"][name] for _, r in faulty]) for name in PURPOSES},
         "slowest_minutes": max((r["seconds"] / 60 for _, r in accepted), default=0.0),
         "healthy": len(healthy),
         "healthy_accepted": len(false),

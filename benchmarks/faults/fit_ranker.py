@@ -63,9 +63,9 @@ def known_cases(folder: Path, of_variants: Path | None) -> Iterator[tuple[Case, 
             yield case, facts
 
 
-def subjects(known: Iterable[tuple[Case, Facts]]) -> Iterator[Subject]:
+def subjects(stored_cases: Iterable[tuple[Case, Facts]]) -> Iterator[Subject]:
     """Yield each case in three readings: all is known, no target, the history alone."""
-    for case, facts in known:
+    for case, facts in stored_cases:
         readings = {AS_IT_IS: facts, NOT_TOLD: facts.without_target(), AS_LOG: facts.as_log()}
         for reading, known in readings.items():
             view = view_of(known.history, known.config)

@@ -201,7 +201,7 @@ def _run_loop(case: Case, seed: int, mended: bool, root: Path) -> tuple[dict[str
     _run_command("diagnose", str(log), "--out", str(out), *target)
     run = read(log).runs[0]
     run.history.facts |= {} if bound is None else {"target": bound}
-    known = Facts(run.history, findings=tuple(findings_of(run)))
+    known = Facts(run.history, findings=tuple(findings_of(run, run.history)))
     return {"value": value, "accused": _root_causes(out / "diagnosis.json")}, known
 
 

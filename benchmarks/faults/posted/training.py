@@ -53,13 +53,14 @@ class Training:
         """
         scores = [column for column in history.epoch if column.startswith("val/") and column != "val/loss"]
         metric = scores[0] if scores else "val/loss"
-        at, losses = history.series("train/loss") if "train/loss" in history.step else ([], [])
+        logged = history.series("train/loss") if "train/loss" in history.step else ((), ())
+        at, losses = (list(column) for column in logged)
         by_epoch = {column: dict(zip(*map(list, _table(history, column)), strict=True)) for column in history.epoch}
         numbers = sorted({number for column in by_epoch.values() for number in column})
         length = max(1, round(len(at) / max(1, len(numbers))))
         every = max(1, length // PER_EPOCH)
-        rates = dict(zip(*map(list, history.series("lr")), strict=True))
-        norms = dict(zip(*map(list, history.series("grad_norm")), strict=True))
+        rates = dict(zip(*history.series("lr"), strict=True))
+        norms = dict(zip(*history.series("grad_norm"), strict=True))
         first = numbers[0] if numbers else 0
         steps = [
             Step(
