@@ -205,6 +205,19 @@ def test_diagnose_rules_out_contradicted_causes() -> None:
     assert "learning_rate_too_low" in diagnosis.confidence_statement.partition("Contradicted")[2]
 
 
+@pytest.mark.parametrize(("scores", "named"), [((0.5,) * 10, False), ((0.5, 0.5, 0.52, 0.55, 0.6, 0.66), True)])
+def test_diagnose_wants_more_epochs_only_of_a_score_that_rises(scores: tuple[float, ...], named: bool) -> None:
+    """A loss that falls alone is no reason to train longer: a rare class may never be predicted."""
+    losses = {"train/loss": "0.69 0.5 0.4 0.33 0.28 0.25 0.23 0.21 0.2 0.19", "val/loss": "0.5 0.4 0.35 0.3 0.28 0.26"}
+    facts = {"target": 0.9, "trivial": 0.5}
+    curves = {**losses, "val/balanced_accuracy": " ".join(map(str, scores)), "update_ratio": "0.02 0.02 0.01"}
+
+    diagnosis = diagnose(example_history({"facts": facts, **curves}))
+
+    assert "unfinished_training" in [s.id for s in diagnosis.symptoms]
+    assert ("too_few_epochs" in [c.issue for c in diagnosis.root_causes]) == named
+
+
 def test_diagnose_finds_suppressed_nonfinite_update() -> None:
     """A suppressed update is a symptom although every recorded value is finite."""
     history = example_history(HEALTHY)

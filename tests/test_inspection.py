@@ -337,6 +337,33 @@ def test_attention_must_not_see_the_future(masked: bool, expected: list[str]) ->
     assert [finding.cause for finding in contradictions(inspect_attention(each))] == expected
 
 
+class Padded(nn.Module):
+    """A transformer over padded ids [B, T] whose first output is read; its mask may be the wrong way round."""
+
+    def __init__(self, inverted: bool) -> None:
+        super().__init__()
+        self.inverted, self.embed = inverted, nn.Embedding(9, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mask = (ids != 0) if self.inverted else (ids == 0)
+        return self.head(self.encoder(self.embed(ids), src_key_padding_mask=mask)[:, 0])
+
+
+@pytest.mark.parametrize(("inverted", "expected"), [(True, ["attention_misbuilt"]), (False, [])])
+def test_attention_must_see_tokens(inverted: bool, expected: list[str]) -> None:
+    """A padding mask that is the wrong way round is found, whatever the lengths of the rows."""
+    torch.manual_seed(0)
+    ids = torch.randint(1, 9, (16, 10))
+    for row, length in enumerate(torch.randint(4, 10, (16,)).tolist()):
+        ids[row, length:] = 0
+    model = Padded(inverted)
+    each = Subject(model, ids, torch.arange(16) % CLASSES, model(ids), None)
+    assert [finding.cause for finding in contradictions(inspect_attention(each))] == expected
+
+
 def test_activations_of_linear_and_dead_nets() -> None:
     """A stack of linear layers is affine, and a bias of -8 makes units dead; a usual net is neither."""
     linear = nn.Sequential(nn.Linear(FEATURES, 8), nn.Identity(), nn.Linear(8, CLASSES))

@@ -16,6 +16,7 @@ from pipeline.inspection.graph import name_of
 from pipeline.inspection.subject import Subject
 
 MAX_NODES = 5000
+FEWEST_TOKENS, FEWEST_CHANGED = 4, 0.2  # tokens of a row, and share of them that another row has
 SEEN = 1e-4  # relative change of an output that another token causes; less is rounding
 
 
@@ -36,9 +37,10 @@ def inspect_axes(subject: Subject) -> Iterator[Finding]:
 
 
 def inspect_attention(subject: Subject) -> Iterator[Finding | Measured]:
-    """Yield attention that sees the tokens which it must predict, and scores that are not scaled."""
+    """Yield attention that sees tokens which it must predict or none of a row, and scores that are not scaled."""
     if subject.kind == "language_model":
         yield from sees_the_future(subject)
+    yield from _unseen_tokens(subject)
     if subject.loss is not None and subject.loss.grad_fn is not None:
         unscaled = _unscaled(subject)
         if unscaled is not None:
@@ -67,6 +69,32 @@ def sees_the_future(subject: Subject) -> Iterator[Finding]:
             "to predict. Mask the future."
         )
         yield contradiction("attention_misbuilt", "sees_the_future", sentence, moved, "of the outputs' spread")
+
+
+def _unseen_tokens(subject: Subject) -> Iterator[Finding]:
+    """Yield whether the outputs stay the same, bit by bit, where each row gets the inner tokens of another row.
+
+    The most frequent last token is taken for padding, and stays where it is: a mask may be made from it.
+    """
+    ids, attention = subject.inputs, [m for m in subject.model.modules() if isinstance(m, nn.MultiheadAttention)]
+    if not attention or not all(module.batch_first for module in attention) or not isinstance(ids, Tensor):
+        return
+    if ids.is_floating_point() or ids.ndim != 2 or ids.shape[1] < FEWEST_TOKENS or len(ids) < 2:
+        return
+    padding, others = ids[:, -1].mode().values, ids.roll(1, 0)
+    inner = (ids != padding) & (others != padding)
+    inner[:, 0] = inner[:, -1] = False
+    changed = torch.where(inner, others, ids)
+    if float((changed != ids).double().mean()) < FEWEST_CHANGED:
+        return
+    with eval_mode(subject.model):
+        before, after = subject.model(ids), subject.model(changed)
+    if isinstance(before, Tensor) and bool(torch.isfinite(before).all()) and torch.equal(before, after):
+        sentence = (
+            "The outputs stay the same where the inner tokens of each row are those of another row: attention sees "
+            "none of them. In a padding mask of torch, True marks what is not attended to."
+        )
+        yield contradiction("attention_misbuilt", "sees_no_tokens", sentence, 0.0, "of the outputs' spread")
 
 
 def _unscaled(subject: Subject) -> bool | None:
