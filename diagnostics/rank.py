@@ -179,8 +179,11 @@ def _doubt(candidate: Candidate, probability: float, threshold: float) -> str:
     """Return why a candidate is not likely enough to be named; empty if it is."""
     if candidate.definitional or probability >= threshold:
         return ""
+    too_low = f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on)"
+    if candidate.verdict == "confirmed":
+        return f"{too_low}: an experiment confirms it, and little else speaks for it"
     lacks = "no experiment has tested it" if candidate.decisive is None else "the experiments do not decide"
-    return f"a confidence of {probability:.2f} is not enough to name it (from {threshold:.2f} on), and {lacks}"
+    return f"{too_low}, and {lacks}"
 
 
 def _lacking_support(candidate: Candidate) -> str:

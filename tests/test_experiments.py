@@ -123,6 +123,12 @@ def test_chosen_arms_leave_out_a_telling_feature() -> None:
     assert "without_feature" in names and "without_feature" not in ids()
 
 
+def test_chosen_arms_do_not_standardize_token_ids() -> None:
+    """Ids that an encoder takes as floats are not numbers to scale."""
+    model = {"_target_": "pipeline.models.encoder.Encoder", "vocabulary": 60}
+    assert "standardized_inputs" not in ids({"input_scale": 32.0}, model=model)
+
+
 def test_chosen_arms_follow_the_size_of_updates() -> None:
     """Updates that are far too small for the weights leave out lower rates, and far too large ones higher rates."""
     small = [arm.id for arm in chosen_arms(subject(update_ratio=1e-6), ())]

@@ -92,6 +92,17 @@ def test_rank_does_not_name_what_is_already_explained() -> None:
     assert "learning_rate_too_high explains the run: its removal restores 98% of what is missing" == second.why_not
 
 
+def test_rank_says_of_a_confirmed_cause_why_it_is_not_named() -> None:
+    """What an experiment has confirmed is never said to be undecided."""
+    louder = Candidate("model_too_small", findings=(replace(NARROW, abnormality=0.999),))
+    confirmed = Candidate("learning_rate_too_high", experiments=(replace(LOWER, restored=0.3),))
+    ranked = {
+        entry.candidate: entry for entry in rank([louder, confirmed], True, Ranker(-6.0, RANKER.coefficients, 0.9))
+    }
+    assert "an experiment confirms it, and little else speaks for it" in ranked[confirmed].why_not
+    assert "no experiment has tested it" in ranked[louder].why_not
+
+
 def test_rank_names_one_of_two_changes_that_each_restore_the_run() -> None:
     """What restores the run as well as the first cause does is another way around it, unless it adds to its removal."""
     smaller = replace(LOWER, id="clip", causes=("gradient_clip_missing",), change="gradient_clip_val null → 1")

@@ -17,7 +17,8 @@ def scaling(subject: Subject) -> Iterator[Arm]:
     """Standardized inputs and targets, and both with extreme values clipped."""
     about, scale = subject.description, subject.description["input_scale"]
     unscaled = subject.value("preprocess.standardize") is False and subject.value("preprocess.images") == "none"
-    if unscaled and scale is not None and about["kind"] != "language_model":
+    ids = subject.value("model.vocabulary") is not None  # which an encoder takes as floats too
+    if unscaled and not ids and scale is not None and about["kind"] != "language_model":
         cause = "inputs_normalized_twice" if scale < SCALES[0] else "inputs_not_normalized"
         usual = SCALES[0] <= scale <= SCALES[1] and (about["column_scale_ratio"] or 1.0) < UNLIKE_COLUMNS
         reason: Reason = "suspicion" if usual else "unusual"
