@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diagnostics.loops.judgement import without_refuted
-from diagnostics.loops.output_gradient import shown_targets
+from diagnostics.loops.output_gradient import ShownTargets
 from diagnostics.monitor import Monitor
 from pipeline.history import History
 from pipeline.inspection.finding import Finding
@@ -102,8 +102,23 @@ def test_shown_targets_are_those_of_the_loss(rows: int, columns: int, seed: int,
         outputs = given
     [gradient] = torch.autograd.grad(value, outputs)
 
-    shown = shown_targets(outputs, gradient, value.item())
-    assert shown is not None and torch.allclose(shown.float(), expected.float(), atol=1e-3)
+    targets_of_loop = ShownTargets()
+    for _ in range(6):  # the first ones tell the loss, and the others believe them
+        shown = targets_of_loop.read(outputs, gradient, value.item())
+        assert shown is not None and torch.allclose(shown.float(), expected.float(), atol=1e-3)
+
+
+def test_shown_targets_of_alternating_losses_are_recognized_each_time() -> None:
+    """A loop with two losses, as for two networks, gets no targets of the wrong one."""
+    targets_of_loop, generator = ShownTargets(), torch.Generator().manual_seed(0)
+    outputs = torch.randn(8, 3, generator=generator).requires_grad_()
+    ids = torch.arange(8) % 3
+    for _ in range(4):
+        for loss, known in ((functional.cross_entropy, True), (functional.multi_margin_loss, False)):
+            value = loss(outputs, ids)
+            [gradient] = torch.autograd.grad(value, outputs)
+            shown = targets_of_loop.read(outputs, gradient, value.item())
+            assert (shown is not None and torch.equal(shown, ids)) if known else shown is None
 
 
 def test_shown_targets_of_another_loss_are_none() -> None:
@@ -112,7 +127,7 @@ def test_shown_targets_of_another_loss_are_none() -> None:
     value = functional.multi_margin_loss(outputs, torch.arange(8) % 3)
     [gradient] = torch.autograd.grad(value, outputs)
 
-    assert shown_targets(outputs, gradient, value.item()) is None
+    assert ShownTargets().read(outputs, gradient, value.item()) is None
 
 
 @pytest.mark.parametrize("rate", [1e-6, 0.01])

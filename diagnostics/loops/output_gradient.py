@@ -13,17 +13,20 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from diagnostics.loops.memory import SAME, Loss, standard_losses
 
 CLOSE = 0.01  # the part of a gradient that its explanation may leave over
 LEFT_OUT = -100  # the target of a row without a gradient: torch's `ignore_index`
-
+PASSES_THAT_TELL = 4  # which loss a loop has
 
 Batch = tuple[object, object, object]  # inputs, targets, outputs
+Kind = Literal["binary", "classes", "numbers"]  # of the targets of a mean loss
 
 
 @dataclass
@@ -34,7 +37,9 @@ class Pass:
     outputs: Tensor | None = None
     gradient: Tensor | None = None
 
-    def complete(self, inputs: object, targets: object, outputs: object, loss: Tensor | float) -> Batch:
+    def complete(
+        self, inputs: object, targets: object, outputs: object, loss: Tensor | float, shown: ShownTargets
+    ) -> Batch:
         """Return inputs, targets and outputs: what a loop has not given is what the pass shows, as far as it does."""
         if isinstance(outputs, Tensor) and self.outputs is not None and outputs.shape != self.outputs.shape:
             return inputs, targets, outputs  # the loop has changed what the model returned
@@ -42,7 +47,7 @@ class Pass:
             single = isinstance(self.arguments, tuple) and len(self.arguments) == 1
             inputs = self.arguments[0] if single else self.arguments  # type: ignore[index]
         if targets is None and self.outputs is not None and self.gradient is not None:
-            targets = shown_targets(self.outputs, self.gradient, float(loss))
+            targets = shown.read(self.outputs, self.gradient, float(loss))
         return inputs, targets, self.outputs if outputs is None else outputs
 
 
@@ -126,25 +131,50 @@ def _of_classes(outputs: Tensor, gradient: Tensor) -> Tensor:
     return (outputs.softmax(-1) - targets) * used / used.sum().clamp_min(1)
 
 
-@torch.no_grad()
-def shown_targets(outputs: Tensor, gradient: Tensor, loss: float) -> Tensor | None:
-    """Return the targets that a loss and its gradient [N, C], [N, T, C] or [N] show; None where they show none.
-
-    Class ids of a cross-entropy of logits or log-probabilities, 0 and 1 of a binary one, numbers of a mean squared
-    error. A row without a gradient has the target -100, which the cross-entropy of torch leaves out.
-    """
+def kind_of_loss(outputs: Tensor, gradient: Tensor, loss: float) -> Kind | None:
+    """Return the mean loss that a gradient [N, C], [N, T, C] or [N] of these outputs shows; None if it shows none."""
     pair = gradient_scale(outputs, gradient)
     if pair is None:
         return None
-    values, gradients = outputs.detach().float(), gradient.detach().float()
-    single = outputs.ndim == 1 or outputs.shape[-1] == 1
-    explained = bool(pair[1] < CLOSE)
-    if single and explained:
-        return (gradients < 0).to(outputs.dtype)
-    used = gradients != 0
-    of_log_probabilities = not single and bool((gradients <= 0).all() and (used.sum(-1) <= 1).all() and used.any())
+    single, explained = outputs.ndim == 1 or outputs.shape[-1] == 1, bool(pair[1] < CLOSE)
+    if single and explained:  # a few rows of another loss may have such a gradient by chance
+        entropy = float(binary_cross_entropy_with_logits(outputs.float(), (gradient < 0).float()))
+        known = (entropy, entropy * float(pair[0]))  # the loop may give its loss divided, as its gradient is
+        if any(math.isclose(value, loss, rel_tol=CLOSE) for value in known):
+            return "binary"
+    used = gradient != 0
+    of_log_probabilities = not single and bool((gradient <= 0).all() and (used.sum(-1) <= 1).all() and used.any())
     if not single and (explained or of_log_probabilities):
-        return torch.where(used.any(-1), gradients.argmin(-1), LEFT_OUT)
-    targets = values - gradients * values.numel() / 2
-    squared_error = float((values - targets).square().mean())
-    return targets if math.isclose(squared_error, loss, rel_tol=SAME) else None
+        return "classes"
+    squared_error = float((outputs.detach().float() - _targets_of("numbers", outputs, gradient)).square().mean())
+    return "numbers" if math.isclose(squared_error, loss, rel_tol=SAME) else None
+
+
+class ShownTargets:
+    """The targets that the gradients of a loop show.
+
+    Class ids of a cross-entropy of logits or log-probabilities, 0 and 1 of a binary one, numbers of a mean squared
+    error. A row without a gradient has the target -100, which the cross-entropy of torch leaves out. The first passes
+    tell which loss it is; where they agree, so do the others, as the code of a loop does not change.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: list[Kind | None] = []
+
+    @torch.no_grad()
+    def read(self, outputs: Tensor, gradient: Tensor, loss: float) -> Tensor | None:
+        """Return the targets of a loss and its gradient [N, C], [N, T, C] or [N]; None where they show none."""
+        if not math.isfinite(loss):
+            return None
+        if len(self._kinds) < PASSES_THAT_TELL or len(set(self._kinds)) > 1:
+            self._kinds.append(kind_of_loss(outputs, gradient, loss))
+        kind = self._kinds[-1]
+        return None if kind is None or outputs.shape != gradient.shape else _targets_of(kind, outputs, gradient)
+
+
+def _targets_of(kind: Kind, outputs: Tensor, gradient: Tensor) -> Tensor:
+    if kind == "binary":
+        return (gradient < 0).to(outputs.dtype)
+    if kind == "classes":
+        return torch.where((gradient != 0).any(-1), gradient.argmin(-1), LEFT_OUT)
+    return outputs.detach().float() - gradient.float() * outputs.numel() / 2

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from diagnostics.loops.freezing import FrozenParts
 from diagnostics.loops.memory import LoopMemory
-from diagnostics.loops.output_gradient import Batch, Pass, ScaleOfLosses, gradient_scale
+from diagnostics.loops.output_gradient import Batch, Pass, ScaleOfLosses, ShownTargets, gradient_scale
 from diagnostics.loops.schedules import Schedules
 from diagnostics.measurements import float_tensors
 from pipeline.data.tree import tensors
@@ -55,7 +55,7 @@ class LoopWatch:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, memory: LoopMemory | None = None) -> None:
         self.model, self.optimizer, self._body = model, optimizer, _body(model)
-        self._memory, self._last_pass = memory, Pass()
+        self._memory, self._last_pass, self._shown_targets = memory, Pass(), ShownTargets()
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self.trained = [(name, p) for name, p in trainable if id(p) in optimized]
@@ -141,7 +141,7 @@ class LoopWatch:
 
     def complete(self, inputs: object, targets: object, outputs: object, loss: Tensor | float) -> Batch:
         """Return what the loop gives of the latest pass and what the pass itself shows, and keep it in the memory."""
-        batch = self._last_pass.complete(inputs, targets, outputs, loss)
+        batch = self._last_pass.complete(inputs, targets, outputs, loss, self._shown_targets)
         self._last_pass = Pass()
         if self._memory is not None and not self._memory.full:
             self._memory.keep(*batch, loss)
