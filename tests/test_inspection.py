@@ -364,6 +364,16 @@ def test_attention_must_see_tokens(inverted: bool, expected: list[str]) -> None:
     assert [finding.cause for finding in contradictions(inspect_attention(each))] == expected
 
 
+def test_attention_that_starts_at_zero_is_silent() -> None:
+    """Residual branches may start at 0, so that a token sees no other one before the first update."""
+    torch.manual_seed(0)
+    model, ids = Padded(inverted=False), torch.randint(1, 9, (16, 10))
+    for layer in model.encoder.layers:
+        nn.init.zeros_(layer.self_attn.out_proj.weight)
+    each = Subject(model, ids, torch.arange(16) % CLASSES, model(ids), None)
+    assert contradictions(inspect_attention(each)) == []
+
+
 def test_activations_of_linear_and_dead_nets() -> None:
     """A stack of linear layers is affine, and a bias of -8 makes units dead; a usual net is neither."""
     linear = nn.Sequential(nn.Linear(FEATURES, 8), nn.Identity(), nn.Linear(8, CLASSES))

@@ -74,12 +74,15 @@ def sees_the_future(subject: Subject) -> Iterator[Finding]:
 def _unseen_tokens(subject: Subject) -> Iterator[Finding]:
     """Yield whether the outputs stay the same, bit by bit, where each row gets the inner tokens of another row.
 
-    The most frequent last token is taken for padding, and stays where it is: a mask may be made from it.
+    The most frequent last token is taken for padding, and stays where it is: a mask may be made from it. Where weights
+    start at 0, as at the end of residual branches, attention may see nothing before the first update.
     """
     ids, attention = subject.inputs, [m for m in subject.model.modules() if isinstance(m, nn.MultiheadAttention)]
     if not attention or not all(module.batch_first for module in attention) or not isinstance(ids, Tensor):
         return
     if ids.is_floating_point() or ids.ndim != 2 or ids.shape[1] < FEWEST_TOKENS or len(ids) < 2:
+        return
+    if any(not name.endswith("bias") and not parameter.any() for name, parameter in subject.model.named_parameters()):
         return
     padding, others = ids[:, -1].mode().values, ids.roll(1, 0)
     inner = (ids != padding) & (others != padding)
