@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from diagnostics.diagnosis import Diagnosis
+from diagnostics.logs.evidence.recorded import findings_of
+from diagnostics.logs.read import read
 from diagnostics.logs.report import diagnose_log
 
 EPOCHS, STEPS = 6, 20
@@ -148,3 +150,22 @@ def test_diagnose_log_judges_a_rate_beside_those_of_its_optimizer(tmp_path: Path
     rows = [f"step {i}: loss {2 / (i + 1):.3f}, lr 0.06" for i in range(9)]
     assert "learning_rate_too_high" in considered(diagnosed(tmp_path, ["using fused AdamW: False", *rows]))
     assert "learning_rate_too_high" not in considered(diagnosed(tmp_path, ["using SGD", *rows]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "causes"),
+    [
+        ("momentum: 0.9\nweight_decay: 0.08", ["regularization_too_strong"]),
+        ("momentum: 0.9\nweight_decay: 0.0005", []),
+        ("optimizer: AdamW\nweight_decay: 0.1", []),
+        ("optimizer: AdamW\nweight_decay: 10.0", ["regularization_too_strong"]),
+    ],
+)
+def test_recorded_decay_is_judged_by_its_optimizer(tmp_path: Path, settings: str, causes: list[str]) -> None:
+    """SGD adds the decay to the gradient and takes far less of it than AdamW, which subtracts it times the rate."""
+    rows = "\n".join(f"epoch {i}: train_loss = {1.8 - 0.001 * i:.4f}, val_loss = 1.84" for i in range(1, 20))
+    path = tmp_path / "train.log"
+    path.write_text(f"{settings}\n\n{rows}\n")
+    [run] = read(path).runs
+
+    assert [f.cause for f in findings_of(run, run.history) if f.inspection == "recorded decay"] == causes

@@ -18,6 +18,7 @@ from pipeline.inspection.finding import Finding
 
 USUAL_RATES = (1e-6, 1.0)  # of optimizers in use: AdamW for fine-tuning at one end, SGD for small models at the other
 USUAL_OF_ADAM = 2e-2  # the highest of its usual rates
+USUAL_DECAY, USUAL_DECAY_OF_SGD = 0.5, 1e-2  # the highest usual ones: that of SGD is part of the gradient
 SQUASHING, MANY_SQUASHING = ("Sigmoid", "Tanh", "Hardtanh", "Softsign", "Hardsigmoid"), 4
 RESUMED = (0.95, 1.05)  # ratio of the losses of repeated steps, second time over first; scheduling noise of kernels
 LEAST_CURVE = 4  # losses of a curve
@@ -33,6 +34,7 @@ def findings_of(run: LogRun, view: History) -> list[Finding]:
         *findings_of_curves(view),
         *run.accidents,
         *_rate(run),
+        *_decay(run),
         *_squashing_layers(run.modules),
         *_divergence(run.history),
         *_forgotten(run),
@@ -58,6 +60,17 @@ def _rate(run: LogRun) -> Iterator[Finding]:
             usual = f"usual ones{optimizer and f' of {optimizer}'} lie in {low:g} to {high:g}"
             sentence = f"the log records a learning rate of at most {largest:g}; {usual}"
             yield _finding(cause, "recorded rate", 1 - 10 ** -(1 + decades), largest, bound, sentence)
+
+
+def _decay(run: LogRun) -> Iterator[Finding]:
+    """A recorded weight decay above all usual ones; momentum without a named optimizer is that of SGD."""
+    decay, optimizer = run.history.facts.get("weight_decay", 0.0), run.header.get("optimizer", "").lower()
+    of_sgd = "sgd" in optimizer or ("momentum" in run.header and not optimizer)
+    high = USUAL_DECAY_OF_SGD if of_sgd else USUAL_DECAY
+    if decay > high:
+        sentence = f"the log records a weight decay of {decay:g}; usual ones{' of SGD' * of_sgd} are at most {high:g}"
+        abnormality = 1 - 10 ** -(1 + math.log10(decay / high))
+        yield _finding("regularization_too_strong", "recorded decay", abnormality, decay, high, sentence)
 
 
 def _squashing_layers(modules: Mapping[str, int]) -> Iterator[Finding]:
