@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ LEFT_OUT = -100  # the target of a row without a gradient: torch's `ignore_index
 PASSES_THAT_TELL = 4  # which loss a loop has
 
 Batch = tuple[object, object, object]  # inputs, targets, outputs
-Kind = Literal["binary", "classes", "numbers"]  # of the targets of a mean loss
+Kind = Literal["binary", "classes", "numbers"]  # mean losses, by their targets
 
 
 @dataclass
@@ -154,19 +155,19 @@ class ShownTargets:
     """The targets that the gradients of a loop show.
 
     Class ids of a cross-entropy of logits or log-probabilities, 0 and 1 of a binary one, numbers of a mean squared
-    error. A row without a gradient has the target -100, which the cross-entropy of torch leaves out. The first passes
-    tell which loss it is; where they agree, so do the others, as the code of a loop does not change.
+    error. A row without a gradient has the target -100, which the cross-entropy of torch leaves out. Some passes tell
+    which loss it is; from the first ones that agree on, it stays the same, as the code of a loop does not change.
     """
 
     def __init__(self) -> None:
-        self._kinds: list[Kind | None] = []
+        self._kinds = deque[Kind | None](maxlen=PASSES_THAT_TELL)
 
     @torch.no_grad()
     def read(self, outputs: Tensor, gradient: Tensor, loss: float) -> Tensor | None:
         """Return the targets of a loss and its gradient [N, C], [N, T, C] or [N]; None where they show none."""
         if not math.isfinite(loss):
             return None
-        if len(self._kinds) < PASSES_THAT_TELL or len(set(self._kinds)) > 1:
+        if len(self._kinds) < PASSES_THAT_TELL or len(set(self._kinds)) > 1:  # the last ones, each recognized
             self._kinds.append(kind_of_loss(outputs, gradient, loss))
         kind = self._kinds[-1]
         return None if kind is None or outputs.shape != gradient.shape else _targets_of(kind, outputs, gradient)

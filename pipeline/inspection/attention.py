@@ -16,6 +16,7 @@ from pipeline.inspection.graph import name_of
 from pipeline.inspection.subject import Subject
 
 MAX_NODES = 5000
+ROWS = 8  # of a batch in which tokens are exchanged
 FEWEST_TOKENS, FEWEST_CHANGED = 4, 0.2  # tokens of a row, and share of them that another row has
 SEEN = 1e-4  # relative change of an output that another token causes; less is rounding
 
@@ -54,7 +55,7 @@ def sees_the_future(subject: Subject) -> Iterator[Finding]:
         return
     if ids.shape[1] < 3 or len(ids) < 2:
         return
-    rows = ids[:8]
+    rows = ids[:ROWS]
     changed = rows.clone()
     other = rows[:, -1].roll(1)
     changed[:, -1] = torch.where(other == rows[:, -1], rows[:, 0], other)
@@ -84,7 +85,8 @@ def _unseen_tokens(subject: Subject) -> Iterator[Finding]:
         return
     if any(not name.endswith("bias") and not parameter.any() for name, parameter in subject.model.named_parameters()):
         return
-    padding, others = ids[:, -1].mode().values, ids.roll(1, 0)
+    padding, ids = ids[:, -1].mode().values, ids[:ROWS]
+    others = ids.roll(1, 0)
     inner = (ids != padding) & (others != padding)
     inner[:, 0] = inner[:, -1] = False
     changed = torch.where(inner, others, ids)

@@ -5,7 +5,6 @@ How rare a value is comes from its distance to the range of usual values: a deca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -52,14 +51,19 @@ def _rate(run: LogRun) -> Iterator[Finding]:
     largest, (low, high) = float(rates.max()), USUAL_RATES
     if "adam" in (optimizer := run.header.get("optimizer", "")).lower():
         high = USUAL_OF_ADAM
-    for cause, bound, decades in (
-        ("learning_rate_too_low", low, math.log10(low / largest)),
-        ("learning_rate_too_high", high, math.log10(largest / high)),
+    for cause, bound, beyond in (
+        ("learning_rate_too_low", low, low / largest),
+        ("learning_rate_too_high", high, largest / high),
     ):
-        if decades > 0:
+        if beyond > 1:
             usual = f"usual ones{optimizer and f' of {optimizer}'} lie in {low:g} to {high:g}"
             sentence = f"the log records a learning rate of at most {largest:g}; {usual}"
-            yield _finding(cause, "recorded rate", 1 - 10 ** -(1 + decades), largest, bound, sentence)
+            yield _finding(cause, "recorded rate", _abnormality(beyond), largest, bound, sentence)
+
+
+def _abnormality(beyond: float) -> float:
+    """Return how abnormal a setting beyond its usual bound is: 0.9 at the bound, 0.99 at ten times it."""
+    return 1 - 0.1 / beyond
 
 
 def _decay(run: LogRun) -> Iterator[Finding]:
@@ -69,8 +73,7 @@ def _decay(run: LogRun) -> Iterator[Finding]:
     high = USUAL_DECAY_OF_SGD if of_sgd else USUAL_DECAY
     if decay > high:
         sentence = f"the log records a weight decay of {decay:g}; usual ones{' of SGD' * of_sgd} are at most {high:g}"
-        abnormality = 1 - 10 ** -(1 + math.log10(decay / high))
-        yield _finding("regularization_too_strong", "recorded decay", abnormality, decay, high, sentence)
+        yield _finding("regularization_too_strong", "recorded decay", _abnormality(decay / high), decay, high, sentence)
 
 
 def _squashing_layers(modules: Mapping[str, int]) -> Iterator[Finding]:
